@@ -1,0 +1,43 @@
+"""Who connected to us: one object, made once at accept."""
+from typing import Any, Optional
+
+from minisocks.wire import packed_ip
+
+__all__ = ["Client"]
+
+
+class Client:
+    """The client of one connection, as rules, limits and logs see it.
+
+    They ask this object and never the socket, so that an address that arrives
+    another way (a balancer's header, inetd) needs one change, here.
+
+    Attributes:
+        ip: 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d.  Empty for a client
+            on a unix socket, which is on this host.
+        port: TCP port, 0 on a unix socket.
+        user: who gave the right password, None before that or without one.
+    """
+
+    __slots__ = ("host", "ip", "port", "user")
+
+    def __init__(self, peer: Any) -> None:
+        """*peer* is what ``accept`` returned as the address."""
+        self.user = None  # type: Optional[bytes]
+        if not isinstance(peer, tuple):
+            self.host, self.ip, self.port = "unix", b"", 0
+            return
+        host, self.port = peer[0], peer[1]
+        if host.startswith("::ffff:") and "." in host:
+            host = host[7:]
+        self.host = host
+        self.ip = packed_ip(host) or b""
+        if not self.ip:
+            # Must not pass for a unix socket: that would open every door.
+            raise ValueError("no address in %r" % (peer,))
+
+    def __str__(self) -> str:
+        """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""
+        if not self.ip:
+            return self.host
+        return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)

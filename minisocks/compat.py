@@ -1,0 +1,225 @@
+"""What differs between systems and versions of Python, each gap closed once."""
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any, Callable, Dict, List, Tuple
+
+__all__ = [
+    "ACCEPTED_INHERIT",
+    "CAPACITY_ERRORS",
+    "READ",
+    "WRITE",
+    "Poller",
+    "Waker",
+    "close_quietly",
+    "connect_result",
+    "hang_up",
+    "start_thread",
+    "tune",
+    "unsent_bytes",
+]
+
+#: accept, socket or a thread could not be had: a matter of waiting, not of giving up.
+CAPACITY_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+_IS_LINUX = sys.platform.startswith("linux")
+#: Whether an accepted socket has the options that its listener has.
+ACCEPTED_INHERIT = _IS_LINUX
+_PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
+
+#: Masks of Poller.  A wait for neither still reports that the peer is gone for
+#: good (reset, or both directions shut), except on systems with only select().
+READ, WRITE = 1, 4
+
+
+class _SelectPoll:
+    """The part of epoll's interface that Poller uses, on top of select()."""
+
+    def __init__(self) -> None:
+        self._masks = {}  # type: Dict[int, int]
+
+    def register(self, fd: int, mask: int) -> None:
+        self._masks[fd] = mask
+
+    modify = register
+
+    def unregister(self, fd: int) -> None:
+        del self._masks[fd]
+
+    def poll(self, timeout: float = -1) -> List[Tuple[int, int]]:
+        readers = [fd for fd, mask in self._masks.items() if mask & READ]
+        writers = [fd for fd, mask in self._masks.items() if mask & WRITE]
+        # Windows reports a failed connect in the third set only.
+        ready = select.select(readers, writers, writers, None if timeout < 0 else timeout)
+        events = {}  # type: Dict[int, int]
+        for fds, bit in zip(ready, (READ, WRITE, WRITE)):
+            for fd in fds:
+                events[fd] = events.get(fd, 0) | bit
+        return list(events.items())
+
+    def close(self) -> None:
+        self._masks.clear()
+
+
+class _Poll:
+    """epoll's interface on top of poll(), which wants milliseconds."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
+
+    def poll(self, timeout: float = -1) -> List[Tuple[int, int]]:
+        return self._poll.poll(None if timeout < 0 else int(timeout * 1000) + 1)
+
+    def close(self) -> None:
+        pass
+
+
+if hasattr(select, "epoll"):
+    Poller = select.epoll  # type: Callable[[], Any]
+elif hasattr(select, "poll"):
+    Poller = _Poll
+else:
+    Poller = _SelectPoll
+
+
+class Waker:
+    """A descriptor that another thread, or a signal, can make readable.
+
+    A socket pair and not a pipe, because Windows can wait only for sockets.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for reading."""
+        return self._reader.fileno()
+
+    def writer_fileno(self) -> int:
+        """Return the descriptor for ``signal.set_wakeup_fd``."""
+        return self._writer.fileno()
+
+    def wake(self, note: bytes = b"\0") -> None:
+        """Make it readable.  Any thread."""
+        try:
+            self._writer.send(note)
+        except OSError:
+            pass  # full: it is readable already; or closed: nobody waits any more
+
+    def drain(self) -> bytes:
+        """Make it unreadable again and return the notes."""
+        try:
+            return self._reader.recv(4096)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._reader.close()
+        self._writer.close()
+
+
+# 3.8 warns about the numbers that the C library keeps for itself; 3.6 skips them.
+_ALL_SIGNALS = signal.valid_signals() if hasattr(signal, "valid_signals") else range(1, signal.NSIG)
+
+
+def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
+    """Start a daemon thread that no signal will ever be delivered to.
+
+    Daemon, because a resolver thread inside ``getaddrinfo`` cannot be ended and
+    must not keep the process.  Signals belong to the main thread: delivered to
+    another one, they would interrupt nothing that waits for them.
+
+    Raises:
+        RuntimeError: the system has no room for another thread.
+    """
+    thread = threading.Thread(target=target, name=name, args=args, daemon=True)
+    if not hasattr(signal, "pthread_sigmask"):
+        thread.start()
+        return thread
+    # Blocked here and not in the new thread, which a signal could hit first.
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    return thread
+
+
+_KEEPALIVE = [
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 300), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 4))
+    if hasattr(socket, name)
+]
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what every relayed TCP connection gets; quietly skip a unix socket.
+
+    No delay for small messages, and a peer that vanished is noticed after
+    300 s + 4 x 30 s.
+    """
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:
+        pass  # a unix socket; or the peer has gone, which the next call tells
+
+
+def connect_result(sock: socket.socket, sockaddr: Any) -> int:
+    """Return how a non-blocking connect goes: 0 done, EINPROGRESS, or its errno."""
+    if _IS_LINUX:
+        # Asking again is one call and returns the outcome; other systems may
+        # start anew after a failure.
+        result = sock.connect_ex(sockaddr)
+    else:
+        result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if result == 0:
+            try:
+                sock.getpeername()
+            except OSError:
+                return errno.EINPROGRESS
+    if result == errno.EISCONN:
+        return 0
+    return errno.EINPROGRESS if result in _PENDING else result
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Return how many bytes the peer has not acknowledged yet; 0 where unknown."""
+    try:
+        import fcntl
+        import termios
+
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    except (ImportError, OSError):
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close so that the peer gets a RST: its stream did not end, it broke."""
+    try:
+        linger = b"\1\0\0\0" if os.name == "nt" else b"\1\0\0\0\0\0\0\0"
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    except OSError:
+        pass  # a unix socket, or gone already
+    close_quietly(sock)
+
+
+def close_quietly(sock: socket.socket) -> None:
+    """Close; what the system may still say about a dead connection is no news."""
+    try:
+        sock.close()
+    except OSError:
+        pass

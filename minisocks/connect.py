@@ -1,0 +1,187 @@
+"""CONNECT: from a request to a pair, or to the reply that says why not.
+
+Begins in the handler's thread, which does what needs no waiting: on loopback
+and on a LAN that is often all of it.  The rest waits in the loop.
+"""
+from typing import List, Optional, Set
+
+from minisocks.compat import WRITE
+from minisocks.dialer import Dial
+from minisocks.errors import DialError, RefusedByRules
+from minisocks.handshake import Request
+from minisocks.loop import Job, Timer
+from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
+from minisocks.rules import Decision
+from minisocks.session import Session
+from minisocks.wire import Rep, packed_ip
+
+__all__ = ["Connect"]
+
+
+class Connect(Job):
+    """One CONNECT under way.
+
+    ::
+
+        allowed by name? -> resolve -> allowed by address? -> dial -> pair
+    """
+
+    __slots__ = ("_deadline", "_dial", "_lookup", "_next", "_request", "_session", "_watched")
+
+    def __init__(self, session: Session, request: Request) -> None:
+        self._session = session
+        self._request = request
+        self._dial = None  # type: Optional[Dial]
+        self._lookup = None  # type: Optional[Lookup]
+        self._deadline = None  # type: Optional[Timer]
+        self._next = None  # type: Optional[Timer]
+        self._watched = set()  # type: Set[int]
+
+    def start(self) -> None:
+        """Go as far as needs no waiting; the session is in good hands after.
+
+        Thread: the handler's.
+
+        Raises:
+            RefusedByRules, DialError: the session still is the caller's.
+        """
+        session, dst = self._session, self._request.dst
+        _demand(session.services.rules.allows_name(session.client, dst))
+        addresses = numeric_addresses(dst.host, dst.port)
+        if not addresses:
+            session.services.loop.submit(self)  # begins with the name
+            return
+        self._dial = Dial(self._allowed(addresses))
+        try:
+            upstream = self._dial.step()
+        finally:
+            self._dial.close_discarded()
+        if upstream is not None:
+            session.granted(upstream, self._dial.via, self._dial.bnd)
+        else:
+            session.services.loop.submit(self)
+
+    def begin(self) -> None:
+        """Take the rest over: a name to look up, or attempts to wait for."""
+        session = self._session
+        loop, config = session.services.loop, session.services.config
+        session.sock.setblocking(False)
+        # Nothing is read from the client meanwhile; mask 0 still tells a reset.
+        loop.watch(session.sock.fileno(), 0, self)
+        self._deadline = loop.call_later(config.connect_timeout, self, self._too_late)
+        if self._dial is not None:
+            self._step()
+            return
+        dst = self._request.dst
+        try:
+            self._lookup = session.services.resolver.submit(
+                dst.host, dst.port, lambda outcome: loop.call_soon(self, self._resolved, outcome)
+            )
+        except DialError as exc:
+            self._refuse(exc)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Go on dialing; or the client has reset its connection, so give up."""
+        if fd == self._session.sock.fileno():
+            self._release()
+            self._session.gone(ConnectionResetError("the client left while its target was dialed"))
+        else:
+            self._step()
+
+    def abort(self, why: str) -> None:
+        """Give up and close; the proxy ends."""
+        self._release()
+        self._session.abort(why)
+
+    def _resolved(self, outcome: Outcome) -> None:
+        self._lookup = None
+        if isinstance(outcome, DialError):
+            self._refuse(outcome)
+            return
+        try:
+            self._dial = Dial(self._allowed(outcome))
+        except RefusedByRules as exc:
+            self._refuse(exc)
+        else:
+            self._step()
+
+    def _allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
+        """Return those that the client may reach.
+
+        Raises:
+            RefusedByRules: none.
+        """
+        rules, client = self._session.services.rules, self._session.client
+        passed = []
+        decision = Decision(False, "no address that could be connected to")
+        for family, sockaddr in addresses:
+            ip = packed_ip(sockaddr[0])
+            if ip is not None:
+                decision = rules.allows_address(client, ip, sockaddr[1])
+                if decision.allowed:
+                    passed.append((family, sockaddr))
+        if not passed:
+            _demand(decision)
+        return passed
+
+    def _step(self) -> None:
+        dial, session = self._dial, self._session
+        assert dial is not None
+        try:
+            upstream = dial.step()
+        except DialError as exc:
+            self._refuse(exc)
+            return
+        if upstream is not None:
+            session.services.loop.unwatch(upstream.fileno())
+            self._release()
+            session.granted(upstream, dial.via, dial.bnd)
+        else:
+            self._watch_attempts(dial)
+
+    def _watch_attempts(self, dial: Dial) -> None:
+        loop = self._session.services.loop
+        self._drop_discarded(dial)
+        for fd in set(dial.attempts) - self._watched:
+            loop.watch(fd, WRITE, self)
+            self._watched.add(fd)
+        if self._next is not None:
+            self._next.cancel()
+        wait = dial.wait_seconds()
+        self._next = None if wait is None else loop.call_later(wait, self, self._step)
+
+    def _drop_discarded(self, dial: Dial) -> None:
+        while dial.discarded:
+            sock = dial.discarded.pop()
+            self._watched.discard(sock.fileno())
+            self._session.services.loop.close_later(sock)
+
+    def _too_late(self) -> None:
+        if self._dial is not None:
+            self._refuse(self._dial.give_up())
+        else:
+            self._refuse(DialError("the name was not resolved in time", Rep.TTL_EXPIRED))
+
+    def _refuse(self, error: Exception) -> None:
+        self._release()
+        self._session.refuse(error)
+
+    def _release(self) -> None:
+        """Give back all but the client's socket."""
+        loop = self._session.services.loop
+        loop.unwatch(self._session.sock.fileno())
+        for timer in (self._deadline, self._next):
+            if timer is not None:
+                timer.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
+            self._lookup = None
+        if self._dial is not None:
+            self._dial.give_up()
+            self._drop_discarded(self._dial)
+        loop.done(self)
+
+
+def _demand(decision: Decision) -> None:
+    if not decision.allowed:
+        raise RefusedByRules(decision.reason)

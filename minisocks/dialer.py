@@ -1,0 +1,180 @@
+"""Reach a target that has several addresses: one dial, steppable, never waiting.
+
+The handler's thread steps it once (a loopback or LAN connect is often done by
+then), the loop steps it on.  Addresses are tried in parallel, each with a head
+start of 250 ms before the next, families in turn (RFC 8305).
+"""
+import errno
+import os
+import socket
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tune
+from minisocks.errors import DialError
+from minisocks.resolver import Sockaddr
+from minisocks.wire import Rep
+
+__all__ = ["Dial", "interleaved", "rep_of"]
+
+HEAD_START_SECONDS = 0.25
+#: More addresses of one target are not tried: each costs a descriptor.
+MAX_ADDRESSES = 16
+
+_REPS = {
+    errno.ECONNREFUSED: Rep.CONNECTION_REFUSED,
+    errno.ECONNRESET: Rep.CONNECTION_REFUSED,
+    errno.ENETUNREACH: Rep.NETWORK_UNREACHABLE,
+    errno.ENETDOWN: Rep.NETWORK_UNREACHABLE,
+    errno.EHOSTUNREACH: Rep.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: Rep.TTL_EXPIRED,
+    errno.EAFNOSUPPORT: Rep.ADDRESS_TYPE_NOT_SUPPORTED,
+    errno.EPROTONOSUPPORT: Rep.ADDRESS_TYPE_NOT_SUPPORTED,
+    errno.EACCES: Rep.NOT_ALLOWED,
+    errno.EPERM: Rep.NOT_ALLOWED,
+}
+if hasattr(errno, "EHOSTDOWN"):
+    _REPS[errno.EHOSTDOWN] = Rep.HOST_UNREACHABLE
+
+
+def rep_of(exc: OSError) -> Rep:
+    """Return the REP that says what happened (RFC 1928 section 6)."""
+    return _REPS.get(exc.errno or 0, Rep.GENERAL_FAILURE)
+
+
+def interleaved(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
+    """Order as the resolver did, but with the families taking turns."""
+    first = [a for a in addresses if a[0] == addresses[0][0]]
+    other = [a for a in addresses if a[0] != addresses[0][0]]
+    mixed = []  # type: List[Sockaddr]
+    while first or other:
+        mixed += first[:1] + other[:1]
+        first, other = first[1:], other[1:]
+    return mixed
+
+
+class Dial:
+    """Attempts to connect to one target.
+
+    A class because its attempts outlive a step: ``step`` until it returns a
+    socket or raises, waiting in between for one of ``attempts`` to become
+    writable or for ``wait_seconds`` to pass.  One thread at a time.
+
+    Attributes:
+        attempts: sockets on their way, by descriptor.
+        discarded: sockets that failed or lost; whoever steps closes them, since
+            a poller may still know their descriptors.
+    """
+
+    __slots__ = ("_clock", "_failures", "_next_at", "_waiting", "attempts", "bnd", "discarded", "via")
+
+    def __init__(
+        self, addresses: Sequence[Sockaddr], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._waiting = interleaved(addresses)[:MAX_ADDRESSES]
+        self._clock = clock
+        self._next_at = 0.0
+        self._failures = []  # type: List[Tuple[Any, OSError]]
+        self.attempts = {}  # type: Dict[int, Tuple[socket.socket, Any]]
+        self.discarded = []  # type: List[socket.socket]
+        #: The sockaddr that was connected to, and the one of our own end.
+        self.via = self.bnd = None  # type: Any
+
+    def step(self) -> Optional[socket.socket]:
+        """Go on as far as is possible now.
+
+        Returns:
+            The connected socket, non-blocking, which is the caller's then; the
+            other attempts are in ``discarded``.  None: not yet.
+
+        Raises:
+            DialError: every address failed; the REP is the last one's, but
+                "refused", which proves a host, wins over "unreachable".
+        """
+        for fd in list(self.attempts):
+            sock, sockaddr = self.attempts[fd]
+            if self._has_connected(fd, sock, sockaddr):
+                return sock
+        while self._waiting and (not self.attempts or self._clock() >= self._next_at):
+            family, sockaddr = self._waiting.pop(0)
+            self._next_at = self._clock() + HEAD_START_SECONDS
+            started = self._start(family, sockaddr)
+            if started is not None and self._has_connected(started.fileno(), started, sockaddr):
+                return started
+        if not self.attempts:
+            raise self._all_failed()
+        return None
+
+    def wait_seconds(self) -> Optional[float]:
+        """Return the seconds until the next address is due, None if none is left."""
+        return max(0.0, self._next_at - self._clock()) if self._waiting else None
+
+    def give_up(self) -> DialError:
+        """Discard every attempt; return the error for having run out of time."""
+        addresses = [sockaddr for _sock, sockaddr in self.attempts.values()]
+        late = OSError(errno.ETIMEDOUT, "no answer in time")
+        self._discard_all()
+        self._failures += [(sockaddr, late) for sockaddr in addresses]
+        return DialError(_tell(self._failures), Rep.TTL_EXPIRED, self._failures)
+
+    def close_discarded(self) -> None:
+        """Close what failed; for callers that have told no poller about it."""
+        while self.discarded:
+            close_quietly(self.discarded.pop())
+
+    def _start(self, family: int, sockaddr: Any) -> Optional[socket.socket]:
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as exc:
+            self._failures.append((sockaddr, exc))
+            if exc.errno in CAPACITY_ERRORS:
+                self._waiting = []  # the next one would fail the same way
+            return None
+        sock.setblocking(False)
+        tune(sock)
+        self.attempts[sock.fileno()] = (sock, sockaddr)
+        try:
+            code = sock.connect_ex(sockaddr)
+        except (OSError, OverflowError) as exc:
+            code = getattr(exc, "errno", None) or errno.EINVAL
+        if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            self._fail(sock.fileno(), code)
+            return None
+        return sock
+
+    def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
+        code = connect_result(sock, sockaddr)
+        if code == 0:
+            self.bnd = sock.getsockname()
+        if code == 0 and self.bnd[:2] == sockaddr[:2]:
+            # A port of this host that nobody listens on, hit by our own
+            # ephemeral port: the kernel connects the socket to itself.
+            code = errno.ECONNREFUSED
+        if code == errno.EINPROGRESS:
+            return False
+        if code:
+            self._fail(fd, code)
+            return False
+        self.via = sockaddr
+        del self.attempts[fd]
+        self._discard_all()
+        return True
+
+    def _fail(self, fd: int, code: int) -> None:
+        sock, sockaddr = self.attempts.pop(fd)
+        self.discarded.append(sock)
+        self._failures.append((sockaddr, OSError(code, os.strerror(code))))
+
+    def _discard_all(self) -> None:
+        self.discarded += [sock for sock, _ in self.attempts.values()]
+        self.attempts.clear()
+        self._waiting = []
+
+    def _all_failed(self) -> DialError:
+        reps = [rep_of(exc) for _, exc in self._failures]
+        rep = Rep.CONNECTION_REFUSED if Rep.CONNECTION_REFUSED in reps else reps[-1]
+        return DialError(_tell(self._failures), rep, self._failures)
+
+
+def _tell(failures: Sequence[Tuple[Any, OSError]]) -> str:
+    return "; ".join("%s: %s" % (sockaddr[0], exc.strerror) for sockaddr, exc in failures)

@@ -1,0 +1,125 @@
+"""Every exception that minisocks raises on purpose.
+
+::
+
+    MinisocksError
+      ConfigError (also ValueError)   .option
+      ListenError (also OSError)      a listener could not be opened
+      HandshakeError                  .rep: what the client is told
+        ProtocolError                 it broke the protocol
+        NotSocks                      it speaks something else
+        UnsupportedCommand
+        UnsupportedAddressType
+        AuthFailed
+        RefusedByRules
+        HandshakeTimeout
+      DialError                       .rep, .attempts
+
+``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
+that one place can turn any of them into a reply.
+"""
+from typing import Any, Optional, Sequence, Tuple
+
+from minisocks.wire import Rep
+
+__all__ = [
+    "AuthFailed",
+    "ConfigError",
+    "DialError",
+    "HandshakeError",
+    "HandshakeTimeout",
+    "ListenError",
+    "MinisocksError",
+    "NotSocks",
+    "ProtocolError",
+    "RefusedByRules",
+    "UnsupportedAddressType",
+    "UnsupportedCommand",
+]
+
+
+class MinisocksError(Exception):
+    """Never raised itself: the root, to catch all of them."""
+
+
+class ConfigError(MinisocksError, ValueError):
+    """A setting has a value that cannot be used.
+
+    ``option`` is the setting's name as the command line spells it.
+    """
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+class ListenError(MinisocksError, OSError):
+    """A listener could not be opened; the message is one sentence for people."""
+
+
+class HandshakeError(MinisocksError):
+    """The handshake ended without success.  Never raised itself."""
+
+    #: What the client is told; None: close without a word.
+    rep: Optional[Rep] = Rep.GENERAL_FAILURE
+
+
+class ProtocolError(HandshakeError):
+    """The client's bytes break the protocol that they began."""
+
+
+class NotSocks(HandshakeError):
+    """The client speaks another protocol; the message names the likely mistake.
+
+    ``answer`` is what it gets in its own protocol, or nothing.
+    """
+
+    rep = None
+
+    def __init__(self, message: str, answer: bytes = b"") -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+class UnsupportedCommand(HandshakeError):
+    """CMD is not one that this server carries out."""
+
+    rep = Rep.COMMAND_NOT_SUPPORTED
+
+
+class UnsupportedAddressType(HandshakeError):
+    """ATYP is none of IPv4, domain name and IPv6."""
+
+    rep = Rep.ADDRESS_TYPE_NOT_SUPPORTED
+
+
+class AuthFailed(HandshakeError):
+    """No common method, or a wrong user name or password."""
+
+    rep = Rep.NOT_ALLOWED
+
+
+class RefusedByRules(HandshakeError):
+    """The client may not come in, or may not go where it wants to."""
+
+    rep = Rep.NOT_ALLOWED
+
+
+class HandshakeTimeout(HandshakeError):
+    """The client did not finish what it had to say in time."""
+
+    rep = Rep.TTL_EXPIRED
+
+
+class DialError(MinisocksError):
+    """The target could not be reached.
+
+    ``attempts`` lists what was tried: ``[(sockaddr, OSError), ...]``.
+    """
+
+    def __init__(
+        self, message: str, rep: Rep, attempts: Sequence[Tuple[Any, OSError]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.rep = rep
+        self.attempts = list(attempts)

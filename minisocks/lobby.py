@@ -1,0 +1,108 @@
+"""Where slow handshakes wait: in the loop, without a thread.
+
+A handler thread that waits a moment in vain puts its session here.  When the
+client says more, the session goes back to the pool; at its deadline it is
+refused.  Five hundred clients that say nothing cost their descriptors and no
+thread, and an honest one does not notice them.
+"""
+import collections
+from typing import Dict, Optional
+
+from minisocks.compat import READ
+from minisocks.errors import HandshakeTimeout
+from minisocks.loop import Job, Loop, Timer
+from minisocks.session import Session
+
+__all__ = ["Lobby"]
+
+
+class Parked(Job):
+    """One session that waits for its client."""
+
+    __slots__ = ("_lobby", "_timer", "session")
+
+    def __init__(self, lobby: "Lobby", session: Session) -> None:
+        self._lobby = lobby
+        self._timer = None  # type: Optional[Timer]
+        self.session = session
+
+    def begin(self) -> None:
+        """Wait for bytes, EOF or the deadline, whichever is first."""
+        loop, session = self._lobby.loop, self.session
+        try:
+            left = session.deadline.remaining()
+        except HandshakeTimeout:
+            left = 0.0
+        self._timer = loop.call_later(left, self, self._too_late)
+        loop.watch(session.sock.fileno(), READ, self)
+        self._lobby.enter(self)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Give the session back to the pool."""
+        self._leave()
+        self.session.services.resume(self.session)
+
+    def evict(self, why: str) -> None:
+        """Refuse the client, because time or room has run out."""
+        self._leave()
+        self.session.refuse(HandshakeTimeout(why))
+
+    def abort(self, why: str) -> None:
+        """Close; the proxy ends."""
+        self._leave()
+        self.session.abort(why)
+
+    def _too_late(self) -> None:
+        self.evict("the handshake took too long (--handshake-timeout)")
+
+    def _leave(self) -> None:
+        loop = self._lobby.loop
+        if self._timer is not None:
+            self._timer.cancel()
+        loop.unwatch(self.session.sock.fileno())
+        self._lobby.leave(self)
+        loop.done(self)
+
+
+class Lobby:
+    """All parked sessions, counted by client address.
+
+    A class because of the bound: when there are too many, the oldest of the
+    address that has most makes room, so that one scanner is only in its own
+    way.  Loop thread, but for ``park``.
+    """
+
+    def __init__(self, loop: Loop, room: int) -> None:
+        self.loop = loop
+        self._room = room
+        self._parked = 0
+        self._by_address = {}  # type: Dict[bytes, Dict[Parked, None]]
+
+    def park(self, session: Session) -> None:
+        """Put *session* aside until its client says more.  Any thread."""
+        self.loop.submit(Parked(self, session))
+
+    def enter(self, parked: Parked) -> None:
+        """Count *parked* in; somebody may have to leave for it."""
+        key = _neighbourhood(parked.session.client.ip)
+        self._by_address.setdefault(key, collections.OrderedDict())[parked] = None
+        self._parked += 1
+        if self._parked > self._room:
+            greediest = max(self._by_address.values(), key=len)
+            next(iter(greediest)).evict("too many unfinished handshakes (--max-handshakes)")
+
+    def leave(self, parked: Parked) -> None:
+        """Count *parked* out."""
+        key = _neighbourhood(parked.session.client.ip)
+        here = self._by_address.get(key, {})
+        if parked not in here:
+            return  # aborted before it had begun
+        del here[parked]
+        if not here:
+            del self._by_address[key]
+        self._parked -= 1
+
+
+def _neighbourhood(ip: bytes) -> bytes:
+    """Return whose an address is: one IPv6 client has a whole /64."""
+    return ip[:8] if len(ip) == 16 else ip

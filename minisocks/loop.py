@@ -1,0 +1,265 @@
+"""The loop: one thread that waits for everything that threads should not.
+
+It knows descriptors, timers and jobs, and nothing about SOCKS.  A job is
+submitted from any thread and belongs to the loop from then on.
+
+Rules, each bought with a bug:
+
+* Nothing a job does may raise out of the loop; a job that raises is aborted.
+* Sockets are closed at the end of a round, so that no event of this round
+  meets a descriptor that was closed and given out again.
+* A descriptor that would report "gone" for ever is unwatched by its job: epoll
+  cannot mask EPOLLHUP, and the loop would spin.
+* What an event says is a hint; outcomes come from the system calls.
+"""
+import collections
+import heapq
+import itertools
+import logging
+import socket
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+from minisocks.compat import READ, Poller, Waker, close_quietly, hang_up, start_thread
+
+__all__ = ["Job", "Loop", "Timer"]
+
+log = logging.getLogger("minisocks")
+
+#: What one read may take, hence what a direction that is blocked may hold in
+#: memory: 64 KiB.  Shared by all jobs; they run one after another.
+BUFFER_BYTES = 65536
+
+
+class Job:
+    """Something the loop does.  All methods are called in the loop's thread.
+
+    A job owns its sockets from ``Loop.submit`` on, and says ``Loop.done`` once
+    when it has given them to ``Loop.close_later`` or to another job.
+    """
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """Register what it waits for.  Events come from the next round on."""
+        raise NotImplementedError
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Act: *fd* is ready, or dead.  A bounded amount of work, no waiting."""
+        raise NotImplementedError
+
+    def abort(self, why: str) -> None:
+        """Release everything at once; also before ``begin``.  Must not raise."""
+        raise NotImplementedError
+
+
+class Timer:
+    """A job's callback at a time; ``cancel`` it when it is no longer wanted."""
+
+    __slots__ = ("_loop", "callback", "job")
+
+    def __init__(self, loop: "Loop", job: Job, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self.job = job
+        self.callback = callback  # type: Optional[Callable[[], None]]
+
+    def cancel(self) -> None:
+        """Forget it; any number of times."""
+        if self.callback is not None:
+            self.callback = None
+            self._loop._timer_cancelled()
+
+
+class Loop:
+    """One thread, one poller.  ``submit`` and ``call_soon``: any thread.
+
+    A class because its thread, descriptors and timers live and end together.
+    """
+
+    def __init__(self) -> None:
+        self._poller = Poller()
+        self._waker = Waker()
+        self._poller.register(self._waker.fileno(), READ)
+        self._watching = {}  # type: Dict[int, Job]
+        self._jobs = set()  # type: Set[Job]
+        self._calls = collections.deque()  # type: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]]
+        self._timers = []  # type: List[Tuple[float, int, Timer]]
+        self._timer_ids = itertools.count()
+        self._cancelled = 0
+        self._closing = []  # type: List[Tuple[socket.socket, bool]]
+        self._sleeping = False
+        self._stopping = False
+        self._submit_lock = threading.Lock()
+        self._thread = None  # type: Optional[threading.Thread]
+        #: Shared space for reads.  Loop thread only, within one call.
+        self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        #: Called (loop thread) when descriptors have become free.
+        self.on_closed = lambda: None  # type: Callable[[], None]
+        #: Called (loop thread) after each round that leaves no job.
+        self.on_empty = lambda: None  # type: Callable[[], None]
+
+    # Any thread
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: there is no room for a thread.
+        """
+        self._thread = start_thread(self._run, "minisocks-loop")
+
+    def submit(self, job: Job) -> None:
+        """Hand over *job* with all that it owns; aborted if the loop has ended."""
+        with self._submit_lock:
+            stopped = self._stopping
+            if not stopped:
+                self._jobs.add(job)
+        if stopped:
+            job.abort("shutdown")
+        else:
+            self.call_soon(job, job.begin)
+
+    def call_soon(self, job: Job, callback: Callable[..., None], *args: Any) -> None:
+        """Call it in the loop's thread after the events of this round.
+
+        Not called if *job* is done by then.
+        """
+        self._calls.append((job, callback, args))
+        # Appended before the flag is read, and the loop sets the flag before
+        # it looks at the deque: one of the two always sees the other.
+        if self._sleeping:
+            self._sleeping = False
+            self._waker.wake()
+
+    def stop(self) -> None:
+        """Abort what is left and end the thread; returns when it has ended."""
+        with self._submit_lock:
+            self._stopping = True
+        self._waker.wake()
+        if self._thread is not None:
+            self._thread.join()
+        elif self._waker.fileno() >= 0:
+            self._shut_down()
+
+    def wake(self) -> None:
+        """Have it go round once.  Any thread."""
+        self._waker.wake()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    # The loop's thread
+
+    def watch(self, fd: int, mask: int, job: Job) -> None:
+        """Report to *job* when *fd* is ready; mask 0: only when it is dead."""
+        if fd in self._watching:
+            self._poller.modify(fd, mask)
+        else:
+            self._poller.register(fd, mask)
+        self._watching[fd] = job
+
+    def unwatch(self, fd: int) -> None:
+        """Report no more, not even for this round; nothing if not watched."""
+        if self._watching.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def call_later(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
+        """Call *callback* after *seconds* unless cancelled or *job* is done."""
+        timer = Timer(self, job, callback)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), timer))
+        return timer
+
+    def close_later(self, sock: socket.socket, reset: bool = False) -> None:
+        """Unwatch *sock* now and close it at the end of the round.
+
+        *reset*: the peer gets a RST, because its stream broke off.
+        """
+        self.unwatch(sock.fileno())
+        self._closing.append((sock, reset))
+
+    def done(self, job: Job) -> None:
+        """Forget *job*, which owns nothing any more."""
+        self._jobs.discard(job)
+
+    def _guarded(self, job: Job, step: Callable[..., None], *args: Any) -> None:
+        if job not in self._jobs:
+            return
+        try:
+            step(*args)
+        except Exception:  # our bug: one job pays for it, the others live on
+            log.exception("%s failed", type(job).__name__)
+            self._abort(job, "internal error")
+
+    def _abort(self, job: Job, why: str) -> None:
+        try:
+            job.abort(why)
+        except Exception:  # our bug, twice: what it owned is lost, the loop is not
+            log.exception("%s could not be aborted", type(job).__name__)
+        self._jobs.discard(job)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._round()
+        self._shut_down()
+
+    def _round(self) -> None:
+        self._sleeping = True
+        timeout = 0.0 if self._calls or self._stopping else self._seconds_to_timer()
+        events = self._poller.poll(timeout)
+        self._sleeping = False
+        for fd, mask in events:
+            job = self._watching.get(fd)
+            if job is not None:
+                self._guarded(job, job.on_ready, fd, mask)
+            elif fd == self._waker.fileno():
+                self._waker.drain()
+        for _ in range(len(self._calls)):
+            job, callback, args = self._calls.popleft()
+            self._guarded(job, callback, *args)
+        self._run_timers()
+        if self._closing:
+            self._close_sockets()
+            self.on_closed()
+        if not self._jobs:
+            self.on_empty()
+
+    def _close_sockets(self) -> None:
+        closing, self._closing = self._closing, []
+        for sock, reset in closing:
+            (hang_up if reset else close_quietly)(sock)
+
+    def _seconds_to_timer(self) -> float:
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+            self._cancelled -= 1
+        if not timers:
+            return -1.0
+        return max(0.0, timers[0][0] - time.monotonic())
+
+    def _run_timers(self) -> None:
+        timers, now = self._timers, time.monotonic() if self._timers else 0.0
+        while timers and timers[0][0] <= now:
+            timer = heapq.heappop(timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled -= 1
+            else:
+                self._guarded(timer.job, callback)
+
+    def _timer_cancelled(self) -> None:
+        # Cancelled timers stay in the heap until their time. Most are (a dial
+        # that succeeds cancels its limit of 120 s), so sweep when they prevail.
+        self._cancelled += 1
+        if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def _shut_down(self) -> None:
+        for job in list(self._jobs):
+            self._abort(job, "shutdown")
+        self._close_sockets()
+        self._poller.close()
+        self._waker.close()

@@ -1,0 +1,214 @@
+"""Handler threads: leader and followers.
+
+One thread at a time, the leader, waits for clients.  When one has come it passes
+the lead on and serves the client itself: no hand-over between threads, no new
+thread for each connection.  Four threads do while clients are fast and hooks
+quick; more are made when all are busy, and leave again when they are not.
+"""
+import collections
+import functools
+import logging
+import threading
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+
+from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, start_thread
+from minisocks.negotiate import negotiate
+from minisocks.session import Services, Session
+
+__all__ = ["HandlerPool"]
+
+log = logging.getLogger("minisocks")
+
+#: Threads that stay, and beyond which a thread waits for no client at all.
+CORE_THREADS = 4
+#: How long a thread beyond those stays without work.
+IDLE_SECONDS = 10.0
+#: With no descriptor left, how long until accept is tried again.
+RETRY_SECONDS = 1.0
+#: How long a thread waits for its client's next bytes before it parks the
+#: session. Most clients answer within a round trip; longer only ties it up.
+PATIENCE_SECONDS = 0.05
+
+_Work = Callable[[], None]
+
+
+class HandlerPool:
+    """The threads that serve some listeners, and resume parked sessions.
+
+    Args:
+        max_threads: more are not made, however many clients wait.
+    """
+
+    def __init__(self, services: Services, max_threads: int) -> None:
+        services.resume = self.resume
+        services.loop.on_closed = self._descriptors_freed
+        self._max_threads = max_threads
+        self._servers = {}  # type: Dict[int, Any]
+        self._ready = collections.deque()  # type: Deque[Any]
+        self._resumed = collections.deque()  # type: Deque[Session]
+        self._waker = Waker()
+        self._listening = Poller()
+        self._pausing = Poller()
+        for poller in (self._listening, self._pausing):
+            poller.register(self._waker.fileno(), READ)
+        self._lead = threading.Lock()
+        self._mutex = threading.Lock()  # guards the three below
+        self._threads = []  # type: List[threading.Thread]
+        self._followers = 0
+        self._short_of_threads = False
+        self._paused = False
+        self._stopping = False
+
+    def start(self, servers: Sequence[Any]) -> None:
+        """Start serving *servers*, each a ``SocksServer`` that listens.
+
+        Raises:
+            RuntimeError: there is no room for a thread.
+        """
+        for server in servers:
+            self._servers[server.fileno()] = server
+            self._listening.register(server.fileno(), READ)
+        with self._mutex:
+            self._add_thread()
+
+    def resume(self, session: Session) -> None:
+        """Have a thread go on with *session*.  Any thread."""
+        self._resumed.append(session)
+        self._waker.wake()
+
+    def patience(self) -> float:
+        """Return how many seconds a thread may wait for its client now.
+
+        None of it when that would leave nobody to wait for new clients.
+        """
+        spare = self._followers > 0 and len(self._threads) <= CORE_THREADS
+        return PATIENCE_SECONDS if spare else 0.0
+
+    def wait(self) -> None:
+        """Return when every thread has ended."""
+        while self._threads:
+            self._threads[0].join()
+
+    def stop(self) -> None:
+        """Accept no more; returns when the threads have ended, or after 5 s."""
+        self._stopping = True
+        self._waker.wake()
+        for thread in list(self._threads):
+            thread.join(5.0)
+        while self._resumed:
+            self._resumed.popleft().abort("shutdown")
+        if not self._threads:
+            self._listening.close()
+            self._pausing.close()
+            self._waker.close()
+
+    def _add_thread(self) -> None:
+        self._threads.append(start_thread(self._work, "minisocks-handler"))
+
+    def _work(self) -> None:
+        while self._take_lead():
+            try:
+                work = self._wait_for_work()
+                if work is not None:
+                    self._have_follower()
+            finally:
+                self._lead.release()
+            if work is None:
+                break
+            try:
+                work()
+            except Exception:  # our bug: this client pays, the thread lives on
+                log.exception("a handler failed")
+        with self._mutex:
+            self._threads.remove(threading.current_thread())
+
+    def _take_lead(self) -> bool:
+        """Wait to become the leader; False if this thread is one too many."""
+        with self._mutex:
+            self._followers += 1
+        while True:
+            spare = len(self._threads) > CORE_THREADS
+            if self._lead.acquire(timeout=IDLE_SECONDS if spare else -1):
+                with self._mutex:
+                    self._followers -= 1
+                return True
+            with self._mutex:
+                # The last follower stays: who leads now counts on it.
+                if self._followers > 1 and len(self._threads) > CORE_THREADS:
+                    self._followers -= 1
+                    return False
+
+    def _have_follower(self) -> None:
+        """Make sure that somebody takes the lead when this thread lets go."""
+        with self._mutex:
+            if self._followers or len(self._threads) >= self._max_threads:
+                return
+            try:
+                self._add_thread()
+            except RuntimeError as exc:
+                # Served all the same, by this thread when it has finished.
+                if not self._short_of_threads:
+                    log.warning("at capacity: no new thread: %s; going on with %d", exc, len(self._threads))
+                self._short_of_threads = True
+            else:
+                if self._short_of_threads:
+                    log.warning("threads can be had again")
+                self._short_of_threads = False
+
+    def _wait_for_work(self) -> Optional[_Work]:
+        """Return what is to be done next; None when the pool stops."""
+        while not self._stopping:
+            work = self._accept()
+            if work is not None:
+                return work
+            # One parked session, then new clients again: neither starves.
+            self._poll()
+            if self._resumed:
+                session = self._resumed.popleft()
+                return functools.partial(negotiate, session, self.patience)
+        return None
+
+    def _poll(self) -> None:
+        """Wait for a client, a parked session or ``stop``."""
+        if self._paused:
+            events = self._pausing.poll(0 if self._resumed else RETRY_SECONDS)
+            self._ready.extend(self._servers.values())
+        else:
+            events = self._listening.poll(0 if self._resumed else -1)
+        for fd, _mask in events:
+            if fd == self._waker.fileno():
+                self._waker.drain()
+            elif fd in self._servers:
+                self._ready.append(self._servers[fd])
+
+    def _accept(self) -> Optional[_Work]:
+        while self._ready:
+            server = self._ready.popleft()
+            try:
+                request, address = server.get_request()
+            except OSError as exc:
+                if exc.errno in CAPACITY_ERRORS:
+                    self._pause(exc)
+                    return None
+                if isinstance(exc, BlockingIOError):
+                    self._unpause()
+                continue  # else: this client left before we came to it
+            self._unpause()
+            return functools.partial(server.process_request, request, address)
+        return None
+
+    def _pause(self, exc: OSError) -> None:
+        """Wait for descriptors, not for clients: accept would fail at once, for ever."""
+        self._ready.clear()
+        if not self._paused:
+            log.warning("at capacity: accept: %s; waiting for connections to end", exc.strerror)
+        self._paused = True
+
+    def _unpause(self) -> None:
+        if self._paused:
+            self._paused = False
+            log.warning("accepting again")
+
+    def _descriptors_freed(self) -> None:
+        if self._paused:
+            self._waker.wake()

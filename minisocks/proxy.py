@@ -1,0 +1,119 @@
+"""The proxy as one object: listeners, handler threads, loop, lifecycle.
+
+What an embedding program uses, and all that the command line uses.  Touches no
+signals, no log handlers and nothing else that is the process's.
+"""
+import logging
+import threading
+from typing import Any, List, Optional, Tuple
+
+from minisocks.errors import ListenError
+from minisocks.listener import Listener, open_listeners
+from minisocks.pool import HandlerPool
+from minisocks.resolver import Resolver
+from minisocks.server import SocksServer
+from minisocks.session import Services
+from minisocks.settings import Config, ListenAddress
+
+__all__ = ["Proxy"]
+
+log = logging.getLogger("minisocks")
+
+
+class Proxy:
+    """A SOCKS4, 4a and 5 proxy.
+
+    ::
+
+        with Proxy(Config(listen=("127.0.0.1:0",))) as proxy:
+            print(proxy.addresses)
+
+    Args:
+        config: the settings; ``ConfigError`` if one of them cannot be used.
+        listeners: sockets that are bound and listen already, besides those in
+            ``config.listen``.
+        resolver: who looks names up.
+
+    Any thread may call; several may live in one process.
+    """
+
+    def __init__(
+        self,
+        config: Optional[Config] = None,
+        listeners: Tuple[Any, ...] = (),
+        resolver: Optional[Resolver] = None,
+    ) -> None:
+        self.config = (config or Config()).checked()
+        self.services = Services(self.config, resolver)
+        self._given = [Listener(sock) for sock in listeners]
+        self._listeners = []  # type: List[Listener]
+        self._pool = None  # type: Optional[HandlerPool]
+
+    def start(self) -> None:
+        """Listen and serve; returns when clients can connect.
+
+        Raises:
+            ListenError: an address cannot be listened on; nothing was started.
+            RuntimeError: there is no room for a thread.
+        """
+        opened = []  # type: List[Listener]
+        try:
+            for text in self.config.listen:
+                opened += open_listeners(ListenAddress.parse(text))
+        except ListenError:
+            for listener in opened:
+                listener.close()
+            self._stop_services()
+            raise
+        self._listeners = opened + self._given
+        self._pool = HandlerPool(self.services, self.config.max_handshakes)
+        self.services.loop.start()
+        self._pool.start([SocksServer(item.sock, self.services, self._pool) for item in self._listeners])
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Stop listening, give open connections *grace* seconds, end the rest.
+
+        Returns when everything is closed.  Any number of times.
+        """
+        self.stop_listening()
+        if grace > 0:
+            empty = threading.Event()
+            self.notify_when_empty(empty.set)
+            empty.wait(grace)
+        self._stop_services()
+
+    def stop_listening(self) -> None:
+        """Accept no more, and end handshakes that are not finished."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = None
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    def notify_when_empty(self, callback: Any) -> None:
+        """Have *callback* called, in the loop's thread, when no connection is left.
+
+        Once listening has stopped.  It may be called more than once.
+        """
+        self.services.loop.on_empty = callback
+        self.services.loop.wake()
+
+    @property
+    def addresses(self) -> List[str]:
+        """Where it listens, real ports included, as ``--listen`` spells it."""
+        return [listener.address for listener in self._listeners]
+
+    def __len__(self) -> int:
+        return len(self.services.loop)
+
+    def __enter__(self) -> "Proxy":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.stop()
+
+    def _stop_services(self) -> None:
+        self.services.loop.stop()
+        self.services.resolver.close()

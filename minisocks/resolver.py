@@ -1,0 +1,163 @@
+"""Names to addresses, in threads that may hang without anybody hanging with them.
+
+``getaddrinfo`` can neither be cancelled nor given a time limit.  So it runs in
+a few daemon threads of its own; whoever waits keeps its own deadline and walks
+away.  Daemon threads and no executor: that one joins its threads at exit.
+"""
+import collections
+import socket
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
+
+from minisocks.compat import start_thread
+from minisocks.errors import DialError
+from minisocks.wire import Rep
+
+__all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
+
+#: Family and what ``connect`` takes.
+Sockaddr = Tuple[int, Any]
+
+Outcome = Union[List[Sockaddr], DialError]
+
+MAX_THREADS = 16
+#: Names that may wait for a thread. Each costs one descriptor of a client anyway.
+MAX_WAITING = 1024
+#: A lookup that takes this long waits for a name server that does not answer:
+#: the C library asks again after 5 s.
+STUCK_SECONDS = 5.0
+#: How long a thread without work stays.
+IDLE_SECONDS = 10.0
+
+# What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
+# LookupError (the idna codec, on Pythons that lack it), ValueError (a NUL).
+_FAILURES = (OSError, UnicodeError, LookupError, ValueError)
+
+
+def numeric_addresses(host: bytes, port: int) -> List[Sockaddr]:
+    """Return the address if *host* is one in any notation, else nothing.
+
+    Never asks a name server: ``AI_NUMERICHOST`` takes ``127.0.0.1``, ``::1``,
+    ``127.1``, ``0x7f000001`` and ``fe80::1%eth0`` alike.
+    """
+    try:
+        return _ask(socket.getaddrinfo, host, port, socket.AI_NUMERICHOST)
+    except _FAILURES:
+        return []
+
+
+def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) -> List[Sockaddr]:
+    rows = getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
+    found = []  # type: List[Sockaddr]
+    for family, _type, _proto, _name, sockaddr in rows:
+        if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
+            found.append((family, sockaddr))
+    return found
+
+
+class Lookup:
+    """One name being looked up.  ``cancel`` it when nobody waits any more."""
+
+    __slots__ = ("callback", "host", "port")
+
+    def __init__(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> None:
+        self.host = host
+        self.port = port
+        self.callback = callback  # type: Optional[Callable[[Outcome], None]]
+
+    def cancel(self) -> None:
+        """Do not call back, and do not start if not begun.  Any thread."""
+        self.callback = None
+
+
+class Resolver:
+    """A bounded set of threads that look names up.
+
+    Args:
+        getaddrinfo: what to ask; for tests, and for hosts with their own ways.
+    """
+
+    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._waiting = collections.deque()  # type: Deque[Lookup]
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._busy = {}  # type: Dict[int, float]
+        self._closed = False
+
+    def submit(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> Lookup:
+        """Look *host* up; *callback* gets the addresses or the error.
+
+        It is called in a thread of the resolver, at most once.  Any thread.
+
+        Raises:
+            DialError: no thread can take it now, nor soon (REP 01).
+        """
+        lookup = Lookup(host, port, callback)
+        with self._changed:
+            self._check_room()
+            self._waiting.append(lookup)
+            idle = self._threads - len(self._busy)
+            if len(self._waiting) > idle and self._threads < MAX_THREADS:
+                self._start_thread(lookup)
+            self._changed.notify()
+        return lookup
+
+    def close(self) -> None:
+        """Let idle threads end.  A hanging one is left behind: it is a daemon."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _check_room(self) -> None:
+        now = time.monotonic()
+        stuck = sum(now - since > STUCK_SECONDS for since in self._busy.values())
+        if stuck == MAX_THREADS:
+            raise DialError(
+                "all %d resolver threads wait for name servers that do not answer" % stuck,
+                Rep.GENERAL_FAILURE,
+            )
+        if self._closed or len(self._waiting) >= MAX_WAITING:
+            raise DialError("too many names are being looked up", Rep.GENERAL_FAILURE)
+
+    def _start_thread(self, lookup: Lookup) -> None:
+        try:
+            start_thread(self._work, "minisocks-resolver")
+        except RuntimeError as exc:
+            if not self._threads:
+                self._waiting.remove(lookup)
+                raise DialError("no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE) from exc
+        else:
+            self._threads += 1
+
+    def _work(self) -> None:
+        me = threading.get_ident()
+        while True:
+            with self._changed:
+                self._busy.pop(me, None)
+                if not self._waiting and not self._closed:
+                    self._changed.wait(IDLE_SECONDS)
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                lookup = self._waiting.popleft()
+                self._busy[me] = time.monotonic()
+            callback = lookup.callback
+            if callback is None:
+                continue
+            outcome = self._resolve(lookup)
+            if lookup.callback is not None:
+                callback(outcome)
+
+    def _resolve(self, lookup: Lookup) -> Outcome:
+        try:
+            found = _ask(self._getaddrinfo, lookup.host, lookup.port, 0)
+        except _FAILURES as exc:
+            return DialError(
+                "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc), Rep.HOST_UNREACHABLE
+            )
+        if not found:
+            return DialError("%s has no address" % repr(lookup.host)[1:], Rep.HOST_UNREACHABLE)
+        return found

@@ -1,0 +1,122 @@
+"""Names and numbers of the protocols, spelled as their documents spell them.
+
+RFC 1928 (SOCKS5), RFC 1929 (username/password) and the SOCKS4 and SOCKS4a
+memos.  This module knows no rule and reads no byte; everything else takes its
+numbers from here.
+"""
+import enum
+import socket
+from typing import NamedTuple, Optional
+
+__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip"]
+
+#: Longest USERID, DOMAIN (SOCKS4a), UNAME, PASSWD and DST.ADDR name, in bytes.
+#: SOCKS5 cannot say more in its one length byte; the SOCKS4 memos set no limit.
+MAX_FIELD_BYTES = 255
+
+
+class Ver(enum.IntEnum):
+    """VER, the first byte a client sends."""
+
+    SOCKS4 = 4
+    SOCKS5 = 5
+
+
+class Cmd(enum.IntEnum):
+    """CMD of a request; SOCKS4 calls it CD and knows the first two."""
+
+    CONNECT = 1
+    BIND = 2
+    UDP_ASSOCIATE = 3
+
+
+class Atyp(enum.IntEnum):
+    """ATYP: what DST.ADDR or BND.ADDR holds."""
+
+    IPV4 = 1
+    DOMAINNAME = 3
+    IPV6 = 4
+
+
+class Method(enum.IntEnum):
+    """METHOD of the SOCKS5 negotiation (RFC 1928 section 3)."""
+
+    NO_AUTHENTICATION = 0x00
+    USERNAME_PASSWORD = 0x02
+    NO_ACCEPTABLE = 0xFF
+
+
+class Cd(enum.IntEnum):
+    """CD of a SOCKS4 reply."""
+
+    GRANTED = 90
+    REJECTED = 91
+    NO_IDENTD = 92
+    IDENTD_MISMATCH = 93
+
+
+class Rep(enum.IntEnum):
+    """REP of a SOCKS5 reply (RFC 1928 section 6)."""
+
+    SUCCEEDED = 0x00
+    GENERAL_FAILURE = 0x01
+    NOT_ALLOWED = 0x02
+    NETWORK_UNREACHABLE = 0x03
+    HOST_UNREACHABLE = 0x04
+    CONNECTION_REFUSED = 0x05
+    TTL_EXPIRED = 0x06
+    COMMAND_NOT_SUPPORTED = 0x07
+    ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+
+    @property
+    def phrase(self) -> str:
+        """The RFC's own words for this reply, for logs."""
+        return _PHRASES[self]
+
+
+_PHRASES = {
+    Rep.SUCCEEDED: "succeeded",
+    Rep.GENERAL_FAILURE: "general SOCKS server failure",
+    Rep.NOT_ALLOWED: "connection not allowed by ruleset",
+    Rep.NETWORK_UNREACHABLE: "network unreachable",
+    Rep.HOST_UNREACHABLE: "host unreachable",
+    Rep.CONNECTION_REFUSED: "connection refused",
+    Rep.TTL_EXPIRED: "TTL expired",
+    Rep.COMMAND_NOT_SUPPORTED: "command not supported",
+    Rep.ADDRESS_TYPE_NOT_SUPPORTED: "address type not supported",
+}
+
+
+class Address(NamedTuple):
+    """What a client asked for: DST.ADDR and DST.PORT.
+
+    ``host`` is bytes because a name is opaque here: it goes to the resolver as
+    it came.  An address in binary form is held as its usual text, so that
+    ``b"127.0.0.1"`` means the same however it was sent; ``atyp`` tells how.
+    """
+
+    host: bytes
+    port: int
+    atyp: int
+
+    def __str__(self) -> str:
+        """Return text that is safe in a log line whatever the client sent."""
+        if self.atyp == Atyp.DOMAINNAME:
+            return "%s:%d" % (repr(self.host)[1:], self.port)
+        shape = "[%s]:%d" if self.atyp == Atyp.IPV6 else "%s:%d"
+        return shape % (self.host.decode("ascii"), self.port)
+
+
+def packed_ip(text: str) -> Optional[bytes]:
+    """Return the 4 or 16 bytes of an address in its usual text form, else None.
+
+    A scope (``fe80::1%eth0``) is left out: it says by which road, not whither.
+    """
+    family = socket.AF_INET
+    if ":" in text:
+        family = socket.AF_INET6
+        text = text.partition("%")[0]
+    try:
+        return socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return None
