@@ -12,6 +12,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, start_thread
+from minisocks.lobby import Lobby
 from minisocks.negotiate import negotiate
 from minisocks.session import Services, Session
 
@@ -40,6 +41,7 @@ class HandlerPool:
     """
 
     def __init__(self, services: Services, max_threads: int) -> None:
+        services.park = Lobby(services.loop, services.config.max_handshakes).park
         services.resume = self.resume
         services.loop.on_closed = self._descriptors_freed
         self._max_threads = max_threads
