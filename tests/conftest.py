@@ -1,0 +1,56 @@
+"""Fixtures, made from what ``support`` has."""
+import logging
+
+import pytest
+
+import support
+
+
+@pytest.fixture
+def proxy():
+    """A proxy with the defaults, on a free port of loopback."""
+    with support.run_proxy() as running:
+        yield running
+
+
+@pytest.fixture
+def target():
+    """A target that echoes."""
+    with support.FakeTarget() as running:
+        yield running
+
+
+class AccessLog(logging.Handler):
+    """Keeps the lines of the access log."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def wait_for(self, part):
+        """Return the first line that contains *part*, waiting for it."""
+        support.wait_until(lambda: any(part in line for line in self.lines), "a line with %r" % part)
+        return next(line for line in self.lines if part in line)
+
+
+@pytest.fixture
+def access_log():
+    """The access log's lines, while the test runs."""
+    handler, logger = AccessLog(), logging.getLogger("minisocks.access")
+    old = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(old)
+
+
+@pytest.fixture(autouse=True)
+def no_bug_in_the_log(caplog):
+    """Fail a test in which the server logged one of its own bugs."""
+    yield
+    bugs = [r for r in caplog.get_records("call") if r.name.startswith("minisocks") and r.exc_info]
+    assert not bugs, "the server logged a traceback: %s" % bugs[0].getMessage()
