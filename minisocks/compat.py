@@ -20,6 +20,7 @@ __all__ = [
     "hang_up",
     "start_thread",
     "tune",
+    "unblock",
     "unsent_bytes",
 ]
 
@@ -175,6 +176,12 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
         pass  # a unix socket; or the peer has gone, which the next call tells
+
+
+def unblock(sock: socket.socket) -> None:
+    """Make *sock* non-blocking, unless it is: telling it is a system call."""
+    if sock.gettimeout() != 0.0:
+        sock.setblocking(False)
 
 
 def connect_result(sock: socket.socket, sockaddr: Any) -> int:

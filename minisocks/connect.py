@@ -5,7 +5,7 @@ and on a LAN that is often all of it.  The rest waits in the loop.
 """
 from typing import List, Optional, Set
 
-from minisocks.compat import WRITE
+from minisocks.compat import WRITE, unblock
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
@@ -65,7 +65,7 @@ class Connect(Job):
         """Take the rest over: a name to look up, or attempts to wait for."""
         session = self._session
         loop, config = session.services.loop, session.services.config
-        session.sock.setblocking(False)
+        unblock(session.sock)
         # Nothing is read from the client meanwhile; mask 0 still tells a reset.
         loop.watch(session.sock.fileno(), 0, self)
         self._deadline = loop.call_later(config.connect_timeout, self, self._too_late)

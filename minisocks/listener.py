@@ -100,8 +100,11 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
         raise ListenError(
             errno.EADDRNOTAVAIL, "cannot listen on %s: %s" % (address, getattr(exc, "strerror", exc))
         ) from exc
-    found = [(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]
-    return sorted(set(found), key=found.index)
+    found = []  # type: List[Tuple[int, Any]]
+    for family, _type, _proto, _name, sockaddr in rows:
+        if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
+            found.append((family, sockaddr))
+    return found
 
 
 def _bind(family: int, sockaddr: Any) -> socket.socket:

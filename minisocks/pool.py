@@ -9,6 +9,7 @@ import collections
 import functools
 import logging
 import threading
+import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, start_thread
@@ -29,6 +30,9 @@ RETRY_SECONDS = 1.0
 #: How long a thread waits for its client's next bytes before it parks the
 #: session. Most clients answer within a round trip; longer only ties it up.
 PATIENCE_SECONDS = 0.05
+
+#: How long ``stop`` waits for threads that a hook may hold.
+STOP_SECONDS = 5.0
 
 _Work = Callable[[], None]
 
@@ -92,11 +96,12 @@ class HandlerPool:
             self._threads[0].join()
 
     def stop(self) -> None:
-        """Accept no more; returns when the threads have ended, or after 5 s."""
+        """Accept no more; returns when the threads have ended, or after a while."""
         self._stopping = True
         self._waker.wake()
+        until = time.monotonic() + STOP_SECONDS
         for thread in list(self._threads):
-            thread.join(5.0)
+            thread.join(max(0.0, until - time.monotonic()))
         while self._resumed:
             self._resumed.popleft().abort("shutdown")
         if not self._threads:

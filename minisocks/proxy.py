@@ -44,31 +44,31 @@ class Proxy:
         resolver: Optional[Resolver] = None,
     ) -> None:
         self.config = (config or Config()).checked()
-        self.services = Services(self.config, resolver)
         self._given = [Listener(sock) for sock in listeners]
+        self._resolver = resolver
         self._listeners = []  # type: List[Listener]
         self._pool = None  # type: Optional[HandlerPool]
+        #: What its sessions share; there while it runs.
+        self.services = None  # type: Any
 
     def start(self) -> None:
         """Listen and serve; returns when clients can connect.
 
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
-            RuntimeError: there is no room for a thread.
+            RuntimeError: there is no room for a thread; likewise.
         """
-        opened = []  # type: List[Listener]
         try:
             for text in self.config.listen:
-                opened += open_listeners(ListenAddress.parse(text))
-        except ListenError:
-            for listener in opened:
-                listener.close()
-            self._stop_services()
+                self._listeners += open_listeners(ListenAddress.parse(text))
+            self._listeners += self._given
+            self.services = Services(self.config, self._resolver)
+            self.services.loop.start()
+            self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
+            pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])
+        except BaseException:
+            self.stop()
             raise
-        self._listeners = opened + self._given
-        self._pool = HandlerPool(self.services, self.config.max_handshakes)
-        self.services.loop.start()
-        self._pool.start([SocksServer(item.sock, self.services, self._pool) for item in self._listeners])
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
@@ -76,11 +76,15 @@ class Proxy:
         Returns when everything is closed.  Any number of times.
         """
         self.stop_listening()
+        if self.services is None:
+            return
         if grace > 0:
             empty = threading.Event()
             self.notify_when_empty(empty.set)
             empty.wait(grace)
-        self._stop_services()
+        self.services.loop.stop()
+        self.services.resolver.close()
+        self.services = None
 
     def stop_listening(self) -> None:
         """Accept no more, and end handshakes that are not finished."""
@@ -105,7 +109,8 @@ class Proxy:
         return [listener.address for listener in self._listeners]
 
     def __len__(self) -> int:
-        return len(self.services.loop)
+        """Return how many connections are open, in whatever state."""
+        return len(self.services.loop) if self.services else 0
 
     def __enter__(self) -> "Proxy":
         self.start()
@@ -113,7 +118,3 @@ class Proxy:
 
     def __exit__(self, *exc: Any) -> None:
         self.stop()
-
-    def _stop_services(self) -> None:
-        self.services.loop.stop()
-        self.services.resolver.close()

@@ -7,12 +7,14 @@ import errno
 import socket
 from typing import Optional
 
-from minisocks.compat import READ, WRITE, unsent_bytes
+from minisocks.compat import READ, WRITE, unblock, unsent_bytes
 from minisocks.loop import Job, Loop
 from minisocks.record import Record
 
 __all__ = ["Lingering", "Pair"]
 
+#: Neither readable nor writable nor dead: the loop does not know the descriptor.
+UNWATCHED = -1
 #: How long bytes that were received before a reset may take to be delivered.
 RESET_DELIVERY_SECONDS = 10.0
 #: A refused client is listened to until EOF, or one of these.
@@ -56,8 +58,10 @@ class Pair(Job):
         early: what the client sent behind its request; the target's first bytes.
     """
 
-    __slots__ = ("_broken", "_client_fd", "_closed", "_down", "_end", "_loop", "_record", "_up",
-                 "_upstream_fd")
+    __slots__ = (
+        "_broken", "_client_fd", "_client_mask", "_closed", "_down", "_end", "_loop", "_record",
+        "_up", "_upstream_fd", "_upstream_mask",
+    )
 
     def __init__(
         self, loop: Loop, client: socket.socket, upstream: socket.socket, record: Record, early: bytes
@@ -68,14 +72,16 @@ class Pair(Job):
         self._down = Flow(upstream, client, b"")
         self._client_fd = client.fileno()
         self._upstream_fd = upstream.fileno()
+        # What the loop was last told to wait for. Telling it is a system call.
+        self._client_mask = self._upstream_mask = UNWATCHED
         self._end = ""
         self._broken = False
         self._closed = False
 
     def begin(self) -> None:
         """Take both sockets in; a FIN or bytes that are there come as events."""
-        self._up.src.setblocking(False)
-        self._down.src.setblocking(False)
+        unblock(self._up.src)
+        unblock(self._down.src)
         if self._up.pending is not None:
             self._push(self._up, self._up.pending)
         self._update()
@@ -182,19 +188,32 @@ class Pair(Job):
         if up.done and down.done:
             self._end_when_delivered()
             return
-        self._wish(self._client_fd, up, down)
-        self._wish(self._upstream_fd, down, up)
+        mask = self._wish(up, down)
+        if mask != self._client_mask:
+            self._client_mask = mask
+            self._watch(self._client_fd, mask)
+        mask = self._wish(down, up)
+        if mask != self._upstream_mask:
+            self._upstream_mask = mask
+            self._watch(self._upstream_fd, mask)
 
-    def _wish(self, fd: int, outgoing: Flow, incoming: Flow) -> None:
+    @staticmethod
+    def _wish(outgoing: Flow, incoming: Flow) -> int:
+        """Return what is wanted of an end, given the flows out of it and into it."""
         mask = READ if outgoing.wants_read() else 0
         if incoming.pending is not None:
             mask |= WRITE
         if not mask and outgoing.eof and incoming.done:
-            # Shut both ways. It would report that for ever.
+            # Shut both ways. It would report that for ever. Else mask 0 still
+            # tells of a reset, even by a client that had half-closed while its
+            # target says nothing: without it such a pair would never end.
+            return UNWATCHED
+        return mask
+
+    def _watch(self, fd: int, mask: int) -> None:
+        if mask == UNWATCHED:
             self._loop.unwatch(fd)
         else:
-            # With mask 0 a reset is noticed all the same, even by a client
-            # that had half-closed and whose target says nothing.
             self._loop.watch(fd, mask, self)
 
     def _end_when_delivered(self) -> None:
@@ -246,7 +265,7 @@ class Lingering(Job):
 
     def begin(self) -> None:
         """Start listening, and the clock."""
-        self._sock.setblocking(False)
+        unblock(self._sock)
         self._timer = self._loop.call_later(LINGER_SECONDS, self, self._close)
         self._loop.watch(self._sock.fileno(), READ, self)
 

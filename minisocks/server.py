@@ -21,7 +21,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
     sent behind its request would be lost.
     """
 
-    server = None  # type: SocksServer
+    server: "SocksServer"
 
     def handle(self) -> None:
         """Run the handshake; afterwards the relay, or nobody, owns the socket."""

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 from minisocks.auth import Users
 from minisocks.client import Client
-from minisocks.compat import close_quietly
+from minisocks.compat import close_quietly, unblock
 from minisocks.deadline import Deadline
 from minisocks.errors import HandshakeError, NotSocks
 from minisocks.handshake import Handshake
@@ -67,7 +67,7 @@ class Session:
         self.record.rep = Rep.SUCCEEDED
         reply = self.talk.success(packed_ip(bnd[0]) or b"", bnd[1])
         try:
-            self.sock.setblocking(False)
+            unblock(self.sock)
             self.send(reply)
         except OSError as exc:
             close_quietly(upstream)
@@ -92,7 +92,7 @@ class Session:
         else:
             record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
         try:
-            self.sock.setblocking(False)
+            unblock(self.sock)
             if reply:
                 self.sock.send(reply)
             self.sock.shutdown(socket.SHUT_WR)
