@@ -2,6 +2,7 @@
 
 Importing this never imports click, adds no log handlers and starts nothing.
 """
+
 import logging
 
 from minisocks.errors import ConfigError, ListenError, MinisocksError

@@ -1,4 +1,5 @@
 """``python -m minisocks``."""
+
 import sys
 
 from minisocks.cli import main

@@ -1,4 +1,5 @@
 """Check user names and passwords, in the same time whatever they are."""
+
 from typing import Iterable, List, Tuple
 
 from minisocks.handshake import Credentials
@@ -15,7 +16,7 @@ class Users:
     """
 
     def __init__(self, credentials: Iterable[Tuple[bytes, bytes]] = ()) -> None:
-        self._hashes = []  # type: List[bytes]
+        self._hashes: List[bytes] = []
         users = list(credentials)
         if users:
             # Imported here: without users nothing else needs them, and they

@@ -2,6 +2,7 @@
 
 The only module that imports click, and the only one that adds log handlers.
 """
+
 import logging
 import sys
 import threading
@@ -48,7 +49,7 @@ def _option(setting: Setting) -> Callable[[Any], Any]:
         type=_TYPES[setting.kind],
         multiple=setting.kind == "texts",
         metavar=setting.metavar,
-        help=text
+        help=text,
     )
 
 
@@ -139,7 +140,10 @@ def _announcement(proxy: Proxy, descriptors: Optional[int]) -> List[str]:
     lines = ["listening on %s (SOCKS4, SOCKS4a, SOCKS5)" % address for address in proxy.addresses]
     lines.append("may come in: %s" % proxy.services.rules.describe())
     if descriptors:
-        lines.append("room for about %d connections (%d descriptors)" % ((descriptors - 32) // 2, descriptors))
+        lines.append(
+            "room for about %d connections (%d descriptors)"
+            % ((descriptors - 32) // 2, descriptors)
+        )
     lines.append("try it: %s" % _curl(proxy))
     return lines
 
@@ -150,4 +154,7 @@ def _curl(proxy: Proxy) -> str:
         if not address.startswith("unix:"):
             address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
             return "curl --proxy socks5h://%s%s https://example.org/" % (user, address)
-    return "curl --proxy socks5h://%slocalhost%s https://example.org/" % (user, proxy.addresses[0][5:])
+    return "curl --proxy socks5h://%slocalhost%s https://example.org/" % (
+        user,
+        proxy.addresses[0][5:],
+    )

@@ -1,4 +1,5 @@
 """Who connected to us: one object, made once at accept."""
+
 from typing import Any, Optional
 
 from minisocks.wire import packed_ip
@@ -23,7 +24,7 @@ class Client:
 
     def __init__(self, peer: Any) -> None:
         """*peer* is what ``accept`` returned as the address."""
-        self.user = None  # type: Optional[bytes]
+        self.user: Optional[bytes] = None
         if not isinstance(peer, tuple):
             self.host, self.ip, self.port = "unix", b"", 0
             return

@@ -1,4 +1,5 @@
 """What differs between systems and versions of Python, each gap closed once."""
+
 import errno
 import os
 import select
@@ -41,7 +42,7 @@ class _SelectPoll:
     """The part of epoll's interface that Poller uses, on top of select()."""
 
     def __init__(self) -> None:
-        self._masks = {}  # type: Dict[int, int]
+        self._masks: Dict[int, int] = {}
 
     def register(self, fd: int, mask: int) -> None:
         self._masks[fd] = mask
@@ -56,7 +57,7 @@ class _SelectPoll:
         writers = [fd for fd, mask in self._masks.items() if mask & WRITE]
         # Windows reports a failed connect in the third set only.
         ready = select.select(readers, writers, writers, None if timeout < 0 else timeout)
-        events = {}  # type: Dict[int, int]
+        events: Dict[int, int] = {}
         for fds, bit in zip(ready, (READ, WRITE, WRITE)):
             for fd in fds:
                 events[fd] = events.get(fd, 0) | bit
@@ -83,7 +84,7 @@ class _Poll:
 
 
 if hasattr(select, "epoll"):
-    Poller = select.epoll  # type: Callable[[], Any]
+    Poller: Callable[[], Any] = select.epoll
 elif hasattr(select, "poll"):
     Poller = _Poll
 else:
@@ -130,7 +131,7 @@ class Waker:
 
 
 # 3.8 warns about the numbers that the C library keeps for itself; 3.6 skips them.
-_ALL_SIGNALS = signal.valid_signals() if hasattr(signal, "valid_signals") else range(1, signal.NSIG)
+_ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
 
 
 def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:

@@ -3,6 +3,7 @@
 Begins in the handler's thread, which does what needs no waiting: on loopback
 and on a LAN that is often all of it.  The rest waits in the loop.
 """
+
 from typing import List, Optional, Set
 
 from minisocks.compat import WRITE, unblock
@@ -31,11 +32,11 @@ class Connect(Job):
     def __init__(self, session: Session, request: Request) -> None:
         self._session = session
         self._request = request
-        self._dial = None  # type: Optional[Dial]
-        self._lookup = None  # type: Optional[Lookup]
-        self._deadline = None  # type: Optional[Timer]
-        self._next = None  # type: Optional[Timer]
-        self._watched = set()  # type: Set[int]
+        self._dial: Optional[Dial] = None
+        self._lookup: Optional[Lookup] = None
+        self._deadline: Optional[Timer] = None
+        self._next: Optional[Timer] = None
+        self._watched: Set[int] = set()
 
     def start(self) -> None:
         """Go as far as needs no waiting; the session is in good hands after.

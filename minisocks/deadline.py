@@ -1,4 +1,5 @@
 """One time budget for many waits."""
+
 import time
 
 from minisocks.errors import HandshakeTimeout

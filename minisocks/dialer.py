@@ -4,6 +4,7 @@ The handler's thread steps it once (a loopback or LAN connect is often done by
 then), the loop steps it on.  Addresses are tried in parallel, each with a head
 start of 250 ms before the next, families in turn (RFC 8305).
 """
+
 import errno
 import os
 import socket
@@ -46,7 +47,7 @@ def interleaved(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
     """Order as the resolver did, but with the families taking turns."""
     first = [a for a in addresses if a[0] == addresses[0][0]]
     other = [a for a in addresses if a[0] != addresses[0][0]]
-    mixed = []  # type: List[Sockaddr]
+    mixed: List[Sockaddr] = []
     while first or other:
         mixed += first[:1] + other[:1]
         first, other = first[1:], other[1:]
@@ -66,7 +67,16 @@ class Dial:
             a poller may still know their descriptors.
     """
 
-    __slots__ = ("_clock", "_failures", "_next_at", "_waiting", "attempts", "bnd", "discarded", "via")
+    __slots__ = (
+        "_clock",
+        "_failures",
+        "_next_at",
+        "_waiting",
+        "attempts",
+        "bnd",
+        "discarded",
+        "via",
+    )
 
     def __init__(
         self, addresses: Sequence[Sockaddr], clock: Callable[[], float] = time.monotonic
@@ -74,11 +84,12 @@ class Dial:
         self._waiting = interleaved(addresses)[:MAX_ADDRESSES]
         self._clock = clock
         self._next_at = 0.0
-        self._failures = []  # type: List[Tuple[Any, OSError]]
-        self.attempts = {}  # type: Dict[int, Tuple[socket.socket, Any]]
-        self.discarded = []  # type: List[socket.socket]
+        self._failures: List[Tuple[Any, OSError]] = []
+        self.attempts: Dict[int, Tuple[socket.socket, Any]] = {}
+        self.discarded: List[socket.socket] = []
         #: The sockaddr that was connected to, and the one of our own end.
-        self.via = self.bnd = None  # type: Any
+        self.via: Any = None
+        self.bnd: Any = None
 
     def step(self) -> Optional[socket.socket]:
         """Go on as far as is possible now.

@@ -18,6 +18,7 @@
 ``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
 that one place can turn any of them into a reply.
 """
+
 from typing import Any, Optional, Sequence, Tuple
 
 from minisocks.wire import Rep

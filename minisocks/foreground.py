@@ -1,9 +1,9 @@
 """Serve in the foreground until a signal says to end: for the command line."""
-import os
-import signal
+
 import select
+import signal
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from minisocks.compat import Waker
 from minisocks.proxy import Proxy

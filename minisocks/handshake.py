@@ -11,6 +11,7 @@ beyond the longest message plus what was fed last.  No socket, thread or clock.
      |--5--> greeting -> auth (Credentials) -> request5 -> Request
      `--else--> NotSocks
 """
+
 import enum
 from typing import Generator, NamedTuple, Optional, Sequence, Union
 
@@ -75,24 +76,35 @@ class Handshake:
     Thread: one at a time.
     """
 
-    __slots__ = ("_failed", "_methods", "_out", "_stage", "_steps", "_stream", "_user", "_verdict",
-                 "eof", "started", "ver")
+    __slots__ = (
+        "_failed",
+        "_methods",
+        "_out",
+        "_stage",
+        "_steps",
+        "_stream",
+        "_user",
+        "_verdict",
+        "eof",
+        "started",
+        "ver",
+    )
 
     def __init__(self, methods: Sequence[int] = (Method.NO_AUTHENTICATION,)) -> None:
         self._methods = methods
         self._stream = Stream()
         self._stage = _Stage.VERSION
         self._out = b""
-        self._user = None  # type: Optional[bytes]
-        self._verdict = None  # type: Optional[bool]
-        self._failed = None  # type: Optional[HandshakeError]
+        self._user: Optional[bytes] = None
+        self._verdict: Optional[bool] = None
+        self._failed: Optional[HandshakeError] = None
         self._steps = self._conversation()
         #: True once a byte came: a client that only looks whether we listen says none.
         self.started = False
         #: True once the client has said its last byte.
         self.eof = False
         #: The protocol that the client speaks, once it has said so.
-        self.ver = None  # type: Optional[Ver]
+        self.ver: Optional[Ver] = None
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes as the network delivered them; empty means end of stream."""

@@ -3,6 +3,7 @@
 Sockets that come from elsewhere (inetd, systemd, a test) need none of this and
 enter ``Proxy`` beside those made here.
 """
+
 import errno
 import os
 import socket
@@ -68,7 +69,7 @@ def open_listeners(address: ListenAddress) -> List[Listener]:
 
 
 def _open_tcp(address: ListenAddress) -> List[socket.socket]:
-    opened = []  # type: List[socket.socket]
+    opened: List[socket.socket] = []
     port = address.port
     try:
         for family, sockaddr in _sockaddrs(address):
@@ -98,9 +99,10 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
         )
     except (OSError, UnicodeError, LookupError, ValueError) as exc:
         raise ListenError(
-            errno.EADDRNOTAVAIL, "cannot listen on %s: %s" % (address, getattr(exc, "strerror", exc))
+            errno.EADDRNOTAVAIL,
+            "cannot listen on %s: %s" % (address, getattr(exc, "strerror", exc)),
         ) from exc
-    found = []  # type: List[Tuple[int, Any]]
+    found: List[Tuple[int, Any]] = []
     for family, _type, _proto, _name, sockaddr in rows:
         if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
             found.append((family, sockaddr))
@@ -195,4 +197,6 @@ def _remove_stale(path: str) -> None:
             return
         except OSError:
             pass  # busy, or not ours to ask: somebody may be there
-    raise ListenError(errno.EADDRINUSE, "cannot listen on unix:%s: another server answers there" % path)
+    raise ListenError(
+        errno.EADDRINUSE, "cannot listen on unix:%s: another server answers there" % path
+    )

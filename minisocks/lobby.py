@@ -5,7 +5,9 @@ client says more, the session goes back to the pool; at its deadline it is
 refused.  Five hundred clients that say nothing cost their descriptors and no
 thread, and an honest one does not notice them.
 """
+
 import collections
+import time
 from typing import Dict, Optional
 
 from minisocks.compat import READ
@@ -19,16 +21,20 @@ __all__ = ["Lobby"]
 class Parked(Job):
     """One session that waits for its client."""
 
-    __slots__ = ("_lobby", "_timer", "session")
+    __slots__ = ("_lobby", "_since", "_timer", "session")
 
     def __init__(self, lobby: "Lobby", session: Session) -> None:
         self._lobby = lobby
-        self._timer = None  # type: Optional[Timer]
+        self._since = time.monotonic()
+        self._timer: Optional[Timer] = None
         self.session = session
 
     def begin(self) -> None:
         """Wait for bytes, EOF or the deadline, whichever is first."""
         loop, session = self._lobby.loop, self.session
+        if self._lobby.closed:
+            self.abort("shutdown")
+            return
         try:
             left = session.deadline.remaining()
         except HandshakeTimeout:
@@ -40,7 +46,7 @@ class Parked(Job):
     def on_ready(self, fd: int, mask: int) -> None:
         """Give the session back to the pool."""
         self._leave()
-        self.session.services.resume(self.session)
+        self.session.services.resume(self.session, time.monotonic() - self._since)
 
     def evict(self, why: str) -> None:
         """Refuse the client, because time or room has run out."""
@@ -76,11 +82,24 @@ class Lobby:
         self.loop = loop
         self._room = room
         self._parked = 0
-        self._by_address = {}  # type: Dict[bytes, Dict[Parked, None]]
+        #: True once the proxy takes no handshakes any more.
+        self.closed = False
+        self._by_address: Dict[bytes, Dict[Parked, None]] = {}
 
     def park(self, session: Session) -> None:
         """Put *session* aside until its client says more.  Any thread."""
         self.loop.submit(Parked(self, session))
+
+    def close(self) -> None:
+        """Close every session that is parked or will be.  Any thread."""
+        self.closed = True
+        self.loop.submit(_Closing(self))
+
+    def abort_all(self) -> None:
+        """Close every session that is parked."""
+        for here in list(self._by_address.values()):
+            for parked in list(here):
+                parked.abort("shutdown")
 
     def enter(self, parked: Parked) -> None:
         """Count *parked* in; somebody may have to leave for it."""
@@ -101,6 +120,20 @@ class Lobby:
         if not here:
             del self._by_address[key]
         self._parked -= 1
+
+
+class _Closing(Job):
+    """Close the lobby, in the loop's thread."""
+
+    def __init__(self, lobby: Lobby) -> None:
+        self._lobby = lobby
+
+    def begin(self) -> None:
+        self._lobby.abort_all()
+        self._lobby.loop.done(self)
+
+    def abort(self, why: str) -> None:
+        """The loop ends, and aborts the parked ones itself."""
 
 
 def _neighbourhood(ip: bytes) -> bytes:

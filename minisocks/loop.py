@@ -12,6 +12,7 @@ Rules, each bought with a bug:
   cannot mask EPOLLHUP, and the loop would spin.
 * What an event says is a hint; outcomes come from the system calls.
 """
+
 import collections
 import heapq
 import itertools
@@ -62,7 +63,7 @@ class Timer:
     def __init__(self, loop: "Loop", job: Job, callback: Callable[[], None]) -> None:
         self._loop = loop
         self.job = job
-        self.callback = callback  # type: Optional[Callable[[], None]]
+        self.callback: Optional[Callable[[], None]] = callback
 
     def cancel(self) -> None:
         """Forget it; any number of times."""
@@ -81,23 +82,23 @@ class Loop:
         self._poller = Poller()
         self._waker = Waker()
         self._poller.register(self._waker.fileno(), READ)
-        self._watching = {}  # type: Dict[int, Job]
-        self._jobs = set()  # type: Set[Job]
-        self._calls = collections.deque()  # type: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]]
-        self._timers = []  # type: List[Tuple[float, int, Timer]]
+        self._watching: Dict[int, Job] = {}
+        self._jobs: Set[Job] = set()
+        self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()
+        self._timers: List[Tuple[float, int, Timer]] = []
         self._timer_ids = itertools.count()
         self._cancelled = 0
-        self._closing = []  # type: List[Tuple[socket.socket, bool]]
+        self._closing: List[Tuple[socket.socket, bool]] = []
         self._sleeping = False
         self._stopping = False
         self._submit_lock = threading.Lock()
-        self._thread = None  # type: Optional[threading.Thread]
+        self._thread: Optional[threading.Thread] = None
         #: Shared space for reads.  Loop thread only, within one call.
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         #: Called (loop thread) when descriptors have become free.
-        self.on_closed = lambda: None  # type: Callable[[], None]
+        self.on_closed: Callable[[], None] = lambda: None
         #: Called (loop thread) after each round that leaves no job.
-        self.on_empty = lambda: None  # type: Callable[[], None]
+        self.on_empty: Callable[[], None] = lambda: None
 
     # Any thread
 

@@ -2,17 +2,19 @@
 
 The only code that blocks for a client, and never longer than it may.
 """
+
 import logging
 import socket
-from typing import Callable, Dict, Optional, Type
+from typing import Dict, Optional, Type
 
+from minisocks.compat import unblock
 from minisocks.connect import Connect
 from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
 from minisocks.handshake import Credentials, Request
 from minisocks.session import Session
 from minisocks.wire import Cmd
 
-__all__ = ["COMMANDS", "negotiate"]
+__all__ = ["COMMANDS", "Turn", "negotiate"]
 
 log = logging.getLogger("minisocks")
 
@@ -20,22 +22,34 @@ log = logging.getLogger("minisocks")
 #: the target, so a large read only saves one of the relay's.
 READ_BYTES = 4096
 
-# A read that timed out, or would have had to wait with no patience at all.
-_NOT_YET = (socket.timeout, BlockingIOError)
-
 #: Who carries out which CMD.
-COMMANDS = {Cmd.CONNECT: Connect}  # type: Dict[int, Type[Connect]]
+COMMANDS: Dict[int, Type[Connect]] = {Cmd.CONNECT: Connect}
 
 
-def negotiate(session: Session, patience: Callable[[], float]) -> None:
+class Turn:
+    """What a handler thread must ask before it waits; the pool is one."""
+
+    def before_wait(self) -> float:
+        """Return how many seconds a wait for the client may take."""
+        raise NotImplementedError
+
+    def after_wait(self, in_vain: bool) -> None:
+        """Say that the wait is over, and whether the client said nothing."""
+        raise NotImplementedError
+
+    def before_hook(self) -> None:
+        """Say that this thread will be busy for a while."""
+        raise NotImplementedError
+
+
+def negotiate(session: Session, turn: Turn) -> None:
     """Take *session* as far as its client lets us; afterwards somebody else owns it.
 
-    *patience* returns how many seconds a wait for the client may take; when
-    they have passed the session is parked.  Turns every error into a reply.
+    A client that is slow is parked.  Turns every error into a reply.
     Thread: a handler's.
     """
     try:
-        request = _converse(session, patience)
+        request = _converse(session, turn)
         if request is None:
             session.services.park(session)
         else:
@@ -49,9 +63,9 @@ def negotiate(session: Session, patience: Callable[[], float]) -> None:
         session.refuse(exc)
 
 
-def _converse(session: Session, patience: Callable[[], float]) -> Optional[Request]:
+def _converse(session: Session, turn: Turn) -> Optional[Request]:
     """Return the client's request, or None when it lets us wait."""
-    talk, sock = session.talk, session.sock
+    talk = session.talk
     while True:
         event = talk.next_event()
         answer = talk.data_to_send()
@@ -60,13 +74,34 @@ def _converse(session: Session, patience: Callable[[], float]) -> Optional[Reque
         if isinstance(event, Request):
             return event
         if isinstance(event, Credentials):
+            turn.before_hook()
             _check(session, event)
-            continue
-        sock.settimeout(min(patience(), session.deadline.remaining()))
-        try:
-            talk.receive_data(sock.recv(READ_BYTES))
-        except _NOT_YET:
-            return None
+        else:
+            data = _receive(session, turn)
+            if data is None:
+                return None
+            talk.receive_data(data)
+
+
+def _receive(session: Session, turn: Turn) -> Optional[bytes]:
+    """Return what the client says, empty at its end; None: nothing yet."""
+    sock = session.sock
+    left = session.deadline.remaining()
+    try:
+        unblock(sock)
+        return sock.recv(READ_BYTES)
+    except BlockingIOError:
+        patience = turn.before_wait()
+    if not patience:
+        return None
+    sock.settimeout(min(patience, left))
+    try:
+        data = sock.recv(READ_BYTES)
+    except socket.timeout:
+        turn.after_wait(in_vain=True)
+        return None
+    turn.after_wait(in_vain=False)
+    return data
 
 
 def _check(session: Session, credentials: Credentials) -> None:

@@ -4,6 +4,7 @@ Own tables and not ``ipaddress.is_private``: that one changed its meaning within
 Python's maintenance releases, and a proxy must not change whom it lets in with
 a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
 """
+
 import socket
 from typing import Iterable, List, Tuple
 
@@ -24,7 +25,9 @@ class Networks:
 
     def __contains__(self, ip: bytes) -> bool:
         size, number = len(ip), int.from_bytes(ip, "big")
-        return any(size == width and number >> shift == prefix for width, shift, prefix in self._rows)
+        return any(
+            size == width and number >> shift == prefix for width, shift, prefix in self._rows
+        )
 
     def __repr__(self) -> str:
         return "Networks(%r)" % self.name

@@ -1,10 +1,11 @@
 """Handler threads: leader and followers.
 
-One thread at a time, the leader, waits for clients.  When one has come it passes
-the lead on and serves the client itself: no hand-over between threads, no new
-thread for each connection.  Four threads do while clients are fast and hooks
-quick; more are made when all are busy, and leave again when they are not.
+One thread at a time, the leader, waits for clients and serves them.  Before it
+waits for one of them, or calls a hook that may take long, it passes the lead
+on: no hand-over for a client that is quick, no new thread for each connection.
+Four threads do, unless hooks hold them; then more are made, and leave again.
 """
+
 import collections
 import functools
 import logging
@@ -14,30 +15,33 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, start_thread
 from minisocks.lobby import Lobby
-from minisocks.negotiate import negotiate
+from minisocks.negotiate import Turn, negotiate
 from minisocks.session import Services, Session
 
 __all__ = ["HandlerPool"]
 
 log = logging.getLogger("minisocks")
 
-#: Threads that stay, and beyond which a thread waits for no client at all.
+#: Threads that stay. Waiting for clients takes no more: waits are short, and a
+#: client that is slow waits in the loop. Only hooks make the pool larger.
 CORE_THREADS = 4
 #: How long a thread beyond those stays without work.
 IDLE_SECONDS = 10.0
 #: With no descriptor left, how long until accept is tried again.
 RETRY_SECONDS = 1.0
 #: How long a thread waits for its client's next bytes before it parks the
-#: session. Most clients answer within a round trip; longer only ties it up.
-PATIENCE_SECONDS = 0.05
-
+#: session. Most answer within a round trip. Each wait in vain halves it, down
+#: to not waiting at all, so that a crowd that says nothing costs 40 ms once;
+#: each that was worth it doubles it. Below 1 ms, poll() cannot count.
+PATIENCE_SECONDS = 0.02
+LEAST_PATIENCE_SECONDS = 0.001
 #: How long ``stop`` waits for threads that a hook may hold.
 STOP_SECONDS = 5.0
 
 _Work = Callable[[], None]
 
 
-class HandlerPool:
+class HandlerPool(Turn):
     """The threads that serve some listeners, and resume parked sessions.
 
     Args:
@@ -45,13 +49,14 @@ class HandlerPool:
     """
 
     def __init__(self, services: Services, max_threads: int) -> None:
-        services.park = Lobby(services.loop, services.config.max_handshakes).park
+        self._lobby = Lobby(services.loop, services.config.max_handshakes)
+        services.park = self._lobby.park
         services.resume = self.resume
         services.loop.on_closed = self._descriptors_freed
         self._max_threads = max_threads
-        self._servers = {}  # type: Dict[int, Any]
-        self._ready = collections.deque()  # type: Deque[Any]
-        self._resumed = collections.deque()  # type: Deque[Session]
+        self._servers: Dict[int, Any] = {}
+        self._ready: Deque[Any] = collections.deque()
+        self._resumed: Deque[Session] = collections.deque()
         self._waker = Waker()
         self._listening = Poller()
         self._pausing = Poller()
@@ -59,7 +64,9 @@ class HandlerPool:
             poller.register(self._waker.fileno(), READ)
         self._lead = threading.Lock()
         self._mutex = threading.Lock()  # guards the three below
-        self._threads = []  # type: List[threading.Thread]
+        self._threads: List[threading.Thread] = []
+        self._this_thread = threading.local()
+        self._patience = PATIENCE_SECONDS
         self._followers = 0
         self._short_of_threads = False
         self._paused = False
@@ -77,18 +84,36 @@ class HandlerPool:
         with self._mutex:
             self._add_thread()
 
-    def resume(self, session: Session) -> None:
-        """Have a thread go on with *session*.  Any thread."""
+    def resume(self, session: Session, seconds: float) -> None:
+        """Have a thread go on with *session*, parked for *seconds*.  Any thread."""
+        if seconds < PATIENCE_SECONDS:
+            self.after_wait(in_vain=False)  # it would have been worth waiting
         self._resumed.append(session)
         self._waker.wake()
+        if self._stopping:
+            self._abort_resumed()
 
-    def patience(self) -> float:
-        """Return how many seconds a thread may wait for its client now.
+    def before_wait(self) -> float:
+        """Return how many seconds this thread may wait for its client now.
 
-        None of it when that would leave nobody to wait for new clients.
+        Passes the lead on if another thread can take it.  If none can, new
+        clients wait as long; the bound is what makes that bearable.
         """
-        spare = self._followers > 0 and len(self._threads) <= CORE_THREADS
-        return PATIENCE_SECONDS if spare else 0.0
+        self._pass_lead_on(CORE_THREADS)
+        return self._patience
+
+    def after_wait(self, in_vain: bool) -> None:
+        """Learn from a wait that is over."""
+        if in_vain:
+            halved = self._patience / 2
+            self._patience = halved if halved >= LEAST_PATIENCE_SECONDS else 0.0
+        else:
+            doubled = max(LEAST_PATIENCE_SECONDS, self._patience * 2)
+            self._patience = min(PATIENCE_SECONDS, doubled)
+
+    def before_hook(self) -> None:
+        """Let another thread wait for clients: this one may be long."""
+        self._pass_lead_on(self._max_threads)
 
     def wait(self) -> None:
         """Return when every thread has ended."""
@@ -102,24 +127,28 @@ class HandlerPool:
         until = time.monotonic() + STOP_SECONDS
         for thread in list(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
-        while self._resumed:
-            self._resumed.popleft().abort("shutdown")
+        self._abort_resumed()
+        self._lobby.close()
         if not self._threads:
             self._listening.close()
             self._pausing.close()
             self._waker.close()
 
+    def _abort_resumed(self) -> None:
+        while self._resumed:
+            try:
+                self._resumed.popleft().abort("shutdown")
+            except IndexError:
+                return  # another thread took the last one
+
     def _add_thread(self) -> None:
         self._threads.append(start_thread(self._work, "minisocks-handler"))
 
     def _work(self) -> None:
+        here = self._this_thread
+        here.leads = False
         while self._take_lead():
-            try:
-                work = self._wait_for_work()
-                if work is not None:
-                    self._have_follower()
-            finally:
-                self._lead.release()
+            work = self._wait_for_work()
             if work is None:
                 break
             try:
@@ -128,14 +157,19 @@ class HandlerPool:
                 log.exception("a handler failed")
         with self._mutex:
             self._threads.remove(threading.current_thread())
+        if here.leads:
+            self._lead.release()
 
     def _take_lead(self) -> bool:
         """Wait to become the leader; False if this thread is one too many."""
+        if self._this_thread.leads:
+            return True
         with self._mutex:
             self._followers += 1
         while True:
             spare = len(self._threads) > CORE_THREADS
             if self._lead.acquire(timeout=IDLE_SECONDS if spare else -1):
+                self._this_thread.leads = True
                 with self._mutex:
                     self._followers -= 1
                 return True
@@ -145,22 +179,33 @@ class HandlerPool:
                     self._followers -= 1
                     return False
 
-    def _have_follower(self) -> None:
-        """Make sure that somebody takes the lead when this thread lets go."""
+    def _pass_lead_on(self, most_threads: int) -> None:
+        """Give the lead to a follower; make one if there is none, up to a bound."""
+        if not self._this_thread.leads:
+            return
         with self._mutex:
-            if self._followers or len(self._threads) >= self._max_threads:
+            if not self._followers and not self._make_follower(most_threads):
                 return
-            try:
-                self._add_thread()
-            except RuntimeError as exc:
-                # Served all the same, by this thread when it has finished.
-                if not self._short_of_threads:
-                    log.warning("at capacity: no new thread: %s; going on with %d", exc, len(self._threads))
-                self._short_of_threads = True
-            else:
-                if self._short_of_threads:
-                    log.warning("threads can be had again")
-                self._short_of_threads = False
+        self._this_thread.leads = False
+        self._lead.release()
+
+    def _make_follower(self, most_threads: int) -> bool:
+        if len(self._threads) >= most_threads:
+            return False
+        try:
+            self._add_thread()
+        except RuntimeError as exc:
+            # Served all the same, by this thread when it has finished.
+            if not self._short_of_threads:
+                log.warning(
+                    "at capacity: no new thread: %s; going on with %d", exc, len(self._threads)
+                )
+            self._short_of_threads = True
+            return False
+        if self._short_of_threads:
+            log.warning("threads can be had again")
+        self._short_of_threads = False
+        return True
 
     def _wait_for_work(self) -> Optional[_Work]:
         """Return what is to be done next; None when the pool stops."""
@@ -172,7 +217,7 @@ class HandlerPool:
             self._poll()
             if self._resumed:
                 session = self._resumed.popleft()
-                return functools.partial(negotiate, session, self.patience)
+                return functools.partial(negotiate, session, self)
         return None
 
     def _poll(self) -> None:

@@ -3,11 +3,11 @@
 What an embedding program uses, and all that the command line uses.  Touches no
 signals, no log handlers and nothing else that is the process's.
 """
+
 import logging
 import threading
 from typing import Any, List, Optional, Tuple
 
-from minisocks.errors import ListenError
 from minisocks.listener import Listener, open_listeners
 from minisocks.pool import HandlerPool
 from minisocks.resolver import Resolver
@@ -46,10 +46,10 @@ class Proxy:
         self.config = (config or Config()).checked()
         self._given = [Listener(sock) for sock in listeners]
         self._resolver = resolver
-        self._listeners = []  # type: List[Listener]
-        self._pool = None  # type: Optional[HandlerPool]
+        self._listeners: List[Listener] = []
+        self._pool: Optional[HandlerPool] = None
         #: What its sessions share; there while it runs.
-        self.services = None  # type: Any
+        self.services: Any = None
 
     def start(self) -> None:
         """Listen and serve; returns when clients can connect.

@@ -1,4 +1,5 @@
 """What is remembered of one connection, and its one line in the log."""
+
 import itertools
 import logging
 import time
@@ -29,10 +30,10 @@ class Record:
         self.id = next(_ids)
         self.client = client
         self.started = time.monotonic()
-        self.request = None  # type: Optional[Request]
-        self.rep = None  # type: Optional[Rep]
+        self.request: Optional[Request] = None
+        self.rep: Optional[Rep] = None
         #: The target's sockaddr that was connected to.
-        self.via = None  # type: Any
+        self.via: Any = None
         #: Bytes relayed from client to target, and from target to client.
         self.up = self.down = 0
         #: In words, why it did not succeed.

@@ -3,6 +3,7 @@
 Lives in the loop.  Never blocks; holds at most one read's worth of bytes for a
 direction whose receiver is slow (and then reads no more from its sender).
 """
+
 import errno
 import socket
 from typing import Optional
@@ -35,7 +36,7 @@ class Flow:
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
         self.dst = dst
-        self.pending = memoryview(pending) if pending else None  # type: Optional[memoryview]
+        self.pending: Optional[memoryview] = memoryview(pending) if pending else None
         self.eof = False
         self.done = False
         self.count = 0
@@ -59,12 +60,26 @@ class Pair(Job):
     """
 
     __slots__ = (
-        "_broken", "_client_fd", "_client_mask", "_closed", "_down", "_end", "_loop", "_record",
-        "_up", "_upstream_fd", "_upstream_mask",
+        "_broken",
+        "_client_fd",
+        "_client_mask",
+        "_closed",
+        "_down",
+        "_end",
+        "_loop",
+        "_record",
+        "_up",
+        "_upstream_fd",
+        "_upstream_mask",
     )
 
     def __init__(
-        self, loop: Loop, client: socket.socket, upstream: socket.socket, record: Record, early: bytes
+        self,
+        loop: Loop,
+        client: socket.socket,
+        upstream: socket.socket,
+        record: Record,
+        early: bytes,
     ) -> None:
         self._loop = loop
         self._record = record

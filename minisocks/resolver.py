@@ -4,6 +4,7 @@
 a few daemon threads of its own; whoever waits keeps its own deadline and walks
 away.  Daemon threads and no executor: that one joins its threads at exit.
 """
+
 import collections
 import socket
 import threading
@@ -49,7 +50,7 @@ def numeric_addresses(host: bytes, port: int) -> List[Sockaddr]:
 
 def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) -> List[Sockaddr]:
     rows = getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
-    found = []  # type: List[Sockaddr]
+    found: List[Sockaddr] = []
     for family, _type, _proto, _name, sockaddr in rows:
         if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
             found.append((family, sockaddr))
@@ -64,7 +65,7 @@ class Lookup:
     def __init__(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> None:
         self.host = host
         self.port = port
-        self.callback = callback  # type: Optional[Callable[[Outcome], None]]
+        self.callback: Optional[Callable[[Outcome], None]] = callback
 
     def cancel(self) -> None:
         """Do not call back, and do not start if not begun.  Any thread."""
@@ -80,10 +81,10 @@ class Resolver:
 
     def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> None:
         self._getaddrinfo = getaddrinfo
-        self._waiting = collections.deque()  # type: Deque[Lookup]
+        self._waiting: Deque[Lookup] = collections.deque()
         self._changed = threading.Condition()
         self._threads = 0
-        self._busy = {}  # type: Dict[int, float]
+        self._busy: Dict[int, float] = {}
         self._closed = False
 
     def submit(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> Lookup:
@@ -128,7 +129,9 @@ class Resolver:
         except RuntimeError as exc:
             if not self._threads:
                 self._waiting.remove(lookup)
-                raise DialError("no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE) from exc
+                raise DialError(
+                    "no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE
+                ) from exc
         else:
             self._threads += 1
 

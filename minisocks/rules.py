@@ -15,6 +15,7 @@ What is here are the defaults, "safe, not closed":
   address may not reach private networks.  ``allow_lan`` and ``open`` say who
   comes in and change nothing about that.
 """
+
 from typing import NamedTuple, Tuple
 
 from minisocks.client import Client
@@ -44,7 +45,9 @@ class Rules:
 
     __slots__ = ("allow_lan", "has_users", "open")
 
-    def __init__(self, has_users: bool = False, allow_lan: bool = False, open: bool = False) -> None:
+    def __init__(
+        self, has_users: bool = False, allow_lan: bool = False, open: bool = False
+    ) -> None:
         self.has_users = has_users
         self.allow_lan = allow_lan
         self.open = open
@@ -78,7 +81,9 @@ class Rules:
         if dst.atyp == Atyp.DOMAINNAME and not is_local(client):
             name = dst.host.lower().rstrip(b".")
             if name == b"localhost" or name.endswith(b".localhost"):
-                return Decision(False, "%s is this host, which %s may not reach" % (dst, client.host))
+                return Decision(
+                    False, "%s is this host, which %s may not reach" % (dst, client.host)
+                )
         return _YES
 
     def allows_address(self, client: Client, ip: bytes, port: int) -> Decision:
@@ -90,7 +95,8 @@ class Rules:
             for networks in barred:
                 if form in networks:
                     return Decision(
-                        False, "%s addresses are not for clients from %s" % (networks.name, client.host)
+                        False,
+                        "%s addresses are not for clients from %s" % (networks.name, client.host),
                     )
         return _YES
 

@@ -1,4 +1,5 @@
 """SocksServer and SocksHandler: the pool's clients, in socketserver's terms."""
+
 import logging
 import socket
 import socketserver
@@ -26,7 +27,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         """Run the handshake; afterwards the relay, or nobody, owns the socket."""
         session = Session(self.server.services, self.request, self.client_address)
-        negotiate(session, self.server.pool.patience)
+        negotiate(session, self.server.pool)
 
 
 class SocksServer(socketserver.ThreadingTCPServer):
@@ -88,7 +89,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         """
         try:
             self.finish_request(request, client_address)
-        except Exception:  # our bug: the handler itself could not be made
+        except Exception:  # noqa: BLE001  # our bug: the handler itself could not be made
             self.handle_error(request, client_address)
             self.shutdown_request(request)
 
@@ -99,4 +100,3 @@ class SocksServer(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Close the listener.  Not ``shutdown``: others may share it."""
         close_quietly(self.socket)
-

@@ -3,15 +3,16 @@
 A session owns the client's socket from accept until it is handed over: to a
 pair, to ``Lingering``, or closed.  Exactly one thread works on it at a time.
 """
+
 import logging
 import socket
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from minisocks.auth import Users
 from minisocks.client import Client
 from minisocks.compat import close_quietly, unblock
 from minisocks.deadline import Deadline
-from minisocks.errors import HandshakeError, NotSocks
+from minisocks.errors import NotSocks
 from minisocks.handshake import Handshake
 from minisocks.loop import Loop
 from minisocks.record import Record
@@ -36,9 +37,9 @@ class Services:
         self.loop = Loop()
         self.resolver = resolver or Resolver()
         #: Puts a session aside until its client says more; see ``lobby``.
-        self.park = None  # type: Any
+        self.park: Any = None
         #: Gives a session back to a handler thread; see ``pool``.
-        self.resume = None  # type: Any
+        self.resume: Any = None
 
 
 class Session:
@@ -89,8 +90,9 @@ class Session:
         if not self.talk.started:
             # A health check or a scanner: the log is not for them.
             log.debug("id=%d client=%s said nothing: %s", record.id, self.client, error)
-        else:
-            record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
+            close_quietly(self.sock)
+            return
+        record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
         try:
             unblock(self.sock)
             if reply:
@@ -112,7 +114,8 @@ class Session:
     def abort(self, why: str) -> None:
         """Close without a word; the proxy ends."""
         close_quietly(self.sock)
-        self.record.finish(why)
+        if self.talk.started:
+            self.record.finish(why)
 
     def send(self, data: bytes) -> None:
         """Send one of the handshake's few short messages.

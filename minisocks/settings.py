@@ -4,6 +4,7 @@
 says how each is spelled and explained; the command line and the README's table
 are made from it.  A test proves that both name the same settings.
 """
+
 from typing import Any, NamedTuple, Tuple
 
 from minisocks.errors import ConfigError
@@ -31,7 +32,9 @@ class ListenAddress(NamedTuple):
         """
         if text.startswith("unix:"):
             if not text[5:]:
-                raise ConfigError("--listen", "unix: needs a path behind it: unix:/run/minisocks.sock")
+                raise ConfigError(
+                    "--listen", "unix: needs a path behind it: unix:/run/minisocks.sock"
+                )
             return cls("", 0, text[5:])
         host, colon, port = text.rpartition(":")
         if not colon:
@@ -41,7 +44,9 @@ class ListenAddress(NamedTuple):
             if ":" not in host or packed_ip(host) is None:
                 raise ConfigError("--listen", "%r has no IPv6 address in its brackets" % text)
         elif ":" in host:
-            raise ConfigError("--listen", "an IPv6 address needs brackets: [%s]:PORT, not %r" % (host, text))
+            raise ConfigError(
+                "--listen", "an IPv6 address needs brackets: [%s]:PORT, not %r" % (host, text)
+            )
         if not _is_port(port):
             raise ConfigError(
                 "--listen",
@@ -135,7 +140,9 @@ def _check_user(text: str) -> None:
         raise ConfigError("--user", "write it as NAME:PASSWORD, neither of them empty")
     for part in (name, password):
         if len(_encode(part)) > MAX_FIELD_BYTES:
-            raise ConfigError("--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES)
+            raise ConfigError(
+                "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
+            )
 
 
 class Setting(NamedTuple):

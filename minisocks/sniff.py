@@ -3,6 +3,7 @@
 Most calls for help about proxies are a wrong setting in a browser.  Naming the
 mistake, to the browser where it can show it and in the log where not, ends them.
 """
+
 from typing import Generator
 
 from minisocks.errors import NotSocks
@@ -51,7 +52,9 @@ def sniff(first: int, stream: Stream) -> Generator[None, None, NotSocks]:
     if word == b"PROXY" and byte == 0x20:
         return NotSocks("a PROXY protocol header: the balancer in front must not send one")
     if word and byte == 0x20:
-        return NotSocks("HTTP instead of SOCKS: the client takes this for an HTTP proxy", HTTP_ANSWER)
+        return NotSocks(
+            "HTTP instead of SOCKS: the client takes this for an HTTP proxy", HTTP_ANSWER
+        )
     if word == b"SSH":
         return NotSocks("SSH instead of SOCKS: is this the port that was meant?")
     return NotSocks("not SOCKS: the first byte is 0x%02x" % first)

@@ -8,6 +8,7 @@
 DOMAIN is there when DSTIP is 0.0.0.x with x not 0 (SOCKS4a).  0.0.0.0 is a
 plain SOCKS4 address: a server that waits for a name behind it waits for ever.
 """
+
 import socket
 import struct
 from typing import Generator, NamedTuple

@@ -7,6 +7,7 @@
     request   VER 05 | CMD | RSV 00 | ATYP | DST.ADDR | DST.PORT 2
     reply     VER 05 | REP | RSV 00 | ATYP | BND.ADDR | BND.PORT 2
 """
+
 import socket
 import struct
 from typing import Generator, NamedTuple

@@ -5,6 +5,7 @@ bytes; while they are not there it yields, and is stepped again after the next
 ``feed``.  So it is straight-line code without states, nothing is parsed twice,
 and bytes behind the message stay in the stream.  No socket, no clock.
 """
+
 from typing import Generator
 
 from minisocks.errors import ProtocolError

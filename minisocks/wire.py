@@ -4,6 +4,7 @@ RFC 1928 (SOCKS5), RFC 1929 (username/password) and the SOCKS4 and SOCKS4a
 memos.  This module knows no rule and reads no byte; everything else takes its
 numbers from here.
 """
+
 import enum
 import socket
 from typing import NamedTuple, Optional

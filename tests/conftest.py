@@ -1,4 +1,5 @@
 """Fixtures, made from what ``support`` has."""
+
 import logging
 
 import pytest
@@ -32,7 +33,9 @@ class AccessLog(logging.Handler):
 
     def wait_for(self, part):
         """Return the first line that contains *part*, waiting for it."""
-        support.wait_until(lambda: any(part in line for line in self.lines), "a line with %r" % part)
+        support.wait_until(
+            lambda: any(part in line for line in self.lines), "a line with %r" % part
+        )
         return next(line for line in self.lines if part in line)
 
 

@@ -3,6 +3,7 @@
 Everything is on loopback and on port 0.  Nothing sleeps for a fixed time: waits
 end with what they wait for, and ``TIMEOUT`` only ends a test that has failed.
 """
+
 import contextlib
 import os
 import socket
@@ -236,7 +237,7 @@ class FakeTarget:
             self.script(talk)
         except (ConnectionError, BrokenPipeError):
             pass  # the other side reset, which is its right
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # raised again at the end
             self.error = self.error or exc
         finally:
             talk.close()

@@ -1,4 +1,5 @@
 """The README says what is true.  ``python tests/test_readme.py`` rewrites its table."""
+
 import os
 import re
 import textwrap

@@ -1,0 +1,274 @@
+"""The handshake: any bytes, cut anywhere, give a documented event or error."""
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import support
+from conversation import (
+    ANN,
+    BOTH,
+    OPEN,
+    OTHER_ENDS,
+    PASSWORD,
+    Outcome,
+    converse,
+    cut,
+    every_cut,
+    refused,
+)
+from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
+from minisocks.handshake import Credentials, Handshake, Request
+from minisocks.wire import Address, Atyp, Method, Rep, Ver
+
+TAILS = [b"", b"\x00", b"\x05\x01\x00", b"GET / HTTP/1.1\r\n\r\n"]
+NAMED = Address(b"a.example", 443, Atyp.DOMAINNAME)
+ADDRESS = Address(b"127.0.0.1", 80, Atyp.IPV4)
+RIGHT = support.password_message(*ANN)
+WRONG = support.password_message(b"ann", b"wrong")
+REQUEST = support.socks5(b"a.example", 443)
+
+# What the client says, what it may use, what it hears before the reply, what it asked for.
+CONVERSATIONS = [
+    (support.socks4("127.0.0.1", 80, b"ann"), OPEN, b"", Request(4, 1, ADDRESS, b"ann", None)),
+    (support.socks4("127.0.0.1", 80, b"ann"), BOTH, b"", Request(4, 1, ADDRESS, b"ann", None)),
+    (support.socks4a(b"a.example", 443, cmd=2), OPEN, b"", Request(4, 2, NAMED, b"", None)),
+    (b"\x05\x01\x00" + REQUEST, OPEN, b"\x05\x00", Request(5, 1, NAMED, b"", None)),
+    (b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 2), OPEN, b"\x05\x00", Request(5, 2, ADDRESS, b"", None)),
+    (b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 3), OPEN, b"\x05\x00", Request(5, 3, ADDRESS, b"", None)),
+    (b"\x05\x01\x02" + RIGHT + REQUEST, PASSWORD, b"\x05\x02\x01\x00", Request(5, 1, NAMED, b"", b"ann")),
+    (b"\x05\x03\x00\x01\x02" + RIGHT + REQUEST, BOTH, b"\x05\x02\x01\x00", Request(5, 1, NAMED, b"", b"ann")),
+]
+
+
+@pytest.mark.parametrize("eof", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("said, methods, heard, request_", CONVERSATIONS)
+def test_conversation_means_the_same_however_it_is_cut(said, methods, heard, request_, tail, at_once, eof):
+    """Pipelined or byte by byte, the request is the same and what is behind it is kept."""
+    for pieces in every_cut(said + tail):
+        outcome = converse(pieces, methods, eof, at_once)
+
+        assert Outcome(request_, "", heard, tail) == outcome
+        assert type(outcome.request.dst) is Address
+
+
+# What the client offers, what it may use, which METHOD is chosen.
+NEGOTIATIONS = [
+    (b"\x00", OPEN, 0x00),
+    (b"\x00\x02", OPEN, 0x00),
+    (b"\x02\x00", OPEN, 0x00),
+    (b"\x02", OPEN, 0xFF),
+    (b"", OPEN, 0xFF),
+    (b"\x00", PASSWORD, 0xFF),
+    (b"\x02", PASSWORD, 0x02),
+    (b"\x00\x02", PASSWORD, 0x02),
+    (b"", PASSWORD, 0xFF),
+    (b"\x00", BOTH, 0x00),
+    (b"\x02", BOTH, 0x02),
+    # The server's preference, not the client's order.
+    (b"\x00\x02", BOTH, 0x02),
+    (b"\x02\x00", BOTH, 0x02),
+    (b"", BOTH, 0xFF),
+    # GSSAPI, CHAP and private methods beside, as curl and PuTTY offer them.
+    (b"\x00\x01", OPEN, 0x00),
+    (b"\x03\x00", OPEN, 0x00),
+    (b"\x01\x03\x02\x80\xfe", PASSWORD, 0x02),
+    (b"\x01", OPEN, 0xFF),
+    (b"\x01\x03", BOTH, 0xFF),
+    # FF is an answer and no method.
+    (b"\xff", OPEN, 0xFF),
+    (b"\xff", BOTH, 0xFF),
+    (b"\x00" * 255, OPEN, 0x00),
+    (bytes(range(1, 256)), OPEN, 0xFF),
+]
+
+
+@pytest.mark.parametrize("offered, methods, chosen", NEGOTIATIONS)
+def test_method_is_chosen_from_what_both_have(offered, methods, chosen):
+    """The server takes the METHOD it likes best of those offered, or says FF."""
+    for pieces in every_cut(bytes((5, len(offered))) + offered):
+        outcome = converse(pieces, methods)
+
+        assert bytes((5, chosen)) == outcome.sent
+        assert (chosen == 0xFF) == outcome.error.startswith("AuthFailed: no common method: ")
+
+
+def test_failed_negotiation_says_what_was_offered_and_wanted():
+    """The message lets an operator see at once who has to change."""
+    assert "AuthFailed: no common method: the client offers 00 01, wanted is 02" == converse(
+        [b"\x05\x02\x00\x01"], PASSWORD
+    ).error
+    assert "AuthFailed: no common method: the client offers none, wanted is 02 00" == converse(
+        [b"\x05\x00"], BOTH
+    ).error
+
+
+# What is wrong with it, what the client says, what it may use, what it hears, why.
+REFUSALS = [
+    ("password", b"\x05\x01\x02" + WRONG, PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
+    ("empty password", b"\x05\x01\x02\x01\x03ann\x00", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
+    ("empty user", b"\x05\x01\x02\x01\x00\x06secret", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
+    ("both empty", b"\x05\x01\x02\x01\x00\x00", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
+    ("request behind it", b"\x05\x01\x02" + WRONG + REQUEST, PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
+    ("VER of auth", b"\x05\x01\x02\x05\x03ann\x06secret", PASSWORD, b"\x05\x02\x01\x01", "ProtocolError: VER 0x05"),
+    ("no password", b"\x05\x01\x02" + REQUEST, PASSWORD, b"\x05\x02\x01\x01", "ProtocolError: VER 0x05"),
+    ("VER 4", b"\x05\x01\x00\x04" + REQUEST[1:], OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: VER 0x04"),
+    ("VER 1", b"\x05\x01\x00" + RIGHT, OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: VER 0x01"),
+    ("CMD 0", b"\x05\x01\x00" + support.socks5("127.0.0.1", 1, 0), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0x00"),
+    ("CMD 4", b"\x05\x01\x00" + support.socks5(b"a", 1, 4), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0x04"),
+    ("CMD ff", b"\x05\x01\x00" + support.socks5("::1", 1, 255), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0xff"),
+    ("ATYP 0", b"\x05\x01\x00\x05\x01\x00\x00", OPEN, b"\x05\x00" + support.failure5(8), "UnsupportedAddressType: ATYP 0x00"),
+    ("ATYP 2", b"\x05\x01\x00\x05\x01\x00\x02\x7f\0\0\1\0\1", OPEN, b"\x05\x00" + support.failure5(8), "UnsupportedAddressType: ATYP 0x02"),
+    ("empty name", b"\x05\x01\x00" + support.socks5(b"", 80), OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: the name"),
+    ("NUL in name", b"\x05\x01\x00" + support.socks5(b"a\0b", 80), OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: the name"),
+    ("late, after password", b"\x05\x01\x02" + RIGHT + b"\x05\x01\x00\x09", PASSWORD, b"\x05\x02\x01\x00" + support.failure5(8), "UnsupportedAddressType"),
+]
+
+
+@pytest.mark.parametrize("what, said, methods, heard, error", REFUSALS, ids=[r[0] for r in REFUSALS])
+def test_what_is_wrong_is_answered_in_kind(what, said, methods, heard, error):
+    """Each mistake gets the reply that its stage of the protocol has for it."""
+    for pieces, at_once in itertools.product(every_cut(said), (False, True)):
+        outcome = converse(pieces, methods, at_once=at_once)
+
+        assert heard == outcome.sent
+        assert outcome.error.startswith(error)
+
+
+# What the client has said when the end comes, what it may use, what it has heard then.
+STAGES = [
+    ("nothing", b"", OPEN, b"", b""),
+    ("a letter", b"G", OPEN, b"", b""),
+    ("VER", b"\x05", OPEN, b"", b"\x05\xff"),
+    ("half a greeting", b"\x05\x02\x00", OPEN, b"", b"\x05\xff"),
+    ("greeting", b"\x05\x01\x00", OPEN, b"\x05\x00", "REP"),
+    ("half a request", b"\x05\x01\x00\x05\x01", OPEN, b"\x05\x00", "REP"),
+    ("request", b"\x05\x01\x00" + REQUEST, OPEN, b"\x05\x00", "REP"),
+    ("greeting, password due", b"\x05\x01\x02", PASSWORD, b"\x05\x02", b"\x01\x01"),
+    ("half a password", b"\x05\x01\x02\x01\x03a", PASSWORD, b"\x05\x02", b"\x01\x01"),
+    ("password", b"\x05\x01\x02" + RIGHT, PASSWORD, b"\x05\x02\x01\x00", "REP"),
+    ("VER 4", b"\x04", OPEN, b"", support.REJECTED4),
+    ("half of SOCKS4", b"\x04\x01\x00\x50", OPEN, b"", support.REJECTED4),
+    ("SOCKS4a without a name", b"\x04\x01\x00\x50\0\0\0\1\0", OPEN, b"", support.REJECTED4),
+    ("SOCKS4", support.socks4("127.0.0.1", 80), OPEN, b"", support.REJECTED4),
+]
+
+
+@pytest.mark.parametrize("error", OTHER_ENDS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("stage, said, methods, heard, reply", STAGES, ids=[s[0] for s in STAGES])
+def test_refusal_speaks_the_language_of_its_stage(stage, said, methods, heard, reply, error):
+    """Whatever ends a handshake, wherever, the client gets the bytes it waits for."""
+    if reply == "REP":
+        reply = support.failure5(getattr(error, "rep", Rep.GENERAL_FAILURE))
+
+    assert heard + reply == refused(said, error, methods)
+
+
+@pytest.mark.parametrize("stage, said, methods, heard, reply", STAGES, ids=[s[0] for s in STAGES])
+def test_refusal_is_said_once(stage, said, methods, heard, reply):
+    """A second refusal adds nothing: half a reply behind a reply is neither."""
+    talk = Handshake(methods)
+    if said:
+        talk.receive_data(said)
+    talk.next_event()
+
+    talk.refusal(HandshakeTimeout("too slow"))
+
+    assert b"" == talk.refusal(HandshakeTimeout("too slow"))
+
+
+@pytest.mark.parametrize(
+    "said, bnd_ip, port, reply",
+    [
+        (support.socks4("127.0.0.1", 80), b"\x7f\0\0\1", 8080, b"\x00\x5a\x1f\x90\x7f\0\0\1"),
+        (support.socks4a(b"a", 80), bytes(15) + b"\1", 8080, b"\x00\x5a\x1f\x90\0\0\0\0"),
+        (b"\x05\x01\x00" + REQUEST, b"\x7f\0\0\1", 8080, b"\x05\0\0\1\x7f\0\0\1\x1f\x90"),
+        (b"\x05\x01\x00" + REQUEST, bytes(15) + b"\1", 8080, b"\x05\0\0\4" + bytes(15) + b"\1\x1f\x90"),
+    ],
+)
+def test_success_names_our_end_of_the_connection(said, bnd_ip, port, reply):
+    """The reply to a granted request holds BND.ADDR and BND.PORT, and nothing comes after it."""
+    talk = Handshake(OPEN)
+    talk.receive_data(said)
+
+    assert isinstance(talk.next_event(), Request)
+    assert reply == talk.success(bnd_ip, port)
+    assert b"" == talk.refusal(HandshakeTimeout("too slow"))
+
+
+def test_credentials_nobody_checked_are_wrong():
+    """A caller that forgets to check lets nobody in."""
+    talk = Handshake(PASSWORD)
+    talk.receive_data(b"\x05\x01\x02" + RIGHT)
+
+    assert Credentials(b"ann", b"secret") == talk.next_event()
+    with pytest.raises(AuthFailed):
+        talk.next_event()
+
+
+def test_answers_are_given_once():
+    """What was taken to be sent is not offered again."""
+    talk = Handshake(OPEN)
+    talk.receive_data(b"\x05\x01\x00")
+    talk.next_event()
+
+    assert b"\x05\x00" == talk.data_to_send()
+    assert b"" == talk.data_to_send()
+
+
+@pytest.mark.parametrize("said, ver", [(b"\x04", Ver.SOCKS4), (b"\x05", Ver.SOCKS5), (b"\x16", None), (b"", None)])
+def test_version_is_known_once_it_was_said(said, ver):
+    """``ver`` tells which protocol the client began, ``started`` whether it said anything."""
+    talk = Handshake(OPEN)
+    if said:
+        talk.receive_data(said)
+    try:
+        talk.next_event()
+    except HandshakeError:
+        pass
+
+    assert (ver, bool(said)) == (talk.ver, talk.started)
+
+
+def test_no_event_comes_after_the_request():
+    """The request is the last event, also for a caller that asks once more."""
+    talk = Handshake(OPEN)
+    talk.receive_data(support.socks4("127.0.0.1", 80))
+
+    assert isinstance(talk.next_event(), Request)
+    assert talk.next_event() is None
+
+
+PIECES = st.lists(
+    st.one_of(
+        st.binary(max_size=12),
+        st.integers(0, 300).map(lambda size: b"x" * size),
+        st.sampled_from([said for said, _, _, _ in CONVERSATIONS]),
+        st.sampled_from([r[1] for r in REFUSALS]),
+        st.sampled_from([b"\x05\x01\x00", b"\x05\x01\x02", RIGHT, WRONG, REQUEST, b"\0", b"GET ", b"\x16\x03"]),
+    ),
+    max_size=6,
+).map(b"".join)
+CUTS = st.lists(st.integers(0, 400), max_size=12)
+METHODS = st.sampled_from([OPEN, PASSWORD, BOTH, (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)])
+
+
+@settings(deadline=None, max_examples=400)
+@given(said=PIECES, places=CUTS, methods=METHODS, eof=st.booleans(), at_once=st.booleans())
+def test_any_bytes_give_a_documented_outcome(said, places, methods, eof, at_once):
+    """Whatever comes, however cut, ends as documented, and as it does in one piece."""
+    outcome = converse(cut(said, places), methods, eof, at_once)
+
+    assert converse([said] if said else [], methods, eof) == outcome
+
+
+@settings(deadline=None, max_examples=400)
+@given(said=PIECES, methods=METHODS, error=st.sampled_from(OTHER_ENDS))
+def test_any_bytes_can_be_refused(said, methods, error):
+    """After whatever bytes, a refusal is well-formed, and there for all who speak SOCKS."""
+    heard = refused(said, error, methods)
+
+    assert bool(heard) == (said[:1] in (b"\x04", b"\x05")) or heard.startswith(b"HTTP/1.1 400 ")
