@@ -1,0 +1,130 @@
+"""What other systems have instead of Linux's calls serves just as well."""
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from support import GREETING, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
+
+from minisocks import compat
+
+
+@pytest.fixture(params=["epoll", "poll", "select"])
+def poller(request, monkeypatch):
+    """Make the proxy use one of the three pollers."""
+    poller = {
+        "epoll": getattr(compat.select, "epoll", None),
+        "poll": compat._Poll,
+        "select": compat._SelectPoll,
+    }[request.param]
+    if poller is None:
+        pytest.skip("this system has no epoll")
+    monkeypatch.setattr("minisocks.loop.Poller", poller)
+    monkeypatch.setattr("minisocks.pool.Poller", poller)
+    return poller
+
+
+def test_exchange_with_every_poller(poller):
+    """A connection is relayed both ways and half-closed, whatever polls."""
+    with FakeTarget() as target, run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        talk.send(b"x" * 200000)
+        assert b"x" * 200000 == talk.receive(200000)
+        talk.finish().expect_eof()
+
+
+def test_slow_client_and_refusal_with_every_poller(poller):
+    """A client that is parked and then refused hears so, whatever polls."""
+    port = closed_port()
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send_bytewise(GREETING).expect(b"\x05\x00")
+        talk.send_bytewise(socks5("127.0.0.1", port)).expect(failure5(5)).expect_eof()
+
+
+def test_connect_result_where_connect_cannot_be_asked_again(monkeypatch):
+    """Elsewhere than on Linux the outcome of a connect comes from SO_ERROR."""
+    monkeypatch.setattr(compat, "_IS_LINUX", False)
+    with FakeTarget() as target, Talk.to(target.port) as talk:
+        assert 0 == compat.connect_result(talk.sock, ("127.0.0.1", target.port))
+    with socket.socket() as sock:
+        assert errno.EINPROGRESS == compat.connect_result(sock, ("127.0.0.1", 1))
+
+
+def test_exchange_where_options_are_not_inherited(monkeypatch):
+    """Elsewhere than on Linux accepted sockets are tuned one by one."""
+    monkeypatch.setattr("minisocks.server.ACCEPTED_INHERIT", False)
+    with FakeTarget() as target, run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+def test_imports_without_what_only_unix_has():
+    """Importing needs no fcntl, termios, resource, epoll or poll."""
+    code = """
+import select, signal, socket, sys
+for name in ("fcntl", "termios", "resource", "grp", "pwd"):
+    sys.modules[name] = None
+for module, names in ((select, ("epoll", "poll")), (signal, ("pthread_sigmask",)),
+                      (socket, ("TCP_KEEPIDLE",))):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+import minisocks.cli
+from minisocks import Config, Proxy
+with Proxy(Config(listen=("127.0.0.1:0",))) as proxy:
+    print(proxy.addresses)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (b"", 0) == (done.stderr, done.returncode)
+    assert done.stdout.startswith(b"['127.0.0.1:")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
+def test_threads_take_no_signals():
+    """A thread of ours has every signal blocked; the one that started it has not."""
+    masks = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    compat.start_thread(
+        lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "test"
+    ).join()
+
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= set(masks[0])
+    assert before == signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_waker_never_blocks_and_survives_its_end():
+    """A waker takes any number of notes, and notes after it was closed."""
+    waker = compat.Waker()
+    for _ in range(10000):
+        waker.wake(b"x" * 64)
+    assert b"x" in waker.drain()
+    while waker.drain():
+        pass
+    waker.close()
+    waker.wake()
+
+
+def test_unsent_bytes_counts_what_the_peer_has_not_taken():
+    """Bytes in flight are counted until the peer has them."""
+    if not os.path.exists("/proc/self"):
+        pytest.skip("Linux only")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        with socket.create_connection(listener.getsockname()) as one:
+            other, _ = listener.accept()
+            with other:
+                one.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        one.send(b"x" * 65536)
+                assert compat.unsent_bytes(one) > 0
+                assert 0 == compat.unsent_bytes(other)
