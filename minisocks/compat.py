@@ -205,14 +205,24 @@ def connect_result(sock: socket.socket, sockaddr: Any) -> int:
 
 def unsent_bytes(sock: socket.socket) -> int:
     """Return how many bytes the peer has not acknowledged yet; 0 where unknown."""
-    try:
-        import fcntl
-        import termios
+    return 0
 
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    except (ImportError, OSError):
-        return 0
-    return int.from_bytes(answer, sys.byteorder)
+
+try:
+    import fcntl
+    import termios
+except ImportError:
+    pass  # not Unix
+else:
+
+    def _unsent_bytes(sock: socket.socket) -> int:
+        try:
+            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
+
+    unsent_bytes = _unsent_bytes
 
 
 def hang_up(sock: socket.socket) -> None:

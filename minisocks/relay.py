@@ -31,7 +31,7 @@ class Flow:
     lives on.
     """
 
-    __slots__ = ("count", "done", "dst", "eof", "pending", "src")
+    __slots__ = ("broken", "count", "done", "dst", "eof", "pending", "src")
 
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
@@ -39,6 +39,8 @@ class Flow:
         self.pending: Optional[memoryview] = memoryview(pending) if pending else None
         self.eof = False
         self.done = False
+        #: ``dst`` is dead: what was meant for it is lost.
+        self.broken = False
         self.count = 0
 
     def wants_read(self) -> bool:
@@ -171,7 +173,7 @@ class Pair(Job):
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
-        self._broken = True
+        self._broken = flow.broken = True
         flow.pending = None
         flow.eof = flow.done = True
 
@@ -242,7 +244,9 @@ class Pair(Job):
         self._wait_for_delivery(0.01)
 
     def _wait_for_delivery(self, seconds: float) -> None:
-        unsent = max(unsent_bytes(self._up.src), unsent_bytes(self._up.dst))
+        # Only of who can still take it: a dead end would never be done.
+        flows = [flow for flow in (self._up, self._down) if not flow.broken]
+        unsent = any(unsent_bytes(flow.dst) for flow in flows)
         if not unsent or seconds > RESET_DELIVERY_SECONDS / 2:
             self._close()
         else:
