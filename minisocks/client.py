@@ -1,8 +1,9 @@
 """Who connected to us: one object, made once at accept."""
 
+import socket
 from typing import Any, Optional
 
-from minisocks.wire import packed_ip
+from minisocks.wire import MAPPED_PREFIX, packed_ip
 
 __all__ = ["Client"]
 
@@ -28,14 +29,15 @@ class Client:
         if not isinstance(peer, tuple):
             self.host, self.ip, self.port = "unix", b"", 0
             return
-        host, self.port = peer[0], peer[1]
-        if host.startswith("::ffff:") and "." in host:
-            host = host[7:]
-        self.host = host
-        self.ip = packed_ip(host) or b""
-        if not self.ip:
+        self.host, self.port = peer[0], peer[1]
+        ip = packed_ip(self.host)
+        if ip is None:
             # Must not pass for a unix socket: that would open every door.
             raise ValueError("no address in %r" % (peer,))
+        if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
+            ip = ip[12:]
+            self.host = socket.inet_ntoa(ip)
+        self.ip = ip
 
     def __str__(self) -> str:
         """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""

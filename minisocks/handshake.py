@@ -130,6 +130,8 @@ class Handshake:
             event = next(self._steps)
             if event is None and self.eof:
                 raise ProtocolError("the client closed before it had said all")
+        except StopIteration:
+            return None  # the request was the last one
         except HandshakeError as exc:
             self._failed = exc
             raise

@@ -8,7 +8,7 @@ a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
 import socket
 from typing import Iterable, List, Tuple
 
-from minisocks.wire import packed_ip
+from minisocks.wire import MAPPED_PREFIX, packed_ip
 
 __all__ = ["LINK_LOCAL", "LOOPBACK", "METADATA", "PRIVATE", "UNSPECIFIED", "Networks", "disguises"]
 
@@ -59,7 +59,6 @@ PRIVATE = Networks(
 )
 
 _ZERO12 = b"\0" * 12
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:a.b.c.d, RFC 4291 2.5.5.2
 _TRANSLATED = b"\0" * 8 + b"\xff\xff\0\0"  # ::ffff:0:a.b.c.d, RFC 2765
 _NAT64 = socket.inet_pton(socket.AF_INET6, "64:ff9b::")[:12]  # RFC 6052
 _NAT64_LOCAL = _NAT64[:4] + b"\0\1"  # 64:ff9b:1::/48, RFC 8215
@@ -78,11 +77,11 @@ def disguises(ip: bytes) -> Iterable[bytes]:
     if len(ip) != 16:
         return
     last = ip[12:]
-    if ip[:12] in (_MAPPED, _TRANSLATED, _NAT64) or ip[8:12] in _ISATAP:
+    if ip[:12] in (MAPPED_PREFIX, _TRANSLATED, _NAT64) or ip[8:12] in _ISATAP:
         yield last
-    elif ip[:12] == _ZERO12 and last not in (b"\0\0\0\0", b"\0\0\0\1"):
+    if ip[:12] == _ZERO12 and last not in (b"\0\0\0\0", b"\0\0\0\1"):
         yield last  # ::a.b.c.d, deprecated; :: and ::1 are themselves
-    elif ip.startswith(_NAT64_LOCAL):
+    if ip.startswith(_NAT64_LOCAL):
         for part in _rfc6052_positions(ip):
             yield part
     elif ip.startswith(_6TO4):
@@ -94,4 +93,6 @@ def disguises(ip: bytes) -> Iterable[bytes]:
 
 def _rfc6052_positions(ip: bytes) -> List[bytes]:
     """Where RFC 6052 section 2.2 puts the IPv4 address for /48, /56, /64, /96."""
-    return [ip[6:8] + ip[9:11], ip[7:8] + ip[9:12], ip[9:13], ip[12:]]
+    parts = [ip[6:8] + ip[9:11], ip[7:8] + ip[9:12], ip[9:13], ip[12:]]
+    # The wrong ones of the four are mostly zeros, which would read as 0.0.0.0.
+    return [part for part in parts if part[0]] or parts

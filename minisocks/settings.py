@@ -43,11 +43,11 @@ class ListenAddress(NamedTuple):
             host = host[1:-1]
             if ":" not in host or packed_ip(host) is None:
                 raise ConfigError("--listen", "%r has no IPv6 address in its brackets" % text)
-        elif ":" in host:
+        elif ":" in host and not host.startswith("["):
             raise ConfigError(
                 "--listen", "an IPv6 address needs brackets: [%s]:PORT, not %r" % (host, text)
             )
-        if not _is_port(port):
+        if not _is_port(port) or "[" in host:
             raise ConfigError(
                 "--listen",
                 "%r is no address to listen on; write PORT, HOST:PORT, [V6]:PORT, "
@@ -93,6 +93,9 @@ class Config(NamedTuple):
         Raises:
             ConfigError: one cannot; the first that was found.
         """
+        for name in ("listen", "user"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(option_name(name), "takes several values: a tuple, not a string")
         if not self.listen:
             raise ConfigError("--listen", "needs at least one address")
         for text in self.listen:
@@ -113,7 +116,7 @@ class Config(NamedTuple):
         return tuple((_encode(name), _encode(password)) for name, _, password in pairs)
 
     def __repr__(self) -> str:
-        shown = self._replace(user=tuple(t.partition(":")[0] + ":..." for t in self.user))
+        shown = self._replace(user=tuple(_without_password(text) for text in self.user))
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
 
 
@@ -134,12 +137,21 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def _without_password(text: str) -> str:
+    name, colon, _ = text.partition(":")
+    return (name if colon else "") + ":..."  # without a colon, it may be the password
+
+
 def _check_user(text: str) -> None:
     name, _, password = text.partition(":")
     if not name or not password:
         raise ConfigError("--user", "write it as NAME:PASSWORD, neither of them empty")
     for part in (name, password):
-        if len(_encode(part)) > MAX_FIELD_BYTES:
+        try:
+            length = len(_encode(part))
+        except UnicodeEncodeError as exc:
+            raise ConfigError("--user", "a name or password is no text: %s" % exc.reason) from None
+        if length > MAX_FIELD_BYTES:
             raise ConfigError(
                 "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
             )

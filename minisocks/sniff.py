@@ -14,6 +14,8 @@ __all__ = ["sniff"]
 #: Longest method of HTTP that is in use ("PROPPATCH", "BASELINE-CONTROL" is not).
 _LONGEST_WORD = 10
 
+_BALANCER = "a PROXY protocol header: the balancer in front must not send one"
+
 _PAGE = b"""\
 This is a SOCKS proxy, and it was spoken to in HTTP.
 
@@ -44,13 +46,15 @@ def sniff(first: int, stream: Stream) -> Generator[None, None, NotSocks]:
     """
     if first == 0x16:
         return NotSocks("TLS instead of SOCKS: the client takes this for an HTTPS proxy or server")
+    if first == 0x0D:
+        return NotSocks(_BALANCER)
     word = bytearray()
     byte = first
     while 0x41 <= byte <= 0x5A and len(word) < _LONGEST_WORD:
         word.append(byte)
         (byte,) = yield from stream.read_exact(1)
     if word == b"PROXY" and byte == 0x20:
-        return NotSocks("a PROXY protocol header: the balancer in front must not send one")
+        return NotSocks(_BALANCER)
     if word and byte == 0x20:
         return NotSocks(
             "HTTP instead of SOCKS: the client takes this for an HTTP proxy", HTTP_ANSWER

@@ -11,6 +11,9 @@ from typing import NamedTuple, Optional
 
 __all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip"]
 
+#: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
+MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
+
 #: Longest USERID, DOMAIN (SOCKS4a), UNAME, PASSWD and DST.ADDR name, in bytes.
 #: SOCKS5 cannot say more in its one length byte; the SOCKS4 memos set no limit.
 MAX_FIELD_BYTES = 255

@@ -1,11 +1,8 @@
 """The handshake: any bytes, cut anywhere, give a documented event or error."""
+
 import itertools
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import support
 from conversation import (
     ANN,
     BOTH,
@@ -18,9 +15,14 @@ from conversation import (
     every_cut,
     refused,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import support
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
 from minisocks.handshake import Credentials, Handshake, Request
 from minisocks.wire import Address, Atyp, Method, Rep, Ver
+from support import failure5, socks5
 
 TAILS = [b"", b"\x00", b"\x05\x01\x00", b"GET / HTTP/1.1\r\n\r\n"]
 NAMED = Address(b"a.example", 443, Atyp.DOMAINNAME)
@@ -35,10 +37,30 @@ CONVERSATIONS = [
     (support.socks4("127.0.0.1", 80, b"ann"), BOTH, b"", Request(4, 1, ADDRESS, b"ann", None)),
     (support.socks4a(b"a.example", 443, cmd=2), OPEN, b"", Request(4, 2, NAMED, b"", None)),
     (b"\x05\x01\x00" + REQUEST, OPEN, b"\x05\x00", Request(5, 1, NAMED, b"", None)),
-    (b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 2), OPEN, b"\x05\x00", Request(5, 2, ADDRESS, b"", None)),
-    (b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 3), OPEN, b"\x05\x00", Request(5, 3, ADDRESS, b"", None)),
-    (b"\x05\x01\x02" + RIGHT + REQUEST, PASSWORD, b"\x05\x02\x01\x00", Request(5, 1, NAMED, b"", b"ann")),
-    (b"\x05\x03\x00\x01\x02" + RIGHT + REQUEST, BOTH, b"\x05\x02\x01\x00", Request(5, 1, NAMED, b"", b"ann")),
+    (
+        b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 2),
+        OPEN,
+        b"\x05\x00",
+        Request(5, 2, ADDRESS, b"", None),
+    ),
+    (
+        b"\x05\x01\x00" + support.socks5("127.0.0.1", 80, 3),
+        OPEN,
+        b"\x05\x00",
+        Request(5, 3, ADDRESS, b"", None),
+    ),
+    (
+        b"\x05\x01\x02" + RIGHT + REQUEST,
+        PASSWORD,
+        b"\x05\x02\x01\x00",
+        Request(5, 1, NAMED, b"", b"ann"),
+    ),
+    (
+        b"\x05\x03\x00\x01\x02" + RIGHT + REQUEST,
+        BOTH,
+        b"\x05\x02\x01\x00",
+        Request(5, 1, NAMED, b"", b"ann"),
+    ),
 ]
 
 
@@ -46,7 +68,9 @@ CONVERSATIONS = [
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("said, methods, heard, request_", CONVERSATIONS)
-def test_conversation_means_the_same_however_it_is_cut(said, methods, heard, request_, tail, at_once, eof):
+def test_conversation_means_the_same_however_it_is_cut(
+    said, methods, heard, request_, tail, at_once, eof
+):
     """Pipelined or byte by byte, the request is the same and what is behind it is kept."""
     for pieces in every_cut(said + tail):
         outcome = converse(pieces, methods, eof, at_once)
@@ -96,39 +120,100 @@ def test_method_is_chosen_from_what_both_have(offered, methods, chosen):
         assert (chosen == 0xFF) == outcome.error.startswith("AuthFailed: no common method: ")
 
 
-def test_failed_negotiation_says_what_was_offered_and_wanted():
+@pytest.mark.parametrize(
+    "greeting, methods, words",
+    [
+        (b"\x05\x02\x00\x01", PASSWORD, "the client offers 00 01, wanted is 02"),
+        (b"\x05\x00", BOTH, "the client offers none, wanted is 02 00"),
+    ],
+)
+def test_failed_negotiation_says_what_was_offered_and_wanted(greeting, methods, words):
     """The message lets an operator see at once who has to change."""
-    assert "AuthFailed: no common method: the client offers 00 01, wanted is 02" == converse(
-        [b"\x05\x02\x00\x01"], PASSWORD
-    ).error
-    assert "AuthFailed: no common method: the client offers none, wanted is 02 00" == converse(
-        [b"\x05\x00"], BOTH
-    ).error
+    assert "AuthFailed: no common method: " + words == converse([greeting], methods).error
 
 
 # What is wrong with it, what the client says, what it may use, what it hears, why.
+NO_AUTH, AUTH, CHOSEN = b"\x05\x01\x00", b"\x05\x01\x02", b"\x05\x00"
+NO, YES = b"\x05\x02\x01\x01", b"\x05\x02\x01\x00"
+
 REFUSALS = [
-    ("password", b"\x05\x01\x02" + WRONG, PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
-    ("empty password", b"\x05\x01\x02\x01\x03ann\x00", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
-    ("empty user", b"\x05\x01\x02\x01\x00\x06secret", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
-    ("both empty", b"\x05\x01\x02\x01\x00\x00", PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
-    ("request behind it", b"\x05\x01\x02" + WRONG + REQUEST, PASSWORD, b"\x05\x02\x01\x01", "AuthFailed: wrong user"),
-    ("VER of auth", b"\x05\x01\x02\x05\x03ann\x06secret", PASSWORD, b"\x05\x02\x01\x01", "ProtocolError: VER 0x05"),
-    ("no password", b"\x05\x01\x02" + REQUEST, PASSWORD, b"\x05\x02\x01\x01", "ProtocolError: VER 0x05"),
-    ("VER 4", b"\x05\x01\x00\x04" + REQUEST[1:], OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: VER 0x04"),
-    ("VER 1", b"\x05\x01\x00" + RIGHT, OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: VER 0x01"),
-    ("CMD 0", b"\x05\x01\x00" + support.socks5("127.0.0.1", 1, 0), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0x00"),
-    ("CMD 4", b"\x05\x01\x00" + support.socks5(b"a", 1, 4), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0x04"),
-    ("CMD ff", b"\x05\x01\x00" + support.socks5("::1", 1, 255), OPEN, b"\x05\x00" + support.failure5(7), "UnsupportedCommand: CMD 0xff"),
-    ("ATYP 0", b"\x05\x01\x00\x05\x01\x00\x00", OPEN, b"\x05\x00" + support.failure5(8), "UnsupportedAddressType: ATYP 0x00"),
-    ("ATYP 2", b"\x05\x01\x00\x05\x01\x00\x02\x7f\0\0\1\0\1", OPEN, b"\x05\x00" + support.failure5(8), "UnsupportedAddressType: ATYP 0x02"),
-    ("empty name", b"\x05\x01\x00" + support.socks5(b"", 80), OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: the name"),
-    ("NUL in name", b"\x05\x01\x00" + support.socks5(b"a\0b", 80), OPEN, b"\x05\x00" + support.failure5(1), "ProtocolError: the name"),
-    ("late, after password", b"\x05\x01\x02" + RIGHT + b"\x05\x01\x00\x09", PASSWORD, b"\x05\x02\x01\x00" + support.failure5(8), "UnsupportedAddressType"),
+    ("password", AUTH + WRONG, PASSWORD, NO, "AuthFailed: wrong user"),
+    ("empty password", b"\x05\x01\x02\x01\x03ann\x00", PASSWORD, NO, "AuthFailed: wrong user"),
+    ("empty user", b"\x05\x01\x02\x01\x00\x06secret", PASSWORD, NO, "AuthFailed: wrong user"),
+    ("both empty", b"\x05\x01\x02\x01\x00\x00", PASSWORD, NO, "AuthFailed: wrong user"),
+    ("request behind it", AUTH + WRONG + REQUEST, PASSWORD, NO, "AuthFailed: wrong user"),
+    ("VER of auth", b"\x05\x01\x02\x05\x03ann\x06secret", PASSWORD, NO, "ProtocolError: VER 0x05"),
+    ("no password", AUTH + REQUEST, PASSWORD, NO, "ProtocolError: VER 0x05"),
+    (
+        "VER 4",
+        b"\x05\x01\x00\x04" + REQUEST[1:],
+        OPEN,
+        CHOSEN + failure5(1),
+        "ProtocolError: VER 0x04",
+    ),
+    ("VER 1", NO_AUTH + RIGHT, OPEN, CHOSEN + failure5(1), "ProtocolError: VER 0x01"),
+    (
+        "CMD 0",
+        NO_AUTH + socks5("127.0.0.1", 1, 0),
+        OPEN,
+        CHOSEN + failure5(7),
+        "UnsupportedCommand: CMD 0x00",
+    ),
+    (
+        "CMD 4",
+        NO_AUTH + socks5(b"a", 1, 4),
+        OPEN,
+        CHOSEN + failure5(7),
+        "UnsupportedCommand: CMD 0x04",
+    ),
+    (
+        "CMD ff",
+        NO_AUTH + socks5("::1", 1, 255),
+        OPEN,
+        CHOSEN + failure5(7),
+        "UnsupportedCommand: CMD 0xff",
+    ),
+    (
+        "ATYP 0",
+        b"\x05\x01\x00\x05\x01\x00\x00",
+        OPEN,
+        CHOSEN + failure5(8),
+        "UnsupportedAddressType: ATYP 0x00",
+    ),
+    (
+        "ATYP 2",
+        b"\x05\x01\x00\x05\x01\x00\x02\x7f\0\0\1\0\1",
+        OPEN,
+        CHOSEN + failure5(8),
+        "UnsupportedAddressType: ATYP 0x02",
+    ),
+    (
+        "empty name",
+        NO_AUTH + socks5(b"", 80),
+        OPEN,
+        CHOSEN + failure5(1),
+        "ProtocolError: the name",
+    ),
+    (
+        "NUL in name",
+        NO_AUTH + socks5(b"a\0b", 80),
+        OPEN,
+        CHOSEN + failure5(1),
+        "ProtocolError: the name",
+    ),
+    (
+        "late, after password",
+        AUTH + RIGHT + b"\x05\x01\x00\x09",
+        PASSWORD,
+        YES + failure5(8),
+        "UnsupportedAddressType",
+    ),
 ]
 
 
-@pytest.mark.parametrize("what, said, methods, heard, error", REFUSALS, ids=[r[0] for r in REFUSALS])
+@pytest.mark.parametrize(
+    "what, said, methods, heard, error", REFUSALS, ids=[r[0] for r in REFUSALS]
+)
 def test_what_is_wrong_is_answered_in_kind(what, said, methods, heard, error):
     """Each mistake gets the reply that its stage of the protocol has for it."""
     for pieces, at_once in itertools.product(every_cut(said), (False, True)):
@@ -186,7 +271,12 @@ def test_refusal_is_said_once(stage, said, methods, heard, reply):
         (support.socks4("127.0.0.1", 80), b"\x7f\0\0\1", 8080, b"\x00\x5a\x1f\x90\x7f\0\0\1"),
         (support.socks4a(b"a", 80), bytes(15) + b"\1", 8080, b"\x00\x5a\x1f\x90\0\0\0\0"),
         (b"\x05\x01\x00" + REQUEST, b"\x7f\0\0\1", 8080, b"\x05\0\0\1\x7f\0\0\1\x1f\x90"),
-        (b"\x05\x01\x00" + REQUEST, bytes(15) + b"\1", 8080, b"\x05\0\0\4" + bytes(15) + b"\1\x1f\x90"),
+        (
+            b"\x05\x01\x00" + REQUEST,
+            bytes(15) + b"\1",
+            8080,
+            b"\x05\0\0\4" + bytes(15) + b"\1\x1f\x90",
+        ),
     ],
 )
 def test_success_names_our_end_of_the_connection(said, bnd_ip, port, reply):
@@ -219,7 +309,9 @@ def test_answers_are_given_once():
     assert b"" == talk.data_to_send()
 
 
-@pytest.mark.parametrize("said, ver", [(b"\x04", Ver.SOCKS4), (b"\x05", Ver.SOCKS5), (b"\x16", None), (b"", None)])
+@pytest.mark.parametrize(
+    "said, ver", [(b"\x04", Ver.SOCKS4), (b"\x05", Ver.SOCKS5), (b"\x16", None), (b"", None)]
+)
 def test_version_is_known_once_it_was_said(said, ver):
     """``ver`` tells which protocol the client began, ``started`` whether it said anything."""
     talk = Handshake(OPEN)
@@ -248,12 +340,16 @@ PIECES = st.lists(
         st.integers(0, 300).map(lambda size: b"x" * size),
         st.sampled_from([said for said, _, _, _ in CONVERSATIONS]),
         st.sampled_from([r[1] for r in REFUSALS]),
-        st.sampled_from([b"\x05\x01\x00", b"\x05\x01\x02", RIGHT, WRONG, REQUEST, b"\0", b"GET ", b"\x16\x03"]),
+        st.sampled_from(
+            [b"\x05\x01\x00", b"\x05\x01\x02", RIGHT, WRONG, REQUEST, b"\0", b"GET ", b"\x16\x03"]
+        ),
     ),
     max_size=6,
 ).map(b"".join)
 CUTS = st.lists(st.integers(0, 400), max_size=12)
-METHODS = st.sampled_from([OPEN, PASSWORD, BOTH, (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)])
+METHODS = st.sampled_from(
+    [OPEN, PASSWORD, BOTH, (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)]
+)
 
 
 @settings(deadline=None, max_examples=400)

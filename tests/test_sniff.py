@@ -1,15 +1,25 @@
 """What is not SOCKS is told what it did wrong, in its own language where it has one."""
+
 import re
 
 import pytest
-
 from conversation import OPEN, converse, every_cut
 
-METHODS = "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL MKCALENDAR COPY MOVE LOCK UNLOCK REPORT SEARCH".split()
+METHODS = """
+    GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL MKCALENDAR
+    COPY MOVE LOCK UNLOCK REPORT SEARCH
+"""
 
-HTTP = [("%s http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n" % m).encode() for m in METHODS]
+HTTP = [
+    ("%s http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n" % method).encode()
+    for method in METHODS.split()
+]
 # The preface of HTTP/2 begins with a method that is reserved for it.
-HTTP += [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT example.org:443 HTTP/1.1\r\n\r\n", b"GET /\r\n"]
+HTTP += [
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"CONNECT example.org:443 HTTP/1.1\r\n\r\n",
+    b"GET /\r\n",
+]
 
 TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 PROXY1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 1080\r\n\x05\x01\x00"
@@ -72,7 +82,10 @@ def test_half_a_word_ends_in_silence(message):
     """A client that leaves within its first word spoke nothing that could be answered."""
     outcome = converse([message], eof=True)
 
-    assert ("ProtocolError: the client closed before it had said all", b"") == (outcome.error, outcome.sent)
+    assert ("ProtocolError: the client closed before it had said all", b"") == (
+        outcome.error,
+        outcome.sent,
+    )
 
 
 @pytest.mark.parametrize("message", [TLS, b"\0", b"g", b"ABCDEFGHIJK"])

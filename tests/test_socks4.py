@@ -1,8 +1,9 @@
 """SOCKS4 and SOCKS4a messages, byte by byte as the two memos lay them out."""
+
 import pytest
+from conversation import OPEN, PASSWORD, converse, every_cut, parse
 
 import support
-from conversation import OPEN, PASSWORD, converse, every_cut, parse
 from minisocks import socks4
 from minisocks.socks4 import Request4
 from minisocks.wire import Address, Atyp, Rep, Ver
@@ -20,24 +21,45 @@ def asked4a(cmd, name, port, userid=b""):
 
 # VN  CD   DSTPORT    DSTIP              USERID       DOMAIN        what it says
 REQUESTS = [
-    (b"\x04\x01" b"\x00\x50" b"\x7f\x00\x00\x01" b"\0", asked(1, b"127.0.0.1", 80)),
-    (b"\x04\x01" b"\x00\x50" b"\x7f\x00\x00\x01" b"ann\0", asked(1, b"127.0.0.1", 80, b"ann")),
-    (b"\x04\x02" b"\xff\xff" b"\xff\xff\xff\xff" b"\0", asked(2, b"255.255.255.255", 65535)),
+    (b"\x04\x01" + b"\x00\x50" + b"\x7f\x00\x00\x01" + b"\0", asked(1, b"127.0.0.1", 80)),
+    (
+        b"\x04\x01" + b"\x00\x50" + b"\x7f\x00\x00\x01" + b"ann\0",
+        asked(1, b"127.0.0.1", 80, b"ann"),
+    ),
+    (b"\x04\x02" + b"\xff\xff" + b"\xff\xff\xff\xff" + b"\0", asked(2, b"255.255.255.255", 65535)),
     # 0.0.0.0 is an address; 0.0.0.x with x != 0 says that a name follows.
-    (b"\x04\x01" b"\x00\x00" b"\x00\x00\x00\x00" b"\0", asked(1, b"0.0.0.0", 0)),
-    (b"\x04\x01" b"\x01\xbb" b"\x00\x00\x00\x01" b"\0" b"a.example\0", asked4a(1, b"a.example", 443)),
-    (b"\x04\x01" b"\x01\xbb" b"\x00\x00\x00\xff" b"\0" b"a.example\0", asked4a(1, b"a.example", 443)),
-    (b"\x04\x02" b"\x00\x15" b"\x00\x00\x00\x01" b"ann\0" b"a\0", asked4a(2, b"a", 21, b"ann")),
+    (b"\x04\x01" + b"\x00\x00" + b"\x00\x00\x00\x00" + b"\0", asked(1, b"0.0.0.0", 0)),
+    (
+        b"\x04\x01" + b"\x01\xbb" + b"\x00\x00\x00\x01" + b"\0" + b"a.example\0",
+        asked4a(1, b"a.example", 443),
+    ),
+    (
+        b"\x04\x01" + b"\x01\xbb" + b"\x00\x00\x00\xff" + b"\0" + b"a.example\0",
+        asked4a(1, b"a.example", 443),
+    ),
+    (
+        b"\x04\x02" + b"\x00\x15" + b"\x00\x00\x00\x01" + b"ann\0" + b"a\0",
+        asked4a(2, b"a", 21, b"ann"),
+    ),
     # 0.0.1.0 and 0.1.0.1 look like it and are not.
-    (b"\x04\x01" b"\x00\x01" b"\x00\x00\x01\x00" b"\0", asked(1, b"0.0.1.0", 1)),
-    (b"\x04\x01" b"\x00\x01" b"\x00\x01\x00\x01" b"\0", asked(1, b"0.1.0.1", 1)),
+    (b"\x04\x01" + b"\x00\x01" + b"\x00\x00\x01\x00" + b"\0", asked(1, b"0.0.1.0", 1)),
+    (b"\x04\x01" + b"\x00\x01" + b"\x00\x01\x00\x01" + b"\0", asked(1, b"0.1.0.1", 1)),
     # Names and user ids are opaque.
-    (b"\x04\x01" b"\x00\x01" b"\x00\x00\x00\x01" b"\xff\n\0" b"\xc3\xa4'\0", asked4a(1, b"\xc3\xa4'", 1, b"\xff\n")),
+    (
+        b"\x04\x01" + b"\x00\x01" + b"\x00\x00\x00\x01" + b"\xff\n\0" + b"\xc3\xa4'\0",
+        asked4a(1, b"\xc3\xa4'", 1, b"\xff\n"),
+    ),
     # 255 bytes pass.
-    (b"\x04\x01" b"\x00\x01" b"\x0a\x00\x00\x07" + LONGEST + b"\0", asked(1, b"10.0.0.7", 1, LONGEST)),
-    (b"\x04\x01" b"\x00\x01" b"\x00\x00\x00\x01" b"\0" + LONGEST + b"\0", asked4a(1, LONGEST, 1)),
+    (
+        b"\x04\x01" + b"\x00\x01" + b"\x0a\x00\x00\x07" + LONGEST + b"\0",
+        asked(1, b"10.0.0.7", 1, LONGEST),
+    ),
+    (
+        b"\x04\x01" + b"\x00\x01" + b"\x00\x00\x00\x01" + b"\0" + LONGEST + b"\0",
+        asked4a(1, LONGEST, 1),
+    ),
     # Whether there is such a command is for the handshake to say.
-    (b"\x04\xff" b"\x00\x01" b"\x0a\x00\x00\x07" b"\0", asked(255, b"10.0.0.7", 1)),
+    (b"\x04\xff" + b"\x00\x01" + b"\x0a\x00\x00\x07" + b"\0", asked(255, b"10.0.0.7", 1)),
 ]
 
 
@@ -70,11 +92,16 @@ def test_tests_spell_names_as_the_table_does(message, expected):
 
 # REP                        BND.ADDR             PORT   VN  CD   PORT       IP
 REPLIES = [
-    (Rep.SUCCEEDED, b"\x7f\x00\x00\x01", 8080, b"\x00\x5a" b"\x1f\x90" b"\x7f\x00\x00\x01"),
-    (Rep.SUCCEEDED, b"", 0, b"\x00\x5a" b"\x00\x00" b"\x00\x00\x00\x00"),
+    (Rep.SUCCEEDED, b"\x7f\x00\x00\x01", 8080, b"\x00\x5a" + b"\x1f\x90" + b"\x7f\x00\x00\x01"),
+    (Rep.SUCCEEDED, b"", 0, b"\x00\x5a" + b"\x00\x00" + b"\x00\x00\x00\x00"),
     # An IPv6 end, which a client comes to by name, cannot be said in four bytes.
-    (Rep.SUCCEEDED, b"\x20\x01" + bytes(14), 65535, b"\x00\x5a" b"\xff\xff" b"\x00\x00\x00\x00"),
-] + [(rep, b"", 0, b"\x00\x5b" b"\x00\x00" b"\x00\x00\x00\x00") for rep in Rep if rep]
+    (
+        Rep.SUCCEEDED,
+        b"\x20\x01" + bytes(14),
+        65535,
+        b"\x00\x5a" + b"\xff\xff" + b"\x00\x00\x00\x00",
+    ),
+] + [(rep, b"", 0, b"\x00\x5b" + b"\x00\x00" + b"\x00\x00\x00\x00") for rep in Rep if rep]
 
 
 @pytest.mark.parametrize("rep, ip, port, expected", REPLIES)

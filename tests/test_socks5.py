@@ -1,10 +1,11 @@
 """SOCKS5 messages, byte by byte as RFC 1928 and RFC 1929 lay them out."""
+
 import socket
 
 import pytest
+from conversation import every_cut, parse
 
 import support
-from conversation import every_cut, parse
 from minisocks import socks5
 from minisocks.errors import ProtocolError, UnsupportedAddressType
 from minisocks.socks5 import Credentials, Request5
@@ -28,37 +29,61 @@ GREETINGS = [
 
 # VER  ULEN UNAME  PLEN PASSWD
 PASSWORDS = [
-    (b"\x01" b"\x03ann" b"\x06secret", Credentials(b"ann", b"secret")),
-    (b"\x01" b"\x01a" b"\x01\x00", Credentials(b"a", b"\0")),
+    (b"\x01" + b"\x03ann" + b"\x06secret", Credentials(b"ann", b"secret")),
+    (b"\x01" + b"\x01a" + b"\x01\x00", Credentials(b"a", b"\0")),
     # RFC 1929 wants a byte at least; curl sends none for an empty password.
-    (b"\x01" b"\x03ann" b"\x00", Credentials(b"ann", b"")),
-    (b"\x01" b"\x00" b"\x06secret", Credentials(b"", b"secret")),
-    (b"\x01" b"\x00" b"\x00", Credentials(b"", b"")),
-    (b"\x01" b"\x02\xff\n" b"\x02\xc3\xa4", Credentials(b"\xff\n", b"\xc3\xa4")),
-    (b"\x01" b"\xff" + LONGEST + b"\xff" + LONGEST, Credentials(LONGEST, LONGEST)),
+    (b"\x01" + b"\x03ann" + b"\x00", Credentials(b"ann", b"")),
+    (b"\x01" + b"\x00" + b"\x06secret", Credentials(b"", b"secret")),
+    (b"\x01" + b"\x00" + b"\x00", Credentials(b"", b"")),
+    (b"\x01" + b"\x02\xff\n" + b"\x02\xc3\xa4", Credentials(b"\xff\n", b"\xc3\xa4")),
+    (b"\x01" + b"\xff" + LONGEST + b"\xff" + LONGEST, Credentials(LONGEST, LONGEST)),
 ]
 
 # VER CMD RSV  ATYP DST.ADDR               DST.PORT
 REQUESTS = [
-    (b"\x05\x01\x00" b"\x01\x7f\x00\x00\x01" b"\x00\x50", asked(1, b"127.0.0.1", 80, Atyp.IPV4)),
-    (b"\x05\x02\x00" b"\x01\x00\x00\x00\x00" b"\x00\x00", asked(2, b"0.0.0.0", 0, Atyp.IPV4)),
-    (b"\x05\x01\x00" b"\x03\x09a.example" b"\x01\xbb", asked(1, b"a.example", 443, Atyp.DOMAINNAME)),
-    (b"\x05\x01\x00" b"\x03\x01a" b"\xff\xff", asked(1, b"a", 65535, Atyp.DOMAINNAME)),
-    (b"\x05\x01\x00" b"\x03\xff" + LONGEST + b"\x00\x01", asked(1, LONGEST, 1, Atyp.DOMAINNAME)),
+    (
+        b"\x05\x01\x00" + b"\x01\x7f\x00\x00\x01" + b"\x00\x50",
+        asked(1, b"127.0.0.1", 80, Atyp.IPV4),
+    ),
+    (b"\x05\x02\x00" + b"\x01\x00\x00\x00\x00" + b"\x00\x00", asked(2, b"0.0.0.0", 0, Atyp.IPV4)),
+    (
+        b"\x05\x01\x00" + b"\x03\x09a.example" + b"\x01\xbb",
+        asked(1, b"a.example", 443, Atyp.DOMAINNAME),
+    ),
+    (b"\x05\x01\x00" + b"\x03\x01a" + b"\xff\xff", asked(1, b"a", 65535, Atyp.DOMAINNAME)),
+    (b"\x05\x01\x00" + b"\x03\xff" + LONGEST + b"\x00\x01", asked(1, LONGEST, 1, Atyp.DOMAINNAME)),
     # A name is opaque: neither UTF-8 nor printable has to be.
-    (b"\x05\x01\x00" b"\x03\x03\xff\n'" b"\x00\x01", asked(1, b"\xff\n'", 1, Atyp.DOMAINNAME)),
-    (b"\x05\x03\x00" b"\x04" + bytes(15) + b"\x01" b"\x00\x35", asked(3, b"::1", 53, Atyp.IPV6)),
-    (b"\x05\x01\x00" b"\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x07" b"\x00\x50", asked(1, b"2001:db8::7", 80, Atyp.IPV6)),
+    (b"\x05\x01\x00" + b"\x03\x03\xff\n'" + b"\x00\x01", asked(1, b"\xff\n'", 1, Atyp.DOMAINNAME)),
+    (
+        b"\x05\x03\x00" + b"\x04" + bytes(15) + b"\x01" + b"\x00\x35",
+        asked(3, b"::1", 53, Atyp.IPV6),
+    ),
+    (
+        b"\x05\x01\x00" + b"\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x07" + b"\x00\x50",
+        asked(1, b"2001:db8::7", 80, Atyp.IPV6),
+    ),
     # Whether there is such a command is for the handshake to say.
-    (b"\x05\xff\x00" b"\x01\x7f\x00\x00\x01" b"\x00\x50", asked(255, b"127.0.0.1", 80, Atyp.IPV4)),
+    (
+        b"\x05\xff\x00" + b"\x01\x7f\x00\x00\x01" + b"\x00\x50",
+        asked(255, b"127.0.0.1", 80, Atyp.IPV4),
+    ),
 ]
 
 # REP                      BND.ADDR, PORT           VER REP RSV ATYP BND.ADDR BND.PORT
 REPLIES = [
-    (Rep.SUCCEEDED, b"\x7f\0\0\x01", 8080, b"\x05\x00\x00" b"\x01\x7f\x00\x00\x01" b"\x1f\x90"),
-    (Rep.SUCCEEDED, b"\x20\x01" + bytes(13) + b"\x07", 1, b"\x05\x00\x00" b"\x04\x20\x01" + bytes(13) + b"\x07" b"\x00\x01"),
-    (Rep.SUCCEEDED, b"", 0, b"\x05\x00\x00" b"\x01\x00\x00\x00\x00" b"\x00\x00"),
-] + [(rep, b"", 0, b"\x05" + bytes((rep,)) + b"\x00" b"\x01\x00\x00\x00\x00" b"\x00\x00") for rep in Rep if rep]
+    (Rep.SUCCEEDED, b"\x7f\0\0\x01", 8080, b"\x05\x00\x00" + b"\x01\x7f\x00\x00\x01" + b"\x1f\x90"),
+    (
+        Rep.SUCCEEDED,
+        b"\x20\x01" + bytes(13) + b"\x07",
+        1,
+        b"\x05\x00\x00" + b"\x04\x20\x01" + bytes(13) + b"\x07" + b"\x00\x01",
+    ),
+    (Rep.SUCCEEDED, b"", 0, b"\x05\x00\x00" + b"\x01\x00\x00\x00\x00" + b"\x00\x00"),
+] + [
+    (rep, b"", 0, b"\x05" + bytes((rep,)) + b"\x00" + b"\x01\x00\x00\x00\x00" + b"\x00\x00")
+    for rep in Rep
+    if rep
+]
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -129,7 +154,9 @@ def test_tests_read_replies_as_the_table_does(rep, ip, port, message):
     with near, far:
         far.sendall(message)
 
-        assert (rep, socket.inet_ntop(family, ip or bytes(4)), port) == support.Talk(near).receive_reply5()
+        assert (rep, socket.inet_ntop(family, ip or bytes(4)), port) == support.Talk(
+            near
+        ).receive_reply5()
 
 
 @pytest.mark.parametrize("rep, ip, port, expected", [r for r in REPLIES if r[0]])
@@ -175,7 +202,9 @@ def test_impossible_name_is_refused(name, error):
             parse(socks5.parse_request, pieces)
 
 
-@pytest.mark.parametrize("show", [repr, str, "{}".format, lambda c: "%s" % (c,), lambda c: repr([c])])
+@pytest.mark.parametrize(
+    "show", [repr, str, "{}".format, lambda c: "%s" % (c,), lambda c: repr([c])]
+)
 def test_credentials_show_no_password(show):
     """However credentials end up in a log or a traceback, the password does not."""
     shown = show(Credentials(b"ann", b"secret"))

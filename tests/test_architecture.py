@@ -1,0 +1,305 @@
+"""How the parts are put together: DESIGN's picture, held against the code."""
+
+import ast
+import glob
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+import minisocks
+
+PACKAGE = os.path.dirname(os.path.abspath(minisocks.__file__))
+ROOT = os.path.dirname(PACKAGE)
+
+#: Who stands above whom.  A module imports from lines below its own, and from
+#: none beside it.
+ABOVE = """
+    __main__
+    cli
+    foreground
+    __init__
+    proxy
+    server
+    pool listener
+    lobby negotiate
+    connect
+    session
+    dialer
+    resolver
+    relay
+    loop record
+    auth deadline compat
+"""
+
+#: No socket objects, threads, clock or log from here on.
+BELOW = """
+    handshake
+    rules settings sniff socks4 socks5
+    client networks stream
+    errors
+    wire
+"""
+
+LAYERS = [line.split() for line in (ABOVE + BELOW).splitlines() if line.strip()]
+HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
+CORE = BELOW.split()
+
+#: Pure, all of them; of socket only what turns addresses into text and back.
+CORE_IMPORTS = {"enum", "ipaddress", "re", "socket", "struct", "typing"}
+CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+)\Z")
+
+
+def module_name(path):
+    return os.path.splitext(os.path.relpath(path, PACKAGE))[0].replace(os.sep, ".")
+
+
+SOURCES = {}
+for _path in glob.glob(os.path.join(PACKAGE, "**", "*.py"), recursive=True):
+    with open(_path, encoding="utf-8") as _file:
+        SOURCES[module_name(_path)] = _file.read()
+TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
+
+every_module = pytest.mark.parametrize("name", sorted(SOURCES))
+
+
+def imports(tree):
+    """Yield (module, name or None) for every import, those within functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, None
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute here, so that they can be searched for"
+            for alias in node.names:
+                yield node.module, alias.name
+
+
+def own_imports(tree):
+    """Yield the modules of the package that are imported, ``__init__`` for itself."""
+    for module, name in imports(tree):
+        if module == "minisocks":
+            yield name if name in SOURCES else "__init__"
+        elif module.startswith("minisocks."):
+            yield module.partition(".")[2]
+
+
+def test_every_module_has_its_place():
+    """The picture above has all modules, and no others."""
+    assert sorted(SOURCES) == sorted(HEIGHT)
+
+
+@every_module
+def test_imports_point_down(name):
+    """A module knows only what is below it."""
+    assert [] == [other for other in own_imports(TREES[name]) if HEIGHT[other] >= HEIGHT[name]]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_touches_nothing(name):
+    """Below the line there are no sockets, threads, clocks or logs."""
+    tree = TREES[name]
+    foreign = {m for m, _ in imports(tree) if not m.startswith("minisocks")}
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "socket"
+    }
+
+    assert foreign <= CORE_IMPORTS
+    assert [] == [attr for attr in used if not CORE_SOCKET.match(attr)]
+    assert ("socket", None) in imports(tree) or "socket" not in foreign
+    calls = {getattr(n.func, "id", "") for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert not calls & {"open", "print", "input"}
+
+
+def is_standard(module):
+    top = module.partition(".")[0]
+    if top in sys.builtin_module_names:
+        return True
+    origin = importlib.util.find_spec(top).origin
+    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    return origin in ("built-in", "frozen") or (
+        "site-packages" not in origin
+        and any(
+            os.path.realpath(origin).startswith(os.path.realpath(path) + os.sep) for path in paths
+        )
+    )
+
+
+@every_module
+def test_nothing_is_needed_but_python_and_click(name):
+    """The library needs the standard library; the command line needs click, too."""
+    foreign = {m.partition(".")[0] for m, _ in imports(TREES[name])} - {"minisocks"}
+
+    assert {"click"} & foreign == {m for m in foreign if not is_standard(m)}
+    assert ("click" in foreign) == (name == "cli")
+
+
+@every_module
+def test_module_is_short_and_has_a_name(name):
+    """A module is read at one sitting, and named after the one thing it does."""
+    assert SOURCES[name].count("\n") < 400
+    assert not re.search(r"utils?\b|common|helpers?\b|misc", name)
+
+
+@every_module
+def test_broad_except_says_why(name):
+    """Whoever catches everything, and does not pass it on, says in a comment why."""
+    lines, silent = SOURCES[name].splitlines(), []
+    for node in ast.walk(TREES[name]):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = ast.dump(node.type) if node.type else "'Exception'"
+        passes_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+        broad = re.search("'(Base)?Exception'", caught) and not passes_on
+        if broad and not re.search(r"#\s*(?!noqa\b)\w+ \w+", lines[node.lineno - 1]):
+            silent.append(node.lineno)
+
+    assert [] == silent
+
+
+def public_nodes(tree):
+    """Yield (name, node) of the module, its public classes, functions and methods."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    yield "module", tree
+    exported = exports(tree)
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef) and node.name in exported:
+                for part in node.body:
+                    if isinstance(part, kinds) and not part.name.startswith("_"):
+                        yield "%s.%s" % (node.name, part.name), part
+
+
+def exports(tree):
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+@every_module
+def test_public_names_are_explained(name):
+    """Every public name has a docstring that begins with a sentence."""
+    missing = []
+    for public, node in public_nodes(TREES[name]):
+        text = ast.get_docstring(node) or ""
+        if not re.match(r"(?s)\S.*?[.:!?](\s|\Z)", text):
+            missing.append(public)
+
+    assert [] == missing
+
+
+@every_module
+def test_exports_exist(name):
+    """What ``__all__`` names is there, once."""
+    if name == "__main__":
+        return  # it would run
+    module = importlib.import_module("minisocks" + ("." + name) * (name != "__init__"))
+    names = exports(TREES[name])
+
+    assert names
+    assert len(names) == len(set(names))
+    assert [] == [exported for exported in names if not hasattr(module, exported)]
+
+
+def test_version_is_written_once():
+    """The version is in ``__init__``; everything else asks there."""
+    places = []
+    for path in ["setup.cfg", "setup.py"] + ["minisocks/%s.py" % name for name in SOURCES]:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            places += [path] * file.read().count(minisocks.__version__)
+
+    assert ["minisocks/__init__.py"] == places
+
+
+def in_child(program):
+    """Run *program* in a fresh interpreter that takes warnings for errors."""
+    return subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    ).strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["asyncio", "click", "concurrent.futures", "hashlib", "hmac", "ssl", "email", "urllib.parse"],
+)
+def test_import_stays_small(module):
+    """``import minisocks`` loads neither click nor what costs a small machine memory."""
+    assert "False" == in_child("import sys, minisocks; print(%r in sys.modules)" % module)
+
+
+def test_import_leaves_the_process_alone():
+    """Importing starts no thread, installs no handler for signals, and sets up no log."""
+    program = (
+        "import logging, signal, threading\n"
+        "def state():\n"
+        "    return (threading.active_count(), logging.getLogger().handlers,\n"
+        "            [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])\n"
+        "before = state()\n"
+        "import minisocks\n"
+        "print(before == state(), logging.getLogger('minisocks').handlers)"
+    )
+
+    assert "True [<NullHandler (NOTSET)>]" == in_child(program)
+
+
+# What OpenWrt's python3-light lacks; logging is a package that we ask for.
+NOT_LIGHT = """
+    asyncio ctypes multiprocessing unittest urllib email xml xmlrpc sqlite3 decimal dbm curses
+    lzma pydoc doctest venv ensurepip uuid ssl _ssl _hashlib unicodedata readline
+    cgi distutils lib2to3 idlelib tkinter turtledemo webbrowser
+    _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw
+"""
+
+LIGHT = """
+import sys
+
+class Missing:
+    # The oldest way and the newest: a finder that says no.
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ImportError("python3-light has no " + name)
+
+for loaded in [m for m in sys.modules if m.partition(".")[0] in %r]:
+    del sys.modules[loaded]
+sys.meta_path.insert(0, Missing())
+
+import socket
+from minisocks import Config, Proxy
+
+target = socket.socket()
+target.bind(("127.0.0.1", 0))
+target.listen(1)
+port = target.getsockname()[1].to_bytes(2, "big")
+with Proxy(Config(listen=("127.0.0.1:0",), user=("ann:secret",))) as proxy:
+    client = socket.socket()
+    client.settimeout(20)
+    client.connect(("127.0.0.1", int(proxy.addresses[0].rpartition(":")[2])))
+    # By name: the idna codec, which getaddrinfo("text") wants, is missing.
+    client.sendall(b"\\5\\1\\2" + b"\\1\\3ann\\6secret")
+    client.sendall(b"\\5\\1\\0\\3\\x09localhost" + port + b"hello")
+    served = target.accept()[0]
+    print(served.recv(5).decode(), client.recv(4))
+    served.close()
+    client.close()
+target.close()
+"""
+
+
+def test_router_s_python_is_enough():
+    """With what a router's Python has, a client gets by password to a target by name."""
+    assert "hello b'\\x05\\x02\\x01\\x00'" == in_child(
+        LIGHT % (NOT_LIGHT.split(), NOT_LIGHT.split())
+    )

@@ -1,0 +1,107 @@
+"""Names and passwords: the right pair and nothing near it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minisocks.auth import Users
+from minisocks.handshake import Credentials
+
+LONGEST = b"x" * 255
+USERS = [
+    (b"ann", b"secret"),
+    (b"bob", b"hunter2"),
+    (b"\xff\n", b"\xc3\xa4\0"),
+    (b"ab", b"c"),
+    (LONGEST, LONGEST),
+]
+
+
+@pytest.mark.parametrize("user, password", USERS)
+def test_right_password_is_right(user, password):
+    """Each user's own password passes, whatever bytes it is made of."""
+    assert Users(USERS).verify(Credentials(user, password))
+
+
+@pytest.mark.parametrize(
+    "user, password",
+    [
+        (b"ann", b"wrong"),
+        (b"ann", b""),
+        (b"ann", b"secre"),
+        (b"ann", b"secret "),
+        (b"ann", b"secret\0"),
+        (b"ann", b"Secret"),
+        (b"Ann", b"secret"),
+        (b"", b"secret"),
+        (b"", b""),
+        (b"eve", b"secret"),
+        (b"ann", b"hunter2"),
+        # The same bytes in one row, cut elsewhere.
+        (b"a", b"bc"),
+        (b"abc", b""),
+        (b"", b"abc"),
+        (b"anns", b"ecret"),
+        (LONGEST, LONGEST[1:]),
+    ],
+)
+def test_wrong_password_is_wrong(user, password):
+    """Near is not right: another's password, another cut, another case, or nothing."""
+    assert not Users(USERS).verify(Credentials(user, password))
+
+
+@pytest.mark.parametrize("user, password", [(b"", b""), (b"ann", b"secret")])
+def test_without_users_nobody_is_right(user, password):
+    """No users means that nobody has a password, not that any will do."""
+    assert not Users().verify(Credentials(user, password))
+    assert not Users()
+    assert Users(USERS)
+
+
+FIELD = st.one_of(st.binary(max_size=3), st.sampled_from([b"ann", b"secret", b"a\0", b"\0", b""]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(FIELD, FIELD), max_size=4), st.tuples(FIELD, FIELD))
+def test_users_are_a_set_of_pairs(known, given_):
+    """A pair passes if it is one of those known, and for no other reason."""
+    assert (given_ in known) == Users(known).verify(Credentials(*given_))
+
+
+@pytest.mark.parametrize("show", [repr, str, lambda users: repr(vars(users))])
+def test_users_hold_no_password(show):
+    """What is kept, and could be dumped, has no password in it."""
+    shown = show(Users([(b"ann", b"secret")]))
+
+    assert "secret" not in shown
+    assert "ann" not in shown
+
+
+HEAVY = ["asyncio", "click", "concurrent.futures", "hashlib", "hmac", "ssl"]
+LOADED = "import sys\n%s\nprint(*sorted(set(sys.modules) & set(%r)))"
+
+
+@pytest.mark.parametrize(
+    "program, loaded",
+    [
+        ("import minisocks", ""),
+        (
+            "import minisocks; minisocks.Proxy(minisocks.Config(listen=('127.0.0.1:0',))).start()",
+            "",
+        ),
+        ("import minisocks.auth; minisocks.auth.Users([(b'ann', b'secret')])", "hashlib hmac"),
+    ],
+)
+def test_hashes_are_loaded_only_for_users(program, loaded):
+    """A proxy without passwords, or one that is only imported, loads nothing heavy."""
+    output = subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", LOADED % (program, HEAVY)],
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        universal_newlines=True,
+    )
+
+    assert loaded == output.strip()

@@ -1,0 +1,31 @@
+"""One budget for all waits."""
+
+import time
+
+import pytest
+
+from minisocks.deadline import Deadline
+from minisocks.errors import HandshakeTimeout
+from minisocks.wire import Rep
+
+
+def test_waits_share_what_is_left():
+    """Each wait gets no more than the one before left, and always something."""
+    deadline = Deadline(60)
+
+    left = [deadline.remaining() for _ in range(100)]
+
+    assert sorted(left, reverse=True) == left
+    assert 0 < left[-1] <= left[0] <= 60
+    assert deadline.at - time.monotonic() <= left[-1]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -1e9])
+def test_spent_budget_is_an_error_for_ever(seconds):
+    """When nothing is left, every further wait says so, with the REP for it."""
+    deadline = Deadline(seconds)
+
+    for _ in range(2):
+        with pytest.raises(HandshakeTimeout) as caught:
+            deadline.remaining()
+        assert Rep.TTL_EXPIRED == caught.value.rep

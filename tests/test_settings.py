@@ -1,0 +1,278 @@
+"""The settings: one table, one sentence for each mistake, no password shown."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minisocks
+from minisocks.errors import ConfigError
+from minisocks.settings import SETTINGS, Config, ListenAddress, option_name
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(minisocks.__file__)))
+
+
+@pytest.mark.parametrize(
+    "text, expected, shown",
+    [
+        ("1080", ("127.0.0.1", 1080, ""), "127.0.0.1:1080"),
+        ("0", ("127.0.0.1", 0, ""), "127.0.0.1:0"),
+        ("65535", ("127.0.0.1", 65535, ""), "127.0.0.1:65535"),
+        ("10.0.0.1:1080", ("10.0.0.1", 1080, ""), "10.0.0.1:1080"),
+        ("0.0.0.0:0", ("0.0.0.0", 0, ""), "0.0.0.0:0"),
+        ("[::1]:1080", ("::1", 1080, ""), "[::1]:1080"),
+        ("[::]:1080", ("::", 1080, ""), "[::]:1080"),
+        ("[fe80::1%eth0]:1080", ("fe80::1%eth0", 1080, ""), "[fe80::1%eth0]:1080"),
+        (":1080", ("", 1080, ""), ":1080"),
+        ("localhost:1080", ("localhost", 1080, ""), "localhost:1080"),
+        ("unix:/run/minisocks.sock", ("", 0, "/run/minisocks.sock"), "unix:/run/minisocks.sock"),
+        ("unix:a:1080", ("", 0, "a:1080"), "unix:a:1080"),
+    ],
+)
+def test_listen_address_is_read_and_shown(text, expected, shown):
+    """Each form of --listen means what it says, and is shown so that it can be given again."""
+    address = ListenAddress.parse(text)
+
+    assert expected == address
+    assert shown == str(address)
+    assert address == ListenAddress.parse(shown)
+
+
+@pytest.mark.parametrize(
+    "text, advice",
+    [
+        ("", "write PORT"),
+        ("example.org", "write PORT"),
+        ("localhost:", "write PORT"),
+        (":", "write PORT"),
+        ("65536", "write PORT"),
+        ("-1", "write PORT"),
+        ("1 080", "write PORT"),
+        ("1080.0", "write PORT"),
+        ("127.0.0.1:http", "write PORT"),
+        # str.isdigit takes these.
+        ("\u0661\u0660\u0668\u0660", "write PORT"),
+        ("\u00b2", "write PORT"),
+        ("::1:1080", r"needs brackets: \[::1\]:PORT"),
+        ("fe80::1:1080", r"needs brackets: \[fe80::1\]:PORT"),
+        ("[127.0.0.1]:1080", "no IPv6 address in its brackets"),
+        ("[localhost]:1080", "no IPv6 address in its brackets"),
+        ("[]:1080", "no IPv6 address in its brackets"),
+        # It has brackets; what it lacks is the port.
+        ("[::1]", "write PORT"),
+        ("[::1]:", "write PORT"),
+        ("[::1]1080", "write PORT"),
+        ("unix:", "needs a path"),
+    ],
+)
+def test_wrong_listen_address_is_explained(text, advice):
+    """A --listen that cannot be is refused with what to write instead."""
+    with pytest.raises(ConfigError, match=advice) as caught:
+        Config(listen=(text,)).checked()
+
+    assert "--listen" == caught.value.option
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.one_of(st.text(max_size=12), st.text("[]:%.0158af unix", max_size=12)))
+def test_any_listen_address_is_taken_or_refused(text):
+    """Whatever is given, it is an address that can be given again, or a ConfigError."""
+    try:
+        address = ListenAddress.parse(text)
+    except ConfigError:
+        return
+    assert 0 <= address.port <= 65535
+    assert address == ListenAddress.parse(str(address))
+
+
+@pytest.mark.parametrize(
+    "values, option, part",
+    [
+        ({"listen": ()}, "--listen", "at least one"),
+        ({"listen": ("1080", "x")}, "--listen", "'x'"),
+        ({"user": ("ann",)}, "--user", "NAME:PASSWORD"),
+        ({"user": ("ann:",)}, "--user", "NAME:PASSWORD"),
+        ({"user": (":secret",)}, "--user", "NAME:PASSWORD"),
+        ({"user": ("",)}, "--user", "NAME:PASSWORD"),
+        ({"user": ("ann:secret", "bob")}, "--user", "NAME:PASSWORD"),
+        ({"user": ("a" * 256 + ":secret",)}, "--user", "255 bytes"),
+        ({"user": ("ann:" + "s" * 256,)}, "--user", "255 bytes"),
+        # 128 characters, 256 bytes.
+        ({"user": ("ann:" + "\u00e4" * 128,)}, "--user", "255 bytes"),
+        ({"handshake_timeout": 0}, "--handshake-timeout", "0.1 to 3600"),
+        ({"handshake_timeout": 3601}, "--handshake-timeout", "0.1 to 3600"),
+        ({"handshake_timeout": float("nan")}, "--handshake-timeout", "0.1 to 3600"),
+        ({"connect_timeout": -1}, "--connect-timeout", "0.1 to 3600"),
+        ({"connect_timeout": float("inf")}, "--connect-timeout", "0.1 to 3600"),
+        ({"grace": -0.1}, "--grace", "0 to 86400"),
+        ({"grace": 86401}, "--grace", "0 to 86400"),
+        ({"max_handshakes": 3}, "--max-handshakes", "4 to 65536"),
+        ({"max_handshakes": 65537}, "--max-handshakes", "4 to 65536"),
+    ],
+)
+def test_value_that_cannot_be_used_is_refused(values, option, part):
+    """The error names the option, and says in one line what it takes."""
+    with pytest.raises(ConfigError) as caught:
+        Config(**values).checked()
+
+    assert option == caught.value.option
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"listen": ("1080", ":1081", "unix:/a")},
+        {"user": ("ann:secret", "bob:a:b:c")},
+        {"user": ("a" * 255 + ":" + "s" * 255,)},
+        {"handshake_timeout": 0.1, "connect_timeout": 0.1, "grace": 0, "max_handshakes": 4},
+        {
+            "handshake_timeout": 3600,
+            "connect_timeout": 3600,
+            "grace": 86400,
+            "max_handshakes": 65536,
+        },
+    ],
+)
+def test_value_that_can_be_used_is_taken(values):
+    """Values up to the ends of their ranges pass, and nothing is changed by the check."""
+    config = Config(**values)
+
+    assert config == config.checked()
+    assert type(config) is type(config.checked())
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("ann:secret", (b"ann", b"secret")),
+        ("ann:a:b:c", (b"ann", b"a:b:c")),
+        ("j\u00f6rg:p\u00e4ss", (b"j\xc3\xb6rg", b"p\xc3\xa4ss")),
+        # What is no UTF-8 on the command line comes as surrogates, and goes back.
+        ("\udcff:\udcfe", (b"\xff", b"\xfe")),
+        (" ann : secret ", (b" ann ", b" secret ")),
+    ],
+)
+def test_credentials_are_what_clients_send(text, expected):
+    """NAME:PASSWORD is cut at the first colon and is bytes, UTF-8 where it was text."""
+    assert (expected,) == Config(user=(text,)).checked().credentials()
+
+
+@pytest.mark.parametrize(
+    "show", [repr, str, "{}".format, lambda c: "%s" % (c,), lambda c: repr([c])]
+)
+def test_config_shows_no_password(show):
+    """However a Config ends up in a log, names are shown and passwords are not."""
+    shown = show(Config(user=("ann:secret", "bob:hun:ter2")))
+
+    assert "ann:..." in shown
+    assert "bob:..." in shown
+    assert not re.search("secret|hun|ter2", shown)
+    assert "handshake_timeout=30.0" in shown
+
+
+def test_table_and_config_name_the_same_settings():
+    """Every field of Config has its row in the table, in the same order, and the reverse."""
+    assert Config._fields == tuple(setting.name for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_row_fits_the_type_of_its_default(setting):
+    """The kind that a row says is the kind of value that Config has."""
+    expected = {"flag": bool, "seconds": float, "count": int, "texts": tuple}[setting.kind]
+
+    assert expected is type(setting.default)
+    assert bool(setting.metavar) == (setting.kind != "flag")
+    assert setting.help.endswith(".")
+
+
+def test_short_options_are_told_apart():
+    """No two settings have one letter."""
+    short = [setting.short for setting in SETTINGS if setting.short]
+
+    assert len(short) == len(set(short))
+
+
+def run(*args, **env):
+    """Run the command line in a child; return status, stdout and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "minisocks"] + list(args),
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONIOENCODING="utf-8", **env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module", params=["-h", "--help"])
+def help_page(request):
+    status, out, err = run(request.param, COLUMNS="200")
+    assert (0, "") == (status, err)
+    return out
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_help_explains_every_setting(help_page, setting):
+    """--help has each option with its letter, its unit, its text and its default."""
+    page = re.sub(r"\s+", " ", help_page)
+    head = ", ".join(name for name in (setting.short, option_name(setting.name)) if name)
+    default = setting.default[0] if setting.default and setting.kind == "texts" else setting.default
+    tail = (
+        " [default: %s]" % (default if isinstance(default, str) else "%g" % default)
+        if default
+        else ""
+    )
+
+    assert "%s %s" % (head, setting.metavar) in page
+    assert setting.help + tail in page
+
+
+def test_help_fits_a_terminal(help_page):
+    """No line is wider than 80 columns, however wide the terminal says it is."""
+    assert [] == [line for line in help_page.splitlines() if len(line) > 80]
+
+
+def test_version_is_the_packages_own():
+    """--version says what the package is."""
+    assert (0, "minisocks, version %s\n" % minisocks.__version__, "") == run("--version")
+
+
+@pytest.mark.parametrize(
+    "args, part",
+    [
+        (["--listen", "example.org"], "--listen"),
+        (["-l", "::1:1080"], "--listen"),
+        (["--listen", ""], "--listen"),
+        (["--user", "ann"], "--user"),
+        (["--user", ":secret"], "--user"),
+        (["--handshake-timeout", "soon"], "--handshake-timeout"),
+        (["--handshake-timeout", "0"], "--handshake-timeout"),
+        (["--connect-timeout", "nan"], "--connect-timeout"),
+        (["--grace", "-1"], "--grace"),
+        (["--max-handshakes", "1.5"], "--max-handshakes"),
+        (["--max-handshakes", "0"], "--max-handshakes"),
+        (["--nonsense"], "--nonsense"),
+        (["--listen"], "--listen"),
+        (["--open", "1080"], "1080"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(args, part):
+    """A mistake ends with status 2 and one line that names the option, without a password."""
+    status, out, err = run(*args)
+
+    assert (2, "") == (status, out)
+    assert 1 == err.count("\n")
+    assert err.startswith("minisocks: ")
+    assert part in err
+    assert "secret" not in err
