@@ -2,7 +2,12 @@
 
 import sys
 
-from minisocks.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        # Here, because on a slow machine importing is long enough for a Ctrl-C.
+        from minisocks.cli import main
+
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -12,7 +12,7 @@ import click
 
 from minisocks import __version__
 from minisocks.errors import ConfigError, ListenError
-from minisocks.foreground import serve_until_signal
+from minisocks.foreground import Signals
 from minisocks.proxy import Proxy
 from minisocks.settings import SETTINGS, Config, Setting, option_name
 
@@ -73,13 +73,14 @@ def _serve(**given: Any) -> None:
     _log_to_stderr(config)
     descriptors = _raise_descriptor_limit()
     threading.stack_size(STACK_BYTES)
-    try:
-        proxy.start()
-    except (ListenError, RuntimeError) as exc:
-        raise _Failure(getattr(exc, "strerror", None) or str(exc), EXIT_CANNOT_SERVE) from exc
-    for line in _announcement(proxy, descriptors):
-        _say(line)
-    serve_until_signal(proxy, config.grace)
+    with Signals() as signals:
+        try:
+            proxy.start()
+        except (ListenError, RuntimeError) as exc:
+            raise _Failure(getattr(exc, "strerror", None) or str(exc), EXIT_CANNOT_SERVE) from exc
+        for line in _announcement(proxy, descriptors):
+            _say(line)
+        signals.serve(proxy, config.grace)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

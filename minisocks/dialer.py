@@ -156,11 +156,7 @@ class Dial:
     def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
         code = connect_result(sock, sockaddr)
         if code == 0:
-            self.bnd = sock.getsockname()
-        if code == 0 and self.bnd[:2] == sockaddr[:2]:
-            # A port of this host that nobody listens on, hit by our own
-            # ephemeral port: the kernel connects the socket to itself.
-            code = errno.ECONNREFUSED
+            code = self._settle(sock, sockaddr)
         if code == errno.EINPROGRESS:
             return False
         if code:
@@ -170,6 +166,18 @@ class Dial:
         del self.attempts[fd]
         self._discard_all()
         return True
+
+    def _settle(self, sock: socket.socket, sockaddr: Any) -> int:
+        """Take note of our end; return 0, or why this is no connection after all."""
+        try:
+            self.bnd = sock.getsockname()
+            if self.bnd[1] != sockaddr[1] or self.bnd != sock.getpeername():
+                return 0
+        except OSError as exc:
+            return exc.errno or errno.EINVAL  # gone already
+        # A port of this host that nobody listens on, hit by our own ephemeral
+        # port: the kernel has connected the socket to itself.
+        return errno.ECONNREFUSED
 
     def _fail(self, fd: int, code: int) -> None:
         sock, sockaddr = self.attempts.pop(fd)

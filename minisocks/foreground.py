@@ -3,51 +3,58 @@
 import select
 import signal
 import time
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from minisocks.compat import Waker
 from minisocks.proxy import Proxy
 
-__all__ = ["serve_until_signal"]
+__all__ = ["Signals"]
 
 _ENDING = [signal.SIGINT, signal.SIGTERM]
 
 
-def serve_until_signal(proxy: Proxy, grace: float) -> None:
-    """Wait for TERM or INT, then end *proxy*, which has been started.
+class Signals:
+    """TERM and INT, from ``with`` on: kept until somebody waits for them.
 
-    Connections get *grace* seconds; a second signal ends them at once.
-    Handlers do nothing and log nothing: the interpreter writes the signal's
-    number to a descriptor, and that is what is waited for.  Main thread.
+    A class because the handlers have to be there before the proxy starts (a
+    signal right after its first line must not kill it) and are put back after.
+    They do nothing and log nothing: the interpreter writes the signal's number
+    to a descriptor, and that is what is waited for.  Main thread only.
     """
-    waker = Waker()
-    old = {number: signal.signal(number, _ignore) for number in _ENDING}
-    old_fd = signal.set_wakeup_fd(waker.writer_fileno())
-    try:
-        _wait(waker, None)
-        proxy.stop_listening()
-        proxy.notify_when_empty(waker.wake)
-        _wait(waker, time.monotonic() + grace)
-        proxy.stop()
-    finally:
-        signal.set_wakeup_fd(old_fd)
-        for number, handler in old.items():
+
+    def __enter__(self) -> "Signals":
+        self._waker = Waker()
+        self._old_fd = signal.set_wakeup_fd(self._waker.writer_fileno())
+        self._old: Dict[int, Any] = {n: signal.signal(n, _ignore) for n in _ENDING}
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for number, handler in self._old.items():
             signal.signal(number, handler)
-        waker.close()
+        signal.set_wakeup_fd(self._old_fd)
+        self._waker.close()
 
+    def serve(self, proxy: Proxy, grace: float) -> None:
+        """Wait for a signal, then end *proxy*, which has been started.
 
-def _wait(waker: Waker, until: Optional[float]) -> None:
-    """Wait for a signal or, with *until* given, for a wake-up or that moment."""
-    while True:
-        left = None if until is None else until - time.monotonic()
-        if left is not None and left <= 0:
-            return
-        if not select.select([waker.fileno()], [], [], left)[0]:
-            return
-        notes = waker.drain()
-        if until is not None or any(notes):
-            return
+        Its connections get *grace* seconds; a second signal ends them at once.
+        """
+        self._wait(None)
+        proxy.stop_listening()
+        proxy.notify_when_empty(self._waker.wake)
+        self._wait(time.monotonic() + grace)
+        proxy.stop()
+
+    def _wait(self, until: Optional[float]) -> None:
+        """Wait for a signal or, with *until* given, for a wake-up or that moment."""
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([self._waker.fileno()], [], [], left)[0]:
+                return
+            notes = self._waker.drain()
+            if until is not None or any(notes):
+                return
 
 
 def _ignore(_number: int, _frame: Any) -> None:
-    """Take the signal's default action away; see above."""
+    """Take the signal's default action away; see ``Signals``."""

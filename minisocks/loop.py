@@ -91,14 +91,14 @@ class Loop:
         self._closing: List[Tuple[socket.socket, bool]] = []
         self._sleeping = False
         self._stopping = False
-        self._submit_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
         #: Shared space for reads.  Loop thread only, within one call.
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         #: Called (loop thread) when descriptors have become free.
         self.on_closed: Callable[[], None] = lambda: None
         #: Called (loop thread) after each round that leaves no job.
-        self.on_empty: Callable[[], None] = lambda: None
+        self.on_empty: List[Callable[[], None]] = []
 
     # Any thread
 
@@ -112,14 +112,20 @@ class Loop:
 
     def submit(self, job: Job) -> None:
         """Hand over *job* with all that it owns; aborted if the loop has ended."""
-        with self._submit_lock:
-            stopped = self._stopping
-            if not stopped:
+        with self._lock:
+            if not self._stopping:
                 self._jobs.add(job)
-        if stopped:
+                self.call_soon(job, job.begin)
+                return
+        thread = self._thread
+        if thread is threading.current_thread():
+            job.abort("shutdown")  # this round's end, or the shut-down, closes what it had
+            return
+        if thread is not None:
+            thread.join()
+        with self._lock:
             job.abort("shutdown")
-        else:
-            self.call_soon(job, job.begin)
+            self._close_sockets()
 
     def call_soon(self, job: Job, callback: Callable[..., None], *args: Any) -> None:
         """Call it in the loop's thread after the events of this round.
@@ -135,7 +141,7 @@ class Loop:
 
     def stop(self) -> None:
         """Abort what is left and end the thread; returns when it has ended."""
-        with self._submit_lock:
+        with self._lock:
             self._stopping = True
         self._waker.wake()
         if self._thread is not None:
@@ -223,7 +229,11 @@ class Loop:
             self._close_sockets()
             self.on_closed()
         if not self._jobs:
-            self.on_empty()
+            self._tell_empty()
+
+    def _tell_empty(self) -> None:
+        for callback in self.on_empty:
+            callback()
 
     def _close_sockets(self) -> None:
         closing, self._closing = self._closing, []
@@ -254,7 +264,8 @@ class Loop:
         # that succeeds cancels its limit of 120 s), so sweep when they prevail.
         self._cancelled += 1
         if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
-            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            # In place: this may be called by a timer that is run just now.
+            self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
             heapq.heapify(self._timers)
             self._cancelled = 0
 
@@ -262,5 +273,6 @@ class Loop:
         for job in list(self._jobs):
             self._abort(job, "shutdown")
         self._close_sockets()
+        self._tell_empty()
         self._poller.close()
         self._waker.close()

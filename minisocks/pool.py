@@ -117,8 +117,8 @@ class HandlerPool(Turn):
 
     def wait(self) -> None:
         """Return when every thread has ended."""
-        while self._threads:
-            self._threads[0].join()
+        for thread in iter(lambda: next(iter(self._threads), None), None):
+            thread.join()
 
     def stop(self) -> None:
         """Accept no more; returns when the threads have ended, or after a while."""
@@ -129,7 +129,12 @@ class HandlerPool(Turn):
             thread.join(max(0.0, until - time.monotonic()))
         self._abort_resumed()
         self._lobby.close()
-        if not self._threads:
+        with self._mutex:
+            self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        """Close our descriptors once no thread is left, however late a hook lets one go."""
+        if self._stopping and not self._threads:
             self._listening.close()
             self._pausing.close()
             self._waker.close()
@@ -155,10 +160,11 @@ class HandlerPool(Turn):
                 work()
             except Exception:  # our bug: this client pays, the thread lives on
                 log.exception("a handler failed")
-        with self._mutex:
-            self._threads.remove(threading.current_thread())
         if here.leads:
             self._lead.release()
+        with self._mutex:
+            self._threads.remove(threading.current_thread())
+            self._close_if_over()
 
     def _take_lead(self) -> bool:
         """Wait to become the leader; False if this thread is one too many."""

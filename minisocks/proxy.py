@@ -6,7 +6,7 @@ signals, no log handlers and nothing else that is the process's.
 
 import logging
 import threading
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from minisocks.listener import Listener, open_listeners
 from minisocks.pool import HandlerPool
@@ -48,6 +48,7 @@ class Proxy:
         self._resolver = resolver
         self._listeners: List[Listener] = []
         self._pool: Optional[HandlerPool] = None
+        self._lifecycle = threading.RLock()  # start and stop, one at a time
         #: What its sessions share; there while it runs.
         self.services: Any = None
 
@@ -58,50 +59,51 @@ class Proxy:
             ListenError: an address cannot be listened on; nothing was started.
             RuntimeError: there is no room for a thread; likewise.
         """
-        try:
-            for text in self.config.listen:
-                self._listeners += open_listeners(ListenAddress.parse(text))
-            self._listeners += self._given
-            self.services = Services(self.config, self._resolver)
-            self.services.loop.start()
-            self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
-            pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])
-        except BaseException:
-            self.stop()
-            raise
+        with self._lifecycle:
+            try:
+                self._start()
+            except BaseException:
+                self.stop()
+                raise
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
-        Returns when everything is closed.  Any number of times.
+        Returns when everything is closed.  Any number of times; a second call
+        cuts the grace of the first short.
         """
         self.stop_listening()
-        if self.services is None:
-            return
         if grace > 0:
             empty = threading.Event()
             self.notify_when_empty(empty.set)
             empty.wait(grace)
-        self.services.loop.stop()
-        self.services.resolver.close()
-        self.services = None
+        with self._lifecycle:
+            if self.services is not None:
+                self.services.loop.stop()
+                self.services.resolver.close()
+                self.services = None
 
     def stop_listening(self) -> None:
         """Accept no more, and end handshakes that are not finished."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
-        for listener in self._listeners:
-            listener.close()
-        self._listeners = []
+        with self._lifecycle:
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool = None
+            for listener in self._listeners:
+                listener.close()
+            self._listeners = []
 
-    def notify_when_empty(self, callback: Any) -> None:
-        """Have *callback* called, in the loop's thread, when no connection is left.
+    def notify_when_empty(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when no connection is left, or at the latest by ``stop``.
 
-        Once listening has stopped.  It may be called more than once.
+        Once listening has stopped.  It may be called more than once, in any thread.
         """
-        self.services.loop.on_empty = callback
-        self.services.loop.wake()
+        services = self.services
+        if services is None:
+            callback()
+        else:
+            services.loop.on_empty.append(callback)
+            services.loop.wake()
 
     @property
     def addresses(self) -> List[str]:
@@ -110,7 +112,8 @@ class Proxy:
 
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state."""
-        return len(self.services.loop) if self.services else 0
+        services = self.services
+        return len(services.loop) if services is not None else 0
 
     def __enter__(self) -> "Proxy":
         self.start()
@@ -118,3 +121,12 @@ class Proxy:
 
     def __exit__(self, *exc: Any) -> None:
         self.stop()
+
+    def _start(self) -> None:
+        for text in self.config.listen:
+            self._listeners += open_listeners(ListenAddress.parse(text))
+        self._listeners += self._given
+        self.services = Services(self.config, self._resolver)
+        self.services.loop.start()
+        self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
+        pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])

@@ -220,11 +220,12 @@ class Pair(Job):
         mask = READ if outgoing.wants_read() else 0
         if incoming.pending is not None:
             mask |= WRITE
-        if not mask and outgoing.eof and incoming.done:
-            # Shut both ways. It would report that for ever. Else mask 0 still
-            # tells of a reset, even by a client that had half-closed while its
-            # target says nothing: without it such a pair would never end.
+        if not mask and (incoming.done or not outgoing.eof):
+            # Shut both ways, which it would report for ever; or what it still
+            # has to say, a reset included, waits until the other end has room.
             return UNWATCHED
+        # Else mask 0 still tells of a reset: a client that has half-closed may
+        # vanish while its target says nothing, and the pair would never end.
         return mask
 
     def _watch(self, fd: int, mask: int) -> None:

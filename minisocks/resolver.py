@@ -6,6 +6,7 @@ away.  Daemon threads and no executor: that one joins its threads at exit.
 """
 
 import collections
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from minisocks.errors import DialError
 from minisocks.wire import Rep
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
+
+log = logging.getLogger("minisocks")
 
 #: Family and what ``connect`` takes.
 Sockaddr = Tuple[int, Any]
@@ -161,6 +164,9 @@ class Resolver:
             return DialError(
                 "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc), Rep.HOST_UNREACHABLE
             )
+        except Exception as exc:  # noqa: BLE001  # somebody's own resolver may have bugs
+            log.exception("looking %s up failed", repr(lookup.host)[1:])
+            return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:
             return DialError("%s has no address" % repr(lookup.host)[1:], Rep.HOST_UNREACHABLE)
         return found

@@ -47,7 +47,7 @@ def sniff(first: int, stream: Stream) -> Generator[None, None, NotSocks]:
     if first == 0x16:
         return NotSocks("TLS instead of SOCKS: the client takes this for an HTTPS proxy or server")
     if first == 0x0D:
-        return NotSocks(_BALANCER)
+        return NotSocks("not SOCKS: the first byte is 0x0d; it may be " + _BALANCER)
     word = bytearray()
     byte = first
     while 0x41 <= byte <= 0x5A and len(word) < _LONGEST_WORD:
