@@ -15,6 +15,9 @@ class Users:
     names, lengths or how much of a password was right.  Immutable; any thread.
     """
 
+    #: Whether ``verify`` may take longer than a client should wait behind it.
+    may_take_long = False
+
     def __init__(self, credentials: Iterable[Tuple[bytes, bytes]] = ()) -> None:
         self._hashes: List[bytes] = []
         users = list(credentials)

@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Optional
 import click
 
 from minisocks import __version__
-from minisocks.errors import ConfigError, ListenError
+from minisocks.errors import ConfigError
 from minisocks.foreground import Signals
 from minisocks.proxy import Proxy
 from minisocks.settings import SETTINGS, Config, Setting, option_name
@@ -73,14 +73,14 @@ def _serve(**given: Any) -> None:
     _log_to_stderr(config)
     descriptors = _raise_descriptor_limit()
     threading.stack_size(STACK_BYTES)
-    with Signals() as signals:
-        try:
+    try:
+        with Signals() as signals:
             proxy.start()
-        except (ListenError, RuntimeError) as exc:
-            raise _Failure(getattr(exc, "strerror", None) or str(exc), EXIT_CANNOT_SERVE) from exc
-        for line in _announcement(proxy, descriptors):
-            _say(line)
-        signals.serve(proxy, config.grace)
+            for line in _announcement(proxy, descriptors):
+                _say(line)
+            signals.serve(proxy, config.grace)
+    except (OSError, RuntimeError) as exc:  # no address, descriptor or thread to be had
+        raise _Failure(getattr(exc, "strerror", None) or str(exc), EXIT_CANNOT_SERVE) from exc
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -113,6 +113,8 @@ def _say(line: str) -> None:
 
 
 def _log_to_stderr(config: Config) -> None:
+    # What no line shows need not be asked of the system for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.raiseExceptions = False  # a stderr that is gone would be told to stderr
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
@@ -140,7 +142,7 @@ def _raise_descriptor_limit() -> Optional[int]:
 def _announcement(proxy: Proxy, descriptors: Optional[int]) -> List[str]:
     lines = ["listening on %s (SOCKS4, SOCKS4a, SOCKS5)" % address for address in proxy.addresses]
     lines.append("may come in: %s" % proxy.services.rules.describe())
-    if descriptors:
+    if descriptors is not None and descriptors > 0:  # -1 is "no limit"
         lines.append(
             "room for about %d connections (%d descriptors)"
             % ((descriptors - 32) // 2, descriptors)
@@ -153,7 +155,9 @@ def _curl(proxy: Proxy) -> str:
     user = "NAME:PASSWORD@" if proxy.config.user else ""
     for address in proxy.addresses:
         if not address.startswith("unix:"):
-            address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+            for every, one in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
+                if address.startswith(every):
+                    address = one + address[len(every) :]
             return "curl --proxy socks5h://%s%s https://example.org/" % (user, address)
     return "curl --proxy socks5h://%slocalhost%s https://example.org/" % (
         user,

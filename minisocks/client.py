@@ -3,6 +3,7 @@
 import socket
 from typing import Any, Optional
 
+from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
 from minisocks.wire import MAPPED_PREFIX, packed_ip
 
 __all__ = ["Client"]
@@ -18,16 +19,19 @@ class Client:
         ip: 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d.  Empty for a client
             on a unix socket, which is on this host.
         port: TCP port, 0 on a unix socket.
+        is_local: it is on this host: loopback or a unix socket.
+        is_inside: it is on a private or link-local network.
         user: who gave the right password, None before that or without one.
     """
 
-    __slots__ = ("host", "ip", "port", "user")
+    __slots__ = ("host", "ip", "is_inside", "is_local", "port", "user")
 
     def __init__(self, peer: Any) -> None:
         """*peer* is what ``accept`` returned as the address."""
         self.user: Optional[bytes] = None
         if not isinstance(peer, tuple):
             self.host, self.ip, self.port = "unix", b"", 0
+            self.is_local, self.is_inside = True, False
             return
         self.host, self.port = peer[0], peer[1]
         ip = packed_ip(self.host)
@@ -38,6 +42,8 @@ class Client:
             ip = ip[12:]
             self.host = socket.inet_ntoa(ip)
         self.ip = ip
+        self.is_local = ip in LOOPBACK
+        self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
 
     def __str__(self) -> str:
         """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""

@@ -19,8 +19,12 @@ from minisocks.wire import Rep
 __all__ = ["Dial", "interleaved", "rep_of"]
 
 HEAD_START_SECONDS = 0.25
-#: More addresses of one target are not tried: each costs a descriptor.
+#: More addresses of one target are not tried.
 MAX_ADDRESSES = 16
+#: So many are tried at once, since each costs a descriptor; then the oldest is
+#: given up, once it has had its time.
+MAX_ATTEMPTS = 4
+ATTEMPT_SECONDS = 5.0
 
 _REPS = {
     errno.ECONNREFUSED: Rep.CONNECTION_REFUSED,
@@ -62,7 +66,8 @@ class Dial:
     writable or for ``wait_seconds`` to pass.  One thread at a time.
 
     Attributes:
-        attempts: sockets on their way, by descriptor.
+        attempts: sockets on their way, by descriptor, oldest first; with where
+            to and since when.
         discarded: sockets that failed or lost; whoever steps closes them, since
             a poller may still know their descriptors.
     """
@@ -85,7 +90,7 @@ class Dial:
         self._clock = clock
         self._next_at = 0.0
         self._failures: List[Tuple[Any, OSError]] = []
-        self.attempts: Dict[int, Tuple[socket.socket, Any]] = {}
+        self.attempts: Dict[int, Tuple[socket.socket, Any, float]] = {}
         self.discarded: List[socket.socket] = []
         #: The sockaddr that was connected to, and the one of our own end.
         self.via: Any = None
@@ -103,12 +108,13 @@ class Dial:
                 "refused", which proves a host, wins over "unreachable".
         """
         for fd in list(self.attempts):
-            sock, sockaddr = self.attempts[fd]
+            sock, sockaddr, _since = self.attempts[fd]
             if self._has_connected(fd, sock, sockaddr):
                 return sock
-        while self._waiting and (not self.attempts or self._clock() >= self._next_at):
+        while self.wait_seconds() == 0.0:
+            if len(self.attempts) == MAX_ATTEMPTS:
+                self._fail(next(iter(self.attempts)), errno.ETIMEDOUT)
             family, sockaddr = self._waiting.pop(0)
-            self._next_at = self._clock() + HEAD_START_SECONDS
             started = self._start(family, sockaddr)
             if started is not None and self._has_connected(started.fileno(), started, sockaddr):
                 return started
@@ -118,11 +124,19 @@ class Dial:
 
     def wait_seconds(self) -> Optional[float]:
         """Return the seconds until the next address is due, None if none is left."""
-        return max(0.0, self._next_at - self._clock()) if self._waiting else None
+        if not self._waiting:
+            return None
+        if not self.attempts:
+            return 0.0
+        due = self._next_at
+        if len(self.attempts) == MAX_ATTEMPTS:
+            _sock, _sockaddr, since = next(iter(self.attempts.values()))
+            due = max(due, since + ATTEMPT_SECONDS)
+        return max(0.0, due - self._clock())
 
     def give_up(self) -> DialError:
         """Discard every attempt; return the error for having run out of time."""
-        addresses = [sockaddr for _sock, sockaddr in self.attempts.values()]
+        addresses = [sockaddr for _sock, sockaddr, _since in self.attempts.values()]
         late = OSError(errno.ETIMEDOUT, "no answer in time")
         self._discard_all()
         self._failures += [(sockaddr, late) for sockaddr in addresses]
@@ -143,7 +157,9 @@ class Dial:
             return None
         sock.setblocking(False)
         tune(sock)
-        self.attempts[sock.fileno()] = (sock, sockaddr)
+        now = self._clock()
+        self._next_at = now + HEAD_START_SECONDS
+        self.attempts[sock.fileno()] = (sock, sockaddr, now)
         try:
             code = sock.connect_ex(sockaddr)
         except (OSError, OverflowError) as exc:
@@ -180,12 +196,12 @@ class Dial:
         return errno.ECONNREFUSED
 
     def _fail(self, fd: int, code: int) -> None:
-        sock, sockaddr = self.attempts.pop(fd)
+        sock, sockaddr, _since = self.attempts.pop(fd)
         self.discarded.append(sock)
         self._failures.append((sockaddr, OSError(code, os.strerror(code))))
 
     def _discard_all(self) -> None:
-        self.discarded += [sock for sock, _ in self.attempts.values()]
+        self.discarded += [attempt[0] for attempt in self.attempts.values()]
         self.attempts.clear()
         self._waiting = []
 

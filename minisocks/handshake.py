@@ -210,7 +210,8 @@ class Handshake:
             credentials = yield from socks5.parse_credentials(self._stream)
             yield credentials
             if not self._verdict:
-                raise AuthFailed("wrong user name or password")
+                name = repr(credentials.user)[1:]
+                raise AuthFailed("wrong user name or password, as %s" % name)
             self._user = credentials.user
             self._out += bytes((socks5.AUTH_VERSION, 0))
         self._stage = _Stage.REQUEST5

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from typing import Any, List, NamedTuple, Tuple
 
 from minisocks.compat import close_quietly
@@ -20,6 +21,10 @@ __all__ = ["Listener", "open_listeners"]
 BACKLOG = 1024
 #: For ``:0``: a port that is free on IPv4 may be taken on IPv6.
 PORT_TRIES = 20
+#: Of 50 ms each, for another that starts on the same unix socket.
+LOCK_TRIES = 40
+#: The host lacks this family or this address of a name; others may do.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Listener(NamedTuple):
@@ -70,18 +75,20 @@ def open_listeners(address: ListenAddress) -> List[Listener]:
 
 def _open_tcp(address: ListenAddress) -> List[socket.socket]:
     opened: List[socket.socket] = []
-    port = address.port
+    port, missing = address.port, None
     try:
         for family, sockaddr in _sockaddrs(address):
             try:
                 listener = _bind(family, (sockaddr[0], port) + sockaddr[2:])
             except OSError as exc:
-                # A host without IPv6 still has "every address".
-                if address.host or not opened or exc.errno == errno.EADDRINUSE:
+                if exc.errno not in _NOT_HERE:
                     raise
+                missing = exc  # a host without IPv6 still has "every address"
                 continue
             opened.append(listener)
             port = listener.getsockname()[1]  # port 0: the same one for all
+        if missing is not None and not opened:
+            raise missing
     except BaseException:
         for listener in opened:
             listener.close()
@@ -165,14 +172,24 @@ class _DirectoryLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+        # Never for long: in /tmp anybody may hold this lock, and some file
+        # systems have none. Without it, it is a race as ever.
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            self._fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            pass  # some network file systems have no locks; then it is a race as ever
+            return
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                return
 
     def __exit__(self, *exc: Any) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _remove_stale(path: str) -> None:

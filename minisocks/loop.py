@@ -62,14 +62,24 @@ class Timer:
 
     def __init__(self, loop: "Loop", job: Job, callback: Callable[[], None]) -> None:
         self._loop = loop
-        self.job = job
+        self.job: Optional[Job] = job
         self.callback: Optional[Callable[[], None]] = callback
 
     def cancel(self) -> None:
         """Forget it; any number of times."""
         if self.callback is not None:
-            self.callback = None
+            self._forget()
             self._loop._timer_cancelled()
+
+    def take(self) -> "Tuple[Optional[Job], Optional[Callable[[], None]]]":
+        """Return job and callback, once: its time has come."""
+        taken = self.job, self.callback
+        self._forget()
+        return taken
+
+    def _forget(self) -> None:
+        # Else timer and job would keep each other, and the job its session.
+        self.job = self.callback = None
 
 
 class Loop:
@@ -140,10 +150,15 @@ class Loop:
             self._waker.wake()
 
     def stop(self) -> None:
-        """Abort what is left and end the thread; returns when it has ended."""
+        """Abort what is left and end the thread; returns when it has ended.
+
+        Called in the loop's own thread it cannot wait for that, and does not.
+        """
         with self._lock:
             self._stopping = True
         self._waker.wake()
+        if self._thread is threading.current_thread():
+            return
         if self._thread is not None:
             self._thread.join()
         elif self._waker.fileno() >= 0:
@@ -207,7 +222,11 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._round()
+            try:
+                self._round()
+            except MemoryError:  # the poller wants room for its events
+                log.error("out of memory; trying again")
+                time.sleep(0.1)
         self._shut_down()
 
     def _round(self) -> None:
@@ -233,7 +252,10 @@ class Loop:
 
     def _tell_empty(self) -> None:
         for callback in self.on_empty:
-            callback()
+            try:
+                callback()
+            except Exception:  # a bug of whoever wants to know; the loop lives on
+                log.exception("a callback failed")
 
     def _close_sockets(self) -> None:
         closing, self._closing = self._closing, []
@@ -252,12 +274,11 @@ class Loop:
     def _run_timers(self) -> None:
         timers, now = self._timers, time.monotonic() if self._timers else 0.0
         while timers and timers[0][0] <= now:
-            timer = heapq.heappop(timers)[2]
-            callback, timer.callback = timer.callback, None
-            if callback is None:
+            job, callback = heapq.heappop(timers)[2].take()
+            if job is None or callback is None:
                 self._cancelled -= 1
             else:
-                self._guarded(timer.job, callback)
+                self._guarded(job, callback)
 
     def _timer_cancelled(self) -> None:
         # Cancelled timers stay in the heap until their time. Most are (a dial

@@ -74,7 +74,8 @@ def _converse(session: Session, turn: Turn) -> Optional[Request]:
         if isinstance(event, Request):
             return event
         if isinstance(event, Credentials):
-            turn.before_hook()
+            if session.services.users.may_take_long:
+                turn.before_hook()
             _check(session, event)
         else:
             data = _receive(session, turn)

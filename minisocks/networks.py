@@ -5,7 +5,6 @@ Python's maintenance releases, and a proxy must not change whom it lets in with
 a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
 """
 
-import socket
 from typing import Iterable, List, Tuple
 
 from minisocks.wire import MAPPED_PREFIX, packed_ip
@@ -25,9 +24,10 @@ class Networks:
 
     def __contains__(self, ip: bytes) -> bool:
         size, number = len(ip), int.from_bytes(ip, "big")
-        return any(
-            size == width and number >> shift == prefix for width, shift, prefix in self._rows
-        )
+        for width, shift, prefix in self._rows:  # any() with a generator takes twice as long
+            if size == width and number >> shift == prefix:
+                return True
+        return False
 
     def __repr__(self) -> str:
         return "Networks(%r)" % self.name
@@ -60,7 +60,7 @@ PRIVATE = Networks(
 
 _ZERO12 = b"\0" * 12
 _TRANSLATED = b"\0" * 8 + b"\xff\xff\0\0"  # ::ffff:0:a.b.c.d, RFC 2765
-_NAT64 = socket.inet_pton(socket.AF_INET6, "64:ff9b::")[:12]  # RFC 6052
+_NAT64 = b"\0\x64\xff\x9b" + b"\0" * 8  # 64:ff9b::/96, RFC 6052
 _NAT64_LOCAL = _NAT64[:4] + b"\0\1"  # 64:ff9b:1::/48, RFC 8215
 _6TO4 = b"\x20\x02"  # 2002:a.b.c.d::, RFC 3056
 _TEREDO = b"\x20\x01\0\0"  # RFC 4380: server, and the client with its bits flipped

@@ -7,6 +7,7 @@ Four threads do, unless hooks hold them; then more are made, and leave again.
 """
 
 import collections
+import errno
 import functools
 import logging
 import threading
@@ -37,6 +38,12 @@ PATIENCE_SECONDS = 0.02
 LEAST_PATIENCE_SECONDS = 0.001
 #: How long ``stop`` waits for threads that a hook may hold.
 STOP_SECONDS = 5.0
+
+#: "At capacity" and its end are told once in so many seconds.
+EDGE_SECONDS = 10.0
+
+#: What accept says of a listener that somebody shut down or closed, for ever.
+_LISTENER_IS_DEAD = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
 
 _Work = Callable[[], None]
 
@@ -70,6 +77,8 @@ class HandlerPool(Turn):
         self._followers = 0
         self._short_of_threads = False
         self._paused = False
+        self._edge_told = True
+        self._edge_told_at = -EDGE_SECONDS
         self._stopping = False
 
     def start(self, servers: Sequence[Any]) -> None:
@@ -152,19 +161,21 @@ class HandlerPool(Turn):
     def _work(self) -> None:
         here = self._this_thread
         here.leads = False
-        while self._take_lead():
-            work = self._wait_for_work()
-            if work is None:
-                break
-            try:
-                work()
-            except Exception:  # our bug: this client pays, the thread lives on
-                log.exception("a handler failed")
-        if here.leads:
-            self._lead.release()
-        with self._mutex:
-            self._threads.remove(threading.current_thread())
-            self._close_if_over()
+        try:
+            while self._take_lead():
+                work = self._wait_for_work()
+                if work is None:
+                    break
+                try:
+                    work()
+                except Exception:  # our bug: this client pays, the thread lives on
+                    log.exception("a handler failed")
+        finally:
+            if here.leads:
+                self._lead.release()
+            with self._mutex:
+                self._threads.remove(threading.current_thread())
+                self._close_if_over()
 
     def _take_lead(self) -> bool:
         """Wait to become the leader; False if this thread is one too many."""
@@ -244,28 +255,45 @@ class HandlerPool(Turn):
             server = self._ready.popleft()
             try:
                 request, address = server.get_request()
+            except BlockingIOError:
+                self._unpause()  # nobody waits, and there was a descriptor for him
             except OSError as exc:
                 if exc.errno in CAPACITY_ERRORS:
                     self._pause(exc)
                     return None
-                if isinstance(exc, BlockingIOError):
-                    self._unpause()
-                continue  # else: this client left before we came to it
-            self._unpause()
-            return functools.partial(server.process_request, request, address)
+                if exc.errno in _LISTENER_IS_DEAD:
+                    self._drop(server, exc)
+                # Else this client left before we came to it.
+            else:
+                if self._paused:
+                    self._ready.append(server)  # go on until nobody waits
+                return functools.partial(server.process_request, request, address)
         return None
 
     def _pause(self, exc: OSError) -> None:
         """Wait for descriptors, not for clients: accept would fail at once, for ever."""
         self._ready.clear()
         if not self._paused:
-            log.warning("at capacity: accept: %s; waiting for connections to end", exc.strerror)
-        self._paused = True
+            self._paused = True
+            # Where descriptors come and go, the edge is crossed all the time.
+            self._edge_told = time.monotonic() >= self._edge_told_at + EDGE_SECONDS
+            if self._edge_told:
+                self._edge_told_at = time.monotonic()
+                log.warning("at capacity: accept: %s; waiting for connections to end", exc.strerror)
 
     def _unpause(self) -> None:
         if self._paused:
             self._paused = False
-            log.warning("accepting again")
+            if self._edge_told:
+                log.warning("accepting again")
+
+    def _drop(self, server: Any, exc: OSError) -> None:
+        """Accept no more from a listener that will never have a client again."""
+        log.error("a listener is dead: accept: %s; going on without it", exc.strerror)
+        for fd, known in list(self._servers.items()):
+            if known is server:
+                del self._servers[fd]
+                self._listening.unregister(fd)
 
     def _descriptors_freed(self) -> None:
         if self._paused:

@@ -57,9 +57,12 @@ class Proxy:
 
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
-            RuntimeError: there is no room for a thread; likewise.
+            RuntimeError: there is no room for a thread; likewise.  Or it has
+                been started already, and goes on.
         """
         with self._lifecycle:
+            if self.services is not None:
+                raise RuntimeError("the proxy has been started already")
             try:
                 self._start()
             except BaseException:
@@ -96,7 +99,8 @@ class Proxy:
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, or at the latest by ``stop``.
 
-        Once listening has stopped.  It may be called more than once, in any thread.
+        Once listening has stopped.  It may be called more than once, in any
+        thread, and must neither wait nor call ``stop``.
         """
         services = self.services
         if services is None:

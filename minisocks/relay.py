@@ -6,7 +6,7 @@ direction whose receiver is slow (and then reads no more from its sender).
 
 import errno
 import socket
-from typing import Optional
+from typing import Optional, Tuple
 
 from minisocks.compat import READ, WRITE, unblock, unsent_bytes
 from minisocks.loop import Job, Loop
@@ -16,8 +16,9 @@ __all__ = ["Lingering", "Pair"]
 
 #: Neither readable nor writable nor dead: the loop does not know the descriptor.
 UNWATCHED = -1
-#: How long bytes that were received before a reset may take to be delivered.
-RESET_DELIVERY_SECONDS = 10.0
+#: Bytes received before a reset are delivered first; but a receiver that takes
+#: none of them for so long does not keep the pair.
+STANDSTILL_SECONDS = 10.0
 #: A refused client is listened to until EOF, or one of these.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024
@@ -26,12 +27,21 @@ LINGER_BYTES = 256 * 1024
 class Flow:
     """One direction of a pair: bytes read from ``src``, not yet taken by ``dst``.
 
-    Open until ``eof`` (``src`` says no more), then draining, then ``done``: FIN
-    is passed on exactly once, after the last byte, and the other direction
-    lives on.
+    ::
+
+        open      reading, unless ``pending`` waits for ``dst``
+        eof       ``src`` has said FIN or is dead; ``pending`` goes out
+        done      nothing more to do: FIN passed on once, after the last byte
+        broken    done, because ``dst`` is dead; what was meant for it is lost
+
+    and beside those, of its ``src``:
+
+        hung_up   the kernel reports it dead for ever, so it is not watched
+                  unless wanted: what it had said may still be unread
+        died      with this error, which the kernel tells only once
     """
 
-    __slots__ = ("broken", "count", "done", "dst", "eof", "pending", "src")
+    __slots__ = ("broken", "count", "died", "done", "dst", "eof", "hung_up", "pending", "src")
 
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
@@ -39,8 +49,9 @@ class Flow:
         self.pending: Optional[memoryview] = memoryview(pending) if pending else None
         self.eof = False
         self.done = False
-        #: ``dst`` is dead: what was meant for it is lost.
         self.broken = False
+        self.hung_up = False
+        self.died = 0
         self.count = 0
 
     def wants_read(self) -> bool:
@@ -135,6 +146,8 @@ class Pair(Job):
             return
         if size:
             self._push(flow, buffer[:size])
+        elif flow.died:
+            self._reset(flow, flow.src.fileno(), flow.died)
         else:
             flow.eof = True
             self._note(flow.src.fileno(), "fin")
@@ -173,7 +186,10 @@ class Pair(Job):
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
-        self._broken = flow.broken = True
+        if not self._broken:
+            self._broken = True
+            self._expect_delivery(())
+        flow.broken = True
         flow.pending = None
         flow.eof = flow.done = True
 
@@ -185,11 +201,17 @@ class Pair(Job):
         self._finish_if_drained(flow)
 
     def _dead(self, outgoing: Flow, incoming: Flow) -> None:
-        """An end of which nothing is wanted, because it has said FIN, is gone."""
+        """An end of which nothing is wanted just now is gone."""
+        outgoing.hung_up = True
         code = outgoing.src.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
+        if code and outgoing.eof:
             self._reset(outgoing, outgoing.src.fileno(), code)
-        else:
+        elif code:
+            # It waits for a slow reader, who first gets all that it had said.
+            outgoing.died = code
+            self._note(outgoing.src.fileno(), _word(code))
+            self._break(incoming)
+        elif outgoing.eof:
             # A unix socket closed in good order: no break, but nobody there.
             incoming.pending = None
             incoming.eof = incoming.done = True
@@ -220,12 +242,10 @@ class Pair(Job):
         mask = READ if outgoing.wants_read() else 0
         if incoming.pending is not None:
             mask |= WRITE
-        if not mask and (incoming.done or not outgoing.eof):
-            # Shut both ways, which it would report for ever; or what it still
-            # has to say, a reset included, waits until the other end has room.
-            return UNWATCHED
-        # Else mask 0 still tells of a reset: a client that has half-closed may
-        # vanish while its target says nothing, and the pair would never end.
+        if not mask and (outgoing.hung_up or (outgoing.eof and incoming.done)):
+            return UNWATCHED  # dead, or shut both ways: it would say so for ever
+        # Else mask 0 still tells of a reset: who has half-closed may vanish
+        # while the other end says nothing, and the pair would never end.
         return mask
 
     def _watch(self, fd: int, mask: int) -> None:
@@ -245,13 +265,24 @@ class Pair(Job):
         self._wait_for_delivery(0.01)
 
     def _wait_for_delivery(self, seconds: float) -> None:
-        # Only of who can still take it: a dead end would never be done.
+        if any(unsent for _count, unsent in self._undelivered()):
+            again = min(1.0, seconds * 2)
+            self._loop.call_later(seconds, self, lambda: self._wait_for_delivery(again))
+        else:
+            self._close()
+
+    def _undelivered(self) -> Tuple[Tuple[int, int], ...]:
+        """Return how far each direction is whose receiver still lives."""
         flows = [flow for flow in (self._up, self._down) if not flow.broken]
-        unsent = any(unsent_bytes(flow.dst) for flow in flows)
-        if not unsent or seconds > RESET_DELIVERY_SECONDS / 2:
+        return tuple((flow.count, unsent_bytes(flow.dst)) for flow in flows)
+
+    def _expect_delivery(self, before: Tuple[Tuple[int, int], ...]) -> None:
+        """Of a broken pair: close it when its last bytes are at a standstill."""
+        now = self._undelivered()
+        if now == before:
             self._close()
         else:
-            self._loop.call_later(seconds, self, lambda: self._wait_for_delivery(seconds * 2))
+            self._loop.call_later(STANDSTILL_SECONDS, self, lambda: self._expect_delivery(now))
 
     def _close(self) -> None:
         loop, record = self._loop, self._record

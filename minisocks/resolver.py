@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
-from minisocks.compat import start_thread
+from minisocks.compat import CAPACITY_ERRORS, start_thread
 from minisocks.errors import DialError
 from minisocks.wire import Rep
 
@@ -55,7 +55,10 @@ def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) ->
     rows = getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
     found: List[Sockaddr] = []
     for family, _type, _proto, _name, sockaddr in rows:
-        if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
+        if family not in (socket.AF_INET, socket.AF_INET6) or (family, sockaddr) in found:
+            continue
+        # A Python built without IPv6 has bytes instead of an address.
+        if isinstance(sockaddr[0], str):
             found.append((family, sockaddr))
     return found
 
@@ -87,6 +90,8 @@ class Resolver:
         self._waiting: Deque[Lookup] = collections.deque()
         self._changed = threading.Condition()
         self._threads = 0
+        #: How many can be had; fewer than MAX_THREADS once one could not.
+        self._most_threads = MAX_THREADS
         self._busy: Dict[int, float] = {}
         self._closed = False
 
@@ -118,11 +123,14 @@ class Resolver:
     def _check_room(self) -> None:
         now = time.monotonic()
         stuck = sum(now - since > STUCK_SECONDS for since in self._busy.values())
-        if stuck == MAX_THREADS:
+        if stuck and stuck >= self._most_threads:
             raise DialError(
                 "all %d resolver threads wait for name servers that do not answer" % stuck,
                 Rep.GENERAL_FAILURE,
             )
+        if len(self._waiting) >= MAX_WAITING:
+            # Those whose clients have left make room first.
+            self._waiting = collections.deque(w for w in self._waiting if w.callback is not None)
         if self._closed or len(self._waiting) >= MAX_WAITING:
             raise DialError("too many names are being looked up", Rep.GENERAL_FAILURE)
 
@@ -130,6 +138,7 @@ class Resolver:
         try:
             start_thread(self._work, "minisocks-resolver")
         except RuntimeError as exc:
+            self._most_threads = self._threads
             if not self._threads:
                 self._waiting.remove(lookup)
                 raise DialError(
@@ -137,6 +146,7 @@ class Resolver:
                 ) from exc
         else:
             self._threads += 1
+            self._most_threads = MAX_THREADS
 
     def _work(self) -> None:
         me = threading.get_ident()
@@ -161,10 +171,10 @@ class Resolver:
         try:
             found = _ask(self._getaddrinfo, lookup.host, lookup.port, 0)
         except _FAILURES as exc:
-            return DialError(
-                "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc), Rep.HOST_UNREACHABLE
-            )
-        except Exception as exc:  # noqa: BLE001  # somebody's own resolver may have bugs
+            what = "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc)
+            full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
+            return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
+        except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
             log.exception("looking %s up failed", repr(lookup.host)[1:])
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:

@@ -68,7 +68,7 @@ class Rules:
         """Decide whether *client* (its ``user`` set if it has one) may come in."""
         if client.user is not None or self._needs_no_password(client):
             return _YES
-        if not self.has_users and is_local(client):
+        if not self.has_users and client.is_local:
             return _YES
         return Decision(
             False,
@@ -78,7 +78,7 @@ class Rules:
 
     def allows_name(self, client: Client, dst: Address) -> Decision:
         """Decide about what *client* asked for, before anything is resolved."""
-        if dst.atyp == Atyp.DOMAINNAME and not is_local(client):
+        if dst.atyp == Atyp.DOMAINNAME and not client.is_local:
             name = dst.host.lower().rstrip(b".")
             if name == b"localhost" or name.endswith(b".localhost"):
                 return Decision(
@@ -88,9 +88,9 @@ class Rules:
 
     def allows_address(self, client: Client, ip: bytes, port: int) -> Decision:
         """Decide about an address that the target has: 4 or 16 bytes."""
-        if is_local(client):
+        if client.is_local:
             return _YES
-        barred = _OURS if is_inside(client) else _OURS + _INSIDE
+        barred = _OURS if client.is_inside else _OURS + _INSIDE
         for form in disguises(ip):
             for networks in barred:
                 if form in networks:
@@ -114,14 +114,4 @@ class Rules:
         return who + " without a password, any other client with one"
 
     def _needs_no_password(self, client: Client) -> bool:
-        return self.open or (self.allow_lan and (is_local(client) or is_inside(client)))
-
-
-def is_local(client: Client) -> bool:
-    """Say whether *client* is on this host: loopback or a unix socket."""
-    return not client.ip or client.ip in LOOPBACK
-
-
-def is_inside(client: Client) -> bool:
-    """Say whether *client* is on a private or link-local network."""
-    return client.ip in PRIVATE or client.ip in LINK_LOCAL
+        return self.open or (self.allow_lan and (client.is_local or client.is_inside))

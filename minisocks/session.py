@@ -6,7 +6,7 @@ pair, to ``Lingering``, or closed.  Exactly one thread works on it at a time.
 
 import logging
 import socket
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from minisocks.auth import Users
 from minisocks.client import Client
@@ -36,17 +36,24 @@ class Services:
         self.rules = Rules(bool(self.users), config.allow_lan, config.open)
         self.loop = Loop()
         self.resolver = resolver or Resolver()
-        #: Puts a session aside until its client says more; see ``lobby``.
-        self.park: Any = None
-        #: Gives a session back to a handler thread; see ``pool``.
-        self.resume: Any = None
+        #: Puts a session aside until its client says more.  The pool's lobby.
+        self.park: Callable[[Session], None] = _no_pool
+        #: Gives a session back to a handler thread, with the seconds it was
+        #: parked.  The pool's.
+        self.resume: Callable[[Session, float], None] = _no_pool
+
+
+def _no_pool(*args: Any) -> None:
+    raise AssertionError("these services have no pool of handler threads")
 
 
 class Session:
     """From accept to the reply.
 
     A class because a slow client's session is put aside and taken up again by
-    another thread, and a slow target's is finished by the loop.
+    another thread, and a slow target's is finished by the loop.  It closes its
+    socket at once: whoever calls has unwatched it, so the loop cannot mistake a
+    later one with the same descriptor for it.
     """
 
     __slots__ = ("client", "deadline", "record", "services", "sock", "talk")

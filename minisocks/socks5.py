@@ -8,13 +8,12 @@
     reply     VER 05 | REP | RSV 00 | ATYP | BND.ADDR | BND.PORT 2
 """
 
-import socket
 import struct
 from typing import Generator, NamedTuple
 
 from minisocks.errors import ProtocolError, UnsupportedAddressType
 from minisocks.stream import Parser, Stream
-from minisocks.wire import Address, Atyp, Rep, Ver
+from minisocks.wire import Address, Atyp, Rep, Ver, text_ip
 
 __all__ = [
     "Credentials",
@@ -96,9 +95,9 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
     """
     (atyp,) = yield from stream.read_exact(1)
     if atyp == Atyp.IPV4:
-        host = socket.inet_ntop(socket.AF_INET, (yield from stream.read_exact(4))).encode("ascii")
+        host = text_ip((yield from stream.read_exact(4))).encode("ascii")
     elif atyp == Atyp.IPV6:
-        host = socket.inet_ntop(socket.AF_INET6, (yield from stream.read_exact(16))).encode("ascii")
+        host = text_ip((yield from stream.read_exact(16))).encode("ascii")
     elif atyp == Atyp.DOMAINNAME:
         (length,) = yield from stream.read_exact(1)
         host = yield from stream.read_exact(length)

@@ -9,7 +9,7 @@ import enum
 import socket
 from typing import NamedTuple, Optional
 
-__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip"]
+__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip", "text_ip"]
 
 #: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
@@ -116,11 +116,32 @@ def packed_ip(text: str) -> Optional[bytes]:
 
     A scope (``fe80::1%eth0``) is left out: it says by which road, not whither.
     """
-    family = socket.AF_INET
-    if ":" in text:
-        family = socket.AF_INET6
-        text = text.partition("%")[0]
     try:
-        return socket.inet_pton(family, text)
+        if ":" not in text:
+            return socket.inet_pton(socket.AF_INET, text)
+        return _packed_ipv6(text.partition("%")[0])
     except (OSError, ValueError):
         return None
+
+
+def text_ip(packed: bytes) -> str:
+    """Return the usual text form of the 4 or 16 bytes of an address."""
+    return socket.inet_ntoa(packed) if len(packed) == 4 else _text_ipv6(packed)
+
+
+if socket.has_ipv6:
+
+    def _packed_ipv6(text: str) -> bytes:
+        return socket.inet_pton(socket.AF_INET6, text)
+
+    def _text_ipv6(packed: bytes) -> str:
+        return socket.inet_ntop(socket.AF_INET6, packed)
+
+else:  # small systems build Python without IPv6; clients may name it all the same
+    import ipaddress
+
+    def _packed_ipv6(text: str) -> bytes:
+        return ipaddress.IPv6Address(text).packed
+
+    def _text_ipv6(packed: bytes) -> str:
+        return str(ipaddress.IPv6Address(packed))

@@ -6,6 +6,7 @@ end with what they wait for, and ``TIMEOUT`` only ends a test that has failed.
 
 import contextlib
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -271,16 +272,23 @@ def black_hole():
 
 
 def closed_port(host="127.0.0.1"):
-    """Return a port that refuses connections."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return sock.getsockname()[1]
+    """Return a port that refuses connections, and that is free to listen on.
+
+    Not one of those that the kernel gives to outgoing connections: of the many
+    in these tests one could have it the next moment.
+    """
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            with contextlib.suppress(OSError):
+                sock.bind(("::" if ":" in host else "0.0.0.0", port))
+                return port
 
 
 @contextlib.contextmanager
-def run_proxy(resolver=None, listen=("127.0.0.1:0",), **settings):
+def run_proxy(resolver=None, listen=("127.0.0.1:0",), listeners=(), **settings):
     """A proxy in this process; ``port`` is the first listener's."""
-    proxy = Proxy(Config(listen=listen, **settings), resolver=resolver)
+    proxy = Proxy(Config(listen=listen, **settings), listeners=listeners, resolver=resolver)
     with proxy:
         address = proxy.addresses[0]
         proxy.port = 0 if address.startswith("unix:") else int(address.rpartition(":")[2])

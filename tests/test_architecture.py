@@ -40,7 +40,8 @@ ABOVE = """
 BELOW = """
     handshake
     rules settings sniff socks4 socks5
-    client networks stream
+    client
+    networks stream
     errors
     wire
 """
@@ -51,7 +52,7 @@ CORE = BELOW.split()
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {"enum", "ipaddress", "re", "socket", "struct", "typing"}
-CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+)\Z")
+CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 
 
 def module_name(path):

@@ -1,4 +1,5 @@
 """What other systems have instead of Linux's calls serves just as well."""
+
 import errno
 import os
 import signal
@@ -10,6 +11,8 @@ import pytest
 from support import GREETING, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
 
 from minisocks import compat
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture(params=["epoll", "poll", "select"])
@@ -128,3 +131,39 @@ def test_unsent_bytes_counts_what_the_peer_has_not_taken():
                         one.send(b"x" * 65536)
                 assert compat.unsent_bytes(one) > 0
                 assert 0 == compat.unsent_bytes(other)
+
+
+def test_python_built_without_ipv6():
+    """It imports, serves, and answers a request for an IPv6 address."""
+    code = """
+import socket
+from support import run_proxy, socks5, Talk, GREETING
+asked = GREETING + socks5("2001:db8::1", 80)
+socket.has_ipv6 = False
+for name in [name for name in __import__("sys").modules if name.startswith("minisocks")]:
+    del __import__("sys").modules[name]
+def without(function):
+    def call(family, *args):
+        if family == socket.AF_INET6:
+            raise OSError("unknown address family")
+        return function(family, *args)
+    return call
+for name in ("inet_pton", "inet_ntop"):
+    setattr(socket, name, without(getattr(socket, name)))
+from minisocks import wire, networks
+from minisocks import Config, Proxy
+assert wire.packed_ip("::1") in networks.LOOPBACK
+with Proxy(Config(listen=("127.0.0.1:0",))) as proxy:
+    with Talk.to(int(proxy.addresses[0].rpartition(":")[2])) as talk:
+        reply = talk.send(asked).rest()
+assert (reply[:2], len(reply)) == (b"\\x05\\x00", 12) and reply[3], reply
+print("answered")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, os.path.join(ROOT, "tests")])),
+    )
+    assert (b"", 0, b"answered") == (done.stderr, done.returncode, done.stdout.strip())

@@ -1,0 +1,385 @@
+"""A network of the tests' own, in which one host has addresses of every kind.
+
+Who a client is, and what it may reach, depends on addresses that a test machine
+does not have.  So a child process makes itself a network namespace that has
+them all, and runs the proxies there.  A socket belongs to the namespace it was
+made in, whoever uses it: the child makes the tests' sockets too and passes
+them on, and the tests connect, bind and accept with them as anywhere else.
+"""
+
+import array
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+
+#: All of them are this host, as far as the namespace is concerned.
+LOOPBACK4, LOOPBACK6 = "127.0.0.1", "::1"
+PRIVATE4, PRIVATE6 = "10.0.0.1", "fd00::1"
+OTHER_PRIVATE4, CARRIER4 = "192.168.1.1", "100.64.0.1"
+PUBLIC4, PUBLIC6 = "203.0.113.5", "2001:db8::5"
+LINK_LOCAL4, METADATA4, METADATA4_ALIBABA = "169.254.7.7", "169.254.169.254", "100.100.100.200"
+METADATA6 = "fd00:ec2::254"
+LOCAL = (
+    PRIVATE4,
+    PRIVATE6,
+    OTHER_PRIVATE4,
+    CARRIER4,
+    PUBLIC4,
+    PUBLIC6,
+    LINK_LOCAL4,
+    METADATA4,
+    METADATA4_ALIBABA,
+    METADATA6,
+)
+
+#: No route leads there; and a route says that nobody is there.
+NO_NETWORK4, NO_NETWORK6 = "192.0.2.1", "2001:db8:bad::1"
+NO_HOST4, NO_HOST6 = "198.51.100.1", "2001:db8:dead::1"
+
+#: What the proxies' resolver answers; it asks the system for all other names.
+NAMES = {
+    "private.test": [PRIVATE4],
+    "private6.test": [PRIVATE6],
+    "public.test": [PUBLIC4],
+    "public6.test": [PUBLIC6],
+    "loopback.test": [LOOPBACK4],
+    "loopback6.test": [LOOPBACK6],
+    "mapped.test": ["::ffff:127.0.0.1"],
+    "zero.test": ["0.0.0.0"],
+    "metadata.test": [METADATA4],
+    "all-denied.test": [LOOPBACK4, LOOPBACK6, METADATA4],
+    "denied-first.test": [LOOPBACK4, LOOPBACK6, PUBLIC4],
+    "denied-last.test": [PUBLIC4, LOOPBACK4],
+    "no-network.test": [NO_NETWORK4],
+    "no-network6.test": [NO_NETWORK6],
+    "no-host.test": [NO_HOST4],
+    "no-host6.test": [NO_HOST6],
+}
+
+_PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+def family_of(host):
+    """Return the address family that *host*, an address, belongs to."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class CannotMake(Exception):
+    """This machine does not let us have a network namespace; the message says why."""
+
+
+class Namespace:
+    """The test's end of it: ask for proxies and for sockets."""
+
+    def __init__(self):
+        self._process = self._control = None
+        self._ports = {}
+
+    def start(self):
+        """Make it.
+
+        Raises:
+            CannotMake: not permitted, or a tool is missing.
+        """
+        reasons = []
+        # With a user namespace nobody needs to be root; where those are
+        # forbidden, root still may.
+        for flags in ("-rn", "-n"):
+            try:
+                self._start(flags)
+                return self
+            except (OSError, CannotMake) as exc:
+                reasons.append("unshare %s: %s" % (flags, exc))
+                self.stop()
+        raise CannotMake("no network namespace: %s" % "; ".join(reasons))
+
+    def _start(self, flags):
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(60)
+        with theirs, tempfile.TemporaryFile() as stderr:
+            child = [sys.executable, "-W", "error", os.path.abspath(__file__)]
+            self._process = subprocess.Popen(
+                ["unshare", flags] + child + [str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                env=dict(os.environ, PYTHONPATH=root),
+            )
+            theirs.close()
+            greeting = self._control.recv(65536)
+            if not greeting:
+                self._process.wait()
+                stderr.seek(0)
+                said = stderr.read().decode("utf-8", "replace").strip().splitlines()
+                raise CannotMake(said[-1] if said else "exit status %d" % self._process.returncode)
+        error = json.loads(greeting.decode())["error"]
+        if error:
+            raise CannotMake(error)
+
+    def stop(self):
+        """End it, and all that runs in it."""
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.wait()
+        self._process = self._control = None
+
+    def _ask(self, do, **arguments):
+        self._control.sendall(json.dumps(dict(arguments, do=do)).encode())
+        data, ancillary, _flags, _address = self._control.recvmsg(1 << 20, socket.CMSG_SPACE(4))
+        fds = array.array("i")
+        for _level, _type, content in ancillary:
+            fds.frombytes(content[:4])
+        answer = json.loads(data.decode())
+        assert "raised" not in answer, answer["raised"]
+        return fds[0] if fds else answer["result"]
+
+    def proxy(self, **settings):
+        """Return the port of a proxy with these settings, listening on every address."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._ports:
+            self._ports[key] = self._ask("proxy", settings=settings)
+        return self._ports[key]
+
+    def socket(self, family):
+        """Return a TCP socket that lives in there."""
+        fd = self._ask("socket", family=int(family))
+        return socket.socket(family, socket.SOCK_STREAM, fileno=fd)
+
+    def connect(self, source, port):
+        """Return a connection to a proxy by a client whose address is *source*."""
+        sock = self.socket(family_of(source))
+        try:
+            sock.settimeout(20)
+            sock.bind((source, 0))
+            sock.connect((source, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def connections(self):
+        """Return how many connections the proxies have."""
+        return self._ask("connections")
+
+    def asked(self):
+        """Return the names that the resolver was asked for since the last call."""
+        return self._ask("asked")
+
+    def refusals(self):
+        """Return the lines logged about refusals since the last call.
+
+        They are written before the client hears of it, and so are all there.
+        """
+        return [line for line in self._ask("log") if "end=refused" in line]
+
+    def bugs(self):
+        """Return the tracebacks logged since the last call."""
+        return self._ask("bugs")
+
+    @contextlib.contextmanager
+    def only_local_port(self, port):
+        """While this lasts, a connection that binds to no port comes from *port*."""
+        old = self._ask("ports", text="%d %d" % (port, port))
+        try:
+            yield
+        finally:
+            self._ask("ports", text=old)
+
+
+@contextlib.contextmanager
+def made_for_tests():
+    """A namespace while it lasts; skips the tests, with the reason, where there can be none."""
+    import pytest
+
+    here = Namespace()
+    try:
+        here.start()
+    except CannotMake as exc:
+        pytest.skip(str(exc))
+    try:
+        yield here
+    finally:
+        here.stop()
+
+
+class Everywhere:
+    """A target that listens, on one port, on every address that the namespace has.
+
+    ``reached`` tells by which of them it was reached.
+    """
+
+    def __init__(self, here):
+        # One socket for both families: a port that is free on one of them may
+        # be taken on the other.
+        self._listener = here.socket(socket.AF_INET6)
+        self._listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self._listener.bind(("::", 0))
+        self._listener.listen(128)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+
+    def reached(self):
+        """Return the addresses that connections came in by since the last call.
+
+        Certain, not likely: on this host a connection is in the accept queue
+        before the connect call has returned.
+        """
+        addresses = []
+        while True:
+            try:
+                sock, _peer = self._listener.accept()
+            except BlockingIOError:
+                return addresses
+            with sock:
+                host = sock.getsockname()[0]
+            addresses.append(host[7:] if host.startswith("::ffff:") else host)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._listener.close()
+
+
+# The child
+
+
+class _Child:
+    """What runs in the namespace: does what it is asked, one thing after another."""
+
+    def __init__(self, control):
+        self._control = control
+        self._proxies = []
+        self._asked = []
+        self._lines = []
+        self._bugs = []
+
+    def serve(self):
+        """Answer until the tests have gone."""
+        while True:
+            data = self._control.recv(1 << 20)
+            if not data:
+                break
+            question = json.loads(data.decode())
+            try:
+                answer = getattr(self, "do_" + question.pop("do"))(**question)
+            except Exception as exc:  # noqa: BLE001  # the test tells it
+                self._answer({"raised": repr(exc)})
+            else:
+                if isinstance(answer, socket.socket):
+                    with answer:
+                        self._answer({}, array.array("i", [answer.fileno()]))
+                else:
+                    self._answer({"result": answer})
+        for proxy in self._proxies:
+            proxy.stop()
+
+    def _answer(self, answer, fds=None):
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+        self._control.sendmsg([json.dumps(answer).encode()], ancillary)
+
+    def emit(self, record):
+        """Keep a log record."""
+        self._lines.append(record.getMessage())
+        if record.exc_info:
+            self._bugs.append(logging.Formatter().format(record))
+
+    def do_proxy(self, settings):
+        from minisocks import Config, Proxy
+        from minisocks.resolver import Resolver
+
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        settings.setdefault("listen", (":0",))
+        proxy = Proxy(Config(**settings), resolver=Resolver(getaddrinfo=self._getaddrinfo))
+        proxy.start()
+        self._proxies.append(proxy)
+        address = proxy.addresses[0]
+        return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+
+    def _getaddrinfo(self, host, port, *args):
+        name = host.decode("latin-1")
+        self._asked.append(name)
+        if name not in NAMES:
+            return socket.getaddrinfo(host, port, *args)
+        rows = []
+        for address in NAMES[name]:
+            family = family_of(address)
+            sockaddr = (address, port) if family == socket.AF_INET else (address, port, 0, 0)
+            rows.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr))
+        return rows
+
+    def do_socket(self, family):
+        return socket.socket(family, socket.SOCK_STREAM)
+
+    def do_connections(self):
+        return sum(len(proxy) for proxy in self._proxies)
+
+    def do_asked(self):
+        asked, self._asked = self._asked, []
+        return asked
+
+    def do_log(self):
+        lines, self._lines = self._lines, []
+        return lines
+
+    def do_bugs(self):
+        bugs, self._bugs = self._bugs, []
+        return bugs
+
+    def do_ports(self, text):
+        with open(_PORT_RANGE) as file:
+            old = file.read()
+        with open(_PORT_RANGE, "w") as file:
+            file.write(text)
+        return old
+
+
+def _set_up():
+    """Give this namespace its addresses and routes; return an error in words, or none."""
+    commands = ["link set lo up"]
+    commands += ["addr add %s/32 dev lo" % a for a in LOCAL if ":" not in a]
+    commands += ["addr add %s/128 dev lo nodad" % a for a in LOCAL if ":" in a]
+    commands += [
+        "route add unreachable %s/32" % NO_HOST4,
+        "route add unreachable %s/128" % NO_HOST6,
+    ]
+    try:
+        ip = subprocess.Popen(
+            ["ip", "-batch", "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+    except OSError as exc:
+        return "ip: %s" % exc.strerror
+    output, _ = ip.communicate("".join(line + "\n" for line in commands))
+    return "ip: %s" % output.strip() if ip.returncode else ""
+
+
+def main():
+    """Set up, say how that went, then do what is asked."""
+    fd = int(sys.argv[1])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd) as control:
+        error = _set_up()
+        control.sendall(json.dumps({"error": error}).encode())
+        if error:
+            return
+        child = _Child(control)
+        handler = logging.Handler()
+        handler.emit = child.emit
+        logger = logging.getLogger("minisocks")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        child.serve()
+
+
+if __name__ == "__main__":
+    main()

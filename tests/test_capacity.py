@@ -1,0 +1,160 @@
+"""Out of descriptors: it waits, says so once, and recovers; who is connected notices nothing."""
+
+import contextlib
+import os
+import sys
+import threading
+
+import pytest
+
+from support import GREETING, CommandLine, FakeTarget, Talk, socks5, wait_until
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks at /proc of the process"
+)
+
+#: Descriptors that the process may have: its own and about thirty.
+LIMIT = 48
+PREFIX = ["sh", "-c", 'ulimit -n %d && exec "$@"' % LIMIT, "sh"]
+FULL, AGAIN = "at capacity: accept", "accepting again"
+
+
+def cpu_seconds(pid):
+    """Return the processor time that a process has used."""
+    with open("/proc/%d/stat" % pid) as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid):
+    return len(os.listdir("/proc/%d/fd" % pid))
+
+
+def said(command, part):
+    return sum(part in line for line in command.lines)
+
+
+def is_greeted(talk, command):
+    """Say hello; return False once the proxy says that it is full."""
+    talk.send(GREETING)
+    talk.sock.settimeout(0.02)
+    while True:
+        try:
+            return talk.receive(2) == b"\x05\x00"
+        except OSError:
+            if said(command, FULL) > said(command, AGAIN):
+                talk.sock.settimeout(20)
+                return False
+
+
+@contextlib.contextmanager
+def full_proxy():
+    """A proxy without a descriptor left, one client waiting; yields it, its clients, the waiter.
+
+    The first client is relayed to a target that echoes.
+    """
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(FakeTarget())
+        command = stack.enter_context(CommandLine("-l", "0", "--grace", "0", prefix=PREFIX))
+        clients = [stack.enter_context(Talk.to(command.ports[0]))]
+        clients[0].connect5("127.0.0.1", target.port)
+        while True:
+            talk = stack.enter_context(Talk.to(command.ports[0]))
+            if not is_greeted(talk, command):
+                break
+            talk.sock.settimeout(20)
+            clients.append(talk)
+            assert len(clients) < LIMIT
+        yield command, clients, talk, target
+
+
+def test_full_is_said_once_and_so_is_its_end():
+    """One line when it is full, one when it accepts again; the client that waited is served."""
+    with full_proxy() as (command, clients, waiter, _):
+        assert LIMIT == descriptors(command.process.pid)
+        for talk in clients[1:6]:
+            talk.close()
+        waiter.expect(b"\x05\x00")
+        command.wait_for_line(AGAIN)
+        for _ in range(3):
+            with Talk.to(command.ports[0]) as talk:
+                talk.send(GREETING).expect(b"\x05\x00")
+        assert 0 == command.end()
+        assert (1, 1) == (said(command, FULL), said(command, AGAIN))
+        assert 0 == said(command, "Trace")
+
+
+def test_full_does_not_spin():
+    """With clients waiting in vain, it uses next to no processor time."""
+    with full_proxy() as (command, clients, _, _):
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(Talk.to(command.ports[0]))
+            before = cpu_seconds(command.process.pid)
+            threading.Event().wait(1.5)
+            used = cpu_seconds(command.process.pid) - before
+        print("%.2f s of processor time in 1.5 s" % used)
+        assert used < 0.375
+        assert (1, 0) == (said(command, FULL), said(command, AGAIN))
+
+
+def test_full_is_nothing_to_those_who_are_connected():
+    """A connection that is there goes on at full speed, and its end lets another in."""
+    with full_proxy() as (command, clients, waiter, _):
+        for _ in range(50):
+            clients[0].send(b"x" * 1000).expect(b"x" * 1000)
+        clients[0].finish().expect_eof()
+        waiter.expect(b"\x05\x00")
+
+
+def test_a_descriptor_for_the_client_but_none_for_its_target():
+    """The last descriptor goes to a client: it is told REP 01, and the reply arrives."""
+    with full_proxy() as (command, clients, waiter, target):
+        waiter.close()
+        # The waiter is accepted in the place of this one, and has left already.
+        clients[1].close()
+        command.wait_for_line(AGAIN)
+        wait_until(lambda: descriptors(command.process.pid) == LIMIT - 1)
+        with Talk.to(command.ports[0]) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").send(socks5("127.0.0.1", target.port))
+            assert 1 == talk.receive_reply5()[0]
+            talk.expect_eof()
+        # A name needs descriptors, too, for the resolver.
+        wait_until(lambda: descriptors(command.process.pid) == LIMIT - 1)
+        with Talk.to(command.ports[0]) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").send(socks5(b"localhost", target.port))
+            assert talk.receive_reply5()[0] in (1, 4)
+            talk.expect_eof()
+        for talk in clients[2:]:
+            talk.close()
+        wait_until(lambda: descriptors(command.process.pid) < LIMIT - 10)
+        with Talk.to(command.ports[0]) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+            talk.send(b"x").expect(b"x")
+        assert 0 == said(command, "Trace")
+
+
+def test_after_being_full_all_descriptors_come_back():
+    """Full, and everybody leaves: it is as small as before."""
+    with full_proxy() as (command, clients, waiter, target):
+        for talk in clients + [waiter]:
+            talk.reset()
+        wait_until(lambda: descriptors(command.process.pid) < LIMIT / 2)
+        with Talk.to(command.ports[0]) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        assert 0 == command.end()
+        assert said(command, FULL) == said(command, AGAIN)
+
+
+def test_a_storm_of_clients_without_descriptors_fills_no_log():
+    """However often the edge is crossed, the log hears of it once in ten seconds."""
+    with full_proxy() as (command, clients, waiter, _):
+        for _ in range(20):
+            clients.pop().close()
+            for _ in range(3):
+                clients.append(Talk.to(command.ports[0]).send(b"\x05"))
+        for talk in clients + [waiter]:
+            talk.close()
+        wait_until(lambda: descriptors(command.process.pid) < LIMIT / 2)
+        assert 0 == command.end()
+        assert 1 == said(command, FULL)

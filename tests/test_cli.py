@@ -1,0 +1,408 @@
+"""The command line: what it says, how it exits, and that nothing keeps it from starting."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import minisocks
+from minisocks.settings import SETTINGS, option_name
+from support import (
+    closed_port,
+    GREETING,
+    TIMEOUT,
+    CommandLine,
+    FakeTarget,
+    Talk,
+    password_message,
+    socks5,
+    wait_until,
+)
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def run(*args, **kwargs):
+    """Run it to its end; return exit status, stdout and stderr."""
+    kwargs.setdefault("cwd", ROOT)
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "minisocks"] + list(args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        universal_newlines=True,
+        timeout=60,
+        **kwargs,
+    )
+    return child.returncode, child.stdout, child.stderr
+
+
+def test_version():
+    """--version says the version, on stdout, and exits 0."""
+    status, out, err = run("--version")
+    assert (0, "") == (status, err)
+    assert minisocks.__version__ in out
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_names_every_setting(option):
+    """--help shows every option, and exits 0."""
+    status, out, err = run(option)
+    assert (0, "") == (status, err)
+    for setting in SETTINGS:
+        assert option_name(setting.name) in out
+        assert not setting.short or setting.short + "," in out
+
+
+@pytest.mark.parametrize(
+    "args, option",
+    [
+        (["--no-such-option"], "--no-such-option"),
+        (["-Z"], "-Z"),
+        (["-l"], "-l"),
+        (["-l", "1080x"], "--listen"),
+        (["-l", "65536"], "--listen"),
+        (["-l", "::1:1080"], "--listen"),
+        (["-l", "[::1:1080"], "--listen"),
+        (["-l", "unix:"], "--listen"),
+        (["-l", ""], "--listen"),
+        (["--user", "nobody"], "--user"),
+        (["--user", ":secret"], "--user"),
+        (["--user", "a:" + "x" * 256], "--user"),
+        (["--handshake-timeout", "soon"], "--handshake-timeout"),
+        (["--handshake-timeout", "0"], "--handshake-timeout"),
+        (["--connect-timeout", "-1"], "--connect-timeout"),
+        (["--connect-timeout", "nan"], "--connect-timeout"),
+        (["--grace", "inf"], "--grace"),
+        (["--max-handshakes", "1.5"], "--max-handshakes"),
+        (["--max-handshakes", "0"], "--max-handshakes"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_that_names_the_option(args, option):
+    """A wrong option or value exits 2 with one line that says which, and no traceback."""
+    status, out, err = run(*args)
+    assert (2, "") == (status, out)
+    assert 1 == err.count("\n")
+    assert err.startswith("minisocks: ")
+    assert option in err
+
+
+def test_a_port_that_is_taken_is_one_sentence():
+    """A port on which somebody listens exits 1, with one line that names it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        status, out, err = run("-l", "0", "-l", str(port))
+    assert (1, "") == (status, out)
+    assert 1 == err.count("\n")
+    assert err.startswith("minisocks: ")
+    assert "127.0.0.1:%d" % port in err
+    assert "in use" in err
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path):
+    """A unix socket's path that is a file exits 1, and the file is still there."""
+    path = tmp_path / "precious"
+    path.write_text("x")
+    status, _, err = run("-l", "unix:%s" % path)
+    assert (1, 1, True) == (status, err.count("\n"), path.exists())
+    assert str(path) in err
+
+
+@pytest.mark.parametrize("more", [[], ["-q"], ["-v"]], ids=["", "-q", "-v"])
+def test_it_says_where_it_listens(more):
+    """A line for each listener with the real port, who may come in, a curl line; also with -q."""
+    with CommandLine("-l", "0", "-l", "127.0.0.2:0", *more) as command:
+        assert 2 == len(set(command.ports))
+        assert all(command.ports)
+        for host, port in zip(("127.0.0.1", "127.0.0.2"), command.ports):
+            with Talk.to(port, host) as talk:
+                talk.send(GREETING).expect(b"\x05\x00")
+        assert any("may come in" in line for line in command.lines)
+        assert command.lines[0].startswith("listening on 127.0.0.1:%d " % command.ports[0])
+        curl = "curl --proxy socks5h://127.0.0.1:%d " % command.ports[0]
+        assert curl in command.wait_for_line("try it")
+        assert 0 == command.end()
+
+
+def one_connection(command, target):
+    with Talk.to(command.ports[0]) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        talk.send(b"12345").expect(b"12345").finish().expect_eof()
+
+
+def test_a_connection_is_one_line(target):
+    """By default a finished connection is one line, and a health check is none."""
+    with CommandLine("-l", "0") as command:
+        Talk.to(command.ports[0]).close()
+        one_connection(command, target)
+        line = command.wait_for_line("end=")
+        assert "up=5B down=5B" in line
+        assert "dst=127.0.0.1:%d" % target.port in line
+        assert 0 == command.end()
+        assert 1 == sum("client=" in line for line in command.lines)
+
+
+def test_quiet_writes_no_line_for_a_connection(target):
+    """-q writes none."""
+    with CommandLine("-l", "0", "-q") as command:
+        one_connection(command, target)
+        assert 0 == command.end()
+        assert [] == [line for line in command.lines if "client=" in line]
+
+
+def test_verbose_tells_of_scanners(target):
+    """-v also says who connected and said nothing."""
+    with CommandLine("-l", "0", "-v") as command:
+        Talk.to(command.ports[0]).close()
+        one_connection(command, target)
+        assert "client=127.0.0.1" in command.wait_for_line("said nothing")
+        assert 0 == command.end()
+
+
+def test_a_password_is_never_shown(target):
+    """Neither at start nor in any line of the log, right or wrong, served or not."""
+    with CommandLine("-l", "0", "-v", "--user", "karl:s3same-open") as command:
+        for password in (b"s3same-open", b"wr0ng-one"):
+            with Talk.to(command.ports[0]) as talk:
+                talk.send(b"\x05\x01\x02" + password_message(b"karl", password)).expect(b"\x05\x02")
+                if talk.receive(2) == b"\x01\x00":
+                    talk.send(socks5("127.0.0.1", target.port))
+                    assert 0 == talk.receive_reply5()[0]
+        with Talk.to(command.ports[0]) as talk:
+            talk.send(b"\x05\x01\x02\x01\x04karl\x20s3same-open")
+        command.wait_for_line("refused")
+        command.wait_for_line("user='karl'")
+        assert 0 == command.end()
+        said = "\n".join(command.lines)
+        assert "s3same" not in said
+        assert "wr0ng" not in said
+
+
+@pytest.mark.parametrize("user", ["karl:", ":s3same", "karl:" + "s3same" * 60, "s3same"])
+def test_a_password_that_cannot_be_used_is_not_shown_either(user):
+    """The sentence about a wrong --user does not repeat it."""
+    status, out, err = run("--user", user)
+    assert 2 == status
+    assert "s3same" not in out + err
+
+
+# What cron, procd and other rough hosts do
+
+
+def test_it_starts_with_an_empty_environment(target):
+    """No PATH, no LANG, no HOME: it serves."""
+    with CommandLine("-l", "0", env={}) as command:
+        one_connection(command, target)
+        assert 0 == command.end()
+        assert [] == [line for line in command.lines if "Trace" in line]
+
+
+def test_help_and_mistakes_with_an_empty_environment():
+    """--help and a wrong option work there, too."""
+    assert 0 == run("--help", env={})[0]
+    assert 2 == run("--nonsense", env={})[0]
+
+
+def test_it_runs_from_another_directory(tmp_path, target):
+    """``python -m minisocks`` with PYTHONPATH serves from anywhere."""
+    prefix = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path)]
+    env = dict(os.environ, PYTHONPATH=ROOT)
+    with CommandLine("-l", "0", prefix=prefix, env=env) as command:
+        one_connection(command, target)
+        assert 0 == command.end()
+
+
+@pytest.mark.parametrize(
+    "closed", ["2>&-", "<&-", ">&-", "<&- >&- 2>&-"], ids=["stderr", "stdin", "stdout", "all"]
+)
+def test_it_starts_with_closed_streams(closed, target):
+    """Started without stdin, stdout or stderr, it serves and exits like any other time."""
+    port = closed_port()
+    prefix = ["sh", "-c", 'exec "$@" ' + closed, "sh"]
+    with CommandLine("-l", str(port), prefix=prefix, wait=False) as command:
+        command.ports = [port]
+
+        def serves():
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(serves)
+        for _ in range(3):
+            one_connection(command, target)
+        assert 0 == command.end()
+        assert [] == [line for line in command.lines if "Trace" in line]
+
+
+def test_a_stderr_that_goes_away_is_no_reason_to_end(target):
+    """Whoever read the log has gone: connections are served all the same."""
+    port = closed_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minisocks", "-l", str(port)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        while b"try it" not in process.stderr.readline():
+            assert process.poll() is None
+        process.stderr.close()
+        for _ in range(5):
+            with Talk.to(port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+                talk.send(b"x").expect(b"x")
+        process.terminate()
+        assert 0 == process.wait(TIMEOUT)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+#: Put before everything else on the path, it sends us SIGINT at a given moment.
+INTERRUPT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass  # the interpreter raises KeyboardInterrupt here
+"""
+WRAP = """
+import socket, threading
+def wrap(owner, name):
+    real = getattr(owner, name)
+    def wrapper(*args):
+        interrupt()
+        return real(*args)
+    setattr(owner, name, wrapper)
+"""
+MOMENTS = {
+    "import": ("click/__init__.py", "interrupt()\n"),
+    "listen": ("sitecustomize.py", WRAP + "wrap(socket.socket, 'listen')\n"),
+    "threads": ("sitecustomize.py", WRAP + "wrap(threading.Thread, 'start')\n"),
+}
+
+
+@pytest.mark.parametrize("moment", sorted(MOMENTS))
+def test_ctrl_c_during_the_start_is_no_traceback(tmp_path, moment):
+    """Ctrl-C before it serves, which a slow machine gives time for, ends it without a traceback."""
+    name, code = MOMENTS[moment]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(INTERRUPT + code)
+    env = dict(os.environ, PYTHONPATH=str(tmp_path))
+    status, out, err = run("-l", "0", env=env)
+    assert "Traceback" not in err
+    assert "Interrupt" not in err
+    # 0: it was ready to serve, and to end.
+    assert status in (0, 130, -signal.SIGINT)
+
+
+def test_a_signal_right_after_the_first_line_is_one(target):
+    """A supervisor that ends it as soon as it says where it listens gets exit status 0."""
+    for number in (signal.SIGTERM, signal.SIGINT) * 5:
+        with CommandLine("-l", "0", wait=False) as command:
+            command.wait_for_line("listening on")
+            assert 0 == command.end(number)
+            assert [] == [line for line in command.lines if "Trace" in line]
+
+
+# Idle
+
+IMPATIENT = """
+import sys
+import minisocks.pool, minisocks.resolver
+minisocks.pool.IDLE_SECONDS = minisocks.resolver.IDLE_SECONDS = 0.2
+from minisocks.cli import main
+del sys.argv[1:4]  # python -m minisocks
+sys.exit(main())
+"""
+
+
+def system_calls(pid, path, seconds):
+    """Return the system calls that a process makes in *seconds*; skip if they cannot be seen."""
+    if shutil.which("strace") is None:
+        pytest.skip("no strace here")
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-o", str(path), "-p", str(pid)],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    try:
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            pytest.skip("strace may not attach: %s" % line)
+        # Being attached to interrupts the waits, which the interpreter then resumes.
+        threading.Event().wait(0.4)
+        settled = path.read_text().count("\n")
+        threading.Event().wait(seconds)
+    finally:
+        if tracer.poll() is None:
+            tracer.send_signal(signal.SIGINT)
+        tracer.wait(TIMEOUT)
+        tracer.stderr.close()
+    lines = path.read_text().splitlines()[settled:]
+    return [line for line in lines if " = " in line or "resumed>" in line]
+
+
+def count_threads(pid):
+    return len(os.listdir("/proc/%d/task" % pid))
+
+
+@pytest.mark.parametrize("when", ["start", "traffic", "connected"])
+def test_an_idle_process_makes_no_system_call(tmp_path, target, when):
+    """It sleeps: after the start, after traffic, and with connections that are silent."""
+    prefix = [sys.executable, "-c", IMPATIENT]
+    talks = []
+    with CommandLine("-l", "0", prefix=prefix) as command:
+        pid = command.process.pid
+        if when != "start":
+            for host in ("127.0.0.1", b"localhost"):
+                with Talk.to(command.ports[0]) as talk:
+                    assert 0 == talk.connect5(host, target.port)[0]
+                    talk.send(b"x").expect(b"x")
+            with Talk.to(command.ports[0]) as talk:
+                assert 5 == talk.connect5("127.0.0.1", closed_port())[0]
+        if when == "connected":
+            for _ in range(3):
+                talks.append(Talk.to(command.ports[0]))
+                talks[-1].connect5("127.0.0.1", target.port)
+            talks[0].finish()
+            talks[0].expect_eof()
+        # Main, loop and four handlers at most: the resolver's threads have gone.
+        wait_until(lambda: count_threads(pid) <= 6)
+        time.sleep(0.3)  # nothing tells the end of what the traffic has left to do
+        calls = system_calls(pid, tmp_path / "trace", 1.0)
+        for talk in talks:
+            talk.close()
+        assert [] == calls
+        assert 0 == command.end()
+
+
+def test_the_look_at_system_calls_sees_them(tmp_path):
+    """The test above would see a call, were there one."""
+    with FakeTarget() as target, CommandLine("-l", "0") as command:
+        ticking = threading.Event()
+
+        def tick():
+            while not ticking.wait(0.1):
+                Talk.to(command.ports[0]).close()
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        try:
+            assert system_calls(command.process.pid, tmp_path / "trace", 0.5)
+        finally:
+            ticking.set()
+            thread.join()
+        one_connection(command, target)

@@ -1,0 +1,173 @@
+"""After two thousand connections that end at every step, everything is as before."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+
+import pytest
+
+from support import (
+    CommandLine,
+    FakeTarget,
+    Talk,
+    black_hole,
+    closed_port,
+    echo,
+    password_message,
+    resets,
+    says,
+    socks4,
+    socks4a,
+    socks5,
+    wait_until,
+)
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks at /proc of the process"
+)
+
+GREETING = b"\x05\x01\x02"
+AUTH = password_message(b"karl", b"secret")
+
+
+class State:
+    """What a process holds, at a moment."""
+
+    def __init__(self, pid):
+        self.descriptors = len(os.listdir("/proc/%d/fd" % pid))
+        with open("/proc/%d/status" % pid) as file:
+            fields = dict(line.split(":", 1) for line in file)
+        self.threads = int(fields["Threads"])
+        self.kilobytes = int(fields["VmRSS"].split()[0])
+
+    def __repr__(self):
+        return "%d descriptors, %d threads, %d KB" % (
+            self.descriptors,
+            self.threads,
+            self.kilobytes,
+        )
+
+
+def leave_after(message, leave):
+    """Return a visit that says *message* and leaves."""
+
+    def visit(talk):
+        talk.send(message)
+        leave(talk)
+
+    return visit
+
+
+def hear_out(message):
+    """Return a visit that says *message* and listens until the end."""
+
+    def visit(talk):
+        talk.send(message)
+        talk.rest()
+
+    return visit
+
+
+def exchange(message, leave):
+    """Return a visit that is relayed: bytes there and back, then *leave*."""
+
+    def visit(talk):
+        talk.send(GREETING + AUTH + message)
+        assert b"\x05\x02\x01\x00" == talk.receive(4)
+        assert 0 == talk.receive_reply5()[0]
+        talk.send(b"x" * 5000)
+        assert 5000 == len(talk.receive(5000))
+        leave(talk)
+
+    return visit
+
+
+def finish(talk):
+    talk.finish().rest()
+
+
+def nothing(talk):
+    """Just leave."""
+
+
+def visits(targets, refused, hole):
+    """Return the visits, one for each way and step at which a connection can end."""
+    to_echo, to_says, to_resets = [socks5("127.0.0.1", target.port) for target in targets]
+    whole = GREETING + AUTH + to_echo
+    found = [exchange(to_echo, leave) for leave in (nothing, finish, Talk.reset)]
+    found += [exchange(socks5(b"localhost", targets[0].port), finish)]
+    for leave in (nothing, finish, Talk.reset):
+        found += [leave_after(whole[:cut], leave) for cut in range(len(whole) + 1)]
+    for request in (
+        to_says,
+        to_resets,
+        socks5("127.0.0.1", refused),
+        socks5("255.255.255.255", 9),
+        socks5(b"a\0b", 9),
+        socks5(b"..", 9),
+        socks5("127.0.0.1", targets[0].port, cmd=2),
+        b"\x05\x01\x00\x07",
+    ):
+        found += [leave_after(GREETING + AUTH + request, nothing)]
+        found += [leave_after(GREETING + AUTH + request, Talk.reset)]
+        found += [hear_out(GREETING + AUTH + request + b"tail")] * (request != to_says)
+    # Not by FIN, which may be a half-close: that dial goes on to --connect-timeout.
+    found += [leave_after(GREETING + AUTH + socks5("127.0.0.1", hole), Talk.reset)]
+    found += [hear_out(GREETING + password_message(b"karl", b"wrong"))]
+    found += [
+        hear_out(message)
+        for message in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\x05\x01\x09")
+    ]
+    found += [hear_out(socks4("127.0.0.1", refused)), hear_out(socks4a(b"..", 9))]
+    return found
+
+
+def test_nothing_is_left_of_two_thousand_connections():
+    """Descriptors, threads and memory are back to the start, however connections end."""
+    with contextlib.ExitStack() as stack:
+        targets = [
+            stack.enter_context(FakeTarget(s)) for s in (echo, says(b"hello"), resets(b"bye"))
+        ]
+        hole = stack.enter_context(black_hole())
+        command = stack.enter_context(
+            CommandLine("-l", "0", "--user", "karl:secret", "--open", "-q", "--grace", "0")
+        )
+        pid = command.process.pid
+        empty = State(pid)
+        todo = visits(targets, closed_port(), hole)
+        wrong = []
+
+        def work(share):
+            for visit in share:
+                try:
+                    with Talk.to(command.ports[0]) as talk:
+                        visit(talk)
+                except ConnectionError:
+                    pass  # a reset that a script asked for
+                except (AssertionError, socket.timeout) as exc:
+                    wrong.append(exc)
+
+        def connect(times):
+            done = (todo * (times // len(todo) + 1))[:times]
+            threads = [threading.Thread(target=work, args=(done[n::4],)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            # What lingers, or dials, ends by itself.
+            wait_until(lambda: State(pid).descriptors <= empty.descriptors, "descriptors back")
+
+        connect(500)  # grows what stays: threads, caches, the allocator's arenas
+        before = State(pid)
+        connect(2000)
+        after = State(pid)
+        print("%d ways; %r, then %r, then %r" % (len(todo), empty, before, after))
+        assert [] == wrong
+        assert empty.descriptors == after.descriptors
+        # Main, loop, four handlers; the resolver's threads leave after 10 s.
+        assert after.threads <= 6 + 16
+        assert after.kilobytes - before.kilobytes < 2048
+        assert 0 == command.end()
+        assert [] == [line for line in command.lines if "Trace" in line]

@@ -1,0 +1,509 @@
+"""Who may come in, and what they may reach: over real sockets, with real addresses.
+
+The clients, the proxies and the targets are in a network namespace in which
+loopback, private, link-local, metadata and public addresses all are this host.
+One target listens on every one of them, so "it was not reached" is certain.
+"""
+
+import socket
+
+import namespace as net
+import pytest
+
+from support import (
+    GRANTED4,
+    GREETING,
+    REJECTED4,
+    Talk,
+    failure5,
+    password_message,
+    socks4,
+    socks4a,
+    socks5,
+    wait_until,
+)
+
+OK, NOT_ALLOWED, NETWORK, HOST, REFUSED = 0, 2, 3, 4, 5
+
+DEFAULT = {}
+LAN = {"allow_lan": True}
+OPEN = {"open": True}
+USER = {"user": ["ann:secret"]}
+USER_LAN = dict(USER, **LAN)
+USER_OPEN = dict(USER, **OPEN)
+
+LOCAL_CLIENTS = [net.LOOPBACK4, "127.8.8.8", net.LOOPBACK6]
+PRIVATE_CLIENTS = [net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.LINK_LOCAL4, net.PRIVATE6]
+PUBLIC_CLIENTS = [net.PUBLIC4, net.PUBLIC6]
+EVERY_CLIENT = LOCAL_CLIENTS + PRIVATE_CLIENTS + PUBLIC_CLIENTS
+
+
+@pytest.fixture(scope="module")
+def network():
+    """The namespace."""
+    with net.made_for_tests() as here:
+        yield here
+
+
+@pytest.fixture
+def here(network):
+    """The namespace, for a test in which the server must log no bug of its own."""
+    network.refusals()
+    network.asked()
+    yield network
+    wait_until(lambda: network.connections() == 0, "the end of all connections")
+    assert [] == network.bugs()
+
+
+@pytest.fixture
+def target(here):
+    """What must be reached, or not."""
+    with net.Everywhere(here) as running:
+        yield running
+
+
+class Client:
+    """A client with an address, at a proxy with some settings."""
+
+    def __init__(self, here, source, settings):
+        self.here = here
+        self.source = source
+        self.port = here.proxy(**settings)
+        self.password = "user" in settings and not _needs_none(source, settings)
+
+    def talk(self):
+        """Return a connection to the proxy."""
+        return Talk(self.here.connect(self.source, self.port))
+
+    def rep(self, dst, port):
+        """Ask by SOCKS5 for *dst*, bytes for a name and text for an address; return REP."""
+        with self.talk() as talk:
+            if self.password:
+                talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
+                talk.send(password_message(b"ann", b"secret")).expect(b"\x01\x00")
+            else:
+                talk.send(GREETING).expect(b"\x05\x00")
+            talk.send(socks5(dst, port))
+            rep, host, bnd_port = talk.receive_reply5()
+            if rep != OK:
+                assert ("0.0.0.0", 0) == (host, bnd_port)
+                talk.expect_eof()
+            return rep
+
+    def cd(self, request):
+        """Send a SOCKS4 request; return CD."""
+        with self.talk() as talk:
+            vn, cd = talk.send(request).receive(8)[:2]
+            assert 0 == vn
+            if cd != 90:
+                talk.expect_eof()
+            return cd
+
+
+def _needs_none(source, settings):
+    lan = source in LOCAL_CLIENTS + PRIVATE_CLIENTS and settings.get("allow_lan")
+    return lan or settings.get("open")
+
+
+# Who may come in
+
+
+ADMISSION = [
+    # settings, clients, whether they come in without a password
+    (DEFAULT, LOCAL_CLIENTS, True),
+    (DEFAULT, PRIVATE_CLIENTS + PUBLIC_CLIENTS, False),
+    (LAN, LOCAL_CLIENTS + PRIVATE_CLIENTS, True),
+    (LAN, PUBLIC_CLIENTS, False),
+    (OPEN, EVERY_CLIENT, True),
+    (USER_LAN, LOCAL_CLIENTS + PRIVATE_CLIENTS, True),
+    (USER_OPEN, EVERY_CLIENT, True),
+]
+_ADMISSION_ROWS = [(s, c, allowed) for s, clients, allowed in ADMISSION for c in clients]
+
+
+@pytest.mark.parametrize("settings, source, allowed", _ADMISSION_ROWS)
+def test_who_may_come_in_without_a_password(here, target, settings, source, allowed):
+    """A client comes in, by every protocol, exactly if its address and the settings say so."""
+    client = Client(here, source, settings)
+
+    # A public address of this host is what everybody may reach who is in.
+    assert (OK if allowed else NOT_ALLOWED) == client.rep(net.PUBLIC4, target.port)
+    assert (OK if allowed else NOT_ALLOWED) == client.rep(b"public6.test", target.port)
+    assert (90 if allowed else 91) == client.cd(socks4(net.PUBLIC4, target.port))
+    assert (90 if allowed else 91) == client.cd(socks4a(b"public.test", target.port))
+
+    by = [net.PUBLIC4, net.PUBLIC6, net.PUBLIC4, net.PUBLIC4] if allowed else []
+    assert sorted(by) == sorted(target.reached())
+
+
+@pytest.mark.parametrize("source", PRIVATE_CLIENTS + PUBLIC_CLIENTS)
+def test_the_log_says_how_to_let_a_client_in(here, source):
+    """Whoever reads why a client was turned away also reads what to do about it."""
+    assert NOT_ALLOWED == Client(here, source, DEFAULT).rep(b"public.test", 80)
+
+    (line,) = here.refusals()
+
+    assert "clients from %s may not come in" % source in line
+    for option in ("--allow-lan", "--user NAME:PASSWORD", "--open"):
+        assert option in line
+    assert "connection not allowed by ruleset" in line
+
+
+def test_no_name_is_resolved_for_a_client_that_may_not_come_in(here):
+    """Strangers cannot make the resolver work, nor ask what a name is."""
+    client = Client(here, net.PUBLIC4, DEFAULT)
+
+    assert NOT_ALLOWED == client.rep(b"public.test", 80)
+    assert 91 == client.cd(socks4a(b"public.test", 80))
+    assert NOT_ALLOWED == client.rep(b"nobody-has-this-name.test", 80)
+
+    assert [] == here.asked()
+
+
+@pytest.mark.parametrize("source", EVERY_CLIENT)
+def test_a_password_lets_a_client_in_from_anywhere(here, target, source):
+    """With users, whoever knows a password may come in, whatever its address."""
+    client = Client(here, source, USER)
+
+    assert OK == client.rep(net.PUBLIC4, target.port)
+    assert [net.PUBLIC4] == target.reached()
+
+
+@pytest.mark.parametrize(
+    "settings, source",
+    [(USER, source) for source in EVERY_CLIENT] + [(USER_LAN, source) for source in PUBLIC_CLIENTS],
+)
+def test_without_the_password_nobody_comes_in_that_needs_it(here, target, settings, source):
+    """Who needs a password and has none gets 05 FF, or 91 by SOCKS4, and EOF."""
+    client = Client(here, source, settings)
+
+    with client.talk() as talk:
+        talk.send(GREETING + socks5(net.PUBLIC4, target.port)).expect(b"\x05\xff").expect_eof()
+    with client.talk() as talk:
+        talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong"))
+        talk.expect(b"\x05\x02\x01\x01").expect_eof()
+    with client.talk() as talk:
+        talk.send(socks4(net.PUBLIC4, target.port, b"ann")).expect(REJECTED4).expect_eof()
+
+    assert [] == target.reached()
+
+
+# What they may reach
+
+
+#: Every form of "this host itself" that an address or a name can have; bytes
+#: go as a name (SOCKS5 ATYP 3, SOCKS4a), text as an address.
+THIS_HOST = [
+    "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3",
+    "::1", "::",
+    "::ffff:127.0.0.1", "::ffff:127.1.2.3", "::ffff:0.0.0.0",
+    "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1",
+    b"127.0.0.1", b"127.1", b"127.0.1", b"0", b"0.0.0.0", b"0.0",
+    b"2130706433", b"0x7f000001", b"0x7F.1", b"017700000001", b"0177.0.0.01",
+    b"::1", b"0:0:0:0:0:0:0:1", b"::", b"::ffff:127.0.0.1", b"::ffff:7f00:1", b"::ffff:0:0",
+    b"localhost", b"LOCALHOST", b"localhost.", b"LocalHost.", b"www.localhost", b"a.LOCALHOST.",
+    b"loopback.test", b"loopback6.test", b"mapped.test", b"zero.test", b"all-denied.test",
+]  # fmt: skip
+
+#: Not for clients from elsewhere either.
+LINK_LOCAL = [
+    net.LINK_LOCAL4, net.METADATA4, net.METADATA6, net.METADATA4_ALIBABA,
+    "fe80::1", "::ffff:169.254.169.254", "2002:a9fe:a9fe::",
+    b"169.254.169.254", b"0xa9fea9fe", b"2852039166", b"fe80::1%lo", b"metadata.test",
+]  # fmt: skip
+
+PRIVATE = [
+    net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.PRIVATE6,
+    "::ffff:10.0.0.1", "64:ff9b::a00:1",
+    b"10.0.0.1", b"10.1", b"0xa000001", b"fd00::1", b"private.test", b"private6.test",
+]  # fmt: skip
+
+PUBLIC = [
+    net.PUBLIC4,
+    net.PUBLIC6,
+    "::ffff:203.0.113.5",
+    b"203.0.113.5",
+    b"2001:db8::5",
+    b"public.test",
+    b"public6.test",
+]
+
+#: What of these nobody can connect to, because the kernel has no such route.
+NOWHERE = {
+    "0.1.2.3",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::1",
+    "fe80::1",
+    "2002:a9fe:a9fe::",
+    "64:ff9b::a00:1",
+    b"fe80::1%lo",
+}
+#: Names that only a system's own resolver may know to be this host.
+SYSTEM_NAMES = {b"localhost.", b"LocalHost.", b"www.localhost", b"a.LOCALHOST."}
+
+
+def _sources(*kinds):
+    """Return clients and the settings that let them in."""
+    rows = []
+    if "private" in kinds:
+        rows += [(source, s) for source in PRIVATE_CLIENTS for s in (LAN, OPEN, USER)]
+    if "public" in kinds:
+        rows += [(source, s) for source in PUBLIC_CLIENTS for s in (OPEN, USER)]
+    return rows
+
+
+def _refused(here, target, source, settings, dst):
+    client = Client(here, source, settings)
+    assert NOT_ALLOWED == client.rep(dst, target.port), (source, settings)
+    if "user" not in settings:
+        request = None
+        if isinstance(dst, bytes):
+            request = socks4a(dst, target.port)
+        elif ":" not in dst and not dst.startswith("0."):
+            request = socks4(dst, target.port)
+        if request:
+            assert 91 == client.cd(request), (source, settings)
+    assert [] == target.reached(), (source, settings)
+
+
+@pytest.mark.parametrize("dst", THIS_HOST + LINK_LOCAL, ids=repr)
+def test_a_client_from_elsewhere_cannot_reach_this_host_itself(here, target, dst):
+    """Whatever lets a client in, it is not let into the proxy's own loopback by any name for it."""
+    for source, settings in _sources("private", "public"):
+        _refused(here, target, source, settings, dst)
+
+
+def test_socks4_to_0_0_0_0_is_refused_to_a_client_from_elsewhere(here, target):
+    """0.0.0.0 is this host, and no SOCKS4a request whose name is still to come."""
+    for source, settings in [(net.PRIVATE4, LAN), (net.PUBLIC4, OPEN), (net.PUBLIC6, OPEN)]:
+        assert 91 == Client(here, source, settings).cd(socks4("0.0.0.0", target.port))
+
+    assert [] == target.reached()
+
+
+@pytest.mark.parametrize("dst", PRIVATE, ids=repr)
+def test_a_client_from_a_public_address_cannot_reach_private_networks(here, target, dst):
+    """An open proxy is no way into the network behind it."""
+    for source, settings in _sources("public"):
+        _refused(here, target, source, settings, dst)
+
+
+@pytest.mark.parametrize("dst", [d for d in PRIVATE if d not in NOWHERE], ids=repr)
+def test_a_client_from_a_private_network_can_reach_private_networks(here, target, dst):
+    """What a client on the LAN wants of the LAN is its own business."""
+    rows = _sources("private")
+
+    for source, settings in rows:
+        assert OK == Client(here, source, settings).rep(dst, target.port), (source, settings)
+
+    assert len(rows) == len(target.reached())
+
+
+@pytest.mark.parametrize("dst", PUBLIC, ids=repr)
+def test_public_addresses_are_for_everybody_who_is_in(here, target, dst):
+    """The defaults stand in nobody's way to the Internet."""
+    rows = _sources("private", "public")
+
+    for source, settings in rows:
+        assert OK == Client(here, source, settings).rep(dst, target.port), (source, settings)
+
+    assert len(rows) == len(target.reached())
+
+
+@pytest.mark.parametrize(
+    "dst",
+    [d for d in THIS_HOST + LINK_LOCAL + PRIVATE + PUBLIC if d not in NOWHERE | SYSTEM_NAMES],
+    ids=repr,
+)
+def test_a_client_on_this_host_can_reach_all_of_it(here, target, dst):
+    """A client on loopback could connect there itself.
+
+    And it proves the tests above: these connections do arrive when allowed.
+    """
+    for source in (net.LOOPBACK4, net.LOOPBACK6):
+        assert OK == Client(here, source, DEFAULT).rep(dst, target.port)
+    if isinstance(dst, bytes):
+        assert 90 == Client(here, net.LOOPBACK4, DEFAULT).cd(socks4a(dst, target.port))
+    elif ":" not in dst:
+        assert 90 == Client(here, net.LOOPBACK4, DEFAULT).cd(socks4(dst, target.port))
+
+    assert len(target.reached()) >= 2
+
+
+def test_a_client_on_a_unix_socket_is_on_this_host(here, target, tmp_path):
+    """Who may open the socket file may come in and reach all that this host can."""
+    path = str(tmp_path / "socket")
+    here.proxy(listen=["unix:" + path])
+
+    with Talk(socket.socket(socket.AF_UNIX)) as talk:
+        talk.sock.connect(path)
+        assert OK == talk.connect5("127.0.0.1", target.port)[0]
+
+    assert ["127.0.0.1"] == target.reached()
+
+
+@pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test"])
+def test_of_a_name_with_allowed_and_denied_addresses_only_the_allowed_are_dialed(
+    here, target, name
+):
+    """A name server cannot smuggle a forbidden address in beside a good one."""
+    rows = _sources("private", "public")
+
+    for source, settings in rows:
+        assert OK == Client(here, source, settings).rep(name, target.port)
+
+    assert [net.PUBLIC4] * len(rows) == target.reached()
+
+
+@pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test"])
+def test_nor_are_they_dialed_when_the_allowed_one_fails(here, name):
+    """With its allowed address refusing, a name does not fall back on its forbidden one."""
+    with here.socket(socket.AF_INET) as forbidden:
+        forbidden.bind((net.LOOPBACK4, 0))
+        forbidden.listen(8)
+        forbidden.setblocking(False)
+        port = forbidden.getsockname()[1]
+
+        assert OK == Client(here, net.LOOPBACK4, DEFAULT).rep(name, port)
+        forbidden.accept()[0].close()
+
+        for source, settings in [(net.PRIVATE4, LAN), (net.PUBLIC4, OPEN)]:
+            assert REFUSED == Client(here, source, settings).rep(name, port)
+        with pytest.raises(BlockingIOError):
+            forbidden.accept()
+
+
+@pytest.mark.parametrize(
+    "name", [b"localhost", b"LOCALHOST.", b"x.localhost", b"127.1", b"0x7f000001"]
+)
+def test_this_host_by_name_is_refused_without_asking_the_resolver(here, name):
+    """What is plainly this host, or plainly an address, is decided without a name server."""
+    assert NOT_ALLOWED == Client(here, net.PUBLIC4, OPEN).rep(name, 80)
+
+    assert [] == here.asked()
+
+
+@pytest.mark.parametrize("settings", [LAN, OPEN])
+def test_the_log_says_which_addresses_are_not_for_whom(here, settings):
+    """A refusal by address names the kind of address and the client."""
+    source = net.PRIVATE4
+    client = Client(here, source, settings)
+    expected = {
+        "127.0.0.1": "loopback addresses are not for clients from",
+        "0.0.0.0": "unspecified addresses are not for clients from",
+        net.METADATA4: "linklocal addresses are not for clients from",
+        net.METADATA6: "metadata addresses are not for clients from",
+        b"localhost": "'localhost':80 is this host, which",
+        b"loopback.test": "dst='loopback.test':80",
+    }
+
+    for dst, words in expected.items():
+        client.rep(dst, 80)
+        (line,) = here.refusals()
+        assert words in line
+        assert source in line
+
+
+def test_the_log_names_private_addresses_to_a_public_client(here):
+    """The same for what only clients from public addresses may not reach."""
+    Client(here, net.PUBLIC6, OPEN).rep(net.OTHER_PRIVATE4, 80)
+
+    (line,) = here.refusals()
+
+    assert "private addresses are not for clients from 2001:db8::5" in line
+
+
+# Networks and hosts that are not there
+
+
+UNREACHABLE = [
+    (net.NO_NETWORK4, NETWORK),
+    (net.NO_NETWORK6, NETWORK),
+    (net.NO_HOST4, HOST),
+    (net.NO_HOST6, HOST),
+    (b"no-network.test", NETWORK),
+    (b"no-network6.test", NETWORK),
+    (b"no-host.test", HOST),
+    (b"no-host6.test", HOST),
+]
+
+
+@pytest.mark.parametrize("dst, rep", UNREACHABLE, ids=repr)
+def test_an_unreachable_target_is_told_apart_from_an_unreachable_network(here, dst, rep):
+    """REP 03 or 04 by what the kernel says, and 91 to SOCKS4; sent once, then EOF."""
+    client = Client(here, net.LOOPBACK4, DEFAULT)
+
+    with client.talk() as talk:
+        talk.send(GREETING + socks5(dst, 80)).expect(b"\x05\x00" + failure5(rep)).expect_eof()
+
+    if isinstance(dst, bytes):
+        request = socks4a(dst, 80)
+    else:
+        request = socks4(dst, 80) if ":" not in dst else None
+    if request:
+        with client.talk() as talk:
+            talk.send(request).expect(REJECTED4).expect_eof()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"nobody.invalid", b"\xff\xfe", "münchen.test".encode("utf-8"), b"a..b", b".", b"-",
+     b" ", b"%s%n", b"a\nb", b"a" * 255, b"1.2.3.4.5", b"[::1]", b"256.1.1.1"],
+)  # fmt: skip
+def test_a_name_that_the_system_cannot_resolve_is_an_unreachable_host(here, name):
+    """The system's own resolver, given any bytes at all, leads to REP 04 and one log line."""
+    client = Client(here, net.LOOPBACK4, DEFAULT)
+
+    with client.talk() as talk:
+        talk.send(GREETING + socks5(name, 80)).expect(b"\x05\x00" + failure5(HOST)).expect_eof()
+    with client.talk() as talk:
+        talk.send(socks4a(name, 80)).expect(REJECTED4).expect_eof()
+
+    assert 2 == len(here.refusals())
+
+
+#: A port for each: the one before may still be waiting in the kernel.
+SELF_CONNECTS = [
+    (20001, "127.0.0.1"),
+    (20002, "::1"),
+    (20003, "0.0.0.0"),
+    (20004, "::"),
+    (20005, "::ffff:127.0.0.1"),
+    (20006, net.PUBLIC4),
+    (20007, b"0"),
+    (20008, b"loopback.test"),
+]
+
+
+@pytest.mark.parametrize("port, dst", SELF_CONNECTS)
+def test_a_port_that_nobody_listens_on_is_refused_even_if_our_own_hits_it(here, port, dst):
+    """A connection of the proxy with itself, which the kernel makes, is no target."""
+    client = Client(here, net.LOOPBACK4, DEFAULT)
+
+    with client.talk() as talk, here.only_local_port(port):
+        talk.send(GREETING).expect(b"\x05\x00")
+
+        talk.send(socks5(dst, port)).expect(failure5(REFUSED)).expect_eof()
+
+
+def test_bnd_is_the_address_that_the_target_sees(here):
+    """On a host with many addresses BND is the one that the kernel chose for this target."""
+    for host, settings in [(net.PUBLIC4, DEFAULT), (net.PRIVATE6, DEFAULT), ("127.0.0.9", DEFAULT)]:
+        with here.socket(net.family_of(host)) as listener:
+            listener.bind((host, 0))
+            listener.listen(1)
+            with Client(here, net.LOOPBACK4, settings).talk() as talk:
+                rep, bnd_host, bnd_port = talk.connect5(host, listener.getsockname()[1])
+                accepted, peer = listener.accept()
+                accepted.close()
+
+                assert (OK,) + peer[:2] == (rep, bnd_host, bnd_port)
+
+
+def test_socks4_to_0_0_0_0_reaches_this_host_from_this_host(here, target):
+    """0.0.0.0 is an address like others: the server does not wait for a name behind it."""
+    with Client(here, net.LOOPBACK4, DEFAULT).talk() as talk:
+        assert GRANTED4 == talk.send(socks4("0.0.0.0", target.port)).receive(8)[:2]
+
+    assert ["127.0.0.1"] == target.reached()

@@ -1,0 +1,220 @@
+"""Refusing: the client really gets the reply, then EOF, and never a reset instead.
+
+Whoever closes a TCP socket with bytes in it that nobody read sends a RST, and
+that destroys what is still on its way.  So each kind of refusal is tried with
+a client that says much more than anybody wants to hear.
+"""
+
+import contextlib
+import http.client
+import socket
+import threading
+from typing import Any, Callable, NamedTuple
+
+import pytest
+
+from minisocks.resolver import Resolver
+from support import (
+    GREETING,
+    REJECTED4,
+    Talk,
+    black_hole,
+    closed_port,
+    failure5,
+    open_descriptors,
+    password_message,
+    run_proxy,
+    socks4,
+    socks4a,
+    socks5,
+    wait_until,
+)
+
+#: Far more than any handshake, and less than a socket's buffers and our bound.
+UNREAD = bytes(100000)
+
+
+class Refusal(NamedTuple):
+    """What leads to it, and what the client hears."""
+
+    settings: Any
+    message: Callable[[int], bytes]  # given a port that does not answer
+    reply: bytes
+
+
+REFUSALS = {
+    # by a handler's thread
+    "socks4, refused": Refusal({}, lambda _: socks4("127.0.0.1", closed_port()), REJECTED4),
+    "socks5, refused": Refusal(
+        {}, lambda _: GREETING + socks5("127.0.0.1", closed_port()), b"\x05\x00" + failure5(5)
+    ),
+    "socks5, unknown command": Refusal(
+        {}, lambda _: GREETING + socks5("127.0.0.1", 80, cmd=99), b"\x05\x00" + failure5(7)
+    ),
+    "no common method": Refusal({}, lambda _: b"\x05\x01\x80", b"\x05\xff"),
+    "wrong password": Refusal(
+        {"user": ("ann:secret",)},
+        lambda _: b"\x05\x01\x02" + password_message(b"ann", b"wrong"),
+        b"\x05\x02\x01\x01",
+    ),
+    "socks4, no password": Refusal(
+        {"user": ("ann:secret",)}, lambda _: socks4("127.0.0.1", 80), REJECTED4
+    ),
+    "junk": Refusal({}, lambda _: b"\x00", b""),
+    # by the loop
+    "socks4a, no such name": Refusal({}, lambda _: socks4a(b"nobody.test", 80), REJECTED4),
+    "socks5, no such name": Refusal(
+        {}, lambda _: GREETING + socks5(b"nobody.test", 80), b"\x05\x00" + failure5(4)
+    ),
+    "socks4, no answer": Refusal(
+        {"connect_timeout": 0.2}, lambda port: socks4("127.0.0.1", port), REJECTED4
+    ),
+    "socks5, no answer": Refusal(
+        {"connect_timeout": 0.2},
+        lambda port: GREETING + socks5("127.0.0.1", port),
+        b"\x05\x00" + failure5(6),
+    ),
+}
+
+
+def no_such_name(*args):
+    """Resolve nothing."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.fixture(params=sorted(REFUSALS))
+def refused(request):
+    """Return each refusal: a proxy, what to say to it, what it answers."""
+    refusal = REFUSALS[request.param]
+    with black_hole() as silent, run_proxy(Resolver(no_such_name), **refusal.settings) as proxy:
+        yield proxy, refusal.message(silent), refusal.reply
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A server that listens to refused clients for ever: its FIN is no side effect of a close."""
+    monkeypatch.setattr("minisocks.relay.LINGER_SECONDS", 3600.0)
+
+
+def test_the_reply_and_fin_at_once(refused, patient):
+    """The client hears the reply and EOF though it says nothing more and does not close."""
+    proxy, message, reply = refused
+
+    with Talk.to(proxy.port) as talk:
+        talk.send(message).expect(reply).expect_eof()
+
+        wait_until(lambda: len(proxy) == 1, "being heard out")
+    wait_until(lambda: len(proxy) == 0, "the end of a client that has closed")
+
+
+def test_much_sent_behind_the_request(refused, patient):
+    """100 KB that came along with the request do not destroy the reply."""
+    proxy, message, reply = refused
+
+    with Talk.to(proxy.port) as talk:
+        talk.send(message + UNREAD)
+
+        assert reply == talk.rest()
+
+
+def test_much_sent_after_the_reply(refused, patient):
+    """Nor do 100 KB that are sent by a client that has its reply but not looked for EOF yet."""
+    proxy, message, reply = refused
+
+    with Talk.to(proxy.port) as talk:
+        talk.send(message).expect(reply).send(UNREAD).expect_eof()
+
+
+def test_a_client_that_reads_late(refused, patient):
+    """A client that reads only after the server has closed gets all of it."""
+    proxy, message, reply = refused
+
+    with Talk.to(proxy.port) as talk:
+        talk.send(message + UNREAD).finish()
+        wait_until(lambda: len(proxy) == 0, "the server's close")
+
+        assert reply == talk.rest()
+
+
+def test_a_client_that_reads_late_and_never_closes():
+    """The same when the server had to close by the clock."""
+    with run_proxy() as proxy:
+        with contextlib.ExitStack() as stack:
+            talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(10)]
+            for talk in talks:
+                talk.send(socks4("127.0.0.1", closed_port()) + UNREAD)
+            wait_until(lambda: len(proxy) == len(talks))
+            wait_until(lambda: len(proxy) == 0, "the server's close")
+
+            assert [REJECTED4] * len(talks) == [talk.rest() for talk in talks]
+
+
+def test_the_http_page_survives_a_big_upload(patient):
+    """A browser that posts 100 KB to this "web server" can still show the page."""
+    with run_proxy() as proxy:
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("POST", "/", body=UNREAD)
+            response = connection.getresponse()
+
+            assert 400 == response.status
+            assert b"This is a SOCKS proxy" in response.read()
+
+
+def test_a_client_that_never_stops_is_cut_off(patient):
+    """Listening to a refused client is bounded in bytes too."""
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING + socks5("127.0.0.1", closed_port())).expect(b"\x05\x00" + failure5(5))
+
+        with pytest.raises(ConnectionError):
+            talk.send(UNREAD * 200)
+        wait_until(lambda: len(proxy) == 0)
+
+
+def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
+    """And in time: a refused client cannot hold a descriptor."""
+    monkeypatch.setattr("minisocks.relay.LINGER_SECONDS", 0.2)
+    with run_proxy() as proxy:
+        before = open_descriptors()
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", closed_port())).expect(REJECTED4).expect_eof()
+
+            # The client's own is left.
+            wait_until(lambda: open_descriptors() == before + 1, "the descriptor given back")
+            assert 0 == len(proxy)
+
+
+@pytest.mark.parametrize("leave", [Talk.close, Talk.reset])
+def test_a_refused_client_that_leaves_is_forgotten_at_once(patient, leave):
+    """Once the client has closed, or reset, nothing is kept for it."""
+    with run_proxy() as proxy:
+        before = open_descriptors()
+        talk = Talk.to(proxy.port)
+        talk.send(socks4("127.0.0.1", closed_port())).expect(REJECTED4)
+
+        leave(talk)
+
+        wait_until(lambda: len(proxy) == 0)
+        wait_until(lambda: open_descriptors() == before, "the descriptor given back")
+
+
+def test_refused_clients_cost_no_threads(patient):
+    """A hundred clients that were refused and stay are heard out by the loop alone."""
+    with run_proxy() as proxy, contextlib.ExitStack() as stack:
+        request = socks4("127.0.0.1", closed_port())
+        for _ in range(100):
+            talk = stack.enter_context(Talk.to(proxy.port))
+            talk.send(request).expect(REJECTED4)
+
+        wait_until(lambda: len(proxy) == 100)
+        handlers = [t for t in threading.enumerate() if t.name == "minisocks-handler"]
+        assert len(handlers) <= 4
+
+
+def test_stopping_the_proxy_does_not_wait_for_refused_clients(patient):
+    """The end of the proxy is the end for them too."""
+    with run_proxy() as proxy:
+        talk = Talk.to(proxy.port)
+        talk.send(socks4("127.0.0.1", closed_port())).expect(REJECTED4)
+    with talk:
+        talk.expect_eof()

@@ -1,0 +1,791 @@
+"""The relay, between two TCP connections of this process: what one end says reaches the other."""
+
+import hashlib
+import os
+import random
+import resource
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import minisocks.loop
+import minisocks.relay
+from minisocks import compat
+from minisocks.client import Client
+from minisocks.loop import Loop
+from minisocks.record import Record
+from minisocks.relay import Lingering, Pair
+from minisocks.wire import Rep
+from support import (
+    TIMEOUT,
+    CommandLine,
+    FakeTarget,
+    Talk,
+    open_descriptors,
+    run_proxy,
+    says,
+    wait_until,
+)
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ENDS = ["client", "target"]
+MB = 1 << 20
+
+
+class CountingPoller:
+    """A poller that counts the rounds of its loop."""
+
+    def __init__(self, poller):
+        self._poller = poller
+        self.rounds = 0
+
+    def poll(self, timeout=-1):
+        self.rounds += 1
+        return self._poller.poll(timeout)
+
+    def __getattr__(self, name):
+        return getattr(self._poller, name)
+
+
+#: For tests of what the kernel reports, which differs: epoll where there is one, and poll().
+both_pollers = pytest.mark.parametrize("loop", ["default", "poll"], indirect=True)
+
+
+@pytest.fixture
+def loop(request, monkeypatch):
+    """A running loop."""
+    if getattr(request, "param", "default") == "poll":
+        if not hasattr(compat.select, "poll"):
+            pytest.skip("no poll() here")
+        monkeypatch.setattr(minisocks.loop, "Poller", compat._Poll)
+    running = Loop()
+    running.start()
+    yield running
+    running.stop()
+
+
+def tcp(small=False):
+    """Return the two ends of a TCP connection; *small*: with the least of buffers."""
+    near = socket.socket()
+    with socket.socket() as listener:
+        for sock in (listener, near):
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                if small:
+                    sock.setsockopt(socket.SOL_SOCKET, option, 4096)
+        if not small:
+            # Takes in 150 KB that nobody reads; what a kernel offers at first is less.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200000)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        near.connect(listener.getsockname())
+        return near, listener.accept()[0]
+
+
+class Relayed:
+    """A pair in a loop, with a client's and a target's end to talk through."""
+
+    def __init__(self, loop, early=b"", small=(), make=tcp):
+        client, self.client_side = make("client" in small)
+        target, self.target_side = make("target" in small)
+        self.loop = loop
+        self.client, self.target = Talk(client), Talk(target)
+        self.record = Record(Client(("127.0.0.1", 4242)))
+        self.record.via, self.record.rep = ("127.0.0.1", 80), Rep.SUCCEEDED
+        self.pair = Pair(loop, self.client_side, self.target_side, self.record, early)
+
+    def start(self):
+        self.loop.submit(self.pair)
+        return self
+
+    def ends(self, first):
+        """Return both talks, that of *first* ("client" or "target") in front."""
+        return (self.client, self.target) if first == "client" else (self.target, self.client)
+
+    def fill(self, talk):
+        """Have *talk* send until all buffers are full, the relay's too; return what it sent."""
+        flow = self.pair._up if talk is self.client else self.pair._down
+        data, sent = os.urandom(65536), []
+        talk.sock.setblocking(False)
+        wait_until(lambda: not self._send_some(talk, data, sent) and flow.pending is not None)
+        talk.sock.settimeout(TIMEOUT)
+        return b"".join(sent)
+
+    @staticmethod
+    def _send_some(talk, data, sent):
+        """Send; return False if nothing could be sent for a moment."""
+        if not select.select([], [talk.sock], [], 0.05)[1]:
+            return False
+        try:
+            sent.append(data[: talk.sock.send(data)])
+        except BlockingIOError:
+            pass
+        return True
+
+    def wait_closed(self):
+        wait_until(lambda: self.client_side.fileno() == -1 == self.target_side.fileno(), "the end")
+
+    def count_rounds(self):
+        """Return how many rounds the loop makes in a while; few mean it sleeps."""
+        counting = CountingPoller(self.loop._poller)
+        self.loop._poller = counting
+        self.loop.wake()
+        wait_until(lambda: counting.rounds)
+        before, cpu = counting.rounds, time.process_time()
+        threading.Event().wait(0.2)
+        print(
+            "%d rounds, %.3f s of processor time"
+            % (counting.rounds - before, time.process_time() - cpu)
+        )
+        return counting.rounds - before
+
+    def close(self):
+        for sock in (self.client.sock, self.target.sock, self.client_side, self.target_side):
+            sock.close()
+
+
+@pytest.fixture
+def relayed(loop):
+    """Makes relayed connections; starts them unless told otherwise."""
+    made = []
+
+    def make(start=True, **kwargs):
+        made.append(Relayed(loop, **kwargs))
+        return made[-1].start() if start else made[-1]
+
+    yield make
+    loop.stop()
+    for each in made:
+        each.close()
+
+
+def receive_until_reset(talk):
+    """Return what comes before a RST; fail if the stream ends in order."""
+    parts = []
+    while True:
+        try:
+            data = talk.sock.recv(65536)
+        except ConnectionResetError:
+            return b"".join(parts)
+        assert data, "the stream ended in order"
+        parts.append(data)
+
+
+def test_bytes_go_both_ways_in_order(relayed):
+    """What either end says, the other hears."""
+    pair = relayed()
+    for _ in range(3):
+        pair.client.send(b"question")
+        pair.target.expect(b"question").send(b"answer")
+        pair.client.expect(b"answer")
+
+
+@pytest.mark.parametrize("size", [1, 4096, 2 * MB])
+def test_early_bytes_are_the_first(relayed, size):
+    """What came behind the request is what the target hears first, once, however much it is."""
+    early = os.urandom(size)
+    pair = relayed(early=early, small=ENDS)
+    pair.client.send(b"and more").finish()
+    pair.target.expect(early + b"and more").expect_eof()
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("size", [0, 5, MB])
+def test_fin_is_passed_on_after_the_last_byte_and_the_other_way_lives(
+    relayed, access_log, first, size
+):
+    """After FIN from one end the other may talk on; the pair ends with its FIN."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    data = os.urandom(size)
+    sender = threading.Thread(target=lambda: one.send(data).finish())
+    sender.start()
+    assert data == other.rest()
+    sender.join()
+    for word in (b"still", b"here"):
+        other.send(word)
+        one.expect(word)
+    other.finish()
+    one.expect_eof()
+    pair.wait_closed()
+    assert access_log.wait_for("end=").endswith("end=%s-fin" % first)
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_fin_waits_for_the_bytes_that_a_slow_reader_leaves(relayed, first):
+    """FIN comes after bytes that waited in the relay, not in their place."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    sent = pair.fill(one)
+    one.finish()
+    other.expect(sent).expect_eof()
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("data", [b"", b"last words"])
+def test_a_fin_that_is_there_when_the_pair_starts_is_passed_on(relayed, first, data):
+    """An end that has finished before the relay began is heard like any other."""
+    pair = relayed(start=False)
+    one, other = pair.ends(first)
+    one.send(data).finish()
+    pair.start()
+    other.expect(data).expect_eof()
+    other.send(b"answer").finish()
+    one.expect(b"answer").expect_eof()
+    pair.wait_closed()
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("data", [b"", b"last words"])
+def test_a_reset_that_is_there_when_the_pair_starts_is_passed_on(relayed, first, data):
+    """An end that has reset before the relay began is noticed, its bytes come first."""
+    pair = relayed(start=False)
+    one, other = pair.ends(first)
+    one.send(data).reset()
+    pair.start()
+    assert data == receive_until_reset(other)
+    pair.wait_closed()
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_both_ends_gone_before_the_pair_starts(relayed, loop, first):
+    """Two dead ends make a short story, and no trouble for anybody else."""
+    pair = relayed(start=False, early=b"early")
+    for talk in pair.ends(first):
+        talk.reset()
+    pair.start()
+    pair.wait_closed()
+    wait_until(lambda: len(loop) == 0)
+    relayed().client.send(b"x")
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("small", [False, True], ids=["buffers", "small-buffers"])
+@pytest.mark.parametrize("size", [0, 3, 300000])
+def test_a_reset_is_passed_on_after_the_bytes_before_it(relayed, access_log, first, small, size):
+    """RST goes on as RST, and what came before it is delivered first."""
+    pair = relayed(small=ENDS if small else ())
+    one, other = pair.ends(first)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(receive_until_reset(other)))
+    data = os.urandom(size)
+    reader.start()
+    one.send(data)
+    # A reset destroys what it overtakes on its own way, which is not our doing.
+    wait_until(lambda: compat.unsent_bytes(one.sock) == 0)
+    one.reset()
+    reader.join()
+    assert [data] == received
+    pair.wait_closed()
+    line = access_log.wait_for("end=")
+    assert line.endswith("end=%s-reset" % first)
+    assert ("up=%dB" if first == "client" else "down=%dB") % size in line
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_slow_reader_gets_all_that_came_before_the_reset(relayed, first):
+    """What an end had sent before it reset reaches even a reader that has not begun to read."""
+    pair = relayed(small=ENDS[1:] if first == "client" else ENDS[:1])
+    one, other = pair.ends(first)
+    # More than the relay takes: some of it is in the kernel's hands when the reset comes.
+    sent = os.urandom(150000)
+    one.send(sent)
+    wait_until(lambda: compat.unsent_bytes(one.sock) == 0)
+    one.reset()
+    threading.Event().wait(0.1)  # so that the relay knows before anything is read
+    assert sent == receive_until_reset(other)
+    pair.wait_closed()
+
+
+@both_pollers
+def test_a_target_that_answers_and_resets_while_the_client_uploads(relayed, access_log):
+    """The answer of a server that has heard enough arrives, though our sends to it fail."""
+    pair = relayed(small=ENDS)
+
+    def upload():
+        try:
+            pair.client.send(bytes(8 * MB))
+        except ConnectionError:
+            pass
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    pair.target.receive(10000)
+    pair.target.send(b"413 too large")
+    wait_until(lambda: compat.unsent_bytes(pair.target.sock) == 0)
+    pair.target.reset()
+    try:
+        pair.client.expect(b"413 too large")
+    finally:
+        uploading.join()
+    pair.wait_closed()
+    assert access_log.wait_for("end=").endswith("end=target-reset")
+
+
+def is_refused(talk):
+    """Say whether sending fails; that tells a RST that came after a FIN."""
+    try:
+        talk.send(b"x")
+    except ConnectionError:
+        return True
+    return False
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_an_end_that_finished_and_then_vanished_is_noticed(relayed, access_log, first):
+    """A RST after a FIN ends the pair, though the other end is silent and stays so."""
+    pair = relayed()
+    one, other = pair.ends(first)
+    one.finish()
+    other.expect_eof()
+    one.reset()
+    pair.wait_closed()
+    wait_until(lambda: is_refused(other))
+    assert access_log.wait_for("end=").endswith("end=%s-reset" % first)
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_an_end_that_resets_with_bytes_on_their_way_to_it_is_noticed_at_once(relayed, first):
+    """Nobody waits for the delivery of bytes to an end that is gone."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    pair.fill(other)
+    began = time.monotonic()
+    one.reset()
+    other.expect_reset()
+    pair.wait_closed()
+    assert time.monotonic() - began < 3
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_half_close_with_a_slow_reader_does_not_spin(relayed, first):
+    """With one end finished and not reading, the loop sleeps until something can be done."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    one.finish()
+    other.expect_eof()
+    sent = pair.fill(other)
+    assert pair.count_rounds() < 10
+    other.finish()
+    assert pair.count_rounds() < 10
+    one.expect(sent).expect_eof()
+    pair.wait_closed()
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_pair_blocked_both_ways_does_not_spin(relayed, first):
+    """Two ends that only talk cost no processor time, also when they finish."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    sent, answered = pair.fill(one), pair.fill(other)
+    assert pair.count_rounds() < 10
+    one.finish()
+    assert pair.count_rounds() < 10
+    other.finish()
+    assert pair.count_rounds() < 10
+    other.expect(sent).expect_eof()
+    one.expect(answered).expect_eof()
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reset_while_both_ways_are_blocked_does_not_spin(relayed, first):
+    """A dead end behind a slow reader is left alone until its last words are read."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    sent = pair.fill(one)
+    pair.fill(other)
+    one.reset()
+    assert pair.count_rounds() < 10
+    # A reset destroys what its own end had not sent; what arrived is a beginning.
+    received = receive_until_reset(other)
+    assert received
+    assert sent.startswith(received)
+    pair.wait_closed()
+
+
+def unix(small=False):
+    """Return the two ends of a unix stream."""
+    ends = socket.socketpair()
+    if small:
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return ends
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_unix_client_that_closes_behind_its_upload_does_not_spin(relayed, first):
+    """A unix socket that was closed is quiet until the other end has read it all."""
+    pair = relayed(small=ENDS, make=unix)
+    one, other = pair.ends(first)
+    sent = pair.fill(one)
+    one.close()
+    assert pair.count_rounds() < 10
+    assert sent == other.rest()
+    other.close()
+    pair.wait_closed()
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_blocked_direction_holds_at_most_64_kb(relayed, first):
+    """Nothing more is read for a reader that is slow; the other direction flows."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    flow = pair.pair._up if first == "client" else pair.pair._down
+    sent = pair.fill(one)
+    assert 0 < len(flow.pending) <= len(flow.pending.obj) <= 65536
+    # All the rest is in buffers of the kernel, 4 of them with a few KB each.
+    assert len(sent) < 65536 + 8 * 65536
+    for _ in range(100):
+        other.send(b"meanwhile")
+        one.expect(b"meanwhile")
+    assert len(flow.pending) <= 65536
+    one.finish()
+    assert sent == other.rest()
+    assert flow.pending is None
+
+
+def test_many_slow_readers_fill_no_memory(relayed):
+    """A hundred downloads that nobody reads hold no more than 64 KB each."""
+    pairs = [relayed(small=ENDS) for _ in range(100)]
+    for pair in pairs:
+        pair.target.sock.setblocking(False)
+    data = bytes(MB)
+    idle = 0
+    while idle < 20:
+        idle += 1
+        for pair in pairs:
+            try:
+                if pair.target.sock.send(data):
+                    idle = 0
+            except BlockingIOError:
+                pass
+        threading.Event().wait(0.005)
+    held = [pair.pair._down.pending for pair in pairs]
+    assert all(pending is not None and len(pending.obj) <= 65536 for pending in held)
+    assert all(pair.pair._up.pending is None for pair in pairs)
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_the_line_counts_exactly_and_says_who_finished(relayed, access_log, first):
+    """up and down are the bytes delivered, end= is the first that said FIN."""
+    pair = relayed(early=b"12345")
+    pair.client.send(b"x" * 70000)
+    pair.target.expect(b"12345" + b"x" * 70000).send(b"y" * 1234)
+    pair.client.expect(b"y" * 1234)
+    one, other = pair.ends(first)
+    one.finish()
+    other.expect_eof()
+    other.finish()
+    line = access_log.wait_for("end=")
+    assert "up=70005B down=1234B" in line
+    assert "via=127.0.0.1 rep='succeeded'" in line
+    assert line.endswith("end=%s-fin" % first)
+
+
+def test_stopping_resets_both_ends(relayed, loop, access_log):
+    """A stream that we cut off must not look complete: both ends get a RST."""
+    pair = relayed()
+    pair.client.send(b"half of it")
+    pair.target.expect(b"half of it")
+    loop.stop()
+    pair.client.expect_reset()
+    pair.target.expect_reset()
+    assert access_log.wait_for("end=").endswith("end=shutdown")
+
+
+def test_a_pair_that_comes_too_late_is_closed(relayed, loop):
+    """What is handed to a loop that has ended is closed all the same."""
+    pair = relayed(start=False)
+    loop.stop()
+    pair.start()
+    assert (-1, -1) == (pair.client_side.fileno(), pair.target_side.fileno())
+    pair.client.expect_reset()
+
+
+@pytest.mark.parametrize("reader", ["fast", "drip"])
+def test_large_transfers_both_ways_at_once_arrive_whole(relayed, reader):
+    """Megabytes of noise in pieces of any size come out as they went in, both ways."""
+    seed = random.randrange(1 << 30)
+    print("seed %d" % seed)
+    rng = random.Random(seed)
+    size = 16 * MB if reader == "fast" else MB
+    pair = relayed(small=ENDS if reader == "drip" else ())
+    talks = (pair.client, pair.target)
+    data = [os.urandom(size) for _ in talks]
+    digests = [None, None]
+
+    def send(i):
+        at = 0
+        while at < size:
+            step = rng.choice((1, 1000, 70000, 300000))
+            talks[i].send(data[i][at : at + step])
+            at += step
+        talks[i].finish()
+
+    def receive(i):
+        digest = hashlib.sha256()
+        while True:
+            part = talks[i].sock.recv(rng.randrange(1, 3000) if reader == "drip" else 262144)
+            if not part:
+                break
+            digest.update(part)
+        digests[1 - i] = digest.hexdigest()
+
+    threads = [threading.Thread(target=work, args=(i,)) for work in (send, receive) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [hashlib.sha256(d).hexdigest() for d in data] == digests
+    pair.wait_closed()
+    assert (size, size) == (pair.record.up, pair.record.down)
+
+
+def test_one_busy_pair_leaves_the_others_their_share(relayed):
+    """A download at full speed does not keep another pair from its answers."""
+    busy, quiet = relayed(), relayed()
+    stop = threading.Event()
+
+    def pour():
+        while not stop.is_set():
+            busy.target.send(bytes(MB))
+        busy.target.finish()
+
+    threads = [threading.Thread(target=pour), threading.Thread(target=busy.client.rest)]
+    for thread in threads:
+        thread.start()
+    try:
+        began = time.monotonic()
+        for _ in range(20):
+            quiet.client.send(b"ping")
+            quiet.target.expect(b"ping").send(b"pong")
+            quiet.client.expect(b"pong")
+        assert time.monotonic() - began < 10
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_short_connections_never_mix():
+    """Thousands of connections that reuse each other's descriptors each get their own bytes."""
+    wrong = []
+
+    def visit(worker):
+        for i in range(500):
+            word = b"%d-%d-" % (worker, i) * 3
+            with Talk.to(command.ports[0]) as talk:
+                talk.connect5("127.0.0.1", target.port)
+                talk.send(word)
+                if i % 3 == 0:
+                    talk.finish()
+                    got = talk.rest()
+                else:
+                    got = talk.receive(len(word))
+                if got != word:
+                    wrong.append((word, got))
+                if i % 3 == 1:
+                    talk.reset()
+
+    with CommandLine("-l", "0", "-q") as command, FakeTarget() as target:
+        threads = [threading.Thread(target=visit, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 0 == command.end()
+    assert [] == wrong
+
+
+def test_both_sides_are_tuned(proxy, target):
+    """No delay for small messages; a peer that vanished is noticed after 300 + 4 x 30 s."""
+    with Talk.to(proxy.port) as talk:
+        talk.connect5("127.0.0.1", target.port)
+        talk.send(b"x").expect(b"x")
+        (pair,) = proxy.services.loop._jobs
+        for sock in (pair._up.src, pair._up.dst):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            timing = [
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            ]
+            assert [300, 30, 4] == timing
+
+
+BEYOND_1024 = """
+import os, sys, resource
+sys.path.insert(0, %r)
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+spare = os.open(os.devnull, os.O_RDONLY)
+while os.dup(spare) < 1500:
+    pass
+from support import FakeTarget, Talk, run_proxy
+with run_proxy() as proxy, FakeTarget() as target:
+    talks = [Talk.to(proxy.port) for _ in range(20)]
+    for talk in talks:
+        assert talk.connect5("127.0.0.1", target.port)[0] == 0
+    assert min(job._up.src.fileno() for job in proxy.services.loop._jobs) > 1024
+    for i, talk in enumerate(talks):
+        with talk:
+            talk.send(b"%%d" %% i * 50000).finish()
+            assert talk.rest() == b"%%d" %% i * 50000
+print("done")
+"""
+
+
+def test_descriptors_above_1024_work():
+    """Nothing in the way of a connection is select()'s limit of 1024 descriptors."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("the hard limit of descriptors is %d" % hard)
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BEYOND_1024 % TESTS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        cwd=os.path.dirname(TESTS),
+    )
+    assert (b"done\n", b"", 0) == (child.stdout, child.stderr, child.returncode)
+
+
+# Refused clients
+
+
+@pytest.fixture
+def linger(loop):
+    """Makes a refused client: what it has, and its other end, in the loop."""
+    made = []
+
+    def make():
+        ours, theirs = tcp()
+        made.extend((ours, theirs))
+        ours.send(b"refused")
+        ours.shutdown(socket.SHUT_WR)
+        loop.submit(Lingering(loop, ours))
+        return ours, Talk(theirs)
+
+    yield make
+    loop.stop()
+    for sock in made:
+        sock.close()
+
+
+def test_a_refused_client_that_talks_on_still_hears_the_reply(linger):
+    """Bytes that nobody wants do not turn into a RST that destroys the reply."""
+    ours, talk = linger()
+    talk.send(bytes(100000))
+    talk.expect(b"refused").expect_eof()
+    talk.finish()
+    wait_until(lambda: ours.fileno() == -1)
+
+
+def test_a_refused_client_that_never_stops_is_cut_off(linger):
+    """A refused client gets rid of a bounded number of bytes."""
+    ours, talk = linger()
+    with pytest.raises(ConnectionError):
+        talk.send(bytes(64 * MB))
+    wait_until(lambda: ours.fileno() == -1)
+
+
+def test_a_refused_client_that_stays_is_closed_after_a_while(linger, monkeypatch):
+    """A refused client that says nothing more keeps its descriptor for 2 s, not for ever."""
+    assert minisocks.relay.LINGER_SECONDS == 2.0
+    monkeypatch.setattr(minisocks.relay, "LINGER_SECONDS", 0.1)
+    ours, talk = linger()
+    talk.expect(b"refused").expect_eof()
+    wait_until(lambda: ours.fileno() == -1)
+
+
+def test_a_refused_client_that_comes_too_late_is_closed(loop):
+    """What is handed to a loop that has ended is closed all the same."""
+    ours, theirs = tcp()
+    with ours, theirs:
+        loop.stop()
+        loop.submit(Lingering(loop, ours))
+        assert -1 == ours.fileno()
+
+
+def test_nothing_is_left_of_many_pairs(relayed, loop):
+    """Pairs that ended leave no job, no watch and no timer."""
+    before = open_descriptors()
+    for i in range(40):
+        pair = relayed()
+        one, other = pair.ends(ENDS[i % 2])
+        one.send(b"x")
+        if i % 4 < 2:
+            one.reset()
+            assert b"x" == receive_until_reset(other)
+        else:
+            one.finish()
+            other.finish()
+            other.expect(b"x").expect_eof()
+        pair.close_ends = one.close(), other.close()
+        pair.wait_closed()
+    wait_until(lambda: len(loop) == 0)
+    assert ({}, before) == (loop._watching, open_descriptors())
+
+
+def test_a_whole_exchange_ends_with_the_target(proxy, access_log):
+    """Through the whole proxy: a target that says all and finishes is named as who ended it."""
+    with FakeTarget(says(b"hello")) as target, Talk.to(proxy.port) as talk:
+        talk.connect5("127.0.0.1", target.port)
+        assert b"hello" == talk.rest()
+        talk.finish()
+        assert "up=0B down=5B" in access_log.wait_for("end=target-fin")
+
+
+def test_several_proxies_relay_through_each_other():
+    """A chain of proxies passes bytes, FIN and RST through all of them."""
+    with run_proxy() as outer, run_proxy() as inner, FakeTarget() as target:
+        with Talk.to(outer.port) as talk:
+            talk.connect5("127.0.0.1", inner.port)
+            talk.connect5("127.0.0.1", target.port)
+            talk.send(b"through two").finish()
+            assert b"through two" == talk.rest()
+        with Talk.to(outer.port) as talk:
+            talk.connect5("127.0.0.1", inner.port)
+            talk.connect5("127.0.0.1", target.port)
+            talk.send(b"x").expect(b"x").reset()
+        wait_until(lambda: len(outer) == len(inner) == 0)
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reset_behind_a_reader_that_never_reads_ends(relayed, monkeypatch, access_log, first):
+    """A pair whose one end reset and whose other takes nothing does not live for ever."""
+    monkeypatch.setattr(minisocks.relay, "STANDSTILL_SECONDS", 0.1)
+    pair = relayed(small=ENDS)
+    one, _other = pair.ends(first)
+    pair.fill(one)
+    one.reset()
+    pair.wait_closed()
+    assert access_log.wait_for("end=").endswith("end=%s-reset" % first)
+
+
+@both_pollers
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reset_is_passed_on_to_a_reader_that_is_slow(relayed, first):
+    """RST behind what the kernel still held for a slow reader is not taken for FIN."""
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    sent = pair.fill(one)
+    one.reset()
+    assert pair.count_rounds() < 10
+    received = receive_until_reset(other)
+    assert received
+    assert sent.startswith(received)
+    pair.wait_closed()

@@ -1,0 +1,397 @@
+"""Names to addresses, in threads that may hang without anybody hanging with them."""
+
+import contextlib
+import errno
+import logging
+import queue
+import socket
+import threading
+
+import pytest
+
+from minisocks import resolver as resolver_module
+from minisocks.errors import DialError
+from minisocks.resolver import MAX_THREADS, MAX_WAITING, Resolver, numeric_addresses
+from minisocks.wire import Rep
+from support import TIMEOUT, wait_until
+
+TCP4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 80))
+TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 80, 0, 0))
+
+
+def resolver_threads():
+    """Return the resolver's threads."""
+    return [t for t in threading.enumerate() if t.name == "minisocks-resolver"]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays():
+    """Each test ends with no thread of the resolver left."""
+    yield
+    wait_until(lambda: not resolver_threads(), "the end of the resolver's threads")
+
+
+class Asker:
+    """A resolver, and what its callbacks got."""
+
+    def __init__(self, getaddrinfo):
+        self.resolver = Resolver(getaddrinfo)
+        self._outcomes = queue.Queue()
+
+    def submit(self, name=b"name.test", port=80):
+        """Look a name up."""
+        return self.resolver.submit(name, port, lambda outcome: self._outcomes.put((name, outcome)))
+
+    def outcome(self):
+        """Return the next name that is done, and its outcome."""
+        return self._outcomes.get(timeout=TIMEOUT)
+
+    def nothing_came(self):
+        """Say whether no callback waits to be looked at."""
+        return self._outcomes.empty()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.resolver.close()
+
+
+class Hanging:
+    """A getaddrinfo that waits for ``answer``, as with a name server that is gone."""
+
+    def __init__(self):
+        self.answer = threading.Event()
+        self.asked = []
+
+    def __call__(self, name, *args):
+        self.asked.append(name)
+        assert self.answer.wait(TIMEOUT)
+        return [TCP4]
+
+
+@contextlib.contextmanager
+def hanging():
+    """A getaddrinfo that hangs while this lasts."""
+    getaddrinfo = Hanging()
+    try:
+        yield getaddrinfo
+    finally:
+        getaddrinfo.answer.set()
+
+
+def test_addresses():
+    """The callback gets family and sockaddr of each address, in order, each once."""
+    rows = [TCP6, TCP4, TCP6, TCP4]
+    with Asker(lambda *args: rows) as asker:
+        asker.submit()
+
+        assert (
+            b"name.test",
+            [(socket.AF_INET6, ("2001:db8::1", 80, 0, 0)), (socket.AF_INET, ("192.0.2.1", 80))],
+        ) == asker.outcome()
+
+
+def test_what_is_asked_for():
+    """getaddrinfo is given bytes, since text needs a codec that may be missing, and TCP."""
+    asked = []
+
+    def getaddrinfo(*args):
+        asked.append(args)
+        return [TCP4]
+
+    with Asker(getaddrinfo) as asker:
+        asker.submit(b"m\xc3\xbcnchen.test", 8080)
+        asker.outcome()
+
+    assert [(b"m\xc3\xbcnchen.test", 8080, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, 0)] == asked
+    assert bytes is type(asked[0][0])
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        UnicodeError("label empty or too long"),
+        UnicodeEncodeError("idna", "x", 0, 1, "label too long"),
+        LookupError("unknown encoding: idna"),
+        ValueError("embedded null byte"),
+    ],
+    ids=repr,
+)
+def test_a_name_that_cannot_be_resolved(exc):
+    """Whatever getaddrinfo raises for a name, the outcome is an unreachable host, and says why."""
+
+    def getaddrinfo(*args):
+        raise exc
+
+    with Asker(getaddrinfo) as asker:
+        asker.submit(b"bad\n.test")
+        _, outcome = asker.outcome()
+
+    assert isinstance(outcome, DialError)
+    assert Rep.HOST_UNREACHABLE == outcome.rep
+    assert str(exc) in str(outcome)
+    assert r"'bad\n.test'" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure"),
+    ],
+    ids=repr,
+)
+def test_a_resolver_without_room_says_nothing_about_the_host(exc):
+    """What is our own trouble is REP 01, not an unreachable host."""
+
+    def getaddrinfo(*args):
+        raise exc
+
+    with Asker(getaddrinfo) as asker:
+        asker.submit(b"good.test")
+
+        assert Rep.GENERAL_FAILURE == asker.outcome()[1].rep
+
+
+def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
+    """Clients that ask and leave cannot keep others from having their names looked up."""
+    go_on = threading.Event()
+
+    def getaddrinfo(*args):
+        assert go_on.wait(20)
+        return [TCP4]
+
+    with Asker(getaddrinfo) as asker:
+        try:
+            for _ in range(MAX_THREADS):
+                asker.submit(b"first.test")
+            wait_until(lambda: len(asker.resolver._busy) == MAX_THREADS)
+            for _ in range(MAX_WAITING):
+                asker.resolver.submit(b"gone.test", 80, None).cancel()
+            asker.submit(b"honest.test")
+        finally:
+            go_on.set()
+        names = {asker.outcome()[0] for _ in range(MAX_THREADS + 1)}
+
+    assert {b"first.test", b"honest.test"} == names
+
+
+def test_an_error_that_nobody_expects_costs_neither_thread_nor_caller(monkeypatch):
+    """A getaddrinfo of somebody's own may have bugs: the caller is told, the thread lives on."""
+    # A traceback in the log is welcome here, which conftest forbids.
+    monkeypatch.setattr(logging.getLogger("minisocks"), "disabled", True)
+
+    def getaddrinfo(name, *args):
+        if name == b"good.test":
+            return [TCP4]
+        raise TypeError("a bug of somebody's")
+
+    with Asker(getaddrinfo) as asker:
+        for _ in range(MAX_THREADS + 1):
+            asker.submit(b"bad.test")
+            _, outcome = asker.outcome()
+            assert isinstance(outcome, DialError)
+        asker.submit(b"good.test")
+
+        assert b"good.test" == asker.outcome()[0]
+
+
+@pytest.mark.parametrize("rows", [[], [(99, socket.SOCK_STREAM, 0, "", ("whatever",))]])
+def test_a_name_without_an_address(rows):
+    """No address, or only ones of other families, is an unreachable host."""
+    with Asker(lambda *args: rows) as asker:
+        asker.submit()
+        _, outcome = asker.outcome()
+
+    assert Rep.HOST_UNREACHABLE == outcome.rep
+    assert "'name.test' has no address" == str(outcome)
+
+
+def test_names_are_looked_up_in_parallel():
+    """A name that hangs holds up no other."""
+    with hanging() as slow:
+
+        def getaddrinfo(name, *args):
+            return slow(name) if name == b"slow.test" else [TCP4]
+
+        with Asker(getaddrinfo) as asker:
+            asker.submit(b"slow.test")
+            wait_until(lambda: slow.asked)
+            for _ in range(50):
+                asker.submit(b"quick.test")
+                assert b"quick.test" == asker.outcome()[0]
+            slow.answer.set()
+
+            assert b"slow.test" == asker.outcome()[0]
+
+
+def test_threads_are_reused():
+    """One name after another needs one thread."""
+    with Asker(lambda *args: [TCP4]) as asker:
+        for _ in range(50):
+            asker.submit()
+            asker.outcome()
+            wait_until(lambda: not asker.resolver._busy)
+
+        assert 1 == len(resolver_threads())
+
+
+def test_no_more_than_16_threads():
+    """More names than threads wait their turn, and all get it."""
+    with hanging() as slow, Asker(slow) as asker:
+        names = [b"%d.test" % i for i in range(MAX_THREADS * 3)]
+        for name in names:
+            asker.submit(name)
+        wait_until(lambda: len(slow.asked) == MAX_THREADS)
+
+        assert MAX_THREADS == len(resolver_threads()) == 16
+        slow.answer.set()
+
+        assert sorted(names) == sorted(asker.outcome()[0] for _ in names)
+        assert sorted(names) == sorted(slow.asked)
+
+
+def test_all_threads_stuck(monkeypatch):
+    """When every thread waits for a dead name server, the next name is REP 01 at once."""
+    with hanging() as slow, Asker(slow) as asker:
+        for _ in range(MAX_THREADS):
+            asker.submit()
+        wait_until(lambda: len(slow.asked) == MAX_THREADS)
+        monkeypatch.setattr(resolver_module, "STUCK_SECONDS", 0.0)
+
+        with pytest.raises(DialError) as caught:
+            asker.submit()
+
+        assert Rep.GENERAL_FAILURE == caught.value.rep
+        assert "all 16 resolver threads" in str(caught.value)
+        slow.answer.set()
+        for _ in range(MAX_THREADS):
+            asker.outcome()
+        wait_until(lambda: not asker.resolver._busy)
+        asker.submit()  # works again
+        asker.outcome()
+
+
+def test_fifteen_threads_stuck(monkeypatch):
+    """One thread that answers is enough to go on."""
+    with hanging() as slow:
+
+        def getaddrinfo(name, *args):
+            return slow(name) if name == b"slow.test" else [TCP4]
+
+        with Asker(getaddrinfo) as asker:
+            for _ in range(MAX_THREADS - 1):
+                asker.submit(b"slow.test")
+            wait_until(lambda: len(slow.asked) == MAX_THREADS - 1)
+            monkeypatch.setattr(resolver_module, "STUCK_SECONDS", 0.0)
+
+            for _ in range(20):
+                asker.submit(b"quick.test")
+                assert b"quick.test" == asker.outcome()[0]
+
+
+def test_waiting_names_are_bounded():
+    """Beyond a thousand waiting names the next is REP 01 at once."""
+    with hanging() as slow, Asker(slow) as asker:
+        for _ in range(MAX_THREADS):
+            asker.submit()
+        wait_until(lambda: len(slow.asked) == MAX_THREADS)
+        for _ in range(MAX_WAITING):
+            asker.submit()
+
+        with pytest.raises(DialError) as caught:
+            asker.submit()
+
+        assert Rep.GENERAL_FAILURE == caught.value.rep
+
+
+def test_cancelled_while_waiting():
+    """A name that nobody waits for any more is not even asked for."""
+    with hanging() as slow, Asker(slow) as asker:
+        for _ in range(MAX_THREADS):
+            asker.submit()
+        wait_until(lambda: len(slow.asked) == MAX_THREADS)
+        asker.submit(b"cancelled.test").cancel()
+        asker.submit(b"last.test")
+        slow.answer.set()
+
+        names = [asker.outcome()[0] for _ in range(MAX_THREADS + 1)]
+
+        assert b"last.test" in names
+        assert b"cancelled.test" not in slow.asked
+        assert asker.nothing_came()
+
+
+def test_cancelled_while_asked():
+    """Who has gone is not called back."""
+    with hanging() as slow, Asker(slow) as asker:
+        lookup = asker.submit(b"cancelled.test")
+        wait_until(lambda: slow.asked)
+        lookup.cancel()
+        slow.answer.set()
+        asker.submit(b"next.test")
+
+        assert b"next.test" == asker.outcome()[0]
+        wait_until(lambda: not asker.resolver._busy)
+        assert asker.nothing_came()
+
+
+def test_closed():
+    """After close idle threads end at once, and a new name is REP 01."""
+    with Asker(lambda *args: [TCP4]) as asker:
+        asker.submit()
+        asker.outcome()
+
+        asker.resolver.close()
+
+        wait_until(lambda: not resolver_threads())
+        with pytest.raises(DialError) as caught:
+            asker.submit()
+        assert Rep.GENERAL_FAILURE == caught.value.rep
+
+
+def test_close_does_not_wait_for_a_hanging_name():
+    """A thread that hangs is left behind, and as a daemon it does not keep the process."""
+    with hanging() as slow, Asker(slow) as asker:
+        asker.submit()
+        wait_until(lambda: slow.asked)
+
+        asker.resolver.close()
+
+        (thread,) = resolver_threads()
+        assert thread.daemon
+
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    "name, address",
+    [
+        (b"192.0.2.7", (V4, ("192.0.2.7", 80))),
+        (b"127.1", (V4, ("127.0.0.1", 80))),
+        (b"0", (V4, ("0.0.0.0", 80))),
+        (b"2130706433", (V4, ("127.0.0.1", 80))),
+        (b"0x7f000001", (V4, ("127.0.0.1", 80))),
+        (b"0177.0.0.1", (V4, ("127.0.0.1", 80))),
+        (b"2001:DB8::7", (V6, ("2001:db8::7", 80, 0, 0))),
+        (b"::", (V6, ("::", 80, 0, 0))),
+        (b"::ffff:127.0.0.1", (V6, ("::ffff:127.0.0.1", 80, 0, 0))),
+    ],
+)
+def test_literals(name, address):
+    """An address in any notation is taken for what the system would connect to."""
+    assert [address] == numeric_addresses(name, 80)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"localhost", b"example.org", b"1.2.3.4.5", b"256.1.1.1", b"[::1]", b":::", b"fe80::1%nosuch0",
+     b"\xff\xfe", b"a" * 255, b" ", b"."],
+)  # fmt: skip
+def test_names_are_no_literals(name):
+    """A name is no address, whatever its bytes, and finding that out asks no name server."""
+    assert [] == numeric_addresses(name, 80)
