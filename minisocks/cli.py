@@ -4,6 +4,7 @@ The only module that imports click, and the only one that adds log handlers.
 """
 
 import logging
+import os
 import sys
 import threading
 from typing import Any, Callable, List, Optional
@@ -85,6 +86,7 @@ def _serve(**given: Any) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; return the exit status."""
+    _fill_standard_descriptors()
     try:
         # Not ``_serve.main``: on Python 3.6 that refuses to run in an ASCII
         # locale, which is what cron gives and nothing here minds.
@@ -95,12 +97,31 @@ def main(argv: Optional[List[str]] = None) -> int:
     except click.ClickException as exc:
         _say("minisocks: %s; see minisocks --help" % exc.format_message().rstrip("."))
         return EXIT_WRONG_USAGE
+    except OSError as exc:
+        # --help into a pipe that is closed, or a disk that is full.
+        _say("minisocks: %s" % (exc.strerror or exc))
+        return EXIT_CANNOT_SERVE
     except (KeyboardInterrupt, click.Abort):
         return 130  # Ctrl-C before it served
     except _Failure as exc:
         _say("minisocks: %s" % exc)
         return exc.status
     return 0
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where descriptor 0, 1 or 2 is closed.
+
+    Else a client would get that number, and what anybody writes to "stderr".
+    """
+    try:
+        while True:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd > 2:
+                os.close(fd)
+                return
+    except OSError:
+        pass  # no /dev/null, or no descriptor: the start will tell
 
 
 def _say(line: str) -> None:

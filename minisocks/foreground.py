@@ -1,11 +1,9 @@
 """Serve in the foreground until a signal says to end: for the command line."""
 
-import select
 import signal
-import time
 from typing import Any, Dict, Optional
 
-from minisocks.compat import Waker
+from minisocks.compat import READ, Poller, Waker
 from minisocks.proxy import Proxy
 
 __all__ = ["Signals"]
@@ -39,21 +37,24 @@ class Signals:
 
         Its connections get *grace* seconds; a second signal ends them at once.
         """
-        self._wait(None)
+        signals = 0
+        while not signals:
+            signals = self._wait(None)
         proxy.stop_listening()
-        proxy.notify_when_empty(self._waker.wake)
-        self._wait(time.monotonic() + grace)
+        if signals == 1:
+            proxy.notify_when_empty(self._waker.wake)
+            self._wait(grace)
         proxy.stop()
 
-    def _wait(self, until: Optional[float]) -> None:
-        """Wait for a signal or, with *until* given, for a wake-up or that moment."""
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            if not select.select([self._waker.fileno()], [], [], left)[0]:
-                return
-            notes = self._waker.drain()
-            if until is not None or any(notes):
-                return
+    def _wait(self, seconds: Optional[float]) -> int:
+        """Wait for a signal, a wake-up or so many seconds; return how many signals."""
+        poller = Poller()  # not select(): the descriptor may be above 1023
+        try:
+            poller.register(self._waker.fileno(), READ)
+            poller.poll(-1 if seconds is None else seconds)
+        finally:
+            poller.close()
+        return sum(note != 0 for note in self._waker.drain())
 
 
 def _ignore(_number: int, _frame: Any) -> None:

@@ -65,6 +65,8 @@ def open_listeners(address: ListenAddress) -> List[Listener]:
     for left in reversed(range(tries)):
         try:
             return [Listener(sock) for sock in _open_tcp(address)]
+        except ListenError:
+            raise
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or not left:
                 raise ListenError(

@@ -6,9 +6,7 @@ refused.  Five hundred clients that say nothing cost their descriptors and no
 thread, and an honest one does not notice them.
 """
 
-import collections
-import time
-from typing import Dict, Optional
+from typing import Dict, Optional, Set
 
 from minisocks.compat import READ
 from minisocks.errors import HandshakeTimeout
@@ -21,11 +19,10 @@ __all__ = ["Lobby"]
 class Parked(Job):
     """One session that waits for its client."""
 
-    __slots__ = ("_lobby", "_since", "_timer", "session")
+    __slots__ = ("_lobby", "_timer", "session")
 
     def __init__(self, lobby: "Lobby", session: Session) -> None:
         self._lobby = lobby
-        self._since = time.monotonic()
         self._timer: Optional[Timer] = None
         self.session = session
 
@@ -46,7 +43,7 @@ class Parked(Job):
     def on_ready(self, fd: int, mask: int) -> None:
         """Give the session back to the pool."""
         self._leave()
-        self.session.services.resume(self.session, time.monotonic() - self._since)
+        self.session.services.resume(self.session)
 
     def evict(self, why: str) -> None:
         """Refuse the client, because time or room has run out."""
@@ -84,7 +81,7 @@ class Lobby:
         self._parked = 0
         #: True once the proxy takes no handshakes any more.
         self.closed = False
-        self._by_address: Dict[bytes, Dict[Parked, None]] = {}
+        self._by_address: Dict[bytes, Set[Parked]] = {}
 
     def park(self, session: Session) -> None:
         """Put *session* aside until its client says more.  Any thread."""
@@ -104,19 +101,21 @@ class Lobby:
     def enter(self, parked: Parked) -> None:
         """Count *parked* in; somebody may have to leave for it."""
         key = _neighbourhood(parked.session.client.ip)
-        self._by_address.setdefault(key, collections.OrderedDict())[parked] = None
+        self._by_address.setdefault(key, set()).add(parked)
         self._parked += 1
         if self._parked > self._room:
             greediest = max(self._by_address.values(), key=len)
-            next(iter(greediest)).evict("too many unfinished handshakes (--max-handshakes)")
+            # By when it came, not by when it was parked: each byte parks anew.
+            oldest = min(greediest, key=lambda parked: parked.session.record.id)
+            oldest.evict("too many unfinished handshakes (--max-handshakes)")
 
     def leave(self, parked: Parked) -> None:
         """Count *parked* out."""
         key = _neighbourhood(parked.session.client.ip)
-        here = self._by_address.get(key, {})
+        here = self._by_address.get(key, set())
         if parked not in here:
             return  # aborted before it had begun
-        del here[parked]
+        here.remove(parked)
         if not here:
             del self._by_address[key]
         self._parked -= 1

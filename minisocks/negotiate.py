@@ -30,11 +30,7 @@ class Turn:
     """What a handler thread must ask before it waits; the pool is one."""
 
     def before_wait(self) -> float:
-        """Return how many seconds a wait for the client may take."""
-        raise NotImplementedError
-
-    def after_wait(self, in_vain: bool) -> None:
-        """Say that the wait is over, and whether the client said nothing."""
+        """Return how many seconds a wait for the client may take; 0: none."""
         raise NotImplementedError
 
     def before_hook(self) -> None:
@@ -92,17 +88,16 @@ def _receive(session: Session, turn: Turn) -> Optional[bytes]:
         unblock(sock)
         return sock.recv(READ_BYTES)
     except BlockingIOError:
-        patience = turn.before_wait()
-    if not patience:
-        return None
-    sock.settimeout(min(patience, left))
-    try:
-        data = sock.recv(READ_BYTES)
-    except socket.timeout:
-        turn.after_wait(in_vain=True)
-        return None
-    turn.after_wait(in_vain=False)
-    return data
+        # Once too slow, it is waited for without a thread until it is done.
+        patience = 0.0 if session.is_slow else turn.before_wait()
+    if patience:
+        sock.settimeout(min(patience, left))
+        try:
+            return sock.recv(READ_BYTES)
+        except socket.timeout:
+            pass
+    session.is_slow = True
+    return None
 
 
 def _check(session: Session, credentials: Credentials) -> None:

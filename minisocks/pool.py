@@ -31,11 +31,8 @@ IDLE_SECONDS = 10.0
 #: With no descriptor left, how long until accept is tried again.
 RETRY_SECONDS = 1.0
 #: How long a thread waits for its client's next bytes before it parks the
-#: session. Most answer within a round trip. Each wait in vain halves it, down
-#: to not waiting at all, so that a crowd that says nothing costs 40 ms once;
-#: each that was worth it doubles it. Below 1 ms, poll() cannot count.
+#: session. Most answer within a round trip.
 PATIENCE_SECONDS = 0.02
-LEAST_PATIENCE_SECONDS = 0.001
 #: How long ``stop`` waits for threads that a hook may hold.
 STOP_SECONDS = 5.0
 
@@ -73,7 +70,6 @@ class HandlerPool(Turn):
         self._mutex = threading.Lock()  # guards the three below
         self._threads: List[threading.Thread] = []
         self._this_thread = threading.local()
-        self._patience = PATIENCE_SECONDS
         self._followers = 0
         self._short_of_threads = False
         self._paused = False
@@ -93,10 +89,8 @@ class HandlerPool(Turn):
         with self._mutex:
             self._add_thread()
 
-    def resume(self, session: Session, seconds: float) -> None:
-        """Have a thread go on with *session*, parked for *seconds*.  Any thread."""
-        if seconds < PATIENCE_SECONDS:
-            self.after_wait(in_vain=False)  # it would have been worth waiting
+    def resume(self, session: Session) -> None:
+        """Have a thread go on with *session*, which was parked.  Any thread."""
         self._resumed.append(session)
         self._waker.wake()
         if self._stopping:
@@ -105,23 +99,13 @@ class HandlerPool(Turn):
     def before_wait(self) -> float:
         """Return how many seconds this thread may wait for its client now.
 
-        Passes the lead on if another thread can take it.  If none can, new
-        clients wait as long; the bound is what makes that bearable.
+        Passes the lead on.  None, if no thread can take it: while one of them
+        waits for clients that are new, all others may wait for slow ones.
         """
-        self._pass_lead_on(CORE_THREADS)
-        return self._patience
-
-    def after_wait(self, in_vain: bool) -> None:
-        """Learn from a wait that is over."""
-        if in_vain:
-            halved = self._patience / 2
-            self._patience = halved if halved >= LEAST_PATIENCE_SECONDS else 0.0
-        else:
-            doubled = max(LEAST_PATIENCE_SECONDS, self._patience * 2)
-            self._patience = min(PATIENCE_SECONDS, doubled)
+        return PATIENCE_SECONDS if self._pass_lead_on(CORE_THREADS) else 0.0
 
     def before_hook(self) -> None:
-        """Let another thread wait for clients: this one may be long."""
+        """Let another thread lead, a new one if need be: this one may be long."""
         self._pass_lead_on(self._max_threads)
 
     def wait(self) -> None:
@@ -163,11 +147,14 @@ class HandlerPool(Turn):
         here.leads = False
         try:
             while self._take_lead():
-                work = self._wait_for_work()
-                if work is None:
-                    break
                 try:
+                    work = self._wait_for_work()
+                    if work is None:
+                        break
                     work()
+                except MemoryError:
+                    # Of all that may run out, the thread that leads must not.
+                    time.sleep(RETRY_SECONDS)
                 except Exception:  # our bug: this client pays, the thread lives on
                     log.exception("a handler failed")
         finally:
@@ -196,15 +183,18 @@ class HandlerPool(Turn):
                     self._followers -= 1
                     return False
 
-    def _pass_lead_on(self, most_threads: int) -> None:
-        """Give the lead to a follower; make one if there is none, up to a bound."""
-        if not self._this_thread.leads:
-            return
-        with self._mutex:
-            if not self._followers and not self._make_follower(most_threads):
-                return
-        self._this_thread.leads = False
-        self._lead.release()
+    def _pass_lead_on(self, most_threads: int) -> bool:
+        """Give the lead to a follower; make one if there is none, up to a bound.
+
+        Returns whether another thread leads now.
+        """
+        if self._this_thread.leads:
+            with self._mutex:
+                if not self._followers and not self._make_follower(most_threads):
+                    return False
+            self._this_thread.leads = False
+            self._lead.release()
+        return True
 
     def _make_follower(self, most_threads: int) -> bool:
         if len(self._threads) >= most_threads:

@@ -35,7 +35,7 @@ STUCK_SECONDS = 5.0
 IDLE_SECONDS = 10.0
 
 # What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
-# LookupError (the idna codec, on Pythons that lack it), ValueError (a NUL).
+# LookupError (the idna codec, on Pythons that lack it), ValueError (others').
 _FAILURES = (OSError, UnicodeError, LookupError, ValueError)
 
 
@@ -149,23 +149,31 @@ class Resolver:
             self._most_threads = MAX_THREADS
 
     def _work(self) -> None:
-        me = threading.get_ident()
-        while True:
+        try:
+            while self._look_one_up():
+                pass
+        finally:
             with self._changed:
-                self._busy.pop(me, None)
-                if not self._waiting and not self._closed:
-                    self._changed.wait(IDLE_SECONDS)
-                if not self._waiting:
-                    self._threads -= 1
-                    return
-                lookup = self._waiting.popleft()
-                self._busy[me] = time.monotonic()
-            callback = lookup.callback
-            if callback is None:
-                continue
+                self._busy.pop(threading.get_ident(), None)
+                self._threads -= 1
+
+    def _look_one_up(self) -> bool:
+        """Do the next lookup; False if none came for a while."""
+        me = threading.get_ident()
+        with self._changed:
+            self._busy.pop(me, None)
+            if not self._waiting and not self._closed:
+                self._changed.wait(IDLE_SECONDS)
+            if not self._waiting:
+                return False
+            lookup = self._waiting.popleft()
+            self._busy[me] = time.monotonic()
+        if lookup.callback is not None:
             outcome = self._resolve(lookup)
-            if lookup.callback is not None:
+            callback = lookup.callback  # None if it was cancelled meanwhile
+            if callback is not None:
                 callback(outcome)
+        return True
 
     def _resolve(self, lookup: Lookup) -> Outcome:
         try:

@@ -38,9 +38,8 @@ class Services:
         self.resolver = resolver or Resolver()
         #: Puts a session aside until its client says more.  The pool's lobby.
         self.park: Callable[[Session], None] = _no_pool
-        #: Gives a session back to a handler thread, with the seconds it was
-        #: parked.  The pool's.
-        self.resume: Callable[[Session, float], None] = _no_pool
+        #: Gives a session back to a handler thread.  The pool's.
+        self.resume: Callable[[Session], None] = _no_pool
 
 
 def _no_pool(*args: Any) -> None:
@@ -56,13 +55,15 @@ class Session:
     later one with the same descriptor for it.
     """
 
-    __slots__ = ("client", "deadline", "record", "services", "sock", "talk")
+    __slots__ = ("client", "deadline", "is_slow", "record", "services", "sock", "talk")
 
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
         self.services = services
         self.sock = sock
         self.client = Client(peer)
         self.record = Record(self.client)
+        #: Its client has let a thread wait in vain, or would have.
+        self.is_slow = False
         self.deadline = Deadline(services.config.handshake_timeout)
         self.talk = Handshake(services.rules.methods(self.client))
 

@@ -37,17 +37,22 @@ class ListenAddress(NamedTuple):
                 )
             return cls("", 0, text[5:])
         host, colon, port = text.rpartition(":")
+        is_sound = _is_port(port)
         if not colon:
             host = "127.0.0.1"
         elif host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
             if ":" not in host or packed_ip(host) is None:
                 raise ConfigError("--listen", "%r has no IPv6 address in its brackets" % text)
-        elif ":" in host and not host.startswith("["):
-            raise ConfigError(
-                "--listen", "an IPv6 address needs brackets: [%s]:PORT, not %r" % (host, text)
-            )
-        if not _is_port(port) or "[" in host:
+        elif ":" in host:
+            for address in (host, text):
+                if packed_ip(address) is not None:
+                    raise ConfigError(
+                        "--listen",
+                        "an IPv6 address needs brackets: [%s]:PORT, not %r" % (address, text),
+                    )
+            is_sound = False
+        if not is_sound or "[" in host:
             raise ConfigError(
                 "--listen",
                 "%r is no address to listen on; write PORT, HOST:PORT, [V6]:PORT, "

@@ -225,19 +225,20 @@ def test_without_new_threads_clients_are_served_all_the_same(monkeypatch, target
         assert (1, 1) == (len(warnings_said("can be had again")), len(warnings_said("at capacity")))
 
 
-def test_patience_comes_back_after_a_crowd(proxy, target):
-    """A crowd that says nothing costs the pool its patience only until clients are quick again."""
-    pool = proxy._pool
-    for _ in range(20):
-        pool.after_wait(in_vain=True)
-    assert 0.0 == pool._patience
-
-    def quick():
-        with Talk.to(proxy.port) as talk:
-            talk.connect5("127.0.0.1", target.port)
-        return pool._patience > 0
-
-    wait_until(quick, "patience")
+def test_clients_that_drip_delay_nobody(monkeypatch, target):
+    """However long a thread may wait for a client, one is left for those that are quick."""
+    monkeypatch.setattr(minisocks.pool, "PATIENCE_SECONDS", 60.0)
+    with run_proxy() as proxy, contextlib.ExitStack() as stack:
+        drips = [stack.enter_context(Talk.to(proxy.port)) for _ in range(60)]
+        message = GREETING + socks5("127.0.0.1", target.port)
+        for i in range(len(message) - 1):
+            for drip in drips:
+                drip.send(message[i : i + 1])
+            assert assert_served(proxy, target, source=("127.0.0.9", 0)) < TIMEOUT / 2
+        assert handler_threads() <= minisocks.pool.CORE_THREADS
+        for drip in drips:
+            drip.send(message[-1:])
+            assert b"\x05\x00\x05\x00" == drip.receive(4)
 
 
 def test_a_client_that_left_before_it_was_accepted_is_nobody(proxy, target):
