@@ -186,7 +186,7 @@ class HandlerPool(Turn):
     def _pass_lead_on(self, most_threads: int) -> bool:
         """Give the lead to a follower; make one if there is none, up to a bound.
 
-        Returns whether another thread leads now.
+        Returns whether another thread leads now, or will in a moment.
         """
         if self._this_thread.leads:
             with self._mutex:

@@ -186,12 +186,11 @@ class Pair(Job):
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
+        flow.pending = None
+        flow.eof = flow.done = flow.broken = True
         if not self._broken:
             self._broken = True
             self._expect_delivery(())
-        flow.broken = True
-        flow.pending = None
-        flow.eof = flow.done = True
 
     def _reset(self, flow: Flow, fd: int, code: int) -> None:
         """``flow.src`` is dead: nothing comes from it and nothing goes to it."""

@@ -182,7 +182,7 @@ class Resolver:
             what = "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc)
             full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
             return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
-        except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
+        except Exception as exc:  # a resolver of somebody's own may have bugs
             log.exception("looking %s up failed", repr(lookup.host)[1:])
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:

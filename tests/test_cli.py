@@ -14,12 +14,12 @@ import pytest
 import minisocks
 from minisocks.settings import SETTINGS, option_name
 from support import (
-    closed_port,
     GREETING,
     TIMEOUT,
     CommandLine,
     FakeTarget,
     Talk,
+    closed_port,
     password_message,
     socks5,
     wait_until,

@@ -14,9 +14,9 @@ import struct
 import threading
 from typing import NamedTuple
 
-import namespace as net
 import pytest
 
+import namespace as net
 from minisocks.resolver import Resolver
 from support import (
     GRANTED4,

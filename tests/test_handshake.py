@@ -3,6 +3,10 @@
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import support
 from conversation import (
     ANN,
     BOTH,
@@ -15,10 +19,6 @@ from conversation import (
     every_cut,
     refused,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import support
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
 from minisocks.handshake import Credentials, Handshake, Request
 from minisocks.wire import Address, Atyp, Method, Rep, Ver

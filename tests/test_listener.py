@@ -12,7 +12,7 @@ import pytest
 from minisocks import Config, ListenError, Proxy
 from minisocks.listener import Listener, open_listeners
 from minisocks.settings import ListenAddress
-from support import closed_port, GREETING, FakeTarget, Talk, open_descriptors, run_proxy, wait_until
+from support import GREETING, FakeTarget, Talk, closed_port, open_descriptors, run_proxy, wait_until
 
 
 def has_ipv6():

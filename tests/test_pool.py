@@ -116,8 +116,6 @@ class SlowUsers:
 
     may_take_long = True
 
-    may_take_long = True
-
     def __init__(self):
         self.go_on = threading.Event()
         self.waiting = 0

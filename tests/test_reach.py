@@ -7,9 +7,9 @@ One target listens on every one of them, so "it was not reached" is certain.
 
 import socket
 
-import namespace as net
 import pytest
 
+import namespace as net
 from support import (
     GRANTED4,
     GREETING,

@@ -304,6 +304,22 @@ def test_a_slow_reader_gets_all_that_came_before_the_reset(relayed, first):
     pair.wait_closed()
 
 
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reader_that_stands_still_behind_a_reset_does_not_keep_the_pair(
+    relayed, monkeypatch, first
+):
+    """Last words that nobody reads are waited for a while, and then given up with a RST."""
+    assert 2 <= minisocks.relay.STANDSTILL_SECONDS <= 60
+    monkeypatch.setattr(minisocks.relay, "STANDSTILL_SECONDS", 0.1)
+    pair = relayed(small=ENDS)
+    one, other = pair.ends(first)
+    sent = pair.fill(one)
+    one.reset()
+    pair.wait_closed()
+    received = receive_until_reset(other)
+    assert sent.startswith(received)
+
+
 @both_pollers
 def test_a_target_that_answers_and_resets_while_the_client_uploads(relayed, access_log):
     """The answer of a server that has heard enough arrives, though our sends to it fail."""
@@ -454,6 +470,21 @@ def test_a_blocked_direction_holds_at_most_64_kb(relayed, first):
     one.finish()
     assert sent == other.rest()
     assert flow.pending is None
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_one_read_takes_at_most_64_kb(relayed, first):
+    """Of much that waits in the kernel, no more is taken in than may be held."""
+    pair = relayed(start=False, small=ENDS[1:] if first == "client" else ENDS[:1])
+    one, other = pair.ends(first)
+    sent = os.urandom(150000)
+    one.send(sent).finish()
+    wait_until(lambda: compat.unsent_bytes(one.sock) == 0)
+    pair.start()
+    flow = pair.pair._up if first == "client" else pair.pair._down
+    wait_until(lambda: flow.pending is not None)
+    assert len(flow.pending.obj) <= 65536
+    assert sent == other.rest()
 
 
 def test_many_slow_readers_fill_no_memory(relayed):

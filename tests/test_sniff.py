@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from conversation import OPEN, converse, every_cut
 
 METHODS = """

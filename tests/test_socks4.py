@@ -1,9 +1,9 @@
 """SOCKS4 and SOCKS4a messages, byte by byte as the two memos lay them out."""
 
 import pytest
-from conversation import OPEN, PASSWORD, converse, every_cut, parse
 
 import support
+from conversation import OPEN, PASSWORD, converse, every_cut, parse
 from minisocks import socks4
 from minisocks.socks4 import Request4
 from minisocks.wire import Address, Atyp, Rep, Ver

@@ -3,9 +3,9 @@
 import socket
 
 import pytest
-from conversation import every_cut, parse
 
 import support
+from conversation import every_cut, parse
 from minisocks import socks5
 from minisocks.errors import ProtocolError, UnsupportedAddressType
 from minisocks.socks5 import Credentials, Request5

@@ -1,10 +1,10 @@
 """The incremental reader: nothing lost, nothing read twice, nothing awaited too long."""
 
 import pytest
-from conversation import cut, every_cut, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conversation import cut, every_cut, parse
 from minisocks.errors import ProtocolError
 from minisocks.stream import Stream
 
