@@ -11,7 +11,7 @@ from minisocks.errors import HandshakeTimeout
 from minisocks.lobby import Lobby
 from minisocks.session import Services, Session
 from minisocks.settings import Config
-from support import GREETING, Talk, run_proxy, socks5, wait_until
+from support import GREETING, Talk, failure5, run_proxy, socks5, wait_until
 
 
 class Hall:
@@ -182,7 +182,8 @@ def test_the_bound_holds_in_a_proxy_and_spares_the_honest():
     with run_proxy(max_handshakes=8) as proxy, contextlib.ExitStack() as stack:
 
         def come(source):
-            return stack.enter_context(Talk.to(proxy.port, source=(source, 0))).send(b"\x05")
+            talk = stack.enter_context(Talk.to(proxy.port, source=(source, 0)))
+            return talk.send(GREETING).expect(b"\x05\x00")
 
         honest = come("127.0.0.2")
         wait_until(lambda: len(proxy) == 1)
@@ -191,7 +192,7 @@ def test_the_bound_holds_in_a_proxy_and_spares_the_honest():
         wait_until(lambda: sum(not is_silent(talk) for talk in greedy) == 13)
         for talk in greedy:
             if not is_silent(talk):
-                talk.expect(b"\x05\xff").expect_eof()
+                talk.expect(failure5(6)).expect_eof()
                 talk.close()
         wait_until(lambda: len(proxy) == 8)
         assert is_silent(honest)
