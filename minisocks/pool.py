@@ -67,7 +67,7 @@ class HandlerPool(Turn):
         for poller in (self._listening, self._pausing):
             poller.register(self._waker.fileno(), READ)
         self._lead = threading.Lock()
-        self._mutex = threading.Lock()  # guards the three below
+        self._mutex = threading.Lock()  # guards _threads and _followers
         self._threads: List[threading.Thread] = []
         self._this_thread = threading.local()
         self._followers = 0

@@ -51,6 +51,22 @@ def access_log():
     logger.setLevel(old)
 
 
+@pytest.fixture
+def bugs():
+    """The messages of our own bugs, for tests that provoke them; taken out of the log."""
+    messages = []
+
+    def take(record):
+        if record.exc_info:
+            messages.append(record.getMessage())
+        return not record.exc_info
+
+    logger = logging.getLogger("minisocks")
+    logger.addFilter(take)
+    yield messages
+    logger.removeFilter(take)
+
+
 @pytest.fixture(autouse=True)
 def no_bug_in_the_log(caplog):
     """Fail a test in which the server logged one of its own bugs."""

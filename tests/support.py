@@ -362,6 +362,21 @@ class CommandLine:
             self.end(None)
 
 
+class CountingPoller:
+    """A poller that counts the rounds of its loop."""
+
+    def __init__(self, poller):
+        self._poller = poller
+        self.rounds = 0
+
+    def poll(self, timeout=-1):
+        self.rounds += 1
+        return self._poller.poll(timeout)
+
+    def __getattr__(self, name):
+        return getattr(self._poller, name)
+
+
 def wait_until(claim, what="it"):
     """Return once *claim()* is true; fail if it does not become so in time."""
     end = time.monotonic() + TIMEOUT

@@ -1,7 +1,6 @@
 """The loop: descriptors, timers and jobs; each of its rules has a test that fails without it."""
 
 import functools
-import logging
 import socket
 import threading
 import time
@@ -12,7 +11,7 @@ import minisocks.loop
 from minisocks import compat
 from minisocks.compat import READ, WRITE
 from minisocks.loop import Job, Loop
-from support import TIMEOUT, open_descriptors, wait_until
+from support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 
 POLLERS = [
     pytest.param(compat.Poller, id="default"),
@@ -33,37 +32,6 @@ def loop(request, monkeypatch):
     running.start()
     yield running
     running.stop()
-
-
-@pytest.fixture
-def bugs():
-    """The messages of our own bugs, for tests that provoke them; taken out of the log."""
-    messages = []
-
-    def take(record):
-        if record.exc_info:
-            messages.append(record.getMessage())
-        return not record.exc_info
-
-    logger = logging.getLogger("minisocks")
-    logger.addFilter(take)
-    yield messages
-    logger.removeFilter(take)
-
-
-class CountingPoller:
-    """A poller that counts the rounds of its loop."""
-
-    def __init__(self, poller):
-        self._poller = poller
-        self.rounds = 0
-
-    def poll(self, timeout=-1):
-        self.rounds += 1
-        return self._poller.poll(timeout)
-
-    def __getattr__(self, name):
-        return getattr(self._poller, name)
 
 
 class Scripted(Job):

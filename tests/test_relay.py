@@ -24,6 +24,7 @@ from minisocks.wire import Rep
 from support import (
     TIMEOUT,
     CommandLine,
+    CountingPoller,
     FakeTarget,
     Talk,
     open_descriptors,
@@ -35,21 +36,6 @@ from support import (
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ENDS = ["client", "target"]
 MB = 1 << 20
-
-
-class CountingPoller:
-    """A poller that counts the rounds of its loop."""
-
-    def __init__(self, poller):
-        self._poller = poller
-        self.rounds = 0
-
-    def poll(self, timeout=-1):
-        self.rounds += 1
-        return self._poller.poll(timeout)
-
-    def __getattr__(self, name):
-        return getattr(self._poller, name)
 
 
 #: For tests of what the kernel reports, which differs: epoll where there is one, and poll().

@@ -1,6 +1,5 @@
 """SocksServer: what it promises is socketserver's, what is behind it is the pool."""
 
-import logging
 import socket
 import socketserver
 import threading
@@ -27,22 +26,6 @@ def server():
     made.server_close()
     services.loop.stop()
     services.resolver.close()
-
-
-@pytest.fixture
-def bugs():
-    """The messages of our own bugs, for tests that provoke them; taken out of the log."""
-    messages = []
-
-    def take(record):
-        if record.exc_info:
-            messages.append(record.getMessage())
-        return not record.exc_info
-
-    logger = logging.getLogger("minisocks")
-    logger.addFilter(take)
-    yield messages
-    logger.removeFilter(take)
 
 
 def serve(server):
