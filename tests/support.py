@@ -5,6 +5,7 @@ end with what they wait for, and ``TIMEOUT`` only ends a test that has failed.
 """
 
 import contextlib
+import errno
 import os
 import random
 import socket
@@ -236,10 +237,10 @@ class FakeTarget:
     def _serve(self, talk):
         try:
             self.script(talk)
-        except (ConnectionError, BrokenPipeError):
-            pass  # the other side reset, which is its right
         except Exception as exc:  # noqa: BLE001  # raised again at the end
-            self.error = self.error or exc
+            # The other side may reset, which is its right.
+            if not isinstance(exc, ConnectionError) and getattr(exc, "errno", 0) != errno.ENOTCONN:
+                self.error = self.error or exc
         finally:
             talk.close()
 
