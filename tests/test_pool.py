@@ -1,7 +1,9 @@
 """The handler pool: few threads, however many clients are slow; more only for hooks."""
 
 import contextlib
+import errno
 import logging
+import os
 import resource
 import socket
 import threading
@@ -10,6 +12,7 @@ import time
 import pytest
 
 import minisocks.pool
+import minisocks.server
 from support import (
     GREETING,
     TIMEOUT,
@@ -330,3 +333,26 @@ def test_passwords_that_are_quick_to_check_make_no_threads(target):
                 talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
                 talk.send(password_message(b"ann", b"secret")).expect(b"\x01\x00")
         assert handler_threads() <= minisocks.pool.CORE_THREADS
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target, name):
+    """Whatever it is that has run out: no spin, a line at each edge, and then it goes on."""
+    monkeypatch.setattr(minisocks.pool, "RETRY_SECONDS", 0.05)
+    accept, refused = minisocks.server.SocksServer.get_request, []
+
+    def get_request(server):
+        if len(refused) < 3:
+            refused.append(time.monotonic())
+            raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+        return accept(server)
+
+    monkeypatch.setattr(minisocks.server.SocksServer, "get_request", get_request)
+    with run_proxy() as proxy:
+        assert_served(proxy, target)
+        wait_until(lambda: warnings_said("accepting again"))
+    assert 3 == len(refused)
+    # Each but the first was tried after a wait, not at once.
+    assert refused[-1] - refused[0] >= 0.09
+    assert 1 == len(warnings_said("at capacity"))
+    assert 1 == len(warnings_said("accepting again"))
