@@ -134,7 +134,7 @@ class Waker:
 _ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
 
 
-def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
+def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread that no signal will ever be delivered to.
 
     Daemon, because a resolver thread inside ``getaddrinfo`` cannot be ended and
@@ -144,7 +144,7 @@ def start_thread(target: Callable[..., None], name: str, *args: Any) -> threadin
     Raises:
         RuntimeError: the system has no room for another thread.
     """
-    thread = threading.Thread(target=target, name=name, args=args, daemon=True)
+    thread = threading.Thread(target=target, name=name, daemon=True)
     if not hasattr(signal, "pthread_sigmask"):
         thread.start()
         return thread

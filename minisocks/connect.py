@@ -178,7 +178,7 @@ class Connect(Job):
             self._lookup.cancel()
             self._lookup = None
         if self._dial is not None:
-            self._dial.give_up()
+            self._dial.discard_all()
             self._drop_discarded(self._dial)
         loop.done(self)
 

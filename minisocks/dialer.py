@@ -138,7 +138,7 @@ class Dial:
         """Discard every attempt; return the error for having run out of time."""
         addresses = [sockaddr for _sock, sockaddr, _since in self.attempts.values()]
         late = OSError(errno.ETIMEDOUT, "no answer in time")
-        self._discard_all()
+        self.discard_all()
         self._failures += [(sockaddr, late) for sockaddr in addresses]
         return DialError(_tell(self._failures), Rep.TTL_EXPIRED, self._failures)
 
@@ -180,7 +180,7 @@ class Dial:
             return False
         self.via = sockaddr
         del self.attempts[fd]
-        self._discard_all()
+        self.discard_all()
         return True
 
     def _settle(self, sock: socket.socket, sockaddr: Any) -> int:
@@ -200,7 +200,8 @@ class Dial:
         self.discarded.append(sock)
         self._failures.append((sockaddr, OSError(code, os.strerror(code))))
 
-    def _discard_all(self) -> None:
+    def discard_all(self) -> None:
+        """Try no more; what is on its way goes to ``discarded``."""
         self.discarded += [attempt[0] for attempt in self.attempts.values()]
         self.attempts.clear()
         self._waiting = []

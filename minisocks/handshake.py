@@ -26,7 +26,7 @@ from minisocks.errors import (
 from minisocks.sniff import sniff
 from minisocks.socks5 import Credentials
 from minisocks.stream import Stream
-from minisocks.wire import Address, Cmd, Method, Rep, Ver
+from minisocks.wire import Address, Cmd, Method, Rep, Ver, quoted
 
 __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
@@ -210,7 +210,7 @@ class Handshake:
             credentials = yield from socks5.parse_credentials(self._stream)
             yield credentials
             if not self._verdict:
-                name = repr(credentials.user)[1:]
+                name = quoted(credentials.user)
                 raise AuthFailed("wrong user name or password, as %s" % name)
             self._user = credentials.user
             self._out += bytes((socks5.AUTH_VERSION, 0))

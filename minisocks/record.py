@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from minisocks.client import Client
 from minisocks.handshake import Request
-from minisocks.wire import Cmd, Rep
+from minisocks.wire import Cmd, Rep, quoted
 
 __all__ = ["Record", "access_log"]
 
@@ -46,7 +46,7 @@ class Record:
         secs = time.monotonic() - self.started
         words = ["id=%d client=%s" % (self.id, self.client)]
         if self.client.user is not None:
-            words.append("user=%s" % repr(self.client.user)[1:])
+            words.append("user=%s" % quoted(self.client.user))
         if self.request is not None:
             words.append(self._asked(self.request))
         if self.via is not None:
@@ -63,5 +63,5 @@ class Record:
     def _asked(self, request: Request) -> str:
         text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, request.dst)
         if request.userid:
-            text += " userid=%s" % repr(request.userid)[1:]
+            text += " userid=%s" % quoted(request.userid)
         return text

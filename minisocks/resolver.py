@@ -14,7 +14,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
 from minisocks.compat import CAPACITY_ERRORS, start_thread
 from minisocks.errors import DialError
-from minisocks.wire import Rep
+from minisocks.wire import Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
 
@@ -179,12 +179,12 @@ class Resolver:
         try:
             found = _ask(self._getaddrinfo, lookup.host, lookup.port, 0)
         except _FAILURES as exc:
-            what = "%s cannot be resolved: %s" % (repr(lookup.host)[1:], exc)
+            what = "%s cannot be resolved: %s" % (quoted(lookup.host), exc)
             full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
             return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
         except Exception as exc:  # a resolver of somebody's own may have bugs
-            log.exception("looking %s up failed", repr(lookup.host)[1:])
+            log.exception("looking %s up failed", quoted(lookup.host))
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:
-            return DialError("%s has no address" % repr(lookup.host)[1:], Rep.HOST_UNREACHABLE)
+            return DialError("%s has no address" % quoted(lookup.host), Rep.HOST_UNREACHABLE)
         return found

@@ -9,7 +9,7 @@ import enum
 import socket
 from typing import NamedTuple, Optional
 
-__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip", "text_ip"]
+__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip", "quoted", "text_ip"]
 
 #: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
@@ -106,9 +106,14 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         """Return text that is safe in a log line whatever the client sent."""
         if self.atyp == Atyp.DOMAINNAME:
-            return "%s:%d" % (repr(self.host)[1:], self.port)
+            return "%s:%d" % (quoted(self.host), self.port)
         shape = "[%s]:%d" if self.atyp == Atyp.IPV6 else "%s:%d"
         return shape % (self.host.decode("ascii"), self.port)
+
+
+def quoted(data: bytes) -> str:
+    """Return a client's bytes in quotes, safe in a log line whatever they are."""
+    return repr(data)[1:]
 
 
 def packed_ip(text: str) -> Optional[bytes]:
