@@ -21,34 +21,11 @@ def target():
         yield running
 
 
-class AccessLog(logging.Handler):
-    """Keeps the lines of the access log."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-    def wait_for(self, part):
-        """Return the first line that contains *part*, waiting for it."""
-        support.wait_until(
-            lambda: any(part in line for line in self.lines), "a line with %r" % part
-        )
-        return next(line for line in self.lines if part in line)
-
-
 @pytest.fixture
 def access_log():
     """The access log's lines, while the test runs."""
-    handler, logger = AccessLog(), logging.getLogger("minisocks.access")
-    old = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(old)
+    with support.access_log_kept() as kept:
+        yield kept
 
 
 @pytest.fixture

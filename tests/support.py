@@ -6,6 +6,7 @@ end with what they wait for, and ``TIMEOUT`` only ends a test that has failed.
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import socket
@@ -389,3 +390,33 @@ def wait_until(claim, what="it"):
 def open_descriptors():
     """Return how many descriptors this process has open (Linux)."""
     return len(os.listdir("/proc/self/fd"))
+
+
+class AccessLog(logging.Handler):
+    """Keeps the lines of the access log."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def wait_for(self, part):
+        """Return the first line that contains *part*, waiting for it."""
+        wait_until(
+            lambda: any(part in line for line in self.lines), "a line with %r" % part
+        )
+        return next(line for line in self.lines if part in line)
+
+
+@contextlib.contextmanager
+def access_log_kept():
+    """Keep the lines of the access log meanwhile; yields an ``AccessLog``."""
+    handler, logger = AccessLog(), logging.getLogger("minisocks.access")
+    old = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(old)

@@ -13,6 +13,7 @@ from minisocks.errors import NotSocks
 from minisocks.handshake import Request
 from minisocks.record import Record
 from minisocks.wire import Address, Atyp, Cmd, Rep
+from support import access_log_kept
 
 # KEY=VALUE, the value bare or a string literal; dst is a literal and a port.
 _FIELD = re.compile(
@@ -192,15 +193,8 @@ def test_nothing_a_client_says_can_forge_a_line(access_log, nasty):
 @pytest.fixture(scope="module")
 def lines():
     """The lines of the access log, for hypothesis, which wants no fixture per test."""
-    kept, logger = [], logging.getLogger("minisocks.access")
-    handler = logging.Handler()
-    handler.emit = lambda entry: kept.append(entry.getMessage())
-    old = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield kept
-    logger.removeHandler(handler)
-    logger.setLevel(old)
+    with access_log_kept() as kept:
+        yield kept.lines
 
 
 @settings(deadline=None)
