@@ -13,7 +13,7 @@ from typing import Any, List, NamedTuple, Tuple
 
 from minisocks.compat import close_quietly
 from minisocks.errors import ListenError
-from minisocks.settings import ListenAddress
+from minisocks.values import ListenAddress
 
 __all__ = ["Listener", "open_listeners"]
 

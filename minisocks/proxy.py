@@ -13,7 +13,8 @@ from minisocks.pool import HandlerPool
 from minisocks.resolver import Resolver
 from minisocks.server import SocksServer
 from minisocks.session import Services
-from minisocks.settings import Config, ListenAddress
+from minisocks.settings import Config
+from minisocks.values import ListenAddress
 
 __all__ = ["Proxy"]
 

@@ -1,69 +1,25 @@
 """The one table of settings, and the typed record of their values.  No click.
 
 ``Config`` holds values, each default under the reason for it.  ``SETTINGS``
-says how each is spelled and explained; the command line and the README's table
-are made from it.  A test proves that both name the same settings.
+says how each is spelled, read and explained; the command line, the
+environment's variables, the ini file's keys and the tables in the documents are
+made from it.  A test proves that both name the same settings.
 """
 
-from typing import Any, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.wire import MAX_FIELD_BYTES, packed_ip
+from minisocks.values import ListenAddress, check_user, encode, without_password
 
-__all__ = ["SETTINGS", "Config", "ListenAddress", "Setting", "option_name"]
-
-
-class ListenAddress(NamedTuple):
-    """A place to listen.  ``host`` "" is every address, IPv4 and IPv6.
-
-    ``path`` is a unix socket's, and then the only field that counts.
-    """
-
-    host: str
-    port: int
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "ListenAddress":
-        """Parse PORT, HOST:PORT, [V6]:PORT, :PORT, NAME:PORT or unix:PATH.
-
-        Raises:
-            ConfigError: it is none of them.
-        """
-        if text.startswith("unix:"):
-            if not text[5:]:
-                raise ConfigError(
-                    "--listen", "unix: needs a path behind it: unix:/run/minisocks.sock"
-                )
-            return cls("", 0, text[5:])
-        host, colon, port = text.rpartition(":")
-        is_sound = _is_port(port)
-        if not colon:
-            host = "127.0.0.1"
-        elif host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-            if ":" not in host or packed_ip(host) is None:
-                raise ConfigError("--listen", "%r has no IPv6 address in its brackets" % text)
-        elif ":" in host:
-            for address in (host, text):
-                if packed_ip(address) is not None:
-                    raise ConfigError(
-                        "--listen",
-                        "an IPv6 address needs brackets: [%s]:PORT, not %r" % (address, text),
-                    )
-            is_sound = False
-        if not is_sound or "[" in host:
-            raise ConfigError(
-                "--listen",
-                "%r is no address to listen on; write PORT, HOST:PORT, [V6]:PORT, "
-                ":PORT (every address) or unix:PATH" % text,
-            )
-        return cls(host, int(port))
-
-    def __str__(self) -> str:
-        if self.path:
-            return "unix:" + self.path
-        return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
+__all__ = [
+    "CONFIG_FILE",
+    "GROUPS",
+    "SETTINGS",
+    "Config",
+    "Setting",
+    "closest",
+    "option_name",
+]
 
 
 class Config(NamedTuple):
@@ -77,6 +33,9 @@ class Config(NamedTuple):
     allow_lan: bool = False
     # Any client may.
     open: bool = False
+    # Handshakes unfinished at once. Beyond it the oldest of the address that
+    # has most is closed, so that a scanner only gets in its own way.
+    max_handshakes: int = 256
     # Seconds for all that a client must say. A phone on a bad link needs about
     # 5; a scanner keeps a descriptor no longer than this.
     handshake_timeout: float = 30.0
@@ -84,13 +43,29 @@ class Config(NamedTuple):
     connect_timeout: float = 120.0
     # Seconds that open connections get after TERM.
     grace: float = 10.0
-    # Handshakes unfinished at once. Beyond it the oldest of the address that
-    # has most is closed, so that a scanner only gets in its own way.
-    max_handshakes: int = 256
     # No log line for each connection.
     quiet: bool = False
     # Log what health checks and scanners do, too.
     verbose: bool = False
+
+    @classmethod
+    def of(cls, **values: Any) -> "Config":
+        """Make one from keywords as people write them in Python.
+
+        A setting that may be repeated takes one text as well as several.
+
+        Raises:
+            TypeError: there is no such setting.
+            ConfigError: a value cannot be used.
+        """
+        for name in values:
+            if name not in cls._fields:
+                raise TypeError("no setting is called %r%s" % (name, closest(name, cls._fields)))
+        for setting in SETTINGS:
+            value = values.get(setting.name)
+            if value is not None and setting.kind == "texts":
+                values[setting.name] = (value,) if isinstance(value, str) else tuple(value)
+        return cls()._replace(**values).checked()
 
     def checked(self) -> "Config":
         """Return self if every value can be used.
@@ -98,86 +73,20 @@ class Config(NamedTuple):
         Raises:
             ConfigError: one cannot; the first that was found.
         """
-        for name in ("listen", "user"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(option_name(name), "takes several values: a tuple, not a string")
+        for setting in SETTINGS:
+            setting.check(getattr(self, setting.name))
         if not self.listen:
             raise ConfigError("--listen", "needs at least one address")
-        for text in self.listen:
-            ListenAddress.parse(text)
-        for text in self.user:
-            _check_user(text)
-        for name, least, most in _RANGES:
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(
-                    option_name(name), "%g is out of range: %g to %g" % (value, least, most)
-                )
         return self
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
         """Return the user names and passwords as clients send them."""
         pairs = (text.partition(":") for text in self.user)
-        return tuple((_encode(name), _encode(password)) for name, _, password in pairs)
+        return tuple((encode(name), encode(password)) for name, _, password in pairs)
 
     def __repr__(self) -> str:
-        shown = self._replace(user=tuple(_without_password(text) for text in self.user))
+        shown = self._replace(user=tuple(without_password(text) for text in self.user))
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
-
-
-def _is_port(text: str) -> bool:
-    # str.isdigit alone takes other scripts' digits and superscripts.
-    return len(text) <= 5 and all("0" <= c <= "9" for c in text) and 0 <= int(text or -1) <= 65535
-
-
-_RANGES = (
-    ("handshake_timeout", 0.1, 3600),
-    ("connect_timeout", 0.1, 3600),
-    ("grace", 0, 86400),
-    ("max_handshakes", 4, 65536),
-)
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _without_password(text: str) -> str:
-    name, colon, _ = text.partition(":")
-    return (name if colon else "") + ":..."  # without a colon, it may be the password
-
-
-def _check_user(text: str) -> None:
-    name, _, password = text.partition(":")
-    if not name or not password:
-        raise ConfigError("--user", "write it as NAME:PASSWORD, neither of them empty")
-    for part in (name, password):
-        try:
-            length = len(_encode(part))
-        except UnicodeEncodeError as exc:
-            raise ConfigError("--user", "a name or password is no text: %s" % exc.reason) from None
-        if length > MAX_FIELD_BYTES:
-            raise ConfigError(
-                "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
-            )
-
-
-class Setting(NamedTuple):
-    """One row: how a setting is spelled and explained.
-
-    ``kind`` is flag, seconds, count, or texts (may be repeated).
-    """
-
-    name: str
-    kind: str
-    help: str
-    metavar: str = ""
-    short: str = ""
-
-    @property
-    def default(self) -> Any:
-        """The value when nobody sets it."""
-        return Config._field_defaults[self.name]
 
 
 def option_name(name: str) -> str:
@@ -185,32 +94,191 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
+    import difflib  # for mistakes only
+
+    meant = difflib.get_close_matches(word, list(known), 1)
+    return "; did you mean %s?" % meant[0] if meant else ""
+
+
+#: What people write for a flag, in the environment and in files.
+_YES = ("1", "yes", "true", "on")
+_NO = ("0", "no", "false", "off")
+
+
+class Setting(NamedTuple):
+    """One row: how a setting is spelled, read and explained.
+
+    ``kind`` is flag, seconds, count, or texts (may be repeated).  Numbers go
+    from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
+    cannot be used.
+    """
+
+    group: str
+    name: str
+    kind: str
+    help: str
+    metavar: str = ""
+    short: str = ""
+    least: float = 0
+    most: float = 0
+    accept: Optional[Callable[[str], Any]] = None
+
+    @property
+    def default(self) -> Any:
+        """The value when nobody sets it."""
+        return Config._field_defaults[self.name]
+
+    @property
+    def option(self) -> str:
+        """How the command line spells it."""
+        return option_name(self.name)
+
+    @property
+    def key(self) -> str:
+        """How the ini file spells it."""
+        return self.option[2:]
+
+    @property
+    def variable(self) -> str:
+        """How the environment spells it."""
+        return "MINISOCKS_" + self.name.upper()
+
+    def read(self, text: str) -> Any:
+        """Return the value that *text* stands for: of ``texts``, one of them.
+
+        Raises:
+            ConfigError: for none, or for one that cannot be used.
+        """
+        value: Any = text
+        if self.kind == "flag":
+            if text.lower() not in _YES + _NO:
+                raise ConfigError(self.option, "%r is neither yes nor no" % text)
+            return text.lower() in _YES
+        if self.kind in _NUMBERS:
+            convert, wanted = _NUMBERS[self.kind]
+            try:
+                value = convert(text)
+            except ValueError:
+                raise ConfigError(self.option, "%r is no %s" % (text, wanted)) from None
+        self._check_one(value)
+        return value
+
+    def check(self, value: Any) -> None:
+        """Accept a value as ``Config`` holds it.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        if self.kind == "texts":
+            if isinstance(value, str):
+                raise ConfigError(self.option, "takes several values: a tuple, not a string")
+            for text in value:
+                self._check_one(text)
+        elif self.kind in _NUMBERS:
+            self._check_one(value)
+
+    def shown(self, value: Any) -> str:
+        """Return *value* (of ``texts``, one of them) for people, without secrets."""
+        if self.kind == "flag":
+            return "yes" if value else "no"
+        if self.kind in _NUMBERS:
+            return "%g" % value
+        return without_password(value) if self.accept is check_user else str(value)
+
+    def _check_one(self, value: Any) -> None:
+        if self.kind in _NUMBERS:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(
+                    self.option, "takes a %s, not %r" % (_NUMBERS[self.kind][1], value)
+                )
+            if not self.least <= value <= self.most:
+                raise ConfigError(
+                    self.option, "%g is out of range: %g to %g" % (value, self.least, self.most)
+                )
+        elif not isinstance(value, str):
+            raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
+        elif self.accept is not None:
+            self.accept(value)
+
+
+_NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
+    "seconds": (float, "number of seconds"),
+    "count": (int, "whole number"),
+}
+
+#: In the order of ``--help``.
+GROUPS = (
+    "Listening",
+    "Who may come in",
+    "Time limits",
+    "The road out",
+    "Running as a service",
+    "Logging",
+)
+_LISTENING, _WHO, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
+
+#: Not among the others: it says where they are, so it is in no ``Config``.
+CONFIG_FILE = Setting(_SERVICE, "config", "text", "Read settings from this ini file.", "FILE", "-c")
+
 SETTINGS = (
     Setting(
+        _LISTENING,
         "listen",
         "texts",
         "Listen here: PORT (on 127.0.0.1), HOST:PORT, [V6]:PORT, :PORT (every address, IPv4 and "
         "IPv6), NAME:PORT or unix:PATH. Port 0 is any free one. May be repeated.",
         "ADDRESS",
         "-l",
+        accept=ListenAddress.parse,
     ),
     Setting(
+        _WHO,
         "user",
         "texts",
         "Let clients in with this password (it shows in ps: for trying out). May be repeated.",
         "NAME:PASSWORD",
+        accept=check_user,
     ),
-    Setting("allow_lan", "flag", "Let clients on private networks in without a password."),
-    Setting("open", "flag", "Let any client in without a password."),
-    Setting("handshake_timeout", "seconds", "For all that the client must say.", "SECONDS"),
-    Setting("connect_timeout", "seconds", "To reach the target, names included.", "SECONDS"),
-    Setting("grace", "seconds", "For open connections after TERM or INT.", "SECONDS"),
+    Setting(_WHO, "allow_lan", "flag", "Let clients on private networks in without a password."),
+    Setting(_WHO, "open", "flag", "Let any client in without a password."),
     Setting(
+        _WHO,
         "max_handshakes",
         "count",
         "Unfinished handshakes at once; beyond it the oldest of the busiest address is closed.",
         "N",
+        least=4,
+        most=65536,
     ),
-    Setting("quiet", "flag", "No log line for each connection.", "", "-q"),
-    Setting("verbose", "flag", "Log health checks and scanners too.", "", "-v"),
+    Setting(
+        _TIME,
+        "handshake_timeout",
+        "seconds",
+        "For all that the client must say.",
+        "SECONDS",
+        least=0.1,
+        most=3600,
+    ),
+    Setting(
+        _TIME,
+        "connect_timeout",
+        "seconds",
+        "To reach the target, names included.",
+        "SECONDS",
+        least=0.1,
+        most=3600,
+    ),
+    Setting(
+        _TIME,
+        "grace",
+        "seconds",
+        "For open connections after TERM or INT.",
+        "SECONDS",
+        least=0,
+        most=86400,
+    ),
+    Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
+    Setting(_LOGGING, "verbose", "flag", "Log health checks and scanners too.", "", "-v"),
 )

@@ -40,6 +40,7 @@ ABOVE = """
 BELOW = """
     handshake
     rules settings sniff socks4 socks5
+    values
     client
     networks stream
     errors
@@ -51,7 +52,7 @@ HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 CORE = BELOW.split()
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
-CORE_IMPORTS = {"enum", "ipaddress", "re", "socket", "struct", "typing"}
+CORE_IMPORTS = {"difflib", "enum", "ipaddress", "re", "socket", "struct", "typing"}
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 
 

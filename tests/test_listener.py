@@ -11,7 +11,7 @@ import pytest
 
 from minisocks import Config, ListenError, Proxy
 from minisocks.listener import Listener, open_listeners
-from minisocks.settings import ListenAddress
+from minisocks.values import ListenAddress
 from support import GREETING, FakeTarget, Talk, closed_port, open_descriptors, run_proxy, wait_until
 
 

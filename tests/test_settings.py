@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import minisocks
 from minisocks.errors import ConfigError
-from minisocks.settings import SETTINGS, Config, ListenAddress, option_name
+from minisocks.settings import SETTINGS, Config, option_name
+from minisocks.values import ListenAddress
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(minisocks.__file__)))
 

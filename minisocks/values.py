@@ -1,0 +1,97 @@
+"""What a setting's text stands for, where that is more than a number.  Pure."""
+
+from typing import NamedTuple
+
+from minisocks.errors import ConfigError
+from minisocks.wire import MAX_FIELD_BYTES, packed_ip
+
+__all__ = ["ListenAddress", "check_user", "encode", "without_password"]
+
+
+class ListenAddress(NamedTuple):
+    """A place to listen.  ``host`` "" is every address, IPv4 and IPv6.
+
+    ``path`` is a unix socket's, and then the only field that counts.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "ListenAddress":
+        """Parse PORT, HOST:PORT, [V6]:PORT, :PORT, NAME:PORT or unix:PATH.
+
+        Raises:
+            ConfigError: it is none of them.
+        """
+        if text.startswith("unix:"):
+            if not text[5:]:
+                raise ConfigError(
+                    "--listen", "unix: needs a path behind it: unix:/run/minisocks.sock"
+                )
+            return cls("", 0, text[5:])
+        host, colon, port = text.rpartition(":")
+        is_sound = _is_port(port)
+        if not colon:
+            host = "127.0.0.1"
+        elif host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            if ":" not in host or packed_ip(host) is None:
+                raise ConfigError("--listen", "%r has no IPv6 address in its brackets" % text)
+        elif ":" in host:
+            for address in (host, text):
+                if packed_ip(address) is not None:
+                    raise ConfigError(
+                        "--listen",
+                        "an IPv6 address needs brackets: [%s]:PORT, not %r" % (address, text),
+                    )
+            is_sound = False
+        if not is_sound or "[" in host:
+            raise ConfigError(
+                "--listen",
+                "%r is no address to listen on; write PORT, HOST:PORT, [V6]:PORT, "
+                ":PORT (every address) or unix:PATH" % text,
+            )
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        if self.path:
+            return "unix:" + self.path
+        return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
+
+
+def _is_port(text: str) -> bool:
+    # str.isdigit alone takes other scripts' digits and superscripts.
+    return len(text) <= 5 and all("0" <= c <= "9" for c in text) and 0 <= int(text or -1) <= 65535
+
+
+def encode(text: str) -> bytes:
+    """Return the bytes that clients send for *text*; what is no UTF-8 goes back as it came."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def without_password(text: str) -> str:
+    """Return NAME:PASSWORD as it may be shown."""
+    name, colon, _ = text.partition(":")
+    return (name if colon else "") + ":..."  # without a colon, it may be the password
+
+
+def check_user(text: str) -> None:
+    """Accept NAME:PASSWORD.
+
+    Raises:
+        ConfigError: it is not that, or longer than SOCKS can say.
+    """
+    name, _, password = text.partition(":")
+    if not name or not password:
+        raise ConfigError("--user", "write it as NAME:PASSWORD, neither of them empty")
+    for part in (name, password):
+        try:
+            length = len(encode(part))
+        except UnicodeEncodeError as exc:
+            raise ConfigError("--user", "a name or password is no text: %s" % exc.reason) from None
+        if length > MAX_FIELD_BYTES:
+            raise ConfigError(
+                "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
+            )
