@@ -1,16 +1,71 @@
 """A SOCKS4, SOCKS4a and SOCKS5 proxy server for small and old machines.
 
-Importing this never imports click, adds no log handlers and starts nothing.
+Importing this loads next to nothing, adds no log handlers and starts nothing:
+the names below are loaded when they are first used.
 """
 
-import logging
+import sys
+from types import ModuleType
 
-from minisocks.errors import ConfigError, ListenError, MinisocksError
-from minisocks.proxy import Proxy
-from minisocks.settings import Config
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself costs a small machine 2 MB
+    from typing import Any, Dict, List
 
-__all__ = ["Config", "ConfigError", "ListenError", "MinisocksError", "Proxy", "__version__"]
+    from minisocks.client import Client
+    from minisocks.errors import ConfigError, ListenError, MinisocksError
+    from minisocks.hooks import ProxyRequest
+    from minisocks.proxy import Proxy
+    from minisocks.record import Record
+    from minisocks.settings import Config
+    from minisocks.stats import Stats
+    from minisocks.wire import Rep
+
+__all__ = [
+    "Client",
+    "Config",
+    "ConfigError",
+    "ListenError",
+    "MinisocksError",
+    "Proxy",
+    "ProxyRequest",
+    "Record",
+    "Rep",
+    "Stats",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 
-logging.getLogger("minisocks").addHandler(logging.NullHandler())
+#: In which module each of the names is at home.
+_HOMES: "Dict[str, str]" = {
+    "Client": "client",
+    "Config": "settings",
+    "ConfigError": "errors",
+    "ListenError": "errors",
+    "MinisocksError": "errors",
+    "Proxy": "proxy",
+    "ProxyRequest": "hooks",
+    "Record": "record",
+    "Rep": "wire",
+    "Stats": "stats",
+}
+
+
+class _Package(ModuleType):
+    """This package: Python 3.6 has no ``__getattr__`` of modules."""
+
+    def __getattr__(self, name: str) -> "Any":
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError("module %r has no attribute %r" % (self.__name__, name))
+        from importlib import import_module
+
+        value = getattr(import_module("%s.%s" % (self.__name__, home)), name)
+        setattr(self, name, value)  # so that this is asked once for each
+        return value
+
+    def __dir__(self) -> "List[str]":
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

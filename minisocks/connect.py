@@ -24,7 +24,7 @@ class Connect(Job):
 
     ::
 
-        allowed by name? -> resolve -> allowed by address? -> dial -> pair
+        resolve -> allowed by address? -> dial -> pair
     """
 
     __slots__ = ("_deadline", "_dial", "_lookup", "_next", "_request", "_session", "_watched")
@@ -47,7 +47,6 @@ class Connect(Job):
             RefusedByRules, DialError: the session still is the caller's.
         """
         session, dst = self._session, self._request.dst
-        _demand(session.services.rules.allows_name(session.client, dst))
         addresses = numeric_addresses(dst.host, dst.port)
         if not addresses:
             session.services.loop.submit(self)  # begins with the name
@@ -122,7 +121,7 @@ class Connect(Job):
                 if decision.allowed:
                     passed.append((family, sockaddr))
         if not passed:
-            _demand(decision)
+            decision.demand()
         return passed
 
     def _step(self) -> None:
@@ -181,8 +180,3 @@ class Connect(Job):
             self._dial.discard_all()
             self._drop_discarded(self._dial)
         loop.done(self)
-
-
-def _demand(decision: Decision) -> None:
-    if not decision.allowed:
-        raise RefusedByRules(decision.reason)

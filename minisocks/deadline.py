@@ -20,6 +20,10 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.at = time.monotonic() + seconds
 
+    def extend(self, seconds: float) -> None:
+        """Give so many seconds back: they were not the client's."""
+        self.at += seconds
+
     def remaining(self) -> float:
         """Return the seconds left, more than 0.
 

@@ -13,6 +13,7 @@
         AuthFailed
         RefusedByRules
         HandshakeTimeout
+        HookFailed                    the embedding program's code did not say
       DialError                       .rep, .attempts
 
 ``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
@@ -29,6 +30,7 @@ __all__ = [
     "DialError",
     "HandshakeError",
     "HandshakeTimeout",
+    "HookFailed",
     "ListenError",
     "MinisocksError",
     "NotSocks",
@@ -110,6 +112,10 @@ class HandshakeTimeout(HandshakeError):
     """The client did not finish what it had to say in time."""
 
     rep = Rep.TTL_EXPIRED
+
+
+class HookFailed(HandshakeError):
+    """A hook of the embedding program raised, or returned what it must not."""
 
 
 class DialError(MinisocksError):

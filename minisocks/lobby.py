@@ -83,6 +83,10 @@ class Lobby:
         self.closed = False
         self._by_address: Dict[bytes, Set[Parked]] = {}
 
+    def __len__(self) -> int:
+        """Return how many sessions are parked.  Any thread."""
+        return self._parked
+
     def park(self, session: Session) -> None:
         """Put *session* aside until its client says more.  Any thread."""
         self.loop.submit(Parked(self, session))

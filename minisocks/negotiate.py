@@ -5,12 +5,14 @@ The only code that blocks for a client, and never longer than it may.
 
 import logging
 import socket
+import time
 from typing import Dict, Optional, Type
 
 from minisocks.compat import unblock
 from minisocks.connect import Connect
 from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
 from minisocks.handshake import Credentials, Request
+from minisocks.hooks import ProxyRequest, demand_yes_or_no
 from minisocks.session import Session
 from minisocks.wire import Cmd
 
@@ -49,7 +51,7 @@ def negotiate(session: Session, turn: Turn) -> None:
         if request is None:
             session.services.park(session)
         else:
-            _carry_out(session, request)
+            _carry_out(session, request, turn)
     except (HandshakeError, DialError) as exc:
         session.refuse(exc)
     except OSError as exc:
@@ -70,9 +72,7 @@ def _converse(session: Session, turn: Turn) -> Optional[Request]:
         if isinstance(event, Request):
             return event
         if isinstance(event, Credentials):
-            if session.services.users.may_take_long:
-                turn.before_hook()
-            _check(session, event)
+            _check(session, event, turn)
         else:
             data = _receive(session, turn)
             if data is None:
@@ -100,19 +100,33 @@ def _receive(session: Session, turn: Turn) -> Optional[bytes]:
     return None
 
 
-def _check(session: Session, credentials: Credentials) -> None:
-    ok = session.services.users.verify(credentials)
+def _check(session: Session, credentials: Credentials, turn: Turn) -> None:
+    users, began = session.services.users, time.monotonic()
+    if users.may_take_long:
+        turn.before_hook()
+    ok = users.verify(credentials, session.client)
+    session.deadline.extend(time.monotonic() - began)
     if ok:
         session.client.user = credentials.user
     session.talk.credentials_checked(ok)
 
 
-def _carry_out(session: Session, request: Request) -> None:
-    session.record.request = request
-    decision = session.services.rules.admits(session.client)
-    if not decision.allowed:
-        raise RefusedByRules(decision.reason)
+def _carry_out(session: Session, request: Request, turn: Turn) -> None:
+    rules, client = session.services.rules, session.client
+    session.record.asked(request)
+    rules.admits(client).demand()
     command = COMMANDS.get(request.cmd)
     if command is None:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
+    rules.allows_name(client, request.dst).demand()
+    _authorize(session, request, turn)
     command(session, request).start()
+
+
+def _authorize(session: Session, request: Request, turn: Turn) -> None:
+    hook, client = session.services.hooks.authorize, session.client
+    if hook is None:
+        return
+    turn.before_hook()
+    if not demand_yes_or_no("authorize", client, hook, ProxyRequest.of(client, request)):
+        raise RefusedByRules("refused by the program's authorize hook")

@@ -77,6 +77,16 @@ class HandlerPool(Turn):
         self._edge_told_at = -EDGE_SECONDS
         self._stopping = False
 
+    @property
+    def parked(self) -> int:
+        """How many unfinished handshakes wait without a thread."""
+        return len(self._lobby)
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return len(self._threads)
+
     def start(self, servers: Sequence[Any]) -> None:
         """Start serving *servers*, each a ``SocksServer`` that listens.
 
@@ -114,12 +124,16 @@ class HandlerPool(Turn):
             thread.join()
 
     def stop(self) -> None:
-        """Accept no more; returns when the threads have ended, or after a while."""
+        """Accept no more; returns when the threads have ended, or after a while.
+
+        A hook may call it: its own thread is not waited for.
+        """
         self._stopping = True
         self._waker.wake()
         until = time.monotonic() + STOP_SECONDS
         for thread in list(self._threads):
-            thread.join(max(0.0, until - time.monotonic()))
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
         self._abort_resumed()
         self._lobby.close()
         with self._mutex:

@@ -6,19 +6,35 @@ signals, no log handlers and nothing else that is the process's.
 
 import logging
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple, Type
 
+from minisocks.hooks import (
+    Authenticate,
+    Authorize,
+    Hooks,
+    OnConnection,
+    Resolve,
+    getaddrinfo_of,
+)
+from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
 from minisocks.pool import HandlerPool
+from minisocks.record import Record
 from minisocks.resolver import Resolver
 from minisocks.server import SocksServer
-from minisocks.session import Services
+from minisocks.session import Services, Session
 from minisocks.settings import Config
+from minisocks.stats import Stats
 from minisocks.values import ListenAddress
 
 __all__ = ["Proxy"]
 
 log = logging.getLogger("minisocks")
+# Else Python writes the warnings of a program that has no log to its stderr.
+log.addHandler(logging.NullHandler())
+
+#: Where one connects to who listens on every address.
+_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Proxy:
@@ -26,44 +42,87 @@ class Proxy:
 
     ::
 
-        with Proxy(Config(listen=("127.0.0.1:0",))) as proxy:
-            print(proxy.addresses)
+        with Proxy(listen="127.0.0.1:0") as proxy:
+            print(proxy.url)
 
     Args:
-        config: the settings; ``ConfigError`` if one of them cannot be used.
+        config: the settings as a ``Config``; or write them as keywords, by their
+            names in ``Config`` (``listen=``, ``user=``, ``connect_timeout=``...).
         listeners: sockets that are bound and listen already, besides those in
-            ``config.listen``.
-        resolver: who looks names up.
+            ``listen``.  ``stop`` closes them.
+        resolver: who looks names up, instead of ``resolve``; stays the caller's.
+        authenticate: ``(user: str, password: str, client: Client) -> bool``:
+            whether a password is right; see ``hooks.Authenticate``.
+        authorize: ``(request: ProxyRequest) -> bool``: whether a client may have
+            what it asks for; see ``hooks.Authorize``.
+        resolve: ``(name: str) -> Optional[Iterable[str]]``: the IP addresses of a
+            name, None to ask the system; see ``hooks.Resolve``.
+        on_connection: ``(record: Record) -> None``: told of each connection that
+            has ended; see ``hooks.OnConnection``.
+        keep_records: how many of the last ``records`` holds, about 0.5 KiB each;
+            0 for none.
 
-    Any thread may call; several may live in one process.
+    Raises:
+        ConfigError: a setting has a value that cannot be used.
+        TypeError: there is no such setting; or settings in both ways.
+
+    Thread: any.  Several may live in one process, and share nothing.
     """
+
+    #: What makes a session of an accepted socket; a test may put its own here.
+    session_type: Type[Session] = Session
 
     def __init__(
         self,
         config: Optional[Config] = None,
         listeners: Tuple[Any, ...] = (),
         resolver: Optional[Resolver] = None,
+        *,
+        authenticate: Optional[Authenticate] = None,
+        authorize: Optional[Authorize] = None,
+        resolve: Optional[Resolve] = None,
+        on_connection: Optional[OnConnection] = None,
+        keep_records: int = 1000,
+        **settings: Any,
     ) -> None:
-        self.config = (config or Config()).checked()
+        if config is not None and not isinstance(config, Config):
+            raise TypeError("config is a Config; write listen=%r" % (config,))
+        if config is not None and settings:
+            raise TypeError("a config and settings of their own (%s)" % ", ".join(sorted(settings)))
+        if resolver is not None and resolve is not None:
+            raise TypeError("a resolver and a resolve hook: which one?")
+        self.config = config.checked() if config is not None else Config.of(**settings)
         self._given = [Listener(sock) for sock in listeners]
         self._resolver = resolver
+        self._hooks = Hooks(authenticate, authorize, resolve, on_connection)
+        self._keep_records = keep_records
+        self._journal: Optional[Journal] = None
         self._listeners: List[Listener] = []
+        #: Of all its listeners, the address as text and as ``getsockname`` has it.
+        self._bound: List[Tuple[str, Any]] = []
         self._pool: Optional[HandlerPool] = None
         self._lifecycle = threading.RLock()  # start and stop, one at a time
+        self._stopped = threading.Event()
         #: What its sessions share; there while it runs.
         self.services: Any = None
 
     def start(self) -> None:
         """Listen and serve; returns when clients can connect.
 
+        After ``stop`` it may be called again, and everything begins anew:
+        ports, figures, records.
+
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
             RuntimeError: there is no room for a thread; likewise.  Or it has
-                been started already, and goes on.
+                been started already, and goes on.  Or ``listeners`` were given,
+                and the last ``stop`` has closed them.
         """
         with self._lifecycle:
             if self.services is not None:
                 raise RuntimeError("the proxy has been started already")
+            if any(listener.sock.fileno() < 0 for listener in self._given):
+                raise RuntimeError("the sockets given to this proxy are closed: make a new one")
             try:
                 self._start()
             except BaseException:
@@ -73,8 +132,9 @@ class Proxy:
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
-        Returns when everything is closed.  Any number of times; a second call
-        cuts the grace of the first short.
+        Returns when everything is closed and ``on_connection`` has heard of it.
+        A hook that does not return is waited for 5 s.  Any number of times, and
+        from a hook, too; a second call cuts the grace of the first short.
         """
         self.stop_listening()
         if grace > 0:
@@ -82,10 +142,35 @@ class Proxy:
             self.notify_when_empty(empty.set)
             empty.wait(grace)
         with self._lifecycle:
+            journal, stopped = self._journal, self._stopped
             if self.services is not None:
                 self.services.loop.stop()
-                self.services.resolver.close()
+                if self._resolver is None:
+                    self.services.resolver.close()
                 self.services = None
+        # Without the lock: a hook that is waited for may be about to take it.
+        if journal is not None:
+            journal.close()
+        stopped.set()
+
+    def serve_forever(self) -> None:
+        """Serve until another thread, or a hook, calls ``stop``; start if need be.
+
+        Ctrl-C, or whatever else is raised in this thread, stops it and goes on.
+        Not a signal handler: TERM ends a program as it would without a proxy.
+
+        Raises:
+            ListenError, RuntimeError: as ``start``.
+        """
+        with self._lifecycle:
+            if self.services is None:
+                self.start()
+            stopped = self._stopped
+        try:
+            stopped.wait()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop_listening(self) -> None:
         """Accept no more, and end handshakes that are not finished."""
@@ -93,9 +178,9 @@ class Proxy:
             if self._pool is not None:
                 self._pool.stop()
                 self._pool = None
-            for listener in self._listeners:
+            listeners, self._listeners = self._listeners, []
+            for listener in listeners:
                 listener.close()
-            self._listeners = []
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, or at the latest by ``stop``.
@@ -115,10 +200,83 @@ class Proxy:
         """Where it listens, real ports included, as ``--listen`` spells it."""
         return [listener.address for listener in self._listeners]
 
+    @property
+    def address(self) -> str:
+        """The first of ``addresses``, as ``"127.0.0.1:43210"``.
+
+        This and those below stay after ``stop``, as a socketserver's do.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        if not self._bound:
+            raise RuntimeError("the proxy does not listen: start it first")
+        return self._bound[0][0]
+
+    @property
+    def server_address(self) -> Tuple[str, int]:
+        """Host and port of the first listener that has a port, as ``socketserver`` has it.
+
+        Raises:
+            RuntimeError: it has not been started, or listens on unix sockets only.
+        """
+        for _text, name in self._bound:
+            if isinstance(name, tuple):
+                return name[0], name[1]
+        raise RuntimeError("the proxy has no port: it listens on %s" % self.address)
+
+    @property
+    def host(self) -> str:
+        """The host of ``server_address``, as it listens: ``"0.0.0.0"`` is every address."""
+        return self.server_address[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``server_address``: the real one, also where 0 was asked for."""
+        return self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """What a client on this host is told, as ``"socks5h://127.0.0.1:43210"``.
+
+        The h leaves names to the proxy, which is where they belong.  Without user
+        and password.
+
+        Raises:
+            RuntimeError: as ``server_address``.
+        """
+        host, port = self.server_address
+        return "socks5h://" + str(ListenAddress(_EVERY.get(host, host), port))
+
+    @property
+    def records(self) -> List[Record]:
+        """The last ``keep_records`` connections, oldest first: a new list each time.
+
+        Each is there before its client hears the answer, and goes on counting
+        while it lives.  Stays after ``stop``, until the next ``start``.
+        """
+        return self._journal.records if self._journal is not None else []
+
+    def stats(self) -> Stats:
+        """Return what it has done since ``start``.  Stays after ``stop``."""
+        if self._journal is None:
+            return Stats(refused={})
+        stats, pool = self._journal.stats(), self._pool
+        if pool is not None:
+            stats = stats._replace(handshakes=pool.parked, threads=pool.threads)
+        return stats._replace(open=len(self))
+
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state."""
         services = self.services
         return len(services.loop) if services is not None else 0
+
+    def __bool__(self) -> bool:
+        """Return True: a proxy without connections is one, too."""
+        return True
+
+    def __repr__(self) -> str:
+        return "<Proxy on %s>" % (", ".join(self.addresses) or "no address yet")
 
     def __enter__(self) -> "Proxy":
         self.start()
@@ -128,10 +286,18 @@ class Proxy:
         self.stop()
 
     def _start(self) -> None:
+        self._bound = []
         for text in self.config.listen:
             self._listeners += open_listeners(ListenAddress.parse(text))
         self._listeners += self._given
-        self.services = Services(self.config, self._resolver)
+        self._stopped = threading.Event()
+        self._journal = Journal(self._keep_records, self._hooks.on_connection)
+        resolver, resolve = self._resolver, self._hooks.resolve
+        if resolve is not None:
+            resolver = Resolver(getaddrinfo_of(resolve))
+        self.services = Services(self.config, resolver, self._hooks, self._journal)
+        self.services.session_type = self.session_type
         self.services.loop.start()
         self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
         pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])
+        self._bound = [(item.address, item.sock.getsockname()) for item in self._listeners]

@@ -1,19 +1,32 @@
 """What is remembered of one connection, and its one line in the log."""
 
-import itertools
 import logging
 import time
-from typing import Any, Optional
+from typing import List, Optional
 
 from minisocks.client import Client
 from minisocks.handshake import Request
-from minisocks.wire import Cmd, Rep, quoted
+from minisocks.wire import Cmd, Rep, as_text, quoted
 
-__all__ = ["Record", "access_log"]
+__all__ = ["Record", "Witness", "access_log"]
 
 access_log = logging.getLogger("minisocks.access")
 
-_ids = itertools.count(1)
+
+class Witness:
+    """Who is told how records go on, each step once.  Quick, and in any thread."""
+
+    def asked(self, record: "Record") -> None:
+        """Its client has said what it wants."""
+
+    def granted(self, record: "Record") -> None:
+        """Its target is connected; the client is about to hear that."""
+
+    def ended(self, record: "Record") -> None:
+        """It is over."""
+
+
+_NOBODY = Witness()
 
 
 class Record:
@@ -21,44 +34,125 @@ class Record:
 
     Ends in one line of the access log that answers "why": who, what for, which
     address was chosen, how it went, how much, how long, and who ended it.
-    Belongs to whoever owns the client's socket at the time.
+    Belongs to whoever owns the client's socket at the time; others only read,
+    in any thread and at any time: until ``end`` is there, what they read grows.
+
+    Attributes:
+        id: counts the connections of one proxy, from 1.
+        client: the ``Client``: its address, and what is known of it.
+        rep: the ``Rep`` that the client is told (RFC 1928 section 6; to a
+            SOCKS4 client 90 or 91), None before that and where none is told.
+        via: the IP address that was connected to, as text; None before that.
+        up: bytes relayed from client to target, so far.
+        down: bytes relayed from target to client, so far.
+        end: None while it lives; then ``client-fin``, ``target-fin``,
+            ``client-reset``, ``target-reset``, ``client-lost``, ``target-lost``
+            (who ended it, and how), ``refused``, ``client-gone``, ``not-socks``,
+            ``shutdown`` or ``internal error``.
+        why: in words, why it did not succeed; else empty.
+
+    and of the request: ``user``, ``ver``, ``cmd``, ``host``, ``port``.
     """
 
-    __slots__ = ("client", "down", "id", "rep", "request", "started", "up", "via", "why")
+    __slots__ = (
+        "_finished_at",
+        "_started_at",
+        "_witness",
+        "client",
+        "down",
+        "end",
+        "id",
+        "rep",
+        "request",
+        "up",
+        "via",
+        "why",
+    )
 
-    def __init__(self, client: Client) -> None:
-        self.id = next(_ids)
+    def __init__(self, client: Client, id: int = 0, witness: Witness = _NOBODY) -> None:
+        self.id = id
         self.client = client
-        self.started = time.monotonic()
         self.request: Optional[Request] = None
         self.rep: Optional[Rep] = None
-        #: The target's sockaddr that was connected to.
-        self.via: Any = None
-        #: Bytes relayed from client to target, and from target to client.
+        self.via: Optional[str] = None
         self.up = self.down = 0
-        #: In words, why it did not succeed.
+        self.end: Optional[str] = None
         self.why = ""
+        self._witness = witness
+        self._started_at = time.monotonic()
+        self._finished_at: Optional[float] = None
+
+    @property
+    def user(self) -> Optional[str]:
+        """Who gave the right password; None without one."""
+        return None if self.client.user is None else as_text(self.client.user)
+
+    @property
+    def ver(self) -> Optional[int]:
+        """VER of the request, 4 or 5; None if there was none."""
+        return None if self.request is None else int(self.request.ver)
+
+    @property
+    def cmd(self) -> Optional[str]:
+        """CMD of the request, as ``"CONNECT"``; None if there was none."""
+        return None if self.request is None else Cmd(self.request.cmd).name
+
+    @property
+    def host(self) -> Optional[str]:
+        """What the client asked for: a name (small letters, no final dot) or an IP address."""
+        return None if self.request is None else self.request.dst.name
+
+    @property
+    def port(self) -> Optional[int]:
+        """The port that the client asked for."""
+        return None if self.request is None else self.request.dst.port
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lived, or did live, since accept."""
+        until = self._finished_at
+        return (time.monotonic() if until is None else until) - self._started_at
+
+    def __repr__(self) -> str:
+        return "<Record %s>" % " ".join(self._words())
+
+    def asked(self, request: Request) -> None:
+        """Remember what the client wants."""
+        self.request = request
+        self._witness.asked(self)
+
+    def granted(self, via: str) -> None:
+        """Remember that the target is connected, by its address *via*."""
+        self.via = via
+        self.rep = Rep.SUCCEEDED
+        self._witness.granted(self)
 
     def finish(self, end: str) -> None:
         """Write the line; *end* says which end finished it, and how."""
-        if not access_log.isEnabledFor(logging.INFO):
-            return
-        secs = time.monotonic() - self.started
+        self._finished_at = time.monotonic()
+        self.end = end
+        self._witness.ended(self)
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info("%s", " ".join(self._words()))
+
+    def _words(self) -> List[str]:
         words = ["id=%d client=%s" % (self.id, self.client)]
         if self.client.user is not None:
             words.append("user=%s" % quoted(self.client.user))
         if self.request is not None:
             words.append(self._asked(self.request))
         if self.via is not None:
-            words.append("via=%s" % self.via[0])
+            words.append("via=%s" % self.via)
         if self.rep is not None:
             words.append("rep=%r" % self.rep.phrase)
         if self.via is not None:
             words.append("up=%dB down=%dB" % (self.up, self.down))
-        words.append("secs=%.3f end=%s" % (secs, end))
+        words.append("secs=%.3f" % self.seconds)
+        if self.end is not None:
+            words.append("end=%s" % self.end)
         if self.why:
             words.append("why=%r" % self.why)
-        access_log.info("%s", " ".join(words))
+        return words
 
     def _asked(self, request: Request) -> str:
         text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, request.dst)

@@ -41,7 +41,7 @@ class Flow:
         died      with this error, which the kernel tells only once
     """
 
-    __slots__ = ("broken", "count", "died", "done", "dst", "eof", "hung_up", "pending", "src")
+    __slots__ = ("broken", "died", "done", "dst", "eof", "hung_up", "pending", "src")
 
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
@@ -52,7 +52,6 @@ class Flow:
         self.broken = False
         self.hung_up = False
         self.died = 0
-        self.count = 0
 
     def wants_read(self) -> bool:
         return self.pending is None and not self.eof
@@ -164,7 +163,10 @@ class Pair(Job):
             self._break(flow)
             self._note(flow.dst.fileno(), _word(exc.errno or 0))
             return
-        flow.count += sent
+        if flow is self._up:
+            self._record.up += sent
+        else:
+            self._record.down += sent
         if sent == len(data):
             flow.pending = None
             self._finish_if_drained(flow)
@@ -272,8 +274,9 @@ class Pair(Job):
 
     def _undelivered(self) -> Tuple[Tuple[int, int], ...]:
         """Return how far each direction is whose receiver still lives."""
-        flows = [flow for flow in (self._up, self._down) if not flow.broken]
-        return tuple((flow.count, unsent_bytes(flow.dst)) for flow in flows)
+        record = self._record
+        flows = ((self._up, record.up), (self._down, record.down))
+        return tuple((count, unsent_bytes(flow.dst)) for flow, count in flows if not flow.broken)
 
     def _expect_delivery(self, before: Tuple[Tuple[int, int], ...]) -> None:
         """Of a broken pair: close it when its last bytes are at a standstill."""
@@ -284,14 +287,13 @@ class Pair(Job):
             self._loop.call_later(STANDSTILL_SECONDS, self, lambda: self._expect_delivery(now))
 
     def _close(self) -> None:
-        loop, record = self._loop, self._record
+        loop = self._loop
         if self._closed:
             return
         self._closed = True
         loop.close_later(self._up.src, reset=self._broken)
         loop.close_later(self._up.dst, reset=self._broken)
-        record.up, record.down = self._up.count, self._down.count
-        record.finish(self._end)
+        self._record.finish(self._end)
         loop.done(self)
 
 

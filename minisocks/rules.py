@@ -19,6 +19,7 @@ What is here are the defaults, "safe, not closed":
 from typing import NamedTuple, Tuple
 
 from minisocks.client import Client
+from minisocks.errors import RefusedByRules
 from minisocks.networks import LINK_LOCAL, LOOPBACK, METADATA, PRIVATE, UNSPECIFIED, disguises
 from minisocks.wire import Address, Atyp, Method
 
@@ -30,6 +31,15 @@ class Decision(NamedTuple):
 
     allowed: bool
     reason: str = ""
+
+    def demand(self) -> None:
+        """Go on if it is allowed.
+
+        Raises:
+            RefusedByRules: it is not.
+        """
+        if not self.allowed:
+            raise RefusedByRules(self.reason)
 
 
 _YES = Decision(True)

@@ -8,7 +8,7 @@ from typing import Any, Optional, Tuple
 from minisocks.compat import ACCEPTED_INHERIT, close_quietly, tune
 from minisocks.negotiate import negotiate
 from minisocks.pool import HandlerPool
-from minisocks.session import Services, Session
+from minisocks.session import Services
 
 __all__ = ["SocksHandler", "SocksServer"]
 
@@ -26,7 +26,8 @@ class SocksHandler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         """Run the handshake; afterwards the relay, or nobody, owns the socket."""
-        session = Session(self.server.services, self.request, self.client_address)
+        services = self.server.services
+        session = services.session_type(services, self.request, self.client_address)
         negotiate(session, self.server.pool)
 
 

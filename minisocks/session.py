@@ -4,9 +4,10 @@ A session owns the client's socket from accept until it is handed over: to a
 pair, to ``Lingering``, or closed.  Exactly one thread works on it at a time.
 """
 
+import itertools
 import logging
 import socket
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Type
 
 from minisocks.auth import Users
 from minisocks.client import Client
@@ -14,6 +15,8 @@ from minisocks.compat import close_quietly, unblock
 from minisocks.deadline import Deadline
 from minisocks.errors import NotSocks
 from minisocks.handshake import Handshake
+from minisocks.hooks import Hooks
+from minisocks.journal import Journal
 from minisocks.loop import Loop
 from minisocks.record import Record
 from minisocks.relay import Lingering, Pair
@@ -30,9 +33,21 @@ log = logging.getLogger("minisocks")
 class Services:
     """What every session of one proxy shares."""
 
-    def __init__(self, config: Config, resolver: Optional[Resolver] = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        resolver: Optional[Resolver] = None,
+        hooks: Optional[Hooks] = None,
+        journal: Optional[Journal] = None,
+    ) -> None:
         self.config = config
-        self.users = Users(config.credentials())
+        self.hooks = hooks or Hooks()
+        self.journal = journal or Journal()
+        #: The number of the next connection.
+        self.ids = itertools.count(1)
+        #: What makes a session of an accepted socket; a test may put its own here.
+        self.session_type: Type[Session] = Session
+        self.users = Users(config.credentials(), self.hooks.authenticate)
         self.rules = Rules(bool(self.users), config.allow_lan, config.open)
         self.loop = Loop()
         self.resolver = resolver or Resolver()
@@ -57,11 +72,14 @@ class Session:
 
     __slots__ = ("client", "deadline", "is_slow", "record", "services", "sock", "talk")
 
+    #: What relays once the target is connected.
+    pair_type: Type[Pair] = Pair
+
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
         self.services = services
         self.sock = sock
         self.client = Client(peer)
-        self.record = Record(self.client)
+        self.record = Record(self.client, next(services.ids), services.journal)
         #: Its client has let a thread wait in vain, or would have.
         self.is_slow = False
         self.deadline = Deadline(services.config.handshake_timeout)
@@ -72,8 +90,7 @@ class Session:
 
         Never raises for what the client does: it may have left.
         """
-        self.record.via = via
-        self.record.rep = Rep.SUCCEEDED
+        self.record.granted(via[0])
         reply = self.talk.success(packed_ip(bnd[0]) or b"", bnd[1])
         try:
             unblock(self.sock)
@@ -82,8 +99,8 @@ class Session:
             close_quietly(upstream)
             self.gone(exc)
             return
-        loop = self.services.loop
-        loop.submit(Pair(loop, self.sock, upstream, self.record, self.talk.trailing_data()))
+        loop, early = self.services.loop, self.talk.trailing_data()
+        loop.submit(self.pair_type(loop, self.sock, upstream, self.record, early))
 
     def refuse(self, error: Exception) -> None:
         """Tell the client why not, and close: the one place that does.

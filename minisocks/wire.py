@@ -9,7 +9,19 @@ import enum
 import socket
 from typing import NamedTuple, Optional
 
-__all__ = ["Address", "Atyp", "Cd", "Cmd", "Method", "Rep", "Ver", "packed_ip", "quoted", "text_ip"]
+__all__ = [
+    "Address",
+    "Atyp",
+    "Cd",
+    "Cmd",
+    "Method",
+    "Rep",
+    "Ver",
+    "as_text",
+    "packed_ip",
+    "quoted",
+    "text_ip",
+]
 
 #: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
@@ -103,12 +115,26 @@ class Address(NamedTuple):
     port: int
     atyp: int
 
+    @property
+    def name(self) -> str:
+        """``host`` as programs compare it: text, a name in small letters, no final dot."""
+        text = as_text(self.host)
+        if self.atyp != Atyp.DOMAINNAME:
+            return text
+        # ASCII letters only: no others are without case in DNS (RFC 4343).
+        return as_text(self.host.lower()).rstrip(".") or text
+
     def __str__(self) -> str:
         """Return text that is safe in a log line whatever the client sent."""
         if self.atyp == Atyp.DOMAINNAME:
             return "%s:%d" % (quoted(self.host), self.port)
         shape = "[%s]:%d" if self.atyp == Atyp.IPV6 else "%s:%d"
         return shape % (self.host.decode("ascii"), self.port)
+
+
+def as_text(data: bytes) -> str:
+    """Return a client's bytes as text; what is no UTF-8 becomes surrogates (PEP 383)."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def quoted(data: bytes) -> str:

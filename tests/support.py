@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from minisocks import Config, Proxy
+from minisocks import Proxy
 
 #: For a wait that ends much earlier when all is well, in seconds.
 TIMEOUT = 20.0 * float(os.environ.get("MINISOCKS_TEST_SCALE", "1"))
@@ -289,11 +289,8 @@ def closed_port(host="127.0.0.1"):
 
 @contextlib.contextmanager
 def run_proxy(resolver=None, listen=("127.0.0.1:0",), listeners=(), **settings):
-    """A proxy in this process; ``port`` is the first listener's."""
-    proxy = Proxy(Config(listen=listen, **settings), listeners=listeners, resolver=resolver)
-    with proxy:
-        address = proxy.addresses[0]
-        proxy.port = 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+    """A proxy in this process, by settings and hooks."""
+    with Proxy(listen=listen, listeners=listeners, resolver=resolver, **settings) as proxy:
         yield proxy
 
 

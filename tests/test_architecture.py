@@ -29,11 +29,13 @@ ABOVE = """
     lobby negotiate
     connect
     session
-    dialer
-    resolver
+    auth
+    hooks
+    dialer journal
+    resolver reporter
     relay
     loop record
-    auth deadline compat
+    deadline compat
 """
 
 #: No socket objects, threads, clock or log from here on.
@@ -41,7 +43,7 @@ BELOW = """
     handshake
     rules settings sniff socks4 socks5
     values
-    client
+    client stats
     networks stream
     errors
     wire
@@ -238,8 +240,54 @@ def in_child(program):
     ["asyncio", "click", "concurrent.futures", "hashlib", "hmac", "ssl", "email", "urllib.parse"],
 )
 def test_import_stays_small(module):
-    """``import minisocks`` loads neither click nor what costs a small machine memory."""
-    assert "False" == in_child("import sys, minisocks; print(%r in sys.modules)" % module)
+    """``from minisocks import Proxy`` loads neither click nor what costs much memory."""
+    program = "import sys; from minisocks import Proxy; print(%r in sys.modules)"
+    assert "False" == in_child(program % module)
+
+
+def test_import_alone_loads_next_to_nothing():
+    """A plugin or a watchdog that imports the package often does not load a proxy each time."""
+    program = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import minisocks\n"
+        "minisocks.__version__, dir(minisocks)\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+
+    assert "minisocks" == in_child("import types\n" + program)
+
+
+def test_every_public_name_is_loaded_when_it_is_used():
+    """``minisocks.X``, ``from minisocks import X`` and ``*`` give what the home module has."""
+    program = (
+        "import sys, minisocks\n"
+        "assert 'minisocks.settings' not in sys.modules\n"
+        "assert minisocks.Config.__module__ == 'minisocks.settings'\n"
+        "assert 'minisocks.proxy' not in sys.modules\n"
+        "from minisocks import *\n"
+        "homes = {n: getattr(globals()[n], '__module__', '') for n in minisocks.__all__}\n"
+        "assert all(vars(minisocks)[n] is globals()[n] for n in minisocks.__all__)\n"
+        "assert set(minisocks.__all__) <= set(dir(minisocks))\n"
+        "from minisocks import wire\n"
+        "assert not hasattr(minisocks, 'nonsense')\n"
+        "print(*sorted(set(homes.values())))"
+    )
+
+    expected = sorted("minisocks." + home for home in set(minisocks._HOMES.values()))
+    assert expected == in_child(program).split()
+
+
+def test_what_type_checkers_see_is_what_is_loaded():
+    """The names that only type checkers import are those loaded on demand, from there."""
+    told = {
+        name: module.partition(".")[2]
+        for module, name in imports(TREES["__init__"])
+        if module.startswith("minisocks.")
+    }
+
+    assert minisocks._HOMES == told
+    assert sorted(minisocks.__all__) == sorted([*told, "__version__"])
 
 
 def test_import_leaves_the_process_alone():
@@ -251,10 +299,12 @@ def test_import_leaves_the_process_alone():
         "            [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])\n"
         "before = state()\n"
         "import minisocks\n"
+        "print(before == state(), logging.getLogger('minisocks').handlers)\n"
+        "minisocks.Proxy\n"
         "print(before == state(), logging.getLogger('minisocks').handlers)"
     )
 
-    assert "True [<NullHandler (NOTSET)>]" == in_child(program)
+    assert ["True []", "True [<NullHandler (NOTSET)>]"] == in_child(program).splitlines()
 
 
 # What OpenWrt's python3-light lacks; logging is a package that we ask for.

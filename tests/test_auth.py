@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.auth import Users
+from minisocks.client import Client
 from minisocks.handshake import Credentials
 
+ANYBODY = Client(("192.0.2.1", 4242))
 LONGEST = b"x" * 255
 USERS = [
     (b"ann", b"secret"),
@@ -24,7 +26,7 @@ USERS = [
 @pytest.mark.parametrize("user, password", USERS)
 def test_right_password_is_right(user, password):
     """Each user's own password passes, whatever bytes it is made of."""
-    assert Users(USERS).verify(Credentials(user, password))
+    assert Users(USERS).verify(Credentials(user, password), ANYBODY)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +53,13 @@ def test_right_password_is_right(user, password):
 )
 def test_wrong_password_is_wrong(user, password):
     """Near is not right: another's password, another cut, another case, or nothing."""
-    assert not Users(USERS).verify(Credentials(user, password))
+    assert not Users(USERS).verify(Credentials(user, password), ANYBODY)
 
 
 @pytest.mark.parametrize("user, password", [(b"", b""), (b"ann", b"secret")])
 def test_without_users_nobody_is_right(user, password):
     """No users means that nobody has a password, not that any will do."""
-    assert not Users().verify(Credentials(user, password))
+    assert not Users().verify(Credentials(user, password), ANYBODY)
     assert not Users()
     assert Users(USERS)
 
@@ -69,7 +71,7 @@ FIELD = st.one_of(st.binary(max_size=3), st.sampled_from([b"ann", b"secret", b"a
 @given(st.lists(st.tuples(FIELD, FIELD), max_size=4), st.tuples(FIELD, FIELD))
 def test_users_are_a_set_of_pairs(known, given_):
     """A pair passes if it is one of those known, and for no other reason."""
-    assert (given_ in known) == Users(known).verify(Credentials(*given_))
+    assert (given_ in known) == Users(known).verify(Credentials(*given_), ANYBODY)
 
 
 @pytest.mark.parametrize("show", [repr, str, lambda users: repr(vars(users))])

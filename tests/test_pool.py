@@ -124,7 +124,7 @@ class SlowUsers:
         self.waiting = 0
         self._count = threading.Lock()
 
-    def verify(self, credentials):
+    def verify(self, credentials, client):
         if credentials.user == b"slow":
             with self._count:
                 self.waiting += 1

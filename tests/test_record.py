@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+import socket
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from minisocks.client import Client
 from minisocks.errors import NotSocks
 from minisocks.handshake import Request
 from minisocks.record import Record
+from minisocks.session import Services, Session
+from minisocks.settings import Config
 from minisocks.wire import Address, Atyp, Cmd, Rep
 from support import access_log_kept
 
@@ -46,21 +49,15 @@ def record(
 ):
     made = Record(Client(peer))
     made.client.user = user
-    made.request, made.rep, made.via, made.up, made.down, made.why = (
-        request,
-        rep,
-        via,
-        up,
-        down,
-        why,
-    )
+    made.request, made.rep, made.via, made.up, made.down = request, rep, via, up, down
+    made.why = why
     return made
 
 
 # What happened, how it ended, and the line from "client" on, without the seconds.
 ENDS = [
     (
-        record(request(), None, Rep.SUCCEEDED, ("192.0.2.1", 443), 5312, 918204),
+        record(request(), None, Rep.SUCCEEDED, "192.0.2.1", 5312, 918204),
         "client-fin",
         (
             "client=10.0.0.7:50122 ver=5 cmd=CONNECT dst='a.example':443 via=192.0.2.1 "
@@ -72,7 +69,7 @@ ENDS = [
             request(),
             b"ann",
             Rep.SUCCEEDED,
-            ("2001:db8::1", 443, 0, 0),
+            "2001:db8::1",
             1,
             2,
             "",
@@ -122,7 +119,7 @@ ENDS = [
     ),
     (record(), "client-gone", "client=10.0.0.7:50122 end=client-gone"),
     (
-        record(request(), None, Rep.SUCCEEDED, ("192.0.2.1", 443)),
+        record(request(), None, Rep.SUCCEEDED, "192.0.2.1"),
         "shutdown",
         (
             "client=10.0.0.7:50122 ver=5 cmd=CONNECT dst='a.example':443 via=192.0.2.1 "
@@ -167,7 +164,7 @@ def check_line(lines, nasty):
         request(nasty, userid=nasty),
         nasty,
         Rep.NOT_ALLOWED,
-        ("192.0.2.1", 1),
+        "192.0.2.1",
         why=nasty.decode("latin-1"),
     )
     made.finish("refused")
@@ -214,5 +211,10 @@ def test_no_line_is_made_that_nobody_reads(access_log):
 
 
 def test_each_record_has_its_own_number():
-    """One number finds one connection."""
-    assert record().id < record().id
+    """One number finds one connection of a proxy; another proxy counts for itself."""
+    for _ in range(2):
+        services = Services(Config())
+        with socket.socket() as sock:
+            made = [Session(services, sock, ("127.0.0.1", 4242)).record.id for _ in range(3)]
+        services.loop.stop()
+        assert [1, 2, 3] == made

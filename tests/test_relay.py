@@ -81,7 +81,7 @@ class Relayed:
         self.loop = loop
         self.client, self.target = Talk(client), Talk(target)
         self.record = Record(Client(("127.0.0.1", 4242)))
-        self.record.via, self.record.rep = ("127.0.0.1", 80), Rep.SUCCEEDED
+        self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
         self.pair = Pair(loop, self.client_side, self.target_side, self.record, early)
 
     def start(self):

@@ -1,0 +1,150 @@
+"""The embedding program's own decisions: who may come in, where to, and by which address.
+
+All four are optional arguments of ``Proxy``.  They are plain callables, not
+coroutines, and may take as long as they need: each runs in a thread where
+nobody else waits for it.  Several may run at the same time, but for
+``on_connection``.  What one of them raises is the program's bug: it is logged
+with its traceback, and the client is refused (REP 01; 91).
+"""
+
+import logging
+import socket
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional
+
+from minisocks.client import Client
+from minisocks.errors import HookFailed
+from minisocks.handshake import Request
+from minisocks.record import Record
+from minisocks.resolver import numeric_addresses
+from minisocks.wire import Address, Atyp, Cmd, as_text
+
+__all__ = [
+    "Authenticate",
+    "Authorize",
+    "Hooks",
+    "OnConnection",
+    "ProxyRequest",
+    "Resolve",
+    "demand_yes_or_no",
+    "getaddrinfo_of",
+]
+
+log = logging.getLogger("minisocks")
+
+
+class ProxyRequest(NamedTuple):
+    """What ``authorize`` is asked about."""
+
+    #: Who asks: ``client.host`` and ``client.port`` are its address.
+    client: Client
+    #: 4 or 5.
+    ver: int
+    #: As the RFC has it: ``"CONNECT"``.
+    cmd: str
+    #: A name, in small letters and without a final dot, or an IP address.  What
+    #: the client wrote otherwise (``127.1``) is a name here; the addresses that it
+    #: stands for are for the built-in rules to judge.
+    host: str
+    #: DST.PORT.
+    port: int
+    #: Who gave the right password; None without one.
+    user: Optional[str]
+    #: USERID of SOCKS4, which proves nothing; empty with SOCKS5.
+    userid: str
+
+    @classmethod
+    def of(cls, client: Client, request: Request) -> "ProxyRequest":
+        """Return what *client* wants, for programs."""
+        user = None if request.user is None else as_text(request.user)
+        dst, userid = request.dst, as_text(request.userid)
+        cmd = Cmd(request.cmd).name
+        return cls(client, int(request.ver), cmd, dst.name, dst.port, user, userid)
+
+
+#: ``authenticate(user, password, client)``: whether this password (RFC 1929) is
+#: right.  True or False; anything else is a bug, and nobody comes in by one.
+#: With it clients need a password, as with ``user=``, and either may say yes.
+#: What was no UTF-8 arrives with surrogates (``surrogateescape``).
+#: Thread: a handler's.
+Authenticate = Callable[[str, str, Client], bool]
+
+#: ``authorize(request)``: whether this client may have what it asks for.  True or
+#: False (REP 02; 91).  Asked once, when the built-in rules have let the client and
+#: the name pass and nothing is resolved yet; what the rules say about the
+#: addresses holds after a True, too.  Thread: a handler's.
+Authorize = Callable[[ProxyRequest], bool]
+
+#: ``resolve(name)``: the IP addresses of a name, as text; one alone need not be in
+#: a list.  None: ask the system, as without the hook.  Nothing in it, or OSError:
+#: there is no such host (REP 04).  Never asked for what is an address already.
+#: What it returns is held against the rules.  Thread: one of the resolver's, of
+#: which there are 16.
+Resolve = Callable[[str], Optional[Iterable[str]]]
+
+#: ``on_connection(record)``: told of each connection that has ended and had said
+#: something, one after another.  If it is slower than they come, 10 000 wait and
+#: the oldest are dropped.  What it raises is logged.  It may call ``Proxy.stop``.
+#: Thread: the reporter's.
+OnConnection = Callable[[Record], None]
+
+
+class Hooks(NamedTuple):
+    """The four of one proxy."""
+
+    authenticate: Optional[Authenticate] = None
+    authorize: Optional[Authorize] = None
+    resolve: Optional[Resolve] = None
+    on_connection: Optional[OnConnection] = None
+
+
+def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
+    """Return what the hook *name* says to *args*, for *client*.
+
+    Raises:
+        HookFailed: it raised, or said neither True nor False.  Logged here.
+    """
+    try:
+        answer = hook(*args)
+        if isinstance(answer, bool):
+            return answer
+        # Not by truth: a coroutine is true, and would let everybody in.
+        raise TypeError("it returned %s, not True or False" % type(answer).__name__)
+    except Exception as exc:  # the program's bug: fail closed, write it down, go on
+        log.exception("client=%s the %s hook failed", client, name)
+        raise HookFailed("the %s hook failed" % name) from exc
+
+
+def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
+    """Return a ``getaddrinfo`` for the resolver that asks *resolve* first.
+
+    Raises:
+        OSError: from *resolve*; there is no such host.
+        HookFailed: *resolve* raised something else, or returned what is no address.
+    """
+
+    def getaddrinfo(host: bytes, port: int, *how: int) -> List[Any]:
+        try:
+            texts = _texts(resolve(Address(host, port, Atyp.DOMAINNAME).name))
+            if texts is not None:
+                return [row for text in texts for row in _rows(text, port)]
+        except OSError:
+            raise
+        except Exception as exc:  # the program's bug: the resolver writes it down
+            raise HookFailed("the resolve hook failed: %s" % exc) from exc
+        return socket.getaddrinfo(host, port, *how)
+
+    return getaddrinfo
+
+
+def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:
+    if answer is None:
+        return None
+    return [answer] if isinstance(answer, str) else list(answer)
+
+
+def _rows(text: str, port: int) -> List[Any]:
+    found = numeric_addresses(text.encode("ascii"), port)
+    if not found:
+        raise ValueError("it returned %r, which is no IP address" % text)
+    kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
+    return [(family, kind, proto, "", sockaddr) for family, sockaddr in found]

@@ -1,0 +1,34 @@
+"""What a proxy has done so far, in numbers."""
+
+from typing import Dict, NamedTuple
+
+__all__ = ["Stats"]
+
+
+class Stats(NamedTuple):
+    """The figures of one run of a proxy, from ``start`` on; all zero before it.
+
+    ``total`` is ``succeeded`` plus all of ``refused`` plus those whose target
+    is still being dialed.  Connections whose client said nothing (health
+    checks, scanners) are in ``open`` only.
+    """
+
+    #: Seconds since the start, or from start to stop.
+    uptime: float = 0.0
+    #: Connections now, in whatever state.
+    open: int = 0
+    #: Connections with a request, or that ended before they had one.
+    total: int = 0
+    #: Those of them whose target was connected.
+    succeeded: int = 0
+    #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
+    #: REP, else "client gone", "not SOCKS" or "shutdown".
+    refused: Dict[str, int] = {}
+    #: Bytes relayed from clients to targets, those of open connections included.
+    up: int = 0
+    #: Bytes relayed from targets to clients, likewise.
+    down: int = 0
+    #: Unfinished handshakes that wait for their client without a thread.
+    handshakes: int = 0
+    #: Handler threads.
+    threads: int = 0
