@@ -118,7 +118,7 @@ def _carry_out(session: Session, request: Request, turn: Turn) -> None:
     command = COMMANDS.get(request.cmd)
     if command is None:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
-    rules.allows_name(client, request.dst).demand()
+    session.demand_target(request)
     _authorize(session, request, turn)
     command(session, request).start()
 

@@ -6,7 +6,7 @@ signals, no log handlers and nothing else that is the process's.
 
 import logging
 import threading
-from typing import Any, Callable, List, Optional, Tuple, Type
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 from minisocks.hooks import (
     Authenticate,
@@ -35,6 +35,9 @@ log.addHandler(logging.NullHandler())
 
 #: Where one connects to who listens on every address.
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+_AnyProxy = TypeVar("_AnyProxy", bound="Proxy")
 
 
 class Proxy:
@@ -70,7 +73,7 @@ class Proxy:
     """
 
     #: What makes a session of an accepted socket; a test may put its own here.
-    session_type: Type[Session] = Session
+    session_type: Callable[..., Session] = Session
 
     def __init__(
         self,
@@ -278,7 +281,7 @@ class Proxy:
     def __repr__(self) -> str:
         return "<Proxy on %s>" % (", ".join(self.addresses) or "no address yet")
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self: "_AnyProxy") -> "_AnyProxy":
         self.start()
         return self
 

@@ -7,14 +7,14 @@ pair, to ``Lingering``, or closed.  Exactly one thread works on it at a time.
 import itertools
 import logging
 import socket
-from typing import Any, Callable, Optional, Type
+from typing import Any, Callable, Optional
 
 from minisocks.auth import Users
 from minisocks.client import Client
 from minisocks.compat import close_quietly, unblock
 from minisocks.deadline import Deadline
 from minisocks.errors import NotSocks
-from minisocks.handshake import Handshake
+from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.journal import Journal
 from minisocks.loop import Loop
@@ -46,7 +46,7 @@ class Services:
         #: The number of the next connection.
         self.ids = itertools.count(1)
         #: What makes a session of an accepted socket; a test may put its own here.
-        self.session_type: Type[Session] = Session
+        self.session_type: Callable[..., Session] = Session
         self.users = Users(config.credentials(), self.hooks.authenticate)
         self.rules = Rules(bool(self.users), config.allow_lan, config.open)
         self.loop = Loop()
@@ -72,9 +72,6 @@ class Session:
 
     __slots__ = ("client", "deadline", "is_slow", "record", "services", "sock", "talk")
 
-    #: What relays once the target is connected.
-    pair_type: Type[Pair] = Pair
-
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
         self.services = services
         self.sock = sock
@@ -84,6 +81,14 @@ class Session:
         self.is_slow = False
         self.deadline = Deadline(services.config.handshake_timeout)
         self.talk = Handshake(services.rules.methods(self.client))
+
+    def demand_target(self, request: Request) -> None:
+        """Have the name that is asked for judged, before anything is resolved.
+
+        Raises:
+            RefusedByRules: the client may not go there.
+        """
+        self.services.rules.allows_name(self.client, request.dst).demand()
 
     def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         """Tell the client that it is connected, and hand both sockets to the relay.
@@ -99,8 +104,12 @@ class Session:
             close_quietly(upstream)
             self.gone(exc)
             return
-        loop, early = self.services.loop, self.talk.trailing_data()
-        loop.submit(self.pair_type(loop, self.sock, upstream, self.record, early))
+        self.services.loop.submit(self.pair(upstream))
+
+    def pair(self, upstream: socket.socket) -> Pair:
+        """Return what relays from now on; it owns both sockets."""
+        early = self.talk.trailing_data()
+        return Pair(self.services.loop, self.sock, upstream, self.record, early)
 
     def refuse(self, error: Exception) -> None:
         """Tell the client why not, and close: the one place that does.
@@ -118,6 +127,10 @@ class Session:
             close_quietly(self.sock)
             return
         record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
+        self.part(reply)
+
+    def part(self, reply: bytes) -> None:
+        """Send *reply*, the last bytes, with our FIN, and hear the client out."""
         try:
             unblock(self.sock)
             if reply:

@@ -5,6 +5,10 @@ import logging
 import pytest
 
 import support
+from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
+
+# As if this package were installed, which it need not be for its own tests.
+__all__ = ["make_socks_proxy", "socks_proxy"]
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ ROOT = os.path.dirname(PACKAGE)
 #: Who stands above whom.  A module imports from lines below its own, and from
 #: none beside it.
 ABOVE = """
-    __main__
-    cli
+    __main__ pytest_plugin
+    cli testing
     foreground
     __init__
     proxy

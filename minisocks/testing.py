@@ -1,0 +1,295 @@
+"""A proxy for tests of programs that use one: well-behaved, or as badly as asked.
+
+What clients do when the proxy fails is seldom tested, because no real proxy
+fails on demand.  ``ScriptedProxy`` does: how, is data.
+
+::
+
+    with ScriptedProxy(reply=0x05) as proxy:     # every target "refuses"
+        ...
+    assert proxy.records[0].host == "example.org"
+
+Without misbehaviour it is a ``Proxy`` on a free port.  It serves programs under
+test, on this host; do not let it serve anybody else.
+"""
+
+import errno
+import socket
+from typing import Any, Callable, NamedTuple, Optional, Tuple
+
+from minisocks.compat import READ, close_quietly, unblock
+from minisocks.errors import ConfigError, HandshakeError
+from minisocks.handshake import Handshake, Request
+from minisocks.loop import Job
+from minisocks.proxy import Proxy
+from minisocks.relay import Flow, Pair
+from minisocks.session import Services, Session
+from minisocks.settings import Config
+from minisocks.values import ListenAddress
+from minisocks.wire import Cd, Rep, Ver, packed_ip
+
+__all__ = ["Script", "ScriptedProxy"]
+
+
+class Script(NamedTuple):
+    """What is done to each client that asks for a target; several at once go together."""
+
+    #: REP of the reply, any byte; no target is dialed.  A SOCKS4 client gets it
+    #: from 90 up, else 91.  0 pretends success, and ends the connection.
+    reply: Optional[int] = None
+    #: Seconds between what the reply says and the reply.
+    delay: float = 0.0
+    #: Of the reply only so many bytes, then FIN.
+    truncate_reply: Optional[int] = None
+    #: A reset after so many bytes from the target, which arrive.
+    drop_after: Optional[int] = None
+    #: BND.ADDR and BND.PORT of a reply that grants: HOST:PORT or [V6]:PORT.
+    bnd: Optional[str] = None
+    #: Never reply; the connection stays open.
+    no_reply: bool = False
+
+    def checked(self) -> "Script":
+        """Return self if it can be played.
+
+        Raises:
+            ConfigError: a value is of the wrong kind or out of range.
+        """
+        for name, most in (("reply", 255), ("truncate_reply", 1 << 16), ("drop_after", 1 << 62)):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and 0 <= value <= most):
+                raise ConfigError(name, "%r is no whole number from 0 to %d" % (value, most))
+        if not 0 <= self.delay <= 3600:
+            raise ConfigError("delay", "%r is no number of seconds up to 3600" % self.delay)
+        self.address()
+        return self
+
+    def address(self) -> Optional[Tuple[bytes, int]]:
+        """Return ``bnd`` as the 4 or 16 bytes and the port.
+
+        Raises:
+            ConfigError: it is no address with a port.
+        """
+        if self.bnd is None:
+            return None
+        place = ListenAddress.parse(self.bnd)
+        ip = packed_ip(place.host)
+        if ip is None:
+            raise ConfigError("bnd", "%r is no IP address with a port" % self.bnd)
+        return ip, place.port
+
+
+class ScriptedProxy(Proxy):
+    """A ``Proxy`` on a free port of loopback that misbehaves as its ``script`` says.
+
+    Args:
+        config: as for ``Proxy``.
+        settings: fields of ``Script``; all others go to ``Proxy``, hooks included.
+
+    ``script`` may be changed while it runs: it holds for clients that connect
+    from then on.  Thread: any.
+    """
+
+    def __init__(self, config: Optional[Config] = None, **settings: Any) -> None:
+        script = {name: settings.pop(name) for name in Script._fields if name in settings}
+        if config is None:
+            settings.setdefault("listen", "127.0.0.1:0")
+        super().__init__(config, **settings)
+        self.script = Script(**script)
+        self.session_type = self._make_session
+
+    @property
+    def script(self) -> Script:
+        """How it misbehaves.  ``Script()`` is: not at all."""
+        return self._script
+
+    @script.setter
+    def script(self, script: Script) -> None:
+        self._script = script.checked()
+
+    def _make_session(self, services: Services, sock: socket.socket, peer: Any) -> Session:
+        return _ScriptedSession(services, sock, peer, self._script)
+
+
+class _Scripted(HandshakeError):
+    """The script wants this request refused."""
+
+    def __init__(self, script: Script) -> None:
+        self.code = script.reply or 0
+        self.rep = Rep(self.code) if self.code in list(Rep) else Rep.GENERAL_FAILURE
+        super().__init__("as the script wants: %s" % (script,))
+
+
+class _ScriptedTalk(Handshake):
+    """Replies as the script wants; to nothing but requests."""
+
+    __slots__ = ("script",)
+
+    script: Optional[Script]
+
+    def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+        if self.script is None:
+            return super().success(bnd_ip, bnd_port)
+        bnd = self.script.address() or (bnd_ip, bnd_port)
+        return super().success(*bnd)[: self.script.truncate_reply]
+
+    def refusal(self, error: Exception) -> bytes:
+        reply = super().refusal(error)
+        if self.script is None:
+            return reply
+        if isinstance(error, _Scripted):
+            code = error.code
+            if self.ver == Ver.SOCKS4 and code < Cd.GRANTED:
+                code = Cd.REJECTED
+            reply = reply[:1] + bytes((code,)) + reply[2:]
+        return reply[: self.script.truncate_reply]
+
+
+class _ScriptedSession(Session):
+    """A session that keeps to the script once its client has said what it wants."""
+
+    __slots__ = ("_script",)
+
+    def __init__(self, services: Services, sock: socket.socket, peer: Any, script: Script) -> None:
+        super().__init__(services, sock, peer)
+        self._script = script
+        self.talk = talk = _ScriptedTalk(services.rules.methods(self.client))
+        talk.script = None
+
+    def demand_target(self, request: Request) -> None:
+        super().demand_target(request)
+        assert isinstance(self.talk, _ScriptedTalk)
+        self.talk.script = self._script
+        if self._script.no_reply or self._script.reply is not None:
+            raise _Scripted(self._script)
+
+    def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+        if self._script.delay:
+            self._later(lambda: self._grant(upstream, via, bnd), upstream)
+        else:
+            self._grant(upstream, via, bnd)
+
+    def refuse(self, error: Exception) -> None:
+        if self.record.request is None:
+            super().refuse(error)
+        elif self._script.no_reply:
+            self._later(None)
+        elif self._script.delay:
+            self._later(lambda: Session.refuse(self, error))
+        else:
+            super().refuse(error)
+
+    def pair(self, upstream: socket.socket) -> Pair:
+        if self._script.drop_after is None:
+            return super().pair(upstream)
+        early = self.talk.trailing_data()
+        loop = self.services.loop
+        return _DroppingPair(loop, self.sock, upstream, self.record, early, self._script.drop_after)
+
+    def _grant(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+        if self._script.truncate_reply is None:
+            super().granted(upstream, via, bnd)
+            return
+        close_quietly(upstream)
+        self.record.granted(via[0])
+        reply = self.talk.success(packed_ip(bnd[0]) or b"", bnd[1])
+        self.record.finish("scripted")
+        self.part(reply)
+
+    def _later(
+        self, then: Optional[Callable[[], None]], upstream: Optional[socket.socket] = None
+    ) -> None:
+        self.services.loop.submit(_Pause(self, self._script.delay, then, upstream))
+
+
+class _Pause(Job):
+    """A client that waits for its reply: for some seconds, or for ever."""
+
+    __slots__ = ("_seconds", "_session", "_then", "_upstream")
+
+    def __init__(
+        self,
+        session: Session,
+        seconds: float,
+        then: Optional[Callable[[], None]],
+        upstream: Optional[socket.socket],
+    ) -> None:
+        self._session = session
+        self._seconds = seconds
+        self._then = then
+        self._upstream = upstream
+
+    def begin(self) -> None:
+        """Start the clock."""
+        sock, loop = self._session.sock, self._session.services.loop
+        unblock(sock)
+        if self._then is None:
+            loop.watch(sock.fileno(), READ, self)
+        else:
+            # What the client says meanwhile is for its target.
+            loop.watch(sock.fileno(), 0, self)
+            loop.call_later(self._seconds, self, self._over)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """See whether the client has left."""
+        try:
+            if self._then is None and self._session.sock.recv_into(
+                self._session.services.loop.buffer
+            ):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._release()
+        self._close_upstream()
+        self._session.gone(ConnectionResetError("the client left before the script replied"))
+
+    def abort(self, why: str) -> None:
+        """Close both; the proxy ends."""
+        self._release()
+        self._close_upstream()
+        self._session.abort(why)
+
+    def _over(self) -> None:
+        self._release()
+        assert self._then is not None
+        self._then()
+
+    def _release(self) -> None:
+        loop = self._session.services.loop
+        loop.unwatch(self._session.sock.fileno())
+        loop.done(self)
+
+    def _close_upstream(self) -> None:
+        if self._upstream is not None:
+            close_quietly(self._upstream)
+
+
+class _DroppingPair(Pair):
+    """A pair whose target is reset after so many bytes."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args[:-1])
+        self._left: int = args[-1]
+
+    def begin(self) -> None:
+        """Take both in; for 0 bytes that is all."""
+        super().begin()
+        if not self._left:
+            self._drop()
+            self._update()
+
+    def _push(self, flow: Flow, data: memoryview) -> None:
+        if flow is not self._down:
+            super()._push(flow, data)
+            return
+        before = self._record.down
+        super()._push(flow, data[: self._left] if len(data) > self._left else data)
+        self._left -= self._record.down - before
+        if not self._left and not flow.eof:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._reset(self._down, self._upstream_fd, errno.ECONNRESET)

@@ -1,0 +1,118 @@
+"""The fixtures as somebody else's tests get them: by the entry point, lazily."""
+
+import configparser
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support import ROOT
+
+TESTS = """
+import socket, sys
+import pytest
+
+def ask(proxy, request):
+    with socket.create_connection((proxy.host, proxy.port), 20) as sock:
+        sock.sendall(b"\\5\\1\\0" + request)
+        data = b""
+        while True:
+            more = sock.recv(100)
+            data += more
+            if not more:
+                return data
+
+NOBODY = b"\\5\\1\\0\\3\\7a.nosuch"[:-6] + b"a.nosuc\\0\\x50"
+
+def test_nothing_is_loaded_before_it_is_asked_for():
+    assert "minisocks.proxy" not in sys.modules
+    assert "minisocks.testing" not in sys.modules
+
+def test_proxy(socks_proxy):
+    target = socket.create_server(("127.0.0.1", 0)) if hasattr(socket, "create_server") else None
+    assert socks_proxy.url == "socks5h://127.0.0.1:%d" % socks_proxy.port
+    assert socks_proxy.records == []
+    if target is not None:
+        target.close()
+
+def test_factory(make_socks_proxy):
+    refusing, silent = make_socks_proxy(reply=0x05), make_socks_proxy(truncate_reply=0, reply=1)
+    assert ask(refusing, NOBODY)[2:4] == b"\\5\\5"
+    assert ask(silent, NOBODY) == b"\\5\\0"
+    assert [r.host for r in refusing.records] == ["a.nosuc"]
+
+made = []
+
+def test_keep(make_socks_proxy):
+    made.append(make_socks_proxy())
+    made.append(make_socks_proxy(user="ann:secret"))
+
+def test_ended_with_its_test():
+    for proxy in made:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((proxy.host, proxy.port), 20)
+
+def test_settings_that_cannot_be(make_socks_proxy):
+    with pytest.raises(TypeError, match="did you mean"):
+        make_socks_proxy(replly=5)
+"""
+
+
+def entry_points():
+    """Return the entry points as setup.cfg declares them, in the form of an installed package."""
+    config = configparser.ConfigParser()
+    config.read(os.path.join(ROOT, "setup.cfg"))
+    section = config["options.entry_points"]
+    return "".join("[%s]\n%s\n\n" % (group, lines.strip()) for group, lines in section.items())
+
+
+def run_tests(tmp_path, *args):
+    """Run TESTS in a folder of their own, with minisocks as if it were installed."""
+    info = tmp_path / "site" / "minisocks-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: minisocks\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(entry_points())
+    (tmp_path / "test_somebodys.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    path = os.pathsep.join((str(tmp_path / "site"), ROOT))
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"] + list(args),
+        cwd=str(tmp_path),
+        env=dict(os.environ, PYTHONPATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    return child.returncode, child.stdout
+
+
+def test_fixtures_of_the_entry_point(tmp_path):
+    """A test suite that knows only that minisocks is installed uses both fixtures."""
+    status, out = run_tests(tmp_path)
+
+    assert 0 == status, out
+    assert "6 passed" in out
+
+
+def test_fixtures_are_explained(tmp_path):
+    """pytest --fixtures says what they are."""
+    status, out = run_tests(tmp_path, "--fixtures")
+
+    assert 0 == status, out
+    assert "misbehave as told" in out
+    assert "A well-behaved SOCKS proxy" in out
+
+
+def test_it_can_be_switched_off(tmp_path):
+    """-p no:minisocks leaves a suite as if it were not installed."""
+    status, out = run_tests(tmp_path, "-p", "no:minisocks")
+
+    assert 1 == status
+    assert "fixture 'socks_proxy' not found" in out
+
+
+@pytest.mark.parametrize("name", ["make_socks_proxy", "socks_proxy"])
+def test_own_tests_use_them(request, name):
+    """This suite has them without an installation."""
+    assert request.getfixturevalue(name) is not None
