@@ -94,12 +94,12 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
     """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
     import difflib  # for mistakes only
 
     meant = difflib.get_close_matches(word, list(known), 1)
-    return "; did you mean %s?" % meant[0] if meant else ""
+    return "; did you mean %s?" % (shape % meant[0]) if meant else ""
 
 
 #: What people write for a flag, in the environment and in files.
@@ -220,7 +220,14 @@ GROUPS = (
 _LISTENING, _WHO, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
 
 #: Not among the others: it says where they are, so it is in no ``Config``.
-CONFIG_FILE = Setting(_SERVICE, "config", "text", "Read settings from this ini file.", "FILE", "-c")
+CONFIG_FILE = Setting(
+    _SERVICE,
+    "config",
+    "text",
+    "Read settings from this ini file; what the command line and the environment say wins.",
+    "FILE",
+    "-c",
+)
 
 SETTINGS = (
     Setting(
@@ -237,7 +244,7 @@ SETTINGS = (
         _WHO,
         "user",
         "texts",
-        "Let clients in with this password (it shows in ps: for trying out). May be repeated.",
+        "Let clients in with this password. It shows in ps: for trying out. May be repeated.",
         "NAME:PASSWORD",
         accept=check_user,
     ),
@@ -256,8 +263,8 @@ SETTINGS = (
         _TIME,
         "handshake_timeout",
         "seconds",
-        "For all that the client must say.",
-        "SECONDS",
+        "For all that a client must say.",
+        "SECS",
         least=0.1,
         most=3600,
     ),
@@ -265,8 +272,8 @@ SETTINGS = (
         _TIME,
         "connect_timeout",
         "seconds",
-        "To reach the target, names included.",
-        "SECONDS",
+        "To find and reach the target.",
+        "SECS",
         least=0.1,
         most=3600,
     ),
@@ -274,8 +281,8 @@ SETTINGS = (
         _TIME,
         "grace",
         "seconds",
-        "For open connections after TERM or INT.",
-        "SECONDS",
+        "For open connections after TERM.",
+        "SECS",
         least=0,
         most=86400,
     ),

@@ -21,7 +21,7 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__
     cli
-    foreground
+    announce foreground
     __init__
     proxy
     server
@@ -33,13 +33,14 @@ ABOVE = """
     resolver
     relay
     loop record
-    auth deadline compat
+    auth deadline compat machine
 """
 
 #: No socket objects, threads, clock or log from here on.
 BELOW = """
     handshake
-    rules settings sniff socks4 socks5
+    layers
+    inifile rules settings sniff socks4 socks5
     values
     client
     networks stream

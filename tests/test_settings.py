@@ -246,7 +246,7 @@ def test_help_fits_a_terminal(help_page):
 
 def test_version_is_the_packages_own():
     """--version says what the package is."""
-    assert (0, "minisocks, version %s\n" % minisocks.__version__, "") == run("--version")
+    assert (0, "minisocks %s\n" % minisocks.__version__, "") == run("--version")
 
 
 @pytest.mark.parametrize(
