@@ -1,10 +1,15 @@
 """Fixtures, made from what ``support`` has."""
 
 import logging
+import os
+import sys
 
 import pytest
 
 import support
+
+#: The oldest click that the command line runs with, where scripts/test has put it.
+OLDEST_CLICK = os.path.join(sys.prefix, "oldest")
 
 
 @pytest.fixture
@@ -26,6 +31,15 @@ def access_log():
     """The access log's lines, while the test runs."""
     with support.access_log_kept() as kept:
         yield kept
+
+
+@pytest.fixture(params=["newest", "oldest"])
+def every_click(request, monkeypatch):
+    """Have child processes use this environment's click, then the oldest one."""
+    if request.param == "oldest":
+        if not os.path.isdir(OLDEST_CLICK):
+            pytest.skip("no click 7.1 beside this environment; scripts/test makes one")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((OLDEST_CLICK, support.ROOT)))
 
 
 @pytest.fixture
