@@ -34,6 +34,7 @@ __all__ = [
     "NotSocks",
     "ProtocolError",
     "RefusedByRules",
+    "RoadError",
     "UnsupportedAddressType",
     "UnsupportedCommand",
 ]
@@ -63,6 +64,10 @@ class ConfigError(MinisocksError, ValueError):
 
 class ListenError(MinisocksError, OSError):
     """A listener could not be opened; the message is one sentence for people."""
+
+
+class RoadError(MinisocksError, OSError):
+    """Targets can never be dialed as the settings say; one sentence for people."""
 
 
 class HandshakeError(MinisocksError):

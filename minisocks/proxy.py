@@ -58,6 +58,7 @@ class Proxy:
 
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
+            RoadError: targets can never be dialed as the settings say; likewise.
             RuntimeError: there is no room for a thread; likewise.  Or it has
                 been started already, and goes on.
         """
@@ -132,6 +133,7 @@ class Proxy:
             self._listeners += open_listeners(ListenAddress.parse(text))
         self._listeners += self._given
         self.services = Services(self.config, self._resolver)
+        self.services.road.check()
         self.services.loop.start()
         self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
         pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])

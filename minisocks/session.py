@@ -18,6 +18,7 @@ from minisocks.loop import Loop
 from minisocks.record import Record
 from minisocks.relay import Lingering, Pair
 from minisocks.resolver import Resolver
+from minisocks.road import Road
 from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.wire import Rep, packed_ip
@@ -34,6 +35,7 @@ class Services:
         self.config = config
         self.users = Users(config.credentials())
         self.rules = Rules(bool(self.users), config.allow_lan, config.open)
+        self.road = Road.of(config)
         self.loop = Loop()
         self.resolver = resolver or Resolver()
         #: Puts a session aside until its client says more.  The pool's lobby.

@@ -9,7 +9,15 @@ made from it.  A test proves that both name the same settings.
 from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.values import ListenAddress, check_user, encode, without_password
+from minisocks.values import (
+    ListenAddress,
+    check_interface,
+    check_preference,
+    check_source,
+    check_user,
+    encode,
+    without_password,
+)
 
 __all__ = [
     "CONFIG_FILE",
@@ -43,6 +51,14 @@ class Config(NamedTuple):
     connect_timeout: float = 120.0
     # Seconds that open connections get after TERM.
     grace: float = 10.0
+    # Which family of a name's addresses is tried first: ipv4, ipv6 or system.
+    prefer: str = "system"
+    # Addresses to connect from; none: the system chooses.
+    source: Tuple[str, ...] = ()
+    # Network interface to connect through; "": the system chooses.
+    interface: str = ""
+    # Mark of outgoing packets, for policy routing; 0: none.
+    mark: int = 0
     # No log line for each connection.
     quiet: bool = False
     # Log what health checks and scanners do, too.
@@ -77,6 +93,8 @@ class Config(NamedTuple):
             setting.check(getattr(self, setting.name))
         if not self.listen:
             raise ConfigError("--listen", "needs at least one address")
+        if len({":" in source for source in self.source}) < len(self.source):
+            raise ConfigError("--source", "takes one address of each family")
         return self
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
@@ -110,7 +128,7 @@ _NO = ("0", "no", "false", "off")
 class Setting(NamedTuple):
     """One row: how a setting is spelled, read and explained.
 
-    ``kind`` is flag, seconds, count, or texts (may be repeated).  Numbers go
+    ``kind`` is flag, seconds, count, text, or texts (may be repeated).  Numbers go
     from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
     cannot be used.
     """
@@ -176,7 +194,7 @@ class Setting(NamedTuple):
                 raise ConfigError(self.option, "takes several values: a tuple, not a string")
             for text in value:
                 self._check_one(text)
-        elif self.kind in _NUMBERS:
+        elif self.kind != "flag":
             self._check_one(value)
 
     def shown(self, value: Any) -> str:
@@ -189,7 +207,8 @@ class Setting(NamedTuple):
 
     def _check_one(self, value: Any) -> None:
         if self.kind in _NUMBERS:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            fits = int if self.kind == "count" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, fits):
                 raise ConfigError(
                     self.option, "takes a %s, not %r" % (_NUMBERS[self.kind][1], value)
                 )
@@ -285,6 +304,39 @@ SETTINGS = (
         "SECS",
         least=0,
         most=86400,
+    ),
+    Setting(
+        _ROAD,
+        "prefer",
+        "text",
+        "Which addresses of a name to try first: ipv4, ipv6, or as the system says.",
+        "FAMILY",
+        accept=check_preference,
+    ),
+    Setting(
+        _ROAD,
+        "source",
+        "texts",
+        "Connect from this address of this host, to targets of its family only. May be repeated, "
+        "once for each family.",
+        "ADDRESS",
+        accept=check_source,
+    ),
+    Setting(
+        _ROAD,
+        "interface",
+        "text",
+        "Connect through this network interface (Linux).",
+        "NAME",
+        accept=check_interface,
+    ),
+    Setting(
+        _ROAD,
+        "mark",
+        "count",
+        "Mark outgoing packets, for policy routing (Linux, as root).",
+        "N",
+        most=2**32 - 1,
     ),
     Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
     Setting(_LOGGING, "verbose", "flag", "Log health checks and scanners too.", "", "-v"),

@@ -30,6 +30,7 @@ ABOVE = """
     connect
     session
     dialer
+    road
     resolver
     relay
     loop record

@@ -20,9 +20,9 @@ from minisocks.inifile import Entry, parse
         ("[a]\nk =", [Entry("a", "k", 2, ())]),
         # A comment has a line of its own: a password may well have a # in it.
         ("[a]\nk = v # w ; x", [Entry("a", "k", 2, ((2, "v # w ; x"),))]),
-        ("[a]\nk =\n  v\n# between\n\n\t[::1]:0\n", [Entry("a", "k", 2, ((3, "v"), (6, "[::1]:0")))]),
+        ("[a]\nk =\n  v\n# x\n\n\t[::1]:0\n", [Entry("a", "k", 2, ((3, "v"), (6, "[::1]:0")))]),
         ("[a]\nk = v\n w = x", [Entry("a", "k", 2, ((2, "v"), (3, "w = x")))]),
-        ("[a]\nk = v\n[b]\nk = w", [Entry("a", "k", 2, ((2, "v"),)), Entry("b", "k", 4, ((4, "w"),))]),
+        ("[a]\nk=v\n[b]\nk=w", [Entry("a", "k", 2, ((2, "v"),)), Entry("b", "k", 4, ((4, "w"),))]),
         ("[a]\nk = v\nk = w", [Entry("a", "k", 2, ((2, "v"),)), Entry("a", "k", 3, ((3, "w"),))]),
         # What else is a line's end for Unicode is none for an editor.
         ("[a]\nk = v\x0cw\u2028x", [Entry("a", "k", 2, ((2, "v\x0cw\u2028x"),))]),

@@ -106,6 +106,22 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"grace": -0.1}, "--grace", "0 to 86400"),
         ({"grace": 86401}, "--grace", "0 to 86400"),
         ({"max_handshakes": 3}, "--max-handshakes", "4 to 65536"),
+        ({"max_handshakes": 4.5}, "--max-handshakes", "whole number"),
+        ({"max_handshakes": True}, "--max-handshakes", "whole number"),
+        ({"grace": "5"}, "--grace", "number of seconds"),
+        ({"listen": (1080,)}, "--listen", "takes text"),
+        ({"prefer": "ipv5"}, "--prefer", "none of ipv4, ipv6 and system"),
+        ({"prefer": ""}, "--prefer", "none of ipv4, ipv6 and system"),
+        ({"source": ("eth0",)}, "--source", "no address"),
+        ({"source": ("fe80::1%eth0",)}, "--source", "no address"),
+        ({"source": ("0.0.0.0",)}, "--source", "every address"),
+        ({"source": ("::",)}, "--source", "every address"),
+        ({"source": ("10.0.0.1", "10.0.0.2")}, "--source", "one address of each family"),
+        ({"interface": "a" * 16}, "--interface", "no interface"),
+        ({"interface": "eth 0"}, "--interface", "no interface"),
+        ({"interface": "../x"}, "--interface", "no interface"),
+        ({"mark": -1}, "--mark", "0 to"),
+        ({"mark": 2**32}, "--mark", "0 to"),
         ({"max_handshakes": 65537}, "--max-handshakes", "4 to 65536"),
     ],
 )
@@ -127,6 +143,7 @@ def test_value_that_cannot_be_used_is_refused(values, option, part):
         {"listen": ("1080", ":1081", "unix:/a")},
         {"user": ("ann:secret", "bob:a:b:c")},
         {"user": ("a" * 255 + ":" + "s" * 255,)},
+        {"source": ("10.0.0.1", "2001:db8::1"), "interface": "a" * 15, "mark": 2**32 - 1},
         {"handshake_timeout": 0.1, "connect_timeout": 0.1, "grace": 0, "max_handshakes": 4},
         {
             "handshake_timeout": 3600,
@@ -181,7 +198,9 @@ def test_table_and_config_name_the_same_settings():
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
 def test_row_fits_the_type_of_its_default(setting):
     """The kind that a row says is the kind of value that Config has."""
-    expected = {"flag": bool, "seconds": float, "count": int, "texts": tuple}[setting.kind]
+    expected = {"flag": bool, "seconds": float, "count": int, "text": str, "texts": tuple}[
+        setting.kind
+    ]
 
     assert expected is type(setting.default)
     assert bool(setting.metavar) == (setting.kind != "flag")
