@@ -51,7 +51,7 @@ class Connect(Job):
         if not addresses:
             session.services.loop.submit(self)  # begins with the name
             return
-        self._dial = Dial(self._allowed(addresses))
+        self._dial = Dial(self._allowed(addresses), road=session.services.road)
         try:
             upstream = self._dial.step()
         finally:
@@ -99,7 +99,7 @@ class Connect(Job):
             self._refuse(outcome)
             return
         try:
-            self._dial = Dial(self._allowed(outcome))
+            self._dial = Dial(self._allowed(outcome), road=self._session.services.road)
         except RefusedByRules as exc:
             self._refuse(exc)
         else:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tune
 from minisocks.errors import DialError
 from minisocks.resolver import Sockaddr
+from minisocks.road import Road
 from minisocks.wire import Rep
 
 __all__ = ["Dial", "interleaved", "rep_of"]
@@ -25,6 +26,8 @@ MAX_ADDRESSES = 16
 #: given up, once it has had its time.
 MAX_ATTEMPTS = 4
 ATTEMPT_SECONDS = 5.0
+
+_ANY_ROAD = Road()
 
 _REPS = {
     errno.ECONNREFUSED: Rep.CONNECTION_REFUSED,
@@ -76,6 +79,7 @@ class Dial:
         "_clock",
         "_failures",
         "_next_at",
+        "_road",
         "_waiting",
         "attempts",
         "bnd",
@@ -84,9 +88,13 @@ class Dial:
     )
 
     def __init__(
-        self, addresses: Sequence[Sockaddr], clock: Callable[[], float] = time.monotonic
+        self,
+        addresses: Sequence[Sockaddr],
+        clock: Callable[[], float] = time.monotonic,
+        road: Road = _ANY_ROAD,
     ) -> None:
-        self._waiting = interleaved(addresses)[:MAX_ADDRESSES]
+        self._road = road
+        self._waiting = interleaved(road.ordered(addresses))[:MAX_ADDRESSES]
         self._clock = clock
         self._next_at = 0.0
         self._failures: List[Tuple[Any, OSError]] = []
@@ -154,6 +162,12 @@ class Dial:
             self._failures.append((sockaddr, exc))
             if exc.errno in CAPACITY_ERRORS:
                 self._waiting = []  # the next one would fail the same way
+            return None
+        try:
+            self._road.prepare(sock)
+        except OSError as exc:
+            self.discarded.append(sock)
+            self._failures.append((sockaddr, exc))
             return None
         sock.setblocking(False)
         tune(sock)

@@ -36,6 +36,7 @@ __all__ = [
     "NotSocks",
     "ProtocolError",
     "RefusedByRules",
+    "RoadError",
     "UnsupportedAddressType",
     "UnsupportedCommand",
 ]
@@ -48,16 +49,27 @@ class MinisocksError(Exception):
 class ConfigError(MinisocksError, ValueError):
     """A setting has a value that cannot be used.
 
-    ``option`` is the setting's name as the command line spells it.
+    ``option`` is the setting's name as the command line spells it; ``place`` is
+    where the value stands, which is there unless something else is said.
     """
 
-    def __init__(self, option: str, message: str) -> None:
+    def __init__(self, option: str, message: str, place: str = "") -> None:
         super().__init__(message)
         self.option = option
+        self.place = place or option
+
+    @property
+    def sentence(self) -> str:
+        """Place and message, in one line for people."""
+        return "%s: %s" % (self.place, self)
 
 
 class ListenError(MinisocksError, OSError):
     """A listener could not be opened; the message is one sentence for people."""
+
+
+class RoadError(MinisocksError, OSError):
+    """Targets can never be dialed as the settings say; one sentence for people."""
 
 
 class HandshakeError(MinisocksError):

@@ -117,6 +117,7 @@ class Proxy:
 
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
+            RoadError: targets can never be dialed as the settings say; likewise.
             RuntimeError: there is no room for a thread; likewise.  Or it has
                 been started already, and goes on.  Or ``listeners`` were given,
                 and the last ``stop`` has closed them.
@@ -300,6 +301,7 @@ class Proxy:
             resolver = Resolver(getaddrinfo_of(resolve))
         self.services = Services(self.config, resolver, self._hooks, self._journal)
         self.services.session_type = self.session_type
+        self.services.road.check()
         self.services.loop.start()
         self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
         pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])

@@ -21,6 +21,7 @@ from minisocks.loop import Loop
 from minisocks.record import Record
 from minisocks.relay import Lingering, Pair
 from minisocks.resolver import Resolver
+from minisocks.road import Road
 from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.wire import Rep, packed_ip
@@ -49,6 +50,7 @@ class Services:
         self.session_type: Callable[..., Session] = Session
         self.users = Users(config.credentials(), self.hooks.authenticate)
         self.rules = Rules(bool(self.users), config.allow_lan, config.open)
+        self.road = Road.of(config)
         self.loop = Loop()
         self.resolver = resolver or Resolver()
         #: Puts a session aside until its client says more.  The pool's lobby.

@@ -9,7 +9,15 @@ made from it.  A test proves that both name the same settings.
 from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.values import ListenAddress, check_user, encode, without_password
+from minisocks.values import (
+    ListenAddress,
+    check_interface,
+    check_preference,
+    check_source,
+    check_user,
+    encode,
+    without_password,
+)
 
 __all__ = [
     "CONFIG_FILE",
@@ -43,6 +51,14 @@ class Config(NamedTuple):
     connect_timeout: float = 120.0
     # Seconds that open connections get after TERM.
     grace: float = 10.0
+    # Which family of a name's addresses is tried first: ipv4, ipv6 or system.
+    prefer: str = "system"
+    # Addresses to connect from; none: the system chooses.
+    source: Tuple[str, ...] = ()
+    # Network interface to connect through; "": the system chooses.
+    interface: str = ""
+    # Mark of outgoing packets, for policy routing; 0: none.
+    mark: int = 0
     # No log line for each connection.
     quiet: bool = False
     # Log what health checks and scanners do, too.
@@ -77,6 +93,8 @@ class Config(NamedTuple):
             setting.check(getattr(self, setting.name))
         if not self.listen:
             raise ConfigError("--listen", "needs at least one address")
+        if len({":" in source for source in self.source}) < len(self.source):
+            raise ConfigError("--source", "takes one address of each family")
         return self
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
@@ -94,12 +112,12 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
     """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
     import difflib  # for mistakes only
 
     meant = difflib.get_close_matches(word, list(known), 1)
-    return "; did you mean %s?" % meant[0] if meant else ""
+    return "; did you mean %s?" % (shape % meant[0]) if meant else ""
 
 
 #: What people write for a flag, in the environment and in files.
@@ -110,7 +128,7 @@ _NO = ("0", "no", "false", "off")
 class Setting(NamedTuple):
     """One row: how a setting is spelled, read and explained.
 
-    ``kind`` is flag, seconds, count, or texts (may be repeated).  Numbers go
+    ``kind`` is flag, seconds, count, text, or texts (may be repeated).  Numbers go
     from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
     cannot be used.
     """
@@ -176,7 +194,7 @@ class Setting(NamedTuple):
                 raise ConfigError(self.option, "takes several values: a tuple, not a string")
             for text in value:
                 self._check_one(text)
-        elif self.kind in _NUMBERS:
+        elif self.kind != "flag":
             self._check_one(value)
 
     def shown(self, value: Any) -> str:
@@ -189,7 +207,8 @@ class Setting(NamedTuple):
 
     def _check_one(self, value: Any) -> None:
         if self.kind in _NUMBERS:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            fits = int if self.kind == "count" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, fits):
                 raise ConfigError(
                     self.option, "takes a %s, not %r" % (_NUMBERS[self.kind][1], value)
                 )
@@ -220,7 +239,14 @@ GROUPS = (
 _LISTENING, _WHO, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
 
 #: Not among the others: it says where they are, so it is in no ``Config``.
-CONFIG_FILE = Setting(_SERVICE, "config", "text", "Read settings from this ini file.", "FILE", "-c")
+CONFIG_FILE = Setting(
+    _SERVICE,
+    "config",
+    "text",
+    "Read settings from this ini file; what the command line and the environment say wins.",
+    "FILE",
+    "-c",
+)
 
 SETTINGS = (
     Setting(
@@ -237,7 +263,7 @@ SETTINGS = (
         _WHO,
         "user",
         "texts",
-        "Let clients in with this password (it shows in ps: for trying out). May be repeated.",
+        "Let clients in with this password. It shows in ps: for trying out. May be repeated.",
         "NAME:PASSWORD",
         accept=check_user,
     ),
@@ -256,8 +282,8 @@ SETTINGS = (
         _TIME,
         "handshake_timeout",
         "seconds",
-        "For all that the client must say.",
-        "SECONDS",
+        "For all that a client must say.",
+        "SECS",
         least=0.1,
         most=3600,
     ),
@@ -265,8 +291,8 @@ SETTINGS = (
         _TIME,
         "connect_timeout",
         "seconds",
-        "To reach the target, names included.",
-        "SECONDS",
+        "To find and reach the target.",
+        "SECS",
         least=0.1,
         most=3600,
     ),
@@ -274,10 +300,43 @@ SETTINGS = (
         _TIME,
         "grace",
         "seconds",
-        "For open connections after TERM or INT.",
-        "SECONDS",
+        "For open connections after TERM.",
+        "SECS",
         least=0,
         most=86400,
+    ),
+    Setting(
+        _ROAD,
+        "prefer",
+        "text",
+        "Which addresses of a name to try first: ipv4, ipv6, or as the system says.",
+        "FAMILY",
+        accept=check_preference,
+    ),
+    Setting(
+        _ROAD,
+        "source",
+        "texts",
+        "Connect from this address of this host, to targets of its family only. May be repeated, "
+        "once for each family.",
+        "ADDRESS",
+        accept=check_source,
+    ),
+    Setting(
+        _ROAD,
+        "interface",
+        "text",
+        "Connect through this network interface (Linux).",
+        "NAME",
+        accept=check_interface,
+    ),
+    Setting(
+        _ROAD,
+        "mark",
+        "count",
+        "Mark outgoing packets, for policy routing (Linux, as root).",
+        "N",
+        most=2**32 - 1,
     ),
     Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
     Setting(_LOGGING, "verbose", "flag", "Log health checks and scanners too.", "", "-v"),

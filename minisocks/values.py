@@ -5,7 +5,15 @@ from typing import NamedTuple
 from minisocks.errors import ConfigError
 from minisocks.wire import MAX_FIELD_BYTES, packed_ip
 
-__all__ = ["ListenAddress", "check_user", "encode", "without_password"]
+__all__ = [
+    "ListenAddress",
+    "check_interface",
+    "check_preference",
+    "check_source",
+    "check_user",
+    "encode",
+    "without_password",
+]
 
 
 class ListenAddress(NamedTuple):
@@ -95,3 +103,36 @@ def check_user(text: str) -> None:
             raise ConfigError(
                 "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
             )
+
+
+def check_preference(text: str) -> None:
+    """Accept ipv4, ipv6 or system.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if text not in ("ipv4", "ipv6", "system"):
+        raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
+
+
+def check_source(text: str) -> None:
+    """Accept an IPv4 or IPv6 address.
+
+    Raises:
+        ConfigError: it is none, or one that no packet can come from.
+    """
+    ip = packed_ip(text)
+    if ip is None or "%" in text:
+        raise ConfigError("--source", "%r is no address; write one that this host has" % text)
+    if not any(ip):
+        raise ConfigError("--source", "%r is every address; leave it out to mean that" % text)
+
+
+def check_interface(text: str) -> None:
+    """Accept what may be the name of a network interface, or nothing.
+
+    Raises:
+        ConfigError: no interface can be called so.
+    """
+    if len(encode(text)) > 15 or "/" in text or any(c.isspace() or c == "\0" for c in text):
+        raise ConfigError("--interface", "no interface can be called %r" % text)

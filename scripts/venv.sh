@@ -88,7 +88,8 @@ requirements() {
 
 # environment NAME [EXTRA...]: set $env to a virtual environment of $executable
 # that holds what minisocks and the extras require, but not minisocks itself,
-# which always comes from the checkout.
+# which always comes from the checkout. What the extra "oldest" requires goes to
+# a folder beside the rest, $env/oldest, for tests that put it first.
 #
 # The folder is named after what it was made from, appears by one rename once
 # it is complete, and is never changed after that. So one that exists is whole
@@ -97,14 +98,18 @@ requirements() {
 environment() {
     name=$1
     shift
+    oldest=
     required=$(
         requirements options install_requires
         for extra; do
-            requirements options.extras_require "$extra"
+            [ "$extra" = oldest ] || requirements options.extras_require "$extra"
         done
     )
+    for extra; do
+        [ "$extra" != oldest ] || oldest=$(requirements options.extras_require oldest)
+    done
     [ -n "$required" ] || die "cannot read the requirements in $root/setup.cfg"
-    key=$(printf '%s\n' "$executable" "$required" | cksum)
+    key=$(printf '%s\n' "$executable" "$required" "$oldest" | cksum)
     env=$root/.venv/$name-$version-${key%% *}
     [ -x "$env/bin/python" ] || make_environment
 }
@@ -154,5 +159,7 @@ fill_environment() (
             "$new/env/bin/python" -m pip install --quiet --upgrade 'pip<22' || exit 1
             ;;
     esac
-    "$new/env/bin/python" -m pip install --quiet --requirement "$new/requirements"
+    "$new/env/bin/python" -m pip install --quiet --requirement "$new/requirements" || exit 1
+    [ -z "$oldest" ] ||
+        "$new/env/bin/python" -m pip install --quiet --target "$new/env/oldest" "$oldest"
 )

@@ -1,6 +1,8 @@
 """Fixtures, made from what ``support`` has."""
 
 import logging
+import os
+import sys
 
 import pytest
 
@@ -9,6 +11,9 @@ from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
 # As if this package were installed, which it need not be for its own tests.
 __all__ = ["make_socks_proxy", "socks_proxy"]
+
+#: The oldest click that the command line runs with, where scripts/test has put it.
+OLDEST_CLICK = os.path.join(sys.prefix, "oldest")
 
 
 @pytest.fixture
@@ -30,6 +35,15 @@ def access_log():
     """The access log's lines, while the test runs."""
     with support.access_log_kept() as kept:
         yield kept
+
+
+@pytest.fixture(params=["newest", "oldest"])
+def every_click(request, monkeypatch):
+    """Have child processes use this environment's click, then the oldest one."""
+    if request.param == "oldest":
+        if not os.path.isdir(OLDEST_CLICK):
+            pytest.skip("no click 7.1 beside this environment; scripts/test makes one")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((OLDEST_CLICK, support.ROOT)))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import time
 from minisocks import Proxy
 
 #: For a wait that ends much earlier when all is well, in seconds.
-TIMEOUT = 20.0 * float(os.environ.get("MINISOCKS_TEST_SCALE", "1"))
+TIMEOUT = 20.0 * float(os.environ.get("TEST_SCALE", "1"))
 
 LINGER_RESET = struct.pack("ii", 1, 0)
 CONNECT, BIND, UDP_ASSOCIATE = 1, 2, 3
@@ -294,6 +294,37 @@ def run_proxy(resolver=None, listen=("127.0.0.1:0",), listeners=(), **settings):
         yield proxy
 
 
+#: The project's folder, where ``python -m minisocks`` finds the package.
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def environment(**variables):
+    """Return the environment for a child: none but *variables*, as cron gives it.
+
+    With the click that the test asks for (see ``every_click``), and no other.
+    """
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return dict(variables, **{"PYTHONPATH": path[0]} if path[0].endswith("oldest") else {})
+
+
+def run_command(*args, **kwargs):
+    """Run ``python -m minisocks`` to its end; return status, stdout and stderr.
+
+    Warnings are errors there.
+    """
+    kwargs.setdefault("cwd", ROOT)
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "minisocks"] + list(args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        universal_newlines=True,
+        timeout=60,
+        **kwargs,
+    )
+    return child.returncode, child.stdout, child.stderr
+
+
 class CommandLine:
     """``python -m minisocks`` as its own process, ended by its id.
 
@@ -361,6 +392,13 @@ class CommandLine:
             self.end(None)
 
 
+def one_connection(command, target):
+    """Have a child process serve a whole connection to *target*, which echoes."""
+    with Talk.to(command.ports[0]) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        talk.send(b"12345").expect(b"12345").finish().expect_eof()
+
+
 class CountingPoller:
     """A poller that counts the rounds of its loop."""
 
@@ -401,9 +439,7 @@ class AccessLog(logging.Handler):
 
     def wait_for(self, part):
         """Return the first line that contains *part*, waiting for it."""
-        wait_until(
-            lambda: any(part in line for line in self.lines), "a line with %r" % part
-        )
+        wait_until(lambda: any(part in line for line in self.lines), "a line with %r" % part)
         return next(line for line in self.lines if part in line)
 
 

@@ -21,7 +21,7 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__ pytest_plugin
     cli testing
-    foreground
+    announce foreground
     __init__
     proxy
     server
@@ -32,16 +32,18 @@ ABOVE = """
     auth
     hooks
     dialer journal
+    road
     resolver reporter
     relay
     loop record
-    deadline compat
+    deadline compat machine
 """
 
 #: No socket objects, threads, clock or log from here on.
 BELOW = """
     handshake
-    rules settings sniff socks4 socks5
+    layers
+    inifile rules settings sniff socks4 socks5
     values
     client stats
     networks stream

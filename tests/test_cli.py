@@ -1,63 +1,30 @@
 """The command line: what it says, how it exits, and that nothing keeps it from starting."""
 
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
-import minisocks
-from minisocks.settings import SETTINGS, option_name
 from support import (
     GREETING,
+    ROOT,
     TIMEOUT,
     CommandLine,
-    FakeTarget,
     Talk,
     closed_port,
+    environment,
+    one_connection,
     password_message,
+    run_command,
     socks5,
     wait_until,
 )
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def run(*args, **kwargs):
-    """Run it to its end; return exit status, stdout and stderr."""
-    kwargs.setdefault("cwd", ROOT)
-    child = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "minisocks"] + list(args),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        universal_newlines=True,
-        timeout=60,
-        **kwargs,
-    )
-    return child.returncode, child.stdout, child.stderr
-
-
-def test_version():
-    """--version says the version, on stdout, and exits 0."""
-    status, out, err = run("--version")
-    assert (0, "") == (status, err)
-    assert minisocks.__version__ in out
-
-
-@pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_names_every_setting(option):
-    """--help shows every option, and exits 0."""
-    status, out, err = run(option)
-    assert (0, "") == (status, err)
-    for setting in SETTINGS:
-        assert option_name(setting.name) in out
-        assert not setting.short or setting.short + "," in out
+pytestmark = pytest.mark.usefixtures("every_click")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +54,7 @@ def test_help_names_every_setting(option):
 )
 def test_wrong_usage_is_one_sentence_that_names_the_option(args, option):
     """A wrong option or value exits 2 with one line that says which, and no traceback."""
-    status, out, err = run(*args)
+    status, out, err = run_command(*args)
     assert (2, "") == (status, out)
     assert 1 == err.count("\n")
     assert err.startswith("minisocks: ")
@@ -100,7 +67,7 @@ def test_a_port_that_is_taken_is_one_sentence():
         other.bind(("127.0.0.1", 0))
         other.listen(1)
         port = other.getsockname()[1]
-        status, out, err = run("-l", "0", "-l", str(port))
+        status, out, err = run_command("-l", "0", "-l", str(port))
     assert (1, "") == (status, out)
     assert 1 == err.count("\n")
     assert err.startswith("minisocks: ")
@@ -112,7 +79,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
     """A unix socket's path that is a file exits 1, and the file is still there."""
     path = tmp_path / "precious"
     path.write_text("x")
-    status, _, err = run("-l", "unix:%s" % path)
+    status, _, err = run_command("-l", "unix:%s" % path)
     assert (1, 1, True) == (status, err.count("\n"), path.exists())
     assert str(path) in err
 
@@ -121,22 +88,73 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
 def test_it_says_where_it_listens(more):
     """A line for each listener with the real port, who may come in, a curl line; also with -q."""
     with CommandLine("-l", "0", "-l", "127.0.0.2:0", *more) as command:
+        assert [] == [line for line in command.lines if "\x1b" in line]
         assert 2 == len(set(command.ports))
         assert all(command.ports)
         for host, port in zip(("127.0.0.1", "127.0.0.2"), command.ports):
             with Talk.to(port, host) as talk:
                 talk.send(GREETING).expect(b"\x05\x00")
-        assert any("may come in" in line for line in command.lines)
+        assert any(
+            "may come in: clients on this host, without a password" == line
+            for line in command.lines
+        )
+        (room,) = [line for line in command.lines if line.startswith("room for ")]
+        assert re.match(
+            r"room for about \d+ connections \(\d+ descriptors, 2 each; "
+            r"\d+ MiB of memory free, 10 KiB each idle\); 256 unfinished handshakes$",
+            room,
+        )
         assert command.lines[0].startswith("listening on 127.0.0.1:%d " % command.ports[0])
         curl = "curl --proxy socks5h://127.0.0.1:%d " % command.ports[0]
         assert curl in command.wait_for_line("try it")
         assert 0 == command.end()
 
 
-def one_connection(command, target):
-    with Talk.to(command.ports[0]) as talk:
-        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
-        talk.send(b"12345").expect(b"12345").finish().expect_eof()
+def on_a_terminal(*args, **variables):
+    """Run it to its end with stderr on a terminal; return what that shows."""
+    terminal, theirs = os.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minisocks"] + list(args),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=dict(os.environ, TERM="xterm", **variables),
+            cwd=ROOT,
+        )
+        os.close(theirs)
+        shown = b""
+        while b"try it" not in shown and b"no command" not in shown:
+            shown += os.read(terminal, 4096)
+        process.terminate()
+        process.wait(TIMEOUT)
+        return shown.decode("ascii")
+    finally:
+        os.close(terminal)
+
+
+def test_a_terminal_gets_colour():
+    """On a terminal the lines' heads are coloured, unless it says NO_COLOR."""
+    for args, head in ((["-l", "0"], "listening on"), (["xyzzy"], "minisocks:")):
+        assert re.search(r"\x1b\[3\dm\x1b\[1m%s\x1b\[0m " % head, on_a_terminal(*args))
+        assert "\x1b" not in on_a_terminal(*args, NO_COLOR="1")
+
+
+def test_it_serves_as_the_file_says(tmp_path, target):
+    """-c FILE: listeners, users and the log are those of the file; the command line wins."""
+    path = tmp_path / "minisocks.ini"
+    path.write_text("[minisocks]\nlisten =\n  0\n  127.0.0.2:0\nuser = ann:s3cret\nquiet = yes\n")
+    path.chmod(0o600)
+    with CommandLine("-c", str(path), "--no-quiet") as command:
+        assert ["127.0.0.1", "127.0.0.2"] == [
+            line.split()[2].partition(":")[0] for line in command.lines[:2]
+        ]
+        with Talk.to(command.ports[1], "127.0.0.2") as talk:
+            talk.send(b"\x05\x01\x02" + password_message(b"ann", b"s3cret"))
+            talk.expect(b"\x05\x02\x01\x00").send(socks5("127.0.0.1", target.port))
+            assert 0 == talk.receive_reply5()[0]
+        command.wait_for_line("user='ann'")
+        assert 0 == command.end()
 
 
 def test_a_connection_is_one_line(target):
@@ -190,7 +208,7 @@ def test_a_password_is_never_shown(target):
 @pytest.mark.parametrize("user", ["karl:", ":s3same", "karl:" + "s3same" * 60, "s3same"])
 def test_a_password_that_cannot_be_used_is_not_shown_either(user):
     """The sentence about a wrong --user does not repeat it."""
-    status, out, err = run("--user", user)
+    status, out, err = run_command("--user", user)
     assert 2 == status
     assert "s3same" not in out + err
 
@@ -200,7 +218,7 @@ def test_a_password_that_cannot_be_used_is_not_shown_either(user):
 
 def test_it_starts_with_an_empty_environment(target):
     """No PATH, no LANG, no HOME: it serves."""
-    with CommandLine("-l", "0", env={}) as command:
+    with CommandLine("-l", "0", env=environment()) as command:
         one_connection(command, target)
         assert 0 == command.end()
         assert [] == [line for line in command.lines if "Trace" in line]
@@ -208,8 +226,8 @@ def test_it_starts_with_an_empty_environment(target):
 
 def test_help_and_mistakes_with_an_empty_environment():
     """--help and a wrong option work there, too."""
-    assert 0 == run("--help", env={})[0]
-    assert 2 == run("--nonsense", env={})[0]
+    assert 0 == run_command("--help", env=environment())[0]
+    assert 2 == run_command("--nonsense", env=environment())[0]
 
 
 def test_it_runs_from_another_directory(tmp_path, target):
@@ -301,7 +319,7 @@ def test_ctrl_c_during_the_start_is_no_traceback(tmp_path, moment):
     path.parent.mkdir(exist_ok=True)
     path.write_text(INTERRUPT + code)
     env = dict(os.environ, PYTHONPATH=str(tmp_path))
-    status, out, err = run("-l", "0", env=env)
+    status, out, err = run_command("-l", "0", env=env)
     assert "Traceback" not in err
     assert "Interrupt" not in err
     # 0: it was ready to serve, and to end.
@@ -315,94 +333,3 @@ def test_a_signal_right_after_the_first_line_is_one(target):
             command.wait_for_line("listening on")
             assert 0 == command.end(number)
             assert [] == [line for line in command.lines if "Trace" in line]
-
-
-# Idle
-
-IMPATIENT = """
-import sys
-import minisocks.pool, minisocks.resolver
-minisocks.pool.IDLE_SECONDS = minisocks.resolver.IDLE_SECONDS = 0.2
-from minisocks.cli import main
-del sys.argv[1:4]  # python -m minisocks
-sys.exit(main())
-"""
-
-
-def system_calls(pid, path, seconds):
-    """Return the system calls that a process makes in *seconds*; skip if they cannot be seen."""
-    if shutil.which("strace") is None:
-        pytest.skip("no strace here")
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-o", str(path), "-p", str(pid)],
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-    )
-    try:
-        line = tracer.stderr.readline()
-        if "attached" not in line:
-            pytest.skip("strace may not attach: %s" % line)
-        # Being attached to interrupts the waits, which the interpreter then resumes.
-        threading.Event().wait(0.4)
-        settled = path.read_text().count("\n")
-        threading.Event().wait(seconds)
-    finally:
-        if tracer.poll() is None:
-            tracer.send_signal(signal.SIGINT)
-        tracer.wait(TIMEOUT)
-        tracer.stderr.close()
-    lines = path.read_text().splitlines()[settled:]
-    return [line for line in lines if " = " in line or "resumed>" in line]
-
-
-def count_threads(pid):
-    return len(os.listdir("/proc/%d/task" % pid))
-
-
-@pytest.mark.parametrize("when", ["start", "traffic", "connected"])
-def test_an_idle_process_makes_no_system_call(tmp_path, target, when):
-    """It sleeps: after the start, after traffic, and with connections that are silent."""
-    prefix = [sys.executable, "-c", IMPATIENT]
-    talks = []
-    with CommandLine("-l", "0", prefix=prefix) as command:
-        pid = command.process.pid
-        if when != "start":
-            for host in ("127.0.0.1", b"localhost"):
-                with Talk.to(command.ports[0]) as talk:
-                    assert 0 == talk.connect5(host, target.port)[0]
-                    talk.send(b"x").expect(b"x")
-            with Talk.to(command.ports[0]) as talk:
-                assert 5 == talk.connect5("127.0.0.1", closed_port())[0]
-        if when == "connected":
-            for _ in range(3):
-                talks.append(Talk.to(command.ports[0]))
-                talks[-1].connect5("127.0.0.1", target.port)
-            talks[0].finish()
-            talks[0].expect_eof()
-        # Main, loop and four handlers at most: the resolver's threads have gone.
-        wait_until(lambda: count_threads(pid) <= 6)
-        time.sleep(0.3)  # nothing tells the end of what the traffic has left to do
-        calls = system_calls(pid, tmp_path / "trace", 1.0)
-        for talk in talks:
-            talk.close()
-        assert [] == calls
-        assert 0 == command.end()
-
-
-def test_the_look_at_system_calls_sees_them(tmp_path):
-    """The test above would see a call, were there one."""
-    with FakeTarget() as target, CommandLine("-l", "0") as command:
-        ticking = threading.Event()
-
-        def tick():
-            while not ticking.wait(0.1):
-                Talk.to(command.ports[0]).close()
-
-        thread = threading.Thread(target=tick)
-        thread.start()
-        try:
-            assert system_calls(command.process.pid, tmp_path / "trace", 0.5)
-        finally:
-            ticking.set()
-            thread.join()
-        one_connection(command, target)

@@ -4,7 +4,8 @@ import os
 import re
 import textwrap
 
-from minisocks.settings import SETTINGS, option_name
+from minisocks.layers import layered
+from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 README = os.path.join(ROOT, "README.rst")
@@ -12,25 +13,29 @@ TABLE = re.compile(r"(\.\. options begin\n).*?(\.\. options end)", re.S)
 
 
 def spelling(setting):
-    names = ", ".join(name for name in (setting.short, option_name(setting.name)) if name)
+    names = ", ".join(name for name in (setting.short, setting.option) if name)
     return ("%s %s" % (names, setting.metavar)).rstrip()
 
 
 def default(setting):
-    if setting.kind == "flag" or setting.default == ():
+    if setting is CONFIG_FILE or not setting.default:
         return ""
-    value = " ".join(setting.default) if setting.kind == "texts" else "%g" % setting.default
-    return " Default: %s." % value
+    values = setting.default if setting.kind == "texts" else (setting.default,)
+    return " Default: %s." % " ".join(setting.shown(value) for value in values)
 
 
 def options_table():
-    """Return the options as an RST definition list."""
+    """Return the options as RST definition lists under the names of their groups."""
     parts = []
-    for setting in SETTINGS:
-        body = textwrap.fill(
-            setting.help + default(setting), 86, initial_indent="    ", subsequent_indent="    "
-        )
-        parts.append("``%s``\n%s\n" % (spelling(setting), body))
+    for group in GROUPS:
+        rows = [setting for setting in (CONFIG_FILE,) + SETTINGS if setting.group == group]
+        if rows:
+            parts.append("**%s**\n" % group)
+        for setting in rows:
+            body = textwrap.fill(
+                setting.help + default(setting), 86, initial_indent="    ", subsequent_indent="    "
+            )
+            parts.append("``%s``\n%s\n" % (spelling(setting), body))
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -50,6 +55,16 @@ def test_options_are_not_stale():
 
     assert TABLE.search(text)
     assert with_table(text) == text
+
+
+def test_the_file_shown_is_a_file_that_works():
+    """The README's ini file sets what it says it sets."""
+    (block,) = re.findall(r"(?m)^(    \[minisocks\]\n(?:    .*\n|\n)+)", read())
+    config = layered({}, {}, textwrap.dedent(block), "README").config
+
+    assert ("127.0.0.1:1080", "[::1]:1080") == config.listen
+    assert ("ann:secret", "bob:hunter2") == config.user
+    assert (5.0, True) == (config.grace, config.quiet)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""Command line over environment over file over default, each value with its source.
+
+Pure: the caller has read the file and the environment.
+"""
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from minisocks.errors import ConfigError
+from minisocks.inifile import Entry, parse
+from minisocks.settings import CONFIG_FILE, SETTINGS, Config, Setting, closest
+
+__all__ = ["Layered", "layered"]
+
+SECTION = "minisocks"
+_PREFIX = "MINISOCKS_"
+
+
+class Layered(NamedTuple):
+    """The settings in force.  ``sources`` says by name where each comes from, in
+    words; ``unknown`` has the variables that begin like ours and are none."""
+
+    config: Config
+    sources: Dict[str, str]
+    unknown: Tuple[str, ...]
+
+
+class _Found(NamedTuple):
+    """One setting in one layer: the source in words, and texts with their places."""
+
+    source: str
+    texts: Sequence[Tuple[str, str]]
+
+
+def layered(
+    given: Mapping[str, Any], environ: Mapping[str, str], file: str = "", file_name: str = ""
+) -> Layered:
+    """Lay *given* (the command line's texts, by setting) over *environ* over *file*.
+
+    Of a setting that may be repeated, the highest layer that has it counts, and
+    counts alone.
+
+    Raises:
+        ConfigError: something cannot be used; its place is where that stands.
+    """
+    layers = [_from_file(file, file_name), _from_environment(environ), _from_command_line(given)]
+    values: Dict[str, Any] = {}
+    sources = {setting.name: "default" for setting in SETTINGS}
+    for layer in layers:
+        for setting in SETTINGS:
+            if setting.name in layer:
+                # Every layer is read, also one that is covered: a mistake in
+                # the file would else lie in wait until a variable is unset.
+                values[setting.name] = _value(setting, layer[setting.name])
+                sources[setting.name] = layer[setting.name].source
+    return Layered(Config()._replace(**values).checked(), sources, _unknown(environ))
+
+
+def _value(setting: Setting, found: _Found) -> Any:
+    values = []
+    for text, place in found.texts:
+        try:
+            values.append(setting.read(text))
+        except ConfigError as exc:
+            raise ConfigError(setting.option, str(exc), place) from None
+    return tuple(values) if setting.kind == "texts" else values[-1]
+
+
+def _from_command_line(given: Mapping[str, Any]) -> Dict[str, _Found]:
+    found = {}
+    for setting in SETTINGS:
+        value = given.get(setting.name)
+        if value is None or value == ():
+            continue
+        if setting.kind == "flag":
+            value = setting.shown(value)
+        texts = value if setting.kind == "texts" else [value]
+        found[setting.name] = _Found("command line", [(text, setting.option) for text in texts])
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> Dict[str, _Found]:
+    found = {}
+    for setting in SETTINGS:
+        variable = setting.variable
+        text = environ.get(variable, "")
+        texts = text.split("\n") if setting.kind == "texts" else [text]
+        texts = [line.strip() for line in texts if line.strip()]
+        # Empty is unset: that is how shells and containers take one back.
+        if texts:
+            found[setting.name] = _Found(variable, [(line, variable) for line in texts])
+    return found
+
+
+def _from_file(text: str, name: str) -> Dict[str, _Found]:
+    known = {setting.key: setting for setting in SETTINGS}
+    found: Dict[str, _Found] = {}
+    for entry in parse(text, name):
+        place = "%s, line %d" % (name, entry.line)
+        if entry.section != SECTION:
+            raise ConfigError(
+                "--config",
+                "no section is called [%s]%s" % (entry.section, closest(entry.section, [SECTION])),
+                place,
+            )
+        setting = known.get(entry.key.replace("_", "-"))
+        if setting is None:
+            raise ConfigError("--config", _no_such_key(entry.key, known), place)
+        if setting.name in found:
+            raise ConfigError(setting.option, _again(setting), place)
+        found[setting.name] = _Found(place, _texts(setting, entry, name))
+    return found
+
+
+def _texts(setting: Setting, entry: Entry, name: str) -> List[Tuple[str, str]]:
+    texts = [(text, "%s, line %d: %s" % (name, line, setting.key)) for line, text in entry.values]
+    where = "%s, line %d: %s" % (name, entry.line, setting.key)
+    if not texts:
+        raise ConfigError(setting.option, "has no value", where)
+    if setting.kind != "texts" and len(texts) > 1:
+        raise ConfigError(setting.option, "takes one value, not %d" % len(texts), where)
+    return texts
+
+
+def _no_such_key(key: str, known: Mapping[str, Setting]) -> str:
+    if key.replace("_", "-") == CONFIG_FILE.key:
+        return "a file cannot name another one"
+    return "no setting is called %r%s" % (key, closest(key.replace("_", "-").lower(), known))
+
+
+def _again(setting: Setting) -> str:
+    if setting.kind == "texts":
+        return "%s is there twice; write its values below each other, indented" % setting.key
+    return "%s is there twice" % setting.key
+
+
+def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
+    """Return the variables called MINISOCKS_... that are no settings.
+
+    Raises:
+        ConfigError: one resembles a setting: it was meant to be one.
+    """
+    known = [setting.variable for setting in (CONFIG_FILE, *SETTINGS)]
+    others = [name for name in sorted(environ) if name.startswith(_PREFIX)]
+    others = [name for name in others if name not in known]
+    for name in others:
+        meant = closest(name[len(_PREFIX) :], [v[len(_PREFIX) :] for v in known], _PREFIX + "%s")
+        if meant:
+            raise ConfigError("", "no setting is called so%s" % meant, name)
+    return tuple(others)

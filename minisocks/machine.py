@@ -1,0 +1,100 @@
+"""What this machine has room for: descriptors and memory."""
+
+from typing import Iterable, List, NamedTuple, Optional
+
+__all__ = ["Room", "find_room", "raise_descriptor_limit"]
+
+#: For the listeners, the loop, the threads, the log, and what else is open.
+SPARE_DESCRIPTORS = 32
+#: Client and upstream.
+DESCRIPTORS_EACH = 2
+#: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
+#: what the kernel needs for two sockets.
+BYTES_EACH = 10 * 1024
+
+
+class Room(NamedTuple):
+    """How many connections fit, by what is the scarcest; None: nobody knows."""
+
+    connections: Optional[int]
+    descriptors: Optional[int]
+    memory_bytes: Optional[int]
+
+    def __str__(self) -> str:
+        """Return one sentence for people."""
+        if self.connections is None:
+            return "nobody knows how many connections fit here"
+        reasons = []
+        if self.descriptors is not None:
+            reasons.append("%d descriptors, %d each" % (self.descriptors, DESCRIPTORS_EACH))
+        if self.memory_bytes is not None:
+            reasons.append(
+                "%d MiB of memory free, %d KiB each idle"
+                % (self.memory_bytes >> 20, BYTES_EACH >> 10)
+            )
+        return "about %d connections (%s)" % (self.connections, "; ".join(reasons))
+
+
+def find_room(descriptors: Optional[int]) -> Room:
+    """Return what fits beside all that is open now, with so many *descriptors*."""
+    memory = _available_memory()
+    fits = []
+    if descriptors is not None:
+        fits.append(max(0, descriptors - SPARE_DESCRIPTORS) // DESCRIPTORS_EACH)
+    if memory is not None:
+        fits.append(memory // BYTES_EACH)
+    return Room(min(fits) if fits else None, descriptors, memory)
+
+
+def raise_descriptor_limit() -> Optional[int]:
+    """Raise the soft limit to the hard one; return it where there is one."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        limit = hard
+    except (OSError, ValueError):
+        limit = soft
+    return limit if limit > 0 else None  # -1 is "no limit"
+
+
+def _available_memory() -> Optional[int]:
+    """Return the bytes that can still be had: of the machine, and of our cgroup."""
+    known = [
+        amount
+        for amount in (
+            _number("/proc/meminfo", "MemAvailable:", 1024),
+            _left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+            _left(
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            ),
+        )
+        if amount is not None
+    ]
+    return min(known) if known else None
+
+
+def _left(limit_file: str, used_file: str) -> Optional[int]:
+    limit, used = _number(limit_file), _number(used_file)
+    return None if limit is None or used is None else max(0, limit - used)
+
+
+def _number(path: str, label: str = "", unit: int = 1) -> Optional[int]:
+    """Return the number behind *label* (the file's first word without one)."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            words = _words_behind(file, label)
+            return int(words[0]) * unit
+    except (OSError, ValueError, IndexError):
+        return None  # not Linux, no such limit ("max"), or nothing we know
+
+
+def _words_behind(lines: Iterable[str], label: str) -> List[str]:
+    for line in lines:
+        if line.startswith(label):
+            return line[len(label) :].split()
+    return []

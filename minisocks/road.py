@@ -1,0 +1,109 @@
+"""The road out: from which address, interface and mark targets are dialed."""
+
+import errno
+import logging
+import socket
+import struct
+import sys
+from typing import Dict, List, NamedTuple, Sequence
+
+from minisocks.compat import close_quietly
+from minisocks.errors import RoadError
+from minisocks.resolver import Sockaddr
+from minisocks.settings import Config
+
+__all__ = ["Road"]
+
+log = logging.getLogger("minisocks")
+
+#: What has no name in older Pythons: choose the port at connect, when the
+#: target is known, so that one port serves many targets.
+_LATE_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24 if sys.platform == "linux" else None)
+
+_FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+
+_UINT = struct.Struct("=I")
+
+#: What no waiting mends, unlike an address or interface that is not up yet.
+_FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
+
+
+class Road(NamedTuple):
+    """How to leave this host.  Immutable; any thread.
+
+    ``sources`` by family; when there are some, a family without one is not used:
+    who sets a source wants no packet to go another way.
+    """
+
+    prefer: int = 0
+    sources: Dict[int, str] = {}
+    interface: str = ""
+    mark: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> "Road":
+        """Return what *config* says."""
+        sources: Dict[int, str] = {
+            socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in config.source
+        }
+        return cls(_FAMILIES.get(config.prefer, 0), sources, config.interface, config.mark)
+
+    def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
+        """Return *addresses* with the preferred family first, else in their order."""
+        if not self.prefer:
+            return list(addresses)
+        return sorted(addresses, key=lambda address: address[0] != self.prefer)
+
+    def prepare(self, sock: socket.socket) -> None:
+        """Set *sock* up, before it is connected.
+
+        Raises:
+            OSError: it cannot leave as it should.
+        """
+        if self.mark:
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_MARK"), _UINT.pack(self.mark))
+        if self.interface:
+            name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
+        if self.sources:
+            source = self.sources.get(sock.family)
+            if source is None:
+                raise OSError(errno.ENETUNREACH, "no --source of this family")
+            if _LATE_PORT is not None:
+                try:
+                    sock.setsockopt(socket.IPPROTO_IP, _LATE_PORT, 1)
+                except OSError:
+                    pass  # an old kernel: the port is chosen now
+            sock.bind((source, 0))
+
+    def check(self) -> None:
+        """Try it once, without sending anything; warn of what may still come up.
+
+        Raises:
+            RoadError: it will never work.
+        """
+        for family in self.sources or (socket.AF_INET,):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                self.prepare(sock)
+            except OSError as exc:
+                sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
+                if exc.errno in _FOR_GOOD:
+                    raise RoadError(exc.errno, sentence) from exc
+                log.warning("%s; going on, it may come up", sentence)
+            finally:
+                close_quietly(sock)
+
+    def __str__(self) -> str:
+        """Return the options that say so."""
+        words = ["--source %s" % source for source in self.sources.values()]
+        words += ["--interface %s" % self.interface] if self.interface else []
+        words += ["--mark %d" % self.mark] if self.mark else []
+        return " ".join(words) or "the system's own choice"
+
+
+def _option(name: str) -> int:
+    number = getattr(socket, name, None)
+    if number is None:
+        raise OSError(errno.ENOPROTOOPT, "this system has no %s" % name)
+    return int(number)

@@ -1,0 +1,167 @@
+"""``minisocks check``: the settings in force, their sources, who may come in."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minisocks.settings import SETTINGS, Config
+from support import environment, run_command
+
+pytestmark = pytest.mark.usefixtures("every_click")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """An ini file that its owner alone may read."""
+    path = tmp_path / "minisocks.ini"
+    path.write_text("[minisocks]\nlisten =\n  0\n  [::1]:0\nuser = ann:s3cret\ngrace = 5\n")
+    path.chmod(0o600)
+    return path
+
+
+def check(*args, **variables):
+    status, out, err = run_command("check", *args, env=environment(**variables))
+    assert (0, "") == (status, err)
+    return out
+
+
+def test_defaults():
+    """Without anything given, every setting is there with its default."""
+    lines = check().splitlines()
+    rows = [line.split() for line in lines[: lines.index("")]]
+
+    assert [s.key for s in SETTINGS] == [row[0] for row in rows]
+    assert {"default"} == {row[-1] for row in rows}
+    assert ["listen", "127.0.0.1:1080", "default"] in rows
+    assert ["user", "none", "default"] in rows
+    assert ["grace", "10", "s", "default"] in rows
+    assert "may come in: clients on this host, without a password" == lines[-1]
+
+
+def test_each_value_says_where_it_comes_from(file):
+    """File and line, variable, command line; passwords are not shown."""
+    out = check("-c", str(file), "--no-quiet", MINISOCKS_GRACE="7")
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+
+    assert "listen 0 %s, line 2" % file in rows
+    assert "listen [::1]:0 %s, line 2" % file in rows
+    assert "user ann:... %s, line 5" % file in rows
+    assert "grace 7 s MINISOCKS_GRACE" in rows
+    assert "quiet no command line" in rows
+    assert "may come in: any client that has a password" == rows[-1]
+    assert "s3cret" not in out
+
+
+def test_json(file):
+    """The same for programs: values as what they are, without passwords."""
+    data = json.loads(check("--json", "-c", str(file), "--allow-lan"))
+
+    assert {s.key for s in SETTINGS} == set(data["settings"])
+    assert {"value": ["0", "[::1]:0"], "source": "%s, line 2" % file} == data["settings"]["listen"]
+    assert {"value": ["ann:..."], "source": "%s, line 5" % file} == data["settings"]["user"]
+    assert {"value": 5.0, "source": "%s, line 6" % file} == data["settings"]["grace"]
+    assert {"value": True, "source": "command line"} == data["settings"]["allow-lan"]
+    assert {"value": Config().quiet, "source": "default"} == data["settings"]["quiet"]
+    assert "without a password, any other client with one" in data["may_come_in"]
+
+
+def test_file_may_be_named_by_the_environment(file):
+    """MINISOCKS_CONFIG is what -c is; -c wins."""
+    other = file.parent / "other.ini"
+    other.write_text("[minisocks]\ngrace = 99\n")
+
+    assert "grace              5 s" in check(MINISOCKS_CONFIG=str(file))
+    assert "grace              99 s" in check("-c", str(other), MINISOCKS_CONFIG=str(file))
+
+
+@pytest.mark.parametrize(
+    "args, variables, sentence",
+    [
+        (["-c", "/no/such"], {}, "--config: cannot read /no/such: No such file or directory"),
+        ([], {"MINISOCKS_CONFIG": "/"}, "MINISOCKS_CONFIG: cannot read /: Is a directory"),
+        (["-c", "/dev/zero"], {}, "--config: /dev/zero is too long for a file of settings"),
+        (["--grace", "soon"], {}, "--grace: 'soon' is no number of seconds"),
+        ([], {"MINISOCKS_GRACE": "soon"}, "MINISOCKS_GRACE: 'soon' is no number of seconds"),
+        (["--lisen"], {}, "no option is called --lisen; did you mean --listen?"),
+        (["--xyzzy"], {}, "no option is called --xyzzy; see minisocks --help"),
+        (["10.0.0.1:1080"], {}, "to listen there, write -l 10.0.0.1:1080"),
+    ],
+)
+@pytest.mark.parametrize("command", [["check"], []], ids=["check", "serve"])
+def test_mistake_is_one_sentence(command, args, variables, sentence):
+    """Exit 2, one line that says what is wrong; the same for check and for serving."""
+    status, out, err = run_command(*(command + args), env=environment(**variables))
+
+    assert (2, "") == (status, out)
+    assert 1 == err.count("\n")
+    assert err.startswith("minisocks: ")
+    assert sentence in err
+
+
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        (["chek"], "no command is called 'chek'; did you mean check?"),
+        (["xyzzy"], "no command is called 'xyzzy'; see minisocks --help"),
+        (["-q", "check"], "check goes first: minisocks check [OPTIONS]"),
+    ],
+)
+def test_wrong_command_is_one_sentence(args, sentence):
+    """A command that is misspelled or in the wrong place is told how it is meant."""
+    assert (2, "", "minisocks: %s\n" % sentence) == run_command(*args)
+
+
+def test_file_is_not_utf_8(tmp_path):
+    """Bytes that are no UTF-8 go through as they are, as on the command line."""
+    path = tmp_path / "f"
+    path.write_bytes(b"\xef\xbb\xbf[minisocks]\r\nuser = j\xf6rg:p\xe4ss\r\n")
+    path.chmod(0o600)
+
+    assert "user               j\\udcf6rg:..." in check("-c", str(path)).replace(
+        b"j\xf6rg".decode("utf-8", "surrogateescape"), "j\\udcf6rg"
+    )
+
+
+def test_passwords_that_others_can_read(file):
+    """A file that has passwords and that everybody may read is worth a warning."""
+    file.chmod(0o644)
+
+    status, _, err = run_command("check", "-c", str(file))
+    assert 0 == status
+    assert err == "warning: %s holds passwords, and others may read it: chmod 600 %s\n" % (
+        file,
+        file,
+    )
+
+    file.write_text("[minisocks]\ngrace = 1\n")
+    assert "" == run_command("check", "-c", str(file))[2]
+
+
+def test_unknown_variable_is_reported():
+    """One that begins like ours and resembles none is named, and does not keep it from starting."""
+    status, _, err = run_command("check", env=environment(MINISOCKS_SERVICE_HOST="10.0.0.1"))
+
+    assert (0, "warning: MINISOCKS_SERVICE_HOST is no setting, and is not used\n") == (status, err)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_output_that_cannot_be_written():
+    """A full disk is told and is exit 1; a reader who has left is no traceback."""
+    with open("/dev/full", "wb") as full:
+        child = subprocess.run(
+            [sys.executable, "-m", "minisocks", "check"],
+            stdout=full, stderr=subprocess.PIPE, universal_newlines=True,
+        )  # fmt: skip
+    assert (1, "minisocks: No space left on device\n") == (child.returncode, child.stderr)
+
+    read, write = os.pipe()
+    os.close(read)
+    child = subprocess.run(
+        [sys.executable, "-m", "minisocks", "check"],
+        stdout=write, stderr=subprocess.PIPE, universal_newlines=True,
+    )  # fmt: skip
+    os.close(write)
+    assert (1, "") == (child.returncode, child.stderr)

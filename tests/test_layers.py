@@ -1,0 +1,183 @@
+"""Which value counts, where it came from, and how a mistake is told."""
+
+import itertools
+
+import pytest
+
+from minisocks.errors import ConfigError
+from minisocks.layers import layered
+from minisocks.settings import SETTINGS, Config
+
+FILE = "/etc/minisocks.ini"
+
+#: Of each kind of setting: three texts, and the values that they stand for.
+TEXTS = {
+    "flag": (["yes", "no", "on"], [True, False, True]),
+    "seconds": (["1", "2.5", "3e1"], [1.0, 2.5, 30.0]),
+    "count": (["10", "11", "12"], [10, 11, 12]),
+}
+SPECIAL = {
+    "listen": (["1", "2", "3"], [("1",), ("2",), ("3",)]),
+    "prefer": (["ipv4", "ipv6", "ipv4"], ["ipv4", "ipv6", "ipv4"]),
+    "source": (["10.0.0.1", "::1", "10.0.0.2"], [("10.0.0.1",), ("::1",), ("10.0.0.2",)]),
+    "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),
+    "user": (["a:b", "c:d", "e:f"], [("a:b",), ("c:d",), ("e:f",)]),
+}
+
+
+def ini(**keys):
+    return "[minisocks]\n" + "".join(
+        "%s = %s\n" % (key.replace("_", "-"), value) for key, value in keys.items()
+    )
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@pytest.mark.parametrize("present", list(itertools.product([False, True], repeat=3)))
+def test_higher_layer_wins(setting, present):
+    """Command line over environment over file over default, for every setting alike."""
+    texts, values = SPECIAL.get(setting.name) or TEXTS[setting.kind]
+    in_file, in_environment, on_command_line = present
+    name = setting.name
+    given = {}
+    if on_command_line:
+        given[name] = {"flag": values[2], "texts": values[2]}.get(setting.kind, texts[2])
+
+    chosen = layered(
+        given,
+        {setting.variable: texts[1]} if in_environment else {},
+        ini(**{name: texts[0]}) if in_file else "",
+        FILE,
+    )
+
+    expected, source = setting.default, "default"
+    if in_file:
+        expected, source = values[0], FILE + ", line 2"
+    if in_environment:
+        expected, source = values[1], setting.variable
+    if on_command_line:
+        expected, source = values[2], "command line"
+    assert expected == getattr(chosen.config, name)
+    assert type(expected) is type(getattr(chosen.config, name))
+    assert source == chosen.sources.pop(name)
+    assert {"default"} == set(chosen.sources.values())
+    assert chosen.config._replace(**{name: setting.default}) == Config()
+
+
+def test_flag_can_be_taken_back():
+    """A flag that the file sets is unset by a higher layer."""
+    assert layered({}, {}, ini(open="yes"), FILE).config.open
+    assert not layered({"open": False}, {}, ini(open="yes"), FILE).config.open
+    assert not layered({}, {"MINISOCKS_OPEN": "no"}, ini(open="yes"), FILE).config.open
+
+
+def test_repeated_values_have_a_line_each():
+    """In file and environment each line is a value; the highest layer counts alone."""
+    file = "[minisocks]\nlisten = 1\n\t2\n  # none\n  [::1]:3\nuser =\n  a:b\n"
+
+    chosen = layered({}, {"MINISOCKS_USER": "\n c:d \n\ne:f g\n"}, file, FILE)
+
+    assert ("1", "2", "[::1]:3") == chosen.config.listen
+    assert ("c:d", "e:f g") == chosen.config.user
+
+
+def test_empty_variable_is_unset():
+    """A variable without text sets nothing, so that it cannot open a door by accident."""
+    chosen = layered({}, {"MINISOCKS_USER": "", "MINISOCKS_GRACE": " "}, ini(user="a:b"), FILE)
+
+    assert ("a:b",) == chosen.config.user
+    assert Config().grace == chosen.config.grace
+
+
+@pytest.mark.parametrize("key", ["max-handshakes", "max_handshakes"])
+def test_key_may_be_spelled_as_in_python(key):
+    """A key with a dash may have an underscore."""
+    assert 5 == layered({}, {}, "[minisocks]\n%s = 5\n" % key, FILE).config.max_handshakes
+
+
+@pytest.mark.parametrize(
+    "file, sentence",
+    [
+        ("[minisocks]\ngrce = 1", "line 2: no setting is called 'grce'; did you mean grace?"),
+        ("[minisocks]\nGrace = 1", "line 2: no setting is called 'Grace'; did you mean grace?"),
+        ("[minisocks]\nxyzzy = 1", "line 2: no setting is called 'xyzzy'"),
+        ("[minisocks]\nconfig = x", "line 2: a file cannot name another one"),
+        (
+            "[minisock]\ngrace = 1",
+            "line 2: no section is called [minisock]; did you mean minisocks?",
+        ),
+        ("[minisocks]\n\ngrace = soon", "line 3: grace: 'soon' is no number of seconds"),
+        ("[minisocks]\ngrace = 5  # s", "line 2: grace: '5  # s' is no number of seconds"),
+        ("[minisocks]\ngrace = -1", "line 2: grace: -1 is out of range: 0 to 86400"),
+        ("[minisocks]\nmax-handshakes = 1.5", "line 2: max-handshakes: '1.5' is no whole number"),
+        ("[minisocks]\nopen = maybe", "line 2: open: 'maybe' is neither yes nor no"),
+        ("[minisocks]\ngrace =", "line 2: grace: has no value"),
+        ("[minisocks]\nlisten =", "line 2: listen: has no value"),
+        ("[minisocks]\ngrace = 1\n  2", "line 2: grace: takes one value, not 2"),
+        ("[minisocks]\ngrace = 1\ngrace = 2", "line 3: grace is there twice"),
+        (
+            "[minisocks]\nlisten = 1\nlisten = 2",
+            "line 3: listen is there twice; write its values below each other, indented",
+        ),
+        (
+            "[minisocks]\nlisten =\n  1080\n  ::1:1080",
+            "line 4: listen: an IPv6 address needs brackets: [::1]:PORT, not '::1:1080'",
+        ),
+        (
+            "[minisocks]\nuser =\n  a:b\n  secret",
+            "line 4: user: write it as NAME:PASSWORD, neither of them empty",
+        ),
+    ],
+)  # fmt: skip
+def test_mistake_in_the_file(file, sentence):
+    """One sentence with file, line, and the key that was meant."""
+    with pytest.raises(ConfigError) as caught:
+        layered({}, {}, file, FILE)
+
+    assert "%s, %s" % (FILE, sentence) == caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    "environ, sentence",
+    [
+        (
+            {"MINISOCKS_LISTN": "1"},
+            "MINISOCKS_LISTN: no setting is called so; did you mean MINISOCKS_LISTEN?",
+        ),
+        (
+            {"MINISOCKS_USERS": "a:b"},
+            "MINISOCKS_USERS: no setting is called so; did you mean MINISOCKS_USER?",
+        ),
+        ({"MINISOCKS_GRACE": "x"}, "MINISOCKS_GRACE: 'x' is no number of seconds"),
+        ({"MINISOCKS_OPEN": "2"}, "MINISOCKS_OPEN: '2' is neither yes nor no"),
+    ],
+)
+def test_mistake_in_the_environment(environ, sentence):
+    """One sentence with the variable, and the one that was meant."""
+    with pytest.raises(ConfigError) as caught:
+        layered({}, environ)
+
+    assert sentence == caught.value.sentence
+
+
+def test_mistake_on_the_command_line():
+    """One sentence with the option."""
+    with pytest.raises(ConfigError) as caught:
+        layered({"grace": "soon"}, {"MINISOCKS_GRACE": "5"})
+
+    assert "--grace: 'soon' is no number of seconds" == caught.value.sentence
+
+
+def test_mistake_that_is_covered_is_told_all_the_same():
+    """A wrong value does not lie in wait until the one above it is taken away."""
+    with pytest.raises(ConfigError, match="'soon'"):
+        layered({"grace": "5"}, {}, ini(grace="soon"), FILE)
+
+
+def test_variables_of_others_are_left_alone():
+    """What only begins like ours is reported and does no harm: containers get such ones."""
+    environ = {"MINISOCKS_PORT_1080_TCP": "x", "MINISOCKS_SERVICE_HOST": "y", "HOME": "/"}
+
+    chosen = layered({}, environ)
+
+    assert ("MINISOCKS_PORT_1080_TCP", "MINISOCKS_SERVICE_HOST") == chosen.unknown
+    assert Config() == chosen.config

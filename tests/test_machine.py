@@ -1,0 +1,112 @@
+"""How many connections fit, by what is known of the machine."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from minisocks import machine
+from minisocks.machine import Room, find_room
+from support import ROOT
+
+
+@pytest.mark.parametrize(
+    "descriptors, memory, connections",
+    [
+        (1032, None, 500),
+        (1033, None, 500),
+        (10, None, 0),
+        (None, 1 << 20, 102),
+        (1032, 1 << 20, 102),
+        (1032, 1 << 30, 500),
+        (None, None, None),
+    ],
+)
+def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
+    """Descriptors or memory, whichever runs out first, says how many fit."""
+    monkeypatch.setattr(machine, "_available_memory", lambda: memory)
+
+    room = find_room(descriptors)
+
+    assert Room(connections, descriptors, memory) == room
+    assert ("about %s connections" % connections in str(room)) == (connections is not None)
+    assert ("%s descriptors" % descriptors in str(room)) == (descriptors is not None)
+    assert ("MiB of memory" in str(room)) == (memory is not None)
+
+
+def test_memory_is_what_the_kernel_says():
+    """The figure is no more than /proc/meminfo has available."""
+    with open("/proc/meminfo") as file:
+        total = int(file.readline().split()[1]) * 1024
+
+    assert 0 < find_room(None).memory_bytes < total
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   4 kB\n"}, 4096),
+        # A container's own limit, in both kinds of cgroup.
+        (
+            {
+                "/proc/meminfo": "MemAvailable: 4 kB\n",
+                "/sys/fs/cgroup/memory.max": "3000\n",
+                "/sys/fs/cgroup/memory.current": "1000\n",
+            },
+            2000,
+        ),
+        (
+            {
+                "/proc/meminfo": "MemAvailable: 4 kB\n",
+                "/sys/fs/cgroup/memory.max": "max\n",
+                "/sys/fs/cgroup/memory.current": "1000\n",
+            },
+            4096,
+        ),
+        (
+            {
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "500",
+                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "900",
+            },
+            0,
+        ),
+        # Old kernels do not say what is available; other systems say nothing.
+        ({"/proc/meminfo": "MemTotal: 9 kB\n"}, None),
+        ({}, None),
+    ],
+)
+def test_memory_of_machine_and_container(monkeypatch, tmp_path, files, expected):
+    """What is left of the machine's memory and of the container's, the smaller one."""
+
+    def opened(path, *args, **kwargs):
+        if path not in files:
+            raise FileNotFoundError(path)
+        copy = tmp_path / "file"
+        copy.write_text(files[path])
+        return copy.open()
+
+    monkeypatch.setattr(machine, "open", opened, raising=False)
+
+    assert expected == find_room(None).memory_bytes
+
+
+@pytest.mark.parametrize("soft, hard", [(64, 80), (64, 64)])
+def test_descriptor_limit_is_raised(soft, hard):
+    """The soft limit becomes the hard one, and that is what is reported."""
+    code = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (%d, %d));"
+        "from minisocks.machine import raise_descriptor_limit as f;"
+        "print(f(), *r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code % (soft, hard)], cwd=ROOT)
+
+    assert [hard] * 3 == [int(word) for word in out.split()]
+
+
+def test_no_limit_is_no_number(monkeypatch):
+    """Where descriptors have no limit, none is reported."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+
+    assert machine.raise_descriptor_limit() is None
