@@ -20,11 +20,12 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import ConfigError, HandshakeError
 from minisocks.handshake import Handshake, Request
+from minisocks.hooks import Hooks
 from minisocks.loop import Job
 from minisocks.proxy import Proxy
 from minisocks.relay import Flow, Pair
 from minisocks.session import Services, Session
-from minisocks.settings import Config
+from minisocks.settings import Config, closest
 from minisocks.values import ListenAddress
 from minisocks.wire import Cd, Rep, Ver, packed_ip
 
@@ -78,6 +79,9 @@ class Script(NamedTuple):
         return ip, place.port
 
 
+_OTHERS = (*Config._fields, *Hooks._fields, "listeners", "resolver", "keep_records")
+
+
 class ScriptedProxy(Proxy):
     """A ``Proxy`` on a free port of loopback that misbehaves as its ``script`` says.
 
@@ -91,6 +95,11 @@ class ScriptedProxy(Proxy):
 
     def __init__(self, config: Optional[Config] = None, **settings: Any) -> None:
         script = {name: settings.pop(name) for name in Script._fields if name in settings}
+        for name in settings:
+            if name not in _OTHERS and closest(name, Script._fields):
+                raise TypeError(
+                    "no part of a script is called %r%s" % (name, closest(name, Script._fields))
+                )
         if config is None:
             settings.setdefault("listen", "127.0.0.1:0")
         super().__init__(config, **settings)
@@ -104,6 +113,7 @@ class ScriptedProxy(Proxy):
 
     @script.setter
     def script(self, script: Script) -> None:
+        """Refuse one that cannot be played, with ``ConfigError``."""
         self._script = script.checked()
 
     def _make_session(self, services: Services, sock: socket.socket, peer: Any) -> Session:

@@ -262,8 +262,10 @@ def test_script_that_cannot_be_played(script):
 
 def test_unknown_keyword():
     """What is neither script nor setting is a TypeError that says what was meant."""
-    with pytest.raises(TypeError, match="no_replly"):
+    with pytest.raises(TypeError, match="no_replly.*did you mean no_reply"):
         ScriptedProxy(no_replly=True)
+    with pytest.raises(TypeError, match="liste'; did you mean listen"):
+        ScriptedProxy(liste="0")
 
 
 def test_pipelined_bytes_go_first(target):
