@@ -253,6 +253,62 @@ def test_curl_says_what_the_reply_says(open_proxy, options, host, words):
     assert b"" == out
 
 
+@pytest.mark.parametrize("rep", range(1, 9))
+def test_curl_knows_every_rep(make_socks_proxy, rep):
+    """Whatever the REP of a failure, curl reads the whole reply and reports its number."""
+    proxy = make_socks_proxy(reply=rep)
+
+    status, out, err = curl("--proxy", proxy.url, "http://nobody.invalid/")
+
+    assert status in PROXY_FAILED
+    assert b"" == out
+    assert "(%d)" % rep in err
+    assert ["nobody.invalid"] == [record.host for record in proxy.records]
+
+
+@pytest.mark.parametrize("cd", [91, 92, 93])
+def test_curl_knows_every_cd(make_socks_proxy, cd):
+    """Likewise with SOCKS4."""
+    proxy = make_socks_proxy(reply=cd)
+
+    status, _, err = curl("--socks4a", proxy.address, "http://nobody.invalid/")
+
+    assert status in PROXY_FAILED
+    assert "(%d)" % cd in err
+
+
+@pytest.mark.parametrize("option", ["--socks4", "--socks5"])
+@pytest.mark.parametrize("bnd", ["0.0.0.0:0", "192.0.2.1:65535"])
+def test_curl_does_not_mind_bnd(make_socks_proxy, sites, option, bnd):
+    """What BND says is no matter to a client that only connects."""
+    proxy = make_socks_proxy(bnd=bnd)
+
+    status, out, err = curl(option, proxy.address, "http://127.0.0.1:%d/a" % sites[4].server_port)
+
+    assert (0, b"hello from /a\n", "") == (status, out, err)
+
+
+def test_bnd_of_ipv6(make_socks_proxy, sites):
+    """A reply with an IPv6 address, which is longer, is read to its end."""
+    proxy = make_socks_proxy(bnd="[2001:db8::1]:1")
+
+    status, out, err = curl(
+        "--socks5", proxy.address, "http://127.0.0.1:%d/a" % sites[4].server_port
+    )
+
+    assert (0, b"hello from /a\n", "") == (status, out, err)
+
+
+def test_download_that_breaks_off(make_socks_proxy, sites):
+    """A reset in the middle of a file is an error for curl, and no complete file."""
+    proxy = make_socks_proxy(drop_after=1000000)
+
+    status, out, _ = curl("--proxy", proxy.url, "http://127.0.0.1:%d/file" % sites[4].server_port)
+
+    assert 56 == status  # "failure in receiving network data"
+    assert 999000 < len(out) < 1000000
+
+
 @pytest.mark.parametrize("login", ["ann:wrong@", "nobody:s3cret@", "bob:s3cret@", ""])
 def test_without_the_right_password(guarded_proxy, sites, login):
     """curl with a wrong password, or none, gets nothing and says so."""

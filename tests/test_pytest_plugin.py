@@ -2,8 +2,10 @@
 
 import configparser
 import os
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -64,13 +66,13 @@ def entry_points():
     return "".join("[%s]\n%s\n\n" % (group, lines.strip()) for group, lines in section.items())
 
 
-def run_tests(tmp_path, *args):
-    """Run TESTS in a folder of their own, with minisocks as if it were installed."""
+def run_tests(tmp_path, *args, tests=TESTS):
+    """Run *tests* in a folder of their own, with minisocks as if it were installed."""
     info = tmp_path / "site" / "minisocks-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: minisocks\nVersion: 0\n")
     (info / "entry_points.txt").write_text(entry_points())
-    (tmp_path / "test_somebodys.py").write_text(TESTS)
+    (tmp_path / "test_somebodys.py").write_text(tests)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     path = os.pathsep.join((str(tmp_path / "site"), ROOT))
     child = subprocess.run(
@@ -90,6 +92,17 @@ def test_fixtures_of_the_entry_point(tmp_path):
 
     assert 0 == status, out
     assert "6 passed" in out
+
+
+def test_page_in_the_docs_is_true(tmp_path):
+    """The tests that docs/testing.rst shows pass."""
+    with open(os.path.join(ROOT, "docs", "testing.rst"), encoding="utf-8") as page:
+        (shown,) = re.findall(r"(?s)\.\. test begin\n\n::\n\n(.*)\.\. test end", page.read())
+
+    status, out = run_tests(tmp_path, tests=textwrap.dedent(shown))
+
+    assert 0 == status, out
+    assert "3 passed" in out
 
 
 def test_fixtures_are_explained(tmp_path):
