@@ -16,7 +16,7 @@ from minisocks.errors import HookFailed
 from minisocks.handshake import Request
 from minisocks.record import Record
 from minisocks.resolver import numeric_addresses
-from minisocks.wire import Address, Atyp, Cmd, as_text
+from minisocks.wire import Address, Atyp, Cmd, as_text, packed_ip
 
 __all__ = [
     "Authenticate",
@@ -143,8 +143,8 @@ def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:
 
 
 def _rows(text: str, port: int) -> List[Any]:
-    found = numeric_addresses(text.encode("ascii"), port)
-    if not found:
+    if packed_ip(text) is None:
         raise ValueError("it returned %r, which is no IP address" % text)
+    found = numeric_addresses(text.encode("ascii"), port)
     kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
     return [(family, kind, proto, "", sockaddr) for family, sockaddr in found]
