@@ -162,11 +162,11 @@ class Proxy:
         Raises:
             ListenError, RuntimeError: as ``start``.
         """
-        with self._lifecycle:
-            if self.services is None:
-                self.start()
-            stopped = self._stopped
         try:
+            with self._lifecycle:
+                if self.services is None:
+                    self.start()
+                stopped = self._stopped
             stopped.wait()
         except BaseException:
             self.stop()

@@ -18,7 +18,6 @@ from support import (
     FakeTarget,
     Talk,
     closed_port,
-    failure5,
     open_descriptors,
     password_message,
     run_proxy,
