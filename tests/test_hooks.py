@@ -27,6 +27,12 @@ from support import (
     wait_until,
 )
 
+
+def leave(*args):
+    """End the program, which in a thread ends nothing but the thread."""
+    raise SystemExit(1)
+
+
 NOT_BOOL = [None, 1, 0, "yes", object(), [True]]
 
 
@@ -145,7 +151,7 @@ def test_users_and_authenticate_add_up(target):
     assert ["ann", "bob"] == asked
 
 
-@pytest.mark.parametrize("hook", [boom] + [lambda *args, a=a: a for a in NOT_BOOL])
+@pytest.mark.parametrize("hook", [boom, leave] + [lambda *args, a=a: a for a in NOT_BOOL])
 def test_nobody_comes_in_by_a_bug_in_authenticate(bugs, hook):
     """What raises, or says neither True nor False, lets nobody in, and is logged as a bug."""
     with run_proxy(authenticate=hook) as proxy, Talk.to(proxy.port) as talk:
@@ -257,7 +263,7 @@ def test_authorize_decides_who_goes_where(target):
     assert [b"good.example"] * 2 == names
 
 
-@pytest.mark.parametrize("hook", [boom] + [lambda request, a=a: a for a in NOT_BOOL])
+@pytest.mark.parametrize("hook", [boom, leave] + [lambda request, a=a: a for a in NOT_BOOL])
 def test_nobody_gets_through_by_a_bug_in_authorize(bugs, target, hook):
     """What raises, or says neither True nor False, is REP 01 (91), and logged as a bug."""
     with run_proxy(authorize=hook) as proxy:
@@ -389,7 +395,7 @@ def generator(name):
 
 @pytest.mark.parametrize(
     "hook",
-    [boom, {}.__getitem__, generator]
+    [boom, leave, {}.__getitem__, generator]
     + [
         lambda name, a=a: a
         for a in ("nonsense", "", ["a.example"], ["127.0.0.1", "ä"], 5, [1], [b"127.0.0.1"], "1\0")
@@ -477,14 +483,15 @@ def test_a_slow_on_connection_delays_nobody(target):
     assert list(range(1, 11)) == heard
 
 
-def test_what_on_connection_raises_is_logged_and_the_next_is_told(bugs):
+@pytest.mark.parametrize("fails", [boom, leave])
+def test_what_on_connection_raises_is_logged_and_the_next_is_told(bugs, fails):
     """A bug costs the record that met it."""
     heard = []
 
     def on_connection(record):
         heard.append(record.id)
         if record.id == 1:
-            boom()
+            fails()
 
     with run_proxy(on_connection=on_connection) as proxy:
         for _ in range(2):
