@@ -130,7 +130,7 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 
 def _serve(**given: Any) -> None:
     chosen = _settings(given)
-    proxy = Proxy(chosen.config)
+    proxy = Proxy(chosen.config, keep_records=0)
     config = proxy.config
     _log_to_stderr(config)
     room = find_room(raise_descriptor_limit())

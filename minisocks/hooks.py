@@ -3,8 +3,8 @@
 All four are optional arguments of ``Proxy``.  They are plain callables, not
 coroutines, and may take as long as they need: each runs in a thread where
 nobody else waits for it.  Several may run at the same time, but for
-``on_connection``.  What one of them raises is the program's bug: it is logged
-with its traceback, and the client is refused (REP 01; 91).
+``on_connection``.  What one of them raises, be it SystemExit, is the program's
+bug: it is logged with its traceback, and the client is refused (REP 01; 91).
 """
 
 import logging
@@ -16,7 +16,7 @@ from minisocks.errors import HookFailed
 from minisocks.handshake import Request
 from minisocks.record import Record
 from minisocks.resolver import numeric_addresses
-from minisocks.wire import Address, Atyp, Cmd, as_text
+from minisocks.wire import Address, Atyp, Cmd, as_text, packed_ip
 
 __all__ = [
     "Authenticate",
@@ -109,7 +109,7 @@ def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args
             return answer
         # Not by truth: a coroutine is true, and would let everybody in.
         raise TypeError("it returned %s, not True or False" % type(answer).__name__)
-    except Exception as exc:  # the program's bug: fail closed, write it down, go on
+    except BaseException as exc:  # the program's bug, SystemExit too: fail closed, go on
         log.exception("client=%s the %s hook failed", client, name)
         raise HookFailed("the %s hook failed" % name) from exc
 
@@ -129,7 +129,7 @@ def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
                 return [row for text in texts for row in _rows(text, port)]
         except OSError:
             raise
-        except Exception as exc:  # the program's bug: the resolver writes it down
+        except BaseException as exc:  # the program's bug: the resolver writes it down
             raise HookFailed("the resolve hook failed: %s" % exc) from exc
         return socket.getaddrinfo(host, port, *how)
 
@@ -143,8 +143,8 @@ def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:
 
 
 def _rows(text: str, port: int) -> List[Any]:
-    found = numeric_addresses(text.encode("ascii"), port)
-    if not found:
+    if packed_ip(text) is None:
         raise ValueError("it returned %r, which is no IP address" % text)
+    found = numeric_addresses(text.encode("ascii"), port)
     kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
     return [(family, kind, proto, "", sockaddr) for family, sockaddr in found]

@@ -44,17 +44,20 @@ class Journal(Witness):
         with self._lock:
             return list(self._records)
 
-    def stats(self) -> Stats:
-        """Return the figures, without what only others know."""
+    def stats(self, open: int = 0, handshakes: int = 0, threads: int = 0) -> Stats:
+        """Return the figures; those that only others know are given."""
         with self._lock:
             until = time.monotonic() if self._closed_at is None else self._closed_at
             return Stats(
                 uptime=until - self._started_at,
+                open=open,
                 total=self._total,
                 succeeded=self._succeeded,
                 refused=dict(self._refused),
                 up=self._up + sum(record.up for record in self._live),
                 down=self._down + sum(record.down for record in self._live),
+                handshakes=handshakes,
+                threads=threads,
             )
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class Proxy:
             name, None to ask the system; see ``hooks.Resolve``.
         on_connection: ``(record: Record) -> None``: told of each connection that
             has ended; see ``hooks.OnConnection``.
-        keep_records: how many of the last ``records`` holds, about 0.5 KiB each;
+        keep_records: how many of the last ``records`` holds, about 0.75 KiB each;
             0 for none.
 
     Raises:
@@ -166,11 +166,11 @@ class Proxy:
         Raises:
             ListenError, RuntimeError: as ``start``.
         """
-        with self._lifecycle:
-            if self.services is None:
-                self.start()
-            stopped = self._stopped
         try:
+            with self._lifecycle:
+                if self.services is None:
+                    self.start()
+                stopped = self._stopped
             stopped.wait()
         except BaseException:
             self.stop()
@@ -263,12 +263,12 @@ class Proxy:
 
     def stats(self) -> Stats:
         """Return what it has done since ``start``.  Stays after ``stop``."""
-        if self._journal is None:
-            return Stats(refused={})
-        stats, pool = self._journal.stats(), self._pool
-        if pool is not None:
-            stats = stats._replace(handshakes=pool.parked, threads=pool.threads)
-        return stats._replace(open=len(self))
+        journal, pool = self._journal, self._pool
+        if journal is None:
+            return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0)
+        if pool is None:
+            return journal.stats(len(self))
+        return journal.stats(len(self), pool.parked, pool.threads)
 
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state."""

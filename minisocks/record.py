@@ -140,7 +140,7 @@ class Record:
         if self.client.user is not None:
             words.append("user=%s" % quoted(self.client.user))
         if self.request is not None:
-            words.append(self._asked(self.request))
+            words.append(self._wish(self.request))
         if self.via is not None:
             words.append("via=%s" % self.via)
         if self.rep is not None:
@@ -154,7 +154,7 @@ class Record:
             words.append("why=%r" % self.why)
         return words
 
-    def _asked(self, request: Request) -> str:
+    def _wish(self, request: Request) -> str:
         text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, request.dst)
         if request.userid:
             text += " userid=%s" % quoted(request.userid)

@@ -13,7 +13,7 @@ __all__ = ["Reporter"]
 
 log = logging.getLogger("minisocks")
 
-#: Records that may wait for the hook; about 5 MB. The oldest make room.
+#: Records that may wait for the hook; about 8 MB. The oldest make room.
 MAX_WAITING = 10000
 #: How long ``close`` waits for the hook to take what is left.
 CLOSE_SECONDS = 5.0
@@ -95,5 +95,5 @@ class Reporter:
                 record = self._waiting.popleft()
             try:
                 self._hook(record)
-            except Exception:  # the program's bug: it loses this one and hears the next
+            except BaseException:  # the program's bug: it loses this one and hears the next
                 log.exception("id=%d the on_connection hook failed", record.id)

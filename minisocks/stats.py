@@ -14,21 +14,21 @@ class Stats(NamedTuple):
     """
 
     #: Seconds since the start, or from start to stop.
-    uptime: float = 0.0
+    uptime: float
     #: Connections now, in whatever state.
-    open: int = 0
+    open: int
     #: Connections with a request, or that ended before they had one.
-    total: int = 0
+    total: int
     #: Those of them whose target was connected.
-    succeeded: int = 0
+    succeeded: int
     #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
     #: REP, else "client gone", "not SOCKS" or "shutdown".
-    refused: Dict[str, int] = {}
+    refused: Dict[str, int]
     #: Bytes relayed from clients to targets, those of open connections included.
-    up: int = 0
+    up: int
     #: Bytes relayed from targets to clients, likewise.
-    down: int = 0
+    down: int
     #: Unfinished handshakes that wait for their client without a thread.
-    handshakes: int = 0
+    handshakes: int
     #: Handler threads.
-    threads: int = 0
+    threads: int

@@ -1,0 +1,556 @@
+"""The program's own decisions: each hook says yes, no, nonsense, raises, or takes its time."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from minisocks import ProxyRequest
+from minisocks.resolver import Resolver
+from minisocks.session import Session
+from support import (
+    GRANTED4,
+    GREETING,
+    REJECTED4,
+    TIMEOUT,
+    FakeTarget,
+    Talk,
+    closed_port,
+    open_descriptors,
+    password_message,
+    run_proxy,
+    socks4,
+    socks4a,
+    socks5,
+    wait_until,
+)
+
+
+def leave(*args):
+    """End the program, which in a thread ends nothing but the thread."""
+    raise SystemExit(1)
+
+
+NOT_BOOL = [None, 1, 0, "yes", object(), [True]]
+
+
+class Slow:
+    """A hook that holds whoever is called ``slow`` until it is told to go on."""
+
+    def __init__(self, answer, is_slow):
+        self.answer, self.is_slow = answer, is_slow
+        self.go_on = threading.Event()
+        self.waiting = []
+
+    def __call__(self, *args):
+        if self.is_slow(*args):
+            self.waiting.append(threading.current_thread().name)
+            assert self.go_on.wait(TIMEOUT)
+        return self.answer
+
+
+class FromLan(Session):
+    """A session whose client seems to be on the LAN."""
+
+    __slots__ = ()
+
+    def __init__(self, services, sock, peer):
+        super().__init__(services, sock, ("10.0.0.7", 4242))
+
+
+def boom(*args):
+    raise LookupError("the program's mistake")
+
+
+def log_in(talk, user=b"ann", password=b"secret"):
+    """Offer METHOD 02, send the password, return STATUS."""
+    talk.send(b"\x05\x01\x02").expect(b"\x05\x02").send(password_message(user, password))
+    return talk.receive(2)
+
+
+def assert_works(talk, host, port):
+    talk.send(socks5(host, port))
+    assert 0 == talk.receive_reply5()[0]
+    talk.send(b"hello").expect(b"hello")
+
+
+def assert_served(proxy, target, host="127.0.0.1"):
+    with Talk.to(proxy.port) as talk:
+        talk.send(GREETING).expect(b"\x05\x00")
+        assert_works(talk, host, target.port)
+
+
+def rep_for(proxy, host, port=1):
+    """Return the REP for a CONNECT without a password."""
+    with Talk.to(proxy.port) as talk:
+        rep = talk.connect5(host, port)[0]
+        if rep:
+            talk.expect_eof()
+        return rep
+
+
+# authenticate(user, password, client)
+
+
+def test_authenticate_decides_who_comes_in(target):
+    """Yes is STATUS 0 and the way on; no is STATUS 1 and the end."""
+    with run_proxy(authenticate=lambda user, password, client: user + "!" == password) as proxy:
+        with Talk.to(proxy.port) as talk:
+            assert b"\x01\x00" == log_in(talk, b"ann", b"ann!")
+            assert_works(talk, "127.0.0.1", target.port)
+            assert "ann" == proxy.records[-1].user
+        with Talk.to(proxy.port) as talk:
+            assert b"\x01\x01" == log_in(talk, b"ann", b"ann")
+            talk.expect_eof()
+            assert None is proxy.records[-1].user
+        assert {"connection not allowed by ruleset": 1} == proxy.stats().refused
+
+
+def test_authenticate_is_told_text_and_the_client(target):
+    """User and password are UTF-8 with surrogates for what is none; the client has its address."""
+    asked = []
+
+    def authenticate(user, password, client):
+        asked.append((user, password, client.host, client.port))
+        return True
+
+    with run_proxy(authenticate=authenticate) as proxy, Talk.to(proxy.port) as talk:
+        assert b"\x01\x00" == log_in(talk, "änn".encode(), b"\xff\0x")
+        assert [("änn", "\udcff\0x", "127.0.0.1", talk.sock.getsockname()[1])] == asked
+
+
+def test_with_authenticate_a_password_is_needed():
+    """Who offers none (METHOD 00, SOCKS4) is refused without the hook being asked."""
+    asked = []
+    with run_proxy(authenticate=lambda *args: asked.append(args) or True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING).expect(b"\x05\xff").expect_eof()
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", 1)).expect(REJECTED4).expect_eof()
+    assert [] == asked
+
+
+def test_users_and_authenticate_add_up(target):
+    """A user of the table comes in unasked; anybody else if the hook says so."""
+    asked = []
+
+    def authenticate(user, password, client):
+        asked.append(user)
+        return user == "bob"
+
+    with run_proxy(user="ann:secret", authenticate=authenticate) as proxy:
+        for user, password, status in (
+            (b"ann", b"secret", b"\x01\x00"),
+            (b"ann", b"wrong", b"\x01\x01"),
+            (b"bob", b"any", b"\x01\x00"),
+        ):
+            with Talk.to(proxy.port) as talk:
+                assert status == log_in(talk, user, password)
+    assert ["ann", "bob"] == asked
+
+
+@pytest.mark.parametrize("hook", [boom, leave] + [lambda *args, a=a: a for a in NOT_BOOL])
+def test_nobody_comes_in_by_a_bug_in_authenticate(bugs, hook):
+    """What raises, or says neither True nor False, lets nobody in, and is logged as a bug."""
+    with run_proxy(authenticate=hook) as proxy, Talk.to(proxy.port) as talk:
+        assert b"\x01\x01" == log_in(talk)
+        talk.expect_eof()
+        record = proxy.records[-1]
+        assert ("refused", "the authenticate hook failed") == (record.end, record.why)
+    assert 1 == len(bugs)
+    assert "the authenticate hook failed" in bugs[0]
+
+
+def test_a_slow_authenticate_delays_nobody_else(target):
+    """While it ponders twelve passwords others are asked about, and served."""
+    slow = Slow(True, lambda user, password, client: user == "slow")
+    with run_proxy(authenticate=slow) as proxy, contextlib.ExitStack() as stack:
+        stack.callback(slow.go_on.set)
+        talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(12)]
+        for talk in talks:
+            talk.send(b"\x05\x01\x02" + password_message(b"slow", b"x")).expect(b"\x05\x02")
+        wait_until(lambda: len(slow.waiting) == 12)
+        with Talk.to(proxy.port) as talk:
+            assert b"\x01\x00" == log_in(talk, b"quick")
+            assert_works(talk, "127.0.0.1", target.port)
+        slow.go_on.set()
+        for talk in talks:
+            talk.expect(b"\x01\x00")
+            assert_works(talk, "127.0.0.1", target.port)
+        assert {"minisocks-handler"} == set(slow.waiting)
+
+
+def test_the_time_of_authenticate_is_not_the_client_s(target):
+    """A client has its whole time for what it must say, however long the hook takes."""
+    sessions, given = [], []
+
+    class Kept(Session):
+        __slots__ = ()
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            sessions.append(self)
+
+    def authenticate(*args):
+        given.append(sessions[0].deadline.at)
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            threading.Event().wait(0.05)
+        return True
+
+    with run_proxy(authenticate=authenticate) as proxy:
+        proxy.services.session_type = Kept
+        with Talk.to(proxy.port) as talk:
+            assert b"\x01\x00" == log_in(talk)
+            assert_works(talk, "127.0.0.1", target.port)
+    assert sessions[0].deadline.at >= given[0] + 0.05
+
+
+# authorize(request)
+
+
+def test_authorize_is_told_what_is_wanted(target):
+    """Client, protocol, command, host and port, user and user id, as text and in one spelling."""
+    asked = []
+
+    def authorize(request):
+        asked.append(request)
+        return False
+
+    with run_proxy(authorize=authorize, user="ann:secret", allow_lan=True) as proxy:
+        for message in (
+            GREETING + socks5(b"Example.ORG.", 443),
+            GREETING + socks5("::1", 80),
+            socks4a(b"b.example", 81, b"\xff"),
+            socks4("127.0.0.1", 82),
+        ):
+            with Talk.to(proxy.port) as talk:
+                talk.send(message).rest()
+        with Talk.to(proxy.port) as talk:
+            log_in(talk)
+            talk.send(socks5(b"127.1", 83)).rest()
+    assert [
+        (5, "CONNECT", "example.org", 443, None, ""),
+        (5, "CONNECT", "::1", 80, None, ""),
+        (4, "CONNECT", "b.example", 81, None, "\udcff"),
+        (4, "CONNECT", "127.0.0.1", 82, None, ""),
+        (5, "CONNECT", "127.1", 83, "ann", ""),
+    ] == [tuple(request)[1:] for request in asked]
+    assert {ProxyRequest} == {type(request) for request in asked}
+    assert {"127.0.0.1"} == {request.client.host for request in asked}
+
+
+def test_authorize_decides_who_goes_where(target):
+    """Yes goes on; no is REP 02 (91), and nobody has looked the name up."""
+    names = []
+
+    def getaddrinfo(host, *args):
+        names.append(host)
+        return socket.getaddrinfo("127.0.0.1", *args)
+
+    resolver = Resolver(getaddrinfo)
+    with run_proxy(authorize=lambda r: r.host == "good.example", resolver=resolver) as proxy:
+        assert_served(proxy, target, b"good.example")
+        assert 2 == rep_for(proxy, b"bad.example")
+        assert "refused by the program's authorize hook" == proxy.records[-1].why
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4a(b"bad.example", 1)).expect(REJECTED4).expect_eof()
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4a(b"good.example", target.port)).expect(GRANTED4)
+    resolver.close()
+    assert [b"good.example"] * 2 == names
+
+
+@pytest.mark.parametrize("hook", [boom, leave] + [lambda request, a=a: a for a in NOT_BOOL])
+def test_nobody_gets_through_by_a_bug_in_authorize(bugs, target, hook):
+    """What raises, or says neither True nor False, is REP 01 (91), and logged as a bug."""
+    with run_proxy(authorize=hook) as proxy:
+        assert 1 == rep_for(proxy, "127.0.0.1", target.port)
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port)).expect(REJECTED4).expect_eof()
+    assert 2 == len(bugs)
+    assert "client=127.0.0.1" in bugs[0]
+    assert "the authorize hook failed" in bugs[0]
+    assert [] == target.talks
+
+
+def test_an_os_error_of_authorize_is_no_client_that_left(bugs):
+    """OSError, which elsewhere means that a client has gone, is answered like any other."""
+
+    def authorize(request):
+        raise ConnectionResetError("the program's data base")
+
+    with run_proxy(authorize=authorize) as proxy:
+        assert 1 == rep_for(proxy, "127.0.0.1")
+    assert 1 == len(bugs)
+
+
+def test_a_slow_authorize_delays_nobody_else(target):
+    """While it ponders twelve requests others are served."""
+    slow = Slow(True, lambda request: request.port == 1)
+    with run_proxy(authorize=slow) as proxy, contextlib.ExitStack() as stack:
+        stack.callback(slow.go_on.set)
+        talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(12)]
+        for talk in talks:
+            talk.send(GREETING + socks5("127.0.0.1", 1)).expect(b"\x05\x00")
+        wait_until(lambda: len(slow.waiting) == 12)
+        assert_served(proxy, target)
+        slow.go_on.set()
+        for talk in talks:
+            assert 5 == talk.receive_reply5()[0]
+
+
+def test_a_client_that_leaves_while_authorize_ponders_is_just_gone(target):
+    """Its connection ends, and the next one is served."""
+    slow = Slow(True, lambda request: request.host == "127.0.0.2")
+    with run_proxy(authorize=slow) as proxy:
+        try:
+            with Talk.to(proxy.port) as talk:
+                talk.send(GREETING + socks5("127.0.0.2", closed_port())).expect(b"\x05\x00")
+                wait_until(lambda: slow.waiting)
+                talk.reset()
+        finally:
+            slow.go_on.set()
+        wait_until(lambda: proxy.records[-1].end)
+        assert_served(proxy, target)
+
+
+def test_the_built_in_rules_come_before_authorize():
+    """Who may not come in, or not by that name, is not asked about."""
+    asked = []
+    for settings in ({}, {"allow_lan": True}):
+        with run_proxy(authorize=lambda r: asked.append(r) or True, **settings) as proxy:
+            proxy.services.session_type = FromLan
+            assert 2 == rep_for(proxy, b"localhost")
+    assert [] == asked
+
+
+def test_the_built_in_rules_hold_after_authorize_and_resolve(target):
+    """Neither hook opens this host's loopback to a client from elsewhere."""
+    asked = []
+    hooks = {
+        "authorize": lambda request: asked.append(request.host) or True,
+        "resolve": {"inside.example": ["127.0.0.1", "::1"], "alone.example": "127.0.0.1"}.get,
+    }
+    with run_proxy(allow_lan=True, **hooks) as proxy:
+        proxy.services.session_type = FromLan
+        for host in (b"inside.example", b"alone.example", "127.0.0.1", "::1"):
+            assert 2 == rep_for(proxy, host, target.port)
+    assert ["inside.example", "alone.example", "127.0.0.1", "::1"] == asked
+    assert [] == target.talks
+
+
+# resolve(name)
+
+
+def test_resolve_gives_names_their_addresses(target):
+    """A dictionary will do; one address need not be in a list, and the first that works is it."""
+    table = {
+        "one.example": "127.0.0.1",
+        "list.example": ["127.0.0.1"],
+        "some.example": ("127.0.0.9", "127.0.0.1"),
+        "made.example": (text for text in ["127.0.0.1"]),
+    }
+    with run_proxy(resolve=table.get) as proxy:
+        for name in table:
+            assert_served(proxy, target, name.upper().encode() + b".")
+            assert (name, "127.0.0.1") == (proxy.records[-1].host, proxy.records[-1].via)
+    with FakeTarget(host="::1") as six, run_proxy(resolve=lambda name: ["::1"]) as proxy:
+        assert_served(proxy, six, b"six.example")
+
+
+def test_none_from_resolve_asks_the_system(target):
+    """Names that the program does not know are looked up as ever."""
+    with run_proxy(resolve={}.get) as proxy:
+        assert_served(proxy, target, b"localhost")
+
+
+def test_resolve_is_not_asked_about_addresses(target):
+    """What is an address already, in whatever notation, is no name."""
+    asked = []
+    with run_proxy(resolve=asked.append) as proxy:
+        for host in ("127.0.0.1", b"127.0.0.1", b"127.1", b"0x7f000001"):
+            assert_served(proxy, target, host)
+    assert [] == asked
+
+
+def no_such_host(name):
+    raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+
+@pytest.mark.parametrize("hook", [lambda name: [], lambda name: iter(()), no_such_host])
+def test_resolve_may_say_that_there_is_no_such_host(hook):
+    """Nothing, or OSError, is REP 04, and no bug."""
+    with run_proxy(resolve=hook) as proxy:
+        assert 4 == rep_for(proxy, b"a.example")
+        assert "a.example" in proxy.records[-1].why
+
+
+def generator(name):
+    yield "127.0.0.1"
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [boom, leave, {}.__getitem__, generator]
+    + [
+        lambda name, a=a: a
+        for a in ("nonsense", "", ["a.example"], ["127.0.0.1", "ä"], 5, [1], [b"127.0.0.1"], "1\0")
+    ],
+)
+def test_a_bug_in_resolve_is_logged_and_reaches_nobody(bugs, target, hook):
+    """What raises anything else, or returns what is no address, is REP 01 and a bug."""
+    with run_proxy(resolve=hook) as proxy:
+        assert 1 == rep_for(proxy, b"a.example", target.port)
+        assert "the resolve hook failed" in proxy.records[-1].why
+    assert 1 == len(bugs)
+    assert [] == target.talks
+
+
+def test_a_slow_resolve_delays_nobody_else(target):
+    """While it ponders some names others are looked up, and addresses need none of it."""
+    slow = Slow(["127.0.0.1"], lambda name: name == "slow.example")
+    with run_proxy(resolve=slow) as proxy, contextlib.ExitStack() as stack:
+        stack.callback(slow.go_on.set)
+        talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(8)]
+        for talk in talks:
+            talk.send(GREETING + socks5(b"slow.example", target.port)).expect(b"\x05\x00")
+        wait_until(lambda: len(slow.waiting) == 8)
+        assert_served(proxy, target, b"quick.example")
+        assert_served(proxy, target)
+        slow.go_on.set()
+        for talk in talks:
+            assert 0 == talk.receive_reply5()[0]
+        assert {"minisocks-resolver"} == set(slow.waiting)
+
+
+# on_connection(record)
+
+
+def test_on_connection_hears_of_each_connection_once(target):
+    """Success, refusal, nonsense: each is told when it has ended; silence is not."""
+    heard = []
+    with run_proxy(on_connection=heard.append) as proxy:
+        Talk.to(proxy.port).close()
+        assert_served(proxy, target)
+        wait_until(lambda: len(heard) == 1)
+        assert 5 == rep_for(proxy, "127.0.0.1", closed_port())
+        wait_until(lambda: len(heard) == 2)
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x16\x03\x01" + bytes(10)).rest()
+    assert ["client-fin", "refused", "not-socks"] == [record.end for record in heard]
+    assert (5, 5) == (heard[0].up, heard[0].down)
+    assert heard == proxy.records
+
+
+def test_on_connection_has_a_thread_of_its_own_and_only_if_there_is_something_to_tell():
+    """It is made for the first record and ends with the proxy; without the hook it is not made."""
+
+    def reporters():
+        return [t for t in threading.enumerate() if t.name == "minisocks-reporter"]
+
+    threads = []
+    hook = lambda record: threads.append(threading.current_thread().name)  # noqa: E731  # short
+    with run_proxy() as without, run_proxy(on_connection=hook) as proxy:
+        rep_for(without, "127.0.0.1", closed_port())
+        assert [] == reporters()
+        rep_for(proxy, "127.0.0.1", closed_port())
+        wait_until(lambda: threads)
+        assert 1 == len(reporters())
+    assert ["minisocks-reporter"] == threads
+    wait_until(lambda: reporters() == [])
+
+
+def test_a_slow_on_connection_delays_nobody(target):
+    """While it holds the first record others are served; then it hears of them in order."""
+    go_on, heard = threading.Event(), []
+
+    def on_connection(record):
+        heard.append(record.id)
+        assert go_on.wait(TIMEOUT)
+
+    with run_proxy(on_connection=on_connection) as proxy:
+        try:
+            for _ in range(10):
+                assert_served(proxy, target)
+                wait_until(lambda: all(record.end for record in proxy.records))
+            assert [1] == heard
+        finally:
+            go_on.set()
+    assert list(range(1, 11)) == heard
+
+
+@pytest.mark.parametrize("fails", [boom, leave])
+def test_what_on_connection_raises_is_logged_and_the_next_is_told(bugs, fails):
+    """A bug costs the record that met it."""
+    heard = []
+
+    def on_connection(record):
+        heard.append(record.id)
+        if record.id == 1:
+            fails()
+
+    with run_proxy(on_connection=on_connection) as proxy:
+        for _ in range(2):
+            rep_for(proxy, "127.0.0.1", closed_port())
+    assert [1, 2] == heard
+    assert ["id=1 the on_connection hook failed"] == bugs
+
+
+def test_stop_cuts_connections_off_and_on_connection_hears_of_that(target):
+    """When ``stop`` has returned every connection has been told of."""
+    heard = []
+    with run_proxy(on_connection=heard.append) as proxy, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(Talk.to(proxy.port)).connect5("127.0.0.1", target.port)
+        wait_until(lambda: len(proxy) == 20)
+        proxy.stop()
+        assert ["shutdown"] * 20 == [record.end for record in heard]
+
+
+@pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
+def test_any_hook_may_stop_the_proxy(name, target):
+    """``stop`` from within a hook returns, and leaves nothing behind."""
+    stopped = threading.Event()
+
+    def hook(*args):
+        proxy.stop()
+        stopped.set()
+        return name != "resolve" or ["127.0.0.1"]
+
+    before = open_descriptors()
+    with run_proxy(**{name: hook}) as proxy, Talk.to(proxy.port) as talk:
+        if name == "authenticate":
+            talk.send(b"\x05\x01\x02" + password_message(b"a", b"b"))
+        else:
+            talk.send(GREETING + socks5(b"a.invalid" if name == "resolve" else "::2", 1))
+        with contextlib.suppress(ConnectionResetError):
+            talk.rest()
+        assert stopped.wait(TIMEOUT)
+        assert [] == proxy.addresses
+    wait_until(lambda: open_descriptors() == before, "the descriptors back")
+
+
+def test_stop_waits_for_neither_its_own_hook_nor_another_s_stop(target):
+    """A stop from the main thread and one from the hook at the same time both return."""
+    entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
+
+    def on_connection(record):
+        entered.set()
+        assert go_on.wait(TIMEOUT)
+        proxy.stop()
+        left.set()
+
+    with run_proxy(on_connection=on_connection) as proxy:
+        rep_for(proxy, "127.0.0.1", closed_port())
+        assert entered.wait(TIMEOUT)
+        stopping = threading.Thread(target=proxy.stop)
+        stopping.start()
+        wait_until(lambda: proxy.services is None)
+        go_on.set()
+        assert left.wait(TIMEOUT)
+        stopping.join(TIMEOUT)
+        assert not stopping.is_alive()
