@@ -5,6 +5,7 @@
     MinisocksError
       ConfigError (also ValueError)   .option
       ListenError (also OSError)      a listener could not be opened
+      RoadError (also OSError)        targets cannot be dialed as set
       HandshakeError                  .rep: what the client is told
         ProtocolError                 it broke the protocol
         NotSocks                      it speaks something else

@@ -311,26 +311,6 @@ def test_sessions_can_be_replaced(target):
         assert b"\x05\x00" + failure5(0x42) == talk.rest()
 
 
-def test_pairs_can_be_replaced(target):
-    """A session's ``pair_type`` relays: a test kit's may drop what it likes."""
-
-    class Shouting(Session.pair_type):
-        __slots__ = ()
-
-        def _push(self, flow, data):
-            super()._push(flow, memoryview(bytes(data).upper()))
-
-    class Shouter(Session):
-        __slots__ = ()
-        pair_type = Shouting
-
-    with run_proxy() as proxy:
-        proxy.services.session_type = Shouter
-        with Talk.to(proxy.port) as talk:
-            talk.connect5("127.0.0.1", target.port)
-            talk.send(b"hello").expect(b"HELLO")
-
-
 # Other people's pytest
 
 INNER = """
