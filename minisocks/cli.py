@@ -284,6 +284,7 @@ def _fill_standard_descriptors() -> None:
 
 def _say(line: str) -> None:
     """Write *line* to stderr, at once; a closed stderr is no reason to end."""
+    line = line.replace("\n", "\\n")  # in a file's name
     try:
         click.echo(line, err=True, color=False if os.environ.get("NO_COLOR") else None)
     except (OSError, ValueError, AttributeError):
