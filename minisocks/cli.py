@@ -296,6 +296,13 @@ def _warn(sentence: str) -> None:
 
 
 def _fail(sentence: str) -> None:
+    """Say why this is the end, and what to do next where that does not say it."""
+    try:
+        from minisocks.mistakes import explained  # a start that succeeds does without
+
+        sentence = explained(sentence)
+    except (ImportError, OSError, MemoryError):
+        pass  # neither descriptor nor memory is left to read it
     _say("%s %s" % (click.style("minisocks:", fg="red", bold=True), sentence))
 
 

@@ -40,10 +40,10 @@ ABOVE = """
 BELOW = """
     handshake
     layers
-    inifile rules settings sniff socks4 socks5
-    values
+    inifile rules settings sniff socks4 socks5 symptoms
+    slips values
     client
-    networks stream
+    mistakes networks stream
     errors
     wire
 """
