@@ -39,7 +39,7 @@ class Mistake(NamedTuple):
     ``seen`` is the line that is printed, placeholders in capitals; ``why`` and
     ``do`` are sentences for people, in reStructuredText; ``hint``, a clause that
     the command line adds to its own where that does not say what to do.
-    ``reply`` is the REP that a SOCKS5 client hears, None for none.
+    ``reply`` is the REP in a SOCKS5 reply, None where it does not come to one.
     """
 
     name: str
