@@ -10,4 +10,12 @@ if __name__ == "__main__":
         status = main()
     except KeyboardInterrupt:
         status = 130
+    except MemoryError:
+        sys.stderr.write("minisocks: not enough memory\n")
+        status = 1
+    except ImportError as exc:  # click, or what a router's Python leaves out
+        from minisocks.mistakes import explained
+
+        sys.stderr.write("minisocks: %s\n" % explained("this Python lacks something: %s" % exc))
+        status = 1
     sys.exit(status)

@@ -284,6 +284,7 @@ def _fill_standard_descriptors() -> None:
 
 def _say(line: str) -> None:
     """Write *line* to stderr, at once; a closed stderr is no reason to end."""
+    line = line.replace("\n", "\\n")  # in a file's name
     try:
         click.echo(line, err=True, color=False if os.environ.get("NO_COLOR") else None)
     except (OSError, ValueError, AttributeError):
@@ -295,6 +296,13 @@ def _warn(sentence: str) -> None:
 
 
 def _fail(sentence: str) -> None:
+    """Say why this is the end, and what to do next where that does not say it."""
+    try:
+        from minisocks.mistakes import explained  # a start that succeeds does without
+
+        sentence = explained(sentence)
+    except (ImportError, OSError, MemoryError):
+        pass  # neither descriptor nor memory is left to read it
     _say("%s %s" % (click.style("minisocks:", fg="red", bold=True), sentence))
 
 

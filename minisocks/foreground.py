@@ -16,12 +16,16 @@ class Signals:
 
     A class because the handlers have to be there before the proxy starts (a
     signal right after its first line must not kill it) and are put back after.
+    So is all else that waiting needs: once it serves, clients may have every
+    descriptor there is.
     They do nothing and log nothing: the interpreter writes the signal's number
     to a descriptor, and that is what is waited for.  Main thread only.
     """
 
     def __enter__(self) -> "Signals":
+        self._poller = Poller()  # not select(): the descriptor may be above 1023
         self._waker = Waker()
+        self._poller.register(self._waker.fileno(), READ)
         self._old_fd = signal.set_wakeup_fd(self._waker.writer_fileno())
         self._old: Dict[int, Any] = {n: signal.signal(n, _ignore) for n in _ENDING}
         return self
@@ -30,6 +34,7 @@ class Signals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
+        self._poller.close()
         self._waker.close()
 
     def serve(self, proxy: Proxy, grace: float) -> None:
@@ -48,12 +53,7 @@ class Signals:
 
     def _wait(self, seconds: Optional[float]) -> int:
         """Wait for a signal, a wake-up or so many seconds; return how many signals."""
-        poller = Poller()  # not select(): the descriptor may be above 1023
-        try:
-            poller.register(self._waker.fileno(), READ)
-            poller.poll(-1 if seconds is None else seconds)
-        finally:
-            poller.close()
+        self._poller.poll(-1 if seconds is None else seconds)
         return sum(note != 0 for note in self._waker.drain())
 
 

@@ -42,6 +42,10 @@ def parse(text: str, name: str) -> List[Entry]:
     Raises:
         ConfigError: a line is none of these; its place is file and line.
     """
+    if "\0" in text:
+        raise ConfigError(
+            "--config", "this is no text in UTF-8; save it as such in your editor", name
+        )
     entries: List[Entry] = []
     section = ""
     # Not splitlines(): editors do not count what that takes for ends of lines.

@@ -46,7 +46,7 @@ BELOW = """
     inifile rules settings sniff socks4 socks5
     values
     client stats
-    networks stream
+    mistakes networks stream
     errors
     wire
 """
@@ -141,7 +141,7 @@ def is_standard(module):
 
 @every_module
 def test_nothing_is_needed_but_python_and_click(name):
-    """The library needs the standard library; the command line needs click, pytest's plugin pytest."""
+    """The library needs the standard library; the command line click, the plugin pytest."""
     foreign = {m.partition(".")[0] for m, _ in imports(TREES[name])} - {"minisocks"}
 
     wanted = {"cli": {"click"}, "pytest_plugin": {"pytest"}}.get(name, set())

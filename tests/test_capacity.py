@@ -158,3 +158,18 @@ def test_a_storm_of_clients_without_descriptors_fills_no_log():
         wait_until(lambda: descriptors(command.process.pid) < LIMIT / 2)
         assert 0 == command.end()
         assert 1 == said(command, FULL)
+
+
+@pytest.mark.parametrize("number", range(6, 16))
+def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number):
+    """Whichever step of the start finds none left, none is missing once it says that it listens."""
+    prefix = ["sh", "-c", 'ulimit -n %d && exec "$@"' % number, "sh"]
+    with CommandLine("-l", "0", prefix=prefix, wait=False) as command:
+        wait_until(lambda: command.process.poll() is not None or said(command, "try it:"))
+        status = command.end()
+        if status:
+            (line,) = command.lines
+            assert 1 == status
+            assert "Too many open files" in line
+        else:
+            assert command.lines[0].startswith("listening on ")

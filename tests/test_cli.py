@@ -84,6 +84,24 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
     assert str(path) in err
 
 
+def test_a_line_is_one_line_whatever_is_in_a_name():
+    """A name with a line break in it cannot make the sentence two."""
+    for args in (["-c", "a\nb/c"], ["-l", "unix:a\nb/c"], ["--a\nb/c"]):
+        status, _, err = run_command(*args)
+        assert status
+        assert 1 == err.count("\n")
+        assert "a\\nb/c" in err
+
+
+def test_a_file_in_utf_16_is_told_as_that(tmp_path):
+    """What an editor calls "Unicode" looks right in it; the sentence names file and cure."""
+    path = tmp_path / "minisocks.ini"
+    path.write_bytes("[minisocks]\ngrace = 1\n".encode("utf-16"))
+    status, _, err = run_command("-c", str(path))
+    assert (2, 1) == (status, err.count("\n"))
+    assert "%s: this is no text in UTF-8" % path in err
+
+
 @pytest.mark.parametrize("more", [[], ["-q"], ["-v"]], ids=["", "-q", "-v"])
 def test_it_says_where_it_listens(more):
     """A line for each listener with the real port, who may come in, a curl line; also with -q."""

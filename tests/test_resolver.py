@@ -180,6 +180,7 @@ def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
 
 def test_an_error_that_nobody_expects_costs_neither_thread_nor_caller(bugs):
     """A getaddrinfo of somebody's own may have bugs: the caller is told, the thread lives on."""
+
     def getaddrinfo(name, *args):
         if name == b"good.test":
             return [TCP4]

@@ -1,0 +1,172 @@
+"""What a start says that needs no advice behind it: wrong settings, and warnings.
+
+Pure data, for the documents and the tests.
+"""
+
+from minisocks.mistakes import AT_THE_START, Mistake
+
+__all__ = ["SLIPS"]
+
+SLIPS = (
+    Mistake(
+        "too-little-memory",
+        AT_THE_START,
+        "minisocks: not enough memory",
+        "Python could not get the memory it needs, about 20 MiB with its libraries.",
+        "``free`` shows what there is, ``ulimit -v`` whether a limit is in the way.",
+    ),
+    Mistake(
+        "config-file-is-no-text",
+        AT_THE_START,
+        "minisocks: FILE: this is no text in UTF-8; save it as such in your editor",
+        'It is no text at all, or the editor saved it as UTF-16, which some call "Unicode".',
+        'Save it as "UTF-8" or "plain text", or convert it: '
+        "``iconv -f UTF-16 -t UTF-8 FILE > NEW``.",
+    ),
+    Mistake(
+        "key-unknown",
+        AT_THE_START,
+        "minisocks: FILE, line N: no setting is called 'KEY'; did you mean WORD?",
+        "A key in the file is misspelled. Nothing is started, because a setting that is not "
+        "in force (who may come in!) is worse than no proxy.",
+        "Write it as the option without its dashes: ``--allow-lan`` is ``allow-lan = yes``. "
+        "``minisocks --help`` has all of them.",
+    ),
+    Mistake(
+        "key-twice",
+        AT_THE_START,
+        "minisocks: FILE, line N: KEY is there twice...",
+        "It is not clear which of the two lines counts.",
+        "Remove one. A setting that may have several values (``listen``, ``user``) has each "
+        "on a line of its own below its key, indented.",
+    ),
+    Mistake(
+        "line-without-equals-sign",
+        AT_THE_START,
+        "minisocks: FILE, line N: write KEY = VALUE; this line has no key or no =",
+        "A line of the file is neither a setting nor a comment. It is not repeated here, "
+        "because it may hold a password.",
+        "Write flags with a value, too: ``allow-lan = yes``. Put a ``#`` before what is a "
+        "comment, and indent a further value of the key above.",
+    ),
+    Mistake(
+        "section-missing",
+        AT_THE_START,
+        "minisocks: FILE, line N: write [minisocks] above it, the section of the settings",
+        "The file begins with settings; they need the section's name above them.",
+        "Make ``[minisocks]`` the first line.",
+    ),
+    Mistake(
+        "section-unknown",
+        AT_THE_START,
+        "minisocks: FILE, line N: no section is called [WORD]...",
+        "The only section is ``[minisocks]``; the name of this one is misspelled, or it is "
+        "another program's.",
+        "Write ``[minisocks]``, in small letters, and put all settings below it.",
+    ),
+    Mistake(
+        "out-of-range",
+        AT_THE_START,
+        "minisocks: PLACE: N is out of range: N to N",
+        "The number is smaller or greater than anything that makes sense here; times are in "
+        "seconds.",
+        "Take a number between the two, or leave the setting out: the defaults are in "
+        "``minisocks --help``.",
+    ),
+    Mistake(
+        "no-number",
+        AT_THE_START,
+        "minisocks: PLACE: 'VALUE' is no ...number...",
+        "The setting takes a number and nothing else.",
+        "Write it in digits, seconds without a unit: ``--grace 10``, not ``10s``.",
+    ),
+    Mistake(
+        "neither-yes-nor-no",
+        AT_THE_START,
+        "minisocks: PLACE: 'VALUE' is neither yes nor no",
+        "In the file and in variables a flag has one of two values.",
+        "Write ``yes`` or ``no`` (``1``, ``true``, ``on``; ``0``, ``false``, ``off``).",
+    ),
+    Mistake(
+        "variable-misspelled",
+        AT_THE_START,
+        "minisocks: VARIABLE: no setting is called so; did you mean VARIABLE?",
+        "A variable of the environment begins with ``MINISOCKS_`` and resembles one that is "
+        "read. It was meant to be that one, so nothing is started without it.",
+        "Correct it, or take it out of the environment: ``env | grep MINISOCKS_`` shows it.",
+    ),
+    Mistake(
+        "variable-made-up",
+        AT_THE_START,
+        "warning: VARIABLE is no setting, and is not used",
+        "A variable of the environment begins with ``MINISOCKS_`` and is none that is read. "
+        "It may be another tool's, so the proxy starts all the same.",
+        "Nothing, if it is. ``minisocks check`` shows where each setting comes from.",
+    ),
+    Mistake(
+        "option-unknown",
+        AT_THE_START,
+        "minisocks: no option is called OPTION; ...",
+        "An option is misspelled, or is one of a newer minisocks.",
+        "``minisocks --help`` has all of them; ``minisocks --version`` tells the version.",
+    ),
+    Mistake(
+        "option-without-value",
+        AT_THE_START,
+        "minisocks: ...OPTION... requires an argument; see minisocks --help",
+        "The option is the last word, and its value is missing.",
+        "Write the value behind it: ``-l 1080``.",
+    ),
+    Mistake(
+        "flag-with-value",
+        AT_THE_START,
+        "minisocks: ...OPTION... does not take a value; see minisocks --help",
+        "On the command line a flag stands alone; only variables and the file have a value.",
+        "Write ``--open`` to switch it on, ``--no-open`` to take it back.",
+    ),
+    Mistake(
+        "listen-address-misspelled",
+        AT_THE_START,
+        "minisocks: PLACE: 'VALUE' is no address to listen on; write ...",
+        "It has no port, one above 65535, or another form than those that are known.",
+        "Write ``1080`` for this host only, ``:1080`` for every address, "
+        "``192.168.1.1:1080`` for one of them.",
+    ),
+    Mistake(
+        "ipv6-without-brackets",
+        AT_THE_START,
+        "minisocks: PLACE: an IPv6 address needs brackets: [ADDRESS]:PORT, not 'VALUE'",
+        "An IPv6 address has colons of its own: without brackets nobody can tell where the "
+        "port begins.",
+        "Write ``-l '[::1]:1080'``; the quotes keep the shell from reading the brackets.",
+    ),
+    Mistake(
+        "command-behind-options",
+        AT_THE_START,
+        "minisocks: WORD goes first: minisocks WORD [OPTIONS]",
+        "A command such as ``check`` stands behind an option.",
+        "Put it first: ``minisocks check -c FILE``.",
+    ),
+    Mistake(
+        "port-without-option",
+        AT_THE_START,
+        "minisocks: 'VALUE' is no option; to listen there, write -l ...",
+        "A port or an address stands alone, as other programs take it.",
+        "Put ``-l`` before it: ``minisocks -l 1080``.",
+    ),
+    Mistake(
+        "user-without-colon",
+        AT_THE_START,
+        "minisocks: PLACE: write it as NAME:PASSWORD, neither of them empty",
+        "A user needs a name and a password with a colon between them.",
+        "Write ``--user ann:secret``. What was there is not repeated, because it may be the "
+        "password.",
+    ),
+    Mistake(
+        "passwords-readable-by-others",
+        AT_THE_START,
+        "warning: FILE holds passwords, and others may read it: chmod 600 FILE",
+        "Everybody who may log in to this host can read the passwords in the file.",
+        "Do what it says, as the file's owner.",
+    ),
+)

@@ -1,0 +1,295 @@
+"""What goes wrong while it serves: what the log or the client says, why, what to do.
+
+Pure data, for the documents and the tests.
+"""
+
+from minisocks.mistakes import EXPLAINED, Mistake
+from slips import SLIPS
+
+__all__ = ["AT_THE_CLIENT", "CATALOGUE", "IN_THE_LOG"]
+
+IN_THE_LOG = "In the log"
+AT_THE_CLIENT = "At the client"
+
+_SERVING = (
+    Mistake(
+        "client-not-allowed",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='clients from HOST may not come in; "
+        "let them with --allow-lan (private networks), --user NAME:PASSWORD or --open'",
+        "Unless told otherwise, only clients on the proxy's own host may come in.",
+        "Start it with ``--allow-lan`` for the devices on your network, or ``--user`` for "
+        "whoever has the password. ``--open`` on an address that the Internet can reach makes "
+        "you the way out for strangers.",
+        reply=2,
+    ),
+    Mistake(
+        "wrong-password",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why=\"wrong user name or password, as 'NAME'\"",
+        "The client sent a user name or a password that is not among those in force.",
+        "Compare both, small and capital letters count. ``minisocks check`` shows the names in "
+        "force and where they come from. In a URL ``@``, ``:``, ``/`` and ``%`` are written as "
+        "``%40``, ``%3A``, ``%2F`` and ``%25``. The client hears that the password was "
+        "rejected.",
+    ),
+    Mistake(
+        "client-without-password",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='no common method: the client offers 00, "
+        "wanted is 02'",
+        "A password is needed (method 02), and the client only offered to come without one "
+        "(00). It hears that no method is acceptable.",
+        "Enter name and password at the client: ``curl --proxy socks5h://ann:secret@HOST:1080``. "
+        "Browsers cannot send one to a SOCKS proxy: for them use ``--allow-lan``.",
+    ),
+    Mistake(
+        "socks4-where-a-password-is-needed",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='a password is needed, and SOCKS4 has none'",
+        "SOCKS4 knows no passwords. The client hears 91.",
+        "Set the client to SOCKS5, with name and password, or start the proxy with "
+        "``--allow-lan``, which asks clients on private networks for none.",
+    ),
+    Mistake(
+        "this-host-refused",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='loopback addresses are not for clients from HOST'",
+        "For a client on another host, ``localhost`` and ``127.0.0.1`` would be the proxy's own "
+        "host, with all that listens there because nobody else can reach it. The same holds for "
+        "linklocal, metadata and unspecified addresses.",
+        "Have the service listen on an address of the network, and ask for that one. For what "
+        "runs on the client itself, take localhost out of the client's proxy settings.",
+        reply=2,
+    ),
+    Mistake(
+        "private-network-refused",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='private addresses are not for clients from HOST'",
+        "A client from a public address may not reach the private network behind the proxy, "
+        "even with a password.",
+        "Let the client come from inside: through a VPN or an SSH tunnel.",
+        reply=2,
+    ),
+    Mistake(
+        "name-unknown",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why=\"'NAME' cannot be resolved: [Errno -2] "
+        'Name or service not known"',
+        "The proxy's host asked its name servers, and they know no such name.",
+        "Look for a slip of the pen in the address. If the client's own network knows the name "
+        "and the proxy's does not, ask for the address instead.",
+        reply=4,
+    ),
+    Mistake(
+        "name-servers-unreachable",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why=\"'NAME' cannot be resolved: [Errno -3] "
+        'Temporary failure in name resolution"',
+        "The name servers of the proxy's host do not answer; or it has none.",
+        "On the proxy's host: ``cat /etc/resolv.conf`` shows whom it asks, "
+        "``nslookup example.org`` whether they answer.",
+        reply=4,
+    ),
+    Mistake(
+        "name-not-resolved-in-time",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='the name was not resolved in time'",
+        "The name servers of the proxy's host took longer than ``--connect-timeout``.",
+        "On the proxy's host, try ``nslookup example.org``; take a name server in "
+        "``/etc/resolv.conf`` away that never answers.",
+        reply=6,
+    ),
+    Mistake(
+        "resolver-stuck",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='all N resolver threads wait for name servers "
+        "that do not answer'",
+        "So many names wait for a dead name server that there is no thread for another one. "
+        "Targets given as addresses are reached all the same.",
+        "Find the dead name server in ``/etc/resolv.conf`` of the proxy's host. It "
+        "goes on by itself when one answers again.",
+        reply=1,
+    ),
+    Mistake(
+        "target-refuses",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS: Connection refused'",
+        "The target is there, but nobody listens on this port; or a firewall says so.",
+        "Check the port. From the proxy's host, ``curl http://TARGET:PORT/`` must fail the same "
+        "way: then it is not the proxy.",
+        reply=5,
+    ),
+    Mistake(
+        "target-silent",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS: no answer in time'",
+        "The target did not answer within ``--connect-timeout``: it is switched off, or a "
+        "firewall on the way drops what is sent there.",
+        "From the proxy's host, ``ping TARGET`` and ``traceroute TARGET`` show how far it goes.",
+        reply=6,
+    ),
+    Mistake(
+        "network-unreachable",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS: Network is unreachable'",
+        "The proxy's host has no route to this network: it is offline; or the address is IPv6 "
+        "and it has only IPv4.",
+        "``ip route`` and ``ip -6 route`` show the routes; ``default`` must be among them.",
+        reply=3,
+    ),
+    Mistake(
+        "host-unreachable",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS: No route to host'",
+        "The network is there and the host in it is not: it does not answer on its own wire, or "
+        "a router on the way says that nobody is there.",
+        "Check the address, and that the target is switched on; "
+        "``ip neighbour show TARGET`` says FAILED for one that is not on this wire.",
+        reply=4,
+    ),
+    Mistake(
+        "bind-or-udp",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='WORD is not supported'",
+        "The client asked for BIND (FTP in active mode) or UDP ASSOCIATE (games, calls, DNS "
+        "over UDP), which this version does not have.",
+        "Use FTP in passive mode; switch UDP through the proxy off at the client.",
+        reply=7,
+    ),
+    Mistake(
+        "tls-on-the-port",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=not-socks why='TLS instead of SOCKS: the client takes this "
+        "for an HTTPS proxy or server'",
+        "The client began with TLS: somebody opened ``https://HOST:1080/``, or entered the proxy "
+        "as an HTTPS proxy.",
+        "Enter it at the client as a SOCKS proxy, SOCKS v5.",
+    ),
+    Mistake(
+        "http-on-the-port",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=not-socks why='HTTP instead of SOCKS: the client takes this "
+        "for an HTTP proxy'",
+        "Somebody entered the proxy as an HTTP proxy, or opened ``http://HOST:1080/``.",
+        "Enter it at the client as a SOCKS proxy; the page that it was sent says where.",
+    ),
+    Mistake(
+        "ssh-on-the-port",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=not-socks why='SSH instead of SOCKS: is this the port that "
+        "was meant?'",
+        "An SSH client was sent to this port. To go through the proxy it needs to be told how.",
+        "``ssh -o ProxyCommand='nc -X 5 -x HOST:1080 %h %p' TARGET``.",
+    ),
+    Mistake(
+        "something-else-on-the-port",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=not-socks why='not SOCKS: the first byte is N'",
+        "What came is no protocol that is known here. On the Internet that is a scanner.",
+        "Nothing, if nobody complains. If the port need not be reachable from the Internet, "
+        "close it in the firewall.",
+    ),
+    Mistake(
+        "balancer-sends-a-header",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=not-socks why='a PROXY protocol header: the balancer in "
+        "front must not send one'",
+        "A balancer in front of the proxy begins each connection with a line about the client.",
+        "Switch that off there: no ``send-proxy`` in haproxy, no ``proxy_protocol on`` in nginx.",
+    ),
+    Mistake(
+        "client-too-slow",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='the handshake took too long "
+        "(--handshake-timeout)'",
+        "The client began to speak SOCKS and did not finish in time: it hangs, or the line to "
+        "it is bad.",
+        "A single one: nothing. If all clients of a bad line end so, give them more time: "
+        "``--handshake-timeout 60``.",
+    ),
+    Mistake(
+        "too-many-handshakes",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='too many unfinished handshakes "
+        "(--max-handshakes)'",
+        "So many clients had begun to speak and not finished that the oldest had to go, of the "
+        "address that had most: a scanner or an attack.",
+        "Block that address in the firewall. If they are honest clients, raise "
+        "``--max-handshakes``.",
+    ),
+    Mistake(
+        "client-stopped-halfway",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='the client closed before it had said all'",
+        "The client left in the middle of the handshake: a port scanner, a program that was "
+        "ended, or one that does not understand the answer it got.",
+        "A single one: nothing. If one program always ends so, try it with another version of "
+        "SOCKS.",
+    ),
+    Mistake(
+        "ended-by-the-proxy",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=shutdown",
+        "The proxy was asked to end while this connection was open, and waited for it as long "
+        "as ``--grace`` says.",
+        "Give connections more time with ``--grace 60``.",
+    ),
+    Mistake(
+        "descriptors-used-up",
+        IN_THE_LOG,
+        "at capacity: accept: Too many open files; waiting for connections to end",
+        "As many connections are open as the system lets this process have; two descriptors "
+        "each. New clients wait; when there is room again, the log says so.",
+        "The line ``room for`` at the start says how many fit. ``ulimit -n 4096`` in the shell "
+        "that starts it, or ``LimitNOFILE=4096`` for a service of systemd, makes room for "
+        "2000.",
+    ),
+    Mistake(
+        "no-descriptor-for-the-target",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS: Too many open files'",
+        "The client got the last descriptor, and there is none for the connection to its target.",
+        "Make room as for `Descriptors used up`_.",
+        reply=1,
+    ),
+    Mistake(
+        "threads-used-up",
+        IN_THE_LOG,
+        "at capacity: no new thread: can't start new thread; going on with N",
+        "The system has no room for another thread. It serves on with those it has, a little "
+        "slower under load; when there is room again, the log says so.",
+        "``ulimit -u`` shows how many the user may have, ``free`` what memory is left.",
+    ),
+    Mistake(
+        "nobody-listens",
+        AT_THE_CLIENT,
+        "curl: (7) Failed to connect to HOST port PORT...",
+        "No proxy listens at this address: it does not run, or on another port, or only on "
+        "127.0.0.1 while the client is on another host.",
+        "On the proxy's host, ``ss -ltn`` shows who listens where. For clients on the network "
+        "start it with ``-l :1080 --allow-lan``, and let the port through the firewall.",
+    ),
+    Mistake(
+        "http-proxy-set-at-the-client",
+        AT_THE_CLIENT,
+        "This is a SOCKS proxy, and it was spoken to in HTTP.",
+        "The client is set to use this as an HTTP proxy: in a browser, the wrong field is filled "
+        "in; or the variable ``http_proxy`` begins with ``http://``.",
+        "Fill in the field for SOCKS, v5, and empty the others. For programs that read "
+        "variables: ``ALL_PROXY=socks5h://HOST:1080``.",
+    ),
+    Mistake(
+        "client-resolves-names-itself",
+        AT_THE_CLIENT,
+        "curl: (N) Could not resolve host: NAME",
+        "With ``socks5://`` (or ``socks4://``) the client asks its own name servers before it "
+        "speaks to the proxy: they may not know the name, and they learn where you go. In the "
+        "log ``dst=`` then shows addresses only.",
+        "Write ``socks5h://`` (or ``socks4a://``); in Firefox tick "
+        '"Proxy DNS when using SOCKS v5".',
+    ),
+)
+
+#: All that there are, in the order of the document.
+CATALOGUE = EXPLAINED + SLIPS + _SERVING

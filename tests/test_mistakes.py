@@ -1,0 +1,851 @@
+"""Every mistake in the catalogue can be made, and is told the way the catalogue says.
+
+``python tests/test_mistakes.py`` writes docs/troubleshooting.rst.
+"""
+
+import collections
+import contextlib
+import logging
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+import minisocks.pool
+import minisocks.resolver
+import namespace as net
+from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
+from minisocks.resolver import MAX_THREADS, Resolver
+from minisocks.wire import Rep
+from support import (
+    BIND,
+    GREETING,
+    REJECTED4,
+    AccessLog,
+    Talk,
+    black_hole,
+    closed_port,
+    password_message,
+    run_proxy,
+    socks4,
+    socks5,
+    wait_until,
+)
+from symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.rst")
+
+USER = ("ann:secret",)
+
+#: By name of the mistake: a function that makes it.  It gets a ``Stage`` and
+#: returns what was said and the REP that a client heard.
+PROVOCATIONS = {}
+
+
+def makes(name):
+    """Enter a provocation."""
+
+    def enter(function):
+        assert name not in PROVOCATIONS
+        PROVOCATIONS[name] = function
+        return function
+
+    return enter
+
+
+class Stage:
+    """What a provocation may need."""
+
+    def __init__(self, request, tmp_path, monkeypatch, log):
+        self._request = request
+        self.tmp_path = tmp_path
+        self.monkeypatch = monkeypatch
+        self.log = log
+
+    @property
+    def network(self):
+        """The namespace with addresses of every kind; skips where there is none."""
+        network = self._request.getfixturevalue("network")
+        network.refusals()
+        return network
+
+    def start(self, *args, status=2, env=None, prefix=(), python=(sys.executable, "-W", "error")):
+        """Start the command line, which fails; return the line that it says."""
+        done = subprocess.run(
+            list(prefix) + list(python) + ["-m", "minisocks"] + list(args),
+            cwd=str(self.tmp_path),
+            env=dict(dict(os.environ, PYTHONPATH=ROOT), **(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=60,
+        )
+        assert status == done.returncode, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert "secret" not in line
+        return line
+
+    def start_with_file(self, text, *args, **kwargs):
+        """The same with a file of settings."""
+        path = self.tmp_path / "minisocks.ini"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+        path.chmod(0o600)
+        return self.start("-c", str(path), *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def network():
+    with net.made_for_tests() as here:
+        yield here
+
+
+@pytest.fixture
+def log():
+    """All that the server logs, as long as the test runs."""
+    handler, logger = AccessLog(), logging.getLogger("minisocks")
+    old = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(old)
+
+
+@pytest.fixture
+def stage(request, tmp_path, monkeypatch, log):
+    return Stage(request, tmp_path, monkeypatch, log)
+
+
+@pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda mistake: mistake.name)
+def test_the_mistake_is_told_as_the_catalogue_says(stage, mistake):
+    """Whoever makes this mistake sees what the catalogue shows, with its advice behind it."""
+    seen, reply = PROVOCATIONS[mistake.name](stage)
+
+    hint = "; " + mistake.hint if mistake.hint else ""
+    assert re.compile(mistake.pattern.pattern + re.escape(hint), re.S).fullmatch(seen), seen
+    assert mistake.reply == reply
+
+
+def test_every_mistake_is_made_by_a_test():
+    """None is in the catalogue that nobody can make, and the reverse."""
+    assert [mistake.name for mistake in CATALOGUE] == list(
+        collections.OrderedDict.fromkeys(mistake.name for mistake in CATALOGUE)
+    )
+    assert sorted(PROVOCATIONS) == sorted(mistake.name for mistake in CATALOGUE)
+
+
+@pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda mistake: mistake.name)
+def test_texts_can_be_read(mistake):
+    """Sentences end, clauses do not; names are short, lines are lines."""
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", mistake.name)
+    assert mistake.where in (AT_THE_START, IN_THE_LOG, AT_THE_CLIENT)
+    for text in (mistake.why, mistake.do):
+        assert re.fullmatch(r"(minisocks|[A-Z`]).*\.", text)
+        assert 0 == text.count("``") % 2
+    assert re.fullmatch(r"([^.A-Z].*[^.])?", mistake.hint)
+    assert len(mistake.hint) < 90
+    assert not any("\n" in text for text in mistake[:-1])
+
+
+def test_each_start_has_its_own_advice():
+    """The advice for what an entry shows is its own, also where a broader one fits, too."""
+    for mistake in EXPLAINED:
+        assert mistake.hint
+        assert mistake.hint == advice(mistake.seen[len("minisocks: ") :])
+
+
+@pytest.mark.parametrize(
+    "sentence, name",
+    [
+        # musl, on routers
+        ("cannot listen on 127.0.0.1:1080: Address in use", "port-taken"),
+        ("cannot listen on 192.0.2.1:1080: Address not available", "address-not-ours"),
+        ("cannot listen on [::1]:1080: Address not available", "no-ipv6"),
+        ("cannot listen on nobody:1080: Name does not resolve", "listen-name-unknown"),
+        ("cannot listen on nobody:1080: Try again", "listen-name-unknown"),
+        ("No file descriptors available", "too-few-descriptors-to-start"),
+        # BSD
+        ("cannot listen on 192.0.2.1:1080: Can't assign requested address", "address-not-ours"),
+        # glibc
+        ("cannot listen on [::1]:1080: Address family not supported by protocol", "no-ipv6"),
+        (
+            "cannot listen on nobody:1080: Temporary failure in name resolution",
+            "listen-name-unknown",
+        ),
+        ("cannot listen on [::1]:80: Permission denied", "privileged-port"),
+    ],
+)
+def test_advice_in_the_words_of_other_systems(sentence, name):
+    """The advice is the same wherever the C library says the same thing in other words."""
+    (hint,) = [mistake.hint for mistake in EXPLAINED if mistake.name == name]
+
+    assert hint == advice(sentence)
+
+
+@pytest.mark.parametrize("sentence", ["", "x", "No space left on device", "a\nb", "it; it"])
+def test_no_advice_for_what_is_not_in_the_catalogue(sentence):
+    """Nothing is made up."""
+    assert "" == advice(sentence)
+
+
+def test_a_start_that_succeeds_does_without_the_catalogue():
+    """Its texts cost a small machine nothing before something has failed."""
+    code = (
+        "import sys\n"
+        "from minisocks.cli import main\n"
+        "assert main(['check']) == 0\n"
+        "print([n for n in ('mistakes',) if 'minisocks.' + n in sys.modules])\n"
+        "assert main(['-c', '/nonexistent']) == 2\n"
+        "print([n for n in ('mistakes',) if 'minisocks.' + n in sys.modules])\n"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    lines = out.decode("ascii").splitlines()
+    assert "[]" in lines
+    assert "['mistakes']" == lines[-1]
+
+
+def test_without_the_catalogue_the_sentence_is_said_all_the_same(monkeypatch, capsys):
+    """Where not even a module can be loaded, the mistake is told without advice."""
+    from minisocks import cli
+
+    monkeypatch.setitem(sys.modules, "minisocks.mistakes", None)
+
+    assert 2 == cli.main(["-c", "/nonexistent"])
+    assert "minisocks: --config: cannot read /nonexistent: No such file or directory\n" == (
+        capsys.readouterr().err
+    )
+
+
+# At the start: words of the command line, exit status 2.
+
+
+def enter_words():
+    for name, words in {
+        "config-file-missing": ["-c", "no-such.ini"],
+        "config-file-is-a-directory": ["-c", "."],
+        "out-of-range": ["--grace", "-1"],
+        "no-number": ["--grace", "10s"],
+        "option-unknown": ["--listn", "1080"],
+        "option-without-value": ["-l"],
+        "flag-with-value": ["--open=yes"],
+        "listen-address-misspelled": ["-l", "127.0.0.1"],
+        "ipv6-without-brackets": ["-l", "::1:1080"],
+        "command-behind-options": ["-l", "1080", "check"],
+        "port-without-option": ["1080"],
+        "user-without-colon": ["--user", "secret"],
+    }.items():
+        makes(name)(lambda stage, words=words: (stage.start(*words), None))
+    for name, text in {
+        "config-file-is-no-text": "[minisocks]\ngrace = 1\n".encode("utf-16"),
+        "key-unknown": "[minisocks]\nlistem = 1080\n",
+        "key-made-up": "[minisocks]\nxyzzy = 1080\n",
+        "key-twice": "[minisocks]\nuser = ann:secret\nuser = bob:secret\n",
+        "line-without-equals-sign": "[minisocks]\nann:secret\n",
+        "section-missing": "user = ann:secret\n",
+        "section-unknown": "[proxy]\ngrace = 1\n",
+        "comment-behind-a-value": "[minisocks]\ngrace = 10 # seconds\n",
+        "neither-yes-nor-no": "[minisocks]\nopen = maybe\n",
+    }.items():
+        makes(name)(lambda stage, text=text: (stage.start_with_file(text), None))
+
+
+enter_words()
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (["--listn=1"], "option-unknown"),
+        (["-Z"], "option-unknown"),
+        (["--user"], "option-without-value"),
+        (["-l", "70000"], "listen-address-misspelled"),
+        (["-l", "localhost"], "listen-address-misspelled"),
+        (["--max-handshakes", "many"], "no-number"),
+        (["--user", "ann:"], "user-without-colon"),
+    ],
+)
+def test_other_forms_of_the_same_mistake(stage, words, name):
+    """They are one line, too, and the one that the catalogue shows."""
+    line = stage.start(*words)
+
+    assert next(m for m in CATALOGUE if m.name == name).pattern.fullmatch(line)
+
+
+@pytest.mark.parametrize(
+    "text, hint",
+    [
+        ("[minisocks]\nlisten = 1080 # here\n", "a comment needs a line of its own"),
+        ("[minisocks]\nopen = yes # yes\n", "a comment needs a line of its own"),
+        ("[minisocks]\ngrace = 1\ngrace = 2\n", "grace is there twice"),
+        ("[minisock]\ngrace = 1\n", "did you mean minisocks?"),
+        ("[minisocks]\n\0\n", "save it as such in your editor"),
+    ],
+)
+def test_the_line_about_a_file_ends_with_what_to_do(stage, text, hint):
+    """Whoever reads the line to its end knows."""
+    assert stage.start_with_file(text).endswith(hint)
+
+
+@makes("variable-misspelled")
+def _(stage):
+    return stage.start(env={"MINISOCKS_LISTN": "1080"}), None
+
+
+@makes("variable-made-up")
+def _(stage):
+    return stage.start("check", status=0, env={"MINISOCKS_XYZZY": "1"}), None
+
+
+@makes("passwords-readable-by-others")
+def _(stage):
+    path = stage.tmp_path / "open.ini"
+    path.write_text("[minisocks]\nuser = ann:secret\n")
+    path.chmod(0o644)
+    return stage.start("check", "-c", str(path), status=0), None
+
+
+# At the start: what the system does not let us have.
+
+
+def nobody():
+    """A prefix that makes the command one without privileges, not even root's.
+
+    Its files still are its own.  The network is one without an address, in which
+    nobody has lowered the bound of privileged ports.
+    """
+    prefix = ["unshare", "-U", "-n"]
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here")
+    made = subprocess.run(prefix + ["true"], stderr=subprocess.PIPE, universal_newlines=True)
+    if made.returncode:
+        pytest.skip("no user namespace: %s" % made.stderr.strip())
+    return prefix
+
+
+def without(*limits):
+    """A prefix that sets limits, as ulimit takes them."""
+    return ["sh", "-c", 'ulimit %s && exec "$@"' % " ".join(limits), "sh"]
+
+
+@makes("port-taken")
+def _(stage):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        return stage.start("-l", str(other.getsockname()[1]), status=1), None
+
+
+@makes("privileged-port")
+def _(stage):
+    return stage.start("-l", "80", status=1, prefix=nobody()), None
+
+
+@makes("address-not-ours")
+def _(stage):
+    return stage.start("-l", "192.0.2.77:1080", status=1), None
+
+
+@makes("no-ipv6")
+def _(stage):
+    return stage.start("-l", "[::1]:1080", status=1, prefix=nobody()), None
+
+
+@makes("listen-name-unknown")
+def _(stage):
+    return stage.start("-l", "no..such..name:1080", status=1), None
+
+
+@makes("socket-path-too-long")
+def _(stage):
+    return stage.start("-l", "unix:" + "x" * 200, status=1), None
+
+
+@makes("socket-directory-missing")
+def _(stage):
+    return stage.start("-l", "unix:none/socket", status=1), None
+
+
+@makes("socket-not-permitted")
+def _(stage):
+    (stage.tmp_path / "closed").mkdir()
+    (stage.tmp_path / "closed").chmod(0o500)
+    return stage.start("-l", "unix:closed/socket", status=1, prefix=nobody()), None
+
+
+@makes("socket-path-is-a-file")
+def _(stage):
+    (stage.tmp_path / "precious").write_text("x")
+    return stage.start("-l", "unix:precious", status=1), None
+
+
+@makes("socket-in-use")
+def _(stage):
+    with run_proxy(listen=("unix:%s" % (stage.tmp_path / "socket"),)):
+        return stage.start("-l", "unix:socket", status=1), None
+
+
+@makes("config-file-unreadable")
+def _(stage):
+    (stage.tmp_path / "closed.ini").write_text("[minisocks]\n")
+    (stage.tmp_path / "closed.ini").chmod(0)
+    return stage.start("-c", "closed.ini", prefix=nobody()), None
+
+
+@makes("link-local-without-interface")
+def _(stage):
+    return stage.start("-l", "[fe80::1]:1080", status=1), None
+
+
+@makes("module-missing")
+def _(stage):
+    # click is where "site" would look for it.
+    return stage.start(status=1, python=[sys.executable, "-S"]), None
+
+
+def sabotaged(stage, code):
+    """Start with *code* run before all else."""
+    (stage.tmp_path / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join([str(stage.tmp_path), ROOT])
+    return stage.start("-l", "0", status=1, env={"PYTHONPATH": path})
+
+
+NO_MEMORY = """
+def no_memory(*args):
+    raise MemoryError
+"""
+
+
+@makes("too-little-memory")
+def _(stage):
+    return sabotaged(stage, NO_MEMORY + "import socket; socket.socket.listen = no_memory"), None
+
+
+def test_too_little_memory_to_import_is_one_line(stage):
+    """On a machine that cannot even load all of it, there is no traceback."""
+    (stage.tmp_path / "click.py").write_text(NO_MEMORY + "no_memory()")
+
+    assert "minisocks: not enough memory" == sabotaged(stage, "")
+
+
+@makes("too-few-descriptors-to-start")
+def _(stage):
+    return stage.start("-l", "0", status=1, prefix=without("-n", "8")), None
+
+
+@makes("no-thread-to-start")
+def _(stage):
+    code = 'raise RuntimeError("can\'t start new thread")'
+    return sabotaged(
+        stage, "import threading\ndef start(self): %s\nthreading.Thread.start = start" % code
+    ), None
+
+
+# In the log
+
+
+def ask(talk, request):
+    """Send *request* to a proxy that wants no password; return the REP of a refusal."""
+    talk.send(GREETING).expect(b"\x05\x00").send(request)
+    rep, host, port = talk.receive_reply5()
+    assert ("0.0.0.0", 0) == (host, port)
+    talk.expect_eof()
+    return rep
+
+
+def refused(stage, request, resolver=None, **settings):
+    """Ask for what cannot be had; return the line in the log, and the REP."""
+    with run_proxy(resolver=resolver, **settings) as proxy, Talk.to(proxy.port) as talk:
+        rep = ask(talk, request)
+    return stage.log.wait_for("end=refused"), rep
+
+
+def said(stage, message, answer, **settings):
+    """Say *message*, hear *answer* and the end; return the line in the log."""
+    with run_proxy(**settings) as proxy, Talk.to(proxy.port) as talk:
+        talk.send(message).expect(answer).expect_eof()
+    return stage.log.wait_for("end="), None
+
+
+def refused_from(stage, source, request, **settings):
+    """Ask as a client with the address *source*; return the line in the log, and the REP."""
+    network = stage.network
+    with Talk(network.connect(source, network.proxy(**settings))) as talk:
+        rep = ask(talk, request)
+    (line,) = network.refusals()
+    return line, rep
+
+
+@makes("client-not-allowed")
+def _(stage):
+    return refused_from(stage, net.PRIVATE4, socks5(net.PUBLIC4, 80))
+
+
+@makes("this-host-refused")
+def _(stage):
+    return refused_from(stage, net.PRIVATE4, socks5("127.0.0.1", 80), allow_lan=True)
+
+
+@makes("private-network-refused")
+def _(stage):
+    return refused_from(stage, net.PUBLIC4, socks5(net.PRIVATE4, 80), open=True)
+
+
+@makes("network-unreachable")
+def _(stage):
+    return refused_from(stage, net.LOOPBACK4, socks5(net.NO_NETWORK4, 80))
+
+
+@makes("host-unreachable")
+def _(stage):
+    return refused_from(stage, net.LOOPBACK4, socks5(net.NO_HOST4, 80))
+
+
+@makes("name-servers-unreachable")
+def _(stage):
+    # No route leads to a name server there, unless the system asks in another way.
+    asked = subprocess.run(
+        nobody() + [sys.executable, "-c", "import socket; socket.getaddrinfo('example.org', 80)"],
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    if "Temporary failure" not in asked.stderr:
+        pytest.skip("names are resolved without a network: %s" % asked.stderr)
+    return refused_from(stage, net.LOOPBACK4, socks5(b"example.org", 80))
+
+
+@makes("wrong-password")
+def _(stage):
+    message = b"\x05\x01\x02" + password_message(b"ann", b"wrong")
+    return said(stage, message, b"\x05\x02\x01\x01", user=USER)
+
+
+@makes("client-without-password")
+def _(stage):
+    return said(stage, GREETING, b"\x05\xff", user=USER)
+
+
+@makes("socks4-where-a-password-is-needed")
+def _(stage):
+    return said(stage, socks4("127.0.0.1", 80, b"ann"), REJECTED4, user=USER)
+
+
+@makes("name-unknown")
+def _(stage):
+    # No name server is asked about this one.
+    return refused(stage, socks5(b"no..such..name", 80))
+
+
+@contextlib.contextmanager
+def hanging():
+    """A name server that does not answer; yields what asks it, and the names it was asked for."""
+    go_on, asked = threading.Event(), []
+
+    def getaddrinfo(name, *args):
+        asked.append(name)
+        go_on.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    try:
+        yield Resolver(getaddrinfo), asked
+    finally:
+        go_on.set()
+
+
+@makes("name-not-resolved-in-time")
+def _(stage):
+    with hanging() as (resolver, _asked):
+        return refused(stage, socks5(b"slow.test", 80), resolver, connect_timeout=0.1)
+
+
+@makes("resolver-stuck")
+def _(stage):
+    with hanging() as (resolver, asked), contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(run_proxy(resolver))
+        for _number in range(MAX_THREADS):
+            talk = stack.enter_context(Talk.to(proxy.port))
+            talk.send(GREETING + socks5(b"slow.test", 80))
+        wait_until(lambda: len(asked) == MAX_THREADS)
+        stage.monkeypatch.setattr(minisocks.resolver, "STUCK_SECONDS", 0.0)
+        rep = ask(stack.enter_context(Talk.to(proxy.port)), socks5(b"one-more.test", 80))
+        return stage.log.wait_for("end=refused"), rep
+
+
+@makes("target-refuses")
+def _(stage):
+    return refused(stage, socks5("127.0.0.1", closed_port()))
+
+
+@makes("target-silent")
+def _(stage):
+    with black_hole() as port:
+        return refused(stage, socks5("127.0.0.1", port), connect_timeout=0.1)
+
+
+@makes("bind-or-udp")
+def _(stage):
+    return refused(stage, socks5("127.0.0.1", 80, cmd=BIND))
+
+
+@makes("tls-on-the-port")
+def _(stage):
+    return said(stage, b"\x16\x03\x01\x02\x00\x01", b"")
+
+
+@makes("http-on-the-port")
+def _(stage):
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        assert talk.send(b"GET / HTTP/1.1\r\n\r\n").rest().startswith(b"HTTP/1.1 400 ")
+    return stage.log.wait_for("end="), None
+
+
+@makes("ssh-on-the-port")
+def _(stage):
+    return said(stage, b"SSH-2.0-OpenSSH_9.2\r\n", b"")
+
+
+@makes("something-else-on-the-port")
+def _(stage):
+    return said(stage, b"\x03\x00\x00\x13", b"")
+
+
+@makes("balancer-sends-a-header")
+def _(stage):
+    return said(stage, b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 1080\r\n", b"")
+
+
+@makes("client-too-slow")
+def _(stage):
+    return said(stage, b"\x05", b"\x05\xff", handshake_timeout=0.5)
+
+
+@makes("too-many-handshakes")
+def _(stage):
+    with contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(run_proxy(max_handshakes=4))
+        for _number in range(5):
+            stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
+        return stage.log.wait_for("end=refused"), None
+
+
+@makes("client-stopped-halfway")
+def _(stage):
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x02\x00").finish().rest()
+    return stage.log.wait_for("end="), None
+
+
+@makes("ended-by-the-proxy")
+def _(stage):
+    target = stage._request.getfixturevalue("target")
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        proxy.stop()
+    return stage.log.wait_for("end="), None
+
+
+@contextlib.contextmanager
+def no_descriptor():
+    """While this lasts this process can have no further descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@makes("descriptors-used-up")
+def _(stage):
+    with run_proxy() as proxy, Talk(socket.socket()) as talk:
+        with no_descriptor():
+            talk.sock.connect(("127.0.0.1", proxy.port))
+            line = stage.log.wait_for("at capacity")
+        talk.send(GREETING).expect(b"\x05\x00")
+    return line, None
+
+
+@makes("no-descriptor-for-the-target")
+def _(stage):
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING).expect(b"\x05\x00")
+        with no_descriptor():
+            talk.send(socks5("127.0.0.1", 80))
+            rep = talk.receive_reply5()[0]
+        talk.expect_eof()
+    return stage.log.wait_for("end="), rep
+
+
+@makes("threads-used-up")
+def _(stage):
+    def no_room(*args):
+        raise RuntimeError("can't start new thread")
+
+    with contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(run_proxy())
+        stage.monkeypatch.setattr(minisocks.pool, "start_thread", no_room)
+        for _number in range(20):
+            stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
+        return stage.log.wait_for("at capacity"), None
+
+
+# At the client, who is curl
+
+
+def curl(*args, prefix=()):
+    """Run curl; return what it got or what it complained of."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    environ = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    done = subprocess.run(
+        list(prefix) + ["curl", "-q", "-sS", "--max-time", "60"] + list(args),
+        env=dict(environ, LC_ALL="C"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    return done.stderr.strip() or done.stdout
+
+
+@makes("nobody-listens")
+def _(stage):
+    return curl("--proxy", "socks5h://127.0.0.1:%d" % closed_port(), "http://127.0.0.1:9/"), None
+
+
+@makes("http-proxy-set-at-the-client")
+def _(stage):
+    with run_proxy() as proxy:
+        page = curl("--proxy", "http://127.0.0.1:%d" % proxy.port, "http://name.test/")
+    return page.splitlines()[0], None
+
+
+@makes("client-resolves-names-itself")
+def _(stage):
+    path = str(stage.tmp_path / "socket")
+    with run_proxy(listen=("unix:" + path,)):
+        # A client without a network, but for this socket.
+        proxy = "socks5://localhost" + path
+        said = curl("--proxy", proxy, "http://name.test/", prefix=nobody())
+    if "nsupported proxy" in said or "localhost" in said:
+        pytest.skip("this curl cannot reach a SOCKS proxy by a unix socket: %s" % said)
+    return said, None
+
+
+# The document
+
+_HEAD = """\
+.. Made by "python tests/test_mistakes.py" from minisocks/mistakes.py, tests/slips.py and
+   tests/symptoms.py; what is changed here is lost.
+
+Troubleshooting
+===============
+
+What can go wrong, by what you see.  Words in capitals and "..." stand for what is
+different each time.  ``minisocks check`` shows the settings in force and where each
+comes from; ``-v`` logs more.
+
+.. contents:: In this document
+   :depth: 2
+
+"""
+
+_INTRODUCTIONS = {
+    AT_THE_START: "minisocks says one line and ends, with exit status 2 for what is wrong in "
+    "its settings and 1 for what the system does not let it have. A line that begins with "
+    "``warning:`` is only that: it serves all the same.",
+    IN_THE_LOG: "Each connection is a line that says in ``why=`` what went wrong. Only its "
+    "beginning and its end are shown here. Other lines tell when the system is full.",
+    AT_THE_CLIENT: "Most programs do not repeat what the proxy tells them. If yours says "
+    "nothing of use, ask ``curl --proxy socks5h://HOST:1080 http://example.org/``, and look "
+    "into the proxy's log.",
+}
+
+_NUMBERS = """\
+Numbers that clients show
+-------------------------
+
+A SOCKS5 client hears one of these numbers when it is refused (curl shows it in
+brackets); a SOCKS4 client hears 91 for all of them.
+
+"""
+
+
+def filled(text, indent=""):
+    """Return *text* in lines that fit."""
+    # A space within a literal is no place to break: it would be a shell's line.
+    kept = re.sub(r"``.*?``", lambda match: match.group().replace(" ", "\0"), text)
+    lines = textwrap.fill(
+        kept, 86, initial_indent=indent, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace("\0", " ") + "\n"
+
+
+def title(mistake):
+    """Return the heading of an entry: what its name says."""
+    words = mistake.name.replace("-", " ")
+    for plain, right in (
+        ("ipv6", "IPv6"), ("tls", "TLS"), ("http", "HTTP"), ("ssh", "SSH"),
+        ("socks4", "SOCKS4"), ("bind", "BIND"), ("udp", "UDP"),
+    ):  # fmt: skip
+        words = re.sub(r"\b%s\b" % plain, right, words)
+    return words[0].upper() + words[1:]
+
+
+def entry(mistake):
+    """Return one mistake in reStructuredText."""
+    seen = mistake.seen + ("; " + mistake.hint if mistake.hint else "")
+    parts = [title(mistake), "~" * len(title(mistake)), "", "::", "", "    " + seen, ""]
+    parts += [filled(mistake.why), filled("**What to do:** " + mistake.do)]
+    return "\n".join(parts) + "\n"
+
+
+def numbers():
+    """Return the table of replies, and which mistakes lead to them."""
+    rows = []
+    for rep in Rep:
+        names = ["`%s`_" % title(mistake) for mistake in CATALOGUE if mistake.reply == rep]
+        if names:
+            rows.append("%d, %s\n%s" % (rep, rep.phrase, filled(", ".join(names), "    ")))
+    return _NUMBERS + "\n".join(rows)
+
+
+def document():
+    """Return docs/troubleshooting.rst as it should be."""
+    parts = [_HEAD]
+    for where in (AT_THE_START, IN_THE_LOG, AT_THE_CLIENT):
+        parts += ["%s\n%s\n\n" % (where, "-" * len(where)), filled(_INTRODUCTIONS[where]) + "\n"]
+        parts += [entry(mistake) for mistake in CATALOGUE if mistake.where == where]
+    return "".join(parts) + numbers()
+
+
+def test_the_document_is_not_stale():
+    """docs/troubleshooting.rst is the one made from the catalogue."""
+    with open(DOCUMENT, encoding="utf-8") as file:
+        assert document() == file.read()
+
+
+def test_a_pattern_takes_what_it_shows_and_nothing_else():
+    """Placeholders stand for something, dots for anything; all else is meant literally."""
+    mistake = Mistake("a-b", AT_THE_START, "x (PORT): NAME is ... [PATHS]", "", "")
+
+    assert mistake.pattern.fullmatch("x (80): n is  [PATHS]")
+    assert not mistake.pattern.fullmatch("x (): n is y [PATHS]")
+    assert not mistake.pattern.fullmatch("x (80): n is y P")
+
+
+if __name__ == "__main__":
+    with open(DOCUMENT, "w", encoding="utf-8") as output:
+        output.write(document())
