@@ -180,6 +180,24 @@ EXPLAINED = (
         "end that one first (ss -lxp shows which) or take another path",
     ),
     Mistake(
+        "road-not-permitted",
+        AT_THE_START,
+        "minisocks: targets cannot be dialed with OPTION: Operation not permitted",
+        "Marks, and on old kernels interfaces, are for root: they can lead packets around a "
+        "firewall.",
+        "Start as root, or give the service this one right: "
+        "``AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW`` for systemd.",
+        "it needs root, or CAP_NET_ADMIN (--mark) or CAP_NET_RAW (--interface)",
+    ),
+    Mistake(
+        "road-of-other-systems",
+        AT_THE_START,
+        "minisocks: targets cannot be dialed with OPTION: this system has no WORD",
+        "``--mark`` and ``--interface`` are Linux's.",
+        "Leave it out; ``--source`` is there on every system.",
+        "leave it out: only Linux has it",
+    ),
+    Mistake(
         "config-file-missing",
         AT_THE_START,
         "minisocks: PLACE: cannot read FILE: No such file or directory",

@@ -24,6 +24,28 @@ SLIPS = (
         "``iconv -f UTF-16 -t UTF-8 FILE > NEW``.",
     ),
     Mistake(
+        "family-unknown",
+        AT_THE_START,
+        "minisocks: --prefer: 'WORD' is none of ipv4, ipv6 and system",
+        "``--prefer`` says which family of addresses is tried first.",
+        "Write ``--prefer ipv4`` where IPv6 is broken.",
+    ),
+    Mistake(
+        "source-is-no-address",
+        AT_THE_START,
+        "minisocks: --source: 'WORD' is no address; write one that this host has",
+        "``--source`` takes an IP address, no name and no interface.",
+        "``ip address`` shows them; for an interface write ``--interface eth0``.",
+    ),
+    Mistake(
+        "sources-of-one-family",
+        AT_THE_START,
+        "minisocks: --source: takes one address of each family",
+        "There are two IPv4 addresses, or two IPv6 addresses, and a connection can only come "
+        "from one.",
+        "Leave one of them out, or start a second minisocks with it.",
+    ),
+    Mistake(
         "key-unknown",
         AT_THE_START,
         "minisocks: FILE, line N: no setting is called 'KEY'; did you mean WORD?",

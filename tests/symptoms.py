@@ -13,6 +13,24 @@ AT_THE_CLIENT = "At the client"
 
 _SERVING = (
     Mistake(
+        "road-not-up",
+        IN_THE_LOG,
+        "targets cannot be dialed with OPTION: ...; going on, it may come up",
+        "No interface has the address of ``--source``, or the interface of ``--interface`` is "
+        "not there. A VPN that is not up yet looks like that.",
+        "``ip address`` shows what there is. Once it is up, nothing has to be started again.",
+        reply=1,
+    ),
+    Mistake(
+        "no-source-of-this-family",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='HOST: no --source of this family'",
+        "There is a ``--source`` for IPv4 only, or for IPv6 only, and the target has no address "
+        "of that family. Nothing goes another way than the one you named.",
+        "Add a ``--source`` of the other family.",
+        reply=3,
+    ),
+    Mistake(
         "client-not-allowed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='clients from HOST may not come in; "

@@ -235,6 +235,9 @@ def enter_words():
         "config-file-is-a-directory": ["-c", "."],
         "out-of-range": ["--grace", "-1"],
         "no-number": ["--grace", "10s"],
+        "family-unknown": ["--prefer", "ipv5"],
+        "source-is-no-address": ["--source", "eth0"],
+        "sources-of-one-family": ["--source", "10.0.0.1", "--source", "10.0.0.2"],
         "option-unknown": ["--listn", "1080"],
         "option-without-value": ["-l"],
         "flag-with-value": ["--open=yes"],
@@ -294,6 +297,33 @@ def test_other_forms_of_the_same_mistake(stage, words, name):
 def test_the_line_about_a_file_ends_with_what_to_do(stage, text, hint):
     """Whoever reads the line to its end knows."""
     assert stage.start_with_file(text).endswith(hint)
+
+
+@makes("road-not-permitted")
+def _(stage):
+    return stage.start("-l", "0", "--mark", "5", status=1, prefix=nobody()), None
+
+
+@makes("road-of-other-systems")
+def _(stage):
+    # As on a system whose Python does not know it.
+    (stage.tmp_path / "sitecustomize.py").write_text("import socket\ndel socket.SO_MARK\n")
+    env = {"PYTHONPATH": os.pathsep.join((str(stage.tmp_path), ROOT))}
+    return stage.start("-l", "0", "--mark", "5", status=1, env=env), None
+
+
+@makes("road-not-up")
+def _(stage):
+    with run_proxy(source=("192.0.2.1",)) as proxy, Talk.to(proxy.port) as talk:
+        reply = talk.connect5("127.0.0.1", closed_port())[0]
+    return stage.log.wait_for("it may come up"), reply
+
+
+@makes("no-source-of-this-family")
+def _(stage):
+    with run_proxy(source=("127.0.0.1",)) as proxy, Talk.to(proxy.port) as talk:
+        reply = talk.connect5("::1", closed_port("::1"))[0]
+    return stage.log.wait_for("end=refused"), reply
 
 
 @makes("variable-misspelled")
