@@ -1,7 +1,7 @@
 """Fixtures for tests of programs that use a SOCKS proxy.
 
 Installed with minisocks, pytest knows them without further ado; nothing of the
-proxy is imported before a test asks for one of them.
+proxy is imported where no test uses them.
 """
 
 from contextlib import ExitStack
@@ -12,7 +12,13 @@ import pytest
 if TYPE_CHECKING:
     from minisocks.testing import ScriptedProxy
 
-__all__ = ["make_socks_proxy", "socks_proxy"]
+__all__ = ["make_socks_proxy", "pytest_collection_finish", "socks_proxy"]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Import the proxy now if a test will use it, so that none has to wait for that."""
+    if any("make_socks_proxy" in getattr(item, "fixturenames", ()) for item in session.items):
+        import minisocks.testing  # noqa: F401  # for the fixtures below
 
 
 @pytest.fixture
