@@ -96,6 +96,20 @@ class Hooks(NamedTuple):
     resolve: Optional[Resolve] = None
     on_connection: Optional[OnConnection] = None
 
+    def checked(self) -> "Hooks":
+        """Return self if each can be called, and answers when it is.
+
+        Raises:
+            TypeError: one cannot, or is a coroutine function.
+        """
+        for name, hook in zip(self._fields, self):
+            if hook is not None:
+                import inspect  # not small, and for programs with hooks only
+
+                if not callable(hook) or inspect.iscoroutinefunction(hook):
+                    raise TypeError("%s takes a plain function, not %r" % (name, hook))
+        return self
+
 
 def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
     """Return what the hook *name* says to *args*, for *client*.

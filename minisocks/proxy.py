@@ -67,7 +67,8 @@ class Proxy:
 
     Raises:
         ConfigError: a setting has a value that cannot be used.
-        TypeError: there is no such setting; or settings in both ways.
+        TypeError: there is no such setting; settings in both ways; a hook that is
+            no plain function.
 
     Thread: any.  Several may live in one process, and share nothing.
     """
@@ -97,7 +98,9 @@ class Proxy:
         self.config = config.checked() if config is not None else Config.of(**settings)
         self._given = [Listener(sock) for sock in listeners]
         self._resolver = resolver
-        self._hooks = Hooks(authenticate, authorize, resolve, on_connection)
+        if keep_records < 0:
+            raise ValueError("keep_records is a count, not %r" % keep_records)
+        self._hooks = Hooks(authenticate, authorize, resolve, on_connection).checked()
         self._keep_records = keep_records
         self._journal: Optional[Journal] = None
         self._listeners: List[Listener] = []

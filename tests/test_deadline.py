@@ -29,3 +29,11 @@ def test_spent_budget_is_an_error_for_ever(seconds):
         with pytest.raises(HandshakeTimeout) as caught:
             deadline.remaining()
         assert Rep.TTL_EXPIRED == caught.value.rep
+
+
+def test_time_that_was_not_the_client_s_is_given_back():
+    """What ``extend`` gives is there, in full, even if all was spent."""
+    deadline = Deadline(-1)
+    deadline.extend(61)
+
+    assert 59 < deadline.remaining() <= 60

@@ -120,6 +120,20 @@ def test_settings_are_keywords_or_a_config_and_not_both():
         Proxy(connect_timeout=-1)
     with pytest.raises(TypeError, match="which one"):
         Proxy(resolver=Resolver(), resolve={}.get)
+    with pytest.raises(ValueError, match="keep_records"):
+        Proxy(keep_records=-1)
+
+
+async def coroutine(*args):
+    """Do nothing, later."""
+
+
+@pytest.mark.parametrize("hook", [coroutine, True, "name"])
+@pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
+def test_what_is_no_plain_function_is_no_hook(name, hook):
+    """It is told when the object is made, and not when the first client comes."""
+    with pytest.raises(TypeError, match="%s takes a plain function" % name):
+        Proxy(**{name: hook})
 
 
 def test_a_proxy_is_true():
@@ -247,14 +261,21 @@ def test_serve_forever_returns_after_stop(is_started, target):
         assert not thread.is_alive()
 
 
-def in_child(program, *args):
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", *args, "-c", program],
+@contextlib.contextmanager
+def in_child(program):
+    """Run *program* in a process of its own, which does not outlive the block."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-    )
+    ) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
 
 
 def test_ctrl_c_goes_through_serve_forever_and_stops():
