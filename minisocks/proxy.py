@@ -33,6 +33,9 @@ log = logging.getLogger("minisocks")
 # Else Python writes the warnings of a program that has no log to its stderr.
 log.addHandler(logging.NullHandler())
 
+#: How late ``serve_forever`` may hear of a signal.
+SIGNAL_SECONDS = 1.0
+
 #: Where one connects to who listens on every address.
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -174,7 +177,10 @@ class Proxy:
                 if self.services is None:
                     self.start()
                 stopped = self._stopped
-            stopped.wait()
+            # Not for ever at once: a Ctrl-C just before the wait begins would only
+            # be seen at its end, and on Windows every one.
+            while not stopped.wait(SIGNAL_SECONDS):
+                pass
         except BaseException:
             self.stop()
             raise
