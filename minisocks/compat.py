@@ -1,6 +1,7 @@
 """What differs between systems and versions of Python, each gap closed once."""
 
 import errno
+import logging
 import os
 import select
 import signal
@@ -8,6 +9,8 @@ import socket
 import sys
 import threading
 from typing import Any, Callable, Dict, List, Tuple
+
+log = logging.getLogger("minisocks")
 
 __all__ = [
     "ACCEPTED_INHERIT",
@@ -134,6 +137,27 @@ class Waker:
 _ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
 
 
+def log_bug(message: str, *args: object) -> None:
+    """Log the exception that is being handled, and raise nothing whatever the log does.
+
+    For the last resort of threads that have to live: a program's log handler may
+    raise, too (a disk is full, say).
+    """
+    try:
+        log.exception(message, *args)
+    except Exception:  # nobody is left to tell
+        pass
+
+
+#: How the threads of every proxy are called.
+THREAD_PREFIX = "minisocks-"
+
+
+def is_own_thread() -> bool:
+    """Say whether this is a thread of a proxy, and not the program's."""
+    return threading.current_thread().name.startswith(THREAD_PREFIX)
+
+
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread that no signal will ever be delivered to.
 
@@ -144,7 +168,7 @@ def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
     Raises:
         RuntimeError: the system has no room for another thread.
     """
-    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread = threading.Thread(target=target, name=THREAD_PREFIX + name, daemon=True)
     if not hasattr(signal, "pthread_sigmask"):
         thread.start()
         return thread

@@ -7,11 +7,11 @@ nobody else waits for it.  Several may run at the same time, but for
 bug: it is logged with its traceback, and the client is refused (REP 01; 91).
 """
 
-import logging
 import socket
 from typing import Any, Callable, Iterable, List, NamedTuple, Optional
 
 from minisocks.client import Client
+from minisocks.compat import log_bug
 from minisocks.errors import HookFailed
 from minisocks.handshake import Request
 from minisocks.record import Record
@@ -28,8 +28,6 @@ __all__ = [
     "demand_yes_or_no",
     "getaddrinfo_of",
 ]
-
-log = logging.getLogger("minisocks")
 
 
 class ProxyRequest(NamedTuple):
@@ -124,7 +122,7 @@ def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args
         # Not by truth: a coroutine is true, and would let everybody in.
         raise TypeError("it returned %s, not True or False" % type(answer).__name__)
     except BaseException as exc:  # the program's bug, SystemExit too: fail closed, go on
-        log.exception("client=%s the %s hook failed", client, name)
+        log_bug("client=%s the %s hook failed", client, name)
         raise HookFailed("the %s hook failed" % name) from exc
 
 

@@ -22,7 +22,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
-from minisocks.compat import READ, Poller, Waker, close_quietly, hang_up, start_thread
+from minisocks.compat import READ, Poller, Waker, close_quietly, hang_up, log_bug, start_thread
 
 __all__ = ["Job", "Loop", "Timer"]
 
@@ -108,7 +108,7 @@ class Loop:
         #: Called (loop thread) when descriptors have become free.
         self.on_closed: Callable[[], None] = lambda: None
         #: Called (loop thread) after each round that leaves no job.
-        self.on_empty: List[Callable[[], None]] = []
+        self._on_empty: List[Callable[[], None]] = []
 
     # Any thread
 
@@ -118,7 +118,7 @@ class Loop:
         Raises:
             RuntimeError: there is no room for a thread.
         """
-        self._thread = start_thread(self._run, "minisocks-loop")
+        self._thread = start_thread(self._run, "loop")
 
     def submit(self, job: Job) -> None:
         """Hand over *job* with all that it owns; aborted if the loop has ended."""
@@ -163,6 +163,15 @@ class Loop:
             self._thread.join()
         elif self._waker.fileno() >= 0:
             self._shut_down()
+
+    def notify_when_empty(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when no job is left; at once if it has ended."""
+        with self._lock:
+            if not self._stopping:
+                self._on_empty.append(callback)
+                self._waker.wake()
+                return
+        callback()
 
     def wake(self) -> None:
         """Have it go round once.  Any thread."""
@@ -210,14 +219,14 @@ class Loop:
         try:
             step(*args)
         except Exception:  # our bug: one job pays for it, the others live on
-            log.exception("%s failed", type(job).__name__)
+            log_bug("%s failed", type(job).__name__)
             self._abort(job, "internal error")
 
     def _abort(self, job: Job, why: str) -> None:
         try:
             job.abort(why)
         except Exception:  # our bug, twice: what it owned is lost, the loop is not
-            log.exception("%s could not be aborted", type(job).__name__)
+            log_bug("%s could not be aborted", type(job).__name__)
         self._jobs.discard(job)
 
     def _run(self) -> None:
@@ -251,11 +260,11 @@ class Loop:
             self._tell_empty()
 
     def _tell_empty(self) -> None:
-        for callback in self.on_empty:
+        for callback in list(self._on_empty):
             try:
                 callback()
             except Exception:  # a bug of whoever wants to know; the loop lives on
-                log.exception("a callback failed")
+                log_bug("a callback failed")
 
     def _close_sockets(self) -> None:
         closing, self._closing = self._closing, []

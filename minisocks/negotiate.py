@@ -3,12 +3,12 @@
 The only code that blocks for a client, and never longer than it may.
 """
 
-import logging
 import socket
 import time
 from typing import Dict, Optional, Type
 
-from minisocks.compat import unblock
+from minisocks.client import Client
+from minisocks.compat import log_bug, unblock
 from minisocks.connect import Connect
 from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
 from minisocks.handshake import Credentials, Request
@@ -17,8 +17,6 @@ from minisocks.session import Session
 from minisocks.wire import Cmd
 
 __all__ = ["COMMANDS", "Turn", "negotiate"]
-
-log = logging.getLogger("minisocks")
 
 #: One read. A handshake is shorter; what a client sends behind it goes on to
 #: the target, so a large read only saves one of the relay's.
@@ -35,8 +33,12 @@ class Turn:
         """Return how many seconds a wait for the client may take; 0: none."""
         raise NotImplementedError
 
-    def before_hook(self) -> None:
-        """Say that this thread will be busy for a while."""
+    def before_hook(self, client: Client) -> None:
+        """Say that this thread will be busy for a while, for *client*.
+
+        Raises:
+            HookFailed: it may not be.
+        """
         raise NotImplementedError
 
 
@@ -57,7 +59,7 @@ def negotiate(session: Session, turn: Turn) -> None:
     except OSError as exc:
         session.gone(exc)
     except Exception as exc:  # our bug: answer, write it down, serve the others
-        log.exception("id=%d handshake failed", session.record.id)
+        log_bug("id=%d handshake failed", session.record.id)
         session.refuse(exc)
 
 
@@ -103,7 +105,7 @@ def _receive(session: Session, turn: Turn) -> Optional[bytes]:
 def _check(session: Session, credentials: Credentials, turn: Turn) -> None:
     users, began = session.services.users, time.monotonic()
     if users.may_take_long:
-        turn.before_hook()
+        turn.before_hook(session.client)
     ok = users.verify(credentials, session.client)
     session.deadline.extend(time.monotonic() - began)
     if ok:
@@ -120,13 +122,16 @@ def _carry_out(session: Session, request: Request, turn: Turn) -> None:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
     session.demand_target(request)
     _authorize(session, request, turn)
-    command(session, request).start()
+    if session.services.stopping:
+        session.abort("shutdown")  # a hook was slower than the end
+    else:
+        command(session, request).start()
 
 
 def _authorize(session: Session, request: Request, turn: Turn) -> None:
     hook, client = session.services.hooks.authorize, session.client
     if hook is None:
         return
-    turn.before_hook()
+    turn.before_hook(session.client)
     if not demand_yes_or_no("authorize", client, hook, ProxyRequest.of(client, request)):
         raise RefusedByRules("refused by the program's authorize hook")

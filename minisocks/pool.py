@@ -14,7 +14,9 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
 
-from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, start_thread
+from minisocks.client import Client
+from minisocks.compat import CAPACITY_ERRORS, READ, Poller, Waker, log_bug, start_thread
+from minisocks.errors import HookFailed
 from minisocks.lobby import Lobby
 from minisocks.negotiate import Turn, negotiate
 from minisocks.session import Services, Session
@@ -74,7 +76,10 @@ class HandlerPool(Turn):
         self._short_of_threads = False
         self._paused = False
         self._edge_told = True
-        self._edge_told_at = -EDGE_SECONDS
+        self._edge_told_at = self._busy_told_at = -EDGE_SECONDS
+        #: Threads that run hooks, by client address (of IPv6: the /64).
+        self._hooks: Dict[bytes, int] = {}
+        self._polling = False
         self._stopping = False
 
     @property
@@ -86,6 +91,11 @@ class HandlerPool(Turn):
     def threads(self) -> int:
         """How many threads there are."""
         return len(self._threads)
+
+    @property
+    def busy(self) -> int:
+        """How many threads have a client in hand, about."""
+        return max(0, len(self._threads) - self._followers - self._polling)
 
     def start(self, servers: Sequence[Any]) -> None:
         """Start serving *servers*, each a ``SocksServer`` that listens.
@@ -114,9 +124,28 @@ class HandlerPool(Turn):
         """
         return PATIENCE_SECONDS if self._pass_lead_on(CORE_THREADS) else 0.0
 
-    def before_hook(self) -> None:
-        """Let another thread lead, a new one if need be: this one may be long."""
-        self._pass_lead_on(self._max_threads)
+    def before_hook(self, client: Client) -> None:
+        """Let another thread lead, a new one if need be: this one may be long.
+
+        Raises:
+            HookFailed: then nobody would be left to accept; or this client's
+                address has half of the threads already.
+        """
+        here = self._this_thread
+        address = client.ip[:8] if len(client.ip) == 16 else client.ip
+        with self._mutex:
+            if here.hook_for is None:
+                fits = self._hooks.get(address, 0) < max(1, self._max_threads // 2)
+                if fits:
+                    self._hooks[address] = self._hooks.get(address, 0) + 1
+                    here.hook_for = address
+            else:
+                fits = True  # the second hook for the same client
+        # Where the system has no thread for us, the one there is runs hooks, too.
+        full = not self._pass_lead_on(self._max_threads) and len(self._threads) >= self._max_threads
+        if full or not fits:
+            self._tell_busy(client)
+            raise HookFailed("too many hooks run already")
 
     def wait(self) -> None:
         """Return when every thread has ended."""
@@ -139,6 +168,28 @@ class HandlerPool(Turn):
         with self._mutex:
             self._close_if_over()
 
+    def _after_hooks(self) -> None:
+        """Give back what ``before_hook`` has taken for this thread's client."""
+        here = self._this_thread
+        if here.hook_for is None:
+            return
+        with self._mutex:
+            left = self._hooks.pop(here.hook_for) - 1
+            if left:
+                self._hooks[here.hook_for] = left
+        here.hook_for = None
+
+    def _tell_busy(self, client: Client) -> None:
+        now = time.monotonic()
+        if now >= self._busy_told_at + EDGE_SECONDS:
+            self._busy_told_at = now
+            log.warning(
+                "at capacity: hooks hold %d threads, or half of those there may be for %s; "
+                "clients are refused",
+                len(self._threads),
+                client.host,
+            )
+
     def _close_if_over(self) -> None:
         """Close our descriptors once no thread is left, however late a hook lets one go."""
         if self._stopping and not self._threads:
@@ -154,11 +205,12 @@ class HandlerPool(Turn):
                 return  # another thread took the last one
 
     def _add_thread(self) -> None:
-        self._threads.append(start_thread(self._work, "minisocks-handler"))
+        self._threads.append(start_thread(self._work, "handler"))
 
     def _work(self) -> None:
         here = self._this_thread
         here.leads = False
+        here.hook_for = None
         try:
             while self._take_lead():
                 try:
@@ -170,7 +222,8 @@ class HandlerPool(Turn):
                     # Of all that may run out, the thread that leads must not.
                     time.sleep(RETRY_SECONDS)
                 except Exception:  # our bug: this client pays, the thread lives on
-                    log.exception("a handler failed")
+                    log_bug("a handler failed")
+                self._after_hooks()
         finally:
             if here.leads:
                 self._lead.release()
@@ -243,11 +296,13 @@ class HandlerPool(Turn):
 
     def _poll(self) -> None:
         """Wait for a client, a parked session or ``stop``."""
+        self._polling = True
         if self._paused:
             events = self._pausing.poll(0 if self._resumed else RETRY_SECONDS)
             self._ready.extend(self._servers.values())
         else:
             events = self._listening.poll(0 if self._resumed else -1)
+        self._polling = False
         for fd, _mask in events:
             if fd == self._waker.fileno():
                 self._waker.drain()

@@ -17,11 +17,10 @@ from minisocks.hooks import (
     getaddrinfo_of,
 )
 from minisocks.journal import Journal
-from minisocks.listener import Listener, open_listeners
-from minisocks.pool import HandlerPool
+from minisocks.listener import Listener
 from minisocks.record import Record
 from minisocks.resolver import Resolver
-from minisocks.server import SocksServer
+from minisocks.run import Run
 from minisocks.session import Services, Session
 from minisocks.settings import Config
 from minisocks.stats import Stats
@@ -105,15 +104,10 @@ class Proxy:
             raise ValueError("keep_records is a count, not %r" % keep_records)
         self._hooks = Hooks(authenticate, authorize, resolve, on_connection).checked()
         self._keep_records = keep_records
-        self._journal: Optional[Journal] = None
-        self._listeners: List[Listener] = []
-        #: Of all its listeners, the address as text and as ``getsockname`` has it.
-        self._bound: List[Tuple[str, Any]] = []
-        self._pool: Optional[HandlerPool] = None
-        self._lifecycle = threading.RLock()  # start and stop, one at a time
-        self._stopped = threading.Event()
-        #: What its sessions share; there while it runs.
-        self.services: Any = None
+        self._lifecycle = threading.RLock()  # guards the two below
+        #: The run that goes on, and the last one there was.
+        self._run: Optional[Run] = None
+        self._last: Optional[Run] = None
 
     def start(self) -> None:
         """Listen and serve; returns when clients can connect.
@@ -124,44 +118,53 @@ class Proxy:
         Raises:
             ListenError: an address cannot be listened on; nothing was started.
             RoadError: targets can never be dialed as the settings say; likewise.
+            OSError: there are no descriptors left; likewise.
             RuntimeError: there is no room for a thread; likewise.  Or it has
                 been started already, and goes on.  Or ``listeners`` were given,
                 and the last ``stop`` has closed them.
         """
         with self._lifecycle:
-            if self.services is not None:
+            if self._run is not None:
                 raise RuntimeError("the proxy has been started already")
             if any(listener.sock.fileno() < 0 for listener in self._given):
                 raise RuntimeError("the sockets given to this proxy are closed: make a new one")
+            run = self._make_run()
             try:
-                self._start()
+                run.start(self._given)
+                self._run = self._last = run
+                return
             except BaseException:
-                self.stop()
+                self._run = None
                 raise
+            finally:
+                if self._run is None:
+                    run.stop_listening()
+                    run.end()
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
         Returns when everything is closed and ``on_connection`` has heard of it.
-        A hook that does not return is waited for 5 s.  Any number of times, and
-        from a hook, too; a second call cuts the grace of the first short.
+        Hooks that do not return are waited for 5 s.  Any number of times, and
+        from a hook, too; a second call cuts the grace of the first short.  What
+        has been started again meanwhile goes on.
+
+        Not in a signal handler, which may run in the middle of ``start``: set an
+        ``Event`` there that the program waits for.
         """
-        self.stop_listening()
-        if grace > 0:
-            empty = threading.Event()
-            self.notify_when_empty(empty.set)
-            empty.wait(grace)
+        grace = float(grace)
         with self._lifecycle:
-            journal, stopped = self._journal, self._stopped
-            if self.services is not None:
-                self.services.loop.stop()
-                if self._resolver is None:
-                    self.services.resolver.close()
-                self.services = None
-        # Without the lock: a hook that is waited for may be about to take it.
-        if journal is not None:
-            journal.close()
-        stopped.set()
+            run = self._run
+        if run is None or not run.stop_listening():
+            return
+        if 0 < grace:
+            empty = threading.Event()
+            run.notify_when_empty(empty.set)
+            empty.wait(min(grace, threading.TIMEOUT_MAX))
+        with self._lifecycle:
+            if self._run is run:
+                self._run = None
+        run.end()
 
     def serve_forever(self) -> None:
         """Serve until another thread, or a hook, calls ``stop``; start if need be.
@@ -174,12 +177,13 @@ class Proxy:
         """
         try:
             with self._lifecycle:
-                if self.services is None:
+                if self._run is None:
                     self.start()
-                stopped = self._stopped
+                run = self._run
+            assert run is not None
             # Not for ever at once: a Ctrl-C just before the wait begins would only
             # be seen at its end, and on Windows every one.
-            while not stopped.wait(SIGNAL_SECONDS):
+            while not run.ended.wait(SIGNAL_SECONDS):
                 pass
         except BaseException:
             self.stop()
@@ -187,13 +191,9 @@ class Proxy:
 
     def stop_listening(self) -> None:
         """Accept no more, and end handshakes that are not finished."""
-        with self._lifecycle:
-            if self._pool is not None:
-                self._pool.stop()
-                self._pool = None
-            listeners, self._listeners = self._listeners, []
-            for listener in listeners:
-                listener.close()
+        run = self._run
+        if run is not None:
+            run.stop_listening()
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, or at the latest by ``stop``.
@@ -201,17 +201,23 @@ class Proxy:
         Once listening has stopped.  It may be called more than once, in any
         thread, and must neither wait nor call ``stop``.
         """
-        services = self.services
-        if services is None:
+        run = self._run
+        if run is None:
             callback()
         else:
-            services.loop.on_empty.append(callback)
-            services.loop.wake()
+            run.notify_when_empty(callback)
+
+    @property
+    def services(self) -> Optional[Services]:
+        """What its sessions share; None unless it runs."""
+        run = self._run
+        return None if run is None else run.services
 
     @property
     def addresses(self) -> List[str]:
         """Where it listens, real ports included, as ``--listen`` spells it."""
-        return [listener.address for listener in self._listeners]
+        run = self._run
+        return [text for text, _name in run.bound] if run is not None and run.listens else []
 
     @property
     def address(self) -> str:
@@ -222,9 +228,7 @@ class Proxy:
         Raises:
             RuntimeError: it has not been started.
         """
-        if not self._bound:
-            raise RuntimeError("the proxy does not listen: start it first")
-        return self._bound[0][0]
+        return self._bound()[0][0]
 
     @property
     def server_address(self) -> Tuple[str, int]:
@@ -233,7 +237,7 @@ class Proxy:
         Raises:
             RuntimeError: it has not been started, or listens on unix sockets only.
         """
-        for _text, name in self._bound:
+        for _text, name in self._bound():
             if isinstance(name, tuple):
                 return name[0], name[1]
         raise RuntimeError("the proxy has no port: it listens on %s" % self.address)
@@ -268,21 +272,24 @@ class Proxy:
         Each is there before its client hears the answer, and goes on counting
         while it lives.  Stays after ``stop``, until the next ``start``.
         """
-        return self._journal.records if self._journal is not None else []
+        return self._last.journal.records if self._last is not None else []
 
     def stats(self) -> Stats:
         """Return what it has done since ``start``.  Stays after ``stop``."""
-        journal, pool = self._journal, self._pool
-        if journal is None:
+        run = self._last
+        if run is None:
             return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0)
-        if pool is None:
-            return journal.stats(len(self))
-        return journal.stats(len(self), pool.parked, pool.threads)
+        if self._run is not run:
+            return run.journal.stats(0)
+        return run.journal.stats(len(self), run.pool.parked, run.pool.threads)
 
     def __len__(self) -> int:
-        """Return how many connections are open, in whatever state."""
-        services = self.services
-        return len(services.loop) if services is not None else 0
+        """Return how many connections are open, in whatever state.
+
+        One that just goes from a handler thread to the loop may count as two.
+        """
+        run = self._run
+        return len(run.services.loop) + run.pool.busy if run is not None else 0
 
     def __bool__(self) -> bool:
         """Return True: a proxy without connections is one, too."""
@@ -298,20 +305,17 @@ class Proxy:
     def __exit__(self, *exc: Any) -> None:
         self.stop()
 
-    def _start(self) -> None:
-        self._bound = []
-        for text in self.config.listen:
-            self._listeners += open_listeners(ListenAddress.parse(text))
-        self._listeners += self._given
-        self._stopped = threading.Event()
-        self._journal = Journal(self._keep_records, self._hooks.on_connection)
+    def _bound(self) -> List[Tuple[str, Any]]:
+        run = self._run or self._last
+        if run is None or not run.bound:
+            raise RuntimeError("the proxy does not listen: start it first")
+        return run.bound
+
+    def _make_run(self) -> Run:
+        journal = Journal(self._keep_records, self._hooks.on_connection)
         resolver, resolve = self._resolver, self._hooks.resolve
         if resolve is not None:
-            resolver = Resolver(getaddrinfo_of(resolve))
-        self.services = Services(self.config, resolver, self._hooks, self._journal)
-        self.services.session_type = self.session_type
-        self.services.road.check()
-        self.services.loop.start()
-        self._pool = pool = HandlerPool(self.services, self.config.max_handshakes)
-        pool.start([SocksServer(item.sock, self.services, pool) for item in self._listeners])
-        self._bound = [(item.address, item.sock.getsockname()) for item in self._listeners]
+            resolver = Resolver(getaddrinfo_of(resolve), waits_when_closed=True)
+        services = Services(self.config, resolver, self._hooks, journal)
+        services.session_type = self.session_type
+        return Run(services, journal, closes_resolver=self._resolver is None)

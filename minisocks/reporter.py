@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Callable, Deque, Optional
 
-from minisocks.compat import start_thread
+from minisocks.compat import log_bug, start_thread
 from minisocks.record import Record
 
 __all__ = ["Reporter"]
@@ -78,7 +78,7 @@ class Reporter:
 
     def _ensure_thread(self) -> str:
         try:
-            self._thread = start_thread(self._work, "minisocks-reporter")
+            self._thread = start_thread(self._work, "reporter")
         except RuntimeError as exc:
             return "no thread for on_connection: %s" % exc  # the next record tries again
         return ""
@@ -96,4 +96,4 @@ class Reporter:
             try:
                 self._hook(record)
             except BaseException:  # the program's bug: it loses this one and hears the next
-                log.exception("id=%d the on_connection hook failed", record.id)
+                log_bug("id=%d the on_connection hook failed", record.id)

@@ -6,19 +6,16 @@ away.  Daemon threads and no executor: that one joins its threads at exit.
 """
 
 import collections
-import logging
 import socket
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
-from minisocks.compat import CAPACITY_ERRORS, start_thread
+from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
 from minisocks.errors import DialError
 from minisocks.wire import Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
-
-log = logging.getLogger("minisocks")
 
 #: Family and what ``connect`` takes.
 Sockaddr = Tuple[int, Any]
@@ -33,6 +30,8 @@ MAX_WAITING = 1024
 STUCK_SECONDS = 5.0
 #: How long a thread without work stays.
 IDLE_SECONDS = 10.0
+#: How long ``close`` waits for lookups that are the program's own code.
+CLOSE_SECONDS = 5.0
 
 # What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
 # LookupError (the idna codec, on Pythons that lack it), ValueError (others').
@@ -83,10 +82,17 @@ class Resolver:
 
     Args:
         getaddrinfo: what to ask; for tests, and for hosts with their own ways.
+        waits_when_closed: ``close`` waits 5 s for lookups under way, because the
+            program's own code runs in them.
     """
 
-    def __init__(self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo) -> None:
+    def __init__(
+        self,
+        getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+        waits_when_closed: bool = False,
+    ) -> None:
         self._getaddrinfo = getaddrinfo
+        self._waits = waits_when_closed
         self._waiting: Deque[Lookup] = collections.deque()
         self._changed = threading.Condition()
         self._threads = 0
@@ -114,11 +120,23 @@ class Resolver:
         return lookup
 
     def close(self) -> None:
-        """Let idle threads end.  A hanging one is left behind: it is a daemon."""
+        """End the threads.  One that hangs in the C library is left behind: it is a daemon.
+
+        Called by a lookup of its own it does not wait for that.
+        """
+        me = threading.get_ident()
+        until = time.monotonic() + CLOSE_SECONDS
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
+            while True:
+                busy = set(self._busy) if self._waits else set()
+                others = self._threads - len(self._busy) + len(busy - {me})
+                left = until - time.monotonic()
+                if others <= 0 or left <= 0:
+                    return
+                self._changed.wait(left)
 
     def _check_room(self) -> None:
         now = time.monotonic()
@@ -136,7 +154,7 @@ class Resolver:
 
     def _start_thread(self, lookup: Lookup) -> None:
         try:
-            start_thread(self._work, "minisocks-resolver")
+            start_thread(self._work, "resolver")
         except RuntimeError as exc:
             self._most_threads = self._threads
             if not self._threads:
@@ -156,6 +174,7 @@ class Resolver:
             with self._changed:
                 self._busy.pop(threading.get_ident(), None)
                 self._threads -= 1
+                self._changed.notify_all()
 
     def _look_one_up(self) -> bool:
         """Do the next lookup; False if none came for a while."""
@@ -169,7 +188,11 @@ class Resolver:
             lookup = self._waiting.popleft()
             self._busy[me] = time.monotonic()
         if lookup.callback is not None:
-            outcome = self._resolve(lookup)
+            try:
+                outcome = self._resolve(lookup)
+            except BaseException:  # of somebody's own, and one that cannot even be shown
+                log_bug("looking a name up failed")
+                outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
             callback = lookup.callback  # None if it was cancelled meanwhile
             if callback is not None:
                 callback(outcome)
@@ -183,7 +206,7 @@ class Resolver:
             full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
             return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
         except Exception as exc:  # a resolver of somebody's own may have bugs
-            log.exception("looking %s up failed", quoted(lookup.host))
+            log_bug("looking %s up failed", quoted(lookup.host))
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:
             return DialError("%s has no address" % quoted(lookup.host), Rep.HOST_UNREACHABLE)

@@ -1,18 +1,15 @@
 """SocksServer and SocksHandler: the pool's clients, in socketserver's terms."""
 
-import logging
 import socket
 import socketserver
 from typing import Any, Optional, Tuple
 
-from minisocks.compat import ACCEPTED_INHERIT, close_quietly, tune
+from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.negotiate import negotiate
 from minisocks.pool import HandlerPool
 from minisocks.session import Services
 
 __all__ = ["SocksHandler", "SocksServer"]
-
-log = logging.getLogger("minisocks")
 
 
 class SocksHandler(socketserver.BaseRequestHandler):
@@ -96,7 +93,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback where the log goes, and not to stderr."""
-        log.exception("serving %r failed", client_address)
+        log_bug("serving %r failed", client_address)
 
     def server_close(self) -> None:
         """Close the listener.  Not ``shutdown``: others may share it."""

@@ -53,6 +53,8 @@ class Services:
         self.road = Road.of(config)
         self.loop = Loop()
         self.resolver = resolver or Resolver()
+        #: Set when nothing new begins any more, whatever a late hook says.
+        self.stopping = False
         #: Puts a session aside until its client says more.  The pool's lobby.
         self.park: Callable[[Session], None] = _no_pool
         #: Gives a session back to a handler thread.  The pool's.

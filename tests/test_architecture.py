@@ -24,6 +24,7 @@ ABOVE = """
     announce foreground
     __init__
     proxy
+    run
     server
     pool listener
     lobby negotiate

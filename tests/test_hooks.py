@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from minisocks import ProxyRequest
+import minisocks.pool
+from minisocks import Proxy, ProxyRequest
 from minisocks.resolver import Resolver
 from minisocks.session import Session
 from support import (
@@ -532,6 +533,73 @@ def test_any_hook_may_stop_the_proxy(name, target):
         assert stopped.wait(TIMEOUT)
         assert [] == proxy.addresses
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
+
+
+def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
+    """What it allows after ``stop`` has returned is not dialed any more."""
+    monkeypatch.setattr(minisocks.pool, "STOP_SECONDS", 0.1)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def authorize(request):
+        asked.set()
+        return go_on.wait(TIMEOUT)
+
+    before = open_descriptors()
+    proxy = Proxy(listen="127.0.0.1:0", authorize=authorize)
+    with proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING + socks5("127.0.0.1", target.port))
+        assert asked.wait(TIMEOUT)
+        proxy.stop()
+        go_on.set()
+        assert talk.rest() in (b"\x05\x00", b"")
+        wait_until(lambda: proxy.records[0].end is not None)
+        (record,) = proxy.records
+    assert (None, None, "shutdown") == (record.via, record.rep, record.end)
+    assert [] == target.talks
+    wait_until(lambda: open_descriptors() == before, "the descriptors back")
+
+
+def test_stop_waits_for_lookups_of_the_program(target):
+    """When ``stop`` returns no thread looks a name up, be it idle or in the hook."""
+    asked, leave = threading.Event(), threading.Event()
+
+    def resolve(name):
+        if name == "slow.test":
+            asked.set()
+            assert leave.wait(TIMEOUT)
+        return "127.0.0.1"
+
+    with run_proxy(resolve=resolve) as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5(b"quick.test", target.port)[0]
+        with Talk.to(proxy.port) as other:
+            other.send(GREETING + socks5(b"slow.test", target.port))
+            assert asked.wait(TIMEOUT)
+            stopping = threading.Thread(target=proxy.stop)
+            stopping.start()
+            wait_until(lambda: proxy.services is None)
+            assert stopping.is_alive()
+            leave.set()
+            stopping.join(TIMEOUT)
+        assert not stopping.is_alive()
+        assert [] == [t for t in threading.enumerate() if t.name == "minisocks-resolver"]
+
+
+def test_hooks_know_the_port():
+    """A client that is served before ``start`` has returned finds a hook that may ask."""
+    known = []
+    for _ in range(20):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        talk = Talk.to(listener.getsockname()[1]).send(GREETING + socks5("127.0.0.1", 1))
+        proxy = Proxy(
+            listeners=(listener,),
+            listen="127.0.0.1:0",
+            authorize=lambda request: known.append(proxy.port) or False,  # noqa: B023
+        )
+        with proxy, talk:
+            talk.rest()
+    assert 20 == len(known)
 
 
 def test_stop_waits_for_neither_its_own_hook_nor_another_s_stop(target):

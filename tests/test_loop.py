@@ -438,10 +438,10 @@ def test_a_loop_that_never_started_leaves_no_descriptor():
 
 
 def test_emptiness_is_told(loop):
-    """``on_empty`` is called once no job is left, and not before."""
+    """``notify_when_empty`` calls once no job is left, and not before."""
     job = Scripted(loop).submit()
     empty = threading.Event()
-    loop.on_empty.append(empty.set)
+    loop.notify_when_empty(empty.set)
     loop.wake()
     second = Scripted(loop).submit()
     assert second.begun.wait(TIMEOUT)
@@ -469,7 +469,8 @@ def test_a_callback_that_raises_or_stops_costs_nobody_the_loop(bugs):
     loop = Loop()
     loop.start()
     told = threading.Event()
-    loop.on_empty += [lambda: 1 / 0, loop.stop, told.set]
+    for callback in (lambda: 1 / 0, loop.stop, told.set):
+        loop.notify_when_empty(callback)
     loop.wake()
     assert told.wait(TIMEOUT)
     loop.stop()

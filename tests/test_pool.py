@@ -146,9 +146,9 @@ def slow_hook(blocked, **settings):
             users.go_on.set()
 
 
-def log_in(proxy, target):
+def log_in(proxy, target, source=None):
     """Have a client with a quick password be served."""
-    with Talk.to(proxy.port) as talk:
+    with Talk.to(proxy.port, source=source) as talk:
         talk.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
         talk.expect(b"\x05\x02\x01\x00").send(socks5("127.0.0.1", target.port))
         assert 0 == talk.receive_reply5()[0]
@@ -167,17 +167,37 @@ def test_a_slow_hook_makes_the_pool_grow_and_shrink_again(monkeypatch, target):
         log_in(proxy, target)
 
 
-def test_hooks_cannot_make_more_threads_than_there_may_be_handshakes(target):
-    """``--max-handshakes`` bounds the threads, too; who waits is served when a hook returns."""
-    with slow_hook(blocked=12, max_handshakes=6) as (proxy, users):
-        wait_until(lambda: users.waiting == 6, "six hooks at once")
-        late = Talk.to(proxy.port)
-        with late:
-            late.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
-            assert 6 == handler_threads()
-            users.go_on.set()
-            late.expect(b"\x05\x02\x01\x00")
-        assert handler_threads() <= 6
+def test_hooks_of_one_address_leave_room_for_others(target, warnings_said):
+    """An address has at most half of the threads for its hooks; beyond that it is refused."""
+    with slow_hook(blocked=4, max_handshakes=8) as (proxy, users):
+        wait_until(lambda: users.waiting == 4, "four hooks at once")
+        for _ in range(10):
+            with Talk.to(proxy.port) as talk:
+                talk.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
+                assert b"\x05\x02\x01\x01" == talk.rest()
+        log_in(proxy, target, source=("127.0.0.2", 0))
+        assert handler_threads() <= 8
+        users.go_on.set()
+        wait_until(lambda: not proxy._run.pool._hooks, "the hooks' end")
+        log_in(proxy, target)
+    assert 1 == len(warnings_said("at capacity: hooks hold"))
+
+
+def test_hooks_never_hold_the_thread_that_accepts(target):
+    """With all threads but one in hooks, clients still hear at once that there is no room."""
+    with slow_hook(blocked=0, max_handshakes=4) as (proxy, users), contextlib.ExitStack() as stack:
+        for i in range(3):
+            talk = stack.enter_context(Talk.to(proxy.port, source=("127.0.0.%d" % (i + 1), 0)))
+            talk.send(b"\x05\x01\x02" + password_message(b"slow", b"b"))
+        wait_until(lambda: users.waiting == 3, "three hooks at once")
+        for i in range(5):
+            with Talk.to(proxy.port, source=("127.0.0.%d" % (i + 10), 0)) as talk:
+                talk.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
+                assert b"\x05\x02\x01\x01" == talk.rest()
+        assert 4 == handler_threads()
+        users.go_on.set()
+        wait_until(lambda: not proxy._run.pool._hooks, "the hooks' end")
+        log_in(proxy, target)
 
 
 def test_stopping_waits_for_a_hook_that_is_slow_but_not_for_ever(monkeypatch):
@@ -308,7 +328,7 @@ def test_listeners_share_the_threads():
             with Talk.to(port) as talk:
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         assert handler_threads() <= 4
-        assert socket.AF_INET == proxy._listeners[0].sock.family
+        assert socket.AF_INET == proxy._run._listeners[0].sock.family
 
 
 def test_a_listener_that_somebody_shut_down_does_not_spin(caplog, target):

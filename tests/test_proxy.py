@@ -403,3 +403,53 @@ def test_starting_twice_is_refused_and_harms_nothing(target):
             proxy.start()
         with Talk.to(proxy.port) as talk:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+def test_stop_with_grace_ends_the_run_that_it_saw(target):
+    """Who stops and starts it again meanwhile has a proxy that works."""
+    with run_proxy() as proxy:
+        for _ in range(10):
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+                slow = threading.Thread(target=proxy.stop, args=(TIMEOUT,))
+                slow.start()
+                wait_until(lambda: not proxy.addresses)
+                proxy.stop()
+                proxy.start()
+                slow.join(TIMEOUT)
+                assert not slow.is_alive()
+                with Talk.to(proxy.port) as other:
+                    assert 0 == other.connect5("127.0.0.1", target.port)[0]
+                    other.send(b"x").expect(b"x")
+
+
+@pytest.mark.parametrize("grace", ["x", None])
+def test_stop_with_a_grace_that_is_none_stops_nothing(grace, target):
+    """A wrong argument is told before anything is done."""
+    with run_proxy() as proxy:
+        with pytest.raises((TypeError, ValueError)):
+            proxy.stop(grace)
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+def test_stop_from_many_threads_returns_when_all_is_closed():
+    """Every one of them finds nothing left."""
+    for _ in range(10):
+        proxy = Proxy(Config(listen=("127.0.0.1:0",)))
+        proxy.start()
+        fds = [listener.sock for listener in proxy._run._listeners]
+        left = []
+
+        def stop(proxy=proxy, fds=fds, left=left):
+            proxy.stop()
+            left.extend(sock for sock in fds if sock.fileno() >= 0)
+            left.extend(proxy.addresses)
+
+        threads = [threading.Thread(target=stop) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert [] == left
+        assert proxy.services is None
