@@ -5,6 +5,7 @@ The only module that imports click, and the only one that adds log handlers.
 
 import logging
 import os
+import re
 import stat
 import sys
 import threading
@@ -221,15 +222,18 @@ def _stray(word: str) -> str:
     """Return the sentence about an argument that is no option's."""
     if word in COMMANDS:
         return "%s goes first: minisocks %s [OPTIONS]" % (word, word)
-    if word[:1].isdigit() or ":" in word:
+    if re.match(r"(([\d.]+|\[[\da-f:.]+\])?:)?\d+\Z", word):
         return "%r is no option; to listen there, write -l %s" % (word, word)
+    if not re.match(r"[a-z-]{1,20}\Z", word):
+        return "an argument belongs to no option%s" % _SEE_HELP  # it may be a password
     return "no command is called %r%s" % (word, closest(word, COMMANDS) or _SEE_HELP)
 
 
 def _usage_sentence(exc: click.ClickException) -> str:
     if isinstance(exc, click.NoSuchOption):
-        known = [name for param in _SERVE.params for name in param.opts if name != "--no"]
-        meant = closest(exc.option_name, known)
+        known = [name for param in _SERVE.params for name in param.opts]
+        # --no-listen was not meant to be --open, nor --listen.
+        meant = "" if exc.option_name.startswith("--no") else closest(exc.option_name, known)
         return "no option is called %s%s" % (exc.option_name, meant or _SEE_HELP)
     return exc.format_message().rstrip(".") + _SEE_HELP
 
@@ -241,13 +245,16 @@ def _settings(given: Dict[str, Any]) -> Layered:
         ConfigError: one of them cannot be used.
     """
     place, path = "--config", given.pop("config")
+    if path == "":
+        # An empty variable of a script: not the same as no file.
+        raise ConfigError("--config", "needs the name of a file")
     if path is None:
         place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
     text, is_private = _read(path, place) if path else ("", True)
     chosen = layered(given, os.environ, text, path or "")
     for name in chosen.unknown:
         _warn("%s is no setting, and is not used" % name)
-    if not is_private and path and chosen.sources["user"].startswith(path):
+    if not is_private and path and chosen.sources["user"].startswith(path + ", "):
         _warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     return chosen
 

@@ -1,9 +1,9 @@
 """The embedding program's own decisions: who may come in, where to, and by which address.
 
 All four are optional arguments of ``Proxy``.  They are plain callables, not
-coroutines, and may take as long as they need: each runs in a thread where
-nobody else waits for it.  Several may run at the same time, but for
-``on_connection``.  What one of them raises, be it SystemExit, is the program's
+coroutines, and may take their time: they run in threads that nobody else needs,
+up to a bound (``HandlerPool.before_hook``, ``resolver.MAX_THREADS``).  Several may
+run at the same time, but for ``on_connection``.  What one of them raises, be it SystemExit, is the program's
 bug: it is logged with its traceback, and the client is refused (REP 01; 91).
 """
 
@@ -104,7 +104,9 @@ class Hooks(NamedTuple):
             if hook is not None:
                 import inspect  # not small, and for programs with hooks only
 
-                if not callable(hook) or inspect.iscoroutinefunction(hook):
+                inner = getattr(hook, "func", hook)  # of functools.partial
+                called = (inner, getattr(type(inner), "__call__", None))
+                if not callable(hook) or any(map(inspect.iscoroutinefunction, called)):
                     raise TypeError("%s takes a plain function, not %r" % (name, hook))
         return self
 

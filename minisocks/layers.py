@@ -3,6 +3,7 @@
 Pure: the caller has read the file and the environment.
 """
 
+import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
@@ -58,6 +59,10 @@ def layered(
 def _value(setting: Setting, found: _Found) -> Any:
     values = []
     for text, place in found.texts:
+        if not text:
+            raise ConfigError(setting.option, "has no value", place)
+        if found.source != "command line" and text[0] == text[-1] in "\"'" and len(text) > 1:
+            raise ConfigError(setting.option, "is in quotes; write it without", place)
         try:
             values.append(setting.read(text))
         except ConfigError as exc:
@@ -107,13 +112,19 @@ def _from_file(text: str, name: str) -> Dict[str, _Found]:
             raise ConfigError("--config", _no_such_key(entry.key, known), place)
         if setting.name in found:
             raise ConfigError(setting.option, _again(setting), place)
-        found[setting.name] = _Found(place, _texts(setting, entry, name))
+        found[setting.name] = _Found(place, _texts(setting, entry, name, known))
     return found
 
 
-def _texts(setting: Setting, entry: Entry, name: str) -> List[Tuple[str, str]]:
+def _texts(
+    setting: Setting, entry: Entry, name: str, known: Mapping[str, Setting]
+) -> List[Tuple[str, str]]:
     texts = [(text, "%s, line %d: %s" % (name, line, setting.key)) for line, text in entry.values]
     where = "%s, line %d: %s" % (name, entry.line, setting.key)
+    for text, place in texts[1:]:
+        if text.partition("=")[0].strip() in known:
+            # Neither to be repeated: it may be a password.
+            raise ConfigError(setting.option, "a key must not be indented", place)
     if not texts:
         raise ConfigError(setting.option, "has no value", where)
     if setting.kind != "texts" and len(texts) > 1:
@@ -124,6 +135,9 @@ def _texts(setting: Setting, entry: Entry, name: str) -> List[Tuple[str, str]]:
 def _no_such_key(key: str, known: Mapping[str, Setting]) -> str:
     if key.replace("_", "-") == CONFIG_FILE.key:
         return "a file cannot name another one"
+    if not re.match(r"[A-Za-z][\w-]{,40}\Z", key):
+        # Not repeated: it may be a password.
+        return "this line is no KEY = VALUE; further values of the key above it are indented"
     return "no setting is called %r%s" % (key, closest(key.replace("_", "-").lower(), known))
 
 

@@ -34,6 +34,8 @@ class Listener(NamedTuple):
     path: str = ""
     #: Device and inode of ``path`` when we made it; somebody may replace it.
     identity: Tuple[int, int] = (0, 0)
+    #: The process that made it: a child that was forked since must leave it alone.
+    pid: int = 0
 
     @property
     def address(self) -> str:
@@ -46,7 +48,8 @@ class Listener(NamedTuple):
     def close(self) -> None:
         """Close it; a unix socket's file goes too, if it still is this one's."""
         try:
-            if self.path and _identity(self.path) == self.identity:
+            is_ours = self.path and self.pid == os.getpid()
+            if is_ours and _identity(self.path) == self.identity:
                 os.unlink(self.path)
         except OSError:
             pass  # gone already, or read-only by now; the next start replaces it
@@ -147,7 +150,7 @@ def _open_unix(path: str) -> Listener:
             # Before listen: until then nobody can connect, whatever the umask.
             os.chmod(path, 0o600)
             listener.listen(BACKLOG)
-            return Listener(listener, path, _identity(path))
+            return Listener(listener, path, _identity(path), os.getpid())
     except (OSError, ValueError) as exc:
         listener.close()
         if isinstance(exc, ListenError):

@@ -89,9 +89,13 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        self._poller = Poller()
         self._waker = Waker()
-        self._poller.register(self._waker.fileno(), READ)
+        try:
+            self._poller = Poller()
+            self._poller.register(self._waker.fileno(), READ)
+        except BaseException:
+            self._waker.close()
+            raise
         self._watching: Dict[int, Job] = {}
         self._jobs: Set[Job] = set()
         self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()

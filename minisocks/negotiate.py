@@ -115,12 +115,12 @@ def _check(session: Session, credentials: Credentials, turn: Turn) -> None:
 
 def _carry_out(session: Session, request: Request, turn: Turn) -> None:
     rules, client = session.services.rules, session.client
-    session.record.asked(request)
+    session.asked(request)
     rules.admits(client).demand()
     command = COMMANDS.get(request.cmd)
     if command is None:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
-    session.demand_target(request)
+    rules.allows_name(client, request.dst).demand()
     _authorize(session, request, turn)
     if session.services.stopping:
         session.abort("shutdown")  # a hook was slower than the end

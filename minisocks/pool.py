@@ -64,10 +64,15 @@ class HandlerPool(Turn):
         self._ready: Deque[Any] = collections.deque()
         self._resumed: Deque[Session] = collections.deque()
         self._waker = Waker()
-        self._listening = Poller()
-        self._pausing = Poller()
-        for poller in (self._listening, self._pausing):
-            poller.register(self._waker.fileno(), READ)
+        self._pollers: List[Any] = []
+        try:
+            for _ in range(2):
+                self._pollers.append(Poller())
+                self._pollers[-1].register(self._waker.fileno(), READ)
+        except BaseException:
+            self._close()
+            raise
+        self._listening, self._pausing = self._pollers
         self._lead = threading.Lock()
         self._mutex = threading.Lock()  # guards _threads and _followers
         self._threads: List[threading.Thread] = []
@@ -193,9 +198,12 @@ class HandlerPool(Turn):
     def _close_if_over(self) -> None:
         """Close our descriptors once no thread is left, however late a hook lets one go."""
         if self._stopping and not self._threads:
-            self._listening.close()
-            self._pausing.close()
-            self._waker.close()
+            self._close()
+
+    def _close(self) -> None:
+        for poller in self._pollers:
+            poller.close()
+        self._waker.close()
 
     def _abort_resumed(self) -> None:
         while self._resumed:

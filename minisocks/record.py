@@ -133,7 +133,10 @@ class Record:
         self.end = end
         self._witness.ended(self)
         if access_log.isEnabledFor(logging.INFO):
-            access_log.info("%s", " ".join(self._words()))
+            try:
+                access_log.info("%s", " ".join(self._words()))
+            except Exception:  # of the program's log handler: the client shall not pay for it
+                pass
 
     def _words(self) -> List[str]:
         words = ["id=%d client=%s" % (self.id, self.client)]

@@ -5,7 +5,8 @@ import logging
 import socket
 import struct
 import sys
-from typing import Dict, List, NamedTuple, Sequence
+from types import MappingProxyType
+from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 from minisocks.compat import close_quietly
 from minisocks.errors import RoadError
@@ -36,7 +37,7 @@ class Road(NamedTuple):
     """
 
     prefer: int = 0
-    sources: Dict[int, str] = {}
+    sources: Mapping[int, str] = MappingProxyType({})
     interface: str = ""
     mark: int = 0
 
@@ -83,16 +84,20 @@ class Road(NamedTuple):
             RoadError: it will never work.
         """
         for family in self.sources or (socket.AF_INET,):
-            sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                self.prepare(sock)
+                self._try(family)
             except OSError as exc:
                 sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
                     raise RoadError(exc.errno, sentence) from exc
                 log.warning("%s; going on, it may come up", sentence)
-            finally:
-                close_quietly(sock)
+
+    def _try(self, family: int) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self.prepare(sock)
+        finally:
+            close_quietly(sock)
 
     def __str__(self) -> str:
         """Return the options that say so."""

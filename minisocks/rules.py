@@ -114,7 +114,7 @@ class Rules:
         """Return one sentence that says who may come in."""
         if self.open:
             return "any client, without a password (--open)"
-        who = "clients on this host"
+        who = "clients on this host (by loopback)"
         if self.allow_lan:
             who += " and on private networks (--allow-lan)"
         if not self.has_users:

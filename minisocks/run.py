@@ -26,7 +26,11 @@ class Run:
     def __init__(self, services: Services, journal: Journal, closes_resolver: bool) -> None:
         self.services = services
         self.journal = journal
-        self.pool = HandlerPool(services, services.config.max_handshakes)
+        try:
+            self.pool = HandlerPool(services, services.config.max_handshakes)
+        except BaseException:
+            services.loop.stop()
+            raise
         #: Address as text and as ``getsockname`` has it, of all its listeners.
         self.bound: List[Tuple[str, Any]] = []
         #: Set when all is closed.

@@ -86,13 +86,13 @@ class Session:
         self.deadline = Deadline(services.config.handshake_timeout)
         self.talk = Handshake(services.rules.methods(self.client))
 
-    def demand_target(self, request: Request) -> None:
-        """Have the name that is asked for judged, before anything is resolved.
+    def asked(self, request: Request) -> None:
+        """Take note of what the client wants.
 
         Raises:
-            RefusedByRules: the client may not go there.
+            HandshakeError: it is not even considered; a test kit's session may.
         """
-        self.services.rules.allows_name(self.client, request.dst).demand()
+        self.record.asked(request)
 
     def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         """Tell the client that it is connected, and hand both sockets to the relay.

@@ -79,9 +79,13 @@ class Config(NamedTuple):
                 raise TypeError("no setting is called %r%s" % (name, closest(name, cls._fields)))
         for setting in SETTINGS:
             value = values.get(setting.name)
-            if value is not None and setting.kind == "texts":
+            if setting.kind == "texts" and isinstance(value, (str, list)):
                 values[setting.name] = (value,) if isinstance(value, str) else tuple(value)
-        return cls()._replace(**values).checked()
+        try:
+            return cls()._replace(**values).checked()
+        except ConfigError as exc:
+            # In a traceback the message stands alone.
+            raise ConfigError(exc.option, exc.sentence) from None
 
     def checked(self) -> "Config":
         """Return self if every value can be used.
@@ -179,7 +183,7 @@ class Setting(NamedTuple):
             try:
                 value = convert(text)
             except ValueError:
-                raise ConfigError(self.option, "%r is no %s" % (text, wanted)) from None
+                raise ConfigError(self.option, "%.40r is no %s" % (text, wanted)) from None
         self._check_one(value)
         return value
 
@@ -190,41 +194,59 @@ class Setting(NamedTuple):
             ConfigError: it cannot be used.
         """
         if self.kind == "texts":
-            if isinstance(value, str):
-                raise ConfigError(self.option, "takes several values: a tuple, not a string")
+            # Not what can be read once only: it would be empty when it is used.
+            if not isinstance(value, tuple):
+                wrong = type(value).__name__
+                raise ConfigError(self.option, "takes several texts: a tuple, not %s" % wrong)
             for text in value:
                 self._check_one(text)
         elif self.kind != "flag":
             self._check_one(value)
+        elif not isinstance(value, bool):
+            # Not by truth: "no" is true, and would open the door.
+            raise ConfigError(self.option, "takes True or False, not %r" % (value,))
 
     def shown(self, value: Any) -> str:
         """Return *value* (of ``texts``, one of them) for people, without secrets."""
         if self.kind == "flag":
             return "yes" if value else "no"
         if self.kind in _NUMBERS:
-            return "%g" % value
+            return _number(value)
+        if not value:
+            return "none"
         return without_password(value) if self.accept is check_user else str(value)
 
     def _check_one(self, value: Any) -> None:
         if self.kind in _NUMBERS:
             fits = int if self.kind == "count" else (int, float)
             if isinstance(value, bool) or not isinstance(value, fits):
-                raise ConfigError(
-                    self.option, "takes a %s, not %r" % (_NUMBERS[self.kind][1], value)
-                )
+                wanted = _NUMBERS[self.kind][1]
+                raise ConfigError(self.option, "takes a %s, not %.40r" % (wanted, value))
             if not self.least <= value <= self.most:
-                raise ConfigError(
-                    self.option, "%g is out of range: %g to %g" % (value, self.least, self.most)
-                )
+                numbers = tuple(map(_number, (value, self.least, self.most)))
+                raise ConfigError(self.option, "%s is out of range: %s to %s" % numbers)
         elif not isinstance(value, str):
             raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
         elif self.accept is not None:
             self.accept(value)
 
 
+def _whole(text: str) -> int:
+    # Marks are written in hexadecimal by everybody else.
+    return int(text, 16 if text.lower().startswith("0x") else 10)
+
+
+def _number(value: float) -> str:
+    """Return *value* as people write it: 10 and not 10.0, and not 1e+06."""
+    if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
+        value = int(value)
+    text = str(value)
+    return text if len(text) <= 30 else text[:30] + "..."
+
+
 _NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
     "seconds": (float, "number of seconds"),
-    "count": (int, "whole number"),
+    "count": (_whole, "whole number"),
 }
 
 #: In the order of ``--help``.

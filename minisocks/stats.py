@@ -22,7 +22,7 @@ class Stats(NamedTuple):
     #: Those of them whose target was connected.
     succeeded: int
     #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
-    #: REP, else "client gone", "not SOCKS" or "shutdown".
+    #: REP, else "client gone", "not SOCKS", "shutdown" or "internal error".
     refused: Dict[str, int]
     #: Bytes relayed from clients to targets, those of open connections included.
     up: int

@@ -57,10 +57,12 @@ class Script(NamedTuple):
         """
         for name, most in (("reply", 255), ("truncate_reply", 1 << 16), ("drop_after", 1 << 62)):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and 0 <= value <= most):
-                raise ConfigError(name, "%r is no whole number from 0 to %d" % (value, most))
-        if not 0 <= self.delay <= 3600:
-            raise ConfigError("delay", "%r is no number of seconds up to 3600" % self.delay)
+            if value is not None and not (type(value) is int and 0 <= value <= most):
+                raise ConfigError(name, "%s=%r: no whole number up to %d" % (name, value, most))
+        if type(self.delay) not in (int, float) or not 0 <= self.delay <= 3600:
+            raise ConfigError("delay", "delay=%r: no number of seconds up to 3600" % (self.delay,))
+        if not isinstance(self.no_reply, bool):
+            raise ConfigError("no_reply", "no_reply=%r: neither True nor False" % (self.no_reply,))
         self.address()
         return self
 
@@ -72,10 +74,13 @@ class Script(NamedTuple):
         """
         if self.bnd is None:
             return None
-        place = ListenAddress.parse(self.bnd)
-        ip = packed_ip(place.host)
-        if ip is None:
-            raise ConfigError("bnd", "%r is no IP address with a port" % self.bnd)
+        try:
+            place = ListenAddress.parse(self.bnd)
+            ip = packed_ip(place.host)
+        except (AttributeError, ConfigError):
+            ip = None
+        if ip is None or self.bnd.isdigit():
+            raise ConfigError("bnd", "bnd=%r: no IP address with a port" % (self.bnd,))
         return ip, place.port
 
 
@@ -114,6 +119,8 @@ class ScriptedProxy(Proxy):
     @script.setter
     def script(self, script: Script) -> None:
         """Refuse one that cannot be played, with ``ConfigError``."""
+        if not isinstance(script, Script):
+            raise TypeError("a script is a Script, not %r" % type(script).__name__)
         self._script = script.checked()
 
     def _make_session(self, services: Services, sock: socket.socket, peer: Any) -> Session:
@@ -165,8 +172,8 @@ class _ScriptedSession(Session):
         self.talk = talk = _ScriptedTalk(services.rules.methods(self.client))
         talk.script = None
 
-    def demand_target(self, request: Request) -> None:
-        super().demand_target(request)
+    def asked(self, request: Request) -> None:
+        super().asked(request)
         assert isinstance(self.talk, _ScriptedTalk)
         self.talk.script = self._script
         if self._script.no_reply or self._script.reply is not None:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from minisocks.errors import ConfigError
-from minisocks.wire import MAX_FIELD_BYTES, packed_ip
+from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 
 __all__ = [
     "ListenAddress",
@@ -39,6 +39,9 @@ class ListenAddress(NamedTuple):
                     "--listen", "unix: needs a path behind it: unix:/run/minisocks.sock"
                 )
             return cls("", 0, text[5:])
+        if "@" in text:
+            # Not repeated: there is a password in it.
+            raise ConfigError("--listen", "takes no user; names and passwords go to --user")
         host, colon, port = text.rpartition(":")
         is_sound = _is_port(port)
         if not colon:
@@ -124,6 +127,10 @@ def check_source(text: str) -> None:
     ip = packed_ip(text)
     if ip is None or "%" in text:
         raise ConfigError("--source", "%r is no address; write one that this host has" % text)
+    if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
+        raise ConfigError("--source", "%r is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
+    if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:
+        raise ConfigError("--source", "%r is no address of a host" % text)
     if not any(ip):
         raise ConfigError("--source", "%r is every address; leave it out to mean that" % text)
 
@@ -134,5 +141,9 @@ def check_interface(text: str) -> None:
     Raises:
         ConfigError: no interface can be called so.
     """
-    if len(encode(text)) > 15 or "/" in text or any(c.isspace() or c == "\0" for c in text):
+    if (
+        len(text.encode("utf-8", "replace")) > 15
+        or "/" in text
+        or any(c.isspace() or c == "\0" for c in text)
+    ):
         raise ConfigError("--interface", "no interface can be called %r" % text)

@@ -38,7 +38,7 @@ def test_defaults():
     assert ["listen", "127.0.0.1:1080", "default"] in rows
     assert ["user", "none", "default"] in rows
     assert ["grace", "10", "s", "default"] in rows
-    assert "may come in: clients on this host, without a password" == lines[-1]
+    assert "may come in: clients on this host (by loopback), without a password" == lines[-1]
 
 
 def test_each_value_says_where_it_comes_from(file):
@@ -68,6 +68,14 @@ def test_json(file):
     assert "without a password, any other client with one" in data["may_come_in"]
 
 
+def test_name_with_a_line_break_forges_no_row():
+    """A row is a line, whatever a user is called."""
+    lines = check("--user", "ann\nopen               no:x", "--open").splitlines()
+
+    (row,) = [line for line in lines if line.startswith("open ")]
+    assert ["open", "yes", "command", "line"] == row.split()
+
+
 def test_file_may_be_named_by_the_environment(file):
     """MINISOCKS_CONFIG is what -c is; -c wins."""
     other = file.parent / "other.ini"
@@ -86,6 +94,15 @@ def test_file_may_be_named_by_the_environment(file):
         (["--grace", "soon"], {}, "--grace: 'soon' is no number of seconds"),
         ([], {"MINISOCKS_GRACE": "soon"}, "MINISOCKS_GRACE: 'soon' is no number of seconds"),
         (["--lisen"], {}, "no option is called --lisen; did you mean --listen?"),
+        (["-c", ""], {"MINISOCKS_CONFIG": "/dev/null"}, "--config: needs the name of a file"),
+        (["--interface", ""], {}, "--interface: has no value"),
+        (["--mark", "1" + "0" * 400], {}, "--mark: 1000000000"),
+        (["--no-listen"], {}, "no option is called --no-listen; see minisocks --help"),
+        (["--no"], {}, "no option is called --no; see minisocks --help"),
+        (["ann:s3cret"], {}, "an argument belongs to no option; see minisocks --help"),
+        (["--user", "ann:x", "bob:s3cret1"], {}, "an argument belongs to no option"),
+        (["socks5://ann:s3cret@127.0.0.1:1080"], {}, "an argument belongs to no option"),
+        (["-l", "ann:s3cret@127.0.0.1:1080"], {}, "--listen: takes no user"),
         (["--xyzzy"], {}, "no option is called --xyzzy; see minisocks --help"),
         (["10.0.0.1:1080"], {}, "to listen there, write -l 10.0.0.1:1080"),
     ],
@@ -99,6 +116,7 @@ def test_mistake_is_one_sentence(command, args, variables, sentence):
     assert 1 == err.count("\n")
     assert err.startswith("minisocks: ")
     assert sentence in err
+    assert "s3cret" not in err
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_it_says_where_it_listens(more):
             with Talk.to(port, host) as talk:
                 talk.send(GREETING).expect(b"\x05\x00")
         assert any(
-            "may come in: clients on this host, without a password" == line
+            "may come in: clients on this host (by loopback), without a password" == line
             for line in command.lines
         )
         (room,) = [line for line in command.lines if line.startswith("room for ")]

@@ -2,8 +2,10 @@
 
 import contextlib
 import doctest
+import functools
 import gc
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -308,6 +310,88 @@ def test_ctrl_c_goes_through_serve_forever_and_stops():
             child.send_signal(signal.SIGINT)
             said, errors = child.communicate(timeout=TIMEOUT)
         assert ("interrupted [] None\n", "", 0) == (said, errors, child.returncode)
+
+
+class AsyncHook:
+    """Called, it returns a coroutine that nobody awaits."""
+
+    async def __call__(self, *args):
+        return True
+
+
+async def async_hook(*args):
+    return True
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [5, async_hook, AsyncHook(), functools.partial(async_hook, 1)],
+    ids=lambda h: repr(h)[:12],
+)
+@pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
+def test_hook_that_cannot_be_one(name, hook):
+    """What can be no hook is told when the proxy is made, not by every client."""
+    with pytest.raises(TypeError, match="%s takes a plain function" % name):
+        Proxy(listen="127.0.0.1:0", **{name: hook})
+
+
+def test_child_leaves_the_socket_alone(tmp_path):
+    """A child that was forked and ends the proxy on its side takes nothing from its parent."""
+    path = str(tmp_path / "socket")
+    program = (
+        "import os, socket, sys\n"
+        "from minisocks import Proxy\n"
+        "with Proxy(listen='unix:' + sys.argv[1]) as proxy:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        for listener in proxy._run._listeners:\n"
+        "            listener.close()\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    client = socket.socket(socket.AF_UNIX)\n"
+        "    client.connect(sys.argv[1])\n"
+        "    client.sendall(b'\\5\\1\\0')\n"
+        "    print(client.recv(2))\n"
+        "    client.close()\n"
+        "print(os.path.exists(sys.argv[1]))\n"
+    )
+    out = subprocess.check_output(
+        [sys.executable, "-c", program, path], cwd=ROOT, universal_newlines=True
+    )
+    assert ["b'\\x05\\x00'", "False"] == out.split("\n")[:2]
+
+
+@pytest.mark.parametrize("error", [OSError, SystemExit])
+def test_log_that_raises_stops_nobody(target, error):
+    """A program's log handler that cannot write costs what is logged, and not the proxy."""
+
+    class Full(logging.Handler):
+        def emit(self, record):
+            raise OSError(28, "No space left on device")
+
+    logger, handler = logging.getLogger("minisocks"), Full()
+    access = logging.getLogger("minisocks.access")
+    level = access.level
+    logger.addHandler(handler)
+    access.setLevel(logging.INFO)
+
+    def authorize(request):
+        if request.port == 1:
+            raise error("a bug")
+        return True
+
+    try:
+        with run_proxy(authorize=authorize) as proxy:
+            for port in (1, target.port, target.port, 1, target.port):
+                with Talk.to(proxy.port) as talk:
+                    rep = talk.connect5("127.0.0.1", port)[0]
+                    assert (1 if port == 1 else 0) == rep
+                    if not rep:
+                        talk.send(b"x").expect(b"x").finish()
+                        talk.rest()
+    finally:
+        access.setLevel(level)
+        logger.removeHandler(handler)
 
 
 # The seam for sessions that misbehave

@@ -99,6 +99,24 @@ def test_key_may_be_spelled_as_in_python(key):
     [
         ("[minisocks]\ngrce = 1", "line 2: no setting is called 'grce'; did you mean grace?"),
         ("[minisocks]\nGrace = 1", "line 2: no setting is called 'Grace'; did you mean grace?"),
+        (
+            "[minisocks]\nuser =\n  ann:x\nbob:c2VjcmV0==",
+            "line 4: this line is no KEY = VALUE; further values of the key above it are indented",
+        ),
+        (
+            "[minisocks]\nuser: ann:c2VjcmV0=",
+            "line 2: this line is no KEY = VALUE; further values of the key above it are indented",
+        ),
+        (
+            "[minisocks]\nlisten = :1080\n  user = ann:secret",
+            "line 3: listen: a key must not be indented",
+        ),
+        (
+            "[minisocks]\nuser = ann:secret\n  listen = :1080",
+            "line 3: user: a key must not be indented",
+        ),
+        ('[minisocks]\nuser = "ann:secret"', "line 2: user: is in quotes; write it without"),
+        ("[minisocks]\ninterface = ''", "line 2: interface: is in quotes; write it without"),
         ("[minisocks]\nxyzzy = 1", "line 2: no setting is called 'xyzzy'"),
         ("[minisocks]\nconfig = x", "line 2: a file cannot name another one"),
         (
@@ -148,6 +166,7 @@ def test_mistake_in_the_file(file, sentence):
             "MINISOCKS_USERS: no setting is called so; did you mean MINISOCKS_USER?",
         ),
         ({"MINISOCKS_GRACE": "x"}, "MINISOCKS_GRACE: 'x' is no number of seconds"),
+        ({"MINISOCKS_USER": "'a:b'"}, "MINISOCKS_USER: is in quotes; write it without"),
         ({"MINISOCKS_OPEN": "2"}, "MINISOCKS_OPEN: '2' is neither yes nor no"),
     ],
 )
@@ -165,6 +184,16 @@ def test_mistake_on_the_command_line():
         layered({"grace": "soon"}, {"MINISOCKS_GRACE": "5"})
 
     assert "--grace: 'soon' is no number of seconds" == caught.value.sentence
+
+
+@pytest.mark.parametrize("name", ["interface", "grace", "listen"])
+def test_empty_option(name):
+    """An empty one, as scripts make them of unset variables, takes nothing back by accident."""
+    given = ("",) if name == "listen" else ""
+    with pytest.raises(ConfigError, match="has no value") as caught:
+        layered({name: given}, {}, ini(interface="eth0"), FILE)
+
+    assert "--" + name == caught.value.place
 
 
 def test_mistake_that_is_covered_is_told_all_the_same():

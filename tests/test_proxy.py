@@ -165,7 +165,7 @@ def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
             unfinished = [stack.enter_context(Talk.to(proxy.port)) for _ in range(6)]
             for talk in unfinished[3:]:
                 talk.send(b"\x05")
-            wait_until(lambda: len(proxy) == 7)
+            wait_until(lambda: len(proxy.services.loop) == 7)
             proxy.stop_listening()
             for talk in unfinished:
                 talk.expect_eof()

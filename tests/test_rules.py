@@ -272,16 +272,16 @@ def test_odd_spellings_are_no_way_in(spelling, host):
 @pytest.mark.parametrize(
     "setting, sentence",
     [
-        ((False, False, False), "clients on this host, without a password"),
+        ((False, False, False), "clients on this host (by loopback), without a password"),
         (
             (False, True, False),
-            "clients on this host and on private networks (--allow-lan), without a password",
+            "clients on this host (by loopback) and on private networks (--allow-lan), without a password",
         ),
         ((True, False, False), "any client that has a password"),
         (
             (True, True, False),
             (
-                "clients on this host and on private networks (--allow-lan) without a password, "
+                "clients on this host (by loopback) and on private networks (--allow-lan) without a password, "
                 "any other client with one"
             ),
         ),

@@ -106,6 +106,25 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"grace": -0.1}, "--grace", "0 to 86400"),
         ({"grace": 86401}, "--grace", "0 to 86400"),
         ({"max_handshakes": 3}, "--max-handshakes", "4 to 65536"),
+        # What is true is not True: "no" would open the door.
+        ({"open": "no"}, "--open", "True or False"),
+        ({"open": 1}, "--open", "True or False"),
+        ({"allow_lan": "false"}, "--allow-lan", "True or False"),
+        ({"quiet": None}, "--quiet", "True or False"),
+        ({"verbose": []}, "--verbose", "True or False"),
+        ({"listen": 1080}, "--listen", "a tuple, not int"),
+        ({"user": None}, "--user", "a tuple, not NoneType"),
+        ({"user": iter(("ann:b",))}, "--user", "a tuple"),
+        ({"listen": ("ann:secret@127.0.0.1:1080",)}, "--listen", "takes no user"),
+        ({"mark": 10**400}, "--mark", "is out of range: 0 to 4294967295"),
+        ({"grace": 10**400}, "--grace", "is out of range: 0 to 86400"),
+        ({"grace": 1e300}, "--grace", "1e+300 is out of range"),
+        ({"max_handshakes": 1234567}, "--max-handshakes", "1234567 is out of range"),
+        ({"source": ("::ffff:10.0.0.1",)}, "--source", "write 10.0.0.1"),
+        ({"source": ("224.0.0.1",)}, "--source", "no address of a host"),
+        ({"source": ("255.255.255.255",)}, "--source", "no address of a host"),
+        ({"source": ("ff02::1",)}, "--source", "no address of a host"),
+        ({"interface": "\ud800" * 16}, "--interface", "no interface"),
         ({"max_handshakes": 4.5}, "--max-handshakes", "whole number"),
         ({"max_handshakes": True}, "--max-handshakes", "whole number"),
         ({"grace": "5"}, "--grace", "number of seconds"),
@@ -212,3 +231,29 @@ def test_short_options_are_told_apart():
     short = [setting.short for setting in SETTINGS if setting.short]
 
     assert len(short) == len(set(short))
+
+
+@pytest.mark.parametrize(
+    "name, text, value, shown",
+    [
+        ("mark", "0x10", 16, "16"),
+        ("mark", "0XFFFFFFFF", 2**32 - 1, "4294967295"),
+        ("mark", "16777217", 16777217, "16777217"),
+        ("connect_timeout", "3599.999", 3599.999, "3599.999"),
+        ("grace", "5", 5.0, "5"),
+        ("interface", "", "", "none"),
+    ],
+)
+def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
+    """What is shown is what was given, to the last digit."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+
+    assert value == setting.read(text)
+    assert shown == setting.shown(value)
+
+
+def test_mistake_in_python_names_the_setting():
+    """In a traceback the message stands alone, so it says which setting it is about."""
+    with pytest.raises(ConfigError, match="^--user: write it as NAME:PASSWORD"):
+        Config.of(user="ann")
+    assert ("a:b", "c:d") == Config.of(user=["a:b", "c:d"]).user

@@ -1,0 +1,40 @@
+"""What is said at the start is true, and can be typed."""
+
+import pytest
+
+from minisocks import Config
+from minisocks.announce import at_start
+from minisocks.machine import Room
+
+OPEN = {"open": True}
+LAN = {"allow_lan": True}
+USER = {"user": ("ann:secret",)}
+NOBODY = "nobody can come in by this address yet: add --allow-lan, --user or --open"
+
+
+@pytest.mark.parametrize(
+    "addresses, settings, expected",
+    [
+        (["127.0.0.1:1080"], {}, "socks5h://127.0.0.1:1080 "),
+        (["[::1]:1080"], {}, "socks5h://[::1]:1080 "),
+        (["127.0.0.1:1080"], USER, "socks5h://NAME:PASSWORD@127.0.0.1:1080 "),
+        (["0.0.0.0:1080", "[::]:1080"], {}, "socks5h://127.0.0.1:1080 "),
+        (["[::]:1080"], OPEN, "socks5h://[::1]:1080 "),
+        (["unix:/run/m.sock"], {}, "socks5h://localhost/run/m.sock "),
+        (["unix:/run/m.sock", "127.0.0.1:1080"], {}, "socks5h://127.0.0.1:1080 "),
+        # A client on this host that comes by another address is not let in.
+        (["192.0.2.2:1080"], {}, NOBODY),
+        (["192.0.2.2:1080", "127.0.0.1:1081"], {}, "socks5h://127.0.0.1:1081 "),
+        (["192.0.2.2:1080"], OPEN, "socks5h://192.0.2.2:1080 "),
+        (["192.0.2.2:1080"], LAN, "socks5h://192.0.2.2:1080 "),
+        (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
+    ],
+)
+def test_line_to_try(addresses, settings, expected):
+    """The curl line reaches a listener that lets it in; where there is none, it says what to do."""
+    lines = dict(at_start(addresses, Config(**settings), Room(None, None, None)))
+
+    if expected != NOBODY:
+        expected = "curl --proxy %shttps://example.org/" % expected
+    assert expected == lines["try it:"]
+    assert "secret" not in str(lines)
