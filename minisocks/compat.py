@@ -145,7 +145,7 @@ def log_bug(message: str, *args: object) -> None:
     """
     try:
         log.exception(message, *args)
-    except Exception:  # nobody is left to tell
+    except Exception:  # noqa: BLE001, S110  # nobody is left to tell
         pass
 
 

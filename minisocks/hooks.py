@@ -3,8 +3,9 @@
 All four are optional arguments of ``Proxy``.  They are plain callables, not
 coroutines, and may take their time: they run in threads that nobody else needs,
 up to a bound (``HandlerPool.before_hook``, ``resolver.MAX_THREADS``).  Several may
-run at the same time, but for ``on_connection``.  What one of them raises, be it SystemExit, is the program's
-bug: it is logged with its traceback, and the client is refused (REP 01; 91).
+run at the same time, but for ``on_connection``.  What one of them raises, be it
+SystemExit, is the program's bug: it is logged with its traceback, and the client
+is refused (REP 01; 91).
 """
 
 import socket
@@ -105,8 +106,8 @@ class Hooks(NamedTuple):
                 import inspect  # not small, and for programs with hooks only
 
                 inner = getattr(hook, "func", hook)  # of functools.partial
-                called = (inner, getattr(type(inner), "__call__", None))
-                if not callable(hook) or any(map(inspect.iscoroutinefunction, called)):
+                method = type(inner).__call__ if callable(inner) else None
+                if method is None or any(map(inspect.iscoroutinefunction, (inner, method))):
                     raise TypeError("%s takes a plain function, not %r" % (name, hook))
         return self
 

@@ -222,14 +222,14 @@ class Loop:
             return
         try:
             step(*args)
-        except Exception:  # our bug: one job pays for it, the others live on
+        except Exception:  # noqa: BLE001  # our bug: one job pays for it, the others live on
             log_bug("%s failed", type(job).__name__)
             self._abort(job, "internal error")
 
     def _abort(self, job: Job, why: str) -> None:
         try:
             job.abort(why)
-        except Exception:  # our bug, twice: what it owned is lost, the loop is not
+        except Exception:  # noqa: BLE001  # our bug, twice: what it owned is lost, the loop is not
             log_bug("%s could not be aborted", type(job).__name__)
         self._jobs.discard(job)
 
@@ -267,7 +267,7 @@ class Loop:
         for callback in list(self._on_empty):
             try:
                 callback()
-            except Exception:  # a bug of whoever wants to know; the loop lives on
+            except Exception:  # noqa: BLE001  # a bug of whoever wants to know; the loop lives on
                 log_bug("a callback failed")
 
     def _close_sockets(self) -> None:

@@ -58,7 +58,7 @@ def negotiate(session: Session, turn: Turn) -> None:
         session.refuse(exc)
     except OSError as exc:
         session.gone(exc)
-    except Exception as exc:  # our bug: answer, write it down, serve the others
+    except Exception as exc:  # noqa: BLE001  # our bug: answer, and serve others
         log_bug("id=%d handshake failed", session.record.id)
         session.refuse(exc)
 

@@ -84,7 +84,6 @@ class HandlerPool(Turn):
         self._edge_told_at = self._busy_told_at = -EDGE_SECONDS
         #: Threads that run hooks, by client address (of IPv6: the /64).
         self._hooks: Dict[bytes, int] = {}
-        self._polling = False
         self._stopping = False
 
     @property
@@ -98,9 +97,10 @@ class HandlerPool(Turn):
         return len(self._threads)
 
     @property
-    def busy(self) -> int:
-        """How many threads have a client in hand, about."""
-        return max(0, len(self._threads) - self._followers - self._polling)
+    def in_hooks(self) -> int:
+        """How many clients are waited for by hooks."""
+        with self._mutex:
+            return sum(self._hooks.values())
 
     def start(self, servers: Sequence[Any]) -> None:
         """Start serving *servers*, each a ``SocksServer`` that listens.
@@ -229,7 +229,7 @@ class HandlerPool(Turn):
                 except MemoryError:
                     # Of all that may run out, the thread that leads must not.
                     time.sleep(RETRY_SECONDS)
-                except Exception:  # our bug: this client pays, the thread lives on
+                except Exception:  # noqa: BLE001  # our bug: this client pays, the thread lives on
                     log_bug("a handler failed")
                 self._after_hooks()
         finally:
@@ -304,13 +304,11 @@ class HandlerPool(Turn):
 
     def _poll(self) -> None:
         """Wait for a client, a parked session or ``stop``."""
-        self._polling = True
         if self._paused:
             events = self._pausing.poll(0 if self._resumed else RETRY_SECONDS)
             self._ready.extend(self._servers.values())
         else:
             events = self._listening.poll(0 if self._resumed else -1)
-        self._polling = False
         for fd, _mask in events:
             if fd == self._waker.fileno():
                 self._waker.drain()

@@ -157,7 +157,7 @@ class Proxy:
             run = self._run
         if run is None or not run.stop_listening():
             return
-        if 0 < grace:
+        if grace > 0:
             empty = threading.Event()
             run.notify_when_empty(empty.set)
             empty.wait(min(grace, threading.TIMEOUT_MAX))
@@ -286,10 +286,10 @@ class Proxy:
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state.
 
-        One that just goes from a handler thread to the loop may count as two.
+        But for those that a handler thread just has in hand, for a moment.
         """
         run = self._run
-        return len(run.services.loop) + run.pool.busy if run is not None else 0
+        return len(run.services.loop) + run.pool.in_hooks if run is not None else 0
 
     def __bool__(self) -> bool:
         """Return True: a proxy without connections is one, too."""

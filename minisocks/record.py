@@ -135,7 +135,7 @@ class Record:
         if access_log.isEnabledFor(logging.INFO):
             try:
                 access_log.info("%s", " ".join(self._words()))
-            except Exception:  # of the program's log handler: the client shall not pay for it
+            except Exception:  # noqa: BLE001, S110  # a program's log may fail
                 pass
 
     def _words(self) -> List[str]:

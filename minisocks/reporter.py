@@ -95,5 +95,5 @@ class Reporter:
                 record = self._waiting.popleft()
             try:
                 self._hook(record)
-            except BaseException:  # the program's bug: it loses this one and hears the next
+            except BaseException:  # noqa: BLE001  # the program's bug: it loses this one and hears the next
                 log_bug("id=%d the on_connection hook failed", record.id)

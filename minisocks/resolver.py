@@ -190,7 +190,7 @@ class Resolver:
         if lookup.callback is not None:
             try:
                 outcome = self._resolve(lookup)
-            except BaseException:  # of somebody's own, and one that cannot even be shown
+            except BaseException:  # noqa: BLE001  # of somebody's own, and one that cannot even be shown
                 log_bug("looking a name up failed")
                 outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
             callback = lookup.callback  # None if it was cancelled meanwhile
@@ -205,7 +205,7 @@ class Resolver:
             what = "%s cannot be resolved: %s" % (quoted(lookup.host), exc)
             full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
             return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
-        except Exception as exc:  # a resolver of somebody's own may have bugs
+        except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
             log_bug("looking %s up failed", quoted(lookup.host))
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
         if not found:

@@ -8,7 +8,7 @@ import sys
 from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Sequence
 
-from minisocks.compat import close_quietly
+from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.errors import RoadError
 from minisocks.resolver import Sockaddr
 from minisocks.settings import Config
@@ -82,11 +82,16 @@ class Road(NamedTuple):
 
         Raises:
             RoadError: it will never work.
+            OSError: there is no descriptor left to try it with.
         """
+        if not (self.sources or self.interface or self.mark):
+            return
         for family in self.sources or (socket.AF_INET,):
             try:
                 self._try(family)
             except OSError as exc:
+                if exc.errno in CAPACITY_ERRORS:
+                    raise
                 sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
                     raise RoadError(exc.errno, sentence) from exc
@@ -104,7 +109,7 @@ class Road(NamedTuple):
         words = ["--source %s" % source for source in self.sources.values()]
         words += ["--interface %s" % self.interface] if self.interface else []
         words += ["--mark %d" % self.mark] if self.mark else []
-        return " ".join(words) or "the system's own choice"
+        return " ".join(words)
 
 
 def _option(name: str) -> int:

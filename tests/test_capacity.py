@@ -160,11 +160,12 @@ def test_a_storm_of_clients_without_descriptors_fills_no_log():
         assert 1 == said(command, FULL)
 
 
-@pytest.mark.parametrize("number", range(6, 16))
-def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number):
+@pytest.mark.parametrize("more", [[], ["--source", "127.0.0.9"]], ids=["", "--source"])
+@pytest.mark.parametrize("number", range(6, 17))
+def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number, more):
     """Whichever step of the start finds none left, none is missing once it says that it listens."""
     prefix = ["sh", "-c", 'ulimit -n %d && exec "$@"' % number, "sh"]
-    with CommandLine("-l", "0", prefix=prefix, wait=False) as command:
+    with CommandLine("-l", "0", *more, prefix=prefix, wait=False) as command:
         wait_until(lambda: command.process.poll() is not None or said(command, "try it:"))
         status = command.end()
         if status:

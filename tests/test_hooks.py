@@ -559,6 +559,23 @@ def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
 
 
+def test_clients_that_wait_for_a_hook_are_open_connections(target):
+    """They count, as those do that are relayed."""
+    go_on = threading.Event()
+    with run_proxy(authorize=lambda request: go_on.wait(TIMEOUT)) as proxy:
+        with Talk.to(proxy.port) as talk, Talk.to(proxy.port) as other:
+            for each in (talk, other):
+                each.send(GREETING + socks5("127.0.0.1", target.port))
+            wait_until(lambda: len(proxy) == 2)
+            assert 2 == proxy.stats().open
+            go_on.set()
+            for each in (talk, other):
+                each.expect(b"\x05\x00")
+                assert 0 == each.receive_reply5()[0]
+            wait_until(lambda: len(proxy) == 2)
+        wait_until(lambda: len(proxy) == 0)
+
+
 def test_stop_waits_for_lookups_of_the_program(target):
     """When ``stop`` returns no thread looks a name up, be it idle or in the hook."""
     asked, leave = threading.Event(), threading.Event()

@@ -275,14 +275,17 @@ def test_odd_spellings_are_no_way_in(spelling, host):
         ((False, False, False), "clients on this host (by loopback), without a password"),
         (
             (False, True, False),
-            "clients on this host (by loopback) and on private networks (--allow-lan), without a password",
+            (
+                "clients on this host (by loopback) and on private networks (--allow-lan), "
+                "without a password"
+            ),
         ),
         ((True, False, False), "any client that has a password"),
         (
             (True, True, False),
             (
-                "clients on this host (by loopback) and on private networks (--allow-lan) without a password, "
-                "any other client with one"
+                "clients on this host (by loopback) and on private networks (--allow-lan) "
+                "without a password, any other client with one"
             ),
         ),
         ((False, False, True), "any client, without a password (--open)"),
