@@ -128,18 +128,17 @@ class Proxy:
                 raise RuntimeError("the proxy has been started already")
             if any(listener.sock.fileno() < 0 for listener in self._given):
                 raise RuntimeError("the sockets given to this proxy are closed: make a new one")
-            run = self._make_run()
+            run, before = self._make_run(), self._last
+            # Now, because a hook may ask for the port before all is started.
+            self._last = run
             try:
                 run.start(self._given)
-                self._run = self._last = run
-                return
             except BaseException:
-                self._run = None
+                self._last = before
+                run.stop_listening()
+                run.end()
                 raise
-            finally:
-                if self._run is None:
-                    run.stop_listening()
-                    run.end()
+            self._run = run
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.

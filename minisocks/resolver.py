@@ -96,6 +96,8 @@ class Resolver:
         self._waiting: Deque[Lookup] = collections.deque()
         self._changed = threading.Condition()
         self._threads = 0
+        #: Those that are about to end, or have.
+        self._ended: List[threading.Thread] = []
         #: How many can be had; fewer than MAX_THREADS once one could not.
         self._most_threads = MAX_THREADS
         self._busy: Dict[int, float] = {}
@@ -135,8 +137,11 @@ class Resolver:
                 others = self._threads - len(self._busy) + len(busy - {me})
                 left = until - time.monotonic()
                 if others <= 0 or left <= 0:
-                    return
+                    break
                 self._changed.wait(left)
+            ended = self._ended
+        for thread in ended:
+            thread.join()  # it has only its last line before it
 
     def _check_room(self) -> None:
         now = time.monotonic()
@@ -174,6 +179,8 @@ class Resolver:
             with self._changed:
                 self._busy.pop(threading.get_ident(), None)
                 self._threads -= 1
+                self._ended = [thread for thread in self._ended if thread.is_alive()]
+                self._ended.append(threading.current_thread())
                 self._changed.notify_all()
 
     def _look_one_up(self) -> bool:

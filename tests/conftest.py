@@ -33,7 +33,7 @@ def target():
 @pytest.fixture
 def access_log():
     """The access log's lines, while the test runs."""
-    with support.access_log_kept() as kept:
+    with support.log_kept() as kept:
         yield kept
 
 

@@ -6,6 +6,7 @@ end with what they wait for, and ``TIMEOUT`` only ends a test that has failed.
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import random
@@ -427,6 +428,23 @@ def open_descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
+def own_threads():
+    """Return the names of the threads of proxies."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("minisocks-")]
+
+
+@contextlib.contextmanager
+def nothing_left():
+    """Demand that descriptors and threads are as before, without a garbage collection."""
+    gc.collect()
+    before = open_descriptors(), own_threads()
+    yield
+    assert own_threads() == before[1]
+    # A target's end of the last connection may be open for another moment.
+    wait_until(lambda: open_descriptors() == before[0], "the descriptors back")
+
+
 class AccessLog(logging.Handler):
     """Keeps the lines of the access log."""
 
@@ -444,9 +462,9 @@ class AccessLog(logging.Handler):
 
 
 @contextlib.contextmanager
-def access_log_kept():
-    """Keep the lines of the access log meanwhile; yields an ``AccessLog``."""
-    handler, logger = AccessLog(), logging.getLogger("minisocks.access")
+def log_kept(name="minisocks.access"):
+    """Keep the lines of a logger meanwhile; yields an ``AccessLog``."""
+    handler, logger = AccessLog(), logging.getLogger(name)
     old = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

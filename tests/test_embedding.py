@@ -3,7 +3,6 @@
 import contextlib
 import doctest
 import functools
-import gc
 import importlib.util
 import logging
 import os
@@ -26,29 +25,14 @@ from support import (
     TIMEOUT,
     Talk,
     failure5,
-    open_descriptors,
+    nothing_left,
+    own_threads,
     run_proxy,
     socks5,
     wait_until,
 )
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def our_threads():
-    names = [thread.name for thread in threading.enumerate()]
-    return [n for n in names if n.startswith("minisocks") and n != "minisocks-resolver"]
-
-
-@contextlib.contextmanager
-def nothing_left():
-    """Demand that descriptors and threads are as before, without a garbage collection."""
-    gc.collect()
-    before = open_descriptors(), our_threads()
-    yield
-    assert our_threads() == before[1]
-    # A target's end of the last connection may be open for another moment.
-    wait_until(lambda: open_descriptors() == before[0], "the descriptors back")
 
 
 # Where it is
@@ -238,7 +222,7 @@ def test_many_proxies_in_many_threads(target):
         for thread in threads:
             thread.join()
         assert [] == wrong
-        wait_until(lambda: our_threads() == [])
+        wait_until(lambda: own_threads() == [])
 
 
 # serve_forever

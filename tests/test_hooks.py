@@ -8,6 +8,7 @@ import time
 import pytest
 
 import minisocks.pool
+import minisocks.resolver
 from minisocks import Proxy, ProxyRequest
 from minisocks.resolver import Resolver
 from minisocks.session import Session
@@ -531,6 +532,40 @@ def test_any_hook_may_stop_the_proxy(name, target):
         with contextlib.suppress(ConnectionResetError):
             talk.rest()
         assert stopped.wait(TIMEOUT)
+        assert [] == proxy.addresses
+    wait_until(lambda: open_descriptors() == before, "the descriptors back")
+
+
+@pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve"])
+@pytest.mark.parametrize("hooks", [1, 3])
+def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target):
+    """None of them waits for another that waits for it."""
+    # So long that the test would fail if one did.
+    monkeypatch.setattr(minisocks.pool, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(minisocks.resolver, "CLOSE_SECONDS", 60.0)
+    everybody = threading.Barrier(hooks + 1)
+    stopped = []
+
+    def hook(*args):
+        everybody.wait(TIMEOUT)
+        proxy.stop()
+        stopped.append(name)
+        return False if name != "resolve" else None
+
+    before = open_descriptors()
+    with run_proxy(**{name: hook}) as proxy, contextlib.ExitStack() as stack:
+        for number in range(hooks):
+            talk = stack.enter_context(Talk.to(proxy.port))
+            if name == "authenticate":
+                talk.send(b"\x05\x01\x02" + password_message(b"a", b"b"))
+            else:
+                talk.send(GREETING + socks5(b"a%d.invalid" % number, 1))
+        everybody.wait(TIMEOUT)
+        stopper = threading.Thread(target=proxy.stop)
+        stopper.start()
+        stopper.join(TIMEOUT)
+        assert not stopper.is_alive()
+        wait_until(lambda: len(stopped) == hooks)
         assert [] == proxy.addresses
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
 

@@ -5,7 +5,6 @@
 
 import collections
 import contextlib
-import logging
 import os
 import re
 import resource
@@ -28,10 +27,10 @@ from support import (
     BIND,
     GREETING,
     REJECTED4,
-    AccessLog,
     Talk,
     black_hole,
     closed_port,
+    log_kept,
     password_message,
     run_proxy,
     socks4,
@@ -111,13 +110,8 @@ def network():
 @pytest.fixture
 def log():
     """All that the server logs, as long as the test runs."""
-    handler, logger = AccessLog(), logging.getLogger("minisocks")
-    old = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(old)
+    with log_kept("minisocks") as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from minisocks.record import Record
 from minisocks.session import Services, Session
 from minisocks.settings import Config
 from minisocks.wire import Address, Atyp, Cmd, Rep
-from support import access_log_kept
+from support import log_kept
 
 # KEY=VALUE, the value bare or a string literal; dst is a literal and a port.
 _FIELD = re.compile(
@@ -190,7 +190,7 @@ def test_nothing_a_client_says_can_forge_a_line(access_log, nasty):
 @pytest.fixture(scope="module")
 def lines():
     """The lines of the access log, for hypothesis, which wants no fixture per test."""
-    with access_log_kept() as kept:
+    with log_kept() as kept:
         yield kept.lines
 
 
