@@ -144,7 +144,7 @@ class Proxy:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
         Returns when everything is closed and ``on_connection`` has heard of it.
-        Hooks that do not return are waited for 5 s.  Any number of times, and
+        Hooks that do not return are waited for 5 s of each kind.  Any number of times, and
         from a hook, too; a second call cuts the grace of the first short.  What
         has been started again meanwhile goes on.
 
