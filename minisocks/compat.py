@@ -3,11 +3,13 @@
 import errno
 import logging
 import os
+import re
 import select
 import signal
 import socket
 import sys
 import threading
+import traceback
 from typing import Any, Callable, Dict, List, Tuple
 
 log = logging.getLogger("minisocks")
@@ -137,6 +139,22 @@ class Waker:
 _ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
 
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def tame_traceback(record: logging.LogRecord) -> bool:
+    """Write the traceback of *record* so that no line of it looks like another record.
+
+    A filter of our logger.  An exception's text may quote a client, line breaks and
+    all: a program's hook has raised it, say.
+    """
+    if record.exc_info and not record.exc_text:
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        text = _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+        record.exc_text = "\n".join("    " + line for line in text.split("\n"))
+    return True
+
+
 def log_bug(message: str, *args: object) -> None:
     """Log the exception that is being handled, and raise nothing whatever the log does.
 
@@ -238,9 +256,15 @@ try:
 except ImportError:
     pass  # not Unix
 else:
+    #: tcpi_state of a connection that a reset has ended.
+    _TCP_CLOSE = 7
 
     def _unsent_bytes(sock: socket.socket) -> int:
         try:
+            if sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_INFO"):
+                state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+                if state[0] == _TCP_CLOSE:
+                    return 0  # what it still counts will never be delivered
             answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         except OSError:
             return 0

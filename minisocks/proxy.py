@@ -8,6 +8,7 @@ import logging
 import threading
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
+from minisocks.compat import tame_traceback
 from minisocks.hooks import (
     Authenticate,
     Authorize,
@@ -31,6 +32,7 @@ __all__ = ["Proxy"]
 log = logging.getLogger("minisocks")
 # Else Python writes the warnings of a program that has no log to its stderr.
 log.addHandler(logging.NullHandler())
+log.addFilter(tame_traceback)
 
 #: How late ``serve_forever`` may hear of a signal.
 SIGNAL_SECONDS = 1.0

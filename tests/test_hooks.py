@@ -1,6 +1,7 @@
 """The program's own decisions: each hook says yes, no, nonsense, raises, or takes its time."""
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -674,3 +675,37 @@ def test_stop_waits_for_neither_its_own_hook_nor_another_s_stop(target):
         assert left.wait(TIMEOUT)
         stopping.join(TIMEOUT)
         assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
+def test_exception_that_quotes_a_client_forges_no_line(name, bugs, caplog):
+    """Whatever is in a hook's exception, its lines in the log are those of a traceback."""
+    forged = "no\n2026-01-01 minisocks.access: id=1\r\x1b[31m\x85\u2028end"
+
+    def hook(*args):
+        raise RuntimeError(forged)
+
+    lines = []
+
+    class Kept(logging.Handler):
+        def emit(self, record):
+            lines.extend(logging.Formatter().format(record).split("\n"))
+
+    # First of all, since the fixture takes bugs out of what comes behind it.
+    logger, handler = logging.getLogger("minisocks"), Kept()
+    logger.removeFilter(logger.filters[-1])
+    logger.addHandler(handler)
+    try:
+        with run_proxy(**{name: hook}) as proxy, Talk.to(proxy.port) as talk:
+            if name == "authenticate":
+                talk.send(b"\x05\x01\x02" + password_message(b"a", b"b"))
+            else:
+                talk.send(GREETING + socks5(b"a.invalid", 1))
+            talk.rest()
+            wait_until(lambda: lines)
+    finally:
+        logger.removeHandler(handler)
+    assert any("2026-01-01" in line for line in lines)
+    assert [] == [line for line in lines[1:] if not line.startswith("    ")]
+    assert not any(c in line for line in lines for c in "\r\x1b\x85\u2028")
+    caplog.clear()

@@ -1,5 +1,6 @@
 """The scripted proxy does exactly what its script says, and else what a proxy does."""
 
+import contextlib
 import socket
 
 import pytest
@@ -309,3 +310,20 @@ def test_script_must_be_one():
     with pytest.raises(TypeError, match="a Script, not 'dict'"):
         proxy.script = {"reply": 4}
     assert Script(reply=5) == proxy.script
+
+
+def test_drop_is_not_delayed_by_a_client_that_has_left(monkeypatch):
+    """What a reset has made undeliverable is not waited for."""
+    monkeypatch.setattr("minisocks.relay.STANDSTILL_SECONDS", 3600)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(5)
+    with listener, ScriptedProxy(drop_after=5) as proxy:
+        talk = Talk.to(proxy.port)
+        assert 0 == talk.connect5("127.0.0.1", listener.getsockname()[1])[0]
+        upstream, _ = listener.accept()
+        with upstream:
+            talk.reset()
+            with contextlib.suppress(OSError):
+                upstream.sendall(b"x" * 3000)
+            wait_until(lambda: len(proxy) == 0)
