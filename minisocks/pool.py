@@ -162,10 +162,12 @@ class HandlerPool(Turn):
 
         A hook may call it: its own thread is not waited for.
         """
-        self._stopping = True
+        with self._mutex:
+            self._stopping = True  # and no thread is made from now on
+            threads = list(self._threads)
         self._waker.wake()
         until = time.monotonic() + STOP_SECONDS
-        for thread in list(self._threads):
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
         self._abort_resumed()
@@ -272,7 +274,7 @@ class HandlerPool(Turn):
         return True
 
     def _make_follower(self, most_threads: int) -> bool:
-        if len(self._threads) >= most_threads:
+        if self._stopping or len(self._threads) >= most_threads:
             return False
         try:
             self._add_thread()
