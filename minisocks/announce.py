@@ -11,12 +11,10 @@ from minisocks.machine import Room
 from minisocks.networks import LOOPBACK
 from minisocks.rules import Rules
 from minisocks.settings import SETTINGS, Config, Setting
+from minisocks.values import ListenAddress
 from minisocks.wire import packed_ip
 
 __all__ = ["as_data", "as_table", "at_start"]
-
-#: Every address, and the one of them that is always there.
-_EVERY = {"0.0.0.0:": "127.0.0.1:", "[::]:": "[::1]:"}
 
 #: A line: what it is about, and the rest.
 Line = Tuple[str, str]
@@ -68,22 +66,17 @@ def _shown(setting: Setting, config: Config) -> List[str]:
 
 def _try(addresses: List[str], config: Config) -> str:
     """Return a line for the shell that works, or what keeps every one from it."""
+    places = [ListenAddress.parse(address).for_clients() for address in addresses]
     if not (config.user or config.open or config.allow_lan):
-        addresses = [address for address in addresses if _is_on_loopback(address)]
-        if not addresses:
+        places = [place for place in places if _is_on_this_host(place)]
+        if not places:
             return "nobody can come in by this address yet: add --allow-lan, --user or --open"
     user = "NAME:PASSWORD@" if config.user else ""
-    for address in addresses:
-        if not address.startswith("unix:"):
-            for every, one in _EVERY.items():
-                if address.startswith(every):
-                    address = one + address[len(every) :]
-            return "curl --proxy socks5h://%s%s https://example.org/" % (user, address)
-    return "curl --proxy socks5h://%slocalhost%s https://example.org/" % (user, addresses[0][5:])
+    place = next((place for place in places if not place.path), places[0])
+    where = "localhost" + place.path if place.path else str(place)
+    return "curl --proxy socks5h://%s%s https://example.org/" % (user, where)
 
 
-def _is_on_loopback(address: str) -> bool:
-    if address.startswith(("unix:", *_EVERY)):
-        return True
-    ip = packed_ip(address.rpartition(":")[0].strip("[]"))
-    return ip is not None and ip in LOOPBACK
+def _is_on_this_host(place: ListenAddress) -> bool:
+    ip = packed_ip(place.host)
+    return bool(place.path) or (ip is not None and ip in LOOPBACK)

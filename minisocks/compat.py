@@ -12,8 +12,6 @@ import threading
 import traceback
 from typing import Any, Callable, Dict, List, Tuple
 
-log = logging.getLogger("minisocks")
-
 __all__ = [
     "ACCEPTED_INHERIT",
     "CAPACITY_ERRORS",
@@ -24,11 +22,16 @@ __all__ = [
     "close_quietly",
     "connect_result",
     "hang_up",
+    "is_own_thread",
+    "log_bug",
     "start_thread",
+    "tame_traceback",
     "tune",
     "unblock",
     "unsent_bytes",
 ]
+
+log = logging.getLogger("minisocks")
 
 #: accept, socket or a thread could not be had: a matter of waiting, not of giving up.
 CAPACITY_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))

@@ -37,10 +37,6 @@ log.addFilter(tame_traceback)
 #: How late ``serve_forever`` may hear of a signal.
 SIGNAL_SECONDS = 1.0
 
-#: Where one connects to who listens on every address.
-_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
 _AnyProxy = TypeVar("_AnyProxy", bound="Proxy")
 
 
@@ -146,9 +142,9 @@ class Proxy:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
         Returns when everything is closed and ``on_connection`` has heard of it.
-        Hooks that do not return are waited for 5 s of each kind.  Any number of times, and
-        from a hook, too; a second call cuts the grace of the first short.  What
-        has been started again meanwhile goes on.
+        Hooks that do not return are waited for 5 s of each kind.  Any number of
+        times, and from a hook, too; a second call cuts the grace of the first
+        short.  What has been started again meanwhile goes on.
 
         Not in a signal handler, which may run in the middle of ``start``: set an
         ``Event`` there that the program waits for.
@@ -263,8 +259,7 @@ class Proxy:
         Raises:
             RuntimeError: as ``server_address``.
         """
-        host, port = self.server_address
-        return "socks5h://" + str(ListenAddress(_EVERY.get(host, host), port))
+        return "socks5h://" + str(ListenAddress(*self.server_address).for_clients())
 
     @property
     def records(self) -> List[Record]:

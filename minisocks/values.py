@@ -16,6 +16,10 @@ __all__ = [
 ]
 
 
+#: Every address, and the one of them that is always there.
+_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
 class ListenAddress(NamedTuple):
     """A place to listen.  ``host`` "" is every address, IPv4 and IPv6.
 
@@ -65,6 +69,10 @@ class ListenAddress(NamedTuple):
                 ":PORT (every address) or unix:PATH" % text,
             )
         return cls(host, int(port))
+
+    def for_clients(self) -> "ListenAddress":
+        """Return what a client on this host connects to: of every address, the loopback one."""
+        return self._replace(host=_EVERY.get(self.host, self.host))
 
     def __str__(self) -> str:
         if self.path:

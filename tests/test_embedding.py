@@ -22,6 +22,7 @@ from minisocks.resolver import Resolver
 from minisocks.session import Session
 from support import (
     GREETING,
+    ROOT,
     TIMEOUT,
     Talk,
     failure5,
@@ -31,9 +32,6 @@ from support import (
     socks5,
     wait_until,
 )
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 
 # Where it is
 

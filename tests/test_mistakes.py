@@ -27,6 +27,7 @@ from support import (
     BIND,
     GREETING,
     REJECTED4,
+    ROOT,
     Talk,
     black_hole,
     closed_port,
@@ -39,7 +40,6 @@ from support import (
 )
 from symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.rst")
 
 USER = ("ann:secret",)

@@ -15,6 +15,7 @@ from minisocks import Config, ConfigError, ListenError, Proxy
 from minisocks.resolver import Resolver
 from support import (
     GREETING,
+    ROOT,
     TIMEOUT,
     CommandLine,
     FakeTarget,
@@ -28,8 +29,6 @@ from support import (
     swallow,
     wait_until,
 )
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def test_start_returns_when_clients_can_connect():
