@@ -24,6 +24,7 @@ __all__ = [
     "hang_up",
     "is_own_thread",
     "log_bug",
+    "may_be_shared",
     "start_thread",
     "tame_traceback",
     "tune",
@@ -97,6 +98,11 @@ elif hasattr(select, "poll"):
     Poller = _Poll
 else:
     Poller = _SelectPoll
+
+
+def may_be_shared(poller: Any) -> bool:
+    """Return whether one thread may register with *poller* while another one waits on it."""
+    return hasattr(select, "epoll") and isinstance(poller, select.epoll)
 
 
 class Waker:

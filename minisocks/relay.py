@@ -2,26 +2,44 @@
 
 Lives in the loop.  Never blocks; holds at most one read's worth of bytes for a
 direction whose receiver is slow (and then reads no more from its sender).
+
+The fast path is ``Pair.on_ready`` and what it calls:
+
+* A message that is there is read into the loop's one buffer and sent at once.  Most
+  are taken whole, and then nothing else has to be asked or changed: no system call
+  but ``recv`` and ``send``, and of Python these few lines.
+* When a read fills the buffer, more of the kind will come: that direction goes
+  through a pipe from then on (``pipes.Pipe``), a MiB with two system calls and
+  nothing copied.  For short messages a pipe would be dearer (1.4 times the processor
+  time), so a direction that brings little goes back to the buffer.
+* The poller is told what is wanted only when that changes.
 """
 
 import errno
 import socket
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 from minisocks.compat import READ, WRITE, unblock, unsent_bytes
-from minisocks.loop import Job, Loop
+from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
+from minisocks.pipes import PIPE_BYTES, Pipe
 from minisocks.record import Record
 
-__all__ = ["Lingering", "Pair"]
+__all__ = ["Flow", "Pair"]
 
 #: Neither readable nor writable nor dead: the loop does not know the descriptor.
 UNWATCHED = -1
+#: A pipe that brings less than this is no gain any more.
+LITTLE_BYTES = 32 * 1024
+#: How long a receiver may keep a pipe and take nothing of what is in it.
+PIPE_SECONDS = 1.0
 #: Bytes received before a reset are delivered first; but a receiver that takes
 #: none of them for so long does not keep the pair.
 STANDSTILL_SECONDS = 10.0
-#: A refused client is listened to until EOF, or one of these.
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 256 * 1024
+#: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
+_CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+
+#: How far each direction is whose receiver lives: bytes sent, and of them unacknowledged.
+_Progress = Tuple[Tuple[int, int], ...]
 
 
 class Flow:
@@ -36,20 +54,22 @@ class Flow:
 
     and beside those, of its ``src``:
 
+        bulk      its last read filled the buffer: through a pipe from now on
         hung_up   the kernel reports it dead for ever, so it is not watched
                   unless wanted: what it had said may still be unread
         died      with this error, which the kernel tells only once
     """
 
-    __slots__ = ("broken", "died", "done", "dst", "eof", "hung_up", "pending", "src")
+    __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "hung_up", "pending", "src")
 
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
         self.dst = dst
-        self.pending: Optional[memoryview] = memoryview(pending) if pending else None
+        self.pending: Union[None, memoryview, Pipe] = memoryview(pending) if pending else None
         self.eof = False
         self.done = False
         self.broken = False
+        self.bulk = False
         self.hung_up = False
         self.died = 0
 
@@ -79,11 +99,16 @@ class Pair(Job):
         "_down",
         "_end",
         "_loop",
+        "_pipe_timer",
         "_record",
+        "_standstill_timer",
         "_up",
         "_upstream_fd",
         "_upstream_mask",
     )
+
+    #: Whether bytes may go by where Python does not see them.
+    may_splice = True
 
     def __init__(
         self,
@@ -104,11 +129,23 @@ class Pair(Job):
         self._end = ""
         self._broken = False
         self._closed = False
+        self._pipe_timer: Optional[Timer] = None
+        self._standstill_timer: Optional[Timer] = None
+
+    def reads(self) -> Tuple[int, ...]:
+        """Return both descriptors, unless there are bytes to be sent first."""
+        if self._up.pending is not None:
+            return ()
+        unblock(self._up.src)
+        unblock(self._down.src)
+        self._client_mask = self._upstream_mask = READ
+        return self._client_fd, self._upstream_fd
 
     def begin(self) -> None:
         """Take both sockets in; a FIN or bytes that are there come as events."""
         unblock(self._up.src)
         unblock(self._down.src)
+        self._client_mask = self._upstream_mask = UNWATCHED
         if self._up.pending is not None:
             self._push(self._up, self._up.pending)
         self._update()
@@ -119,13 +156,18 @@ class Pair(Job):
             outgoing, incoming = self._up, self._down
         else:
             outgoing, incoming = self._down, self._up
-        wanted = incoming.pending is not None or outgoing.wants_read()
-        if not wanted and mask & ~(READ | WRITE):
-            self._dead(outgoing, incoming)
-        if incoming.pending is not None and mask & ~READ:
-            self._push(incoming, incoming.pending)
-        if outgoing.wants_read() and mask & ~WRITE:
+        if mask == READ and outgoing.pending is None and not outgoing.eof:
             self._pump(outgoing)
+            if outgoing.pending is None and not outgoing.eof:
+                return  # nothing else is wanted than before
+        else:
+            wanted = incoming.pending is not None or outgoing.wants_read()
+            if not wanted and mask & ~(READ | WRITE):
+                self._dead(outgoing, incoming)
+            if incoming.pending is not None and mask & ~READ:
+                self._push(incoming, incoming.pending)
+            if outgoing.wants_read() and mask & ~WRITE:
+                self._pump(outgoing)
         self._update()
 
     def abort(self, why: str) -> None:
@@ -135,6 +177,12 @@ class Pair(Job):
         self._close()
 
     def _pump(self, flow: Flow) -> None:
+        """Read once, and send what that gave."""
+        if flow.bulk:
+            pipe = self._loop.pipes.borrow()
+            if pipe is not None:
+                self._pump_bulk(flow, pipe)
+                return
         buffer = self._loop.buffer
         try:
             size = flow.src.recv_into(buffer)
@@ -144,20 +192,48 @@ class Pair(Job):
             self._reset(flow, flow.src.fileno(), exc.errno or 0)
             return
         if size:
+            flow.bulk = size == BUFFER_BYTES and self.may_splice
             self._push(flow, buffer[:size])
-        elif flow.died:
-            self._reset(flow, flow.src.fileno(), flow.died)
         else:
-            flow.eof = True
-            self._note(flow.src.fileno(), "fin")
-            self._finish_if_drained(flow)
+            self._over(flow)
 
-    def _push(self, flow: Flow, data: memoryview) -> None:
+    def _pump_bulk(self, flow: Flow, pipe: Pipe) -> None:
+        """Do the same through *pipe*, which stays with the flow if not all can be sent."""
+        pipes = self._loop.pipes
         try:
-            sent = flow.dst.send(data)
-        except BlockingIOError:
-            sent = 0
+            size = pipe.fill(flow.src.fileno(), PIPE_BYTES)
         except OSError as exc:
+            pipes.give_back(pipe)
+            if exc.errno in _CANNOT_SPLICE:
+                flow.bulk = False
+                pipes.refuse()
+            elif not isinstance(exc, BlockingIOError):
+                self._reset(flow, flow.src.fileno(), exc.errno or 0)
+            return
+        if size:
+            flow.bulk = size >= LITTLE_BYTES
+            flow.pending = pipe
+            self._push(flow, pipe)
+        else:
+            pipes.give_back(pipe)
+            self._over(flow)
+
+    def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
+        """Send *data*; what is not taken becomes, or stays, ``flow.pending``."""
+        try:
+            if isinstance(data, Pipe):
+                sent = data.empty(flow.dst.fileno())
+                left = data.held
+            else:
+                sent = flow.dst.send(data)
+                left = len(data) - sent
+        except BlockingIOError:
+            sent, left = 0, 1
+        except OSError as exc:
+            if isinstance(data, Pipe) and exc.errno in _CANNOT_SPLICE:
+                self._take_out(flow, data)
+                self._loop.pipes.refuse()
+                return
             # Its receiver is gone, but what the receiver had sent before may
             # still wait in the kernel: the other direction reads on to its end.
             self._break(flow)
@@ -167,13 +243,61 @@ class Pair(Job):
             self._record.up += sent
         else:
             self._record.down += sent
-        if sent == len(data):
-            flow.pending = None
-            self._finish_if_drained(flow)
+        if not left:
+            if flow.pending is not None:
+                self._clear(flow)
+            if flow.eof:
+                self._finish_if_drained(flow)
+        elif isinstance(data, Pipe):
+            if self._pipe_timer is None:
+                self._expect_pipes()
         elif data is flow.pending:
             flow.pending = data[sent:]
         else:
             flow.pending = memoryview(bytes(data[sent:]))  # the buffer is everybody's
+
+    def _clear(self, flow: Flow) -> None:
+        """Have nothing pending; a pipe with bytes in it is lost with them."""
+        pending, flow.pending = flow.pending, None
+        if isinstance(pending, Pipe):
+            self._loop.pipes.give_back(pending)
+        elif pending is not None and len(pending.obj) > BUFFER_BYTES:
+            self._loop.pipes.forget(len(pending.obj))
+
+    def _expect_pipes(self) -> None:
+        """See in a while whether a pipe is kept by a receiver that takes nothing."""
+        before = (self._record.up, self._record.down)
+        self._pipe_timer = self._loop.call_later(
+            PIPE_SECONDS, self, lambda: self._check_pipes(*before)
+        )
+
+    def _check_pipes(self, *before: int) -> None:
+        self._pipe_timer = None
+        now = (self._record.up, self._record.down)
+        for flow, then, count in zip((self._up, self._down), before, now):
+            if isinstance(flow.pending, Pipe):
+                if then == count:
+                    self._take_out(flow, flow.pending)
+                if self._pipe_timer is None and isinstance(flow.pending, Pipe):
+                    self._expect_pipes()
+
+    def _take_out(self, flow: Flow, pipe: Pipe) -> None:
+        """Keep in memory what *pipe* holds for *flow*, if there is room: others need it."""
+        data = self._loop.pipes.keep(pipe)
+        if data is not None:
+            flow.bulk = False
+            flow.pending = memoryview(data)
+            if len(data) <= BUFFER_BYTES:
+                self._loop.pipes.forget(len(data))  # a slow receiver may have so much
+
+    def _over(self, flow: Flow) -> None:
+        """The stream of ``flow.src`` has ended."""
+        if flow.died:
+            self._reset(flow, flow.src.fileno(), flow.died)
+        else:
+            flow.eof = True
+            self._note(flow.src.fileno(), "fin")
+            self._finish_if_drained(flow)
 
     def _finish_if_drained(self, flow: Flow) -> None:
         if not flow.eof or flow.pending is not None or flow.done:
@@ -188,11 +312,8 @@ class Pair(Job):
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
-        flow.pending = None
-        flow.eof = flow.done = flow.broken = True
-        if not self._broken:
-            self._broken = True
-            self._expect_delivery(())
+        self._clear(flow)
+        flow.eof = flow.done = flow.broken = self._broken = True
 
     def _reset(self, flow: Flow, fd: int, code: int) -> None:
         """``flow.src`` is dead: nothing comes from it and nothing goes to it."""
@@ -214,7 +335,7 @@ class Pair(Job):
             self._break(incoming)
         elif outgoing.eof:
             # A unix socket closed in good order: no break, but nobody there.
-            incoming.pending = None
+            self._clear(incoming)
             incoming.eof = incoming.done = True
 
     def _note(self, fd: int, how: str) -> None:
@@ -228,6 +349,8 @@ class Pair(Job):
         if up.done and down.done:
             self._end_when_delivered()
             return
+        if self._broken and self._standstill_timer is None:
+            self._expect_delivery(self._undelivered())
         mask = self._wish(up, down)
         if mask != self._client_mask:
             self._client_mask = mask
@@ -256,88 +379,65 @@ class Pair(Job):
             self._loop.watch(fd, mask, self)
 
     def _end_when_delivered(self) -> None:
-        if not self._broken:
+        if not self._broken or not self._is_undelivered():
             self._close()
             return
         # A RST overtakes and destroys what the kernel has not delivered yet.
         # Whoever still listens gets all of it first.
         self._loop.unwatch(self._client_fd)
         self._loop.unwatch(self._upstream_fd)
-        self._wait_for_delivery(0.01)
+        if self._standstill_timer is None:
+            self._expect_delivery(self._undelivered())
+        self._look_again(0.01)
+
+    def _look_again(self, seconds: float) -> None:
+        self._loop.call_later(seconds, self, lambda: self._wait_for_delivery(seconds))
 
     def _wait_for_delivery(self, seconds: float) -> None:
-        if any(unsent for _count, unsent in self._undelivered()):
-            again = min(1.0, seconds * 2)
-            self._loop.call_later(seconds, self, lambda: self._wait_for_delivery(again))
+        if self._is_undelivered():
+            self._look_again(min(1.0, seconds * 2))
         else:
             self._close()
 
-    def _undelivered(self) -> Tuple[Tuple[int, int], ...]:
+    def _is_undelivered(self) -> bool:
+        return any(unsent for _count, unsent in self._undelivered())
+
+    def _undelivered(self) -> _Progress:
         """Return how far each direction is whose receiver still lives."""
         record = self._record
         flows = ((self._up, record.up), (self._down, record.down))
         return tuple((count, unsent_bytes(flow.dst)) for flow, count in flows if not flow.broken)
 
-    def _expect_delivery(self, before: Tuple[Tuple[int, int], ...]) -> None:
+    def _expect_delivery(self, before: _Progress) -> None:
         """Of a broken pair: close it when its last bytes are at a standstill."""
+        self._standstill_timer = self._loop.call_later(
+            STANDSTILL_SECONDS, self, lambda: self._check_delivery(before)
+        )
+
+    def _check_delivery(self, before: _Progress) -> None:
         now = self._undelivered()
         if now == before:
             self._close()
         else:
-            self._loop.call_later(STANDSTILL_SECONDS, self, lambda: self._expect_delivery(now))
+            self._expect_delivery(now)
 
     def _close(self) -> None:
         loop = self._loop
         if self._closed:
             return
         self._closed = True
-        loop.close_later(self._up.src, reset=self._broken)
-        loop.close_later(self._up.dst, reset=self._broken)
+        up, down = self._up, self._down
+        self._clear(up)
+        self._clear(down)
+        for timer in (self._pipe_timer, self._standstill_timer):
+            if timer is not None:
+                timer.cancel()  # else it would keep all this until its time
+        # Who has reset the connection himself need not be told.
+        loop.close_later(up.src, reset=self._broken and not down.broken)
+        loop.close_later(up.dst, reset=self._broken and not up.broken)
         self._record.finish(self._end)
         loop.done(self)
 
 
 def _word(code: int) -> str:
     return "lost" if code == errno.ETIMEDOUT else "reset"
-
-
-class Lingering(Job):
-    """A refused client: has its reply and our FIN, and is heard out.
-
-    Closing at once with unread bytes would send a RST, which destroys the
-    reply that is on its way.  So read and discard until EOF, a bound or 2 s.
-    """
-
-    __slots__ = ("_left", "_loop", "_sock", "_timer")
-
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
-        self._loop = loop
-        self._sock = sock
-        self._left = LINGER_BYTES
-
-    def begin(self) -> None:
-        """Start listening, and the clock."""
-        unblock(self._sock)
-        self._timer = self._loop.call_later(LINGER_SECONDS, self, self._close)
-        self._loop.watch(self._sock.fileno(), READ, self)
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Discard what came; close at EOF, at an error, or at the bound."""
-        try:
-            size = self._sock.recv_into(self._loop.buffer)
-        except BlockingIOError:
-            return
-        except OSError:
-            size = 0
-        self._left -= size
-        if not size or self._left <= 0:
-            self._timer.cancel()
-            self._close()
-
-    def abort(self, why: str) -> None:
-        """Close now."""
-        self._close()
-
-    def _close(self) -> None:
-        self._loop.close_later(self._sock)
-        self._loop.done(self)

@@ -17,9 +17,10 @@ from minisocks.errors import NotSocks
 from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.journal import Journal
+from minisocks.lingering import Lingering
 from minisocks.loop import Loop
 from minisocks.record import Record
-from minisocks.relay import Lingering, Pair
+from minisocks.relay import Pair
 from minisocks.resolver import Resolver
 from minisocks.road import Road
 from minisocks.rules import Rules

@@ -15,13 +15,14 @@ test, on this host; do not let it serve anybody else.
 
 import errno
 import socket
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import ConfigError, HandshakeError
 from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.loop import Job
+from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
 from minisocks.relay import Flow, Pair
 from minisocks.session import Services, Session
@@ -287,6 +288,8 @@ class _DroppingPair(Pair):
 
     __slots__ = ("_left",)
 
+    may_splice = False  # it counts what passes
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args[:-1])
         self._left: int = args[-1]
@@ -298,8 +301,12 @@ class _DroppingPair(Pair):
             self._drop()
             self._update()
 
-    def _push(self, flow: Flow, data: memoryview) -> None:
-        if flow is not self._down:
+    def reads(self) -> Tuple[int, ...]:
+        """Return none: there is more to begin with."""
+        return ()
+
+    def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
+        if flow is not self._down or isinstance(data, Pipe):
             super()._push(flow, data)
             return
         before = self._record.down

@@ -93,7 +93,7 @@ def refused(request):
 @pytest.fixture
 def patient(monkeypatch):
     """A server that listens to refused clients for ever: its FIN is no side effect of a close."""
-    monkeypatch.setattr("minisocks.relay.LINGER_SECONDS", 3600.0)
+    monkeypatch.setattr("minisocks.lingering.LINGER_SECONDS", 3600.0)
 
 
 def test_the_reply_and_fin_at_once(refused, patient):
@@ -173,7 +173,7 @@ def test_a_client_that_never_stops_is_cut_off(patient):
 
 def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
     """And in time: a refused client cannot hold a descriptor."""
-    monkeypatch.setattr("minisocks.relay.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.lingering.LINGER_SECONDS", 0.2)
     with run_proxy() as proxy:
         before = open_descriptors()
         with Talk.to(proxy.port) as talk:

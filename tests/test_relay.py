@@ -13,13 +13,15 @@ import time
 
 import pytest
 
+import minisocks.lingering
 import minisocks.loop
 import minisocks.relay
 from minisocks import compat
 from minisocks.client import Client
 from minisocks.loop import Loop
 from minisocks.record import Record
-from minisocks.relay import Lingering, Pair
+from minisocks.lingering import Lingering
+from minisocks.relay import Pair
 from minisocks.wire import Rep
 from support import (
     TIMEOUT,
@@ -720,8 +722,8 @@ def test_a_refused_client_that_never_stops_is_cut_off(linger):
 
 def test_a_refused_client_that_stays_is_closed_after_a_while(linger, monkeypatch):
     """A refused client that says nothing more keeps its descriptor for 2 s, not for ever."""
-    assert minisocks.relay.LINGER_SECONDS == 2.0
-    monkeypatch.setattr(minisocks.relay, "LINGER_SECONDS", 0.1)
+    assert minisocks.lingering.LINGER_SECONDS == 2.0
+    monkeypatch.setattr(minisocks.lingering, "LINGER_SECONDS", 0.1)
     ours, talk = linger()
     talk.expect(b"refused").expect_eof()
     wait_until(lambda: ours.fileno() == -1)
