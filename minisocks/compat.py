@@ -16,6 +16,7 @@ __all__ = [
     "ACCEPTED_INHERIT",
     "CAPACITY_ERRORS",
     "READ",
+    "UNWATCHED",
     "WRITE",
     "Poller",
     "Waker",
@@ -24,7 +25,6 @@ __all__ = [
     "hang_up",
     "is_own_thread",
     "log_bug",
-    "may_be_shared",
     "start_thread",
     "tame_traceback",
     "tune",
@@ -45,6 +45,8 @@ _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 #: Masks of Poller.  A wait for neither still reports that the peer is gone for
 #: good (reset, or both directions shut), except on systems with only select().
 READ, WRITE = 1, 4
+#: Neither readable nor writable nor dead: no poller knows the descriptor.
+UNWATCHED = -1
 
 
 class _SelectPoll:
@@ -98,11 +100,6 @@ elif hasattr(select, "poll"):
     Poller = _Poll
 else:
     Poller = _SelectPoll
-
-
-def may_be_shared(poller: Any) -> bool:
-    """Return whether one thread may register with *poller* while another one waits on it."""
-    return hasattr(select, "epoll") and isinstance(poller, select.epoll)
 
 
 class Waker:

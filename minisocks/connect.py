@@ -6,7 +6,7 @@ and on a LAN that is often all of it.  The rest waits in the loop.
 
 from typing import List, Optional, Set
 
-from minisocks.compat import WRITE, unblock
+from minisocks.compat import WRITE
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
@@ -65,9 +65,8 @@ class Connect(Job):
         """Take the rest over: a name to look up, or attempts to wait for."""
         session = self._session
         loop, config = session.services.loop, session.services.config
-        unblock(session.sock)
         # Nothing is read from the client meanwhile; mask 0 still tells a reset.
-        loop.watch(session.sock.fileno(), 0, self)
+        session.watch(0, self)
         self._deadline = loop.call_later(config.connect_timeout, self, self._too_late)
         if self._dial is not None:
             self._step()
@@ -82,7 +81,7 @@ class Connect(Job):
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Go on dialing; or the client has reset its connection, so give up."""
-        if fd == self._session.sock.fileno():
+        if fd == self._session.fd:
             self._release()
             self._session.gone(ConnectionResetError("the client left while its target was dialed"))
         else:
@@ -169,7 +168,6 @@ class Connect(Job):
     def _release(self) -> None:
         """Give back all but the client's socket."""
         loop = self._session.services.loop
-        loop.unwatch(self._session.sock.fileno())
         for timer in (self._deadline, self._next):
             if timer is not None:
                 timer.cancel()

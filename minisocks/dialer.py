@@ -29,6 +29,10 @@ ATTEMPT_SECONDS = 5.0
 
 _ANY_ROAD = Road()
 
+#: Made non-blocking with the same system call, where that can be.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+_KIND = socket.SOCK_STREAM | _NONBLOCK
+
 _REPS = {
     errno.ECONNREFUSED: Rep.CONNECTION_REFUSED,
     errno.ECONNRESET: Rep.CONNECTION_REFUSED,
@@ -157,7 +161,7 @@ class Dial:
 
     def _start(self, family: int, sockaddr: Any) -> Optional[socket.socket]:
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = socket.socket(family, _KIND)
         except OSError as exc:
             self._failures.append((sockaddr, exc))
             if exc.errno in CAPACITY_ERRORS:
@@ -169,7 +173,8 @@ class Dial:
             self.discarded.append(sock)
             self._failures.append((sockaddr, exc))
             return None
-        sock.setblocking(False)
+        if not _NONBLOCK:
+            sock.setblocking(False)
         tune(sock)
         now = self._clock()
         self._next_at = now + HEAD_START_SECONDS

@@ -1,9 +1,8 @@
-"""Where slow handshakes wait: in the loop, without a thread.
+"""Where unfinished handshakes wait: in the loop, without a thread.
 
-A handler thread that waits a moment in vain puts its session here.  When the
-client says more, the session goes back to the pool; at its deadline it is
-refused.  Five hundred clients that say nothing cost their descriptors and no
-thread, and an honest one does not notice them.
+A session is put here when its client has not said all yet, and goes on when it
+says more; at its deadline it is refused.  Five hundred clients that say nothing
+cost their descriptors and no thread, and an honest one does not notice them.
 """
 
 from typing import Dict, Optional, Set
@@ -11,13 +10,13 @@ from typing import Dict, Optional, Set
 from minisocks.compat import READ
 from minisocks.errors import HandshakeTimeout
 from minisocks.loop import Job, Loop, Timer
-from minisocks.session import Session
+from minisocks.session import Seat, Session
 
-__all__ = ["Lobby"]
+__all__ = ["Lobby", "neighbourhood"]
 
 
-class Parked(Job):
-    """One session that waits for its client."""
+class Parked(Job, Seat):
+    """One session that waits for its client; it stays until the handshake is over."""
 
     __slots__ = ("_lobby", "_timer", "session")
 
@@ -28,7 +27,7 @@ class Parked(Job):
 
     def begin(self) -> None:
         """Wait for bytes, EOF or the deadline, whichever is first."""
-        loop, session = self._lobby.loop, self.session
+        session = self.session
         if self._lobby.closed:
             self.abort("shutdown")
             return
@@ -36,35 +35,34 @@ class Parked(Job):
             left = session.deadline.remaining()
         except HandshakeTimeout:
             left = 0.0
-        self._timer = loop.call_later(left, self, self._too_late)
-        loop.watch(session.sock.fileno(), READ, self)
+        self._timer = self._lobby.loop.call_later(left, self, self._too_late)
+        session.parked = self
+        session.watch(READ, self)
         self._lobby.enter(self)
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Give the session back to the pool."""
-        self._leave()
+        """Have the session go on."""
         self.session.services.resume(self.session)
+
+    def leave(self) -> None:
+        """Let the session go, which is watched as before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.session.parked = None
+        self._lobby.leave(self)
+        self._lobby.loop.done(self)
 
     def evict(self, why: str) -> None:
         """Refuse the client, because time or room has run out."""
-        self._leave()
         self.session.refuse(HandshakeTimeout(why))
 
     def abort(self, why: str) -> None:
         """Close; the proxy ends."""
-        self._leave()
+        self.leave()
         self.session.abort(why)
 
     def _too_late(self) -> None:
         self.evict("the handshake took too long (--handshake-timeout)")
-
-    def _leave(self) -> None:
-        loop = self._lobby.loop
-        if self._timer is not None:
-            self._timer.cancel()
-        loop.unwatch(self.session.sock.fileno())
-        self._lobby.leave(self)
-        loop.done(self)
 
 
 class Lobby:
@@ -92,9 +90,9 @@ class Lobby:
         self.loop.submit(Parked(self, session))
 
     def close(self) -> None:
-        """Close every session that is parked or will be.  Any thread."""
+        """Close every session that is parked or will be."""
         self.closed = True
-        self.loop.submit(_Closing(self))
+        self.abort_all()
 
     def abort_all(self) -> None:
         """Close every session that is parked."""
@@ -104,7 +102,7 @@ class Lobby:
 
     def enter(self, parked: Parked) -> None:
         """Count *parked* in; somebody may have to leave for it."""
-        key = _neighbourhood(parked.session.client.ip)
+        key = neighbourhood(parked.session.client.ip)
         self._by_address.setdefault(key, set()).add(parked)
         self._parked += 1
         if self._parked > self._room:
@@ -115,7 +113,7 @@ class Lobby:
 
     def leave(self, parked: Parked) -> None:
         """Count *parked* out."""
-        key = _neighbourhood(parked.session.client.ip)
+        key = neighbourhood(parked.session.client.ip)
         here = self._by_address.get(key, set())
         if parked not in here:
             return  # aborted before it had begun
@@ -125,20 +123,6 @@ class Lobby:
         self._parked -= 1
 
 
-class _Closing(Job):
-    """Close the lobby, in the loop's thread."""
-
-    def __init__(self, lobby: Lobby) -> None:
-        self._lobby = lobby
-
-    def begin(self) -> None:
-        self._lobby.abort_all()
-        self._lobby.loop.done(self)
-
-    def abort(self, why: str) -> None:
-        """The loop ends, and aborts the parked ones itself."""
-
-
-def _neighbourhood(ip: bytes) -> bytes:
+def neighbourhood(ip: bytes) -> bytes:
     """Return whose an address is: one IPv6 client has a whole /64."""
     return ip[:8] if len(ip) == 16 else ip

@@ -20,7 +20,7 @@ import logging
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from minisocks.compat import (
     READ,
@@ -29,7 +29,6 @@ from minisocks.compat import (
     close_quietly,
     hang_up,
     log_bug,
-    may_be_shared,
     start_thread,
 )
 from minisocks.pipes import Pipes
@@ -52,13 +51,8 @@ class Job:
 
     __slots__ = ()
 
-    def reads(self) -> Sequence[int]:
-        """Return the descriptors to be watched for reading, if that is all there is to begin.
-
-        A poller that threads may share is then told by the thread that submits, and
-        ``begin`` is not called: it saves two threads a hand-over.
-        """
-        return ()
+    #: Whether ``len`` of the loop counts it, and its end is waited for.
+    counts = True
 
     def begin(self) -> None:
         """Register what it waits for.  Events come from the next round on."""
@@ -114,9 +108,10 @@ class Loop:
         except BaseException:
             self._waker.close()
             raise
-        self._is_shared = may_be_shared(self._poller)
         self._watching: Dict[int, Job] = {}
         self._jobs: Set[Job] = set()
+        self._uncounted = 0
+        self._ident = 0
         self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()
         self._timers: List[Tuple[float, int, Timer]] = []
         self._timer_ids = itertools.count()
@@ -146,14 +141,21 @@ class Loop:
         self._thread = start_thread(self._run, "loop")
 
     def submit(self, job: Job) -> None:
-        """Hand over *job* with all that it owns; aborted if the loop has ended."""
-        fds = job.reads() if self._is_shared else ()
-        with self._lock:
+        """Hand over *job* with all that it owns; aborted if the loop has ended.
+
+        In the loop's own thread it has begun when this returns.
+        """
+        if self.is_current():
             if not self._stopping:
-                self._jobs.add(job)
-                if not fds or not self._watch_all(fds, job):
-                    self.call_soon(job, job.begin)
+                self._take_in(job)
+                self._guarded(job, job.begin)
                 return
+        else:
+            with self._lock:
+                if not self._stopping:
+                    self._take_in(job)
+                    self.call_soon(job, job.begin)
+                    return
         thread = self._thread
         if thread is threading.current_thread():
             job.abort("shutdown")  # this round's end, or the shut-down, closes what it had
@@ -204,27 +206,12 @@ class Loop:
         """Have it go round once.  Any thread."""
         self._waker.wake()
 
+    def is_current(self) -> bool:
+        """Return whether this is the loop's thread."""
+        return threading.get_ident() == self._ident
+
     def __len__(self) -> int:
-        return len(self._jobs)
-
-    def _watch_all(self, fds: Sequence[int], job: Job) -> bool:
-        """Watch *fds* for reading; False if one of them cannot be, and none is then.
-
-        The loop may be in the middle of a round.  It looks descriptors up in one
-        dictionary, which learns of all of them in one step when the poller knows
-        them all; an event that is earlier is of nobody, and comes again.
-        """
-        known = []
-        try:
-            for fd in fds:
-                self._poller.register(fd, READ)
-                known.append(fd)
-        except (OSError, ValueError):  # begin() will meet it, too, and tell
-            for fd in known:
-                self._poller.unregister(fd)
-            return False
-        self._watching.update(dict.fromkeys(fds, job))
-        return True
+        return len(self._jobs) - self._uncounted
 
     # The loop's thread
 
@@ -234,6 +221,10 @@ class Loop:
             self._poller.modify(fd, mask)
         else:
             self._poller.register(fd, mask)
+        self._watching[fd] = job
+
+    def hand_on(self, fd: int, job: Job) -> None:
+        """Report *fd*, which is watched, to *job* from now on: as it is, no system call."""
         self._watching[fd] = job
 
     def unwatch(self, fd: int) -> None:
@@ -256,8 +247,14 @@ class Loop:
         self._closing.append((sock, reset))
 
     def done(self, job: Job) -> None:
-        """Forget *job*, which owns nothing any more."""
-        self._jobs.discard(job)
+        """Forget *job*, which owns nothing any more; any number of times."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self._uncounted -= not job.counts
+
+    def _take_in(self, job: Job) -> None:
+        self._jobs.add(job)
+        self._uncounted += not job.counts
 
     def _guarded(self, job: Job, step: Callable[..., None], *args: Any) -> None:
         if job not in self._jobs:
@@ -276,9 +273,10 @@ class Loop:
             job.abort(why)
         except Exception:  # noqa: BLE001  # our bug, twice: what it owned is lost, the loop is not
             log_bug("%s could not be aborted", type(job).__name__)
-        self._jobs.discard(job)
+        self.done(job)
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         while not self._stopping:
             try:
                 self._round()
@@ -310,7 +308,7 @@ class Loop:
         if self._closing:
             self._close_sockets()
             self.on_closed()
-        if not self._jobs:
+        if not len(self):
             self._tell_empty()
 
     def _tell_empty(self) -> None:

@@ -1,17 +1,18 @@
-"""One thread's turn with one client: read, answer, until the request is clear.
+"""A turn with one client: read, answer, until the request is clear.
 
-The only code that blocks for a client, and never longer than it may.
+The loop has it with clients whose bytes are there.  A handler thread has it where
+the embedding program's hooks may take long; it is the only one that blocks for a
+client, with a socket timeout, and never longer than it may.
 """
 
 import socket
 import time
 from typing import Dict, Optional, Type
 
-from minisocks.client import Client
-from minisocks.compat import log_bug, unblock
+from minisocks.compat import log_bug
 from minisocks.connect import Connect
 from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
-from minisocks.handshake import Credentials, Request
+from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_yes_or_no
 from minisocks.session import Session
 from minisocks.wire import Cmd
@@ -21,23 +22,25 @@ __all__ = ["COMMANDS", "Turn", "negotiate"]
 #: One read. A handshake is shorter; what a client sends behind it goes on to
 #: the target, so a large read only saves one of the relay's.
 READ_BYTES = 4096
+#: How long a handler thread waits for its client's next bytes before it parks the
+#: session. Most answer within a round trip.
+PATIENCE_SECONDS = 0.02
 
 #: Who carries out which CMD.
 COMMANDS: Dict[int, Type[Connect]] = {Cmd.CONNECT: Connect}
 
 
 class Turn:
-    """What a handler thread must ask before it waits; the pool is one."""
+    """What a thread may do for a client; this one is the loop's, which has others, too."""
 
-    def before_wait(self) -> float:
-        """Return how many seconds a wait for the client may take; 0: none."""
-        raise NotImplementedError
+    #: Whether it may block for the client, and in a hook.
+    may_wait = False
 
-    def before_hook(self, client: Client) -> None:
-        """Say that this thread will be busy for a while, for *client*.
+    def hand_over(self, session: Session) -> None:
+        """Have a thread that may wait go on with *session*, whose ``event`` is to be dealt with.
 
         Raises:
-            HookFailed: it may not be.
+            HookFailed: there is none, or the client's address has its share.
         """
         raise NotImplementedError
 
@@ -45,15 +48,26 @@ class Turn:
 def negotiate(session: Session, turn: Turn) -> None:
     """Take *session* as far as its client lets us; afterwards somebody else owns it.
 
-    A client that is slow is parked.  Turns every error into a reply.
-    Thread: a handler's.
+    Turns every error into a reply.
     """
     try:
-        request = _converse(session, turn)
-        if request is None:
-            session.services.park(session)
-        else:
-            _carry_out(session, request, turn)
+        while True:
+            event = session.event or _next_event(session, turn)
+            if event is None:
+                if session.parked is None:
+                    session.services.park(session)
+                return
+            session.event = event
+            if not turn.may_wait and _takes_long(session, event):
+                session.unpark()
+                session.unwatch()
+                turn.hand_over(session)
+                return
+            session.event = None
+            if isinstance(event, Request):
+                _carry_out(session, event)
+                return
+            _check(session, event)
     except (HandshakeError, DialError) as exc:
         session.refuse(exc)
     except OSError as exc:
@@ -63,75 +77,79 @@ def negotiate(session: Session, turn: Turn) -> None:
         session.refuse(exc)
 
 
-def _converse(session: Session, turn: Turn) -> Optional[Request]:
-    """Return the client's request, or None when it lets us wait."""
+def _next_event(session: Session, turn: Turn) -> Optional[Event]:
+    """Return what the client says, a request if it passes the rules; None: it lets us wait."""
     talk = session.talk
     while True:
         event = talk.next_event()
         answer = talk.data_to_send()
         if answer:
             session.send(answer)
-        if isinstance(event, Request):
+        if event is not None:
+            if isinstance(event, Request):
+                _consider(session, event)
             return event
-        if isinstance(event, Credentials):
-            _check(session, event, turn)
-        else:
-            data = _receive(session, turn)
-            if data is None:
-                return None
-            talk.receive_data(data)
+        data = _receive(session, turn)
+        if data is None:
+            return None
+        talk.receive_data(data)
 
 
 def _receive(session: Session, turn: Turn) -> Optional[bytes]:
     """Return what the client says, empty at its end; None: nothing yet."""
     sock = session.sock
-    left = session.deadline.remaining()
     try:
-        unblock(sock)
         return sock.recv(READ_BYTES)
     except BlockingIOError:
-        # Once too slow, it is waited for without a thread until it is done.
-        patience = 0.0 if session.is_slow else turn.before_wait()
-    if patience:
-        sock.settimeout(min(patience, left))
-        try:
-            return sock.recv(READ_BYTES)
-        except socket.timeout:
-            pass
-    session.is_slow = True
-    return None
+        if not turn.may_wait:
+            return None
+    sock.settimeout(min(PATIENCE_SECONDS, session.deadline.remaining()))
+    try:
+        return sock.recv(READ_BYTES)
+    except socket.timeout:
+        return None
+    finally:
+        sock.setblocking(False)
 
 
-def _check(session: Session, credentials: Credentials, turn: Turn) -> None:
-    users, began = session.services.users, time.monotonic()
-    if users.may_take_long:
-        turn.before_hook(session.client)
-    ok = users.verify(credentials, session.client)
+def _takes_long(session: Session, event: Event) -> bool:
+    """Return whether dealing with *event* may take longer than others should wait for it."""
+    if isinstance(event, Request):
+        return session.services.hooks.authorize is not None
+    return session.services.users.may_take_long
+
+
+def _check(session: Session, credentials: Credentials) -> None:
+    began = time.monotonic()
+    ok = session.services.users.verify(credentials, session.client)
     session.deadline.extend(time.monotonic() - began)
     if ok:
         session.client.user = credentials.user
     session.talk.credentials_checked(ok)
 
 
-def _carry_out(session: Session, request: Request, turn: Turn) -> None:
+def _consider(session: Session, request: Request) -> None:
+    """Wait for the client no more, and hold its *request* against the rules.
+
+    Raises:
+        HandshakeError: it does not pass.
+    """
     rules, client = session.services.rules, session.client
+    session.unpark()
     session.asked(request)
     rules.admits(client).demand()
-    command = COMMANDS.get(request.cmd)
-    if command is None:
+    if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
     rules.allows_name(client, request.dst).demand()
-    _authorize(session, request, turn)
+
+
+def _carry_out(session: Session, request: Request) -> None:
+    hook, client = session.services.hooks.authorize, session.client
+    if hook is not None and not demand_yes_or_no(
+        "authorize", client, hook, ProxyRequest.of(client, request)
+    ):
+        raise RefusedByRules("refused by the program's authorize hook")
     if session.services.stopping:
         session.abort("shutdown")  # a hook was slower than the end
-    else:
-        command(session, request).start()
-
-
-def _authorize(session: Session, request: Request, turn: Turn) -> None:
-    hook, client = session.services.hooks.authorize, session.client
-    if hook is None:
         return
-    turn.before_hook(session.client)
-    if not demand_yes_or_no("authorize", client, hook, ProxyRequest.of(client, request)):
-        raise RefusedByRules("refused by the program's authorize hook")
+    COMMANDS[request.cmd](session, request).start()

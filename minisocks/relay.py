@@ -17,64 +17,23 @@ The fast path is ``Pair.on_ready`` and what it calls:
 
 import errno
 import socket
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
-from minisocks.compat import READ, WRITE, unblock, unsent_bytes
+from minisocks.compat import READ, UNWATCHED, WRITE, unblock, unsent_bytes
+from minisocks.delivery import Delivery, Progress
+from minisocks.flow import Flow
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.pipes import PIPE_BYTES, Pipe
 from minisocks.record import Record
 
-__all__ = ["Flow", "Pair"]
+__all__ = ["Pair"]
 
-#: Neither readable nor writable nor dead: the loop does not know the descriptor.
-UNWATCHED = -1
 #: A pipe that brings less than this is no gain any more.
 LITTLE_BYTES = 32 * 1024
 #: How long a receiver may keep a pipe and take nothing of what is in it.
 PIPE_SECONDS = 1.0
-#: Bytes received before a reset are delivered first; but a receiver that takes
-#: none of them for so long does not keep the pair.
-STANDSTILL_SECONDS = 10.0
 #: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
 _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-
-#: How far each direction is whose receiver lives: bytes sent, and of them unacknowledged.
-_Progress = Tuple[Tuple[int, int], ...]
-
-
-class Flow:
-    """One direction of a pair: bytes read from ``src``, not yet taken by ``dst``.
-
-    ::
-
-        open      reading, unless ``pending`` waits for ``dst``
-        eof       ``src`` has said FIN or is dead; ``pending`` goes out
-        done      nothing more to do: FIN passed on once, after the last byte
-        broken    done, because ``dst`` is dead; what was meant for it is lost
-
-    and beside those, of its ``src``:
-
-        bulk      its last read filled the buffer: through a pipe from now on
-        hung_up   the kernel reports it dead for ever, so it is not watched
-                  unless wanted: what it had said may still be unread
-        died      with this error, which the kernel tells only once
-    """
-
-    __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "hung_up", "pending", "src")
-
-    def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
-        self.src = src
-        self.dst = dst
-        self.pending: Union[None, memoryview, Pipe] = memoryview(pending) if pending else None
-        self.eof = False
-        self.done = False
-        self.broken = False
-        self.bulk = False
-        self.hung_up = False
-        self.died = 0
-
-    def wants_read(self) -> bool:
-        return self.pending is None and not self.eof
 
 
 class Pair(Job):
@@ -89,6 +48,7 @@ class Pair(Job):
 
     Args:
         early: what the client sent behind its request; the target's first bytes.
+        client_mask: what the loop watches the client for already.
     """
 
     __slots__ = (
@@ -96,12 +56,12 @@ class Pair(Job):
         "_client_fd",
         "_client_mask",
         "_closed",
+        "_delivery",
         "_down",
         "_end",
         "_loop",
         "_pipe_timer",
         "_record",
-        "_standstill_timer",
         "_up",
         "_upstream_fd",
         "_upstream_mask",
@@ -117,6 +77,7 @@ class Pair(Job):
         upstream: socket.socket,
         record: Record,
         early: bytes,
+        client_mask: int = UNWATCHED,
     ) -> None:
         self._loop = loop
         self._record = record
@@ -125,27 +86,21 @@ class Pair(Job):
         self._client_fd = client.fileno()
         self._upstream_fd = upstream.fileno()
         # What the loop was last told to wait for. Telling it is a system call.
-        self._client_mask = self._upstream_mask = UNWATCHED
+        self._client_mask = client_mask
+        self._upstream_mask = UNWATCHED
         self._end = ""
         self._broken = False
         self._closed = False
         self._pipe_timer: Optional[Timer] = None
-        self._standstill_timer: Optional[Timer] = None
-
-    def reads(self) -> Tuple[int, ...]:
-        """Return both descriptors, unless there are bytes to be sent first."""
-        if self._up.pending is not None:
-            return ()
-        unblock(self._up.src)
-        unblock(self._down.src)
-        self._client_mask = self._upstream_mask = READ
-        return self._client_fd, self._upstream_fd
+        #: Of a broken pair only.
+        self._delivery: Optional[Delivery] = None
 
     def begin(self) -> None:
         """Take both sockets in; a FIN or bytes that are there come as events."""
         unblock(self._up.src)
         unblock(self._down.src)
-        self._client_mask = self._upstream_mask = UNWATCHED
+        if self._client_mask != UNWATCHED:
+            self._loop.hand_on(self._client_fd, self)
         if self._up.pending is not None:
             self._push(self._up, self._up.pending)
         self._update()
@@ -231,7 +186,7 @@ class Pair(Job):
             sent, left = 0, 1
         except OSError as exc:
             if isinstance(data, Pipe) and exc.errno in _CANNOT_SPLICE:
-                self._take_out(flow, data)
+                flow.take_out(data, self._loop.pipes)
                 self._loop.pipes.refuse()
                 return
             # Its receiver is gone, but what the receiver had sent before may
@@ -245,7 +200,7 @@ class Pair(Job):
             self._record.down += sent
         if not left:
             if flow.pending is not None:
-                self._clear(flow)
+                flow.clear(self._loop.pipes)
             if flow.eof:
                 self._finish_if_drained(flow)
         elif isinstance(data, Pipe):
@@ -255,14 +210,6 @@ class Pair(Job):
             flow.pending = data[sent:]
         else:
             flow.pending = memoryview(bytes(data[sent:]))  # the buffer is everybody's
-
-    def _clear(self, flow: Flow) -> None:
-        """Have nothing pending; a pipe with bytes in it is lost with them."""
-        pending, flow.pending = flow.pending, None
-        if isinstance(pending, Pipe):
-            self._loop.pipes.give_back(pending)
-        elif pending is not None and len(pending.obj) > BUFFER_BYTES:
-            self._loop.pipes.forget(len(pending.obj))
 
     def _expect_pipes(self) -> None:
         """See in a while whether a pipe is kept by a receiver that takes nothing."""
@@ -277,18 +224,9 @@ class Pair(Job):
         for flow, then, count in zip((self._up, self._down), before, now):
             if isinstance(flow.pending, Pipe):
                 if then == count:
-                    self._take_out(flow, flow.pending)
+                    flow.take_out(flow.pending, self._loop.pipes)
                 if self._pipe_timer is None and isinstance(flow.pending, Pipe):
                     self._expect_pipes()
-
-    def _take_out(self, flow: Flow, pipe: Pipe) -> None:
-        """Keep in memory what *pipe* holds for *flow*, if there is room: others need it."""
-        data = self._loop.pipes.keep(pipe)
-        if data is not None:
-            flow.bulk = False
-            flow.pending = memoryview(data)
-            if len(data) <= BUFFER_BYTES:
-                self._loop.pipes.forget(len(data))  # a slow receiver may have so much
 
     def _over(self, flow: Flow) -> None:
         """The stream of ``flow.src`` has ended."""
@@ -312,7 +250,7 @@ class Pair(Job):
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
-        self._clear(flow)
+        flow.clear(self._loop.pipes)
         flow.eof = flow.done = flow.broken = self._broken = True
 
     def _reset(self, flow: Flow, fd: int, code: int) -> None:
@@ -335,7 +273,7 @@ class Pair(Job):
             self._break(incoming)
         elif outgoing.eof:
             # A unix socket closed in good order: no break, but nobody there.
-            self._clear(incoming)
+            incoming.clear(self._loop.pipes)
             incoming.eof = incoming.done = True
 
     def _note(self, fd: int, how: str) -> None:
@@ -349,8 +287,8 @@ class Pair(Job):
         if up.done and down.done:
             self._end_when_delivered()
             return
-        if self._broken and self._standstill_timer is None:
-            self._expect_delivery(self._undelivered())
+        if self._broken:
+            self._await_delivery()
         mask = self._wish(up, down)
         if mask != self._client_mask:
             self._client_mask = mask
@@ -379,47 +317,23 @@ class Pair(Job):
             self._loop.watch(fd, mask, self)
 
     def _end_when_delivered(self) -> None:
-        if not self._broken or not self._is_undelivered():
+        if not self._broken or not any(unsent for _count, unsent in self._progress()):
             self._close()
             return
-        # A RST overtakes and destroys what the kernel has not delivered yet.
-        # Whoever still listens gets all of it first.
         self._loop.unwatch(self._client_fd)
         self._loop.unwatch(self._upstream_fd)
-        if self._standstill_timer is None:
-            self._expect_delivery(self._undelivered())
-        self._look_again(0.01)
+        self._await_delivery().finish()
 
-    def _look_again(self, seconds: float) -> None:
-        self._loop.call_later(seconds, self, lambda: self._wait_for_delivery(seconds))
+    def _await_delivery(self) -> Delivery:
+        if self._delivery is None:
+            self._delivery = Delivery(self._loop, self, self._progress, self._close)
+        return self._delivery
 
-    def _wait_for_delivery(self, seconds: float) -> None:
-        if self._is_undelivered():
-            self._look_again(min(1.0, seconds * 2))
-        else:
-            self._close()
-
-    def _is_undelivered(self) -> bool:
-        return any(unsent for _count, unsent in self._undelivered())
-
-    def _undelivered(self) -> _Progress:
+    def _progress(self) -> Progress:
         """Return how far each direction is whose receiver still lives."""
         record = self._record
         flows = ((self._up, record.up), (self._down, record.down))
         return tuple((count, unsent_bytes(flow.dst)) for flow, count in flows if not flow.broken)
-
-    def _expect_delivery(self, before: _Progress) -> None:
-        """Of a broken pair: close it when its last bytes are at a standstill."""
-        self._standstill_timer = self._loop.call_later(
-            STANDSTILL_SECONDS, self, lambda: self._check_delivery(before)
-        )
-
-    def _check_delivery(self, before: _Progress) -> None:
-        now = self._undelivered()
-        if now == before:
-            self._close()
-        else:
-            self._expect_delivery(now)
 
     def _close(self) -> None:
         loop = self._loop
@@ -427,14 +341,13 @@ class Pair(Job):
             return
         self._closed = True
         up, down = self._up, self._down
-        self._clear(up)
-        self._clear(down)
-        for timer in (self._pipe_timer, self._standstill_timer):
+        up.clear(loop.pipes)
+        down.clear(loop.pipes)
+        for timer in (self._pipe_timer, self._delivery):
             if timer is not None:
-                timer.cancel()  # else it would keep all this until its time
-        # Who has reset the connection himself need not be told.
-        loop.close_later(up.src, reset=self._broken and not down.broken)
-        loop.close_later(up.dst, reset=self._broken and not up.broken)
+                timer.cancel()
+        loop.close_later(up.src, reset=self._broken)
+        loop.close_later(up.dst, reset=self._broken)
         self._record.finish(self._end)
         loop.done(self)
 

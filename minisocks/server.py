@@ -59,12 +59,15 @@ class SocksServer(socketserver.ThreadingTCPServer):
         return self.socket.fileno()
 
     def serve_forever(self, poll_interval: float = 0.0) -> None:
-        """Serve until ``shutdown``.  *poll_interval* is not needed: nothing polls."""
+        """Serve until ``shutdown``.  *poll_interval* is not needed: nothing polls.
+
+        The loop does, which has to run.
+        """
         self.pool.start([self])
         self.pool.wait()
 
     def shutdown(self) -> None:
-        """Accept no more and let the handler threads end; connections live on."""
+        """Accept no more and end handshakes; connections live on."""
         self.pool.stop()
 
     def get_request(self) -> Tuple[socket.socket, Any]:
@@ -74,12 +77,13 @@ class SocksServer(socketserver.ThreadingTCPServer):
             OSError: there is none, or no descriptor for it.
         """
         request, address = self.socket.accept()
+        request.setblocking(False)
         if not ACCEPTED_INHERIT:
             tune(request)
         return request, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one client in this thread.
+        """Serve one client in this thread, the loop's.
 
         ``shutdown_request`` is not called behind it: the session owns the
         socket, and has passed it on or closed it.  (``detach`` would be another

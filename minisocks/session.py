@@ -11,14 +11,14 @@ from typing import Any, Callable, Optional
 
 from minisocks.auth import Users
 from minisocks.client import Client
-from minisocks.compat import close_quietly, unblock
+from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
 from minisocks.errors import NotSocks
-from minisocks.handshake import Handshake, Request
+from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.journal import Journal
 from minisocks.lingering import Lingering
-from minisocks.loop import Loop
+from minisocks.loop import Job, Loop
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.resolver import Resolver
@@ -58,7 +58,7 @@ class Services:
         self.stopping = False
         #: Puts a session aside until its client says more.  The pool's lobby.
         self.park: Callable[[Session], None] = _no_pool
-        #: Gives a session back to a handler thread.  The pool's.
+        #: Goes on with a session that is parked, or was.  The pool's; loop thread.
         self.resume: Callable[[Session], None] = _no_pool
 
 
@@ -66,26 +66,71 @@ def _no_pool(*args: Any) -> None:
     raise AssertionError("these services have no pool of handler threads")
 
 
+class Seat:
+    """Where a session waits for its client.  The lobby's."""
+
+    __slots__ = ()
+
+    def leave(self) -> None:
+        """Let the session go.  Loop thread."""
+        raise NotImplementedError
+
+
 class Session:
     """From accept to the reply.
 
-    A class because a slow client's session is put aside and taken up again by
-    another thread, and a slow target's is finished by the loop.  It closes its
-    socket at once: whoever calls has unwatched it, so the loop cannot mistake a
-    later one with the same descriptor for it.
+    A class because it outlives a turn: it is put aside while its client thinks,
+    may be taken up again by another thread, and is finished by the loop when its
+    target is slow.  Its socket never blocks, but for a thread that means to wait.
     """
 
-    __slots__ = ("client", "deadline", "is_slow", "record", "services", "sock", "talk")
+    __slots__ = (
+        "client",
+        "deadline",
+        "event",
+        "fd",
+        "mask",
+        "parked",
+        "record",
+        "services",
+        "sock",
+        "talk",
+    )
 
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
         self.services = services
         self.sock = sock
+        self.fd = sock.fileno()
+        #: What the loop watches it for.
+        self.mask = UNWATCHED
+        #: Where it waits for its client, if it does.
+        self.parked: Optional[Seat] = None
+        #: What the client has said last, if that is still to be dealt with.
+        self.event: Optional[Event] = None
         self.client = Client(peer)
         self.record = Record(self.client, next(services.ids), services.journal)
-        #: Its client has let a thread wait in vain, or would have.
-        self.is_slow = False
         self.deadline = Deadline(services.config.handshake_timeout)
         self.talk = Handshake(services.rules.methods(self.client))
+
+    def watch(self, mask: int, job: Job) -> None:
+        """Have the loop report the client to *job*.  Loop thread."""
+        loop = self.services.loop
+        if mask == self.mask:
+            loop.hand_on(self.fd, job)
+        else:
+            loop.watch(self.fd, mask, job)
+            self.mask = mask
+
+    def unwatch(self) -> None:
+        """Have the loop forget the client, which a thread takes over.  Loop thread."""
+        if self.mask != UNWATCHED:
+            self.services.loop.unwatch(self.fd)
+            self.mask = UNWATCHED
+
+    def unpark(self) -> None:
+        """Leave the lobby, if it is there: the client has said all, or is not waited for."""
+        if self.parked is not None:
+            self.parked.leave()
 
     def asked(self, request: Request) -> None:
         """Take note of what the client wants.
@@ -103,7 +148,6 @@ class Session:
         self.record.granted(via[0])
         reply = self.talk.success(packed_ip(bnd[0]) or b"", bnd[1])
         try:
-            unblock(self.sock)
             self.send(reply)
         except OSError as exc:
             close_quietly(upstream)
@@ -114,7 +158,7 @@ class Session:
     def pair(self, upstream: socket.socket) -> Pair:
         """Return what relays from now on; it owns both sockets."""
         early = self.talk.trailing_data()
-        return Pair(self.services.loop, self.sock, upstream, self.record, early)
+        return Pair(self.services.loop, self.sock, upstream, self.record, early, self.mask)
 
     def refuse(self, error: Exception) -> None:
         """Tell the client why not, and close: the one place that does.
@@ -122,6 +166,7 @@ class Session:
         The reply goes out with our FIN at once; ``Lingering`` then sees to it
         that the client can read both.
         """
+        self.unpark()
         record = self.record
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
@@ -129,7 +174,7 @@ class Session:
         if not self.talk.started:
             # A health check or a scanner: the log is not for them.
             log.debug("id=%d client=%s said nothing: %s", record.id, self.client, error)
-            close_quietly(self.sock)
+            self.close()
             return
         record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
         self.part(reply)
@@ -137,18 +182,18 @@ class Session:
     def part(self, reply: bytes) -> None:
         """Send *reply*, the last bytes, with our FIN, and hear the client out."""
         try:
-            unblock(self.sock)
             if reply:
                 self.sock.send(reply)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            close_quietly(self.sock)  # it left: nobody to hear out
+            self.close()  # it left: nobody to hear out
             return
         self.services.loop.submit(Lingering(self.services.loop, self.sock))
 
     def gone(self, exc: Optional[Exception] = None) -> None:
         """Close, because the client left before it had an answer."""
-        close_quietly(self.sock)
+        self.unpark()
+        self.close()
         if exc is not None:
             self.record.why = str(exc)
         if self.talk.started:
@@ -156,9 +201,18 @@ class Session:
 
     def abort(self, why: str) -> None:
         """Close without a word; the proxy ends."""
-        close_quietly(self.sock)
+        self.unpark()
+        self.close()
         if self.talk.started:
             self.record.finish(why)
+
+    def close(self) -> None:
+        """Close the client's socket: the loop, which may know it, at the end of its round."""
+        loop = self.services.loop
+        if loop.is_current():
+            loop.close_later(self.sock)
+        else:
+            close_quietly(self.sock)
 
     def send(self, data: bytes) -> None:
         """Send one of the handshake's few short messages.

@@ -17,14 +17,15 @@ import errno
 import socket
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
-from minisocks.compat import READ, close_quietly, unblock
+from minisocks.compat import READ, close_quietly
 from minisocks.errors import ConfigError, HandshakeError
+from minisocks.flow import Flow
 from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.loop import Job
 from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
-from minisocks.relay import Flow, Pair
+from minisocks.relay import Pair
 from minisocks.session import Services, Session
 from minisocks.settings import Config, closest
 from minisocks.values import ListenAddress
@@ -200,8 +201,8 @@ class _ScriptedSession(Session):
         if self._script.drop_after is None:
             return super().pair(upstream)
         early = self.talk.trailing_data()
-        loop = self.services.loop
-        return _DroppingPair(loop, self.sock, upstream, self.record, early, self._script.drop_after)
+        loop, most = self.services.loop, self._script.drop_after
+        return _DroppingPair(loop, self.sock, upstream, self.record, early, self.mask, most)
 
     def _grant(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         if self._script.truncate_reply is None:
@@ -238,13 +239,12 @@ class _Pause(Job):
 
     def begin(self) -> None:
         """Start the clock."""
-        sock, loop = self._session.sock, self._session.services.loop
-        unblock(sock)
+        session, loop = self._session, self._session.services.loop
         if self._then is None:
-            loop.watch(sock.fileno(), READ, self)
+            session.watch(READ, self)
         else:
             # What the client says meanwhile is for its target.
-            loop.watch(sock.fileno(), 0, self)
+            session.watch(0, self)
             loop.call_later(self._seconds, self, self._over)
 
     def on_ready(self, fd: int, mask: int) -> None:
@@ -274,9 +274,7 @@ class _Pause(Job):
         self._then()
 
     def _release(self) -> None:
-        loop = self._session.services.loop
-        loop.unwatch(self._session.sock.fileno())
-        loop.done(self)
+        self._session.services.loop.done(self)
 
     def _close_upstream(self) -> None:
         if self._upstream is not None:
@@ -300,10 +298,6 @@ class _DroppingPair(Pair):
         if not self._left:
             self._drop()
             self._update()
-
-    def reads(self) -> Tuple[int, ...]:
-        """Return none: there is more to begin with."""
-        return ()
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
         if flow is not self._down or isinstance(data, Pipe):

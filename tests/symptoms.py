@@ -275,8 +275,9 @@ _SERVING = (
         "threads-used-up",
         IN_THE_LOG,
         "at capacity: no new thread: can't start new thread; going on with N",
-        "The system has no room for another thread. It serves on with those it has, a little "
-        "slower under load; when there is room again, the log says so.",
+        "The system has no room for another thread, which a hook of the program needs. Clients "
+        "for whom a hook is to be called wait for those that there are, and are refused when "
+        "there is none; when there is room again, the log says so.",
         "``ulimit -u`` shows how many the user may have, ``free`` what memory is left.",
     ),
     Mistake(

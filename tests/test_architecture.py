@@ -27,7 +27,7 @@ ABOVE = """
     run
     server
     pool listener
-    lobby negotiate
+    doors lobby negotiate
     connect
     session
     auth
@@ -35,9 +35,10 @@ ABOVE = """
     dialer journal
     road
     resolver reporter
-    relay
+    lingering relay
+    delivery flow
     loop record
-    deadline compat machine
+    deadline compat machine pipes
 """
 
 #: No socket objects, threads, clock or log from here on.

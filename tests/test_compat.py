@@ -27,7 +27,6 @@ def poller(request, monkeypatch):
     if poller is None:
         pytest.skip("this system has no epoll")
     monkeypatch.setattr("minisocks.loop.Poller", poller)
-    monkeypatch.setattr("minisocks.pool.Poller", poller)
     return poller
 
 

@@ -21,7 +21,7 @@ class Hall:
         self.services = Services(Config(**settings))
         self.lobby = Lobby(self.services.loop, room)
         self.resumed = []
-        self.services.resume = lambda session, *_: self.resumed.append(session)
+        self.services.resume = self._resume
         self.clients = []
         self.services.loop.start()
 
@@ -30,6 +30,7 @@ class Hall:
         talks = []
         for host in hosts:
             ours, theirs = socket.socketpair()
+            ours.setblocking(False)
             session = Session(self.services, ours, "" if host == "unix" else (host, 4242))
             session.talk.receive_data(b"\x05")
             assert session.talk.next_event() is None
@@ -37,6 +38,11 @@ class Hall:
             self.clients.append((session, talks[-1]))
             self.lobby.park(session)
         return talks
+
+    def _resume(self, session):
+        session.unpark()
+        session.unwatch()
+        self.resumed.append(session)
 
     def still_parked(self):
         """Return who is parked, by name: the hosts, sorted."""
@@ -76,8 +82,8 @@ def is_silent(talk):
     return False
 
 
-def test_a_client_that_says_more_goes_back_to_the_pool(hall):
-    """Bytes, or the end of them, bring a parked session back, once, and only that one."""
+def test_a_client_that_says_more_is_gone_on_with(hall):
+    """Bytes, or the end of them, have a parked session go on, and only that one."""
     where = hall(room=10)
     first, second, third = where.park("10.0.0.1", "10.0.0.2", "10.0.0.3")
     second.send(b"\x01")

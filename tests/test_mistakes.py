@@ -717,10 +717,9 @@ def _(stage):
         raise RuntimeError("can't start new thread")
 
     with contextlib.ExitStack() as stack:
-        proxy = stack.enter_context(run_proxy())
+        proxy = stack.enter_context(run_proxy(authorize=lambda request: True))
         stage.monkeypatch.setattr(minisocks.pool, "start_thread", no_room)
-        for _number in range(20):
-            stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
+        stack.enter_context(Talk.to(proxy.port)).send(GREETING + socks5("127.0.0.1", 9))
         return stage.log.wait_for("at capacity"), None
 
 

@@ -1,4 +1,4 @@
-"""The handler pool: few threads, however many clients are slow; more only for hooks."""
+"""The handler pool: no thread, however many clients are slow; threads only for hooks."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import minisocks.doors
 import minisocks.pool
 import minisocks.server
 from support import (
@@ -66,7 +67,7 @@ def many_descriptors():
 def test_an_honest_client_does_not_notice_the_crowd(many_descriptors):
     """500 dials into a black hole, 200 silent clients and 200 half-greeted: served soon.
 
-    It takes few threads, and nothing is left of the crowd after.
+    It takes no threads, and nothing is left of the crowd after.
     """
     before = open_descriptors()
     with FakeTarget() as target, run_proxy() as proxy, black_hole() as hole:
@@ -88,9 +89,8 @@ def test_an_honest_client_does_not_notice_the_crowd(many_descriptors):
             delays += [assert_served(proxy, target) for _ in range(5)]
         print("honest client: %s s, %d threads" % (" ".join("%.3f" % d for d in delays), threads))
         assert max(delays) < 5
-        assert max(threads, handler_threads()) <= 12
+        assert 0 == max(threads, handler_threads())
         wait_until(lambda: len(proxy) == 0, "an empty proxy")
-        assert handler_threads() <= 4
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
     wait_until(lambda: handler_threads() == 0)
 
@@ -111,7 +111,7 @@ def test_clients_that_drip_hold_no_threads(proxy, target):
             drip.expect(b"\x05\x00")
             assert 0 == drip.receive_reply5()[0]
             drip.send(b"x").expect(b"x")
-        assert most <= 4
+        assert 0 == most
 
 
 class SlowUsers:
@@ -156,14 +156,14 @@ def log_in(proxy, target, source=None):
 
 
 def test_a_slow_hook_makes_the_pool_grow_and_shrink_again(monkeypatch, target):
-    """While hooks hold threads others are served by new ones, which leave when it is over."""
+    """While hooks hold threads others are served by new ones, and all leave when it is over."""
     monkeypatch.setattr(minisocks.pool, "IDLE_SECONDS", 0.05)
     with slow_hook(blocked=20) as (proxy, users):
         wait_until(lambda: users.waiting == 20, "twenty hooks at once")
         log_in(proxy, target)
-        assert 20 < handler_threads() <= 24
+        assert 20 < handler_threads() <= 22
         users.go_on.set()
-        wait_until(lambda: handler_threads() <= 4, "a small pool")
+        wait_until(lambda: handler_threads() == 0, "an empty pool")
         log_in(proxy, target)
 
 
@@ -183,13 +183,13 @@ def test_hooks_of_one_address_leave_room_for_others(target, warnings_said):
     assert 1 == len(warnings_said("at capacity: hooks hold"))
 
 
-def test_hooks_never_hold_the_thread_that_accepts(target):
-    """With all threads but one in hooks, clients still hear at once that there is no room."""
+def test_hooks_never_hold_the_loop(target):
+    """With all threads in hooks, clients still hear at once that there is no room."""
     with slow_hook(blocked=0, max_handshakes=4) as (proxy, users), contextlib.ExitStack() as stack:
-        for i in range(3):
+        for i in range(4):
             talk = stack.enter_context(Talk.to(proxy.port, source=("127.0.0.%d" % (i + 1), 0)))
             talk.send(b"\x05\x01\x02" + password_message(b"slow", b"b"))
-        wait_until(lambda: users.waiting == 3, "three hooks at once")
+        wait_until(lambda: users.waiting == 4, "four hooks at once")
         for i in range(5):
             with Talk.to(proxy.port, source=("127.0.0.%d" % (i + 10), 0)) as talk:
                 talk.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
@@ -218,37 +218,54 @@ def test_stopping_waits_for_a_hook_that_is_slow_but_not_for_ever(monkeypatch):
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
 
 
-def test_without_new_threads_clients_are_served_all_the_same(monkeypatch, target, warnings_said):
-    """When the system has no thread for us, one is enough; it is said once at each edge."""
+def test_without_new_threads_hooks_take_turns(monkeypatch, target, warnings_said):
+    """When the system has no thread more for us, one is enough; it is said once at each edge."""
     start_thread = minisocks.pool.start_thread
 
     def no_room(*args):
         raise RuntimeError("can't start new thread")
 
-    with run_proxy() as proxy, contextlib.ExitStack() as stack:
+    with slow_hook(blocked=1) as (proxy, users):
+        wait_until(lambda: users.waiting == 1, "a hook")
         monkeypatch.setattr(minisocks.pool, "start_thread", no_room)
-        for _ in range(20):
-            stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
-        for _ in range(5):
-            assert assert_served(proxy, target) < 5
-            Talk.to(proxy.port).close()
+        visits = [threading.Thread(target=log_in, args=(proxy, target)) for _ in range(5)]
+        for visit in visits:
+            visit.start()
+        wait_until(lambda: warnings_said("at capacity: no new thread"))
+        wait_until(lambda: proxy._run.pool.in_hooks == 6)
+        users.go_on.set()
+        for visit in visits:
+            visit.join()
         assert 1 == handler_threads()
-        assert 1 == len(warnings_said("at capacity: no new thread"))
+        assert 1 == len(warnings_said("at capacity"))
         monkeypatch.setattr(minisocks.pool, "start_thread", start_thread)
-        # Until a client makes it wait, the pool has no use for a second thread.
-        for _ in range(20):
-            talk = stack.enter_context(Talk.to(proxy.port))
-            talk.send(b"\x05\x01").send(b"\x00").expect(b"\x05\x00")
-            if warnings_said("threads can be had again"):
-                break
-        assert_served(proxy, target)
-        wait_until(lambda: warnings_said("threads can be had again"))
+        users.go_on.clear()
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01\x02" + password_message(b"slow", b"b"))
+            wait_until(lambda: users.waiting == 2, "the one thread held")
+            log_in(proxy, target)
         assert (1, 1) == (len(warnings_said("can be had again")), len(warnings_said("at capacity")))
 
 
-def test_clients_that_drip_delay_nobody(monkeypatch, target):
-    """However long a thread may wait for a client, one is left for those that are quick."""
-    monkeypatch.setattr(minisocks.pool, "PATIENCE_SECONDS", 60.0)
+def test_without_any_thread_who_needs_one_is_refused(monkeypatch, target, warnings_said):
+    """With no thread at all for hooks their clients hear so at once; the next may have luck."""
+    start_thread = minisocks.pool.start_thread
+
+    def no_room(*args):
+        raise RuntimeError("can't start new thread")
+
+    with slow_hook(blocked=0) as (proxy, users):
+        monkeypatch.setattr(minisocks.pool, "start_thread", no_room)
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01\x02" + password_message(b"quick", b"b"))
+            assert b"\x05\x02\x01\x01" == talk.rest()
+        monkeypatch.setattr(minisocks.pool, "start_thread", start_thread)
+        log_in(proxy, target)
+        assert warnings_said("can be had again")
+
+
+def test_clients_that_drip_delay_nobody(target):
+    """However slow a client is, nobody waits for it but itself."""
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
         drips = [stack.enter_context(Talk.to(proxy.port)) for _ in range(60)]
         message = GREETING + socks5("127.0.0.1", target.port)
@@ -256,7 +273,7 @@ def test_clients_that_drip_delay_nobody(monkeypatch, target):
             for drip in drips:
                 drip.send(message[i : i + 1])
             assert assert_served(proxy, target, source=("127.0.0.9", 0)) < TIMEOUT / 2
-        assert handler_threads() <= minisocks.pool.CORE_THREADS
+        assert 0 == handler_threads()
         for drip in drips:
             drip.send(message[-1:])
             assert b"\x05\x00\x05\x00" == drip.receive(4)
@@ -271,7 +288,7 @@ def test_a_client_that_left_before_it_was_accepted_is_nobody(proxy, target):
 
 
 def test_many_honest_clients_at_once_are_all_served(proxy, target):
-    """Sixty-four clients at once, each in small steps, need four threads and get their bytes."""
+    """Sixty-four clients at once, each in small steps, need no threads and get their bytes."""
     served = []
 
     def visit():
@@ -286,14 +303,13 @@ def test_many_honest_clients_at_once_are_all_served(proxy, target):
     for thread in threads:
         thread.join()
     assert [b"x"] * 320 == served
-    assert handler_threads() <= 4
+    assert 0 == handler_threads()
 
 
-def test_threads_get_no_signals(proxy, target):
+def test_threads_get_no_signals(target):
     """Every thread that we start has all signals blocked, so they reach the main thread."""
     with contextlib.ExitStack() as stack:
-        for _ in range(8):
-            stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
+        proxy = stack.enter_context(run_proxy(authorize=lambda request: True))
         with Talk.to(proxy.port) as talk:
             talk.connect5("127.0.0.1", target.port)
         talk = stack.enter_context(Talk.to(proxy.port))
@@ -320,14 +336,14 @@ def signal_masks():
 
 
 def test_listeners_share_the_threads():
-    """Clients of several listeners are served by one pool."""
+    """Clients of several listeners are served by one loop."""
     with run_proxy(listen=("127.0.0.1:0",) * 3) as proxy, FakeTarget() as target:
         ports = [int(address.rpartition(":")[2]) for address in proxy.addresses]
         assert 3 == len(set(ports))
         for port in ports * 3:
             with Talk.to(port) as talk:
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
-        assert handler_threads() <= 4
+        assert 0 == handler_threads()
         assert socket.AF_INET == proxy._run._listeners[0].sock.family
 
 
@@ -346,19 +362,19 @@ def test_a_listener_that_somebody_shut_down_does_not_spin(caplog, target):
 
 
 def test_passwords_that_are_quick_to_check_make_no_threads(target):
-    """Many clients with passwords are served by the few threads that stay."""
+    """Many clients with passwords are served without threads."""
     with run_proxy(user=("ann:secret",)) as proxy:
         for _ in range(30):
             with Talk.to(proxy.port) as talk:
                 talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
                 talk.send(password_message(b"ann", b"secret")).expect(b"\x01\x00")
-        assert handler_threads() <= minisocks.pool.CORE_THREADS
+        assert 0 == handler_threads()
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
 def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target, name):
     """Whatever it is that has run out: no spin, a line at each edge, and then it goes on."""
-    monkeypatch.setattr(minisocks.pool, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(minisocks.doors, "RETRY_SECONDS", 0.05)
     accept, refused = minisocks.server.SocksServer.get_request, []
 
     def get_request(server):

@@ -70,14 +70,13 @@ def test_a_listener_that_cannot_be_had_leaves_nothing_behind(tmp_path):
         proxy.stop()
 
 
-@pytest.mark.parametrize("where", ["loop", "pool"])
-def test_no_room_for_a_thread_leaves_nothing_behind(monkeypatch, where):
+def test_no_room_for_a_thread_leaves_nothing_behind(monkeypatch):
     """``start`` raises RuntimeError when there is no thread, and gives everything back."""
 
     def no_room(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("minisocks.%s.start_thread" % where, no_room)
+    monkeypatch.setattr("minisocks.loop.start_thread", no_room)
     with nothing_left(), pytest.raises(RuntimeError, match="thread"):
         Proxy(Config(listen=("127.0.0.1:0",))).start()
 

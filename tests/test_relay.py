@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import minisocks.delivery
 import minisocks.lingering
 import minisocks.loop
 import minisocks.relay
@@ -297,8 +298,8 @@ def test_a_reader_that_stands_still_behind_a_reset_does_not_keep_the_pair(
     relayed, monkeypatch, first
 ):
     """Last words that nobody reads are waited for a while, and then given up with a RST."""
-    assert 2 <= minisocks.relay.STANDSTILL_SECONDS <= 60
-    monkeypatch.setattr(minisocks.relay, "STANDSTILL_SECONDS", 0.1)
+    assert 2 <= minisocks.delivery.STANDSTILL_SECONDS <= 60
+    monkeypatch.setattr(minisocks.delivery, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     sent = pair.fill(one)
@@ -633,7 +634,7 @@ def test_both_sides_are_tuned(proxy, target):
     with Talk.to(proxy.port) as talk:
         talk.connect5("127.0.0.1", target.port)
         talk.send(b"x").expect(b"x")
-        (pair,) = proxy.services.loop._jobs
+        pair = next(job for job in proxy.services.loop._jobs if isinstance(job, Pair))
         for sock in (pair._up.src, pair._up.dst):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -652,12 +653,15 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 spare = os.open(os.devnull, os.O_RDONLY)
 while os.dup(spare) < 1500:
     pass
-from support import FakeTarget, Talk, run_proxy
+from minisocks.relay import Pair
+from support import FakeTarget, Talk, run_proxy, wait_until
 with run_proxy() as proxy, FakeTarget() as target:
     talks = [Talk.to(proxy.port) for _ in range(20)]
     for talk in talks:
         assert talk.connect5("127.0.0.1", target.port)[0] == 0
-    assert min(job._up.src.fileno() for job in proxy.services.loop._jobs) > 1024
+    jobs = proxy.services.loop._jobs
+    wait_until(lambda: sum(isinstance(job, Pair) for job in list(jobs)) == 20)
+    assert min(job._up.src.fileno() for job in jobs if isinstance(job, Pair)) > 1024
     for i, talk in enumerate(talks):
         with talk:
             talk.send(b"%%d" %% i * 50000).finish()
@@ -786,7 +790,7 @@ def test_several_proxies_relay_through_each_other():
 @pytest.mark.parametrize("first", ENDS)
 def test_a_reset_behind_a_reader_that_never_reads_ends(relayed, monkeypatch, access_log, first):
     """A pair whose one end reset and whose other takes nothing does not live for ever."""
-    monkeypatch.setattr(minisocks.relay, "STANDSTILL_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.delivery, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, _other = pair.ends(first)
     pair.fill(one)

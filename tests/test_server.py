@@ -31,7 +31,7 @@ def server():
 def serve(server):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    wait_until(lambda: server.pool._threads, "the first handler thread")
+    wait_until(lambda: server.fileno() in server.services.loop._watching, "open doors")
     return thread
 
 
@@ -81,7 +81,7 @@ def test_closing_leaves_the_listener_to_others(server):
 
 
 def test_handle_is_what_serves(server):
-    """A subclass's handle is called with the client's socket and address, in a handler thread."""
+    """A subclass's handle is called with the client's socket and address, in the loop's thread."""
     seen = []
 
     class Mine(SocksHandler):
@@ -93,7 +93,7 @@ def test_handle_is_what_serves(server):
     thread = serve(server)
     with Talk.to(server.server_address[1]) as talk:
         talk.send(GREETING).expect(b"\x05\x00")
-        assert [(talk.sock.getsockname(), "minisocks-handler")] == seen
+        assert [(talk.sock.getsockname(), "minisocks-loop")] == seen
     server.shutdown()
     thread.join(20)
 
