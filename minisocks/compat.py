@@ -267,14 +267,16 @@ else:
 
     def _unsent_bytes(sock: socket.socket) -> int:
         try:
+            unsent = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            if unsent == b"\0\0\0\0":
+                return 0
             if sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_INFO"):
                 state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
                 if state[0] == _TCP_CLOSE:
                     return 0  # what it still counts will never be delivered
-            answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         except OSError:
             return 0
-        return int.from_bytes(answer, sys.byteorder)
+        return int.from_bytes(unsent, sys.byteorder)
 
     unsent_bytes = _unsent_bytes
 

@@ -47,7 +47,7 @@ class Connect(Job):
             RefusedByRules, DialError: the session still is the caller's.
         """
         session, dst = self._session, self._request.dst
-        addresses = numeric_addresses(dst.host, dst.port)
+        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         if not addresses:
             session.services.loop.submit(self)  # begins with the name
             return

@@ -13,7 +13,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
 from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
 from minisocks.errors import DialError
-from minisocks.wire import Rep, quoted
+from minisocks.wire import Atyp, Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
 
@@ -38,12 +38,15 @@ CLOSE_SECONDS = 5.0
 _FAILURES = (OSError, UnicodeError, LookupError, ValueError)
 
 
-def numeric_addresses(host: bytes, port: int) -> List[Sockaddr]:
+def numeric_addresses(host: bytes, port: int, atyp: int = Atyp.DOMAINNAME) -> List[Sockaddr]:
     """Return the address if *host* is one in any notation, else nothing.
 
     Never asks a name server: ``AI_NUMERICHOST`` takes ``127.0.0.1``, ``::1``,
-    ``127.1``, ``0x7f000001`` and ``fe80::1%eth0`` alike.
+    ``127.1``, ``0x7f000001`` and ``fe80::1%eth0`` alike.  What came as an IPv4
+    address, *atyp* says, is in its usual text form and need not be parsed.
     """
+    if atyp == Atyp.IPV4:
+        return [(socket.AF_INET, (host.decode("ascii"), port))]
     try:
         return _ask(socket.getaddrinfo, host, port, socket.AI_NUMERICHOST)
     except _FAILURES:
