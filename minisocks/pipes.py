@@ -116,7 +116,7 @@ class Pipes:
 
     def give_back(self, pipe: Pipe) -> None:
         """Take *pipe* back; one with bytes in it is closed, and they are lost."""
-        if pipe.held:
+        if pipe.held or not self._most:
             pipe.close()
             self.count -= 1
         else:
@@ -131,7 +131,7 @@ class Pipes:
             return None
         data = pipe.read()
         self._kept_bytes += len(data)
-        self._spare.append(pipe)
+        self.give_back(pipe)
         return data
 
     def forget(self, size: int) -> None:
@@ -139,8 +139,9 @@ class Pipes:
         self._kept_bytes -= size
 
     def refuse(self) -> None:
-        """Make no pipes any more: this kernel does not splice what we have."""
+        """Lend no pipes any more: this kernel does not splice what we have."""
         self._most = 0
+        self.close_spare()
 
     def close_spare(self) -> None:
         """Close those that are not in use: their descriptors are wanted elsewhere."""

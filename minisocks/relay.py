@@ -28,6 +28,8 @@ from minisocks.record import Record
 
 __all__ = ["Pair"]
 
+#: A read that fills the buffer: more of the kind will come, and a pipe is a gain.
+BULK_BYTES = BUFFER_BYTES
 #: A pipe that brings less than this is no gain any more.
 LITTLE_BYTES = 32 * 1024
 #: How long a receiver may keep a pipe and take nothing of what is in it.
@@ -147,7 +149,7 @@ class Pair(Job):
             self._reset(flow, flow.src.fileno(), exc.errno or 0)
             return
         if size:
-            flow.bulk = size == BUFFER_BYTES and self.may_splice
+            flow.bulk = size >= BULK_BYTES and self.may_splice
             self._push(flow, buffer[:size])
         else:
             self._over(flow)

@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 import resource
-import select
 import socket
 import subprocess
 import sys
@@ -16,18 +15,16 @@ import pytest
 import minisocks.delivery
 import minisocks.lingering
 import minisocks.loop
+import minisocks.pipes
 import minisocks.relay
 from minisocks import compat
-from minisocks.client import Client
 from minisocks.loop import Loop
-from minisocks.record import Record
 from minisocks.lingering import Lingering
 from minisocks.relay import Pair
-from minisocks.wire import Rep
+from relaying import ENDS, MB, Relayed, receive_until_reset, tcp
 from support import (
     TIMEOUT,
     CommandLine,
-    CountingPoller,
     FakeTarget,
     Talk,
     open_descriptors,
@@ -37,104 +34,32 @@ from support import (
 )
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
-ENDS = ["client", "target"]
-MB = 1 << 20
 
 
 #: For tests of what the kernel reports, which differs: epoll where there is one, and poll().
-both_pollers = pytest.mark.parametrize("loop", ["default", "poll"], indirect=True)
+both_pollers = pytest.mark.parametrize("loop", ["buffer", "pipe", "poll"], indirect=True)
+#: For tests of what is held in memory.
+in_the_buffer = pytest.mark.parametrize("loop", ["buffer"], indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(params=["buffer", "pipe"])
 def loop(request, monkeypatch):
-    """A running loop."""
-    if getattr(request, "param", "default") == "poll":
+    """A running loop; all bytes go through its buffer, or what can through a pipe."""
+    if request.param == "poll":
         if not hasattr(compat.select, "poll"):
             pytest.skip("no poll() here")
         monkeypatch.setattr(minisocks.loop, "Poller", compat._Poll)
+    elif request.param == "pipe":
+        if not hasattr(os, "splice"):
+            pytest.skip("no os.splice before Python 3.10, and elsewhere than on Linux")
+        monkeypatch.setattr(minisocks.relay, "BULK_BYTES", 1)
+        monkeypatch.setattr(minisocks.relay, "LITTLE_BYTES", 0)
+    else:
+        monkeypatch.setattr(minisocks.pipes, "MAX_PIPES", 0)
     running = Loop()
     running.start()
     yield running
     running.stop()
-
-
-def tcp(small=False):
-    """Return the two ends of a TCP connection; *small*: with the least of buffers."""
-    near = socket.socket()
-    with socket.socket() as listener:
-        for sock in (listener, near):
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                if small:
-                    sock.setsockopt(socket.SOL_SOCKET, option, 4096)
-        if not small:
-            # Takes in 150 KB that nobody reads; what a kernel offers at first is less.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200000)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        near.connect(listener.getsockname())
-        return near, listener.accept()[0]
-
-
-class Relayed:
-    """A pair in a loop, with a client's and a target's end to talk through."""
-
-    def __init__(self, loop, early=b"", small=(), make=tcp):
-        client, self.client_side = make("client" in small)
-        target, self.target_side = make("target" in small)
-        self.loop = loop
-        self.client, self.target = Talk(client), Talk(target)
-        self.record = Record(Client(("127.0.0.1", 4242)))
-        self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
-        self.pair = Pair(loop, self.client_side, self.target_side, self.record, early)
-
-    def start(self):
-        self.loop.submit(self.pair)
-        return self
-
-    def ends(self, first):
-        """Return both talks, that of *first* ("client" or "target") in front."""
-        return (self.client, self.target) if first == "client" else (self.target, self.client)
-
-    def fill(self, talk):
-        """Have *talk* send until all buffers are full, the relay's too; return what it sent."""
-        flow = self.pair._up if talk is self.client else self.pair._down
-        data, sent = os.urandom(65536), []
-        talk.sock.setblocking(False)
-        wait_until(lambda: not self._send_some(talk, data, sent) and flow.pending is not None)
-        talk.sock.settimeout(TIMEOUT)
-        return b"".join(sent)
-
-    @staticmethod
-    def _send_some(talk, data, sent):
-        """Send; return False if nothing could be sent for a moment."""
-        if not select.select([], [talk.sock], [], 0.05)[1]:
-            return False
-        try:
-            sent.append(data[: talk.sock.send(data)])
-        except BlockingIOError:
-            pass
-        return True
-
-    def wait_closed(self):
-        wait_until(lambda: self.client_side.fileno() == -1 == self.target_side.fileno(), "the end")
-
-    def count_rounds(self):
-        """Return how many rounds the loop makes in a while; few mean it sleeps."""
-        counting = CountingPoller(self.loop._poller)
-        self.loop._poller = counting
-        self.loop.wake()
-        wait_until(lambda: counting.rounds)
-        before, cpu = counting.rounds, time.process_time()
-        threading.Event().wait(0.2)
-        print(
-            "%d rounds, %.3f s of processor time"
-            % (counting.rounds - before, time.process_time() - cpu)
-        )
-        return counting.rounds - before
-
-    def close(self):
-        for sock in (self.client.sock, self.target.sock, self.client_side, self.target_side):
-            sock.close()
 
 
 @pytest.fixture
@@ -150,18 +75,6 @@ def relayed(loop):
     loop.stop()
     for each in made:
         each.close()
-
-
-def receive_until_reset(talk):
-    """Return what comes before a RST; fail if the stream ends in order."""
-    parts = []
-    while True:
-        try:
-            data = talk.sock.recv(65536)
-        except ConnectionResetError:
-            return b"".join(parts)
-        assert data, "the stream ended in order"
-        parts.append(data)
 
 
 def test_bytes_go_both_ways_in_order(relayed):
@@ -442,6 +355,7 @@ def test_a_unix_client_that_closes_behind_its_upload_does_not_spin(relayed, firs
     pair.wait_closed()
 
 
+@in_the_buffer
 @pytest.mark.parametrize("first", ENDS)
 def test_a_blocked_direction_holds_at_most_64_kb(relayed, first):
     """Nothing more is read for a reader that is slow; the other direction flows."""
@@ -461,6 +375,7 @@ def test_a_blocked_direction_holds_at_most_64_kb(relayed, first):
     assert flow.pending is None
 
 
+@in_the_buffer
 @pytest.mark.parametrize("first", ENDS)
 def test_one_read_takes_at_most_64_kb(relayed, first):
     """Of much that waits in the kernel, no more is taken in than may be held."""
@@ -476,6 +391,7 @@ def test_one_read_takes_at_most_64_kb(relayed, first):
     assert sent == other.rest()
 
 
+@in_the_buffer
 def test_many_slow_readers_fill_no_memory(relayed):
     """A hundred downloads that nobody reads hold no more than 64 KB each."""
     pairs = [relayed(small=ENDS) for _ in range(100)]

@@ -1,0 +1,109 @@
+"""Relayed connections without a proxy: a pair in a loop, and both ends to talk through."""
+
+import os
+import select
+import socket
+import threading
+import time
+
+from minisocks.client import Client
+from minisocks.record import Record
+from minisocks.relay import Pair
+from minisocks.wire import Rep
+from support import TIMEOUT, CountingPoller, Talk, wait_until
+
+__all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "tcp"]
+
+ENDS = ["client", "target"]
+MB = 1 << 20
+
+
+def tcp(small=False):
+    """Return the two ends of a TCP connection; *small*: with the least of buffers."""
+    near = socket.socket()
+    with socket.socket() as listener:
+        for sock in (listener, near):
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                if small:
+                    sock.setsockopt(socket.SOL_SOCKET, option, 4096)
+        if not small:
+            # Takes in 150 KB that nobody reads; what a kernel offers at first is less.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200000)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        near.connect(listener.getsockname())
+        return near, listener.accept()[0]
+
+
+class Relayed:
+    """A pair in a loop, with a client's and a target's end to talk through."""
+
+    def __init__(self, loop, early=b"", small=(), make=tcp):
+        client, self.client_side = make("client" in small)
+        target, self.target_side = make("target" in small)
+        self.loop = loop
+        self.client, self.target = Talk(client), Talk(target)
+        self.record = Record(Client(("127.0.0.1", 4242)))
+        self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
+        self.pair = Pair(loop, self.client_side, self.target_side, self.record, early)
+
+    def start(self):
+        self.loop.submit(self.pair)
+        return self
+
+    def ends(self, first):
+        """Return both talks, that of *first* ("client" or "target") in front."""
+        return (self.client, self.target) if first == "client" else (self.target, self.client)
+
+    def fill(self, talk):
+        """Have *talk* send until all buffers are full, the relay's too; return what it sent."""
+        flow = self.pair._up if talk is self.client else self.pair._down
+        data, sent = os.urandom(65536), []
+        talk.sock.setblocking(False)
+        wait_until(lambda: not self._send_some(talk, data, sent) and flow.pending is not None)
+        talk.sock.settimeout(TIMEOUT)
+        return b"".join(sent)
+
+    @staticmethod
+    def _send_some(talk, data, sent):
+        """Send; return False if nothing could be sent for a moment."""
+        if not select.select([], [talk.sock], [], 0.05)[1]:
+            return False
+        try:
+            sent.append(data[: talk.sock.send(data)])
+        except BlockingIOError:
+            pass
+        return True
+
+    def wait_closed(self):
+        wait_until(lambda: self.client_side.fileno() == -1 == self.target_side.fileno(), "the end")
+
+    def count_rounds(self):
+        """Return how many rounds the loop makes in a while; few mean it sleeps."""
+        counting = CountingPoller(self.loop._poller)
+        self.loop._poller = counting
+        self.loop.wake()
+        wait_until(lambda: counting.rounds)
+        before, cpu = counting.rounds, time.process_time()
+        threading.Event().wait(0.2)
+        print(
+            "%d rounds, %.3f s of processor time"
+            % (counting.rounds - before, time.process_time() - cpu)
+        )
+        return counting.rounds - before
+
+    def close(self):
+        for sock in (self.client.sock, self.target.sock, self.client_side, self.target_side):
+            sock.close()
+
+
+def receive_until_reset(talk):
+    """Return what comes before a RST; fail if the stream ends in order."""
+    parts = []
+    while True:
+        try:
+            data = talk.sock.recv(65536)
+        except ConnectionResetError:
+            return b"".join(parts)
+        assert data, "the stream ended in order"
+        parts.append(data)

@@ -1,0 +1,292 @@
+"""Bulk: a direction goes through a pipe when it is worth it, and nothing is lost by that."""
+
+import errno
+import hashlib
+import os
+import random
+import resource
+import socket
+import threading
+
+import pytest
+
+import minisocks.pipes
+import minisocks.relay
+from minisocks.loop import BUFFER_BYTES, Loop
+from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
+from relaying import ENDS, MB, Relayed, receive_until_reset
+from support import CommandLine, FakeTarget, Talk, open_descriptors, says, wait_until
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
+)
+
+
+@pytest.fixture
+def loop():
+    """A running loop."""
+    running = Loop()
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def relayed(loop):
+    """Makes relayed connections that run."""
+    made = []
+
+    def make(**kwargs):
+        made.append(Relayed(loop, **kwargs))
+        return made[-1].start()
+
+    yield make
+    loop.stop()
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Have every direction take a pipe after its first read, and keep to pipes."""
+    monkeypatch.setattr(minisocks.relay, "BULK_BYTES", 1)
+    monkeypatch.setattr(minisocks.relay, "LITTLE_BYTES", 0)
+
+
+def flow_from(pair, first):
+    return pair.pair._up if first == "client" else pair.pair._down
+
+
+def blocked(pair, first):
+    """Fill all buffers from *first* until a pipe holds bytes; return both ends and what was sent."""
+    one, other = pair.ends(first)
+    one.send(b"x")
+    other.expect(b"x")
+    sent = pair.fill(one)
+    assert pair.loop.pipes.count
+    return one, other, sent
+
+
+def exchange(pair, first, size):
+    """Send *size* random bytes from *first* to the other end; say whether they are the same."""
+    one, other = pair.ends(first)
+    data = os.urandom(size)
+    sender = threading.Thread(target=one.send, args=(data,))
+    sender.start()
+    received = other.receive(size)
+    sender.join()
+    return data == received
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
+    """A full read sends a direction through pipes; one that brings little sends it back."""
+    pair = relayed()
+    flow = flow_from(pair, first)
+    assert exchange(pair, first, 16)
+    assert (False, 0) == (flow.bulk, loop.pipes.count)
+    assert exchange(pair, first, 32 * MB)
+    assert loop.pipes.count >= 1
+    for _ in range(3):
+        assert exchange(pair, first, 16)
+    assert not flow.bulk
+    assert 0 == loop.pipes.lent
+    wait_until(lambda: pair.record.up + pair.record.down == 32 * MB + 4 * 16)
+
+
+def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):
+    """When nobody is connected, descriptors are as before."""
+    pair = relayed()
+    assert exchange(pair, "target", 32 * MB)
+    assert loop.pipes.count
+    for talk in pair.ends("client"):
+        talk.finish()
+    pair.wait_closed()
+    wait_until(lambda: loop.pipes.count == 0)
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
+    relayed, loop, eager, monkeypatch, first
+):
+    """After a second the bytes wait in memory, the pipe is free, and nothing is lost."""
+    assert 1.0 == minisocks.relay.PIPE_SECONDS
+    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 0.05)
+    pair = relayed(small=ENDS)
+    one, other, sent = blocked(pair, first)
+    flow = flow_from(pair, first)
+    wait_until(lambda: isinstance(flow.pending, memoryview))
+    assert 0 == loop.pipes.lent
+    one.finish()
+    other.expect(sent).expect_eof()
+    assert 0 == loop.pipes._kept_bytes
+
+
+def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
+    """Only who has taken nothing at all since the last look loses it."""
+    pair = relayed(small=ENDS)
+    blocked(pair, "target")
+    checked = threading.Event()
+
+    def check(sent_since):
+        pair.pair._check_pipes(pair.record.up, pair.record.down - sent_since)
+        checked.set()
+
+    for sent_since, kind in ((1, Pipe), (0, memoryview)):
+        checked.clear()
+        loop.call_soon(pair.pair, check, sent_since)
+        assert checked.wait(20)
+        assert isinstance(pair.pair._down.pending, kind)
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypatch, first):
+    """What may be kept in memory is bounded; beyond that the pipe is kept, and nothing is lost."""
+    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 0.02)
+    monkeypatch.setattr(minisocks.pipes, "MAX_KEPT_BYTES", 0)
+    pair = relayed(small=ENDS)
+    one, other, sent = blocked(pair, first)
+    threading.Event().wait(0.2)
+    assert isinstance(flow_from(pair, first).pending, Pipe)
+    one.finish()
+    other.expect(sent).expect_eof()
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize("first", ENDS)
+def test_a_receiver_that_vanishes_takes_its_pipe_along(relayed, loop, eager, first, how):
+    """Bytes that nobody will have are not left in a pipe that somebody else is lent."""
+    before = open_descriptors()
+    pair = relayed(small=ENDS)
+    one, other, _sent = blocked(pair, first)
+    getattr(other, how)()
+    one.expect_reset()
+    pair.wait_closed()
+    one.close()
+    wait_until(lambda: loop.pipes.count == 0)
+    wait_until(lambda: open_descriptors() == before)
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_sender_that_resets_has_its_bytes_delivered_from_the_pipe(relayed, eager, first):
+    """What had come before the RST reaches the receiver, then the RST does."""
+    pair = relayed(small=ENDS)
+    one, other, sent = blocked(pair, first)
+    one.reset()
+    received = receive_until_reset(other)
+    # A reset destroys what its own end had not sent; what was in the pipe is not among that.
+    assert len(received) >= BUFFER_BYTES / 4
+    assert (b"" + sent).startswith(received)
+    pair.wait_closed()
+
+
+def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
+    """Pipes are closed with the loop, full or not."""
+    before = open_descriptors()
+    loop = Loop()
+    loop.start()
+    pair = Relayed(loop, small=ENDS).start()
+    blocked(pair, "target")
+    loop.stop()
+    pair.close()
+    assert (0, before) == (loop.pipes.count, open_descriptors())
+
+
+def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
+    """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
+    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 3600)
+    pairs = [relayed(small=ENDS) for _ in range(MAX_PIPES + 8)]
+    sent = []
+    for pair in pairs:
+        pair.target.send(b"x")
+        pair.client.expect(b"x")
+        sent.append(pair.fill(pair.target))
+    kinds = [type(pair.pair._down.pending) for pair in pairs]
+    assert MAX_PIPES == kinds.count(Pipe) == loop.pipes.lent
+    assert 8 == kinds.count(memoryview)
+    for pair, data in zip(pairs, sent):
+        pair.target.finish()
+        pair.client.expect(data).expect_eof()
+    assert 0 == loop.pipes.lent
+
+
+def test_without_descriptors_bulk_goes_by_the_buffer(relayed, loop):
+    """EMFILE costs speed and nothing else."""
+    pair = relayed()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors(), hard))
+    try:
+        assert exchange(pair, "target", 8 * MB)
+        assert loop.pipes._retry_at, "no pipe was wanted"
+        assert 0 == loop.pipes.count
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("step", ["fill", "empty"])
+@pytest.mark.parametrize("first", ENDS)
+def test_a_kernel_that_does_not_splice(relayed, loop, eager, monkeypatch, first, step, code):
+    """It is tried once; what was in the pipe by then goes on by the buffer."""
+    calls = []
+
+    def refuse(self, *args):
+        calls.append(args)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Pipe, step, refuse)
+    pair = relayed()
+    for size in (10, MB, 10, MB):
+        assert exchange(pair, first, size)
+    assert 1 == len(calls)
+    assert (0, 0) == (loop.pipes.lent, loop.pipes._kept_bytes)
+
+
+@pytest.mark.parametrize("drip", [False, True], ids=["fast", "drip"])
+def test_pieces_of_every_size_both_ways(relayed, drip):
+    """As directions change between buffer and pipe and back, no byte changes its place."""
+    seed = random.randrange(1 << 30)
+    print("seed %d" % seed)
+    rng = random.Random(seed)
+    pair = relayed(small=ENDS if drip else ())
+    talks, size = pair.ends("client"), (MB if drip else 24 * MB)
+    data, digests = [os.urandom(size) for _ in talks], {}
+
+    def send(i):
+        at = 0
+        while at < size:
+            step = rng.choice((1, 100, 20000, BUFFER_BYTES, 3 * PIPE_BYTES))
+            talks[i].send(data[i][at : at + step])
+            at += step
+        talks[i].finish()
+
+    def receive(i):
+        digest = hashlib.sha256()
+        for part in iter(lambda: talks[i].sock.recv(rng.choice((1000, 100000, MB))), b""):
+            digest.update(part)
+        digests[1 - i] = digest.digest()
+
+    threads = [threading.Thread(target=work, args=(i,)) for work in (send, receive) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {i: hashlib.sha256(each).digest() for i, each in enumerate(data)} == digests
+    pair.wait_closed()
+    assert (size, size) == (pair.record.up, pair.record.down)
+
+
+def test_the_line_of_a_download_has_its_bytes(tmp_path):
+    """Through the whole proxy, by a unix socket, too: the log counts what went by pipe."""
+    size = 20 * MB + 7
+    path = str(tmp_path / "socket")
+    with FakeTarget(says(bytes(size))) as target:
+        with CommandLine("-l", "0", "-l", "unix:" + path) as command:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            for talk in (Talk.to(command.ports[0]), Talk(sock)):
+                with talk:
+                    talk.connect5("127.0.0.1", target.port)
+                    assert size == len(talk.rest())
+            wait_until(lambda: sum("down=%dB" % size in line for line in command.lines) == 2)
+            assert 0 == command.end()
