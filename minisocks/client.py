@@ -1,10 +1,9 @@
 """Who connected to us: one object, made once at accept."""
 
-import socket
 from typing import Any, Optional
 
 from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
-from minisocks.wire import MAPPED_PREFIX, packed_ip
+from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
 
 __all__ = ["Client"]
 
@@ -24,26 +23,34 @@ class Client:
         user: who gave the right password, None before that or without one.
     """
 
-    __slots__ = ("host", "ip", "is_inside", "is_local", "port", "user")
+    __slots__ = ("_scoped", "ip", "is_inside", "is_local", "port", "user")
 
     def __init__(self, peer: Any) -> None:
         """*peer* is what ``accept`` returned as the address."""
         self.user: Optional[bytes] = None
+        #: The text of an address that its bytes do not tell all of: fe80::7%eth0.
+        self._scoped: Optional[str] = None
         if not isinstance(peer, tuple):
-            self.host, self.ip, self.port = "unix", b"", 0
+            self.ip, self.port = b"", 0
             self.is_local, self.is_inside = True, False
             return
-        self.host, self.port = peer[0], peer[1]
-        ip = packed_ip(self.host)
+        host, self.port = peer[0], peer[1]
+        ip = packed_ip(host)
         if ip is None:
             # Must not pass for a unix socket: that would open every door.
             raise ValueError("no address in %r" % (peer,))
         if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
             ip = ip[12:]
-            self.host = socket.inet_ntoa(ip)
+        elif "%" in host:
+            self._scoped = host
         self.ip = ip
         self.is_local = ip in LOOPBACK
         self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
+
+    @property
+    def host(self) -> str:
+        """The address as text, made when asked for: a connection that is idle needs it no more."""
+        return self._scoped or (text_ip(self.ip) if self.ip else "unix")
 
     def __str__(self) -> str:
         """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""

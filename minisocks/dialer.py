@@ -56,6 +56,8 @@ def rep_of(exc: OSError) -> Rep:
 
 def interleaved(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
     """Order as the resolver did, but with the families taking turns."""
+    if len(addresses) == 1:
+        return list(addresses)
     first = [a for a in addresses if a[0] == addresses[0][0]]
     other = [a for a in addresses if a[0] != addresses[0][0]]
     mixed: List[Sockaddr] = []

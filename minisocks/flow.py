@@ -1,7 +1,7 @@
 """One direction of a pair: where it stands, and what waits in it."""
 
 import socket
-from typing import Union
+from typing import Optional, Union
 
 from minisocks.loop import BUFFER_BYTES
 from minisocks.pipes import Pipe, Pipes
@@ -22,12 +22,12 @@ class Flow:
     and beside those, of its ``src``:
 
         bulk      its last read filled the buffer: through a pipe from now on
-        hung_up   the kernel reports it dead for ever, so it is not watched
-                  unless wanted: what it had said may still be unread
-        died      with this error, which the kernel tells only once
+        died      the kernel reports it dead for ever, so it is not watched
+                  unless wanted: what it had said may still be unread.  With
+                  this error, which the kernel tells only once; 0: with none
     """
 
-    __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "hung_up", "pending", "src")
+    __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "pending", "src")
 
     def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
         self.src = src
@@ -37,8 +37,7 @@ class Flow:
         self.done = False
         self.broken = False
         self.bulk = False
-        self.hung_up = False
-        self.died = 0
+        self.died: Optional[int] = None
 
     def wants_read(self) -> bool:
         """Return whether more of ``src`` would be of use now."""

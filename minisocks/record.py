@@ -55,8 +55,7 @@ class Record:
     """
 
     __slots__ = (
-        "_finished_at",
-        "_started_at",
+        "_clock",
         "_witness",
         "client",
         "down",
@@ -79,8 +78,9 @@ class Record:
         self.end: Optional[str] = None
         self.why = ""
         self._witness = witness
-        self._started_at = time.monotonic()
-        self._finished_at: Optional[float] = None
+        #: When it began; once it has ended, how long it took, below 0.  One place for both,
+        #: so that who reads it in another thread never has half of the change.
+        self._clock = time.monotonic()
 
     @property
     def user(self) -> Optional[str]:
@@ -110,8 +110,8 @@ class Record:
     @property
     def seconds(self) -> float:
         """How long it has lived, or did live, since accept."""
-        until = self._finished_at
-        return (time.monotonic() if until is None else until) - self._started_at
+        clock = self._clock
+        return -clock if clock < 0 else time.monotonic() - clock
 
     def __repr__(self) -> str:
         return "<Record %s>" % " ".join(self._words())
@@ -129,7 +129,7 @@ class Record:
 
     def finish(self, end: str) -> None:
         """Write the line; *end* says which end finished it, and how."""
-        self._finished_at = time.monotonic()
+        self._clock = min(-1e-9, self._clock - time.monotonic())
         self.end = end
         self._witness.ended(self)
         if access_log.isEnabledFor(logging.INFO):

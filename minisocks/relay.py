@@ -54,10 +54,7 @@ class Pair(Job):
     """
 
     __slots__ = (
-        "_broken",
-        "_client_fd",
         "_client_mask",
-        "_closed",
         "_delivery",
         "_down",
         "_end",
@@ -65,7 +62,6 @@ class Pair(Job):
         "_pipe_timer",
         "_record",
         "_up",
-        "_upstream_fd",
         "_upstream_mask",
     )
 
@@ -85,14 +81,10 @@ class Pair(Job):
         self._record = record
         self._up = Flow(client, upstream, early)
         self._down = Flow(upstream, client, b"")
-        self._client_fd = client.fileno()
-        self._upstream_fd = upstream.fileno()
         # What the loop was last told to wait for. Telling it is a system call.
         self._client_mask = client_mask
         self._upstream_mask = UNWATCHED
         self._end = ""
-        self._broken = False
-        self._closed = False
         self._pipe_timer: Optional[Timer] = None
         #: Of a broken pair only.
         self._delivery: Optional[Delivery] = None
@@ -102,14 +94,14 @@ class Pair(Job):
         unblock(self._up.src)
         unblock(self._down.src)
         if self._client_mask != UNWATCHED:
-            self._loop.hand_on(self._client_fd, self)
+            self._loop.hand_on(self._up.src.fileno(), self)
         if self._up.pending is not None:
             self._push(self._up, self._up.pending)
         self._update()
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Write what waits for *fd*, or read what it has: one of each at most."""
-        if fd == self._client_fd:
+        if fd == self._up.src.fileno():
             outgoing, incoming = self._up, self._down
         else:
             outgoing, incoming = self._down, self._up
@@ -129,7 +121,7 @@ class Pair(Job):
 
     def abort(self, why: str) -> None:
         """Reset both ends: a FIN would pass a torn stream off as complete."""
-        self._broken = True
+        self._up.broken = self._down.broken = True
         self._end = why
         self._close()
 
@@ -146,7 +138,7 @@ class Pair(Job):
         except BlockingIOError:
             return
         except OSError as exc:
-            self._reset(flow, flow.src.fileno(), exc.errno or 0)
+            self._reset(flow, exc.errno or 0)
             return
         if size:
             flow.bulk = size >= BULK_BYTES and self.may_splice
@@ -165,7 +157,7 @@ class Pair(Job):
                 flow.bulk = False
                 pipes.refuse()
             elif not isinstance(exc, BlockingIOError):
-                self._reset(flow, flow.src.fileno(), exc.errno or 0)
+                self._reset(flow, exc.errno or 0)
             return
         if size:
             flow.bulk = size >= LITTLE_BYTES
@@ -194,7 +186,7 @@ class Pair(Job):
             # Its receiver is gone, but what the receiver had sent before may
             # still wait in the kernel: the other direction reads on to its end.
             self._break(flow)
-            self._note(flow.dst.fileno(), _word(exc.errno or 0))
+            self._note(flow.dst, _word(exc.errno or 0))
             return
         if flow is self._up:
             self._record.up += sent
@@ -233,17 +225,17 @@ class Pair(Job):
     def _over(self, flow: Flow) -> None:
         """The stream of ``flow.src`` has ended."""
         if flow.died:
-            self._reset(flow, flow.src.fileno(), flow.died)
+            self._reset(flow, flow.died)
         else:
             flow.eof = True
-            self._note(flow.src.fileno(), "fin")
+            self._note(flow.src, "fin")
             self._finish_if_drained(flow)
 
     def _finish_if_drained(self, flow: Flow) -> None:
         if not flow.eof or flow.pending is not None or flow.done:
             return
         flow.done = True
-        if self._broken:
+        if self._is_broken():
             return  # a RST follows, not a FIN
         try:
             flow.dst.shutdown(socket.SHUT_WR)
@@ -253,35 +245,37 @@ class Pair(Job):
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
         flow.clear(self._loop.pipes)
-        flow.eof = flow.done = flow.broken = self._broken = True
+        flow.eof = flow.done = flow.broken = True
 
-    def _reset(self, flow: Flow, fd: int, code: int) -> None:
+    def _reset(self, flow: Flow, code: int) -> None:
         """``flow.src`` is dead: nothing comes from it and nothing goes to it."""
-        self._note(fd, _word(code))
+        self._note(flow.src, _word(code))
         self._break(self._down if flow is self._up else self._up)
         flow.eof = True
         self._finish_if_drained(flow)
 
     def _dead(self, outgoing: Flow, incoming: Flow) -> None:
         """An end of which nothing is wanted just now is gone."""
-        outgoing.hung_up = True
-        code = outgoing.src.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        code = outgoing.died = outgoing.src.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code and outgoing.eof:
-            self._reset(outgoing, outgoing.src.fileno(), code)
+            self._reset(outgoing, code)
         elif code:
             # It waits for a slow reader, who first gets all that it had said.
-            outgoing.died = code
-            self._note(outgoing.src.fileno(), _word(code))
+            self._note(outgoing.src, _word(code))
             self._break(incoming)
         elif outgoing.eof:
             # A unix socket closed in good order: no break, but nobody there.
             incoming.clear(self._loop.pipes)
             incoming.eof = incoming.done = True
 
-    def _note(self, fd: int, how: str) -> None:
+    def _is_broken(self) -> bool:
+        """Return whether an end is dead, so that the other one is to be reset."""
+        return self._up.broken or self._down.broken
+
+    def _note(self, sock: socket.socket, how: str) -> None:
         """Remember who ended it: the first FIN, unless a reset came later."""
         if not self._end or (how != "fin" and self._end.endswith("fin")):
-            self._end = ("client-" if fd == self._client_fd else "target-") + how
+            self._end = ("client-" if sock is self._up.src else "target-") + how
 
     def _update(self) -> None:
         """Tell the loop what this pair waits for now, or end it."""
@@ -289,16 +283,16 @@ class Pair(Job):
         if up.done and down.done:
             self._end_when_delivered()
             return
-        if self._broken:
+        if self._is_broken():
             self._await_delivery()
         mask = self._wish(up, down)
         if mask != self._client_mask:
             self._client_mask = mask
-            self._watch(self._client_fd, mask)
+            self._watch(up.src, mask)
         mask = self._wish(down, up)
         if mask != self._upstream_mask:
             self._upstream_mask = mask
-            self._watch(self._upstream_fd, mask)
+            self._watch(up.dst, mask)
 
     @staticmethod
     def _wish(outgoing: Flow, incoming: Flow) -> int:
@@ -306,24 +300,24 @@ class Pair(Job):
         mask = READ if outgoing.wants_read() else 0
         if incoming.pending is not None:
             mask |= WRITE
-        if not mask and (outgoing.hung_up or (outgoing.eof and incoming.done)):
+        if not mask and (outgoing.died is not None or (outgoing.eof and incoming.done)):
             return UNWATCHED  # dead, or shut both ways: it would say so for ever
         # Else mask 0 still tells of a reset: who has half-closed may vanish
         # while the other end says nothing, and the pair would never end.
         return mask
 
-    def _watch(self, fd: int, mask: int) -> None:
+    def _watch(self, sock: socket.socket, mask: int) -> None:
         if mask == UNWATCHED:
-            self._loop.unwatch(fd)
+            self._loop.unwatch(sock.fileno())
         else:
-            self._loop.watch(fd, mask, self)
+            self._loop.watch(sock.fileno(), mask, self)
 
     def _end_when_delivered(self) -> None:
-        if not self._broken or not any(unsent for _count, unsent in self._progress()):
+        if not self._is_broken() or not any(unsent for _count, unsent in self._progress()):
             self._close()
             return
-        self._loop.unwatch(self._client_fd)
-        self._loop.unwatch(self._upstream_fd)
+        self._watch(self._up.src, UNWATCHED)
+        self._watch(self._up.dst, UNWATCHED)
         self._await_delivery().finish()
 
     def _await_delivery(self) -> Delivery:
@@ -339,17 +333,16 @@ class Pair(Job):
 
     def _close(self) -> None:
         loop = self._loop
-        if self._closed:
+        if self._record.end is not None:
             return
-        self._closed = True
         up, down = self._up, self._down
         up.clear(loop.pipes)
         down.clear(loop.pipes)
         for timer in (self._pipe_timer, self._delivery):
             if timer is not None:
                 timer.cancel()
-        loop.close_later(up.src, reset=self._broken)
-        loop.close_later(up.dst, reset=self._broken)
+        loop.close_later(up.src, reset=self._is_broken())
+        loop.close_later(up.dst, reset=self._is_broken())
         self._record.finish(self._end)
         loop.done(self)
 

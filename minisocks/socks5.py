@@ -119,4 +119,4 @@ def encode_reply(rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0) -> bytes:
     """
     atyp = Atyp.IPV6 if len(bnd_ip) == 16 else Atyp.IPV4
     ip = bnd_ip or b"\0\0\0\0"
-    return struct.pack("!BBBB%dsH" % len(ip), Ver.SOCKS5, rep, 0, atyp, ip, bnd_port)
+    return bytes((Ver.SOCKS5, rep, 0, atyp)) + ip + bnd_port.to_bytes(2, "big")

@@ -310,4 +310,4 @@ class _DroppingPair(Pair):
             self._drop()
 
     def _drop(self) -> None:
-        self._reset(self._down, self._upstream_fd, errno.ECONNRESET)
+        self._reset(self._down, errno.ECONNRESET)

@@ -1,0 +1,158 @@
+"""What a connection costs, in counts: a change that makes it dearer has to say so here.
+
+No times: they depend on the machine, and scripts/bench measures them.
+"""
+
+import collections
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from support import GREETING, ROOT, TIMEOUT, CommandLine, Talk, one_connection, socks5, wait_until
+
+TIMES = 20
+
+#: System calls for a connection that comes alone, says three bytes to a numeric target
+#: on this host, hears them again and ends with FIN, and why each is needed.
+ALLOWED = {
+    "epoll_wait": 8,  # a client; its request; its bytes; the answer; two FINs; and what is split
+    "accept4": 2,  # the client; nobody else
+    "getsockname": 2,  # Python's, of what was accepted; BND.ADDR
+    "ioctl": 1,  # the client's socket must not block the loop
+    "recvfrom": 7,  # greeting (not there yet, then there), request, bytes twice, FIN twice
+    "sendto": 4,  # METHOD, reply, bytes there and back
+    "socket": 1,
+    "setsockopt": 5,  # of the socket to the target: no delay, keepalive and its three times
+    "connect": 2,  # the second tells that it is done, as it is on this host and in a LAN
+    "epoll_ctl": 6,  # both in; a half-closed one masked; both out, for a fork may hold them open
+    "shutdown": 2,  # FIN passed on, even where a fork holds the socket open
+    "close": 2,
+}
+
+
+@pytest.fixture
+def traced(tmp_path):
+    """A proxy that strace watches; yields it and a function that returns the calls so far."""
+    if shutil.which("strace") is None:
+        pytest.skip("no strace here")
+    trace = tmp_path / "trace"
+    with CommandLine("-q", "-l", "0") as command:
+        tracer = subprocess.Popen(
+            ["strace", "-f", "-o", str(trace), "-p", str(command.process.pid)],
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        try:
+            line = tracer.stderr.readline()
+            if "attached" not in line:
+                pytest.skip("strace may not attach: %s" % line)
+            yield command, lambda: trace.read_text().splitlines()
+        finally:
+            if tracer.poll() is None:
+                tracer.send_signal(signal.SIGINT)
+            tracer.wait(TIMEOUT)
+            tracer.stderr.close()
+
+
+def count(lines):
+    """Return how often each system call was made; one that was interrupted counts once."""
+    names = (re.match(r"\d+ +(\w+)\(", line) for line in lines)
+    return collections.Counter(name.group(1) for name in names if name)
+
+
+def at_rest(calls):
+    """Return the calls once there are no more for a while."""
+    seen = [[]]
+
+    def is_settled():
+        seen.append(calls())
+        return len(seen[-1]) == len(seen[-2]) and len(seen) > 2
+
+    wait_until(lambda: is_settled() and is_settled() and is_settled(), "a proxy at rest")
+    return seen[-1]
+
+
+def test_system_calls_of_a_connection(traced, target):
+    """A whole connection makes the calls that are listed, each with its reason, and no others."""
+    command, calls = traced
+    one_connection(command, target)  # what is done once is done by now
+    before = at_rest(calls)
+    for _ in range(TIMES):
+        one_connection(command, target)
+    made = count(at_rest(calls)[len(before) :])
+    each = {name: number / TIMES for name, number in made.items()}
+    print("%.1f for each connection: %s" % (sum(each.values()), sorted(each.items())))
+    # A handful of others, however many connections: a signal, memory.
+    extra = {name: number for name, number in made.items() if name not in ALLOWED}
+    assert sum(extra.values()) < TIMES / 2, extra
+    assert {} == {name: n for name, n in each.items() if n > ALLOWED.get(name, 1)}
+    assert 30 < sum(each.values()) < 42
+    assert each["connect"] == 2, "the trace is of something else"
+
+
+CHILD = """
+import gc, logging, sys, tracemalloc
+from minisocks import Proxy
+logging.getLogger("minisocks.access").setLevel(logging.WARNING)
+with Proxy(listen="127.0.0.1:0", keep_records=0) as proxy:
+    print(proxy.port, flush=True)
+    sys.stdin.readline()
+    tracemalloc.start()
+    for line in iter(sys.stdin.readline, ""):
+        gc.collect()
+        print(tracemalloc.get_traced_memory()[0], flush=True)
+"""
+
+
+def test_memory_of_an_idle_pair():
+    """What Python keeps of a connection that is relayed: below 1 550 bytes, whatever the version."""
+    pairs = 300
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", CHILD],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    )
+
+    def ask():
+        child.stdin.write("\n")
+        child.stdin.flush()
+        return int(child.stdout.readline())
+
+    held = []
+    with child, socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(64)
+            port = int(child.stdout.readline())
+
+            def connect():
+                talk = Talk.to(port)
+                held.append(talk)
+                talk.send(GREETING).expect(b"\x05\x00")
+                talk.send(socks5(*listener.getsockname()))
+                assert 0 == talk.receive_reply5()[0]
+                held.append(Talk(listener.accept()[0]))
+                # So that it is relayed by now, and not only granted.
+                talk.send(b"x")
+                held[-1].expect(b"x")
+
+            child.stdin.write("\n")
+            for _ in range(50):
+                connect()
+            before = min(ask() for _ in range(3))
+            for _ in range(pairs):
+                connect()
+            each = (ask() - before) / pairs
+            print("%.0f bytes for each pair" % each)
+            assert 500 < each < 1550
+        finally:
+            for talk in held:
+                talk.close()
+            child.stdin.close()
