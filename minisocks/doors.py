@@ -61,7 +61,7 @@ class Doors(Job):
                 return
             except OSError as exc:
                 if exc.errno in CAPACITY_ERRORS:
-                    self._pause(exc.strerror)
+                    self._pause(exc.strerror or str(exc))
                     return
                 if exc.errno in _LISTENER_IS_DEAD:
                     self._drop(fd, exc)

@@ -48,8 +48,11 @@ class Flow:
         pending, self.pending = self.pending, None
         if isinstance(pending, Pipe):
             pipes.give_back(pending)
-        elif pending is not None and len(pending.obj) > BUFFER_BYTES:
-            pipes.forget(len(pending.obj))
+        elif pending is not None:
+            # A view of a part of it keeps the whole.
+            size = memoryview(pending.obj).nbytes
+            if size > BUFFER_BYTES:
+                pipes.forget(size)
 
     def take_out(self, pipe: Pipe, pipes: Pipes) -> None:
         """Keep in memory what is pending in *pipe*, if there is room: others need it."""

@@ -9,7 +9,7 @@ caller reads and sends as ever.
 
 import os
 import time
-from typing import List, Optional
+from typing import Any, List, Optional
 
 __all__ = ["PIPE_BYTES", "Pipe", "Pipes"]
 
@@ -24,6 +24,8 @@ MAX_KEPT_BYTES = 16 << 20
 #: With no descriptor or pipe left, how long until it is tried again.
 RETRY_SECONDS = 1.0
 
+#: None before Python 3.10, and elsewhere than on Linux.
+_splice: Any = getattr(os, "splice", None)
 _F_SETPIPE_SZ = 1031  # fcntl has the name from 3.10 on, on some systems
 _FLAGS = 3  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 
@@ -55,7 +57,7 @@ class Pipe:
         Raises:
             OSError: as ``recv``.
         """
-        moved = os.splice(fd, self._writer, most, flags=_FLAGS)
+        moved: int = _splice(fd, self._writer, most, flags=_FLAGS)
         self.held += moved
         return moved
 
@@ -65,7 +67,7 @@ class Pipe:
         Raises:
             OSError: as ``send``.
         """
-        moved = os.splice(self._reader, fd, self.held, flags=_FLAGS)
+        moved: int = _splice(self._reader, fd, self.held, flags=_FLAGS)
         self.held -= moved
         return moved
 
@@ -91,7 +93,7 @@ class Pipes:
         self._kept_bytes = 0
         #: How many there are, lent ones included.
         self.count = 0
-        self._most = MAX_PIPES if hasattr(os, "splice") else 0
+        self._most = MAX_PIPES if _splice is not None else 0
         self._retry_at = 0.0
 
     @property

@@ -19,7 +19,7 @@ from minisocks.compat import log_bug, start_thread
 from minisocks.doors import Doors
 from minisocks.errors import HookFailed
 from minisocks.lobby import Lobby, neighbourhood
-from minisocks.loop import Job
+from minisocks.loop import Job, Loop
 from minisocks.negotiate import Turn, negotiate
 from minisocks.session import Services, Session
 
@@ -216,7 +216,7 @@ class HandlerPool(Turn):
 class _Closing(Job):
     """Close the doors and the lobby, in the loop's thread."""
 
-    def __init__(self, loop, doors: Doors, lobby: Lobby) -> None:
+    def __init__(self, loop: Loop, doors: Doors, lobby: Lobby) -> None:
         self._loop, self._doors, self._lobby = loop, doors, lobby
         self.done = threading.Event()
 

@@ -428,6 +428,27 @@ def open_descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
+@contextlib.contextmanager
+def no_descriptor_left():
+    """Have every descriptor that this process may open in use, meanwhile."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open(os.devnull, os.O_RDONLY)
+    taken = [spare]
+    try:
+        # What limits is the number of a descriptor, so holes below it count, too.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(spare))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
 def own_threads():
     """Return the threads of proxies."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("minisocks-")]

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import random
-import resource
 import socket
 import threading
 
@@ -15,7 +14,15 @@ import minisocks.relay
 from minisocks.loop import BUFFER_BYTES, Loop
 from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
 from relaying import ENDS, MB, Relayed, receive_until_reset
-from support import CommandLine, FakeTarget, Talk, open_descriptors, says, wait_until
+from support import (
+    CommandLine,
+    FakeTarget,
+    Talk,
+    no_descriptor_left,
+    open_descriptors,
+    says,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
@@ -58,7 +65,7 @@ def flow_from(pair, first):
 
 
 def blocked(pair, first):
-    """Fill all buffers from *first* until a pipe holds bytes; return both ends and what was sent."""
+    """Have *first* fill all buffers, and a pipe; return both ends and what was sent."""
     one, other = pair.ends(first)
     one.send(b"x")
     other.expect(b"x")
@@ -213,14 +220,10 @@ def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
 def test_without_descriptors_bulk_goes_by_the_buffer(relayed, loop):
     """EMFILE costs speed and nothing else."""
     pair = relayed()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors(), hard))
-    try:
+    with no_descriptor_left():
         assert exchange(pair, "target", 8 * MB)
         assert loop.pipes._retry_at, "no pipe was wanted"
         assert 0 == loop.pipes.count
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EPERM])

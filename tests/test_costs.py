@@ -110,7 +110,8 @@ with Proxy(listen="127.0.0.1:0", keep_records=0) as proxy:
 
 
 def test_memory_of_an_idle_pair():
-    """What Python keeps of a connection that is relayed: below 1 550 bytes, whatever the version."""
+    """What Python keeps of a connection that is relayed: below 1 600 bytes, on 3.6 a few more."""
+    most = 1600 if sys.version_info >= (3, 7) else 1750
     pairs = 300
     child = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", CHILD],
@@ -151,7 +152,7 @@ def test_memory_of_an_idle_pair():
                 connect()
             each = (ask() - before) / pairs
             print("%.0f bytes for each pair" % each)
-            assert 500 < each < 1550
+            assert 500 < each < most
         finally:
             for talk in held:
                 talk.close()

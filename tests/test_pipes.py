@@ -3,14 +3,13 @@
 import errno
 import fcntl
 import os
-import resource
 import socket
 
 import pytest
 
 from minisocks import pipes
 from minisocks.pipes import PIPE_BYTES, Pipe, Pipes
-from support import open_descriptors
+from support import no_descriptor_left, open_descriptors
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
@@ -101,12 +100,8 @@ def test_a_pipe_with_bytes_in_it_is_not_used_again(some, ends):
 
 def test_without_descriptors_there_is_none_and_it_is_tried_again_later(some, monkeypatch):
     """EMFILE is no error, only no pipe; and it is not asked for at each read."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors(), hard))
-    try:
+    with no_descriptor_left():
         assert some.borrow() is None
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert some.borrow() is None, "not before a second is over"
     monkeypatch.setattr(some, "_retry_at", 0.001)
     some.give_back(some.borrow())
@@ -126,7 +121,7 @@ def test_a_pipe_that_cannot_be_made_large_is_none(some, monkeypatch):
 
 def test_where_there_is_no_splice_there_are_no_pipes(monkeypatch):
     """Before Python 3.10, and elsewhere: the caller reads and sends."""
-    monkeypatch.delattr(os, "splice")
+    monkeypatch.setattr(pipes, "_splice", None)
     assert Pipes().borrow() is None
 
 

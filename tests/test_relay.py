@@ -18,12 +18,11 @@ import minisocks.loop
 import minisocks.pipes
 import minisocks.relay
 from minisocks import compat
-from minisocks.loop import Loop
 from minisocks.lingering import Lingering
+from minisocks.loop import Loop
 from minisocks.relay import Pair
 from relaying import ENDS, MB, Relayed, receive_until_reset, tcp
 from support import (
-    TIMEOUT,
     CommandLine,
     FakeTarget,
     Talk,
