@@ -21,7 +21,7 @@ class Flow:
 
     and beside those, of its ``src``:
 
-        bulk      its last read filled the buffer: through a pipe from now on
+        bulk      a read filled the buffer: through pipes, until so many bring little
         died      the kernel reports it dead for ever, so it is not watched
                   unless wanted: what it had said may still be unread.  With
                   this error, which the kernel tells only once; 0: with none
@@ -36,7 +36,7 @@ class Flow:
         self.eof = False
         self.done = False
         self.broken = False
-        self.bulk = False
+        self.bulk = 0
         self.died: Optional[int] = None
 
     def wants_read(self) -> bool:
@@ -58,7 +58,7 @@ class Flow:
         """Keep in memory what is pending in *pipe*, if there is room: others need it."""
         data = pipes.keep(pipe)
         if data is not None:
-            self.bulk = False
+            self.bulk = 0
             self.pending = memoryview(data)
             if len(data) <= BUFFER_BYTES:
                 pipes.forget(len(data))  # so much may wait for every slow receiver

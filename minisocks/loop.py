@@ -121,6 +121,8 @@ class Loop:
         self._stopping = False
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
+        #: How many more turns of bulk are short ones, for the sake of short messages.
+        self.short_turns = 0
         #: What bytes may go through.  Loop thread only.
         self.pipes = Pipes()
         #: Shared space for reads.  Loop thread only, within one call.

@@ -30,8 +30,16 @@ __all__ = ["Pair"]
 
 #: A read that fills the buffer: more of the kind will come, and a pipe is a gain.
 BULK_BYTES = BUFFER_BYTES
-#: A pipe that brings less than this is no gain any more.
+#: What counts as a short message.
+MESSAGE_BYTES = 4096
+#: A pipe that brings less than this so many times in a row is no gain any more.
 LITTLE_BYTES = 32 * 1024
+LITTLE_TIMES = 8
+#: What a pipe takes in a short turn: while others exchange short messages they wait for
+#: it, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
+TURN_BYTES = 64 * 1024
+#: So many turns behind a short message are short ones.
+SHORT_TURNS = 500
 #: How long a receiver may keep a pipe and take nothing of what is in it.
 PIPE_SECONDS = 1.0
 #: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
@@ -141,7 +149,10 @@ class Pair(Job):
             self._reset(flow, exc.errno or 0)
             return
         if size:
-            flow.bulk = size >= BULK_BYTES and self.may_splice
+            if size <= MESSAGE_BYTES:
+                self._loop.short_turns = SHORT_TURNS
+            if size >= BULK_BYTES and self.may_splice:
+                flow.bulk = LITTLE_TIMES
             self._push(flow, buffer[:size])
         else:
             self._over(flow)
@@ -150,22 +161,30 @@ class Pair(Job):
         """Do the same through *pipe*, which stays with the flow if not all can be sent."""
         pipes = self._loop.pipes
         try:
-            size = pipe.fill(flow.src.fileno(), PIPE_BYTES)
+            size = pipe.fill(flow.src.fileno(), self._turn_bytes())
         except OSError as exc:
             pipes.give_back(pipe)
             if exc.errno in _CANNOT_SPLICE:
-                flow.bulk = False
+                flow.bulk = 0
                 pipes.refuse()
             elif not isinstance(exc, BlockingIOError):
                 self._reset(flow, exc.errno or 0)
             return
         if size:
-            flow.bulk = size >= LITTLE_BYTES
+            flow.bulk = LITTLE_TIMES if size >= LITTLE_BYTES else flow.bulk - 1
             flow.pending = pipe
             self._push(flow, pipe)
         else:
             pipes.give_back(pipe)
             self._over(flow)
+
+    def _turn_bytes(self) -> int:
+        """Return how much of bulk may be moved at once."""
+        loop = self._loop
+        if not loop.short_turns:
+            return PIPE_BYTES
+        loop.short_turns -= 1
+        return TURN_BYTES
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
         """Send *data*; what is not taken becomes, or stays, ``flow.pending``."""

@@ -13,6 +13,7 @@ import minisocks.pipes
 import minisocks.relay
 from minisocks.loop import BUFFER_BYTES, Loop
 from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
+from minisocks.relay import LITTLE_TIMES
 from relaying import ENDS, MB, Relayed, receive_until_reset
 from support import (
     CommandLine,
@@ -94,11 +95,11 @@ def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
     assert (False, 0) == (flow.bulk, loop.pipes.count)
     assert exchange(pair, first, 32 * MB)
     assert loop.pipes.count >= 1
-    for _ in range(3):
+    for _ in range(LITTLE_TIMES + 1):
         assert exchange(pair, first, 16)
     assert not flow.bulk
     assert 0 == loop.pipes.lent
-    wait_until(lambda: pair.record.up + pair.record.down == 32 * MB + 4 * 16)
+    wait_until(lambda: pair.record.up + pair.record.down == 32 * MB + (LITTLE_TIMES + 2) * 16)
 
 
 def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):

@@ -8,6 +8,7 @@ session of its own, and is ended by the id of that.  Linux only: what it costs i
 import contextlib
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -267,10 +268,15 @@ def end(process):
 
 
 def free_port():
-    """Return a TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Return a TCP port of 127.0.0.1 that nobody listens on.
+
+    Not an ephemeral one: after a storm of connections all of them may be in TIME_WAIT.
+    """
+    while True:
+        port = random.randrange(10000, 20000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_it_listens(port, process):
