@@ -1,7 +1,7 @@
 """CONNECT: from a request to a pair, or to the reply that says why not.
 
-Begins in the handler's thread, which does what needs no waiting: on loopback
-and on a LAN that is often all of it.  The rest waits in the loop.
+Begins with what needs no waiting: on loopback and on a LAN that is often all of it.
+The rest waits in the loop.
 """
 
 from typing import List, Optional, Set
@@ -41,7 +41,7 @@ class Connect(Job):
     def start(self) -> None:
         """Go as far as needs no waiting; the session is in good hands after.
 
-        Thread: the handler's.
+        Thread: the loop's, or a handler's.
 
         Raises:
             RefusedByRules, DialError: the session still is the caller's.

@@ -1,7 +1,7 @@
 """Reach a target that has several addresses: one dial, steppable, never waiting.
 
-The handler's thread steps it once (a loopback or LAN connect is often done by
-then), the loop steps it on.  Addresses are tried in parallel, each with a head
+It is stepped once at the start (a loopback or LAN connect is often done by then), and
+by the loop after.  Addresses are tried in parallel, each with a head
 start of 250 ms before the next, families in turn (RFC 8305).
 """
 

@@ -257,7 +257,7 @@ EXPLAINED = (
         "minisocks: can't start new thread",
         "The system has no room for another thread: too many processes of this user, or too "
         "little memory.",
-        "``ulimit -u`` and ``ulimit -v`` show the limits, ``free`` the memory. Two threads and a "
+        "``ulimit -u`` and ``ulimit -v`` show the limits, ``free`` the memory. The loop and a "
         "few more under load are enough.",
         "too many processes or too little memory: see ulimit -u and free",
     ),

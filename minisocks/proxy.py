@@ -1,4 +1,4 @@
-"""The proxy as one object: listeners, handler threads, loop, lifecycle.
+"""The proxy as one object: listeners, loop, handler threads, lifecycle.
 
 What an embedding program uses, and all that the command line uses.  Touches no
 signals, no log handlers and nothing else that is the process's.
@@ -282,7 +282,7 @@ class Proxy:
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state.
 
-        But for those that a handler thread just has in hand, for a moment.
+        Those that a hook is called for are among them.
         """
         run = self._run
         return len(run.services.loop) + run.pool.in_hooks if run is not None else 0
