@@ -73,6 +73,7 @@ class Doors(Job):
     def abort(self, why: str) -> None:
         """Let nobody in any more."""
         self._watch_none()
+        self._servers = {}  # their numbers may be somebody else's when it is called again
         self._loop.on_closed = _nothing
         self._loop.done(self)
 

@@ -54,9 +54,12 @@ class Flow:
             if size > BUFFER_BYTES:
                 pipes.forget(size)
 
-    def take_out(self, pipe: Pipe, pipes: Pipes) -> None:
-        """Keep in memory what is pending in *pipe*, if there is room: others need it."""
-        data = pipes.keep(pipe)
+    def take_out(self, pipe: Pipe, pipes: Pipes, must: bool = False) -> None:
+        """Keep in memory what is pending in *pipe*, if there is room: others need it.
+
+        *must*: also without room, for the pipe is of no use.
+        """
+        data = pipes.keep(pipe, must)
         if data is not None:
             self.bulk = 0
             self.pending = memoryview(data)

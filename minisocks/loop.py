@@ -286,6 +286,7 @@ class Loop:
                 log.error("out of memory; trying again")
                 time.sleep(0.1)
         self._shut_down()
+        self._ident = 0  # another thread may be given the number
 
     def _round(self) -> None:
         self._sleeping = True

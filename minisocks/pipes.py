@@ -124,12 +124,12 @@ class Pipes:
         else:
             self._spare.append(pipe)
 
-    def keep(self, pipe: Pipe) -> Optional[bytes]:
+    def keep(self, pipe: Pipe, must: bool = False) -> Optional[bytes]:
         """Take *pipe* back and return what was in it; None: there is no room for so much.
 
-        ``forget`` it when it is gone.
+        ``forget`` it when it is gone.  *must*: room or not.
         """
-        if self._kept_bytes + pipe.held > MAX_KEPT_BYTES:
+        if not must and self._kept_bytes + pipe.held > MAX_KEPT_BYTES:
             return None
         data = pipe.read()
         self._kept_bytes += len(data)

@@ -199,7 +199,7 @@ class Pair(Job):
             sent, left = 0, 1
         except OSError as exc:
             if isinstance(data, Pipe) and exc.errno in _CANNOT_SPLICE:
-                flow.take_out(data, self._loop.pipes)
+                flow.take_out(data, self._loop.pipes, must=True)
                 self._loop.pipes.refuse()
                 return
             # Its receiver is gone, but what the receiver had sent before may

@@ -9,7 +9,7 @@ import pytest
 import minisocks.doors
 from minisocks.compat import Waker
 from minisocks.doors import BATCH, Doors
-from minisocks.loop import Loop
+from minisocks.loop import Job, Loop
 from support import CountingPoller, open_descriptors, wait_until
 
 
@@ -132,3 +132,27 @@ def test_doors_are_no_connection(opened):
     loop.notify_when_empty(empty.set)
     assert empty.wait(20)
     assert 0 == len(loop)
+
+
+def test_doors_that_are_closed_twice_leave_others_alone(opened):
+    """The number of a listener that is closed may be given to a client, who is watched on."""
+    (server,), loop = opened()
+    server.come("client")
+    wait_until(lambda: server.served)
+    doors = next(iter(loop._jobs))
+    done = threading.Event()
+
+    class Client(Job):
+        def begin(self):
+            doors.abort("")
+            loop.watch(server.fileno(), 0, self)
+            doors.abort("")
+            done.set()
+
+        def abort(self, why):
+            loop.unwatch(server.fileno())
+
+    client = Client()
+    loop.submit(client)
+    assert done.wait(20)
+    assert {server.fileno(): client} == loop._watching

@@ -142,6 +142,11 @@ def test_what_is_kept_is_bounded(some, ends, monkeypatch):
     assert b"x" * 100000 == some.keep(lent[0])
     assert some.keep(lent[1]) is None
     assert (100000, 1) == (lent[1].held, some.lent)
+    theirs.send(b"y")
+    other = some.borrow()
+    other.fill(ours.fileno(), 1)
+    assert b"y" == some.keep(other, must=True)
+    some.forget(1)
     some.forget(100000)
     assert b"x" * 100000 == some.keep(lent[1])
     assert 0 == some.lent
