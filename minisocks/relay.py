@@ -19,7 +19,7 @@ import errno
 import socket
 from typing import Optional, Union
 
-from minisocks.compat import READ, UNWATCHED, WRITE, unblock, unsent_bytes
+from minisocks.compat import READ, UNWATCHED, WRITE, unblock, unpace, unsent_bytes
 from minisocks.delivery import Delivery, Progress
 from minisocks.flow import Flow
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
@@ -152,6 +152,8 @@ class Pair(Job):
             if size <= MESSAGE_BYTES:
                 self._loop.short_turns = SHORT_TURNS
             if size >= BULK_BYTES and self.may_splice:
+                if not flow.bulk:
+                    unpace(flow.dst)
                 flow.bulk = LITTLE_TIMES
             self._push(flow, buffer[:size])
         else:
