@@ -242,9 +242,10 @@ def unpace(sock: socket.socket) -> None:
         return
     try:
         peer = sock.getpeername()
-        if isinstance(peer, tuple) and peer[0].startswith(_LOOPBACK):
-            if sock.getsockopt(socket.IPPROTO_TCP, option, 16).startswith(b"bbr"):
-                sock.setsockopt(socket.IPPROTO_TCP, option, b"reno")
+        if not isinstance(peer, tuple) or not peer[0].startswith(_LOOPBACK):
+            return
+        if sock.getsockopt(socket.IPPROTO_TCP, option, 16).startswith(b"bbr"):
+            sock.setsockopt(socket.IPPROTO_TCP, option, b"reno")
     except OSError:
         pass  # the peer has gone, which the next call tells; or it is not to be had
 

@@ -1,4 +1,4 @@
-"""Doors: who waits is let in, some in each round; without room nobody is lost, and nothing spins."""
+"""Doors: who waits is let in, some in each round; without room nobody is lost or spins."""
 
 import errno
 import os
