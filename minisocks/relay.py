@@ -166,8 +166,10 @@ class Pair(Job):
             size = pipe.fill(flow.src.fileno(), self._turn_bytes())
         except OSError as exc:
             pipes.give_back(pipe)
+            # Nothing there, though the loop was told so: TCP's urgent data is in the way,
+            # which only recv() gets past.
+            flow.bulk = 0
             if exc.errno in _CANNOT_SPLICE:
-                flow.bulk = 0
                 pipes.refuse()
             elif not isinstance(exc, BlockingIOError):
                 self._reset(flow, exc.errno or 0)
@@ -177,8 +179,10 @@ class Pair(Job):
             flow.pending = pipe
             self._push(flow, pipe)
         else:
+            # The end, or urgent data with a FIN somewhere behind it: recv() knows.
             pipes.give_back(pipe)
-            self._over(flow)
+            flow.bulk = 0
+            self._pump(flow)
 
     def _turn_bytes(self) -> int:
         """Return how much of bulk may be moved at once."""

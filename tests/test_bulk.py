@@ -247,6 +247,24 @@ def test_a_kernel_that_does_not_splice(relayed, loop, eager, monkeypatch, first,
     assert (0, 0) == (loop.pipes.lent, loop.pipes._kept_bytes)
 
 
+@pytest.mark.parametrize("first", ENDS)
+def test_urgent_data_does_not_stop_a_pipe(relayed, loop, eager, first):
+    """What splice() does not get past is got past by recv(): no spin, and all else arrives."""
+    pair = relayed()
+    one, other = pair.ends(first)
+    one.send(b"x")
+    other.expect(b"x")
+    for _ in range(3):
+        one.send(b"before")
+        one.sock.send(b"!", socket.MSG_OOB)
+        one.send(b"behind")
+        other.expect(b"beforebehind")
+    one.sock.send(b"!", socket.MSG_OOB)
+    assert pair.count_rounds() < 20
+    one.send(b"end").finish()
+    other.expect(b"end").expect_eof()
+
+
 @pytest.mark.parametrize("drip", [False, True], ids=["fast", "drip"])
 def test_pieces_of_every_size_both_ways(relayed, drip):
     """As directions change between buffer and pipe and back, no byte changes its place."""
