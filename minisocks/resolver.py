@@ -203,6 +203,9 @@ class Resolver:
             except BaseException:  # noqa: BLE001  # of somebody's own, and one that cannot even be shown
                 log_bug("looking a name up failed")
                 outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
+            with self._changed:
+                # Before anybody hears of it, and stops: this thread will end, too.
+                self._busy.pop(me, None)
             callback = lookup.callback  # None if it was cancelled meanwhile
             if callback is not None:
                 callback(outcome)
