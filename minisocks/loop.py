@@ -212,6 +212,10 @@ class Loop:
         """Return whether this is the loop's thread."""
         return threading.get_ident() == self._ident
 
+    def is_running(self) -> bool:
+        """Return whether its thread lives; not in a forked child, which has none of ours."""
+        return self._thread is not None and self._thread.is_alive()
+
     def __len__(self) -> int:
         return len(self._jobs) - self._uncounted
 

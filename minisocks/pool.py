@@ -118,7 +118,8 @@ class HandlerPool(Turn):
             waiting, threads = list(self._waiting), list(self._threads)
             self._waiting.clear()
             self._changed.notify_all()
-        if self._doors is not None:
+        # In a forked child nobody would do it, and the parent goes on.
+        if self._doors is not None and self._loop.is_running():
             closing = _Closing(self._loop, self._doors, self._lobby)
             self._loop.submit(closing)
             closing.done.wait()

@@ -562,3 +562,29 @@ def test_the_fixture_in_the_documents_works(tmp_path):
 
     run = inner_pytest(tmp_path, textwrap.dedent(block).replace('(("shop', '(("SHOP.other'))
     assert "1 failed" in run.stdout, run.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_may_leave_the_block():
+    """``stop`` in a child returns, and the parent's proxy serves on."""
+    program = (
+        "import os, socket\n"
+        "from minisocks import Proxy\n"
+        "with Proxy(listen='127.0.0.1:0') as proxy:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        proxy.stop()\n"
+        "        os._exit(7)\n"
+        "    status = os.waitpid(child, 0)[1] >> 8\n"
+        "    with socket.create_connection(proxy.server_address, 20) as client:\n"
+        "        client.sendall(bytes((5, 1, 0)))\n"
+        "        print(status, client.recv(2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=TIMEOUT,
+        universal_newlines=True,
+    )
+    assert r"7 b'\x05\x00'" == done.stdout.strip()
