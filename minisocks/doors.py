@@ -87,8 +87,10 @@ class Doors(Job):
     def _pause(self, reason: str) -> None:
         """Wait for descriptors, not for clients: accept would fail at once, for ever."""
         self._watch_none()
+        if self._loop.pipes.close_spare():
+            self._loop.call_soon(self, self._retry)  # there is room now
+            return
         self._timer = self._loop.call_later(RETRY_SECONDS, self, self._retry)
-        self._loop.pipes.close_spare()
         if not self._paused:
             self._paused = True
             # Where descriptors come and go, the edge is crossed all the time.

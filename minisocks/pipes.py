@@ -145,8 +145,14 @@ class Pipes:
         self._most = 0
         self.close_spare()
 
-    def close_spare(self) -> None:
-        """Close those that are not in use: their descriptors are wanted elsewhere."""
+    def close_spare(self) -> bool:
+        """Close those that are not in use: their descriptors are wanted elsewhere.
+
+        Returns:
+            Whether there were any.
+        """
+        closed = bool(self._spare)
         while self._spare:
             self._spare.pop().close()
             self.count -= 1
+        return closed
