@@ -175,16 +175,22 @@ class Resolver:
             self._most_threads = MAX_THREADS
 
     def _work(self) -> None:
+        has_left = False
         try:
             while self._look_one_up():
                 pass
+            has_left = True
         finally:
-            with self._changed:
-                self._busy.pop(threading.get_ident(), None)
-                self._threads -= 1
-                self._ended = [thread for thread in self._ended if thread.is_alive()]
-                self._ended.append(threading.current_thread())
-                self._changed.notify_all()
+            if not has_left:
+                with self._changed:
+                    self._leave()
+
+    def _leave(self) -> None:
+        self._busy.pop(threading.get_ident(), None)
+        self._threads -= 1
+        self._ended = [thread for thread in self._ended if thread.is_alive()]
+        self._ended.append(threading.current_thread())
+        self._changed.notify_all()
 
     def _look_one_up(self) -> bool:
         """Do the next lookup; False if none came for a while."""
@@ -194,6 +200,7 @@ class Resolver:
             if not self._waiting and not self._closed:
                 self._changed.wait(IDLE_SECONDS)
             if not self._waiting:
+                self._leave()  # in the same breath, or a lookup would count on this thread
                 return False
             lookup = self._waiting.popleft()
             self._busy[me] = time.monotonic()
