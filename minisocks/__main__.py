@@ -1,21 +1,36 @@
-"""``python -m minisocks``."""
+"""``python -m minisocks``, and where every other start begins."""
 
 import sys
 
-if __name__ == "__main__":
+__all__ = ["run"]
+
+
+def run() -> int:
+    """Run the command line of this process; return the exit status."""
     try:
+        if "--ensure" in sys.argv:
+            # Every minute, from cron: before anything that takes long to import.
+            import os
+
+            from minisocks.ensure import is_healthy
+
+            if is_healthy(sys.argv[1:], os.environ):
+                return 0
         # Here, because on a slow machine importing is long enough for a Ctrl-C.
         from minisocks.cli import main
 
-        status = main()
+        return main()
     except KeyboardInterrupt:
-        status = 130
+        return 130
     except MemoryError:
         sys.stderr.write("minisocks: not enough memory\n")
-        status = 1
+        return 1
     except ImportError as exc:  # click, or what a router's Python leaves out
         from minisocks.mistakes import explained
 
         sys.stderr.write("minisocks: %s\n" % explained("this Python lacks something: %s" % exc))
-        status = 1
-    sys.exit(status)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

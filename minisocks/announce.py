@@ -10,7 +10,8 @@ from minisocks.layers import Layered
 from minisocks.machine import Room
 from minisocks.networks import LOOPBACK
 from minisocks.rules import Rules
-from minisocks.settings import SETTINGS, Config, Setting
+from minisocks.setting import Setting
+from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress
 from minisocks.wire import packed_ip
 

@@ -1,35 +1,25 @@
-"""The command line: options, exit codes, and where the log goes.
+"""The command line: options, help and exit codes.  The only module that imports click."""
 
-The only module that imports click, and the only one that adds log handlers.
-"""
-
-import logging
 import os
 import re
 import stat
 import sys
-import threading
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import click
 
-from minisocks import __version__, announce
-from minisocks.errors import ConfigError
-from minisocks.foreground import Signals
-from minisocks.inifile import MAX_FILE_BYTES
+from minisocks import __version__, announce, console
+from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.layers import Layered, layered
-from minisocks.machine import find_room, raise_descriptor_limit
-from minisocks.proxy import Proxy
-from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS, Config, Setting, closest
+from minisocks.setting import Setting, closest
+from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.whereabouts import locate, read_file
 
 __all__ = ["main"]
 
-EXIT_CANNOT_SERVE = 1
+EXIT_CANNOT = 1
 EXIT_WRONG_USAGE = 2
-
-#: A handler or resolver needs little; the system's default of 8 MB a thread is
-#: address space that small machines count.
-STACK_BYTES = 256 * 1024
+EXIT_NOT_RUNNING = 3
 
 #: Columns of a help page, as click counts them (it leaves two free), and of the
 #: options' names on it.
@@ -59,18 +49,24 @@ class _Failure(Exception):
 
 
 class _Command(click.Command):
-    """A command whose ``--help`` shows the settings in their groups.
+    """A command whose ``--help`` shows its settings in their groups.
 
     Words and order come from the table of settings, not from click's options.
     """
 
-    def __init__(self, name: str, run: Callable[..., None], summary: str, *more: click.Option):
-        options = [_option(setting) for setting in (CONFIG_FILE, *SETTINGS)]
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., None],
+        summary: str,
+        *more: click.Option,
+        settings: Sequence[Setting] = (CONFIG_FILE, *SETTINGS),
+    ):
         super().__init__(
             name,
             callback=run,
             help=summary,
-            params=[*options, *more, _VERSION],
+            params=[*map(_option, settings), *more, _VERSION],
             epilog=_EPILOG,
             context_settings={
                 "help_option_names": ["-h", "--help"],
@@ -78,6 +74,7 @@ class _Command(click.Command):
                 "allow_extra_args": True,
             },
         )
+        self.settings = settings
         self.more = more
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -98,7 +95,7 @@ class _Command(click.Command):
                 formatter, "Commands", [(str(c.name), str(c.help)) for c in COMMANDS.values()]
             )
         for group in GROUPS:
-            rows = [_help_row(s) for s in (CONFIG_FILE, *SETTINGS) if s.group == group]
+            rows = [_help_row(s) for s in self.settings if s.group == group]
             _write_section(formatter, group, rows)
         rows = [("    " + option.opts[0], str(option.help)) for option in self.more]
         rows += [("    --version", "Show the version."), ("-h, --help", "Show this page.")]
@@ -122,28 +119,17 @@ def _option(setting: Setting) -> click.Option:
 
 def _help_row(setting: Setting) -> Tuple[str, str]:
     text = setting.help
-    if setting is not CONFIG_FILE and setting.default:
+    if setting.default:
         default = setting.default if setting.kind == "texts" else (setting.default,)
         text += " [default: %s]" % " ".join(setting.shown(value) for value in default)
     short = setting.short + ", " if setting.short else "    "
-    return ("%s%s %s" % (short, setting.option, setting.metavar)).rstrip(), text
+    return short + setting.spelling, text
 
 
-def _serve(**given: Any) -> None:
-    chosen = _settings(given)
-    proxy = Proxy(chosen.config, keep_records=0)
-    config = proxy.config
-    _log_to_stderr(config)
-    room = find_room(raise_descriptor_limit())
-    threading.stack_size(STACK_BYTES)
-    try:
-        with Signals() as signals:
-            proxy.start()
-            for about, rest in announce.at_start(proxy.addresses, config, room):
-                _say("%s %s" % (click.style(about, fg="green", bold=True), rest))
-            signals.serve(proxy, config.grace)
-    except (OSError, RuntimeError) as exc:  # no address, descriptor or thread to be had
-        raise _Failure(getattr(exc, "strerror", None) or str(exc), EXIT_CANNOT_SERVE) from exc
+def _serve(ensure: bool = False, **given: Any) -> None:
+    from minisocks.service import Service  # 3 MB that other commands do not need
+
+    Service(_settings(given), lambda home: _settings(given, home)).run(ensure)
 
 
 def _check(json: bool = False, **given: Any) -> None:
@@ -151,58 +137,127 @@ def _check(json: bool = False, **given: Any) -> None:
     if json:
         import json as encoder
 
-        _print(encoder.dumps(announce.as_data(chosen), indent=2))
+        console.print_line(encoder.dumps(announce.as_data(chosen), indent=2))
     else:
         for line in announce.as_table(chosen):
-            _print(line)
+            console.print_line(line)
+
+
+def _to_running(name: str) -> Callable[..., None]:
+    """Return what has a running process carry out the command *name*."""
+
+    def run(**given: Any) -> None:
+        from minisocks import commands
+
+        path = _pidfile(given)
+        if name == "status":
+            forms = [form for form in ("json", "prometheus") if given.pop(form)]
+            if len(forms) > 1:
+                raise _Failure("--json or --prometheus: which one?", EXIT_WRONG_USAGE)
+            commands.status(path, forms[0] if forms else "text", given["watch"])
+        else:
+            getattr(commands, name)(path)
+
+    return run
 
 
 def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
     if wanted:
-        _print("minisocks %s" % __version__)
+        console.print_line("minisocks %s" % __version__)
         context.exit()
 
 
 _VERSION = click.Option(
     ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version
 )
-_SERVE = _Command("minisocks", _serve, "Run a SOCKS4, SOCKS4a and SOCKS5 proxy until TERM or INT.")
+#: What tells a running process from others.
+_WHICH = (CONFIG_FILE, *(s for s in SETTINGS if s.name in ("listen", "pidfile")))
+
+
+def _flag(name: str, text: str) -> click.Option:
+    return click.Option(["--" + name], is_flag=True, help=text)
+
+
+_SERVE = _Command(
+    "minisocks",
+    _serve,
+    "Run a SOCKS4, SOCKS4a and SOCKS5 proxy until TERM or INT.",
+    _flag("ensure", "Start it in the background unless it runs and answers: for cron."),
+)
 COMMANDS: Dict[str, _Command] = {
-    "check": _Command(
-        "check",
-        _check,
-        "Show the settings in force and where each comes from.",
-        click.Option(["--json"], is_flag=True, help="As JSON, for programs."),
-    ),
+    command.name or "": command
+    for command in (
+        _Command(
+            "check",
+            _check,
+            "Show the settings in force and where each comes from.",
+            _flag("json", "As JSON, for programs."),
+        ),
+        _Command(
+            "status",
+            _to_running("status"),
+            "Show what a running minisocks does.",
+            _flag("json", "As JSON, for programs."),
+            _flag("prometheus", "For node_exporter's textfile collector."),
+            _flag("watch", "Again every 2 seconds, until Ctrl-C."),
+            settings=_WHICH,
+        ),
+        _Command(
+            "reload",
+            _to_running("reload"),
+            "Have it read its settings anew.",
+            settings=_WHICH,
+        ),
+        _Command(
+            "stop",
+            _to_running("stop"),
+            "End it; a second time, without grace.",
+            settings=_WHICH,
+        ),
+        _Command(
+            "drain",
+            _to_running("drain"),
+            "Have it end with its last connection.",
+            settings=_WHICH,
+        ),
+    )
 }
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; return the exit status."""
     _fill_standard_descriptors()
+    status = _status_of(list(sys.argv[1:] if argv is None else argv))
+    console.finish(status)
+    return status
+
+
+def _status_of(argv: List[str]) -> int:
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run(argv)
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)
     except click.ClickException as exc:
-        _fail(_usage_sentence(exc))
+        console.fail(_usage_sentence(exc))
         return EXIT_WRONG_USAGE
     except ConfigError as exc:
-        _fail(exc.sentence)
+        console.fail(exc.sentence)
         return EXIT_WRONG_USAGE
+    except NotRunning as exc:
+        console.fail(str(exc))
+        return EXIT_NOT_RUNNING
     except BrokenPipeError:
-        # Whoever read --help or check has seen enough. What is still in the
-        # buffer must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_CANNOT_SERVE
-    except OSError as exc:  # a disk that is full
-        _fail(str(exc.strerror or exc))
-        return EXIT_CANNOT_SERVE
+        console.give_up_stdout()
+        return EXIT_CANNOT
+    except _Failure as exc:
+        console.fail(str(exc))
+        return exc.status
+    except (MinisocksError, OSError, RuntimeError) as exc:
+        # No address, pidfile, descriptor or thread to be had; a disk that is full.
+        console.fail(str(getattr(exc, "strerror", None) or exc))
+        return EXIT_CANNOT
     except (KeyboardInterrupt, click.Abort):
         return 130  # Ctrl-C before it served
-    except _Failure as exc:
-        _fail(str(exc))
-        return exc.status
     return 0
 
 
@@ -210,6 +265,8 @@ def _run(argv: List[str]) -> None:
     command: _Command = _SERVE
     if argv and argv[0] in COMMANDS:
         command = COMMANDS[argv.pop(0)]
+    # An option with a value or without: click has that since 8.0 only.
+    argv = ["--syslog=local" if word == "--syslog" else word for word in argv]
     # Not ``command.main``: on Python 3.6 that refuses to run in an ASCII
     # locale, which is what cron gives and nothing here minds.
     with command.make_context("minisocks", argv) as context:
@@ -238,40 +295,61 @@ def _usage_sentence(exc: click.ClickException) -> str:
     return exc.format_message().rstrip(".") + _SEE_HELP
 
 
-def _settings(given: Dict[str, Any]) -> Layered:
+def _settings(given: Dict[str, Any], home: str = "") -> Layered:
     """Return the settings in force; tell what is odd about them.
+
+    Args:
+        home: the directory in which a relative path begins; "": this one.
 
     Raises:
         ConfigError: one of them cannot be used.
     """
-    place, path = "--config", given.pop("config")
+    path, text, is_private = _file(given, home)
+    chosen = layered(given, os.environ, text, path)
+    for name in chosen.unknown:
+        console.warn("%s is no setting, and is not used" % name)
+    if not is_private and chosen.sources["user"].startswith(path + ", "):
+        console.warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
+    return chosen
+
+
+def _pidfile(given: Dict[str, Any]) -> str:
+    """Return the path of the pidfile of who is meant.
+
+    Raises:
+        ConfigError: the settings do not tell.
+    """
+    _path, text, _is_private = _file(given)
+    listen = given["listen"]
+    meant = {"listen": listen[0] if listen else "", "pidfile": given["pidfile"]}
+    try:
+        return locate(meant, os.environ, text)[0]
+    except ConfigError:
+        raise
+    except ValueError as exc:
+        raise ConfigError("--pidfile", str(exc)) from exc
+
+
+def _file(given: Dict[str, Any], home: str = "") -> Tuple[str, str, bool]:
+    """Return path and text of the file of settings, and whether only its owner may read it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    place, path = "--config", given.get("config")
     if path == "":
         # An empty variable of a script: not the same as no file.
         raise ConfigError("--config", "needs the name of a file")
     if path is None:
         place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
-    text, is_private = _read(path, place) if path else ("", True)
-    chosen = layered(given, os.environ, text, path or "")
-    for name in chosen.unknown:
-        _warn("%s is no setting, and is not used" % name)
-    if not is_private and path and chosen.sources["user"].startswith(path + ", "):
-        _warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
-    return chosen
-
-
-def _read(path: str, place: str) -> Tuple[str, bool]:
-    """Return the text of the file, and whether only its owner may read it."""
+    if not path:
+        return "", "", True
+    path = os.path.join(home, path)
     try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_FILE_BYTES + 1)
+        return path, read_file(path), not os.stat(path).st_mode & stat.S_IRWXO
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError("--config", "%s is too long for a file of settings" % path, place)
-    # What is no UTF-8 goes the way it goes on the command line.
-    return data.decode("utf-8-sig", "surrogateescape"), not mode & stat.S_IRWXO
 
 
 def _fill_standard_descriptors() -> None:
@@ -287,70 +365,3 @@ def _fill_standard_descriptors() -> None:
                 return
     except OSError:
         pass  # no /dev/null, or no descriptor: the start will tell
-
-
-def _say(line: str) -> None:
-    """Write *line* to stderr, at once; a closed stderr is no reason to end."""
-    line = line.replace("\n", "\\n")  # in a file's name
-    try:
-        click.echo(line, err=True, color=False if os.environ.get("NO_COLOR") else None)
-    except (OSError, ValueError, AttributeError):
-        pass
-
-
-def _warn(sentence: str) -> None:
-    _say("%s %s" % (click.style("warning:", fg="yellow", bold=True), sentence))
-
-
-def _fail(sentence: str) -> None:
-    """Say why this is the end, and what to do next where that does not say it."""
-    try:
-        from minisocks.mistakes import explained  # a start that succeeds does without
-
-        sentence = explained(sentence)
-    except (ImportError, OSError, MemoryError):
-        pass  # neither descriptor nor memory is left to read it
-    _say("%s %s" % (click.style("minisocks:", fg="red", bold=True), sentence))
-
-
-def _print(line: str) -> None:
-    """Write *line* to stdout, in whatever that can show.
-
-    Raises:
-        OSError: it is closed, or full.
-    """
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
-
-
-class _Formatter(logging.Formatter):
-    """Makes the time of a line from what it has made for the same second.
-
-    That is a sixth of a log line, and under load there are thousands in a second.
-    """
-
-    _second = -1
-    _text = ""
-
-    def formatTime(self, record: logging.LogRecord, datefmt: Optional[str] = None) -> str:
-        """Return it as ``2026-11-23 17:42:40,033``."""
-        second = int(record.created)
-        if second != self._second:
-            self._text = super().formatTime(record, "%Y-%m-%d %H:%M:%S")
-            self._second = second
-        return "%s,%03d" % (self._text, record.msecs)
-
-
-def _log_to_stderr(config: Config) -> None:
-    # What no line shows need not be asked of the system for each.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.raiseExceptions = False  # a stderr that is gone would be told to stderr
-    # Nor from which line of ours it comes; logging's HOWTO names this way.
-    logging._srcfile = None
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(name)s: %(message)s"))
-    logger = logging.getLogger("minisocks")
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if config.verbose else logging.INFO)
-    if config.quiet:
-        logging.getLogger("minisocks.access").setLevel(logging.WARNING)

@@ -15,6 +15,8 @@ log = logging.getLogger("minisocks")
 #: So many clients of a listener are served in a round; those who are connected
 #: already have their turn in between.
 BATCH = 8
+#: So many who wait at a listener that is to be closed are still let in.
+MAX_WAITING = 64
 #: With no descriptor left, how long until accept is tried again.
 RETRY_SECONDS = 1.0
 #: "At capacity" and its end are told once in so many seconds.
@@ -69,6 +71,27 @@ class Doors(Job):
                 # Else this client left before we came to it.
             else:
                 server.process_request(request, address)
+
+    def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
+        """Accept for *added* from now on; for *removed* only those who wait already."""
+        for server in removed:
+            fd = server.fileno()
+            if self._servers.get(fd) is server:
+                self._loop.unwatch(fd)
+                del self._servers[fd]
+                self._serve_waiting(server)
+        for server in added:
+            self._servers[server.fileno()] = server
+            if self._timer is None:  # else it waits for descriptors, as the others
+                self._loop.watch(server.fileno(), READ, self)
+
+    def _serve_waiting(self, server: Any) -> None:
+        for _ in range(MAX_WAITING):
+            try:
+                request, address = server.get_request()
+            except OSError:
+                return
+            server.process_request(request, address)
 
     def abort(self, why: str) -> None:
         """Let nobody in any more."""

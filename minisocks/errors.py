@@ -6,12 +6,15 @@
       ConfigError (also ValueError)   .option
       ListenError (also OSError)      a listener could not be opened
       RoadError (also OSError)        targets cannot be dialed as set
+      ServiceError                    the process cannot run as asked
+        NotRunning                    nobody is there to be spoken to
       HandshakeError                  .rep: what the client is told
         ProtocolError                 it broke the protocol
         NotSocks                      it speaks something else
         UnsupportedCommand
         UnsupportedAddressType
         AuthFailed
+          Probe                       it only asks whether we live
         RefusedByRules
         HandshakeTimeout
         HookFailed                    the embedding program's code did not say
@@ -34,10 +37,13 @@ __all__ = [
     "HookFailed",
     "ListenError",
     "MinisocksError",
+    "NotRunning",
     "NotSocks",
+    "Probe",
     "ProtocolError",
     "RefusedByRules",
     "RoadError",
+    "ServiceError",
     "UnsupportedAddressType",
     "UnsupportedCommand",
 ]
@@ -71,6 +77,14 @@ class ListenError(MinisocksError, OSError):
 
 class RoadError(MinisocksError, OSError):
     """Targets can never be dialed as the settings say; one sentence for people."""
+
+
+class ServiceError(MinisocksError):
+    """The command line cannot do as asked; one sentence for people."""
+
+
+class NotRunning(ServiceError):
+    """No minisocks runs there; one sentence for people."""
 
 
 class HandshakeError(MinisocksError):
@@ -113,6 +127,10 @@ class AuthFailed(HandshakeError):
     """No common method, or a wrong user name or password."""
 
     rep = Rep.NOT_ALLOWED
+
+
+class Probe(AuthFailed):
+    """The client offers no METHOD at all: it only wants to know whether somebody is here."""
 
 
 class RefusedByRules(HandshakeError):

@@ -20,6 +20,7 @@ from minisocks.errors import (
     AuthFailed,
     HandshakeError,
     NotSocks,
+    Probe,
     ProtocolError,
     UnsupportedCommand,
 )
@@ -198,6 +199,8 @@ class Handshake:
 
     def _socks5(self) -> _Steps:
         offered = yield from socks5.parse_methods(self._stream)
+        if not offered:
+            raise Probe("the client offers no method: it asks whether we live")
         method = next((m for m in self._methods if m in offered), None)
         if method is None:
             raise AuthFailed(
@@ -225,4 +228,4 @@ class Handshake:
 
 
 def _hex(methods: bytes) -> str:
-    return " ".join("%02x" % m for m in methods) or "none"
+    return " ".join("%02x" % m for m in methods)

@@ -12,28 +12,51 @@
 Not configparser: it forgets the lines that values stand on, which is what
 somebody who has made a mistake needs to know, and it takes no section of lines
 that are not ``KEY = VALUE``.
+
+Imports nothing: ``--ensure`` reads the file every minute.
 """
 
-from typing import List, NamedTuple, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Tuple
 
-from minisocks.errors import ConfigError
+    from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "MAX_FILE_BYTES", "parse"]
+__all__ = ["Entry", "MAX_FILE_BYTES", "SECTION", "parse"]
+
+#: Where the settings are.
+SECTION = "minisocks"
 
 #: More is no file of settings.
 MAX_FILE_BYTES = 1 << 20
 
 
-class Entry(NamedTuple):
-    """One key: its section, its line, and its values, each with the line it is on."""
+class Entry:
+    """One key: its section, its line, and its values, each with the line it is on.
 
-    section: str
-    key: str
-    line: int
-    values: Tuple[Tuple[int, str], ...]
+    A class of its own kind, because what makes such records costs an import.
+    """
+
+    __slots__ = ("key", "line", "section", "values")
+
+    def __init__(
+        self, section: str, key: str, line: int, values: "Tuple[Tuple[int, str], ...]"
+    ) -> None:
+        self.section = section
+        self.key = key
+        self.line = line
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]  # values are added to it
+
+    def __repr__(self) -> str:
+        return "Entry(%r, %r, %r, %r)" % (self.section, self.key, self.line, self.values)
 
 
-def parse(text: str, name: str) -> List[Entry]:
+def parse(text: str, name: str) -> "List[Entry]":
     """Return the keys of the file called *name*, in its order.
 
     An indented line is one more value of the key above it.  What a line says is
@@ -43,10 +66,8 @@ def parse(text: str, name: str) -> List[Entry]:
         ConfigError: a line is none of these; its place is file and line.
     """
     if "\0" in text:
-        raise ConfigError(
-            "--config", "this is no text in UTF-8; save it as such in your editor", name
-        )
-    entries: List[Entry] = []
+        raise _wrong("this is no text in UTF-8; save it as such in your editor", name)
+    entries: "List[Entry]" = []
     section = ""
     # Not splitlines(): editors do not count what that takes for ends of lines.
     for number, line in enumerate(text.split("\n"), 1):
@@ -56,25 +77,24 @@ def parse(text: str, name: str) -> List[Entry]:
         place = "%s, line %d" % (name, number)
         if line[0].isspace():
             if not entries or entries[-1].section != section:
-                raise ConfigError(
-                    "--config", "this line is indented, but no key is above it", place
-                )
-            last = entries[-1]
-            entries[-1] = last._replace(values=last.values + ((number, bare),))
+                raise _wrong("this line is indented, but no key is above it", place)
+            entries[-1].values += ((number, bare),)
         elif bare[0] == "[":
             if bare[-1] != "]":
-                raise ConfigError("--config", "the section lacks its ]", place)
+                raise _wrong("the section lacks its ]", place)
             section = bare[1:-1].strip()
         else:
             key, equals, value = (part.strip() for part in bare.partition("="))
             if not equals or not key:
-                raise ConfigError(
-                    "--config", "write KEY = VALUE; this line has no key or no =", place
-                )
+                raise _wrong("write KEY = VALUE; this line has no key or no =", place)
             if not section:
-                raise ConfigError(
-                    "--config", "write [minisocks] above it, the section of the settings", place
-                )
+                raise _wrong("write [minisocks] above it, the section of the settings", place)
             values = ((number, value),) if value else ()
             entries.append(Entry(section, key, number, values))
     return entries
+
+
+def _wrong(message: str, place: str) -> "ConfigError":
+    from minisocks.errors import ConfigError  # for mistakes only
+
+    return ConfigError("--config", message, place)

@@ -44,6 +44,12 @@ class Journal(Witness):
         with self._lock:
             return list(self._records)
 
+    @property
+    def live(self) -> List[Record]:
+        """Those that are connected now, oldest first; a list of the caller's own."""
+        with self._lock:
+            return sorted(self._live, key=lambda record: record.id)
+
     def stats(self, open: int = 0, handshakes: int = 0, threads: int = 0) -> Stats:
         """Return the figures; those that only others know are given."""
         with self._lock:

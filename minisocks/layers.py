@@ -7,12 +7,12 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.inifile import Entry, parse
-from minisocks.settings import CONFIG_FILE, SETTINGS, Config, Setting, closest
+from minisocks.inifile import SECTION, Entry, parse
+from minisocks.setting import Setting, closest
+from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 
 __all__ = ["Layered", "layered"]
 
-SECTION = "minisocks"
 _PREFIX = "MINISOCKS_"
 
 

@@ -75,7 +75,8 @@ class Lobby:
 
     def __init__(self, loop: Loop, room: int) -> None:
         self.loop = loop
-        self._room = room
+        #: How many may be parked.
+        self.room = room
         self._parked = 0
         #: True once the proxy takes no handshakes any more.
         self.closed = False
@@ -105,7 +106,7 @@ class Lobby:
         key = neighbourhood(parked.session.client.ip)
         self._by_address.setdefault(key, set()).add(parked)
         self._parked += 1
-        if self._parked > self._room:
+        if self._parked > self.room:
             greediest = max(self._by_address.values(), key=len)
             # By when it came, not by when it was parked: each byte parks anew.
             oldest = min(greediest, key=lambda parked: parked.session.record.id)

@@ -12,7 +12,7 @@ import collections
 import logging
 import threading
 import time
-from typing import Deque, Dict, List, Optional, Sequence
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 from minisocks.client import Client
 from minisocks.compat import log_bug, start_thread
@@ -89,6 +89,15 @@ class HandlerPool(Turn):
         """Start serving *servers*, each a ``SocksServer`` that listens, in a loop that runs."""
         self._doors = Doors(self._loop, servers)
         self._loop.submit(self._doors)
+
+    def resize(self, max_threads: int) -> None:
+        """Have so many threads, and unfinished handshakes, at most.  Those there are stay."""
+        self._max_threads = self._lobby.room = max_threads
+
+    def change_servers(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
+        """Accept for *added*, too, and no more for *removed*.  Loop thread."""
+        if self._doors is not None:
+            self._doors.change(added, removed)
 
     def hand_over(self, session: Session) -> None:
         """Have a thread go on with *session*; see ``Turn``.  Loop thread."""

@@ -138,6 +138,23 @@ class Proxy:
                 raise
             self._run = run
 
+    def reload(self, config: Config) -> None:
+        """Go by *config* from now on, without touching connections; all or nothing.
+
+        Listeners that are in both stay, others are opened and closed.  Unless it runs,
+        the next start goes by it.  Not in a hook.
+
+        Raises:
+            ConfigError: a setting has a value that cannot be used; nothing has changed.
+            ListenError, RoadError, OSError: something cannot be had; likewise.
+            RuntimeError: it is being stopped.
+        """
+        config = config.checked()
+        with self._lifecycle:
+            if self._run is not None:
+                self._run.change(config)
+            self.config = config
+
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
@@ -269,6 +286,11 @@ class Proxy:
         while it lives.  Stays after ``stop``, until the next ``start``.
         """
         return self._last.journal.records if self._last is not None else []
+
+    @property
+    def live(self) -> List[Record]:
+        """The connections whose targets are connected now, oldest first: a new list each time."""
+        return self._last.journal.live if self._last is not None else []
 
     def stats(self) -> Stats:
         """Return what it has done since ``start``.  Stays after ``stop``."""

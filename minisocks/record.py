@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from minisocks.client import Client
 from minisocks.handshake import Request
@@ -113,8 +113,32 @@ class Record:
         clock = self._clock
         return -clock if clock < 0 else time.monotonic() - clock
 
+    def __str__(self) -> str:
+        return " ".join(self._words())
+
     def __repr__(self) -> str:
-        return "<Record %s>" % " ".join(self._words())
+        return "<Record %s>" % self
+
+    def as_data(self) -> Dict[str, Any]:
+        """Return what is known of it, ready for JSON, by the names of the attributes."""
+        data: Dict[str, Any] = {
+            "id": self.id,
+            "client": str(self.client),
+            "user": self.user,
+            "ver": self.ver,
+            "cmd": self.cmd,
+            "host": self.host,
+            "port": self.port,
+            "userid": as_text(self.request.userid) if self.request else None,
+            "via": self.via,
+            "rep": self.rep.phrase if self.rep is not None else None,
+            "up": self.up,
+            "down": self.down,
+            "seconds": round(self.seconds, 3),
+            "end": self.end,
+            "why": self.why,
+        }
+        return {name: value for name, value in data.items() if value is not None and value != ""}
 
     def asked(self, request: Request) -> None:
         """Remember what the client wants."""
@@ -134,7 +158,7 @@ class Record:
         self._witness.ended(self)
         if access_log.isEnabledFor(logging.INFO):
             try:
-                access_log.info("%s", " ".join(self._words()))
+                access_log.info("%s", self)
             except Exception:  # noqa: BLE001, S110  # a program's log may fail
                 pass
 

@@ -1,17 +1,35 @@
 """One run of a proxy: what ``start`` makes, and what is gone after ``stop``."""
 
+import errno
+import logging
 import threading
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from minisocks.compat import is_own_thread
 from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
+from minisocks.loop import Job, Loop
 from minisocks.pool import HandlerPool
+from minisocks.road import Road
 from minisocks.server import SocksServer
 from minisocks.session import Services
+from minisocks.settings import Config
 from minisocks.values import ListenAddress
 
 __all__ = ["Run"]
+
+log = logging.getLogger("minisocks")
+
+
+class _Door(NamedTuple):
+    """A listener, and who accepts for it."""
+
+    listener: Listener
+    server: SocksServer
+
+
+#: By what ``--listen`` says.
+_DoorsByText = Dict[str, List[_Door]]
 
 
 class Run:
@@ -31,15 +49,17 @@ class Run:
         except BaseException:
             services.loop.stop()
             raise
-        #: Address as text and as ``getsockname`` has it, of all its listeners.
-        self.bound: List[Tuple[str, Any]] = []
         #: Set when all is closed.
         self.ended = threading.Event()
         self._closes_resolver = closes_resolver
-        self._listeners: List[Listener] = []
         self._mutex = threading.Lock()  # guards the two below
         self._stopper = self._ender = 0
         self._deaf = threading.Event()
+        self._changing = threading.Lock()  # guards all below
+        self._doors: _DoorsByText = {}
+        self._given: List[_Door] = []
+        #: Address as text and as ``getsockname`` has it, of all its listeners.
+        self.bound: List[Tuple[str, Any]] = []
 
     def start(self, given: Sequence[Listener]) -> None:
         """Open the listeners of the settings, and serve them and those *given*.
@@ -50,14 +70,96 @@ class Run:
         """
         services = self.services
         services.road.check()
-        for text in services.config.listen:
-            self._listeners += open_listeners(ListenAddress.parse(text))
-        self._listeners += given
+        self._doors = self._open(services.config.listen)
+        self._given = [self._door(item) for item in given]
         # Before anybody is served: a hook may ask.
-        self.bound = [(item.address, item.sock.getsockname()) for item in self._listeners]
+        self._note_bound()
         services.loop.start()
-        servers = [SocksServer(item.sock, services, self.pool) for item in self._listeners]
-        self.pool.start(servers)
+        self.pool.start([door.server for door in self._all_doors()])
+
+    def change(self, config: Config) -> None:
+        """Go by *config* from now on; connections are not touched.
+
+        Listeners that are in both stay, others are opened and closed.  All or nothing.
+
+        Raises:
+            ListenError, RoadError, OSError: something cannot be had; nothing has changed.
+            RuntimeError: it has been told to stop.
+        """
+        road = Road.of(config)
+        road.check()
+        with self._changing:
+            if self._stopper:
+                raise RuntimeError("the proxy stops")
+            gone = [text for text in self._doors if text not in config.listen]
+            new = [text for text in config.listen if text not in self._doors]
+            try:
+                opened = self._open(new)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not gone:
+                    raise
+                # 127.0.0.1:1080 is in the way of :1080, say.
+                opened = self._open_in_place_of(gone, new)
+            left = {text: self._doors.pop(text) for text in gone if text in self._doors}
+            added = [door.server for doors in opened.values() for door in doors]
+            removed = [door for doors in left.values() for door in doors]
+
+            def change() -> None:
+                self.services.adopt(config, road)
+                self.pool.resize(config.max_handshakes)
+                self.pool.change_servers(added, [door.server for door in removed])
+
+            _in_loop(self.services.loop, change)
+            for door in removed:
+                door.listener.close()
+            known = {**self._doors, **opened}
+            self._doors = {text: known[text] for text in config.listen}
+            self._note_bound()
+
+    def _door(self, listener: Listener) -> _Door:
+        return _Door(listener, SocksServer(listener.sock, self.services, self.pool))
+
+    def _open(self, texts: Sequence[str]) -> _DoorsByText:
+        """Open all of *texts*, or none."""
+        opened: _DoorsByText = {}
+        try:
+            for text in texts:
+                found = open_listeners(ListenAddress.parse(text))
+                opened.setdefault(text, []).extend(self._door(item) for item in found)
+        except BaseException:
+            for doors in opened.values():
+                for door in doors:
+                    door.listener.close()
+            raise
+        return opened
+
+    def _open_in_place_of(self, gone: Sequence[str], new: Sequence[str]) -> _DoorsByText:
+        """Close *gone* and open *new*; on failure open *gone* again."""
+        removed = [door for text in gone for door in self._doors.pop(text)]
+        servers = [door.server for door in removed]
+        _in_loop(self.services.loop, lambda: self.pool.change_servers([], servers))
+        for door in removed:
+            door.listener.close()
+        try:
+            return self._open(new)
+        except OSError:
+            try:
+                again = self._open(gone)
+            except OSError as exc:
+                log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
+            else:
+                self._doors.update(again)
+                servers = [door.server for doors in again.values() for door in doors]
+                _in_loop(self.services.loop, lambda: self.pool.change_servers(servers, []))
+            self._note_bound()
+            raise
+
+    def _all_doors(self) -> List[_Door]:
+        return [door for doors in self._doors.values() for door in doors] + self._given
+
+    def _note_bound(self) -> None:
+        listeners = [door.listener for door in self._all_doors()]
+        self.bound = [(item.address, item.sock.getsockname()) for item in listeners]
 
     @property
     def listens(self) -> bool:
@@ -75,8 +177,9 @@ class Run:
             return self._stopper != me or self._deaf.is_set()
         self.services.stopping = True
         self.pool.stop()
-        for listener in self._listeners:
-            listener.close()
+        with self._changing:
+            for door in self._all_doors():
+                door.listener.close()
         self._deaf.set()
         return True
 
@@ -98,3 +201,30 @@ class Run:
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, at once if it has ended."""
         self.services.loop.notify_when_empty(callback)
+
+
+class _Change(Job):
+    """Something that is done in the loop's thread, and waited for."""
+
+    counts = False
+
+    def __init__(self, loop: Loop, change: Callable[[], None]) -> None:
+        self._loop, self._change = loop, change
+        self.done = threading.Event()
+
+    def begin(self) -> None:
+        try:
+            self._change()
+        finally:
+            self.abort("")
+
+    def abort(self, why: str) -> None:
+        self._loop.done(self)
+        self.done.set()
+
+
+def _in_loop(loop: Loop, change: Callable[[], None]) -> None:
+    """Return when the loop has done it, or has ended."""
+    job = _Change(loop, change)
+    loop.submit(job)
+    job.done.wait()

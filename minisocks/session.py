@@ -13,7 +13,7 @@ from minisocks.auth import Users
 from minisocks.client import Client
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
-from minisocks.errors import NotSocks
+from minisocks.errors import NotSocks, Probe
 from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.journal import Journal
@@ -42,16 +42,13 @@ class Services:
         hooks: Optional[Hooks] = None,
         journal: Optional[Journal] = None,
     ) -> None:
-        self.config = config
         self.hooks = hooks or Hooks()
         self.journal = journal or Journal()
         #: The number of the next connection.
         self.ids = itertools.count(1)
         #: What makes a session of an accepted socket; a test may put its own here.
         self.session_type: Callable[..., Session] = Session
-        self.users = Users(config.credentials(), self.hooks.authenticate)
-        self.rules = Rules(bool(self.users), config.allow_lan, config.open)
-        self.road = Road.of(config)
+        self.adopt(config, Road.of(config))
         self.loop = Loop()
         self.resolver = resolver or Resolver()
         #: Set when nothing new begins any more, whatever a late hook says.
@@ -60,6 +57,16 @@ class Services:
         self.park: Callable[[Session], None] = _no_pool
         #: Goes on with a session that is parked, or was.  The pool's; loop thread.
         self.resume: Callable[[Session], None] = _no_pool
+
+    def adopt(self, config: Config, road: Road) -> None:
+        """Have what comes from now on go by *config*.  Loop thread, once it runs.
+
+        What is made of it is immutable; who has asked before goes on with the old.
+        """
+        self.config = config
+        self.users = Users(config.credentials(), self.hooks.authenticate)
+        self.rules = Rules(bool(self.users), config.allow_lan, config.open)
+        self.road = road
 
 
 def _no_pool(*args: Any) -> None:
@@ -171,16 +178,19 @@ class Session:
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
         record.why = str(error)
-        if not self.talk.started:
+        if not self.talk.started or isinstance(error, Probe):
             # A health check or a scanner: the log is not for them.
             log.debug("id=%d client=%s said nothing: %s", record.id, self.client, error)
-            self.close()
+            self.part(reply)
             return
         record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
         self.part(reply)
 
     def part(self, reply: bytes) -> None:
         """Send *reply*, the last bytes, with our FIN, and hear the client out."""
+        if not reply and not self.talk.started:
+            self.close()  # there is nothing to hear
+            return
         try:
             if reply:
                 self.sock.send(reply)

@@ -6,14 +6,18 @@ environment's variables, the ini file's keys and the tables in the documents are
 made from it.  A test proves that both name the same settings.
 """
 
-from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Tuple
 
 from minisocks.errors import ConfigError
+from minisocks.setting import Setting, closest
 from minisocks.values import (
     ListenAddress,
     check_interface,
+    check_log_format,
+    check_path,
     check_preference,
     check_source,
+    check_syslog,
     check_user,
     encode,
     without_password,
@@ -24,9 +28,6 @@ __all__ = [
     "GROUPS",
     "SETTINGS",
     "Config",
-    "Setting",
-    "closest",
-    "option_name",
 ]
 
 
@@ -59,6 +60,16 @@ class Config(NamedTuple):
     interface: str = ""
     # Mark of outgoing packets, for policy routing; 0: none.
     mark: int = 0
+    # The file with the lock that says that it runs; "": one by user and listener.
+    pidfile: str = ""
+    # Leave the terminal once it listens.
+    daemon: bool = False
+    # Where the log goes; "": not to a file. Neither file nor syslog: to stderr.
+    log_file: str = ""
+    # local, PATH or HOST:PORT; "": not to syslog.
+    syslog: str = ""
+    # text or json.
+    log_format: str = "text"
     # No log line for each connection.
     quiet: bool = False
     # Log what health checks and scanners do, too.
@@ -78,6 +89,8 @@ class Config(NamedTuple):
             if name not in cls._fields:
                 raise TypeError("no setting is called %r%s" % (name, closest(name, cls._fields)))
         for setting in SETTINGS:
+            if setting.of_process and setting.name in values:
+                raise TypeError("%s is for the command line, not for programs" % setting.name)
             value = values.get(setting.name)
             if setting.kind == "texts" and isinstance(value, (str, list)):
                 values[setting.name] = (value,) if isinstance(value, str) else tuple(value)
@@ -111,144 +124,6 @@ class Config(NamedTuple):
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
 
 
-def option_name(name: str) -> str:
-    """Return how the command line spells the setting *name*."""
-    return "--" + name.replace("_", "-")
-
-
-def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
-    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
-    import difflib  # for mistakes only
-
-    meant = difflib.get_close_matches(word, list(known), 1)
-    return "; did you mean %s?" % (shape % meant[0]) if meant else ""
-
-
-#: What people write for a flag, in the environment and in files.
-_YES = ("1", "yes", "true", "on")
-_NO = ("0", "no", "false", "off")
-
-
-class Setting(NamedTuple):
-    """One row: how a setting is spelled, read and explained.
-
-    ``kind`` is flag, seconds, count, text, or texts (may be repeated).  Numbers go
-    from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
-    cannot be used.
-    """
-
-    group: str
-    name: str
-    kind: str
-    help: str
-    metavar: str = ""
-    short: str = ""
-    least: float = 0
-    most: float = 0
-    accept: Optional[Callable[[str], Any]] = None
-
-    @property
-    def default(self) -> Any:
-        """The value when nobody sets it."""
-        return Config._field_defaults[self.name]
-
-    @property
-    def option(self) -> str:
-        """How the command line spells it."""
-        return option_name(self.name)
-
-    @property
-    def key(self) -> str:
-        """How the ini file spells it."""
-        return self.option[2:]
-
-    @property
-    def variable(self) -> str:
-        """How the environment spells it."""
-        return "MINISOCKS_" + self.name.upper()
-
-    def read(self, text: str) -> Any:
-        """Return the value that *text* stands for: of ``texts``, one of them.
-
-        Raises:
-            ConfigError: for none, or for one that cannot be used.
-        """
-        value: Any = text
-        if self.kind == "flag":
-            if text.lower() not in _YES + _NO:
-                raise ConfigError(self.option, "%r is neither yes nor no" % text)
-            return text.lower() in _YES
-        if self.kind in _NUMBERS:
-            convert, wanted = _NUMBERS[self.kind]
-            try:
-                value = convert(text)
-            except ValueError:
-                raise ConfigError(self.option, "%.40r is no %s" % (text, wanted)) from None
-        self._check_one(value)
-        return value
-
-    def check(self, value: Any) -> None:
-        """Accept a value as ``Config`` holds it.
-
-        Raises:
-            ConfigError: it cannot be used.
-        """
-        if self.kind == "texts":
-            # Not what can be read once only: it would be empty when it is used.
-            if not isinstance(value, tuple):
-                wrong = type(value).__name__
-                raise ConfigError(self.option, "takes several texts: a tuple, not %s" % wrong)
-            for text in value:
-                self._check_one(text)
-        elif self.kind != "flag":
-            self._check_one(value)
-        elif not isinstance(value, bool):
-            # Not by truth: "no" is true, and would open the door.
-            raise ConfigError(self.option, "takes True or False, not %r" % (value,))
-
-    def shown(self, value: Any) -> str:
-        """Return *value* (of ``texts``, one of them) for people, without secrets."""
-        if self.kind == "flag":
-            return "yes" if value else "no"
-        if self.kind in _NUMBERS:
-            return _number(value)
-        if not value:
-            return "none"
-        return without_password(value) if self.accept is check_user else str(value)
-
-    def _check_one(self, value: Any) -> None:
-        if self.kind in _NUMBERS:
-            fits = int if self.kind == "count" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, fits):
-                wanted = _NUMBERS[self.kind][1]
-                raise ConfigError(self.option, "takes a %s, not %.40r" % (wanted, value))
-            if not self.least <= value <= self.most:
-                numbers = tuple(map(_number, (value, self.least, self.most)))
-                raise ConfigError(self.option, "%s is out of range: %s to %s" % numbers)
-        elif not isinstance(value, str):
-            raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
-        elif self.accept is not None:
-            self.accept(value)
-
-
-def _whole(text: str) -> int:
-    # Marks are written in hexadecimal by everybody else.
-    return int(text, 16 if text.lower().startswith("0x") else 10)
-
-
-def _number(value: float) -> str:
-    """Return *value* as people write it: 10 and not 10.0, and not 1e+06."""
-    if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
-        value = int(value)
-    text = str(value)
-    return text if len(text) <= 30 else text[:30] + "..."
-
-
-_NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
-    "seconds": (float, "number of seconds"),
-    "count": (_whole, "whole number"),
-}
-
 #: In the order of ``--help``.
 GROUPS = (
     "Listening",
@@ -270,7 +145,7 @@ CONFIG_FILE = Setting(
     "-c",
 )
 
-SETTINGS = (
+_ROWS = (
     Setting(
         _LISTENING,
         "listen",
@@ -360,6 +235,54 @@ SETTINGS = (
         "N",
         most=2**32 - 1,
     ),
+    Setting(
+        _SERVICE,
+        "pidfile",
+        "text",
+        "Lock this file, and be spoken to by FILE.sock. Without it: one by the first address to "
+        "listen on, in /run for root and in /tmp for others.",
+        "FILE",
+        accept=check_path("--pidfile"),
+        of_process=True,
+        is_fixed=True,
+    ),
+    Setting(
+        _SERVICE,
+        "daemon",
+        "flag",
+        "Go to the background once it listens. Logs to syslog unless --log-file says where.",
+        of_process=True,
+        is_fixed=True,
+    ),
+    Setting(
+        _LOGGING,
+        "log_file",
+        "text",
+        "Log to this file, opened anew when it is renamed and on HUP.",
+        "FILE",
+        accept=check_path("--log-file"),
+        of_process=True,
+    ),
+    Setting(
+        _LOGGING,
+        "syslog",
+        "text",
+        "Log to syslog: local (as --syslog alone means), PATH of its socket, or HOST:PORT (UDP).",
+        "[=WHERE]",
+        accept=check_syslog,
+        of_process=True,
+    ),
+    Setting(
+        _LOGGING,
+        "log_format",
+        "text",
+        "How log lines look: text, or json for programs.",
+        "FORMAT",
+        accept=check_log_format,
+        of_process=True,
+    ),
     Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
     Setting(_LOGGING, "verbose", "flag", "Log health checks and scanners too.", "", "-v"),
 )
+
+SETTINGS = tuple(row._replace(default=Config._field_defaults[row.name]) for row in _ROWS)

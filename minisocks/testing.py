@@ -27,7 +27,8 @@ from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
 from minisocks.relay import Pair
 from minisocks.session import Services, Session
-from minisocks.settings import Config, closest
+from minisocks.setting import closest
+from minisocks.settings import Config
 from minisocks.values import ListenAddress
 from minisocks.wire import Cd, Rep, Ver, packed_ip
 

@@ -1,6 +1,6 @@
 """What a setting's text stands for, where that is more than a number.  Pure."""
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from minisocks.errors import ConfigError
 from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
@@ -8,8 +8,11 @@ from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 __all__ = [
     "ListenAddress",
     "check_interface",
+    "check_log_format",
+    "check_path",
     "check_preference",
     "check_source",
+    "check_syslog",
     "check_user",
     "encode",
     "without_password",
@@ -69,6 +72,11 @@ class ListenAddress(NamedTuple):
                 ":PORT (every address) or unix:PATH" % text,
             )
         return cls(host, int(port))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is the same at the next start: port 0 is any."""
+        return bool(self.path or self.port)
 
     def for_clients(self) -> "ListenAddress":
         """Return what a client on this host connects to: of every address, the loopback one."""
@@ -155,3 +163,41 @@ def check_interface(text: str) -> None:
         or any(c.isspace() or c == "\0" for c in text)
     ):
         raise ConfigError("--interface", "no interface can be called %r" % text)
+
+
+def check_path(option: str) -> Callable[[str], None]:
+    """Return what accepts the name of a file, or nothing, for *option*.
+
+    It raises ``ConfigError``: no file can be called so.
+    """
+
+    def check(text: str) -> None:
+        if "\0" in text or text.endswith("/"):
+            raise ConfigError(option, "no file can be called %r" % text)
+
+    return check
+
+
+def check_syslog(text: str) -> None:
+    """Accept local, PATH, HOST:PORT or [V6]:PORT, or nothing.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if text in ("", "local") or text.startswith("/"):
+        return
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not _is_port(port) or not int(port):
+        raise ConfigError("--syslog", "%r is none of local, /PATH and HOST:PORT" % text)
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
+
+
+def check_log_format(text: str) -> None:
+    """Accept text or json.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text not in ("text", "json"):
+        raise ConfigError("--log-format", "%r is neither text nor json" % text)

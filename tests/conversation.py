@@ -14,6 +14,7 @@ from minisocks.errors import (
     HandshakeError,
     HandshakeTimeout,
     NotSocks,
+    Probe,
     ProtocolError,
     RefusedByRules,
     UnsupportedAddressType,
@@ -29,7 +30,14 @@ PASSWORD = (Method.USERNAME_PASSWORD,)
 BOTH = (Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
 
 #: What bytes alone can lead to; time, rules and targets add the others.
-DOCUMENTED = (AuthFailed, NotSocks, ProtocolError, UnsupportedAddressType, UnsupportedCommand)
+DOCUMENTED = (
+    AuthFailed,
+    NotSocks,
+    Probe,
+    ProtocolError,
+    UnsupportedAddressType,
+    UnsupportedCommand,
+)
 
 #: What may still end a handshake that has not failed by itself.
 OTHER_ENDS = [

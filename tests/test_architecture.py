@@ -21,7 +21,11 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__ pytest_plugin
     cli testing
-    announce foreground
+    commands service
+    announce console logs orders watchdog
+    daemon remote ensure status
+    control destinations folding
+    whereabouts
     __init__
     proxy
     run
@@ -38,15 +42,16 @@ ABOVE = """
     lingering relay
     delivery flow
     loop record
-    deadline compat machine pipes
+    deadline compat machine pidfile pipes
 """
 
 #: No socket objects, threads, clock or log from here on.
 BELOW = """
     handshake
     layers
-    inifile rules settings sniff socks4 socks5
-    values
+    rules settings sniff socks4 socks5
+    setting
+    inifile values
     client stats
     mistakes networks stream
     errors

@@ -90,7 +90,7 @@ def test_file_may_be_named_by_the_environment(file):
     [
         (["-c", "/no/such"], {}, "--config: cannot read /no/such: No such file or directory"),
         ([], {"MINISOCKS_CONFIG": "/"}, "MINISOCKS_CONFIG: cannot read /: Is a directory"),
-        (["-c", "/dev/zero"], {}, "--config: /dev/zero is too long for a file of settings"),
+        (["-c", "/dev/zero"], {}, "--config: cannot read /dev/zero: it is too long for a file of"),
         (["--grace", "soon"], {}, "--grace: 'soon' is no number of seconds"),
         ([], {"MINISOCKS_GRACE": "soon"}, "MINISOCKS_GRACE: 'soon' is no number of seconds"),
         (["--lisen"], {}, "no option is called --lisen; did you mean --listen?"),

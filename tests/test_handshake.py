@@ -117,14 +117,15 @@ def test_method_is_chosen_from_what_both_have(offered, methods, chosen):
         outcome = converse(pieces, methods)
 
         assert bytes((5, chosen)) == outcome.sent
-        assert (chosen == 0xFF) == outcome.error.startswith("AuthFailed: no common method: ")
+        error = "AuthFailed: no common method: " if offered else "Probe: the client offers no "
+        assert (chosen == 0xFF) == outcome.error.startswith(error)
 
 
 @pytest.mark.parametrize(
     "greeting, methods, words",
     [
         (b"\x05\x02\x00\x01", PASSWORD, "the client offers 00 01, wanted is 02"),
-        (b"\x05\x00", BOTH, "the client offers none, wanted is 02 00"),
+        (b"\x05\x01\x01", BOTH, "the client offers 01, wanted is 02 00"),
     ],
 )
 def test_failed_negotiation_says_what_was_offered_and_wanted(greeting, methods, words):

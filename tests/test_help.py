@@ -31,8 +31,8 @@ def test_help_explains_every_setting_in_its_group(args):
 
     for setting in (CONFIG_FILE,) + SETTINGS:
         names = ", ".join(name for name in (setting.short, setting.option) if name)
-        text = ("%s %s" % (names, setting.metavar)).strip() + " " + setting.help
-        if setting is not CONFIG_FILE and setting.default:
+        text = names + setting.spelling[len(setting.option) :] + " " + setting.help
+        if setting.default:
             default = setting.default if setting.kind == "texts" else (setting.default,)
             text += " [default: %s]" % " ".join(setting.shown(value) for value in default)
         assert text in page[setting.group]

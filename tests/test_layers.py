@@ -21,6 +21,10 @@ SPECIAL = {
     "prefer": (["ipv4", "ipv6", "ipv4"], ["ipv4", "ipv6", "ipv4"]),
     "source": (["10.0.0.1", "::1", "10.0.0.2"], [("10.0.0.1",), ("::1",), ("10.0.0.2",)]),
     "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),
+    "pidfile": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "log_file": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "syslog": (["local", "/dev/log", "10.0.0.1:514"], ["local", "/dev/log", "10.0.0.1:514"]),
+    "log_format": (["json", "text", "json"], ["json", "text", "json"]),
     "user": (["a:b", "c:d", "e:f"], [("a:b",), ("c:d",), ("e:f",)]),
 }
 

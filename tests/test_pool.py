@@ -344,7 +344,7 @@ def test_listeners_share_the_threads():
             with Talk.to(port) as talk:
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         assert 0 == handler_threads()
-        assert socket.AF_INET == proxy._run._listeners[0].sock.family
+        assert socket.AF_INET == proxy._run._all_doors()[0].listener.sock.family
 
 
 def test_a_listener_that_somebody_shut_down_does_not_spin(caplog, target):

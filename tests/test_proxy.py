@@ -420,7 +420,7 @@ def test_stop_from_many_threads_returns_when_all_is_closed():
     for _ in range(10):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()
-        fds = [listener.sock for listener in proxy._run._listeners]
+        fds = [door.listener.sock for door in proxy._run._all_doors()]
         left = []
 
         def stop(proxy=proxy, fds=fds, left=left):

@@ -14,11 +14,11 @@ TABLE = re.compile(r"(\.\. options begin\n).*?(\.\. options end)", re.S)
 
 def spelling(setting):
     names = ", ".join(name for name in (setting.short, setting.option) if name)
-    return ("%s %s" % (names, setting.metavar)).rstrip()
+    return names + setting.spelling[len(setting.option) :]
 
 
 def default(setting):
-    if setting is CONFIG_FILE or not setting.default:
+    if not setting.default:
         return ""
     values = setting.default if setting.kind == "texts" else (setting.default,)
     return " Default: %s." % " ".join(setting.shown(value) for value in values)

@@ -1,0 +1,109 @@
+"""The commands that speak to a running minisocks: stop, drain, reload, status.  No click."""
+
+import json
+import time
+from typing import Any, Dict
+
+from minisocks.console import print_line, say
+from minisocks.errors import NotRunning, ServiceError
+from minisocks.pidfile import Pidfile, control_path
+from minisocks.remote import request
+from minisocks.status import as_prometheus, as_text
+
+__all__ = ["drain", "reload", "status", "stop"]
+
+#: How long a process may take for an answer.
+ANSWER_SECONDS = 10.0
+#: What it may take to end, beyond the grace of its connections.
+END_SECONDS = 15.0
+#: Between two looks at the lock.
+LOOK_SECONDS = 0.05
+#: Between two tables of ``status --watch``.
+WATCH_SECONDS = 2.0
+
+#: To the upper left corner, and away with all below.
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+def stop(path: str) -> None:
+    """Return when the process that has the pidfile *path* has ended.
+
+    Raises:
+        NotRunning: there is none.
+        ServiceError: it does not end.
+    """
+    grace = float(_ask(path, "stop").get("grace", 0))
+    pidfile, until = Pidfile(path), time.monotonic() + grace + END_SECONDS
+    while not pidfile.is_free():
+        if time.monotonic() > until:
+            raise ServiceError("process %s has not ended yet" % pidfile.holder())
+        time.sleep(LOOK_SECONDS)
+
+
+def drain(path: str) -> None:
+    """Have it accept no more, and end with its last connection.
+
+    Raises:
+        NotRunning, ServiceError: as ``stop``.
+    """
+    answer = _ask(path, "drain")
+    say("draining:", "%d connections are open; it ends with the last one" % answer["open"])
+
+
+def reload(path: str) -> None:
+    """Have it read its settings anew.
+
+    Raises:
+        NotRunning: there is none.
+        ServiceError: they cannot be used; the old ones stay.
+    """
+    answer = _ask(path, "reload")
+    say("reloaded,", "changed: %s" % (", ".join(answer["changed"]) or "nothing"))
+    if answer["restart"]:
+        say("needs a restart:", ", ".join(answer["restart"]))
+
+
+def status(path: str, form: str = "text", watch: bool = False) -> None:
+    """Show what it says of itself, as text, json or prometheus.
+
+    Raises:
+        NotRunning, ServiceError: as ``stop``.
+        OSError: stdout is closed, or full.
+        KeyboardInterrupt: somebody has watched enough.
+    """
+    while True:
+        answer = _ask(path, "status")
+        del answer["ok"]
+        if form == "json":
+            text = json.dumps(answer, indent=None if watch else 2)
+        else:
+            text = "\n".join((as_prometheus if form == "prometheus" else as_text)(answer))
+        print_line(_CLEAR + text if watch and form == "text" else text)
+        if not watch:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _ask(path: str, what: str) -> Dict[str, Any]:
+    """Return the answer of the process that has *path*.
+
+    Raises:
+        NotRunning, ServiceError: as ``stop``.
+    """
+    pidfile = Pidfile(path)
+    try:
+        if pidfile.is_free():
+            raise NotRunning("minisocks does not run: no process has %s" % path)
+    except OSError as exc:
+        raise ServiceError("cannot read the pidfile %s: %s" % (path, exc.strerror or exc)) from exc
+    where = control_path(path)
+    try:
+        answer = request(where, {"do": what}, ANSWER_SECONDS)
+    except (OSError, ValueError) as exc:
+        raise ServiceError(
+            "process %s cannot be spoken to at %s: %s"
+            % (pidfile.holder() or "(starting)", where, getattr(exc, "strerror", None) or exc)
+        ) from exc
+    if "error" in answer:
+        raise ServiceError(str(answer["error"]))
+    return answer

@@ -1,0 +1,85 @@
+"""What the command line says to people: on stderr, and where programs read, on stdout.
+
+In the background it goes to whoever started it, until it serves.
+"""
+
+import os
+import sys
+from typing import Callable, Optional
+
+from minisocks.daemon import Detached
+
+__all__ = ["fail", "finish", "give_up_stdout", "in_background", "print_line", "say", "warn"]
+
+_RED, _GREEN, _YELLOW = 31, 32, 33
+
+_background: Optional[Detached] = None
+
+
+def in_background(process: Detached) -> None:
+    """Speak through *process* from now on."""
+    global _background
+    _background = process
+
+
+def finish(status: int) -> None:
+    """Let whoever waits for a process in the background go, with this exit status."""
+    if _background is not None:
+        _background.finish(status)
+
+
+def say(about: str, rest: str) -> None:
+    """Write a line; *about* stands out in it."""
+    _write(_coloured(about, _GREEN), rest)
+
+
+def warn(sentence: str) -> None:
+    """Say what somebody may want to change."""
+    _write(_coloured("warning:", _YELLOW), sentence)
+
+
+def fail(sentence: str) -> None:
+    """Say why this is the end, and what to do next where that does not say it."""
+    try:
+        from minisocks.mistakes import explained  # a start that succeeds does without
+
+        sentence = explained(sentence)
+    except (ImportError, OSError, MemoryError):
+        pass  # neither descriptor nor memory is left to read it
+    _write(_coloured("minisocks:", _RED), sentence)
+
+
+def print_line(line: str) -> None:
+    """Write *line* to stdout, in whatever that can show.
+
+    Raises:
+        OSError: it is closed, or full.
+    """
+    if sys.stdout is None:
+        raise OSError(9, "stdout is closed")
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def give_up_stdout() -> None:
+    """Whoever read stdout has seen enough: what is in its buffer must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _coloured(text: str, colour: int) -> Callable[[bool], str]:
+    return lambda wanted: "\x1b[%dm\x1b[1m%s\x1b[0m" % (colour, text) if wanted else text
+
+
+def _write(about: Callable[[bool], str], rest: str) -> None:
+    """Write a line to stderr, at once; a closed stderr is no reason to end."""
+    rest = rest.replace("\n", "\\n")  # in a file's name
+    if _background is not None:
+        _background.say("%s %s" % (about(False), rest))
+        return
+    try:
+        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        sys.stderr.write("%s %s\n" % (about(colour), rest))
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass

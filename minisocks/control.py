@@ -1,0 +1,179 @@
+"""The control channel: a unix socket in the loop, one line of JSON for each request.
+
+::
+
+    {"do": "status"}            {"ok": true, "state": "serving", "open": 3, ...}
+    {"do": "stop"}              {"ok": true}
+    {"do": "reload"}            {"ok": true, "changed": ["quiet"], "restart": []}
+                                {"error": "/etc/minisocks.ini, line 3: ..."}
+
+Who may connect is decided by the socket's mode: its owner, and root.
+"""
+
+import json
+import os
+import socket
+from typing import Any, Callable, Dict
+
+from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
+from minisocks.loop import Job, Loop
+
+__all__ = ["Answer", "Control"]
+
+#: Requests are short; more is nobody we know.
+MAX_REQUEST_BYTES = 4096
+#: How long a caller may take to ask, and to take the answer.
+CALLER_SECONDS = 30.0
+#: With no descriptor left, how long until the next caller is looked for.
+RETRY_SECONDS = 1.0
+#: Callers at once; further ones wait in the kernel.
+MAX_CALLERS = 16
+
+#: Called once with what the caller is told.  Any thread.
+Answer = Callable[[Dict[str, Any]], None]
+
+
+class Control(Job):
+    """The socket, from ``open`` until the loop ends.
+
+    A class because the file goes with the socket.
+
+    Args:
+        carry_out: called (loop thread) with each wish, and with what takes the answer;
+            must not wait.
+    """
+
+    counts = False
+
+    def __init__(
+        self, loop: Loop, path: str, carry_out: Callable[[Dict[str, Any], Answer], None]
+    ) -> None:
+        self._loop = loop
+        self._path = path
+        self.carry_out = carry_out
+        self._callers = 0
+        self._closed = False
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if os.path.lexists(path):
+                os.unlink(path)  # an earlier one's: who has the pidfile is alone
+            # Nobody can connect before listen, whatever the umask.
+            self._sock.bind(path)
+            os.chmod(path, 0o600)
+            self._sock.listen(MAX_CALLERS)
+            self._sock.setblocking(False)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def begin(self) -> None:
+        """Let callers in."""
+        if not self._closed and self._callers < MAX_CALLERS:
+            self._loop.watch(self._sock.fileno(), READ, self)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Take a caller in."""
+        try:
+            sock, _ = self._sock.accept()
+        except OSError as exc:
+            if exc.errno in CAPACITY_ERRORS:
+                self._loop.unwatch(fd)  # it would be tried for ever
+                self._loop.call_later(RETRY_SECONDS, self, self.begin)
+            return
+        self._callers += 1
+        if self._callers >= MAX_CALLERS:
+            self._loop.unwatch(fd)
+        self._loop.submit(_Caller(self._loop, sock, self))
+
+    def left(self) -> None:
+        """Count a caller out."""
+        self._callers -= 1
+        self.begin()
+
+    def abort(self, why: str) -> None:
+        """Close it, and remove its file."""
+        self._closed = True
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass  # gone already
+        self._loop.close_later(self._sock)
+        self._loop.done(self)
+
+
+class _Caller(Job):
+    """One caller: reads a line, has it carried out, writes a line, and so on."""
+
+    counts = False
+
+    def __init__(self, loop: Loop, sock: socket.socket, control: Control) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._control = control
+        self._heard = b""
+        self._answer = b""
+        self._timer = loop.call_later(CALLER_SECONDS, self, self._too_late)
+
+    def begin(self) -> None:
+        self._sock.setblocking(False)
+        self._loop.watch(self._sock.fileno(), READ, self)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        try:
+            if self._answer:
+                self._write()
+            else:
+                self._read()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort("")  # it has gone
+
+    def _read(self) -> None:
+        data = self._sock.recv(MAX_REQUEST_BYTES)
+        self._heard += data
+        if not data or (len(self._heard) > MAX_REQUEST_BYTES and b"\n" not in self._heard):
+            self.abort("")
+        else:
+            self._carry_out_next()
+
+    def _carry_out_next(self) -> None:
+        line, newline, rest = self._heard.partition(b"\n")
+        if newline:
+            self._heard = rest
+            self._timer.cancel()
+            self._loop.unwatch(self._sock.fileno())  # one after another
+            self._control.carry_out(_wish(line), self._answer_soon)
+        else:
+            self._loop.watch(self._sock.fileno(), READ, self)
+
+    def _answer_soon(self, answer: Dict[str, Any]) -> None:
+        self._loop.call_soon(self, self._begin_answer, answer)
+
+    def _begin_answer(self, answer: Dict[str, Any]) -> None:
+        self._answer = json.dumps(answer).encode("ascii") + b"\n"
+        self._timer = self._loop.call_later(CALLER_SECONDS, self, self._too_late)
+        self._loop.watch(self._sock.fileno(), WRITE, self)
+
+    def _write(self) -> None:
+        self._answer = self._answer[self._sock.send(self._answer) :]
+        if not self._answer:
+            self._carry_out_next()
+
+    def _too_late(self) -> None:
+        self.abort("")
+
+    def abort(self, why: str) -> None:
+        self._timer.cancel()
+        self._loop.close_later(self._sock)
+        self._loop.done(self)
+        self._control.left()
+
+
+def _wish(line: bytes) -> Dict[str, Any]:
+    """Return what *line* asks for; nothing we know if it is no request."""
+    try:
+        wish = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return wish if isinstance(wish, dict) else {}

@@ -1,0 +1,219 @@
+"""Where log lines go: stderr, a file, syslog.  Only the log's own thread writes to them.
+
+None of them raises because a disk is full or a daemon is gone: ``write`` says what it
+could not write, and the next call tries again.
+"""
+
+import os
+import socket
+import sys
+import time
+from typing import Any, Optional, Sequence, Tuple
+
+from minisocks.compat import close_quietly
+from minisocks.errors import ConfigError
+
+__all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
+
+#: Severity in syslog's numbers (RFC 5424 section 6.2.1), and the line.
+Line = Tuple[int, str]
+
+#: Where the syslog daemon of this host listens, by system.
+LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
+#: The facility "daemon" (RFC 5424 section 6.2.1).
+FACILITY = 3
+#: A syslog that was not there is looked for again after so many seconds.
+RETRY_SECONDS = 1.0
+#: What a datagram to another host may hold (RFC 5424 section 6.1: 2048 should do).
+MAX_DATAGRAM = 2048
+
+
+class Destination:
+    """One of them."""
+
+    #: Whether it writes the time and the name of the program itself.
+    has_time = False
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write *lines*; return why some are lost, nothing if none is."""
+        raise NotImplementedError
+
+    def reopen(self) -> None:
+        """Let go of what was opened, and open it anew.
+
+        Raises:
+            OSError: it cannot be opened; the old one stays.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Stderr(Destination):
+    """The standard error of the process."""
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write them in one piece.  May wait for ever for whoever reads them."""
+        if sys.stderr is None:
+            return ""
+        return _write_all(2, "".join(text + "\n" for _severity, text in lines))
+
+
+class LogFile(Destination):
+    """A file, to which lines are added.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._looked_at = 0.0
+        self._fd = -1
+        #: The last write was cut off in the middle of a line.
+        self._torn = False
+        try:
+            self.reopen()
+        except OSError as exc:
+            reason = exc.strerror or exc
+            raise ConfigError("--log-file", "cannot write %s: %s" % (path, reason)) from exc
+
+    def reopen(self) -> None:
+        """Open the file of that name, which may be another one by now."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        # Not waiting: for a FIFO there may be no reader yet, or not any more.
+        fd = os.open(self.path, flags | getattr(os, "O_NONBLOCK", 0), 0o640)
+        self.close()
+        self._fd = fd
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write them in one piece, to the file that has the name now."""
+        self._follow()
+        text = "".join(text + "\n" for _severity, text in lines)
+        lost = _write_all(self._fd, "\n" + text if self._torn else text)
+        self._torn = bool(lost)
+        return lost
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _follow(self) -> None:
+        """See, once in a second, whether somebody has renamed the file."""
+        now = time.monotonic()
+        if now < self._looked_at + 1.0:
+            return
+        self._looked_at = now
+        try:
+            there, here = os.stat(self.path), os.fstat(self._fd)
+            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+                return
+        except OSError:
+            pass  # renamed, and not there again: that is what opening is for
+        try:
+            self.reopen()
+        except OSError:
+            pass  # better the old file than none
+
+
+def _write_all(fd: int, text: str) -> str:
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return ""
+
+
+class Syslog(Destination):
+    """A syslog daemon: of this host by its socket, of another one by UDP (RFC 3164).
+
+    Args:
+        where: as ``--syslog`` has it.
+    """
+
+    has_time = True
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._sock: Optional[socket.socket] = None
+        self._tried_at = -RETRY_SECONDS
+        self._why = ""
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Send a datagram for each; never wait."""
+        lost = ""
+        for severity, text in lines:
+            lost = self._send(severity, text) or lost
+        return lost
+
+    def reopen(self) -> None:
+        """Look for the daemon anew with the next line."""
+        self.close()
+        self._tried_at = -RETRY_SECONDS
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._sock is not None:
+            close_quietly(self._sock)
+            self._sock = None
+
+    def _send(self, severity: int, text: str) -> str:
+        head = "<%d>" % (FACILITY * 8 + severity)
+        if self._is_remote:
+            head += time.strftime("%b %e %H:%M:%S ") + socket.gethostname().split(".")[0] + " "
+        data = ("%sminisocks[%d]: %s" % (head, os.getpid(), text)).encode("utf-8", "replace")
+        # A daemon that was started again has a new socket of the same name.
+        for _ in range(2):
+            sock = self._connected()
+            if sock is None:
+                return self._why
+            try:
+                sock.send(data[:MAX_DATAGRAM] if self._is_remote else data)
+                return ""
+            except BlockingIOError:
+                return "syslog takes nothing"
+            except OSError as exc:
+                self._why = "syslog: %s" % (exc.strerror or exc)
+                self.close()
+        return self._why
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._where != "local" and not self._where.startswith("/")
+
+    def _connected(self) -> Optional[socket.socket]:
+        now = time.monotonic()
+        if self._sock is None and now >= self._tried_at + RETRY_SECONDS:
+            self._tried_at = now
+            try:
+                self._sock = self._connect()
+            except (OSError, UnicodeError, LookupError) as exc:
+                self._why = "syslog: %s" % (getattr(exc, "strerror", None) or exc)
+        return self._sock
+
+    def _connect(self) -> socket.socket:
+        if self._is_remote:
+            host, _, port = self._where.rpartition(":")
+            # As bytes, because Pythons without the idna codec cannot take text.
+            found = socket.getaddrinfo(
+                os.fsencode(host.strip("[]")), int(port), 0, socket.SOCK_DGRAM
+            )
+            return _connect(found[0][0], found[0][4])
+        paths = LOCAL_SYSLOG if self._where == "local" else (self._where,)
+        there = [path for path in paths if os.path.exists(path)] or paths
+        return _connect(socket.AF_UNIX, there[0])
+
+
+def _connect(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

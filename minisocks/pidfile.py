@@ -1,0 +1,175 @@
+"""The pidfile: who serves, told by a lock that he holds for as long as he lives.
+
+Nothing but the lock says that somebody runs: a number in a file may be anybody's by
+now.  The file stays when its process has ended; removing it would let two processes
+each hold a lock on a file of that name.
+
+Imports next to nothing: ``--ensure`` uses it every minute.
+"""
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+__all__ = ["Pidfile", "control_path", "default_path"]
+
+#: What the next process finds there is for its owner: who can open the file can lock
+#: it, too, and so keep minisocks from starting.
+MODE = 0o600
+
+
+def default_path(address: str) -> str:
+    """Return the pidfile of who listens on *address*, as ``--listen`` says it, and as this user.
+
+    In ``/run`` for root, in ``/tmp/minisocks-UID`` for others (not in a directory that
+    comes and goes with a login: cron has none); beside it for a unix socket.
+    """
+    if address.startswith("unix:"):
+        return os.path.abspath(address[5:]) + ".pid"
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]").replace("/", "_") or "any"
+    return os.path.join(_directory(), "minisocks-%s-%s.pid" % (host, port))
+
+
+def _directory() -> str:
+    uid = os.geteuid()
+    if uid:
+        return "/tmp/minisocks-%d" % uid  # noqa: S108  # made and checked by Pidfile
+    return "/run" if os.path.isdir("/run") else "/var/run"
+
+
+def control_path(path: str) -> str:
+    """Return where the process that has the pidfile *path* is spoken to."""
+    return path + ".sock"
+
+
+class Pidfile:
+    """One pidfile, which this process has or wants.
+
+    A class because the descriptor is the lock: it has to stay open, and to pass
+    through the forks of a daemon.  Main thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """Take it; False if another process has it.
+
+        What an earlier one wrote is gone at once: from now on nobody else's number is there.
+
+        Raises:
+            OSError: there can be no such file, or it may be somebody else's.
+        """
+        import fcntl  # not everywhere
+
+        if self._fd >= 0:
+            return True
+        self._make_directory()
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+            try:
+                _demand_own(fd, self.path)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Somebody may have removed it meanwhile, and another have made a new one.
+                if _is_at(fd, self.path):
+                    os.ftruncate(fd, 0)
+                    self._fd, fd = fd, -1
+                    return True
+            except BlockingIOError:
+                return False
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+    def write(self) -> None:
+        """Say who has it: this process, whose last fork is behind it.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Let others have it.  The file stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        """Return its descriptor, -1 unless this process has it."""
+        return self._fd
+
+    def is_free(self) -> bool:
+        """Return whether no process has it, this one included.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        import fcntl
+
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def holder(self) -> "Optional[int]":
+        """Return the number of the process that has it; None if that is not known (yet)."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            _demand_own(fd, self.path)
+            pid = int(os.read(fd, 32))
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(fd)
+        return pid if pid > 1 else None
+
+    def _make_directory(self) -> None:
+        directory = os.path.dirname(self.path)
+        if directory != _directory() or not os.geteuid():
+            return
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        status = os.lstat(directory)
+        # 0o40000 is a directory, and no link to one.
+        if status.st_mode & 0o170077 != 0o40000 or status.st_uid != os.geteuid():
+            raise OSError(1, "%s is open to others: remove it" % directory)
+
+
+def _demand_own(fd: int, path: str) -> None:
+    """Refuse what another user can write to: he would say who is to be ended.
+
+    Raises:
+        OSError: he can.
+    """
+    status = os.fstat(fd)
+    if status.st_mode & 0o170000 != 0o100000:
+        raise OSError(22, "%s is no file" % path)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise OSError(1, "%s may be written by other users: remove it" % path)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

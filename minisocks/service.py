@@ -1,0 +1,273 @@
+"""minisocks as a process: pidfile, background, log, proxy, control channel, orders.  No click."""
+
+import logging
+import os
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from minisocks import announce, console
+from minisocks.control import Answer, Control
+from minisocks.daemon import detach
+from minisocks.errors import ServiceError
+from minisocks.layers import Layered
+from minisocks.logs import Log, destinations
+from minisocks.machine import find_room, raise_descriptor_limit
+from minisocks.orders import Orders
+from minisocks.pidfile import Pidfile, control_path
+from minisocks.proxy import Proxy
+from minisocks.settings import SETTINGS, Config
+from minisocks.status import collect
+from minisocks.values import ListenAddress
+from minisocks.watchdog import take_turn
+from minisocks.whereabouts import locate
+
+__all__ = ["Service"]
+
+log = logging.getLogger("minisocks")
+
+#: A handler or resolver needs little; the system's default of 8 MB a thread is
+#: address space that small machines count.
+STACK_BYTES = 256 * 1024
+
+#: What a change of needs the log to be opened anew.
+_OF_LOG = ("log_file", "syslog", "log_format")
+
+
+class Service:
+    """One run of the program, from its settings to its end.  Main thread.
+
+    A class because it remembers between orders: what is in force, and whether it
+    serves, drains or stops.
+
+    Args:
+        chosen: the settings.
+        read: returns them anew, given the directory that relative paths begin in.
+    """
+
+    def __init__(self, chosen: Layered, read: Callable[[str], Layered]) -> None:
+        self._read = read
+        self._home = _working_directory()
+        #: As they were written, and as they are in force.
+        self._asked = self._config = chosen.config
+        self._pidfile: Optional[Pidfile] = None
+        self._state = "serving"
+        self._until: Optional[float] = None
+        self._is_empty = threading.Event()
+
+    def run(self, ensure: bool = False) -> None:
+        """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
+
+        Raises:
+            MinisocksError, OSError, RuntimeError: it could not serve.
+        """
+        config, note = self._config, ""
+        is_in_background = config.daemon or ensure
+        if is_in_background or config.pidfile:
+            pidfile, address = self._own_pidfile()
+            ours, note = _claim(pidfile, address, ensure)
+            if not ours:
+                return
+            self._pidfile = pidfile
+        if is_in_background:
+            self._config = config = self._absolute(config)._replace(daemon=True)
+            console.in_background(detach([self._pidfile.fileno()] if self._pidfile else []))
+        if self._pidfile is not None:
+            self._pidfile.write()
+        self._serve(config, note, says_nothing=ensure)
+
+    def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
+        self._proxy = Proxy(config, keep_records=0)
+        self._log = Log(config)
+        room = find_room(raise_descriptor_limit())
+        threading.stack_size(STACK_BYTES)
+        with Orders() as self._orders:
+            self._log.start(config)
+            try:
+                if note:
+                    log.warning("%s", note)
+                self._proxy.start()
+                self._open_control()
+                is_elsewhere = config.daemon or config.log_file or config.syslog
+                for line in announce.at_start(self._proxy.addresses, config, room):
+                    if not says_nothing:
+                        console.say(*line)
+                    if is_elsewhere:
+                        log.info("%s %s", *line)
+                console.finish(0)
+                self._follow_orders()
+            finally:
+                self._proxy.stop()
+                self._log.close()
+                if self._pidfile is not None:
+                    self._pidfile.release()
+
+    def _own_pidfile(self) -> Tuple[Pidfile, str]:
+        config = self._config
+        try:
+            where = {"listen": config.listen[0], "pidfile": config.pidfile}
+            path, address = locate(where, {})
+        except ValueError as exc:
+            raise ServiceError(str(exc)) from exc
+        return Pidfile(path), address
+
+    def _open_control(self) -> None:
+        """Be spoken to.  Who did not name a pidfile can do without."""
+        if self._pidfile is None and ListenAddress.parse(self._config.listen[0]).is_fixed:
+            pidfile, _address = self._own_pidfile()
+            try:
+                if pidfile.acquire():
+                    pidfile.write()
+                    self._pidfile = pidfile
+                else:
+                    console.warn("%s is another's: name a --pidfile" % pidfile.path)
+            except (OSError, ImportError) as exc:
+                reason = getattr(exc, "strerror", None) or exc
+                console.warn("no pidfile %s: %s" % (pidfile.path, reason))
+        if self._pidfile is None:
+            return
+        services = self._proxy.services
+        assert services is not None
+        path = control_path(self._pidfile.path)
+        try:
+            services.loop.submit(Control(services.loop, path, self._carry_out))
+        except OSError as exc:
+            console.warn("cannot be spoken to at %s: %s" % (path, exc.strerror or exc))
+
+    def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
+        """Do what the control channel is asked for.  Loop thread."""
+        what = wish.get("do")
+        if what == "status":
+            answer(dict(collect(self._proxy, self._state), ok=True))
+        elif what in ("stop", "drain", "reload"):
+            self._orders.give(what, answer)
+        else:
+            answer({"error": "no such request"})
+
+    def _follow_orders(self) -> None:
+        """Return when it is time to end."""
+        steps: Dict[str, Callable[[Answer], None]] = {
+            "stop": self._stop,
+            "drain": self._drain,
+            "reload": self._reload,
+            "report": self._report,
+        }
+        while True:
+            left = None if self._until is None else self._until - time.monotonic()
+            if self._state != "serving" and (self._is_empty.is_set() or (left or 1) <= 0):
+                return
+            for what, answer in self._orders.wait(left):
+                steps[what](answer or _to_nobody)
+
+    def _stop(self, answer: Answer) -> None:
+        """Give connections their time; told so again, none."""
+        answer({"ok": True, "grace": self._config.grace})
+        again = self._state == "stopping"
+        self._state = "stopping"
+        self._until = time.monotonic() + (0 if again else self._config.grace)
+        self._stop_listening()
+
+    def _drain(self, answer: Answer) -> None:
+        """Give them all the time they want."""
+        answer({"ok": True, "open": len(self._proxy)})
+        if self._state == "serving":
+            self._state = "draining"
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        self._proxy.stop_listening()
+        self._proxy.notify_when_empty(self._note_empty)
+
+    def _note_empty(self) -> None:
+        self._is_empty.set()
+        self._orders.wake()
+
+    def _report(self, answer: Answer) -> None:
+        """Write who is connected to the log."""
+        live = self._proxy.live
+        log.info("%d connections are open, %d of them connected:", len(self._proxy), len(live))
+        for record in live:
+            log.info("%s", record)
+
+    def _reload(self, answer: Answer) -> None:
+        """Go by the settings as they are now, or tell what is wrong with them."""
+        self._log.reopen()  # also where they cannot be used: who turns logs over relies on it
+        try:
+            if self._state != "serving":
+                raise ServiceError("it does not listen any more")
+            changed, fixed = self._change()
+        except (OSError, RuntimeError, ValueError, ServiceError) as exc:
+            sentence = getattr(exc, "sentence", None) or getattr(exc, "strerror", None) or str(exc)
+            log.error("not reloaded, the old settings stay: %s", sentence)
+            answer({"error": sentence})
+            return
+        log.info("reloaded, changed: %s", ", ".join(changed) or "nothing")
+        if fixed:
+            log.warning("needs a restart: %s", ", ".join(fixed))
+        answer({"ok": True, "changed": changed, "restart": fixed})
+
+    def _change(self) -> Tuple[List[str], List[str]]:
+        """Return what has changed, and what takes a restart to."""
+        asked = self._read(self._home if self._config.daemon else "").config
+        differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
+        # What only a restart changes stays, and is told again the next time.
+        stays = {s.name: getattr(self._asked, s.name) for s in differing if s.is_fixed}
+        asked = asked._replace(**stays)
+        in_force = {s.name: getattr(self._config, s.name) for s in SETTINGS if s.is_fixed}
+        config = (self._absolute(asked) if self._config.daemon else asked)._replace(**in_force)
+        opened = None
+        if any(s.name in _OF_LOG for s in differing):
+            opened = destinations(config)
+        try:
+            self._proxy.reload(config)
+        except BaseException:
+            for destination in opened or ():
+                destination.close()
+            raise
+        self._log.change(config, opened)
+        self._asked, self._config = asked, config
+        changed = [s.key for s in differing if not s.is_fixed]
+        return changed, [s.key for s in differing if s.is_fixed]
+
+    def _absolute(self, config: Config) -> Config:
+        """Return *config* as it means the same in another directory."""
+        listen = tuple(
+            "unix:" + os.path.join(self._home, text[5:]) if text.startswith("unix:") else text
+            for text in config.listen
+        )
+        log_file = config.log_file and os.path.join(self._home, config.log_file)
+        return config._replace(listen=listen, log_file=log_file)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"  # it has been removed
+
+
+def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
+    """Return whether this process is to serve, and what to write in the log.
+
+    Raises:
+        ServiceError: another one serves there, which is not what was asked for.
+    """
+    try:
+        if ensure:
+            return take_turn(pidfile, address)
+        if pidfile.acquire():
+            return True, ""
+    except OSError as exc:
+        sentence = "cannot use the pidfile %s: %s" % (pidfile.path, exc.strerror or exc)
+        raise ServiceError(sentence) from exc
+    except ImportError:
+        raise ServiceError("this system has no locks for pidfiles") from None
+    who = pidfile.holder()
+    raise ServiceError(
+        "minisocks runs already: %s has %s"
+        % ("process %d" % who if who else "another process", pidfile.path)
+    )
+
+
+def _to_nobody(_answer: Dict[str, Any]) -> None:
+    """Whoever sent the signal is not told."""

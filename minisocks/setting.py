@@ -1,0 +1,152 @@
+"""One setting: how it is spelled, read, shown and explained.  No click."""
+
+from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
+
+from minisocks.errors import ConfigError
+from minisocks.values import check_user, without_password
+
+__all__ = ["Setting", "closest", "option_name"]
+
+#: What people write for a flag, in the environment and in files.
+_YES = ("1", "yes", "true", "on")
+_NO = ("0", "no", "false", "off")
+
+
+class Setting(NamedTuple):
+    """One row: how a setting is spelled, read and explained.
+
+    ``kind`` is flag, seconds, count, text, or texts (may be repeated).  Numbers go
+    from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
+    cannot be used.  ``of_process``: a proxy in a program has no use for it;
+    ``is_fixed``: a change of it needs a restart.
+    """
+
+    group: str
+    name: str
+    kind: str
+    help: str
+    metavar: str = ""
+    short: str = ""
+    least: float = 0
+    most: float = 0
+    accept: Optional[Callable[[str], Any]] = None
+    of_process: bool = False
+    is_fixed: bool = False
+    #: The value when nobody sets it.
+    default: Any = None
+
+    @property
+    def option(self) -> str:
+        """How the command line spells it."""
+        return option_name(self.name)
+
+    @property
+    def spelling(self) -> str:
+        """The option with what goes behind it, as the help shows it."""
+        gap = "" if self.metavar.startswith("[") else " "
+        return (self.option + gap + self.metavar).rstrip()
+
+    @property
+    def key(self) -> str:
+        """How the ini file spells it."""
+        return self.option[2:]
+
+    @property
+    def variable(self) -> str:
+        """How the environment spells it."""
+        return "MINISOCKS_" + self.name.upper()
+
+    def read(self, text: str) -> Any:
+        """Return the value that *text* stands for: of ``texts``, one of them.
+
+        Raises:
+            ConfigError: for none, or for one that cannot be used.
+        """
+        value: Any = text
+        if self.kind == "flag":
+            if text.lower() not in _YES + _NO:
+                raise ConfigError(self.option, "%r is neither yes nor no" % text)
+            return text.lower() in _YES
+        if self.kind in _NUMBERS:
+            convert, wanted = _NUMBERS[self.kind]
+            try:
+                value = convert(text)
+            except ValueError:
+                raise ConfigError(self.option, "%.40r is no %s" % (text, wanted)) from None
+        self._check_one(value)
+        return value
+
+    def check(self, value: Any) -> None:
+        """Accept a value as ``Config`` holds it.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        if self.kind == "texts":
+            # Not what can be read once only: it would be empty when it is used.
+            if not isinstance(value, tuple):
+                wrong = type(value).__name__
+                raise ConfigError(self.option, "takes several texts: a tuple, not %s" % wrong)
+            for text in value:
+                self._check_one(text)
+        elif self.kind != "flag":
+            self._check_one(value)
+        elif not isinstance(value, bool):
+            # Not by truth: "no" is true, and would open the door.
+            raise ConfigError(self.option, "takes True or False, not %r" % (value,))
+
+    def shown(self, value: Any) -> str:
+        """Return *value* (of ``texts``, one of them) for people, without secrets."""
+        if self.kind == "flag":
+            return "yes" if value else "no"
+        if self.kind in _NUMBERS:
+            return _number(value)
+        if not value:
+            return "none"
+        return without_password(value) if self.accept is check_user else str(value)
+
+    def _check_one(self, value: Any) -> None:
+        if self.kind in _NUMBERS:
+            fits = int if self.kind == "count" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, fits):
+                wanted = _NUMBERS[self.kind][1]
+                raise ConfigError(self.option, "takes a %s, not %.40r" % (wanted, value))
+            if not self.least <= value <= self.most:
+                numbers = tuple(map(_number, (value, self.least, self.most)))
+                raise ConfigError(self.option, "%s is out of range: %s to %s" % numbers)
+        elif not isinstance(value, str):
+            raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
+        elif self.accept is not None:
+            self.accept(value)
+
+
+def _whole(text: str) -> int:
+    # Marks are written in hexadecimal by everybody else.
+    return int(text, 16 if text.lower().startswith("0x") else 10)
+
+
+def _number(value: float) -> str:
+    """Return *value* as people write it: 10 and not 10.0, and not 1e+06."""
+    if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
+        value = int(value)
+    text = str(value)
+    return text if len(text) <= 30 else text[:30] + "..."
+
+
+_NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
+    "seconds": (float, "number of seconds"),
+    "count": (_whole, "whole number"),
+}
+
+
+def option_name(name: str) -> str:
+    """Return how the command line spells the setting *name*."""
+    return "--" + name.replace("_", "-")
+
+
+def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
+    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
+    import difflib  # for mistakes only
+
+    meant = difflib.get_close_matches(word, list(known), 1)
+    return "; did you mean %s?" % (shape % meant[0]) if meant else ""

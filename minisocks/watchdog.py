@@ -1,0 +1,134 @@
+"""The slow half of ``--ensure``: wait for the lock, or for an answer; end who is hung."""
+
+import os
+import signal
+import socket
+import time
+from typing import Any, Optional, Tuple
+
+from minisocks.ensure import ALIVE, ask, sockaddr
+from minisocks.pidfile import Pidfile, control_path
+from minisocks.remote import request
+
+__all__ = ["Hung", "take_turn"]
+
+#: A probe: so long may a server take to answer.
+PROBE_SECONDS = 10.0
+#: So many of them have to fail in a row.
+PROBES = 3
+#: Between one look and the next.
+PAUSE_SECONDS = 0.1
+#: What a hung process gets after TERM, and then after KILL.
+END_SECONDS = 5.0
+
+
+class Hung(Exception):
+    """Somebody has the pidfile, does not answer and cannot be ended: one sentence."""
+
+
+def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
+    """Return True once this process has *pidfile*, False if a healthy one has it.
+
+    And what is to be written in the log.  A process that answers none of ``PROBES``
+    is ended.
+
+    Args:
+        address: where a process that has it listens, as ``whereabouts.normal`` returns it.
+
+    Raises:
+        Hung: that cannot be done.
+        OSError: there can be no such file; nobody knows the name in *address*.
+    """
+    where = _resolved(address)
+    suspect, failed = None, 0
+    while True:
+        pid = pidfile.holder()
+        found = _probe(pidfile, *where)
+        if found is not None:
+            return found, ""
+        # Another one may have it meanwhile, which is a beginning.
+        failed = failed + 1 if pid == suspect else 1
+        suspect = pid
+        if failed < PROBES or pid != pidfile.holder():
+            continue
+        if _is_leaving(pidfile):
+            return False, ""  # it has stopped listening, as it was told
+        _end(pidfile, pid)
+        note = "process %d was ended: it had not answered %d times in %d s"
+        return True, note % (pid, PROBES, PROBES * PROBE_SECONDS)
+
+
+def _resolved(address: str) -> Tuple[int, Any]:
+    try:
+        return sockaddr(address)
+    except ValueError:
+        host, _, port = address.rpartition(":")
+        # Bytes, because Pythons without the idna codec cannot take text.
+        name = os.fsencode(host.strip("[]"))
+        return socket.getaddrinfo(name, int(port), 0, socket.SOCK_STREAM)[0][::4]
+
+
+def _probe(pidfile: Pidfile, family: int, where: Any) -> Optional[bool]:
+    """Return True if *pidfile* is ours now, False if its process answers, None if it is silent."""
+    until = time.monotonic() + PROBE_SECONDS
+    while True:
+        if pidfile.acquire():
+            return True
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        if ask(family, where, left) == ALIVE:
+            return False
+        time.sleep(min(PAUSE_SECONDS, max(0.0, until - time.monotonic())))
+
+
+def _is_leaving(pidfile: Pidfile) -> bool:
+    """Return whether the process says itself that it takes no clients any more."""
+    try:
+        answer = request(control_path(pidfile.path), {"do": "status"}, PROBE_SECONDS)
+    except (OSError, ValueError):
+        return False
+    return answer.get("state") not in (None, "serving")
+
+
+def _end(pidfile: Pidfile, pid: Optional[int]) -> None:
+    """End the process *pid* and take *pidfile* over.
+
+    Raises:
+        Hung: it does not end, or it is not known which process that is.
+    """
+    if pid is None or not _has_open(pid, pidfile.path):
+        raise Hung("the process that has %s does not answer, and cannot be found" % pidfile.path)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.kill(pid, number)
+        except OSError as exc:
+            raise Hung("process %d does not answer: kill: %s" % (pid, exc.strerror)) from exc
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until:
+            if pidfile.acquire():
+                return
+            time.sleep(PAUSE_SECONDS)
+    raise Hung("process %d does not answer, and cannot be ended" % pid)
+
+
+def _has_open(pid: int, path: str) -> bool:
+    """Return whether process *pid* has the file *path* open: the number may be another host's.
+
+    Where there is no /proc, the number in the file is believed.
+    """
+    if not os.path.isdir("/proc/self/fd"):
+        return True
+    folder = "/proc/%d/fd" % pid
+    wanted = os.stat(path)
+    try:
+        for name in os.listdir(folder):
+            try:
+                found = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+    except OSError:
+        pass  # no such process, as far as can be seen from here
+    return False

@@ -1,0 +1,125 @@
+"""Where the pidfile is, and where its process listens, found out as cheaply as can be.
+
+``layers`` and ``settings`` have the whole truth about settings and say it in sentences;
+this has the part of it that ``--ensure`` and the commands need which speak to a running
+process, also when the file of settings has mistakes in it by now.  Tests hold one against
+the other.  Imports next to nothing: ``--ensure`` uses it every minute.
+"""
+
+import os
+
+from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse
+from minisocks.pidfile import default_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Optional, Tuple
+
+__all__ = ["FLAGS", "TAKE_VALUES", "locate", "normal", "read_file", "scan"]
+
+DEFAULT_LISTEN = "127.0.0.1:1080"
+
+#: The options with a value and without, by which ``scan`` knows what is what.
+TAKE_VALUES = (
+    "--config",
+    "--connect-timeout",
+    "--grace",
+    "--handshake-timeout",
+    "--interface",
+    "--listen",
+    "--log-file",
+    "--log-format",
+    "--mark",
+    "--max-handshakes",
+    "--pidfile",
+    "--prefer",
+    "--source",
+    "--user",
+)
+FLAGS = ("--allow-lan", "--daemon", "--ensure", "--open", "--quiet", "--verbose")
+_SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-v": "--verbose"}
+
+
+def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
+    """Return what *argv* says of ``config``, ``listen`` (the first one) and ``pidfile``.
+
+    None where that needs a closer look.
+    """
+    found: "Dict[str, str]" = {}
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = _SHORT.get(word, name)
+        if name in TAKE_VALUES:
+            if not equals:
+                value = next(words, "")
+            if not value:
+                return None
+            if name != "--listen" or "listen" not in found:
+                found[name[2:]] = value
+        elif name == "--syslog":
+            pass  # with a value or without
+        elif equals or (name not in FLAGS and "--" + name[5:] not in FLAGS):
+            return None
+    return found
+
+
+def read_file(path: str) -> str:
+    """Return the text of a file of settings.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too long for one.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError("it is too long for a file of settings")
+    # What is no UTF-8 goes the way it goes on the command line.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def locate(
+    given: "Mapping[str, Optional[str]]", environ: "Mapping[str, str]", file: str = ""
+) -> "Tuple[str, str]":
+    """Return the path of the pidfile, and the first address to listen on, for ``normal``.
+
+    Args:
+        given: ``listen`` and ``pidfile`` of the command line.
+        file: the text of the file of settings.
+
+    Raises:
+        ValueError: the address is none; or it is port 0, which has no pidfile of its own.
+        ConfigError: the file cannot be read.
+    """
+    texts: "Dict[str, str]" = {}
+    for entry in parse(file, "") if file else ():
+        if entry.section == SECTION and entry.values:
+            texts.setdefault(entry.key.replace("_", "-"), entry.values[0][1])
+    for name in ("listen", "pidfile"):
+        lines = environ.get("MINISOCKS_" + name.upper(), "").split("\n")
+        lines = [line.strip() for line in lines if line.strip()]
+        value = given.get(name) or (lines[0] if lines else None)
+        if value:
+            texts[name] = value
+    address = normal(texts.get("listen", DEFAULT_LISTEN))
+    path = texts.get("pidfile")
+    if not path:
+        if address.endswith(":0") and not address.startswith("unix:"):
+            raise ValueError("with port 0 nothing tells which one is meant: name its --pidfile")
+        path = default_path(address)
+    return os.path.abspath(path), address
+
+
+def normal(address: str) -> str:
+    """Return *address* as HOST:PORT, [V6]:PORT, :PORT or unix:PATH, as ``ListenAddress`` shows it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if address.startswith("unix:"):
+        return address
+    host, colon, port = address.rpartition(":")
+    if not (port.isdigit() and port.isalnum() and len(port) <= 5):
+        raise ValueError("%r is no address to listen on" % address)
+    return "%s:%d" % (host if colon else "127.0.0.1", int(port))
