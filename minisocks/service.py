@@ -54,6 +54,7 @@ class Service:
         self._state = "serving"
         self._until: Optional[float] = None
         self._is_empty = threading.Event()
+        self._had_terminal = _has_terminal()
 
     def run(self, ensure: bool = False) -> None:
         """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
@@ -72,9 +73,14 @@ class Service:
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
             console.in_background(detach([self._pidfile.fileno()] if self._pidfile else []))
-        if self._pidfile is not None:
-            self._pidfile.write()
-        self._serve(config, note, says_nothing=ensure)
+        try:
+            if self._pidfile is not None:
+                self._pidfile.write()
+            self._serve(config, note, says_nothing=ensure)
+        finally:
+            # Before whoever waits hears of the end: he may start another one.
+            if self._pidfile is not None:
+                self._pidfile.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
         self._proxy = Proxy(config, keep_records=0)
@@ -99,8 +105,6 @@ class Service:
             finally:
                 self._proxy.stop()
                 self._log.close()
-                if self._pidfile is not None:
-                    self._pidfile.release()
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config
@@ -157,6 +161,9 @@ class Service:
             if self._state != "serving" and (self._is_empty.is_set() or (left or 1) <= 0):
                 return
             for what, answer in self._orders.wait(left):
+                if what == "reload" and answer is None and self._had_terminal:
+                    if not _has_terminal():
+                        what = "stop"  # HUP as it was meant at first: somebody has hung up
                 steps[what](answer or _to_nobody)
 
     def _stop(self, answer: Answer) -> None:
@@ -237,6 +244,15 @@ class Service:
         )
         log_file = config.log_file and os.path.join(self._home, config.log_file)
         return config._replace(listen=listen, log_file=log_file)
+
+
+def _has_terminal() -> bool:
+    """Return whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _working_directory() -> str:

@@ -120,6 +120,7 @@ def normal(address: str) -> str:
     if address.startswith("unix:"):
         return address
     host, colon, port = address.rpartition(":")
-    if not (port.isdigit() and port.isalnum() and len(port) <= 5):
+    # str.isdigit alone takes other scripts' digits.
+    if not port or len(port) > 5 or not all("0" <= c <= "9" for c in port):
         raise ValueError("%r is no address to listen on" % address)
     return "%s:%d" % (host if colon else "127.0.0.1", int(port))

@@ -1,0 +1,145 @@
+"""--daemon: the start returns when it serves, or with why it does not."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from instance import Instance
+from support import ROOT, TIMEOUT, environment, run_command, wait_until
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance, not started."""
+    instance = Instance(tmp_path)
+    yield instance
+    instance.end()
+
+
+def test_it_returns_when_it_serves(instance, target):
+    """At once after the start a client is served; what it says has come through the start."""
+    status, out, err = instance.start()
+
+    assert (0, "") == (status, out)
+    instance.relay(target).close()
+    lines = err.splitlines()
+    assert "listening on 127.0.0.1:%d (SOCKS4, SOCKS4a, SOCKS5)" % instance.port == lines[0]
+    assert lines[-1].startswith("try it: curl ")
+    assert lines[0] in instance.log()
+
+
+def test_it_has_left_everything_behind(instance):
+    """Own session, no terminal, /, stdio on /dev/null, nothing inherited, files its owner's."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    try:
+        assert 0 == instance.start(close_fds=False)[0]
+    finally:
+        os.close(writer)
+    # The writer's only other copy would be the background process's.
+    assert b"" == os.read(reader, 1)
+    os.close(reader)
+    pid = instance.pid
+    assert pid != os.getsid(pid) != os.getsid(0)
+    assert "/" == os.readlink("/proc/%d/cwd" % pid)
+    names = [os.readlink("/proc/%d/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%d/fd" % pid)]
+    assert 3 == names.count("/dev/null")
+    assert {"/dev/null", instance.pidfile, instance.log_file, "anon_inode:[eventpoll]"} == {
+        name for name in names if not name.startswith(("socket:", "anon_inode:inotify"))
+    }
+    assert 0o640 & ~0o077 == os.stat(instance.log_file).st_mode & 0o777
+    with open("/proc/%d/status" % pid) as file:
+        umask = [line.split()[1] for line in file if line.startswith("Umask")]
+    assert umask in (["0077"], [])
+
+
+def test_a_start_that_fails_says_why(instance, tmp_path):
+    """The sentence and the status of the process in the background are the start's own."""
+    instance.configure("", listen="127.0.0.1:%d\n  192.0.2.1:1" % instance.port)
+    status, out, err = instance.start()
+    assert (1, "") == (status, out)
+    assert err.startswith("minisocks: cannot listen on 192.0.2.1:1: ")
+    assert 1 == err.count("\n")
+    assert None is instance.pid
+
+    instance.configure("log-file = %s" % (tmp_path / "no" / "such"))
+    status, out, err = run_command(
+        "-c", os.devnull, "--daemon", "-l", str(instance.port), "--pidfile", instance.pidfile,
+        "--log-file", str(tmp_path / "no" / "such"),
+    )  # fmt: skip
+    assert (2, "") == (status, out)
+    assert err.startswith("minisocks: --log-file: cannot write ")
+    assert None is instance.pid
+
+
+def test_a_background_process_that_dies_is_told():
+    """If it ends without a word, the start does not wait for ever, and fails."""
+    code = (
+        "import os, signal\n"
+        "from minisocks.daemon import detach\n"
+        "background = detach([])\n"
+        "background.say('so far, so good')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT, timeout=TIMEOUT
+    )
+    assert 1 == done.returncode
+    assert (
+        b"so far, so good\nminisocks: the process in the background ended before it served\n"
+        == done.stderr
+    )
+
+
+def test_relative_paths_mean_what_they_meant(tmp_path, target):
+    """Pidfile, log, settings and unix socket begin where it was started, also when reloading."""
+    (tmp_path / "m.ini").write_text(
+        "[minisocks]\nlisten =\n  unix:s\npidfile = m.pid\nlog-file = m.log\n"
+    )
+    env = dict(environment(), PYTHONPATH=os.pathsep.join([os.environ.get("PYTHONPATH", ""), ROOT]))
+    status, _, err = run_command("-c", "m.ini", "--daemon", cwd=str(tmp_path), env=env)
+    assert (0, "listening on unix:%s " % (tmp_path / "s")) == (status, err.split("(")[0])
+    pidfile = str(tmp_path / "m.pid")
+    try:
+        (tmp_path / "m.ini").write_text(
+            "[minisocks]\nlisten =\n  unix:s\n  unix:t\npidfile = m.pid\nlog-file = n.log\n"
+        )
+        status, _, err = run_command("reload", "--pidfile", pidfile)
+        assert (0, "reloaded, changed: listen, log-file\n") == (status, err)
+        assert (tmp_path / "t").exists()
+        wait_until((tmp_path / "n.log").exists, "the new log")
+    finally:
+        assert 0 == run_command("stop", "--pidfile", pidfile)[0]
+    assert sorted(["m.ini", "m.log", "m.pid", "n.log"]) == sorted(os.listdir(str(tmp_path)))
+
+
+def test_port_0_needs_a_pidfile():
+    """Nobody could find it again."""
+    status, _, err = run_command("-l", "0", "--daemon")
+    assert 1 == status
+    assert "name its --pidfile" in err
+
+
+def test_a_second_one_is_refused(instance):
+    """Two with one pidfile are not started, in the background or not."""
+    assert 0 == instance.start()[0]
+    pid = instance.pid
+    for args in (["--daemon"], ["--no-daemon"]):
+        status, out, err = instance.start(*args)
+        assert (1, "") == (status, out)
+        assert "minisocks runs already: process %d has %s" % (pid, instance.pidfile) in err
+    assert pid == instance.pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_by_signal(instance, number):
+    """TERM to the process in the pidfile ends it; the control channel's file is gone."""
+    assert 0 == instance.start()[0]
+    assert os.path.exists(instance.pidfile + ".sock")
+    os.kill(instance.pid, number)
+    instance.wait_for_end()
+    assert not os.path.exists(instance.pidfile + ".sock")
+    assert os.path.exists(instance.pidfile)

@@ -1,0 +1,314 @@
+"""--ensure: a healthy instance is left alone, quickly; else one is started, and one only."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from instance import Instance
+from minisocks import watchdog
+from minisocks.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
+from minisocks.pidfile import Pidfile
+from support import (
+    ROOT,
+    TIMEOUT,
+    FakeTarget,
+    closed_port,
+    environment,
+    run_command,
+    run_proxy,
+    says,
+    swallow,
+    wait_until,
+)
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance, not started."""
+    instance = Instance(tmp_path)
+    yield instance
+    instance.end()
+
+
+def ensure(instance, **kwargs):
+    return instance.start("--ensure", **kwargs)
+
+
+def test_it_starts_one_and_then_leaves_it_alone(instance, target):
+    """The first time it starts one, detached and without a word; then it does nothing."""
+    assert (0, "", "") == ensure(instance)
+    pid = instance.pid
+    assert pid
+    instance.relay(target).close()
+    instance.wait_for_line("end=")
+    log = instance.log()
+    for _ in range(3):
+        assert (0, "", "") == ensure(instance)
+    assert pid == instance.pid
+    assert log == instance.log()
+
+
+def test_it_starts_one_again(instance):
+    """A watchdog: what was killed is there again after the next minute."""
+    ensure(instance)
+    first = instance.pid
+    os.kill(first, signal.SIGKILL)
+    instance.wait_for_end()
+    assert (0, "", "") == ensure(instance)
+    assert instance.pid not in (None, first)
+
+
+def test_as_cron_starts_it(instance):
+    """Without environment, in another directory, with a umask of its own."""
+    env = environment()
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), ROOT]))
+    umask = ["sh", "-c", 'umask 0; cd /; exec "$@"', "sh"]
+    for _ in range(2):
+        done = subprocess.run(
+            umask + [sys.executable, "-m", "minisocks", "--ensure", "-c", instance.file],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT,
+        )
+        assert (0, b"") == (done.returncode, done.stdout)
+    assert instance.pid
+
+
+def test_fifty_at_once_start_one(instance):
+    """Whoever comes while one is starting waits for it, and finds it healthy."""
+    args = [sys.executable, "-m", "minisocks", "--ensure", "-c", instance.file]
+    processes = [
+        subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(50)
+    ]
+    said = [process.communicate(timeout=TIMEOUT * 3)[0] for process in processes]
+
+    assert {b""} == set(said)
+    assert {0} == {process.returncode for process in processes}
+    assert 1 == instance.log().count("listening on")
+    assert instance.pid
+
+
+def test_a_start_that_fails_is_told(instance):
+    """What keeps it from starting is one sentence, which cron sends by mail."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", instance.port))
+        other.listen(1)
+        status, out, err = ensure(instance)
+    assert (1, "", 1) == (status, out, err.count("\n"))
+    assert "in use" in err
+    assert None is instance.pid
+
+
+def test_a_mistake_is_told_even_where_one_runs(instance):
+    """A file that cannot be read is no reason to say nothing."""
+    os.unlink(instance.file)
+    status, _, err = ensure(instance)
+    assert 2 == status
+    assert "cannot read" in err
+
+
+#: What the quick half loads, told by the interpreter.
+LOADED = """
+import sys
+sys.argv = ["minisocks", "--ensure", "-c", sys.argv[1]]
+before = set(sys.modules)
+from minisocks.__main__ import run
+assert 0 == run()
+print(" ".join(sorted(name for name in sys.modules if name not in before)))
+"""
+
+
+def test_healthy_path_loads_next_to_nothing(instance):
+    """Neither click nor the proxy, nor anything of size."""
+    ensure(instance)
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", LOADED, instance.file],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=TIMEOUT,
+        env={},
+    )
+    loaded = done.stdout.decode().split()
+    ours = ["", ".__main__", ".ensure", ".inifile", ".pidfile", ".whereabouts"]
+
+    assert ["minisocks" + name for name in ours] == [n for n in loaded if "minisocks" in n]
+    others = {name for name in loaded if not name.startswith(("minisocks", "encodings"))}
+    # What site loads in every interpreter that was started without -S.
+    usual = "_collections_abc _locale _bootlocale _stat genericpath os os.path posixpath stat"
+    assert others <= {"_socket", "fcntl", "types", *usual.split()}
+
+
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        (says(b"\x05\xff"), ALIVE),
+        (says(b"\x05\x00"), ALIVE),
+        (says(b"HTTP/1.0 400\r\n"), ALIVE),
+        (lambda talk: None, ALIVE),
+        (lambda talk: talk.reset(), ALIVE),
+        (swallow, SILENT),
+    ],
+    ids=["refusal", "choice", "http", "eof", "reset", "silence"],
+)
+def test_any_answer_is_a_sign_of_life(script, expected):
+    """05 FF, a refusal, an end: only silence is none."""
+    with FakeTarget(script) as target:
+        seconds = TIMEOUT if expected == ALIVE else 0.05
+        assert expected == ask(*sockaddr("127.0.0.1:%d" % target.port), seconds)
+
+
+def test_nobody_there_is_told_at_once():
+    """A closed port, a socket's file that is not there or that nobody listens on."""
+    assert REFUSED == ask(*sockaddr("127.0.0.1:%d" % closed_port()), TIMEOUT)
+    assert REFUSED == ask(*sockaddr("unix:/no/such"), TIMEOUT)
+
+
+def test_the_proxy_answers_its_own_question_and_does_not_write_it_down(proxy, access_log):
+    """A greeting without methods is refused, as RFC 1928 has it, and is in no log."""
+    for _ in range(3):
+        assert ALIVE == ask(*sockaddr(proxy.address), TIMEOUT)
+    assert [] == access_log.lines
+    assert 0 == proxy.stats().total
+
+
+@pytest.mark.parametrize(
+    "address", ["[::1]:%d", ":%d", "0.0.0.0:%d", "[::]:%d", "unix:PATH", "127.0.0.1:%d"]
+)
+def test_each_listener_can_be_asked(address, tmp_path):
+    """By its loopback address where it listens on every one."""
+    address = address.replace("PATH", str(tmp_path / "s"))
+    address = address % closed_port() if "%" in address else address
+    with run_proxy(listen=(address,)):
+        assert ALIVE == ask(*sockaddr(address), TIMEOUT)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "[fe80::1%eth0]:1", "example.org:1"])
+def test_what_takes_a_lookup_is_left_to_others(address):
+    """Names and scopes are found by the slow half."""
+    with pytest.raises(ValueError, match="name|scope"):
+        sockaddr(address)
+
+
+def test_unsure_is_not_healthy(tmp_path):
+    """Whatever the quick half does not understand, it leaves to the whole program."""
+    for argv in (["--nonsense"], ["-l", "0"], ["-l", "x"], ["-c", "/no/such"], ["-l"]):
+        assert not is_healthy(argv, {})
+    broken = tmp_path / "m.ini"
+    broken.write_text("[minisocks\n")
+    assert not is_healthy(["-c", str(broken)], {})
+    assert not is_healthy(["--pidfile", str(tmp_path / "none")], {})
+
+
+# The slow half
+
+
+def state(pid):
+    """Return the states of a process's threads, as ps shows them."""
+    states = ""
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, task)) as file:
+            states += file.read().rpartition(") ")[2][0]
+    return states if set(states) == {"T"} else ""
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Probes of a tenth of a second."""
+    monkeypatch.setattr(watchdog, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "END_SECONDS", 0.5)
+
+
+def test_a_hung_instance_is_replaced(instance, impatient):
+    """One that was stopped answers nothing: after three probes it is ended, and this is noted."""
+    instance.start()
+    pid = instance.pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "T" in state(pid), "the stop")
+    pidfile = Pidfile(instance.pidfile)
+    try:
+        ours, note = watchdog.take_turn(pidfile, "127.0.0.1:%d" % instance.port)
+    finally:
+        pidfile.release()
+    assert ours
+    assert "process %d was ended: it had not answered 3 times in 0 s" % pid == note
+
+
+def test_a_healthy_one_is_not_replaced(instance, impatient):
+    """It answers; nothing happens to it."""
+    instance.start()
+    pid = instance.pid
+    for address in ("127.0.0.1", "localhost"):
+        answer = watchdog.take_turn(
+            Pidfile(instance.pidfile), "%s:%d" % (address, instance.port)
+        )
+        assert (False, "") == answer
+    assert pid == instance.pid
+
+
+def test_one_that_drains_is_left_in_peace(instance, impatient, target):
+    """It does not listen any more because it was told so, and says that."""
+    instance.start()
+    pid = instance.pid
+    with instance.relay(target) as talk:
+        assert 0 == instance.command("drain")[0]
+        address = "127.0.0.1:%d" % instance.port
+        assert (False, "") == watchdog.take_turn(Pidfile(instance.pidfile), address)
+        assert pid == instance.pid
+        talk.send(b"y").expect(b"y")
+    instance.wait_for_end()
+
+
+def test_one_that_starts_late_is_waited_for(tmp_path, impatient, monkeypatch):
+    """A lock that becomes free while it waits is taken."""
+    monkeypatch.setattr(watchdog, "PROBE_SECONDS", TIMEOUT)
+    path = str(tmp_path / "p")
+    other = Pidfile(path)
+    assert other.acquire()
+    timer = threading.Timer(0.3, other.release)
+    timer.start()
+    pidfile = Pidfile(path)
+    assert (True, "") == watchdog.take_turn(pidfile, "127.0.0.1:%d" % closed_port())
+    timer.join()
+    pidfile.release()
+
+
+@pytest.mark.parametrize("pid", ["", "1\n", "99999999\n", "nonsense\n"])
+def test_nobody_is_ended_by_a_number_alone(tmp_path, impatient, pid):
+    """A number of no process, or of one that has not this file, ends nobody."""
+    path = str(tmp_path / "p")
+    other = Pidfile(path)
+    assert other.acquire()
+    os.pwrite(other.fileno(), pid.encode(), 0)
+    with pytest.raises(watchdog.Hung, match="cannot be found"):
+        watchdog.take_turn(Pidfile(path), "127.0.0.1:%d" % closed_port())
+    other.release()
+
+
+def test_another_process_s_number_is_not_believed(tmp_path, impatient):
+    """A process that has not this file open is not the one."""
+    path = str(tmp_path / "p")
+    other = Pidfile(path)
+    assert other.acquire()
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        os.pwrite(other.fileno(), b"%d\n" % innocent.pid, 0)
+        with pytest.raises(watchdog.Hung, match="cannot be found"):
+            watchdog.take_turn(Pidfile(path), "127.0.0.1:%d" % closed_port())
+        assert None is innocent.poll()
+        innocent.kill()
+    other.release()
+
+
+def test_hung_is_one_sentence(tmp_path):
+    """What the command line says when it cannot help."""
+    assert issubclass(watchdog.Hung, Exception)
+    status, _, err = run_command("--ensure", "-l", "0")
+    assert 1 == status
+    assert "with port 0" in err

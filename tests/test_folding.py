@@ -1,0 +1,95 @@
+"""Log lines that say the same again and again are summed up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minisocks.folding import BURST, MAX_KINDS, WINDOW_SECONDS, Folding
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    """A clock that a test moves."""
+    return Clock()
+
+
+@pytest.fixture
+def folding(clock):
+    """A Folding of texts; a sum is (last text, count)."""
+    return Folding(lambda line, count: (line, count), clock)
+
+
+def test_first_of_a_kind_are_written(folding):
+    """Ten of a kind go through as they come, then none for the rest of the minute."""
+    lines = [folding.take("a", n) for n in range(100)]
+
+    assert [[n] for n in range(BURST)] + [[]] * 90 == lines
+
+
+def test_window_ends_with_a_sum(folding, clock):
+    """After a minute it says how many more there were, and the last one; then it begins anew."""
+    for n in range(1000):
+        folding.take("a", n)
+    assert WINDOW_SECONDS == folding.seconds()
+    assert [] == folding.due()
+
+    clock.now = WINDOW_SECONDS
+    assert 0 == folding.seconds()
+    assert [(999, 1000 - BURST)] == folding.due()
+    assert [] == folding.due()
+    assert None is folding.seconds()
+    assert [5] == folding.take("a", 5)
+
+
+def test_what_was_not_folded_has_no_sum(folding, clock):
+    """Ten or fewer in a minute are all there, and nobody is woken for them."""
+    for n in range(BURST):
+        folding.take("a", n)
+    assert None is folding.seconds()
+
+    clock.now = WINDOW_SECONDS
+    assert [] == folding.due()
+
+
+def test_kinds_are_apart(folding):
+    """One noisy kind hides no other."""
+    for n in range(100):
+        folding.take("noisy", n)
+
+    assert ["hello"] == folding.take("other", "hello")
+    assert [(99, 100 - BURST)] == folding.rest()
+
+
+def test_memory_is_bounded(folding):
+    """With more kinds than it remembers the oldest is summed up at once."""
+    for n in range(20):
+        folding.take("first", n)
+    lines = []
+    for kind in range(MAX_KINDS * 3):
+        lines += folding.take(kind, kind)
+
+    assert (19, 20 - BURST) in lines
+    assert list(range(MAX_KINDS * 3)) == [line for line in lines if line != (19, 20 - BURST)]
+    assert len(folding._kinds) == MAX_KINDS
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 50))))
+def test_nothing_is_lost_uncounted(steps):
+    """Whatever comes when: lines written and lines summed up are as many as have come."""
+    clock = Clock()
+    folding = Folding(lambda line, count: count, clock)
+    written = []
+    for kind, seconds in steps:
+        clock.now += seconds
+        written += folding.take(kind, "line")
+    written += folding.rest()
+
+    assert len(steps) == sum(1 if line == "line" else line for line in written)

@@ -1,0 +1,224 @@
+"""The pidfile: one process has it, for as long as it lives."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minisocks.pidfile import Pidfile, control_path, default_path
+from support import ROOT
+
+#: Takes the pidfile, says so, and has it until it reads a line.
+HOLD = """
+import os, sys
+from minisocks.pidfile import Pidfile
+pidfile = Pidfile(sys.argv[1])
+ours = pidfile.acquire()
+if ours:
+    pidfile.write()
+print("ours" if ours else "taken", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a pidfile may be."""
+    return str(tmp_path / "minisocks.pid")
+
+
+@pytest.fixture
+def hold(path):
+    """Start a process that wants the pidfile; returns it, and what it says."""
+    processes = []
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+            cwd=ROOT,
+        )
+        processes.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_one_process_has_it(path, hold):
+    """A second one is told so, and learns who the first is; when that ends, it is free."""
+    process, said = hold()
+    assert "ours" == said
+    pidfile = Pidfile(path)
+    assert not pidfile.is_free()
+    assert not pidfile.acquire()
+    assert process.pid == pidfile.holder()
+    assert "taken" == hold()[1]
+
+    process.kill()
+    process.wait()
+    assert pidfile.is_free()
+    assert pidfile.acquire()
+    assert os.path.exists(path)
+
+
+def test_a_dead_process_s_number_is_gone_at_once(path):
+    """From the moment the lock is taken, the number of an earlier process is not there."""
+    with open(path, "w") as file:
+        file.write("12345\n")
+    os.chmod(path, 0o600)
+    pidfile = Pidfile(path)
+    assert 12345 == pidfile.holder()
+    assert pidfile.acquire()
+    assert None is pidfile.holder()
+    pidfile.write()
+    assert os.getpid() == pidfile.holder()
+    with open(path) as file:
+        assert "%d\n" % os.getpid() == file.read()
+    pidfile.release()
+    assert -1 == pidfile.fileno()
+
+
+def test_file_stays_and_is_its_owner_s_alone(path):
+    """It is never removed, and nobody else may lock it."""
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    assert pidfile.acquire()
+    assert 0o600 == os.stat(path).st_mode & 0o777
+    pidfile.release()
+    assert os.path.exists(path)
+    assert pidfile.is_free()
+
+
+def test_a_lock_on_a_removed_file_is_none(path, monkeypatch):
+    """If the file is replaced between opening and locking, the new one counts."""
+    import fcntl
+
+    real, replaced = fcntl.flock, []
+
+    def flock(fd, how):
+        if not replaced:
+            os.unlink(path)
+            with open(path, "w"):
+                pass
+            os.chmod(path, 0o600)
+            replaced.append(fd)
+        return real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    assert replaced
+    assert os.fstat(pidfile.fileno()).st_ino == os.stat(path).st_ino
+    pidfile.release()
+
+
+def test_the_lock_passes_through_a_fork(path):
+    """A child has it when its parent has gone, as a daemon needs."""
+    code = (
+        "import os, sys\n"
+        "from minisocks.pidfile import Pidfile\n"
+        "pidfile = Pidfile(sys.argv[1])\n"
+        "assert pidfile.acquire()\n"
+        "if os.fork(): os._exit(0)\n"
+        "pidfile.write()\n"
+        "print(os.getpid(), flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+        cwd=ROOT,
+    )
+    child = int(process.stdout.readline())
+    process.wait()
+    assert child != process.pid
+    assert child == Pidfile(path).holder()
+    assert not Pidfile(path).is_free()
+    process.communicate("\n")
+
+
+@pytest.mark.parametrize("mode", [0o622, 0o602])
+def test_a_file_that_others_may_write_is_refused(path, mode):
+    """Else another user would say which process is to be ended."""
+    with open(path, "w") as file:
+        file.write("1234\n")
+    os.chmod(path, mode)
+    with pytest.raises(OSError, match="may be written by other users: remove it"):
+        Pidfile(path).acquire()
+    assert None is Pidfile(path).holder()
+    with open(path) as file:
+        assert "1234\n" == file.read()
+
+
+def test_a_link_is_not_followed(path, tmp_path):
+    """A link in a directory like /tmp must not have another file emptied."""
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    os.symlink(str(precious), path)
+    with pytest.raises(OSError, match="."):
+        Pidfile(path).acquire()
+    assert "x" == precious.read_text()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused(path, make):
+    """A directory or a pipe is an error, and nothing hangs."""
+    make(path)
+    with pytest.raises(OSError, match="."):
+        Pidfile(path).acquire()
+
+
+def test_directory_in_tmp_is_made_and_has_to_be_ours(monkeypatch, tmp_path):
+    """For users other than root there is one in /tmp; one that others may enter is refused."""
+    monkeypatch.setattr("minisocks.pidfile._directory", lambda: str(tmp_path / "minisocks-1000"))
+    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("minisocks.pidfile._demand_own", lambda fd, path: None)
+    path = default_path("127.0.0.1:1080")
+    assert str(tmp_path / "minisocks-1000" / "minisocks-127.0.0.1-1080.pid") == path
+    os.mkdir(os.path.dirname(path), 0o755)
+    with pytest.raises(OSError, match="is open to others: remove it"):
+        Pidfile(path).acquire()
+    os.rmdir(os.path.dirname(path))
+    os.symlink(str(tmp_path), os.path.dirname(path))
+    with pytest.raises(OSError, match="is open to others: remove it"):
+        Pidfile(path).acquire()
+    os.unlink(os.path.dirname(path))
+
+    if os.stat(str(tmp_path)).st_uid:
+        pytest.skip("not root: cannot play another user")
+    with pytest.raises(OSError, match="is open to others"):  # it is root's, who is not 1000
+        Pidfile(path).acquire()
+    assert 0o700 == os.stat(os.path.dirname(path)).st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    "address, name",
+    [
+        ("127.0.0.1:1080", "minisocks-127.0.0.1-1080.pid"),
+        (":1080", "minisocks-any-1080.pid"),
+        ("[::1]:1080", "minisocks-::1-1080.pid"),
+        ("proxy.test:1", "minisocks-proxy.test-1.pid"),
+        ("../../etc/x:1", "minisocks-.._.._etc_x-1.pid"),
+    ],
+)
+def test_default_is_by_user_and_listener(address, name, monkeypatch):
+    """In /run for root, in a directory of their own for others."""
+    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 0)
+    assert "/run/" + name == default_path(address)
+    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 1000)
+    assert "/tmp/minisocks-1000/" + name == default_path(address)
+
+
+def test_beside_a_unix_socket():
+    """Who listens on a unix socket has it there."""
+    assert "/srv/s.sock.pid" == default_path("unix:/srv/s.sock")
+    assert "/srv/s.sock.pid.sock" == control_path(default_path("unix:/srv/s.sock"))
+    assert os.path.join(os.getcwd(), "s.pid") == default_path("unix:s")
