@@ -27,6 +27,7 @@ __all__ = [
     "log_bug",
     "start_thread",
     "tame_traceback",
+    "tell",
     "tune",
     "unblock",
     "unpace",
@@ -172,6 +173,14 @@ def log_bug(message: str, *args: object) -> None:
     try:
         log.exception(message, *args)
     except Exception:  # noqa: BLE001, S110  # nobody is left to tell
+        pass
+
+
+def tell(level: int, message: str, *args: object) -> None:
+    """Log it, and raise nothing whatever the log does: for those who have others to serve."""
+    try:
+        log.log(level, message, *args)
+    except Exception:  # noqa: BLE001, S110  # a program's log may fail
         pass
 
 

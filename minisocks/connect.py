@@ -51,7 +51,7 @@ class Connect(Job):
         if not addresses:
             session.services.loop.submit(self)  # begins with the name
             return
-        self._dial = Dial(self._allowed(addresses), road=session.services.road)
+        self._dial = self._new_dial(addresses)
         try:
             upstream = self._dial.step()
         finally:
@@ -98,11 +98,25 @@ class Connect(Job):
             self._refuse(outcome)
             return
         try:
-            self._dial = Dial(self._allowed(outcome), road=self._session.services.road)
+            self._dial = self._new_dial(outcome)
         except RefusedByRules as exc:
             self._refuse(exc)
         else:
             self._step()
+
+    def _new_dial(self, addresses: List[Sockaddr]) -> Dial:
+        """Return what dials those of *addresses* that the client may reach.
+
+        Raises:
+            RefusedByRules: none.
+        """
+        services = self._session.services
+
+        def make_room() -> bool:
+            # Spare pipes are the loop's, and have descriptors.
+            return services.loop.is_current() and services.loop.pipes.close_spare()
+
+        return Dial(self._allowed(addresses), road=services.road, make_room=make_room)
 
     def _allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
         """Return those that the client may reach.

@@ -74,6 +74,9 @@ class Dial:
     socket or raises, waiting in between for one of ``attempts`` to become
     writable or for ``wait_seconds`` to pass.  One thread at a time.
 
+    Args:
+        make_room: called when there is no descriptor; whether it has closed some.
+
     Attributes:
         attempts: sockets on their way, by descriptor, oldest first; with where
             to and since when.
@@ -84,6 +87,7 @@ class Dial:
     __slots__ = (
         "_clock",
         "_failures",
+        "_make_room",
         "_next_at",
         "_road",
         "_waiting",
@@ -98,8 +102,10 @@ class Dial:
         addresses: Sequence[Sockaddr],
         clock: Callable[[], float] = time.monotonic,
         road: Road = _ANY_ROAD,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self._road = road
+        self._make_room = make_room
         self._waiting = interleaved(road.ordered(addresses))[:MAX_ADDRESSES]
         self._clock = clock
         self._next_at = 0.0
@@ -163,7 +169,7 @@ class Dial:
 
     def _start(self, family: int, sockaddr: Any) -> Optional[socket.socket]:
         try:
-            sock = socket.socket(family, _KIND)
+            sock = self._socket(family)
         except OSError as exc:
             self._failures.append((sockaddr, exc))
             if exc.errno in CAPACITY_ERRORS:
@@ -189,6 +195,14 @@ class Dial:
             self._fail(sock.fileno(), code)
             return None
         return sock
+
+    def _socket(self, family: int) -> socket.socket:
+        try:
+            return socket.socket(family, _KIND)
+        except OSError as exc:
+            if exc.errno not in CAPACITY_ERRORS or not self._make_room():
+                raise
+        return socket.socket(family, _KIND)
 
     def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
         code = connect_result(sock, sockaddr)

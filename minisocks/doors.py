@@ -2,15 +2,14 @@
 
 import errno
 import logging
+import os
 import time
 from typing import Any, Dict, Optional, Sequence
 
-from minisocks.compat import CAPACITY_ERRORS, READ
+from minisocks.compat import CAPACITY_ERRORS, READ, tell
 from minisocks.loop import Job, Loop, Timer
 
 __all__ = ["Doors"]
-
-log = logging.getLogger("minisocks")
 
 #: So many clients of a listener are served in a round; those who are connected
 #: already have their turn in between.
@@ -46,8 +45,11 @@ class Doors(Job):
 
     def begin(self) -> None:
         """Let clients in."""
-        for fd in self._servers:
-            self._loop.watch(fd, READ, self)
+        for fd, server in list(self._servers.items()):
+            if server.fileno() == fd:
+                self._loop.watch(fd, READ, self)
+            else:  # who gave it to us has closed it
+                self._drop(fd, OSError(errno.EBADF, os.strerror(errno.EBADF)))
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Accept and serve some of those who wait at *fd*."""
@@ -77,7 +79,7 @@ class Doors(Job):
         for server in removed:
             fd = server.fileno()
             if self._servers.get(fd) is server:
-                self._loop.unwatch(fd)
+                self._loop.unwatch(fd, self)
                 del self._servers[fd]
                 self._serve_waiting(server)
         for server in added:
@@ -102,7 +104,7 @@ class Doors(Job):
 
     def _watch_none(self) -> None:
         for fd in self._servers:
-            self._loop.unwatch(fd)
+            self._loop.unwatch(fd, self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -120,7 +122,8 @@ class Doors(Job):
             self._edge_told = time.monotonic() >= self._edge_told_at + EDGE_SECONDS
             if self._edge_told:
                 self._edge_told_at = time.monotonic()
-                log.warning("at capacity: accept: %s; waiting for connections to end", reason)
+                told = "at capacity: accept: %s; waiting for connections to end"
+                tell(logging.WARNING, told, reason)
 
     def _descriptors_freed(self) -> None:
         if self._timer is not None:
@@ -129,7 +132,9 @@ class Doors(Job):
             self._loop.call_soon(self, self._retry)
 
     def _retry(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()  # another listener has asked for one meanwhile
+            self._timer = None
         self.begin()
         for fd in list(self._servers):
             self.on_ready(fd, READ)  # also where nobody waits: that it can be done is news
@@ -138,12 +143,12 @@ class Doors(Job):
         if self._paused:
             self._paused = False
             if self._edge_told:
-                log.warning("accepting again")
+                tell(logging.WARNING, "accepting again")
 
     def _drop(self, fd: int, exc: OSError) -> None:
         """Accept no more from a listener that will never have a client again."""
-        log.error("a listener is dead: accept: %s; going on without it", exc.strerror)
-        self._loop.unwatch(fd)
+        tell(logging.ERROR, "a listener is dead: accept: %s; going on without it", exc.strerror)
+        self._loop.unwatch(fd, self)  # if somebody has closed it, the number may be another's
         del self._servers[fd]
 
 

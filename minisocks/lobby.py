@@ -108,7 +108,7 @@ class Lobby:
         self._parked += 1
         if self._parked > self.room:
             greediest = max(self._by_address.values(), key=len)
-            # By when it came, not by when it was parked: each byte parks anew.
+            # By when it came, not by when it was parked: after a hook it is parked anew.
             oldest = min(greediest, key=lambda parked: parked.session.record.id)
             oldest.evict("too many unfinished handshakes (--max-handshakes)")
 

@@ -110,7 +110,7 @@ class Loop:
             raise
         self._watching: Dict[int, Job] = {}
         self._jobs: Set[Job] = set()
-        self._uncounted = 0
+        self._uncounted: Set[Job] = set()  # not a number: two threads change it
         self._ident = 0
         self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()
         self._timers: List[Tuple[float, int, Timer]] = []
@@ -217,14 +217,17 @@ class Loop:
         return self._thread is not None and self._thread.is_alive()
 
     def __len__(self) -> int:
-        return len(self._jobs) - self._uncounted
+        return max(0, len(self._jobs) - len(self._uncounted))
 
     # The loop's thread
 
     def watch(self, fd: int, mask: int, job: Job) -> None:
         """Report to *job* when *fd* is ready; mask 0: only when it is dead."""
         if fd in self._watching:
-            self._poller.modify(fd, mask)
+            try:
+                self._poller.modify(fd, mask)
+            except FileNotFoundError:  # somebody has closed what had this number
+                self._poller.register(fd, mask)
         else:
             self._poller.register(fd, mask)
         self._watching[fd] = job
@@ -233,10 +236,15 @@ class Loop:
         """Report *fd*, which is watched, to *job* from now on: as it is, no system call."""
         self._watching[fd] = job
 
-    def unwatch(self, fd: int) -> None:
-        """Report no more, not even for this round; nothing if not watched."""
+    def unwatch(self, fd: int, job: Optional[Job] = None) -> None:
+        """Report no more, not even for this round; nothing if not watched (for *job*, if given)."""
+        if job is not None and self._watching.get(fd) is not job:
+            return
         if self._watching.pop(fd, None) is not None:
-            self._poller.unregister(fd)
+            try:
+                self._poller.unregister(fd)
+            except OSError:
+                pass  # somebody else has closed it; Pythons before 3.9 say nothing
 
     def call_later(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
         """Call *callback* after *seconds* unless cancelled or *job* is done."""
@@ -254,13 +262,13 @@ class Loop:
 
     def done(self, job: Job) -> None:
         """Forget *job*, which owns nothing any more; any number of times."""
-        if job in self._jobs:
-            self._jobs.remove(job)
-            self._uncounted -= not job.counts
+        self._jobs.discard(job)
+        self._uncounted.discard(job)
 
     def _take_in(self, job: Job) -> None:
+        if not job.counts:
+            self._uncounted.add(job)
         self._jobs.add(job)
-        self._uncounted += not job.counts
 
     def _guarded(self, job: Job, step: Callable[..., None], *args: Any) -> None:
         if job not in self._jobs:

@@ -36,6 +36,10 @@ class Turn:
     #: Whether it may block for the client, and in a hook.
     may_wait = False
 
+    def park(self, session: Session) -> None:
+        """Put *session* aside until its client says more."""
+        session.services.park(session)
+
     def hand_over(self, session: Session) -> None:
         """Have a thread that may wait go on with *session*, whose ``event`` is to be dealt with.
 
@@ -55,7 +59,7 @@ def negotiate(session: Session, turn: Turn) -> None:
             event = session.event or _next_event(session, turn)
             if event is None:
                 if session.parked is None:
-                    session.services.park(session)
+                    turn.park(session)
                 return
             session.event = event
             if not turn.may_wait and _takes_long(session, event):

@@ -35,15 +35,6 @@ STOP_SECONDS = 5.0
 EDGE_SECONDS = 10.0
 
 
-class _ThreadsTurn(Turn):
-    """A handler thread's: it has nothing else to do."""
-
-    may_wait = True
-
-
-_THREADS_TURN = _ThreadsTurn()
-
-
 class HandlerPool(Turn):
     """Serves the clients of some listeners, and is the loop's turn with each of them.
 
@@ -184,12 +175,12 @@ class HandlerPool(Turn):
                 session = self._next_session()
                 if session is None:
                     return
+                turn = _ThreadsTurn(self)
                 try:
-                    negotiate(session, _THREADS_TURN)
+                    negotiate(session, turn)
                 except Exception:  # noqa: BLE001  # our bug: this client pays, the thread lives on
                     log_bug("a handler failed")
-                with self._changed:
-                    self._let_go(session)
+                turn.let_go(session)
         finally:
             with self._changed:
                 if threading.current_thread() in self._threads:
@@ -212,15 +203,37 @@ class HandlerPool(Turn):
 
     def _abort(self, session: Session) -> None:
         session.abort("shutdown")
-        with self._changed:
-            self._let_go(session)
+        self.let_go(session)
 
-    def _let_go(self, session: Session) -> None:
-        """Count *session* out."""
+    def let_go(self, session: Session) -> None:
+        """Count *session* out, which has no thread any more.  Any thread."""
         address = neighbourhood(session.client.ip)
-        left = self._hooks.pop(address) - 1
-        if left:
-            self._hooks[address] = left
+        with self._changed:
+            left = self._hooks.pop(address) - 1
+            if left:
+                self._hooks[address] = left
+
+
+class _ThreadsTurn(Turn):
+    """A handler thread's turn with one session: it has nothing else to do."""
+
+    may_wait = True
+
+    def __init__(self, pool: HandlerPool) -> None:
+        self._pool = pool
+        self._has_it = True
+
+    def park(self, session: Session) -> None:
+        # Before: as soon as it is parked its client may be handed over again, which
+        # would count it twice.
+        self.let_go(session)
+        super().park(session)
+
+    def let_go(self, session: Session) -> None:
+        """Give the thread back, once."""
+        if self._has_it:
+            self._has_it = False
+            self._pool.let_go(session)
 
 
 class _Closing(Job):

@@ -19,7 +19,15 @@ import errno
 import socket
 from typing import Optional, Union
 
-from minisocks.compat import READ, UNWATCHED, WRITE, unblock, unpace, unsent_bytes
+from minisocks.compat import (
+    CAPACITY_ERRORS,
+    READ,
+    UNWATCHED,
+    WRITE,
+    unblock,
+    unpace,
+    unsent_bytes,
+)
 from minisocks.delivery import Delivery, Progress
 from minisocks.flow import Flow
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
@@ -44,6 +52,8 @@ SHORT_TURNS = 500
 PIPE_SECONDS = 1.0
 #: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
 _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+#: And one that has no memory for it just now, which send and recv may do without.
+_GO_BY_BUFFER = CAPACITY_ERRORS.union(_CANNOT_SPLICE)
 
 
 class Pair(Job):
@@ -171,7 +181,7 @@ class Pair(Job):
             flow.bulk = 0
             if exc.errno in _CANNOT_SPLICE:
                 pipes.refuse()
-            elif not isinstance(exc, BlockingIOError):
+            elif not isinstance(exc, BlockingIOError) and exc.errno not in CAPACITY_ERRORS:
                 self._reset(flow, exc.errno or 0)
             return
         if size:
@@ -204,9 +214,10 @@ class Pair(Job):
         except BlockingIOError:
             sent, left = 0, 1
         except OSError as exc:
-            if isinstance(data, Pipe) and exc.errno in _CANNOT_SPLICE:
+            if isinstance(data, Pipe) and exc.errno in _GO_BY_BUFFER:
                 flow.take_out(data, self._loop.pipes, must=True)
-                self._loop.pipes.refuse()
+                if exc.errno in _CANNOT_SPLICE:
+                    self._loop.pipes.refuse()
                 return
             # Its receiver is gone, but what the receiver had sent before may
             # still wait in the kernel: the other direction reads on to its end.

@@ -66,7 +66,8 @@ class Reporter:
             self._changed.notify_all()
             if self._thread is threading.current_thread():
                 return
-            while self._thread is not None:
+            # In a forked child it does not live.
+            while self._thread is not None and self._thread.is_alive():
                 left = until - time.monotonic()
                 if left <= 0:
                     break

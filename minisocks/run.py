@@ -176,11 +176,13 @@ class Run:
                 self._deaf.wait()
             return self._stopper != me or self._deaf.is_set()
         self.services.stopping = True
-        self.pool.stop()
-        with self._changing:
-            for door in self._all_doors():
-                door.listener.close()
-        self._deaf.set()
+        try:
+            self.pool.stop()
+        finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
+            with self._changing:
+                for door in self._all_doors():
+                    door.listener.close()
+            self._deaf.set()
         return True
 
     def end(self) -> None:
@@ -192,11 +194,15 @@ class Run:
             if self._ender != me and not is_own_thread():
                 self.ended.wait()
             return
-        self.services.loop.stop()
-        if self._closes_resolver:
-            self.services.resolver.close()
-        self.journal.close()
-        self.ended.set()
+        # In a forked child there is no thread of ours to wait for.
+        runs = self.services.loop.is_running()
+        try:
+            self.services.loop.stop()
+            if self._closes_resolver and runs:
+                self.services.resolver.close()
+            self.journal.close()
+        finally:
+            self.ended.set()
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, at once if it has ended."""

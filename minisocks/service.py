@@ -161,10 +161,12 @@ class Service:
             if self._state != "serving" and (self._is_empty.is_set() or (left or 1) <= 0):
                 return
             for what, answer in self._orders.wait(left):
-                if what == "reload" and answer is None and self._had_terminal:
-                    if not _has_terminal():
-                        what = "stop"  # HUP as it was meant at first: somebody has hung up
+                if what == "reload" and answer is None and self._has_hung_up():
+                    what = "stop"  # HUP as it was meant at first
                 steps[what](answer or _to_nobody)
+
+    def _has_hung_up(self) -> bool:
+        return self._had_terminal and not _has_terminal()
 
     def _stop(self, answer: Answer) -> None:
         """Give connections their time; told so again, none."""

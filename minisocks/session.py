@@ -157,7 +157,7 @@ class Session:
         try:
             self.send(reply)
         except OSError as exc:
-            close_quietly(upstream)
+            self._close(upstream)
             self.gone(exc)
             return
         self.services.loop.submit(self.pair(upstream))
@@ -218,11 +218,14 @@ class Session:
 
     def close(self) -> None:
         """Close the client's socket: the loop, which may know it, at the end of its round."""
+        self._close(self.sock)
+
+    def _close(self, sock: socket.socket) -> None:
         loop = self.services.loop
         if loop.is_current():
-            loop.close_later(self.sock)
+            loop.close_later(sock)
         else:
-            close_quietly(self.sock)
+            close_quietly(sock)
 
     def send(self, data: bytes) -> None:
         """Send one of the handshake's few short messages.

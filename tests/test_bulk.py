@@ -13,7 +13,7 @@ import minisocks.pipes
 import minisocks.relay
 from minisocks.loop import BUFFER_BYTES, Loop
 from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
-from minisocks.relay import LITTLE_TIMES
+from minisocks.relay import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES
 from relaying import ENDS, MB, Relayed, receive_until_reset
 from support import (
     CommandLine,
@@ -100,6 +100,65 @@ def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
     assert not flow.bulk
     assert 0 == loop.pipes.lent
     wait_until(lambda: pair.record.up + pair.record.down == 32 * MB + (LITTLE_TIMES + 2) * 16)
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS])
+def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatch, first, code):
+    """Where splice fails for want of memory, either way, the buffer does it; nobody is reset."""
+    real, calls = minisocks.pipes._splice, []
+
+    def splice(*args, **kwargs):
+        calls.append(args)
+        if len(calls) % 3 == 0:
+            raise OSError(code, os.strerror(code))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(minisocks.pipes, "_splice", splice)
+    pair = relayed()
+    assert exchange(pair, first, 8 * MB)
+    assert exchange(pair, first, 1)
+    assert calls
+    one, other = pair.ends(first)
+    one.finish()
+    other.expect_eof()
+
+
+def test_bulk_takes_short_turns_beside_messages(relayed, monkeypatch):
+    """While others exchange short messages a pipe takes 64 KiB at a time, and a MiB after."""
+    asked = []
+    real = Pipe.fill
+
+    def fill(pipe, fd, most):
+        asked.append(most)
+        return real(pipe, fd, most)
+
+    monkeypatch.setattr(Pipe, "fill", fill)
+    bulk, little = relayed(), relayed()
+    assert exchange(bulk, "target", 8 * MB)
+    assert PIPE_BYTES in asked
+    del asked[:]
+    assert exchange(little, "client", 1)
+    assert SHORT_TURNS == little.loop.short_turns
+    assert exchange(bulk, "target", 4 * MB)
+    assert asked
+    assert {TURN_BYTES} == set(asked[:SHORT_TURNS])
+    little.loop.short_turns = 0
+    del asked[:]
+    assert exchange(bulk, "target", 4 * MB)
+    assert PIPE_BYTES in asked
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_bulk_is_not_paced_to_its_receiver(relayed, monkeypatch, first):
+    """Once a direction carries bulk, and once only, pacing is taken off where it goes."""
+    unpaced = []
+    monkeypatch.setattr(minisocks.relay, "unpace", unpaced.append)
+    pair = relayed()
+    assert exchange(pair, first, 16)
+    assert [] == unpaced
+    assert exchange(pair, first, 8 * MB)
+    assert [pair.target_side if first == "client" else pair.client_side] == unpaced[:1]
 
 
 def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):

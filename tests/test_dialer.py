@@ -15,7 +15,7 @@ from minisocks import dialer
 from minisocks.dialer import Dial, interleaved, rep_of
 from minisocks.errors import DialError
 from minisocks.wire import Rep
-from support import TIMEOUT, black_hole, closed_port
+from support import TIMEOUT, black_hole, closed_port, no_descriptor_left
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 #: Multicast: the kernel refuses to connect there, on any machine.
@@ -355,3 +355,27 @@ def test_no_descriptor_left(clock):
 
     assert Rep.GENERAL_FAILURE == caught.value.rep
     assert [errno.EMFILE] == [exc.errno for _, exc in caught.value.attempts]
+
+
+def test_room_is_made_for_a_descriptor(clock):
+    """Where something of less worth can be closed, it is, once, and the dial goes on."""
+    spare, asked = [], []
+
+    def make_room():
+        asked.append(1)
+        for sock in spare:
+            sock.close()
+        return bool(spare)
+
+    with listening() as listener:
+        spare.append(socket.socket())
+        with no_descriptor_left():
+            dial = Dial([at(listener)], clock, make_room=make_room)
+            with outcome(dial) as upstream:
+                assert upstream.getpeername() == listener.getsockname()
+            assert [1] == asked
+            del spare[:]
+            dials = [Dial([at(listener)], clock, make_room=make_room) for _ in range(2)]
+            with outcome(dials[0]), pytest.raises(DialError, match="Too many open files"):
+                dials[1].step()
+    assert [1, 1] == asked

@@ -1,13 +1,14 @@
 """Doors: who waits is let in, some in each round; without room nobody is lost or spins."""
 
 import errno
+import logging
 import os
 import threading
 
 import pytest
 
 import minisocks.doors
-from minisocks.compat import Waker
+from minisocks.compat import READ, Waker
 from minisocks.doors import BATCH, Doors
 from minisocks.loop import Job, Loop
 from support import CountingPoller, open_descriptors, wait_until
@@ -132,6 +133,120 @@ def test_without_descriptors_the_spare_pipes_are_given_up(opened, monkeypatch):
     wait_until(lambda: ["client"] == server.served)
     assert 0 == loop.pipes.count
     assert before - 2 == open_descriptors()
+
+
+def test_retries_of_several_listeners_do_not_multiply(monkeypatch):
+    """However often two of them find no room in one round, one retry is waited for."""
+    loop = Loop()  # does not run: this thread is the loop's
+    servers = [Server(), Server()]
+    doors = Doors(loop, servers)
+    loop.submit(doors)
+    spare = [True, False] * 5
+    monkeypatch.setattr(loop.pipes, "close_spare", lambda: spare.pop(0) if spare else False)
+    for _ in range(5):
+        doors.begin()
+        for server in servers:
+            server.waiting[:] = [full()] * 3
+            server.loop = loop
+            doors.on_ready(server.fileno(), READ)
+        while loop._calls:
+            job, callback, args = loop._calls.popleft()
+            callback(*args)
+    assert 1 == len([timer for _at, _n, timer in loop._timers if timer.callback is not None])
+    doors.abort("")
+    loop.stop()
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def log_that_raises():
+    """A handler of the program's that cannot write."""
+
+    class Full(logging.Handler):
+        def emit(self, record):
+            raise OSError(28, "No space left on device")
+
+    handler = Full()
+    logging.getLogger("minisocks").addHandler(handler)
+    yield handler
+    logging.getLogger("minisocks").removeHandler(handler)
+
+
+@pytest.mark.parametrize("error", [full(), full(errno.EINVAL)], ids=repr)
+def test_a_log_that_raises_closes_no_doors(opened, log_that_raises, error):
+    """What cannot be told is not told; clients are served all the same."""
+    servers, loop = opened(2)
+    servers[0].come(error)
+    wait_until(lambda: not servers[0].waiting)
+    servers[1].come("client")
+    wait_until(lambda: ["client"] == servers[1].served)
+    assert 1 == len(loop._jobs)
+
+
+@pytest.mark.parametrize("number_is_taken", [False, True])
+def test_a_listener_that_its_giver_closed_harms_nobody(opened, number_is_taken):
+    """Its number may be somebody else's: the others are served on, through a shortage, too."""
+    servers, loop = opened(2)
+    fd = servers[0].fileno()
+    servers[0].close()
+    if number_is_taken:
+        os.dup2(servers[1].fileno(), fd)
+    try:
+        servers[1].come(full(), "client")
+        wait_until(lambda: ["client"] == servers[1].served)
+        assert fd not in loop._watching
+        assert 1 == len(loop._jobs)
+    finally:
+        if number_is_taken:
+            os.close(fd)
+
+
+def test_a_number_that_is_used_again_can_be_watched(opened):
+    """If somebody else has closed what was watched, the next with its number is not the victim."""
+    (server,), loop = opened()
+    fd, done, waker = server.fileno(), threading.Event(), Waker()
+    wait_until(lambda: fd in loop._watching)
+    server.close()
+    os.dup2(waker.fileno(), fd)
+
+    class Client(Job):
+        def begin(self):
+            loop.watch(fd, READ, self)
+
+        def on_ready(self, ready, mask):
+            assert fd == ready
+            done.set()
+            self.abort("")
+
+        def abort(self, why):
+            loop.unwatch(fd)
+            loop.done(self)
+
+    try:
+        waker.wake()
+        loop.submit(Client())
+        assert done.wait(20)
+    finally:
+        os.close(fd)
+        waker.close()
+
+
+def test_listeners_come_and_go(opened):
+    """One that is added is served, one that is removed only as far as clients wait there."""
+    (old,), loop = opened()
+    new = Server()
+    new.loop = loop
+    doors = next(iter(loop._jobs))
+    old.waiting += ["waits"]
+    loop.call_soon(doors, doors.change, [new], [old])
+    wait_until(lambda: ["waits"] == old.served)
+    new.come("client")
+    wait_until(lambda: ["client"] == new.served)
+    assert {new.fileno(): doors} == loop._watching
+    loop.call_soon(doors, doors.change, [], [new])
+    wait_until(lambda: not loop._watching)
+    new.close()
 
 
 def test_a_client_that_left_is_nobody(opened):

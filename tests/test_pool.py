@@ -392,3 +392,23 @@ def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target,
     assert refused[-1] - refused[0] >= 0.09
     assert 1 == len(warnings_said("at capacity"))
     assert 1 == len(warnings_said("accepting again"))
+
+
+def test_a_session_counts_once_when_it_is_parked(target):
+    """Its client may be heard, and handed over again, before the thread has come back."""
+    counts = []
+    with run_proxy(authenticate=lambda user, password, client: True) as proxy:
+        park = proxy.services.park
+
+        def noted(session):
+            counts.append(proxy._run.pool.in_hooks)
+            park(session)
+
+        proxy.services.park = noted
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
+            talk.send(password_message(b"ann", b"x")).expect(b"\x01\x00")
+            wait_until(lambda: len(counts) == 2, "the thread's parking")  # patience is over
+            talk.send(socks5("127.0.0.1", target.port))
+            assert 0 == talk.receive_reply5()[0]
+    assert [0, 0] == counts

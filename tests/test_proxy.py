@@ -415,6 +415,30 @@ def test_stop_with_a_grace_that_is_none_stops_nothing(grace, target):
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
 
 
+def test_a_stop_that_is_interrupted_can_be_repeated(monkeypatch):
+    """Ctrl-C while a hook is waited for: the next stop of the same thread ends it all."""
+    for step in ("pool.stop", "services.loop.stop"):
+        proxy = Proxy(Config(listen=("127.0.0.1:0",)))
+        proxy.start()
+        run = proxy._run
+        part, _, name = step.rpartition(".")
+        owner = eval("run." + part)  # noqa: S307  # one of the two above
+        real = getattr(owner, name)
+
+        def interrupted(real=real):
+            real()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            proxy.stop()
+        proxy.stop()
+        assert run.ended.is_set()
+        assert [] == [d for d in run._all_doors() if d.listener.sock.fileno() >= 0]
+        proxy.start()
+        proxy.stop()
+
+
 def test_stop_from_many_threads_returns_when_all_is_closed():
     """Every one of them finds nothing left."""
     for _ in range(10):

@@ -41,8 +41,8 @@ def test_layers_lie_as_everywhere(present):
     file = FILE if in_file else ""
     if quoted:
         environ["MINISOCKS_GRACE"] = "7"
-    on_command_line = {"listen": ("1",) if given_listen else (), "pidfile": given["pidfile"] or None}
-    config = layered(on_command_line, environ, file, "f").config
+    words = {"listen": ("1",) if given_listen else (), "pidfile": given["pidfile"] or None}
+    config = layered(words, environ, file, "f").config
     address = str(ListenAddress.parse(config.listen[0]))
 
     assert (config.pidfile or default_path(address), address) == locate(given, environ, file)
@@ -67,7 +67,7 @@ def test_what_listen_takes_is_taken(text):
     assert address == normal(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "a:http", "1:\u0661\u0660", "\u00b2", "1:-1", ":", "1_0"])
+@pytest.mark.parametrize("text", ["", "x", "a:http", "1:\u0661", "\u00b2", "1:-1", ":", "1_0"])
 def test_what_is_no_address_is_an_error(text):
     """The short way gives up, and the long one says why."""
     with pytest.raises(ValueError, match="no address"):
