@@ -13,7 +13,7 @@ Who may connect is decided by the socket's mode: its owner, and root.
 import json
 import os
 import socket
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
@@ -29,8 +29,21 @@ RETRY_SECONDS = 1.0
 #: Callers at once; further ones wait in the kernel.
 MAX_CALLERS = 16
 
-#: Called once with what the caller is told.  Any thread.
-Answer = Callable[[Dict[str, Any]], None]
+class Answer:
+    """Takes what a caller is told, once.  Any thread."""
+
+    def __init__(self, tell: Callable[[Dict[str, Any], Callable[[], None]], None]) -> None:
+        self._tell = tell
+
+    def __call__(
+        self, answer: Dict[str, Any], then: Optional[Callable[[], None]] = None
+    ) -> None:
+        """Tell it, and call *then* (loop thread) when it is told, or cannot be."""
+        self._tell(answer, then or _nothing)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Control(Job):
@@ -112,6 +125,8 @@ class _Caller(Job):
         self._control = control
         self._heard = b""
         self._answer = b""
+        self._then = _nothing
+        self._left = False
         self._timer = loop.call_later(CALLER_SECONDS, self, self._too_late)
 
     def begin(self) -> None:
@@ -143,14 +158,18 @@ class _Caller(Job):
             self._heard = rest
             self._timer.cancel()
             self._loop.unwatch(self._sock.fileno())  # one after another
-            self._control.carry_out(_wish(line), self._answer_soon)
+            self._control.carry_out(_wish(line), Answer(self._answer_soon))
         else:
             self._loop.watch(self._sock.fileno(), READ, self)
 
-    def _answer_soon(self, answer: Dict[str, Any]) -> None:
-        self._loop.call_soon(self, self._begin_answer, answer)
+    def _answer_soon(self, answer: Dict[str, Any], then: Callable[[], None]) -> None:
+        self._loop.call_soon(self._control, self._begin_answer, answer, then)
 
-    def _begin_answer(self, answer: Dict[str, Any]) -> None:
+    def _begin_answer(self, answer: Dict[str, Any], then: Callable[[], None]) -> None:
+        if self._left:
+            then()
+            return
+        self._then = then
         self._answer = json.dumps(answer).encode("ascii") + b"\n"
         self._timer = self._loop.call_later(CALLER_SECONDS, self, self._too_late)
         self._loop.watch(self._sock.fileno(), WRITE, self)
@@ -158,16 +177,23 @@ class _Caller(Job):
     def _write(self) -> None:
         self._answer = self._answer[self._sock.send(self._answer) :]
         if not self._answer:
+            self._is_told()
             self._carry_out_next()
+
+    def _is_told(self) -> None:
+        then, self._then = self._then, _nothing
+        then()
 
     def _too_late(self) -> None:
         self.abort("")
 
     def abort(self, why: str) -> None:
+        self._left = True
         self._timer.cancel()
         self._loop.close_later(self._sock)
         self._loop.done(self)
         self._control.left()
+        self._is_told()
 
 
 def _wish(line: bytes) -> Dict[str, Any]:

@@ -144,10 +144,11 @@ class Syslog(Destination):
         self._why = ""
 
     def write(self, lines: Sequence[Line]) -> str:
-        """Send a datagram for each; never wait."""
+        """Send a datagram for each, and for each line of a traceback; never wait."""
         lost = ""
         for severity, text in lines:
-            lost = self._send(severity, text) or lost
+            for part in text.split("\n"):
+                lost = self._send(severity, part) or lost
         return lost
 
     def reopen(self) -> None:

@@ -171,9 +171,12 @@ class Log(logging.Handler):
         self._lost, self._why_lost = 0, ""
         self._told_at = -EDGE_SECONDS
 
-    def createLock(self) -> None:
-        """Need none: a deque is enough."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take *record* without the lock of other handlers: a deque needs none."""
+        is_wanted = bool(self.filter(record))
+        if is_wanted:
+            self.emit(record)
+        return is_wanted
 
     def start(self, config: Config) -> None:
         """Take what our loggers have from now on, and write it.
@@ -227,8 +230,10 @@ class Log(logging.Handler):
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what is left, unless that takes too long."""
+        """Write what is left, unless that takes too long.  Any number of times."""
         logging.getLogger("minisocks").removeHandler(self)
+        if self._closed:
+            return  # logging closes it once more at exit
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -48,8 +48,8 @@ class Orders:
         self._poller.close()
         self._waker.close()
 
-    def give(self, what: str, answer: Answer) -> None:
-        """Have *what* carried out, and *answer* called.  Any thread."""
+    def give(self, what: str, answer: Optional[Answer]) -> None:
+        """Have *what* carried out, and *answer* told how it went.  Any thread."""
         self._given.append((what, answer))
         self._waker.wake(_GIVEN)
 

@@ -143,42 +143,43 @@ class Service:
         what = wish.get("do")
         if what == "status":
             answer(dict(collect(self._proxy, self._state), ok=True))
-        elif what in ("stop", "drain", "reload"):
+        elif what == "reload":
             self._orders.give(what, answer)
+        elif what in ("stop", "drain"):
+            # First the answer: behind it the loop may end.
+            told = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
+            answer(told, lambda: self._orders.give(what, None))
         else:
             answer({"error": "no such request"})
 
     def _follow_orders(self) -> None:
         """Return when it is time to end."""
-        steps: Dict[str, Callable[[Answer], None]] = {
-            "stop": self._stop,
-            "drain": self._drain,
-            "reload": self._reload,
-            "report": self._report,
-        }
+        steps = {"stop": self._stop, "drain": self._drain, "report": self._report}
         while True:
             left = None if self._until is None else self._until - time.monotonic()
-            if self._state != "serving" and (self._is_empty.is_set() or (left or 1) <= 0):
+            is_over = self._is_empty.is_set() or (left is not None and left <= 0)
+            if self._state != "serving" and is_over:
                 return
             for what, answer in self._orders.wait(left):
-                if what == "reload" and answer is None and self._has_hung_up():
-                    what = "stop"  # HUP as it was meant at first
-                steps[what](answer or _to_nobody)
+                if what != "reload":
+                    steps[what]()
+                elif answer is None and self._has_hung_up():
+                    self._stop()  # HUP as it was meant at first
+                else:
+                    self._reload(answer)
 
     def _has_hung_up(self) -> bool:
         return self._had_terminal and not _has_terminal()
 
-    def _stop(self, answer: Answer) -> None:
+    def _stop(self) -> None:
         """Give connections their time; told so again, none."""
-        answer({"ok": True, "grace": self._config.grace})
         again = self._state == "stopping"
         self._state = "stopping"
         self._until = time.monotonic() + (0 if again else self._config.grace)
         self._stop_listening()
 
-    def _drain(self, answer: Answer) -> None:
+    def _drain(self) -> None:
         """Give them all the time they want."""
-        answer({"ok": True, "open": len(self._proxy)})
         if self._state == "serving":
             self._state = "draining"
             self._stop_listening()
@@ -191,14 +192,14 @@ class Service:
         self._is_empty.set()
         self._orders.wake()
 
-    def _report(self, answer: Answer) -> None:
+    def _report(self) -> None:
         """Write who is connected to the log."""
         live = self._proxy.live
         log.info("%d connections are open, %d of them connected:", len(self._proxy), len(live))
         for record in live:
             log.info("%s", record)
 
-    def _reload(self, answer: Answer) -> None:
+    def _reload(self, answer: Optional[Answer]) -> None:
         """Go by the settings as they are now, or tell what is wrong with them."""
         self._log.reopen()  # also where they cannot be used: who turns logs over relies on it
         try:
@@ -208,12 +209,14 @@ class Service:
         except (OSError, RuntimeError, ValueError, ServiceError) as exc:
             sentence = getattr(exc, "sentence", None) or getattr(exc, "strerror", None) or str(exc)
             log.error("not reloaded, the old settings stay: %s", sentence)
-            answer({"error": sentence})
-            return
-        log.info("reloaded, changed: %s", ", ".join(changed) or "nothing")
-        if fixed:
-            log.warning("needs a restart: %s", ", ".join(fixed))
-        answer({"ok": True, "changed": changed, "restart": fixed})
+            told: Dict[str, Any] = {"error": sentence}
+        else:
+            log.info("reloaded, changed: %s", ", ".join(changed) or "nothing")
+            if fixed:
+                log.warning("needs a restart: %s", ", ".join(fixed))
+            told = {"ok": True, "changed": changed, "restart": fixed}
+        if answer is not None:
+            answer(told)
 
     def _change(self) -> Tuple[List[str], List[str]]:
         """Return what has changed, and what takes a restart to."""
@@ -285,7 +288,3 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
         "minisocks runs already: %s has %s"
         % ("process %d" % who if who else "another process", pidfile.path)
     )
-
-
-def _to_nobody(_answer: Dict[str, Any]) -> None:
-    """Whoever sent the signal is not told."""

@@ -1,0 +1,337 @@
+"""stop, drain, reload, status: what they say, what they do, how they exit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from instance import Instance
+from minisocks.status import as_prometheus, as_text
+from support import ROOT, TIMEOUT, Talk, closed_port, run_command, wait_until
+
+pytestmark = pytest.mark.usefixtures("every_click")
+
+COMMANDS = ["stop", "drain", "reload", "status"]
+
+
+#: The command line, in which --watch looks twenty times a second.
+IMPATIENT = """
+import signal, sys, minisocks.commands as c
+c.WATCH_SECONDS = 0.05
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from minisocks.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance that runs."""
+    instance = Instance(tmp_path)
+    assert 0 == instance.start()[0]
+    yield instance
+    instance.end()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nobody_there(tmp_path, name):
+    """Exit 3 and one sentence, whether there is no pidfile or nobody has it."""
+    path = tmp_path / "m.pid"
+    for _ in range(2):
+        status, out, err = run_command(name, "--pidfile", str(path))
+        assert (3, "") == (status, out)
+        assert "minisocks: minisocks does not run: no process has %s" % path == err.strip()
+        path.write_text("%d\n" % os.getpid())  # a number alone is nobody
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_which_one_is_meant_has_to_be_clear(name):
+    """Port 0 is a mistake in usage; a wrong file is told as everywhere."""
+    status, _, err = run_command(name, "-l", "0")
+    assert 2 == status
+    assert "--pidfile: with port 0" in err
+    status, _, err = run_command(name, "-c", "/no/such")
+    assert 2 == status
+    assert "cannot read /no/such" in err
+
+
+def test_stop_returns_when_it_has_ended(instance, target):
+    """The pidfile can be had at once after it; a connection has its grace, and gets a reset."""
+    instance.configure("grace = 0")
+    assert 0 == instance.command("reload")[0]
+    with instance.relay(target) as talk:
+        assert (0, "", "") == instance.command("stop")
+        assert None is instance.pid
+        assert 0 == instance.start()[0]
+        talk.expect_reset()
+
+
+def test_stop_a_second_time_is_at_once(instance, target):
+    """Who does not want to wait for connections says it again."""
+    instance.configure("grace = 3600")
+    assert 0 == instance.command("reload")[0]
+    with instance.relay(target) as talk:
+        args = [sys.executable, "-m", "minisocks", "stop", "--pidfile", instance.pidfile]
+        with subprocess.Popen(args, cwd=ROOT) as first:
+            wait_until(lambda: instance.ask("status")["state"] == "stopping")
+            assert None is first.poll()
+            talk.send(b"y").expect(b"y")
+            assert (0, "", "") == instance.command("stop")
+            assert 0 == first.wait(TIMEOUT)
+        talk.expect_reset()
+
+
+def test_drain_ends_it_with_its_last_connection(instance, target):
+    """Nobody comes in any more, who is there stays as long as he likes."""
+    with instance.relay(target) as talk:
+        status, out, err = instance.command("drain")
+        assert (0, "") == (status, out)
+        assert "draining: 1 connections are open; it ends with the last one\n" == err
+        with pytest.raises(ConnectionRefusedError):
+            Talk.to(instance.port)
+        assert "draining" == instance.ask("status")["state"]
+        assert [] == instance.ask("status")["addresses"]
+        assert "it does not listen any more" in instance.command("reload")[2]
+        assert 0 == instance.command("drain")[0]
+        talk.send(b"y").expect(b"y").finish().expect_eof()
+    instance.wait_for_end()
+
+
+def test_drain_without_connections_is_the_end(instance):
+    """There is nobody to wait for."""
+    assert 0 == instance.command("drain")[0]
+    instance.wait_for_end()
+
+
+def test_drain_can_be_cut_short(instance, target):
+    """stop gives those who are left their grace, and no more."""
+    instance.configure("grace = 0")
+    instance.command("reload")
+    with instance.relay(target):
+        instance.command("drain")
+        assert 0 == instance.command("stop")[0]
+        assert None is instance.pid
+
+
+def test_status_for_people(instance, target):
+    """What it is, where it listens, how much there was, who is connected."""
+    with instance.relay(target):
+        with Talk.to(instance.port) as talk:
+            assert 5 == talk.connect5("127.0.0.1", closed_port())[0]
+        status, out, err = instance.command("status")
+    assert (0, "") == (status, err)
+    lines = [line.split() for line in out.splitlines()]
+    assert ["listening", "on", "127.0.0.1:%d" % instance.port] in lines
+    assert ["connections", "1", "open;", "2", "in", "all,", "1", "of", "them", "connected"] in lines
+    assert ["bytes", "1", "B", "up,", "1", "B", "down"] in lines
+    assert ["refused", "connection", "refused:", "1"] in lines
+    assert ["client", "open", "up", "down"] in lines
+    assert ["127.0.0.1", "1", "1", "B", "1", "B"] in lines
+
+
+def test_status_for_programs(instance, target):
+    """--json: the same as data."""
+    with instance.relay(target):
+        status, out, err = instance.command("status", "--json")
+    data = json.loads(out)
+    assert (0, "") == (status, err)
+    assert data["pid"] == instance.pid
+    assert ("serving", 1, 1, 1, 1) == tuple(
+        data[key] for key in ("state", "open", "succeeded", "up", "down")
+    )
+    assert [{"client": "127.0.0.1", "open": 1, "up": 1, "down": 1}] == data["clients"]
+
+
+def test_status_for_prometheus(instance, target):
+    """--prometheus: Prometheus' own parser reads it, each counter called so."""
+    with instance.relay(target):
+        with Talk.to(instance.port) as talk:
+            talk.connect5("127.0.0.1", closed_port())
+        out = instance.command("status", "--prometheus")[1]
+    found = {}
+    for family in text_string_to_metric_families(out):
+        assert family.documentation
+        for sample in family.samples:
+            found[(sample.name, tuple(sample.labels.values()))] = sample.value
+            assert (family.type == "counter") == sample.name.endswith("_total"), sample
+    assert 1 == found["minisocks_connections_open", ()]
+    assert 2 == found["minisocks_connections_total", ()]
+    assert 1 == found["minisocks_bytes_total", ("up",)]
+    assert 1 == found["minisocks_refused_total", ("connection refused",)]
+
+
+def test_labels_are_escaped():
+    """What a label may not hold is written as the format wants."""
+    status = dict.fromkeys(["uptime", "open", "total", "succeeded", "handshakes", "threads"], 0)
+    status.update(version='1"\\\n', state="serving", up=0, down=0, refused={'a"b\\c\nd': 1})
+    (sample,) = [
+        sample
+        for family in text_string_to_metric_families("\n".join(as_prometheus(status)) + "\n")
+        for sample in family.samples
+        if sample.name == "minisocks_refused_total"
+    ]
+    assert {"reason": 'a"b\\c\nd'} == sample.labels
+
+
+def test_large_figures_are_readable():
+    """Sizes have units, long times have days."""
+    status = {
+        "version": "1", "pid": 2, "state": "serving", "addresses": ["127.0.0.1:1080"],
+        "uptime": 123456.7, "open": 1, "total": 2, "succeeded": 3, "refused": {},
+        "up": 1023, "down": 5 << 40, "handshakes": 0, "threads": 0,
+        "clients": [{"client": "::1", "open": 1, "up": 1024, "down": 3 << 30}],
+    }  # fmt: skip
+    text = "\n".join(as_text(status))
+    assert "1 days, 10:17:36" in text
+    assert "1023 B up, 5.0 TiB down" in text
+    assert "1.0 KiB    3.0 GiB" in text
+
+
+def test_only_one_form_at_once(instance):
+    """--json and --prometheus together are a mistake in usage."""
+    status, out, err = instance.command("status", "--json", "--prometheus")
+    assert (2, "") == (status, out)
+    assert "which one?" in err
+
+
+def test_watch_shows_it_again_until_ctrl_c(instance):
+    """--watch redraws, and Ctrl-C ends it without a traceback."""
+    args = [sys.executable, "-c",
+            IMPATIENT, "status", "--watch", "--pidfile", instance.pidfile]  # fmt: skip
+    with subprocess.Popen(
+        args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    ) as process:
+        for _ in range(3):
+            while not process.stdout.readline().startswith("\x1b[H\x1b[2J\x1b[3Jminisocks"):
+                assert None is process.poll()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=TIMEOUT)
+    assert (130, "") == (process.returncode, err)
+
+
+def test_watch_ends_with_what_it_watches(instance):
+    """When it has ended, so does --watch, and says so."""
+    args = [sys.executable, "-m", "minisocks", "status", "--watch", "--json"]
+    with subprocess.Popen(
+        args + ["--pidfile", instance.pidfile],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    ) as process:
+        assert json.loads(process.stdout.readline())["open"] == 0
+        instance.command("stop")
+        assert "does not run" in process.communicate(timeout=TIMEOUT)[1]
+    assert 3 == process.returncode
+
+
+def test_a_process_that_does_not_answer_is_told(instance):
+    """One sentence with the number of the process, and not a hang."""
+    os.unlink(instance.pidfile + ".sock")
+    for name in COMMANDS:
+        status, out, err = instance.command(name)
+        assert (1, "") == (status, out)
+        assert "process %d cannot be spoken to at " % instance.pid in err
+        assert "No such file" in err
+
+
+def test_default_needs_no_names(tmp_path):
+    """Started and spoken to by the address alone, with the settings file, or with nothing."""
+    port = closed_port()
+    args = ["-l", str(port)]
+    with_file = tmp_path / "m.ini"
+    with_file.write_text("[minisocks]\nlisten = %d\n" % port)
+    assert 0 == run_command("--daemon", "--log-file", str(tmp_path / "log"), *args)[0]
+    try:
+        for how in (args, ["-c", str(with_file)], ["--listen=127.0.0.1:%d" % port]):
+            assert "127.0.0.1:%d" % port in run_command("status", *how)[1]
+        assert 3 == run_command("status", "-l", "[::1]:%d" % port)[0]
+    finally:
+        assert 0 == run_command("stop", *args)[0]
+    for end in (".pid", ".pid.sock"):
+        name = "/run/minisocks-127.0.0.1-%d%s" % (port, end)
+        if os.path.exists(name):
+            os.unlink(name)  # of a port that nobody will have again
+
+
+def test_a_foreground_process_can_be_spoken_to(tmp_path):
+    """One that a supervisor started, too."""
+    pidfile = str(tmp_path / "p")
+    args = [sys.executable, "-m", "minisocks", "-l", "0", "--pidfile", pidfile]
+    with subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        while b"try it" not in process.stderr.readline():
+            assert None is process.poll()
+        out = run_command("status", "--json", "--pidfile", pidfile)[1]
+        assert process.pid == json.loads(out)["pid"]
+        assert 0 == run_command("stop", "--pidfile", pidfile)[0]
+        process.communicate(timeout=TIMEOUT)
+    assert 0 == process.returncode
+
+
+def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypatch):
+    """A warning and no channel, unless the pidfile was asked for."""
+    code = (
+        "import sys, minisocks.pidfile as p\n"
+        "p._directory = lambda: '/no/such'\n"
+        "from minisocks.cli import main; sys.exit(main())"
+    )
+    port = closed_port()
+    args = [sys.executable, "-c", code, "-l", str(port)]
+    with subprocess.Popen(
+        args, cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True
+    ) as process:
+        lines = []
+        while not lines or not lines[-1].startswith("try it"):
+            lines.append(process.stderr.readline())
+            assert None is process.poll()
+        assert lines[0].startswith("warning: no pidfile /no/such/minisocks-127.0.0.1-%d.pid" % port)
+        Talk.to(port).close()
+        process.terminate()
+        process.communicate(timeout=TIMEOUT)
+    assert 0 == process.returncode
+
+    status, _, err = run_command("-l", "0", "--pidfile", "/no/such/p")
+    assert 1 == status
+    assert "minisocks: cannot use the pidfile /no/such/p: No such file or directory" in err
+
+
+def test_another_one_s_default_is_left_to_it(tmp_path):
+    """Where another process has the default pidfile (of another network, say), it serves, too."""
+    from minisocks.pidfile import Pidfile, default_path
+
+    port = closed_port()
+    path = default_path("127.0.0.1:%d" % port)
+    other = Pidfile(path)
+    assert other.acquire()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "minisocks", "-l", str(port)],
+            cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True,
+        ) as process:  # fmt: skip
+            line = process.stderr.readline()
+            assert "warning: %s is another's: name a --pidfile\n" % path == line
+            wait_until(lambda: "try it" in process.stderr.readline())
+            process.terminate()
+            process.communicate(timeout=TIMEOUT)
+        assert 0 == process.returncode
+    finally:
+        other.release()
+        os.unlink(path)
+
+
+def test_end_seconds_are_bounded(instance, monkeypatch):
+    """stop does not wait for ever for a process that hangs."""
+    from minisocks import commands
+    from minisocks.errors import ServiceError
+
+    monkeypatch.setattr(commands, "END_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "_ask", lambda path, what: {"grace": 0})
+    began = time.monotonic()
+    with pytest.raises(ServiceError, match="process %d has not ended yet" % instance.pid):
+        commands.stop(instance.pidfile)
+    assert time.monotonic() - began < TIMEOUT

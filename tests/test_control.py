@@ -1,0 +1,219 @@
+"""The control channel: a line asked, a line answered, and nobody can do harm by it."""
+
+import errno
+import json
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+import minisocks.control
+from minisocks.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
+from minisocks.loop import Loop
+from minisocks.remote import request
+from support import TIMEOUT, Talk, nothing_left, wait_until
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the channel is."""
+    return str(tmp_path / "m.pid.sock")
+
+
+class Server:
+    """A control channel that answers with what it was asked, or later."""
+
+    def __init__(self, path):
+        self.loop = Loop()
+        self.loop.start()
+        self.wishes = []
+        self.later = []
+        self.control = Control(self.loop, path, self.carry_out)
+        self.loop.submit(self.control)
+
+    def carry_out(self, wish, answer):
+        self.wishes.append(wish)
+        if wish.get("do") == "wait":
+            self.later.append(answer)
+        else:
+            answer({"asked": wish, "fill": "x" * wish.get("size", 0)})
+
+
+@pytest.fixture
+def server(path):
+    """A channel that is served."""
+    running = Server(path)
+    yield running
+    running.loop.stop()
+
+
+def call(path):
+    """Return a connection to it."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(TIMEOUT)
+    sock.connect(path)
+    return Talk(sock)
+
+
+def ask(talk, data):
+    """Send a line and return what comes back."""
+    talk.send(data + b"\n")
+    line = b""
+    while not line.endswith(b"\n"):
+        line += talk.receive(1)
+    return json.loads(line.decode())
+
+
+def test_only_its_owner_may_connect(server, path):
+    """Mode 0600, whatever the umask; who ends removes the file."""
+    mode = os.stat(path).st_mode
+    assert stat.S_ISSOCK(mode)
+    assert 0o600 == mode & 0o777
+    server.loop.stop()
+    assert not os.path.exists(path)
+
+
+def test_a_file_of_an_earlier_one_is_replaced(path):
+    """Who was killed has left it behind."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    server = Server(path)
+    assert {"do": "x"} == request(path, {"do": "x"}, TIMEOUT)["asked"]
+    server.loop.stop()
+
+
+def test_request_and_answer(server, path):
+    """As many as a caller likes, cut anywhere, one after another."""
+    with call(path) as talk:
+        for n in range(3):
+            assert {"n": n} == ask(talk, json.dumps({"n": n}).encode())["asked"]
+        for byte in b'{"a": 1}':
+            talk.send(bytes((byte,)))
+        assert {"a": 1} == ask(talk, b"")["asked"]
+        talk.send(b'{"a": 2}\n{"a": 3}\n{"a"')
+        answers = b""
+        while answers.count(b"\n") < 2:
+            answers += talk.receive(1)
+        assert [2, 3] == [json.loads(a)["asked"]["a"] for a in answers.decode().splitlines()]
+        assert {"a": 4} == ask(talk, b": 4}")["asked"]
+
+
+def test_long_answer(server, path):
+    """More than any buffer takes arrives whole."""
+    answer = request(path, {"size": 5 << 20}, TIMEOUT)
+    assert 5 << 20 == len(answer["fill"])
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"x", b"[]", b"3", b"{", b"\xff\xfe", b"[" * 4000, b"null", b'"do"']
+)
+def test_nonsense_is_answered(server, path, line):
+    """What is no request is answered as one that nobody knows; the next one is served."""
+    with call(path) as talk:
+        assert {} == ask(talk, line)["asked"]
+        assert {"do": "y"} == ask(talk, b'{"do": "y"}')["asked"]
+
+
+def test_a_request_has_a_bound(server, path):
+    """Who sends and sends without a line's end is not listened to."""
+    with nothing_left(), call(path) as talk:
+        with pytest.raises(OSError, match="."):
+            talk.send(b"x" * MAX_REQUEST_BYTES * 1000)
+    assert [] == server.wishes
+
+
+def test_an_answer_may_take_its_time(server, path):
+    """Others are served meanwhile; a caller that leaves meanwhile disturbs nobody."""
+    with nothing_left():
+        with call(path) as patient, call(path) as hasty:
+            patient.send(b'{"do": "wait"}\n')
+            hasty.send(b'{"do": "wait"}\n')
+            wait_until(lambda: len(server.later) == 2)
+            assert {"n": 1} == request(path, {"n": 1}, TIMEOUT)["asked"]
+            hasty.close()
+            for answer in server.later:
+                threading.Thread(target=answer, args=({"late": True},)).start()
+            patient.expect(b'{"late": true}\n')
+
+
+def test_callers_have_a_bound(server, path):
+    """Beyond it they wait in the kernel, and are served when one has gone."""
+    with nothing_left():
+        talks = [call(path) for _ in range(MAX_CALLERS + 2)]
+        for talk in talks[:MAX_CALLERS]:
+            assert ask(talk, b"{}")
+        talks[-1].send(b'{"last": 1}\n')
+        talks[-2].send(b'{"last": 0}\n')
+        assert {"last": 1} not in server.wishes
+        for talk in talks[:2]:
+            talk.close()
+        for talk in talks[-2:]:
+            assert b"{" == talk.receive(1)
+        for talk in talks:
+            talk.close()
+
+
+@pytest.mark.parametrize("said", [b"", b'{"a"', b'{"do": "wait"}\n'])
+def test_a_caller_has_a_time_limit(server, path, monkeypatch, said):
+    """Who does not ask, or does not take the answer, is put out."""
+    monkeypatch.setattr(minisocks.control, "CALLER_SECONDS", 0.05)
+    with call(path) as talk:
+        talk.send(said)
+        if b"wait" in said:
+            wait_until(lambda: server.later)
+            server.later[0]({"big": "x" * (8 << 20)})
+        wait_until(lambda: len(server.loop._jobs) == 1, "the end of the caller")
+        assert len(talk.rest()) < 8 << 20
+
+
+def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
+    """A caller is served when there are some; the loop does not spin meanwhile."""
+    monkeypatch.setattr(minisocks.control, "RETRY_SECONDS", 0.05)
+
+    class Full:
+        """The listener, three times without room."""
+
+        def __init__(self, sock):
+            self.sock, self.left = sock, 3
+
+        def accept(self):
+            self.left -= 1
+            if self.left >= 0:
+                raise OSError(errno.EMFILE, "full")
+            return self.sock.accept()
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+    full = server.control._sock = Full(server.control._sock)
+    assert {"n": 1} == request(path, {"n": 1}, TIMEOUT)["asked"]
+    assert -1 == full.left
+
+
+def test_it_is_no_connection(server, path):
+    """A proxy whose last client has gone is empty, whoever asks for its status."""
+    with call(path) as talk:
+        ask(talk, b"{}")
+        assert 0 == len(server.loop)
+
+
+@pytest.mark.parametrize("answer", [b"", b"x\n", b"[]\n", b"\xff\n"])
+def test_who_is_no_minisocks_is_told_apart(path, answer):
+    """An answer that is none is an error, whatever listens there."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen(1)
+
+        def serve():
+            sock = other.accept()[0]
+            sock.recv(100)
+            sock.sendall(answer)
+            sock.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(ValueError, match="."):
+            request(path, {}, TIMEOUT)
+        thread.join()

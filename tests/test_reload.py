@@ -1,0 +1,363 @@
+"""Settings that change while it serves: all of them or none, and no connection notices."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from instance import Instance
+from minisocks import Proxy
+from minisocks.errors import ConfigError, ListenError, RoadError
+from minisocks.settings import SETTINGS, Config
+from support import (
+    Talk,
+    closed_port,
+    nothing_left,
+    password_message,
+    run_proxy,
+    socks5,
+    wait_until,
+)
+
+
+@pytest.fixture
+def relayed(proxy, target):
+    """A connection through the proxy, which has to live through everything."""
+    with Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        talk.send(b"x").expect(b"x")
+        yield talk
+        talk.send(b"y").expect(b"y").finish().expect_eof()
+
+
+def changed(proxy, **settings):
+    """Have *proxy* reload with these settings changed."""
+    proxy.reload(proxy.config._replace(**settings))
+
+
+def serves(port, host="127.0.0.1"):
+    """Return whether a client gets an answer there."""
+    try:
+        with Talk.to(port, host) as talk:
+            talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_listeners_come_and_go(proxy, relayed, tmp_path):
+    """New ones are opened, old ones closed, the others stay open all the time."""
+    first, second, path = proxy.port, closed_port(), str(tmp_path / "s")
+    stays = proxy.config.listen
+    changed(proxy, listen=stays + (str(second), "unix:" + path))
+    assert ["127.0.0.1:%d" % first, "127.0.0.1:%d" % second, "unix:" + path] == proxy.addresses
+    assert serves(first)
+    assert serves(second)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        assert Talk(sock).send(b"\x05\x01\x00").expect(b"\x05\x00")
+    changed(proxy, listen=(str(second),))
+    assert not os.path.exists(path)
+    assert not serves(first)
+    assert serves(second)
+    assert second == proxy.port
+
+
+def test_who_waits_at_a_listener_that_goes_is_served(proxy, target, relayed):
+    """A client that has connected already does not pay for the change."""
+    port = closed_port()
+    changed(proxy, listen=proxy.config.listen + (str(port),))
+    talks = [Talk.to(port) for _ in range(20)]
+    changed(proxy, listen=proxy.config.listen[:1])
+    for talk in talks:
+        with talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+    assert not serves(port)
+
+
+def test_a_wider_listener_takes_a_narrower_one_s_place(target):
+    """127.0.0.1:PORT becomes :PORT, and the other way round, although both at once cannot be."""
+    port = closed_port()
+    with run_proxy(listen=(str(port),)) as proxy:
+        with Talk.to(port) as talk:
+            talk.connect5("127.0.0.1", target.port)
+            for listen in (":%d", "127.0.0.1:%d", "0.0.0.0:%d", "127.0.0.1:%d"):
+                changed(proxy, listen=(listen % port,))
+                assert serves(port)
+                assert serves(port, "127.0.0.2") == (not listen.startswith("127"))
+                talk.send(b"x").expect(b"x")
+
+
+def test_one_listener_that_cannot_be_had_changes_nothing(proxy, relayed):
+    """All or nothing: neither the other listeners nor the other settings."""
+    before = proxy.config
+    free = closed_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        taken = str(other.getsockname()[1])
+        for listen in ((str(free), taken), before.listen + (str(free), taken)):
+            with nothing_left(), pytest.raises(ListenError, match="in use"):
+                changed(proxy, listen=listen, user=("ann:secret",), max_handshakes=4)
+            assert before == proxy.config
+            assert serves(proxy.port)
+            assert not serves(free)
+
+
+def test_in_place_of_others_a_failure_brings_them_back():
+    """Where old listeners had to make room first, they are there again if it was in vain."""
+    port, other = closed_port(), closed_port()
+    with run_proxy(listen=(str(port), str(other))) as proxy, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        wrong = (":%d" % port, str(taken.getsockname()[1]))
+        with nothing_left(), pytest.raises(ListenError, match="in use"):
+            changed(proxy, listen=wrong)
+        assert (str(port), str(other)) == proxy.config.listen
+        assert sorted(["127.0.0.1:%d" % port, "127.0.0.1:%d" % other]) == sorted(proxy.addresses)
+        assert serves(port)
+        assert serves(other)
+
+
+def test_what_cannot_be_used_changes_nothing(proxy, relayed):
+    """A value that is none, or a road that leads nowhere."""
+    before = proxy.config
+    with pytest.raises(ConfigError):
+        changed(proxy, grace=-1.0)
+    if not os.geteuid():
+        pytest.skip("root may set a mark")
+    with pytest.raises(RoadError):
+        changed(proxy, mark=5)
+    assert before == proxy.config
+
+
+def test_users_and_doors_change_for_who_comes_next(proxy, relayed):
+    """A password from now on, and another one; who is connected stays."""
+    changed(proxy, user=("ann:secret",))
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x01\x00").expect(b"\x05\xff")
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x01\x02" + password_message(b"ann", b"secret")).expect(b"\x05\x02\x01\x00")
+    changed(proxy, user=("bob:hunter2",))
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x01\x02" + password_message(b"ann", b"secret")).expect(b"\x05\x02\x01\x01")
+
+
+def test_a_door_that_closes_keeps_out_who_is_between_greeting_and_request(proxy, target):
+    """The rules that count are those of the moment of the request."""
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
+        changed(proxy, user=("ann:secret",))
+        talk.send(socks5("127.0.0.1", target.port))
+        assert 2 == talk.receive_reply5()[0]
+
+
+def test_limits_change(proxy, relayed):
+    """Time limits and numbers go by the new settings, for who comes next."""
+    changed(proxy, max_handshakes=4, handshake_timeout=0.1)
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05").rest()  # ended by the time limit
+    changed(proxy, handshake_timeout=3600.0)
+    talks = [Talk.to(proxy.port).send(b"\x05") for _ in range(5)]
+    talks[0].rest()  # made room
+    wait_until(lambda: proxy.stats().handshakes == 4)
+    for talk in talks:
+        talk.close()
+
+
+def test_it_waits_for_nobody_and_is_waited_for(proxy, target):
+    """Clients that come all the time are served while the settings change all the time."""
+    port = proxy.port
+    others = [closed_port() for _ in range(3)]
+    for n in range(30):
+        changed(proxy, listen=proxy.config.listen[:1] + tuple(map(str, others[: n % 4])))
+        with Talk.to(port) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+    assert 30 == proxy.stats().succeeded
+
+
+def test_a_proxy_that_does_not_run_takes_it_for_the_next_start():
+    """And one that stops changes no more."""
+    proxy = Proxy(listen="127.0.0.1:0")
+    proxy.reload(proxy.config._replace(user=("ann:secret",)))
+    with proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01\x00").expect(b"\x05\xff")
+        proxy.stop_listening()
+        with pytest.raises(RuntimeError, match="stops"):
+            proxy.reload(proxy.config)
+
+
+def test_stop_closes_what_a_reload_has_opened(tmp_path):
+    """Nothing is left: no listener, no descriptor, no file."""
+    with nothing_left(), run_proxy() as proxy:
+        changed(proxy, listen=proxy.config.listen + ("unix:%s" % (tmp_path / "s"), "127.0.0.2:0"))
+        proxy.stop()
+    assert not (tmp_path / "s").exists()
+
+
+# The process
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance that runs in the background."""
+    instance = Instance(tmp_path)
+    assert 0 == instance.start()[0]
+    yield instance
+    instance.end()
+
+
+def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
+    """For each of them: reload names it as changed, or as one that needs a restart."""
+    instance.end()
+    assert 0 == instance.start("--ensure")[0]  # with --daemon the command line would win
+    other = {
+        "listen": "%d\n  127.0.0.2:%d" % (instance.port, closed_port()),
+        "user": "ann:secret", "prefer": "ipv4", "source": "127.0.0.1", "interface": "lo",
+        "pidfile": str(tmp_path / "q"), "log_file": str(tmp_path / "new.log"),
+        "syslog": str(tmp_path / "nowhere"), "log_format": "json",
+    }  # fmt: skip
+    by_kind = {"flag": "yes", "seconds": "7", "count": "5"}
+    restart = []
+    for setting in SETTINGS:
+        if setting.name in ("interface", "mark") and os.geteuid():
+            continue
+        value = other.get(setting.name) or by_kind[setting.kind]
+        lines = {"listen": str(instance.port), "pidfile": instance.pidfile}
+        lines["log-file"] = instance.log_file
+        lines[setting.key] = value
+        with open(instance.file, "w") as file:
+            file.write("[minisocks]\n" + "".join("%s = %s\n" % line for line in lines.items()))
+        os.chmod(instance.file, 0o600)
+        answer = instance.ask("reload")
+        assert "error" not in answer, answer
+        named = answer["changed"] + answer["restart"]
+        # And what the one before had changed goes back.
+        assert setting.key in named, (setting.key, answer)
+        restart += [key for key in answer["restart"] if key not in restart]
+        assert instance.pid
+    assert sorted(s.key for s in SETTINGS if s.is_fixed) == sorted(restart)
+
+
+def test_hup_is_reload(instance):
+    """The signal does what the command does, and the log says so."""
+    instance.configure("user = ann:secret")
+    os.kill(instance.pid, signal.SIGHUP)
+    instance.wait_for_line("reloaded, changed: user")
+    with Talk.to(instance.port) as talk:
+        talk.send(b"\x05\x01\x00").expect(b"\x05\xff")
+
+
+@pytest.mark.parametrize(
+    "settings, error",
+    [
+        ("grace = soon", "line 5: grace: 'soon' is no number of seconds"),
+        ("grcae = 1", "line 5: no setting is called 'grcae'; did you mean grace?"),
+        ("log-file = /x", "line 5: log-file is there twice"),
+        ("[rest", "line 5: the section lacks its ]"),
+    ],
+)
+def test_a_mistake_keeps_the_old_settings(instance, target, settings, error):
+    """The command says the sentence and exits 1, the log has it, connections live on."""
+    with instance.relay(target) as talk:
+        instance.configure(settings + "\nuser = ann:secret")
+        status, out, err = instance.command("reload")
+        assert (1, "") == (status, out)
+        assert err.startswith("minisocks: %s, %s" % (instance.file, error))
+        instance.wait_for_line("not reloaded, the old settings stay: %s, " % instance.file + error)
+        assert serves(instance.port)
+        talk.send(b"y").expect(b"y")
+
+
+def test_a_listener_that_cannot_be_had_keeps_the_old_settings(instance, target):
+    """Neither users nor log change when a port is taken; nor does a log that cannot be written."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        taken = other.getsockname()[1]
+        instance.configure("user = ann:secret", listen="%d\n  %d" % (instance.port, taken))
+        assert "in use" in instance.ask("reload")["error"]
+    assert serves(instance.port)
+    log_file, instance.log_file = instance.log_file, "/no/such/log"
+    instance.configure("user = ann:secret")
+    assert "cannot write /no/such/log" in instance.ask("reload")["error"]
+    assert serves(instance.port)
+    instance.log_file = log_file
+    instance.relay(target).close()
+    instance.wait_for_line("end=client-fin")
+
+
+def test_log_settings_change_without_losing_a_line(instance, target):
+    """Format, file and amount: each line is in the old file or in the new one."""
+    instance.relay(target).close()
+    instance.wait_for_line("id=1 ")
+    old = instance.log_file
+    instance.log_file = old + ".json"
+    instance.configure("log-format = json")
+    assert ["log-file", "log-format"] == instance.ask("reload")["changed"]
+    instance.relay(target).close()
+    instance.wait_for_line('"id": 2')
+    lines = [json.loads(line) for line in instance.log().splitlines()]
+    (line,) = [line for line in lines if line.get("id") == 2]
+    assert ("127.0.0.1", "CONNECT", "succeeded", 1, 1, "client-fin") == tuple(
+        line[key] for key in ("via", "cmd", "rep", "up", "down", "end")
+    )
+    with open(old) as file:
+        text = file.read()
+    assert "id=1 " in text
+    assert "id=2 " not in text
+    instance.configure("log-format = json\nquiet = yes")
+    instance.ask("reload")
+    instance.relay(target).close()
+    instance.configure("log-format = json\nquiet = no")
+    instance.ask("reload")
+    wait_until(lambda: instance.ask("status")["open"] == 0)
+    instance.relay(target).close()
+    instance.wait_for_line('"id": 4')
+    assert '"id": 3' not in instance.log()
+
+
+def test_usr1_writes_who_is_connected(instance, target):
+    """Each live connection is a line in the log, without an end."""
+    with instance.relay(target):
+        os.kill(instance.pid, signal.SIGUSR1)
+        instance.wait_for_line("1 connections are open, 1 of them connected:")
+        instance.wait_for_line("id=1 ")
+        (line,) = [line for line in instance.log().splitlines() if "id=1 " in line]
+        assert "up=1B down=1B" in line
+        assert "end=" not in line
+
+
+@pytest.mark.parametrize("hang_up", [True, False])
+def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
+    """Who closes the window ends what runs in it; a HUP while it is there reloads."""
+    import pty
+    import sys
+
+    pidfile = str(tmp_path / "p")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(  # noqa: S606  # a child of a terminal of its own
+            sys.executable,
+            [sys.executable, "-m", "minisocks", "-l", "0", "--pidfile", pidfile],
+        )
+    said = b""
+    while b"try it" not in said:
+        said += os.read(terminal, 4096)
+    if not hang_up:
+        os.kill(pid, signal.SIGHUP)
+        while b"reloaded" not in said:
+            said += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert 0 == status
+
+
+def test_config_of_a_program_has_no_such_settings():
+    """What only a process can do is no setting of a proxy in a program."""
+    for name in ("pidfile", "daemon", "log_file", "syslog", "log_format"):
+        with pytest.raises(TypeError, match="%s is for the command line" % name):
+            Proxy(**{name: Config._field_defaults[name]})
