@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 
 import pytest
 
@@ -11,9 +10,6 @@ from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
 # As if this package were installed, which it need not be for its own tests.
 __all__ = ["make_socks_proxy", "socks_proxy"]
-
-#: The oldest click that the command line runs with, where scripts/test has put it.
-OLDEST_CLICK = os.path.join(sys.prefix, "oldest")
 
 
 @pytest.fixture
@@ -41,9 +37,9 @@ def access_log():
 def every_click(request, monkeypatch):
     """Have child processes use this environment's click, then the oldest one."""
     if request.param == "oldest":
-        if not os.path.isdir(OLDEST_CLICK):
+        if not os.path.isdir(support.OLDEST_CLICK):
             pytest.skip("no click 7.1 beside this environment; scripts/test makes one")
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((OLDEST_CLICK, support.ROOT)))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((support.OLDEST_CLICK, support.ROOT)))
 
 
 @pytest.fixture

@@ -298,6 +298,9 @@ def run_proxy(resolver=None, listen=("127.0.0.1:0",), listeners=(), **settings):
 #: The project's folder, where ``python -m minisocks`` finds the package.
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+#: The oldest click that the command line runs with, where scripts/test has put it.
+OLDEST_CLICK = os.path.join(sys.prefix, "oldest")
+
 
 def environment(**variables):
     """Return the environment for a child: none but *variables*, as cron gives it.
@@ -308,14 +311,18 @@ def environment(**variables):
     return dict(variables, **{"PYTHONPATH": path[0]} if path[0].endswith("oldest") else {})
 
 
-def run_command(*args, **kwargs):
+#: What starts the command line from the package.
+MODULE = (sys.executable, "-m", "minisocks")
+
+
+def run_command(*args, program=(sys.executable, "-W", "error") + MODULE[1:], **kwargs):
     """Run ``python -m minisocks`` to its end; return status, stdout and stderr.
 
     Warnings are errors there.
     """
     kwargs.setdefault("cwd", ROOT)
     child = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "minisocks"] + list(args),
+        list(program) + list(args),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -333,14 +340,15 @@ class CommandLine:
     ports; ``end`` returns the exit status and ``lines`` all that it said.
     """
 
-    def __init__(self, *args, env=None, prefix=(), wait=True):
+    def __init__(self, *args, env=None, prefix=(), program=MODULE, cwd=None, wait=True):
         self.process = subprocess.Popen(
-            list(prefix) + [sys.executable, "-m", "minisocks"] + list(args),
+            list(prefix) + list(program) + list(args),
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             universal_newlines=True,
             env=env,
+            cwd=cwd,
         )
         self.lines = []
         self._heard = threading.Condition()

@@ -1,0 +1,155 @@
+"""Put minisocks and click into one file that any Python from 3.6 on runs.
+
+    python scripts/single_file.py CLICK FILE
+
+CLICK is a folder with click installed in it; ``scripts/build-single-file`` makes that.  The
+file depends on what goes into it, and on nothing of where, when, by whom and by which Python
+it is made: only another zlib may pack the same into other bytes.
+
+Sources only, although Python compiles them at each start (scripts/bench/start tells what
+that costs).  Bytecode is for one version of Python: that of 3.11 alone was 377 KB packed, and
+3.6 takes it for stale unless the clock's time zone is that of the build.  Without comments and
+docstrings a start is no faster (2 ms of 138), so ours stay; click goes without, for 32 KB.
+"""
+
+import glob
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+import tokenize
+import zipfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+#: A router's flash has room for it; more is a bug.
+MAX_BYTES = 250 * 1000
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+
+#: click has a folder of its own, so that a program that imports minisocks from the file
+#: keeps the click that it has.  Absolute, because a daemon may leave the folder it was
+#: started in, and Python before 3.9 does not make the path so.
+MAIN = b'''\
+"""minisocks in one file: https://docs.python.org/3/library/zipapp.html tells how."""
+
+import os
+import sys
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path[:1] = [here, os.path.join(here, "lib")]
+
+from minisocks.__main__ import run
+
+sys.exit(run())
+'''
+
+#: Of click: for its users' tests, and completion for shells, which only its own ``main`` and
+#: groups import.
+NOT_NEEDED = {"click/testing.py", "click/_bashcomplete.py"}
+
+#: What a statement comes after.
+BEFORE = {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+
+
+def sources(folder, package):
+    """Yield the path below *folder* of each Python file of *package*."""
+    for path, _, names in os.walk(os.path.join(folder, package)):
+        for name in names:
+            if name.endswith(".py"):
+                yield os.path.relpath(os.path.join(path, name), folder).replace(os.sep, "/")
+
+
+def read(path):
+    """Return the bytes of a text, with the same ends of lines on each system."""
+    with open(path, "rb") as file:
+        return file.read().replace(b"\r\n", b"\n")
+
+
+def bare(source):
+    """Return Python *source* without comments and docstrings, each line at its number."""
+    lines = source.decode().splitlines(True)
+    tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
+    before = tokenize.ENCODING
+    for token, after in zip(tokens, tokens[1:]):
+        (first, column), (last, _) = token.start, token.end
+        if token.type == tokenize.COMMENT:
+            lines[first - 1] = lines[first - 1][:column].rstrip() + "\n"
+        elif token.type == tokenize.STRING and before in BEFORE and after.type == tokenize.NEWLINE:
+            # Something has to stand there, where nothing else does.
+            empty = lines[first - 1][:column] + "''\n"
+            lines[first - 1 : last] = [empty] + ["\n"] * (last - first)
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+    return "".join(lines).encode()
+
+
+def contents(click):
+    """Return what goes in: name in the zip -> bytes."""
+    (licence,) = glob.glob(os.path.join(glob.escape(click), "click-*.dist-info", "LICENSE*"))
+    inside = {
+        "__main__.py": MAIN,
+        "LICENSE": read(os.path.join(ROOT, "LICENSE")),
+        "lib/click/" + os.path.basename(licence): read(licence),
+    }
+    for name in sources(ROOT, "minisocks"):
+        inside[name] = read(os.path.join(ROOT, name))
+    for name in set(sources(click, "click")) - NOT_NEEDED:
+        inside["lib/" + name] = bare(read(os.path.join(click, name)))
+    return inside
+
+
+def packed(inside):
+    """Return the bytes of the whole file."""
+    whole = io.BytesIO()
+    whole.write(SHEBANG)
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in sorted(inside):
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # the first day there is
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, also when built elsewhere
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, inside[name])
+    return whole.getvalue()
+
+
+def write(path, data):
+    """Have *data* in an executable file: the whole of it, or what was there before."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    number, unfinished = tempfile.mkstemp(prefix=".minisocks", dir=folder)
+    try:
+        with open(number, "wb") as file:
+            file.write(data)
+        os.chmod(unfinished, 0o755)  # noqa: S103  # everybody may run it
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def version(source):
+    """Return the version that an ``__init__.py`` tells."""
+    return re.search(rb"(?m)^__version__ = ['\"](.+)['\"]$", source).group(1).decode()
+
+
+def main(click, path):
+    """Build it and tell what it is; return the exit status."""
+    inside = contents(click)
+    data = packed(inside)
+    if len(data) > MAX_BYTES:
+        sys.stderr.write("minisocks: %d bytes is too much for one file\n" % len(data))
+        return 1
+    write(path, data)
+    print("file      %s" % path)
+    print("size      %d KB" % -(-len(data) // 1000))
+    print("sha256    %s" % hashlib.sha256(data).hexdigest())
+    print("inside    minisocks %s" % version(inside["minisocks/__init__.py"]))
+    print("          click %s" % version(inside["lib/click/__init__.py"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
