@@ -227,7 +227,11 @@ COMMANDS: Dict[str, _Command] = {
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; return the exit status."""
     _fill_standard_descriptors()
-    status = _status_of(list(sys.argv[1:] if argv is None else argv))
+    try:
+        status = _status_of(list(sys.argv[1:] if argv is None else argv))
+    except BaseException:
+        console.crash()
+        raise
     console.finish(status)
     return status
 

@@ -93,7 +93,7 @@ def _ask(path: str, what: str) -> Dict[str, Any]:
     pidfile = Pidfile(path)
     try:
         if pidfile.is_free():
-            raise NotRunning("minisocks does not run: no process has %s" % path)
+            raise NotRunning("not running: no process has %s" % path)
     except OSError as exc:
         raise ServiceError("cannot read the pidfile %s: %s" % (path, exc.strerror or exc)) from exc
     where = control_path(path)

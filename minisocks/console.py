@@ -5,11 +5,21 @@ In the background it goes to whoever started it, until it serves.
 
 import os
 import sys
+import traceback
 from typing import Callable, Optional
 
 from minisocks.daemon import Detached
 
-__all__ = ["fail", "finish", "give_up_stdout", "in_background", "print_line", "say", "warn"]
+__all__ = [
+    "crash",
+    "fail",
+    "finish",
+    "give_up_stdout",
+    "in_background",
+    "print_line",
+    "say",
+    "warn",
+]
 
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
@@ -26,6 +36,14 @@ def finish(status: int) -> None:
     """Let whoever waits for a process in the background go, with this exit status."""
     if _background is not None:
         _background.finish(status)
+
+
+def crash() -> None:
+    """Tell who waits for a process in the background of the exception that ends it."""
+    if _background is not None:
+        for line in traceback.format_exc().splitlines():
+            _background.say(line)
+        _background.finish(1)
 
 
 def say(about: str, rest: str) -> None:

@@ -38,6 +38,10 @@ class Destination:
         """Write *lines*; return why some are lost, nothing if none is."""
         raise NotImplementedError
 
+    def problem(self) -> str:
+        """Return why lines would be lost just now, nothing if none would."""
+        return ""
+
     def reopen(self) -> None:
         """Let go of what was opened, and open it anew.
 
@@ -150,6 +154,10 @@ class Syslog(Destination):
             for part in text.split("\n"):
                 lost = self._send(severity, part) or lost
         return lost
+
+    def problem(self) -> str:
+        """Return why nobody would get a line just now, nothing if somebody would."""
+        return "" if self._connected() is not None else self._why
 
     def reopen(self) -> None:
         """Look for the daemon anew with the next line."""

@@ -19,6 +19,8 @@ from minisocks.settings import Config
 
 __all__ = ["Log", "destinations"]
 
+log = logging.getLogger("minisocks")
+
 #: Entries that wait to be written, about a MiB. Beyond it new ones are dropped.
 MAX_WAITING = 1000
 #: Lines that come within so many seconds are written together.
@@ -178,6 +180,11 @@ class Log(logging.Handler):
             self.emit(record)
         return is_wanted
 
+    @property
+    def problem(self) -> str:
+        """Why lines would be lost, as far as can be told before there are any."""
+        return "; ".join(filter(None, [item.problem() for item in self._destinations]))
+
     def start(self, config: Config) -> None:
         """Take what our loggers have from now on, and write it.
 
@@ -215,7 +222,8 @@ class Log(logging.Handler):
                 try:
                     destination.reopen()
                 except OSError as exc:
-                    self._lost_some(0, exc.strerror or str(exc))
+                    told = "the log cannot be opened anew, going on with the old one: %s"
+                    log.warning(told, exc.strerror or exc)
 
         self._wish(do)
 

@@ -262,6 +262,71 @@ EXPLAINED = (
         "too many processes or too little memory: see ulimit -u and free",
     ),
     Mistake(
+        "already-running",
+        AT_THE_START,
+        "minisocks: it runs already: process N has FILE",
+        "A minisocks with this pidfile runs. Without ``--pidfile`` that is one of the same user "
+        "with the same first address to listen on.",
+        "``minisocks status`` shows what it does, ``minisocks stop`` ends it. To run a second one "
+        "give it a ``--pidfile`` of its own.",
+        "minisocks status shows what it does, minisocks stop ends it",
+    ),
+    Mistake(
+        "not-running",
+        AT_THE_START,
+        "minisocks: not running: no process has FILE",
+        "``status``, ``reload``, ``drain`` and ``stop`` speak to the process that has the "
+        "pidfile, and nobody has this one. Which one that is follows from ``--pidfile``, or from "
+        "the user and the first address to listen on.",
+        "Name ``--pidfile``, ``--listen`` or ``-c`` as they were at its start, and be the same "
+        "user. The exit status is 3.",
+        "name --pidfile, --listen or -c as at its start, as the same user",
+    ),
+    Mistake(
+        "pidfile-of-another-user",
+        AT_THE_START,
+        "minisocks: cannot read the pidfile FILE: Permission denied",
+        "The pidfile is for the user that minisocks runs as, and for root: who can open it could "
+        "keep the next one from starting.",
+        "Ask as that user (``sudo -u minisocks ...``) or as root.",
+        "it is another user's: ask as that one, or as root",
+    ),
+    Mistake(
+        "pidfile-directory-missing",
+        AT_THE_START,
+        "minisocks: cannot use the pidfile FILE: No such file or directory",
+        "The directory of the pidfile does not exist; ``/run`` is empty again after each boot.",
+        "Make it first: ``mkdir -p /run/minisocks``; for a service of systemd, "
+        "``RuntimeDirectory=minisocks``.",
+        "make its directory first, with mkdir -p",
+    ),
+    Mistake(
+        "pidfile-not-permitted",
+        AT_THE_START,
+        "minisocks: cannot use the pidfile FILE: Permission denied",
+        "The user that minisocks runs as may not make files in this directory, or the file is "
+        "another user's.",
+        "Take a path in a directory that this user may write to, or leave ``--pidfile`` out.",
+        "take a path that this user may write to, or leave it out",
+    ),
+    Mistake(
+        "cannot-be-spoken-to",
+        AT_THE_START,
+        "minisocks: process N cannot be spoken to at PATH: ...",
+        "It runs, but its socket beside the pidfile is gone, or it does not answer.",
+        "End it by its number: ``kill -TERM N``. ``--ensure`` replaces one that does not answer "
+        "its clients either.",
+        "to end it, send it TERM by its number",
+    ),
+    Mistake(
+        "log-file-not-writable",
+        AT_THE_START,
+        "minisocks: --log-file: cannot write FILE: ...",
+        "The directory does not exist, or the user that minisocks runs as may not write there.",
+        "Take another one, or make the directory: ``install -d -o minisocks /var/log/minisocks``.",
+        "take a file in a directory that this user may write to",
+    ),
+    Mistake(
         "module-missing",
         AT_THE_START,
         "minisocks: this Python lacks something: No module named 'NAME'",

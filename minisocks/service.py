@@ -85,6 +85,8 @@ class Service:
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
         self._proxy = Proxy(config, keep_records=0)
         self._log = Log(config)
+        if self._log.problem:
+            console.warn("the log goes nowhere: %s" % self._log.problem)
         room = find_room(raise_descriptor_limit())
         threading.stack_size(STACK_BYTES)
         with Orders() as self._orders:
@@ -285,6 +287,6 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
         raise ServiceError("this system has no locks for pidfiles") from None
     who = pidfile.holder()
     raise ServiceError(
-        "minisocks runs already: %s has %s"
+        "it runs already: %s has %s"
         % ("process %d" % who if who else "another process", pidfile.path)
     )

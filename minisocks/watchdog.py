@@ -6,9 +6,10 @@ import socket
 import time
 from typing import Any, Optional, Tuple
 
-from minisocks.ensure import ALIVE, ask, sockaddr
+from minisocks.ensure import ALIVE, REFUSED, ask, sockaddr
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.remote import request
+from minisocks.whereabouts import normal
 
 __all__ = ["Hung", "take_turn"]
 
@@ -16,6 +17,8 @@ __all__ = ["Hung", "take_turn"]
 PROBE_SECONDS = 10.0
 #: So many of them have to fail in a row.
 PROBES = 3
+#: How long it may take to say where it listens.
+STATUS_SECONDS = 2.0
 #: Between one look and the next.
 PAUSE_SECONDS = 0.1
 #: What a hung process gets after TERM, and then after KILL.
@@ -30,7 +33,7 @@ def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
     """Return True once this process has *pidfile*, False if a healthy one has it.
 
     And what is to be written in the log.  A process that answers none of ``PROBES``
-    is ended.
+    is ended; one that does not listen any more because it was told so is left alone.
 
     Args:
         address: where a process that has it listens, as ``whereabouts.normal`` returns it.
@@ -51,8 +54,6 @@ def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
         suspect = pid
         if failed < PROBES or pid != pidfile.holder():
             continue
-        if _is_leaving(pidfile):
-            return False, ""  # it has stopped listening, as it was told
         _end(pidfile, pid)
         note = "process %d was ended: it had not answered %d times in %d s"
         return True, note % (pid, PROBES, PROBES * PROBE_SECONDS)
@@ -77,18 +78,24 @@ def _probe(pidfile: Pidfile, family: int, where: Any) -> Optional[bool]:
         left = until - time.monotonic()
         if left <= 0:
             return None
-        if ask(family, where, left) == ALIVE:
+        answer = ask(family, where, left)
+        if answer == ALIVE or (answer == REFUSED and _is_elsewhere(pidfile)):
             return False
         time.sleep(min(PAUSE_SECONDS, max(0.0, until - time.monotonic())))
 
 
-def _is_leaving(pidfile: Pidfile) -> bool:
-    """Return whether the process says itself that it takes no clients any more."""
+def _is_elsewhere(pidfile: Pidfile) -> bool:
+    """Return whether its process says that it listens elsewhere, and answers there.
+
+    Or nowhere any more: it was told to stop.  Settings may have changed since its start.
+    """
     try:
-        answer = request(control_path(pidfile.path), {"do": "status"}, PROBE_SECONDS)
-    except (OSError, ValueError):
+        told = request(control_path(pidfile.path), {"do": "status"}, STATUS_SECONDS)
+        if told["state"] != "serving":
+            return True
+        return ask(*_resolved(normal(told["addresses"][0])), STATUS_SECONDS) == ALIVE
+    except (OSError, ValueError, LookupError):
         return False
-    return answer.get("state") not in (None, "serving")
 
 
 def _end(pidfile: Pidfile, pid: Optional[int]) -> None:

@@ -24,6 +24,37 @@ SLIPS = (
         "``iconv -f UTF-16 -t UTF-8 FILE > NEW``.",
     ),
     Mistake(
+        "port-0-without-pidfile",
+        AT_THE_START,
+        "minisocks: with port 0 nothing tells which one is meant: name its --pidfile",
+        "Without ``--pidfile`` a process is found by the first address that it listens on, and "
+        "with port 0 that is another one each time.",
+        "Take a port, or name a ``--pidfile``, here and at the start.",
+    ),
+    Mistake(
+        "pidfile-of-others",
+        AT_THE_START,
+        "minisocks: cannot use the pidfile FILE: FILE may be written by other users: remove it",
+        "Another user owns the file, or may write to it, and could say in it which process is to "
+        "be ended.",
+        "Remove it, or take a path in a directory where others cannot make files.",
+    ),
+    Mistake(
+        "no-default-pidfile",
+        AT_THE_START,
+        "warning: no pidfile FILE: ...",
+        "It serves, but ``status``, ``reload`` and ``stop`` will not find it: the place for the "
+        "pidfile cannot be written.",
+        "Name one that can: ``--pidfile``. Or leave it; TERM ends it, HUP reloads.",
+    ),
+    Mistake(
+        "log-is-lost",
+        AT_THE_START,
+        "warning: the log goes nowhere: syslog: ...",
+        "In the background the log goes to syslog, unless told otherwise, and there is none here.",
+        "Start a syslog daemon, or name a file: ``--log-file /tmp/minisocks.log``.",
+    ),
+    Mistake(
         "family-unknown",
         AT_THE_START,
         "minisocks: --prefer: 'WORD' is none of ipv4, ipv6 and system",

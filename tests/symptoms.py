@@ -13,6 +13,39 @@ AT_THE_CLIENT = "At the client"
 
 _SERVING = (
     Mistake(
+        "not-reloaded",
+        IN_THE_LOG,
+        "not reloaded, the old settings stay: ...",
+        "HUP or ``minisocks reload`` found a mistake in the settings, or something that they want "
+        "cannot be had. Nothing has changed, not even in part.",
+        "Mend what it says, and reload again; ``minisocks check`` finds mistakes beforehand.",
+    ),
+    Mistake(
+        "needs-a-restart",
+        IN_THE_LOG,
+        "needs a restart: ...",
+        "These settings have changed, but only a new process can go by them. All others are in "
+        "force.",
+        "``minisocks stop``, or ``minisocks drain`` where connections should end by themselves; "
+        "then start it.",
+    ),
+    Mistake(
+        "lines-are-lost",
+        IN_THE_LOG,
+        "N lines of the log are lost: ...",
+        "The disk was full, syslog was gone, or whoever reads the log was too slow. The proxy "
+        "does not wait for any of them.",
+        "See to what it says. ``--quiet`` makes less of them, and repeats are folded anyway.",
+    ),
+    Mistake(
+        "repeats-are-folded",
+        IN_THE_LOG,
+        "last message N times: ...",
+        "Of refusals of one client for one reason ten are written in a minute; this says how "
+        "many more there were, and shows the last one.",
+        "It is a scan, or a program that does not give up: look at the client's address.",
+    ),
+    Mistake(
         "road-not-up",
         IN_THE_LOG,
         "targets cannot be dialed with OPTION: ...; going on, it may come up",

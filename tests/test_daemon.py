@@ -130,7 +130,7 @@ def test_a_second_one_is_refused(instance):
     for args in (["--daemon"], ["--no-daemon"]):
         status, out, err = instance.start(*args)
         assert (1, "") == (status, out)
-        assert "minisocks runs already: process %d has %s" % (pid, instance.pidfile) in err
+        assert "minisocks: it runs already: process %d has %s" % (pid, instance.pidfile) in err
     assert pid == instance.pid
 
 

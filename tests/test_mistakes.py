@@ -20,7 +20,9 @@ import pytest
 import minisocks.pool
 import minisocks.resolver
 import namespace as net
+from instance import Instance
 from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
+from minisocks.pidfile import Pidfile
 from minisocks.resolver import MAX_THREADS, Resolver
 from minisocks.wire import Rep
 from support import (
@@ -28,6 +30,7 @@ from support import (
     GREETING,
     REJECTED4,
     ROOT,
+    CommandLine,
     Talk,
     black_hole,
     closed_port,
@@ -304,6 +307,168 @@ def _(stage):
     (stage.tmp_path / "sitecustomize.py").write_text("import socket\ndel socket.SO_MARK\n")
     env = {"PYTHONPATH": os.pathsep.join((str(stage.tmp_path), ROOT))}
     return stage.start("-l", "0", "--mark", "5", status=1, env=env), None
+
+
+@contextlib.contextmanager
+def pidfile_held(stage):
+    """A pidfile that somebody has."""
+    pidfile = Pidfile(str(stage.tmp_path / "m.pid"))
+    assert pidfile.acquire()
+    pidfile.write()
+    try:
+        yield pidfile.path
+    finally:
+        pidfile.release()
+
+
+@makes("already-running")
+def _(stage):
+    with pidfile_held(stage) as path:
+        return stage.start("-l", "0", "--pidfile", path, status=1), None
+
+
+@makes("not-running")
+def _(stage):
+    return stage.start("status", "--pidfile", str(stage.tmp_path / "m.pid"), status=3), None
+
+
+@makes("pidfile-of-another-user")
+def _(stage):
+    prefix = nobody()
+    stage.tmp_path.chmod(0o755)
+    path = str(stage.tmp_path / "m.pid")
+    with open(path, "w"):
+        pass
+    os.chmod(path, 0)
+    return stage.start("status", "--pidfile", path, status=1, prefix=prefix), None
+
+
+@makes("pidfile-directory-missing")
+def _(stage):
+    return stage.start("-l", "0", "--pidfile", "/no/such/pid", status=1), None
+
+
+@makes("pidfile-not-permitted")
+def _(stage):
+    prefix = nobody()
+    os.mkdir(str(stage.tmp_path / "d"), 0)
+    return stage.start("-l", "0", "--pidfile", "d/m.pid", status=1, prefix=prefix), None
+
+
+@makes("cannot-be-spoken-to")
+def _(stage):
+    with pidfile_held(stage) as path:
+        return stage.start("status", "--pidfile", path, status=1), None
+
+
+@makes("log-file-not-writable")
+def _(stage):
+    return stage.start("-l", "0", "--log-file", "/no/such/log"), None
+
+
+@makes("port-0-without-pidfile")
+def _(stage):
+    return stage.start("-l", "0", "--daemon", status=1), None
+
+
+@makes("pidfile-of-others")
+def _(stage):
+    path = stage.tmp_path / "m.pid"
+    path.write_text("")
+    path.chmod(0o666)
+    return stage.start("-l", "0", "--pidfile", str(path), status=1), None
+
+
+def first_line(stage, *args, code="pass"):
+    """Start the command line, which serves; return its first line, and end it."""
+    program = [sys.executable, "-c", code + "; from minisocks.cli import main; main()"]
+    with CommandLine(*args, program=program, wait=False) as command:
+        command.wait_for_line("try it:")
+        assert 0 == command.end()
+        return command.lines[0]
+
+
+@makes("no-default-pidfile")
+def _(stage):
+    code = "import minisocks.pidfile as p; p._directory = lambda: '/no/such'"
+    return first_line(stage, "-l", str(closed_port()), code=code), None
+
+
+@makes("log-is-lost")
+def _(stage):
+    return first_line(stage, "-l", "0", "--syslog=/no/such"), None
+
+
+@contextlib.contextmanager
+def instance_of(stage):
+    """A minisocks in the background."""
+    instance = Instance(stage.tmp_path)
+    assert 0 == instance.start("--ensure")[0]
+    try:
+        yield instance
+    finally:
+        instance.end()
+
+
+def logged(instance, part):
+    """Return the line of its log that has *part*, without time and name."""
+    instance.wait_for_line(part)
+    line = next(line for line in instance.log().splitlines() if part in line)
+    return line.partition(": ")[2]
+
+
+@makes("not-reloaded")
+def _(stage):
+    with instance_of(stage) as instance:
+        instance.configure("grace = soon")
+        assert 1 == instance.command("reload")[0]
+        return logged(instance, "not reloaded"), None
+
+
+@makes("needs-a-restart")
+def _(stage):
+    with instance_of(stage) as instance:
+        instance.configure("daemon = yes")
+        assert 0 == instance.command("reload")[0]
+        return logged(instance, "needs a restart"), None
+
+
+#: The command line, where stderr takes nothing the first time.
+FULL_AT_FIRST = """
+import minisocks.destinations, minisocks.logs
+minisocks.logs.EDGE_SECONDS = 0
+class Full(minisocks.destinations.Stderr):
+    tries = 0
+    def write(self, lines):
+        self.tries += 1
+        return super().write(lines) if self.tries > 1 else "No space left on device"
+minisocks.logs.Stderr = Full
+from minisocks.cli import main
+main()
+"""
+
+
+@makes("lines-are-lost")
+def _(stage):
+    program = [sys.executable, "-c", FULL_AT_FIRST]
+    with CommandLine("-l", "0", "-v", program=program) as command:
+        for _number in range(2):
+            Talk.to(command.ports[0]).close()
+            threading.Event().wait(0.1)  # what comes together is lost together
+        line = command.wait_for_line("of the log are lost")
+        assert 0 == command.end()
+    return line.partition(": ")[2], None
+
+
+@makes("repeats-are-folded")
+def _(stage):
+    with instance_of(stage) as instance:
+        port = closed_port()
+        for _number in range(15):
+            with Talk.to(instance.port) as talk:
+                talk.connect5("127.0.0.1", port)
+        assert 0 == instance.command("stop")[0]
+        return logged(instance, "last message"), None
 
 
 @makes("road-not-up")
