@@ -15,7 +15,8 @@ def run() -> int:
             from minisocks.ensure import is_healthy
 
             if is_healthy(sys.argv[1:], os.environ):
-                return 0
+                # At once: there is nothing to tidy up, and that would take a seventh of the time.
+                os._exit(0)
         # Here, because on a slow machine importing is long enough for a Ctrl-C.
         from minisocks.cli import main
 

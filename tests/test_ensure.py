@@ -120,9 +120,14 @@ LOADED = """
 import sys
 sys.argv = ["minisocks", "--ensure", "-c", sys.argv[1]]
 before = set(sys.modules)
+import os
+def ended(status):
+    assert 0 == status
+    print(" ".join(sorted(name for name in sys.modules if name not in before)))
+    raise SystemExit
+os._exit = ended
 from minisocks.__main__ import run
-assert 0 == run()
-print(" ".join(sorted(name for name in sys.modules if name not in before)))
+run()
 """
 
 

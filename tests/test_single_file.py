@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+from instance import Instance
 from light import light_environment
 from minisocks.cli import COMMANDS
 from support import (
@@ -305,3 +306,29 @@ def test_a_router_s_python_serves_downloads_by_name(folder, light):
             )  # fmt: skip
             assert hashlib.sha256(data).digest() == hashlib.sha256(got).digest()
         assert 0 == command.end()
+
+
+def test_ensure_starts_one_and_finds_it_well(folder, tmp_path):
+    """The way without the package's own start: not running, running, and running again."""
+    instance = Instance(tmp_path)
+    command = [sys.executable, os.path.join(folder, NAME), "--ensure", "-c", instance.file]
+    pids = []
+    try:
+        for _ in range(3):
+            done = subprocess.run(
+                command, env={}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT
+            )
+            assert (0, b"") == (done.returncode, done.stdout)
+            pids.append(instance.pid)
+        assert pids[0]
+        assert 1 == len(set(pids))
+        for name in ("status", "reload", "drain"):
+            words = [sys.executable, os.path.join(folder, NAME), name, "-c", instance.file]
+            assert 0 == subprocess.call(words, env={}, stdout=subprocess.DEVNULL)
+        instance.wait_for_end()
+    finally:
+        instance.end()
+    done = subprocess.run(
+        command + ["--grace", "x"], env={}, stderr=subprocess.PIPE, universal_newlines=True
+    )
+    assert (2, 1) == (done.returncode, done.stderr.count("\n"))
