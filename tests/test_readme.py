@@ -5,7 +5,9 @@ import re
 import textwrap
 
 from minisocks.layers import layered
+from minisocks.pidfile import default_path
 from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
+from support import closed_port, run_command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 README = os.path.join(ROOT, "README.rst")
@@ -65,6 +67,22 @@ def test_the_file_shown_is_a_file_that_works():
     assert ("127.0.0.1:1080", "[::1]:1080") == config.listen
     assert ("ann:secret", "bob:hunter2") == config.user
     assert (5.0, True) == (config.grace, config.quiet)
+
+
+def test_the_commands_of_a_service_work(tmp_path):
+    """Those for the background, status, reload and stop, as they are written."""
+    commands = re.findall(r"(?m)^    (python -m minisocks .*1085.*)$", read())
+    words = ["--daemon", "status", "reload", "stop"]
+    assert words == [word for command in commands for word in words if word in command]
+    port = str(closed_port())
+    for command in commands:
+        args = command.replace("1085", port).replace("/tmp/", "%s/" % tmp_path).split()[3:]
+        status, _, err = run_command(*args)
+        assert 0 == status, err
+    for end in ("", ".sock"):
+        path = default_path("127.0.0.1:" + port) + end
+        if os.path.exists(path):
+            os.unlink(path)  # of a port that nobody will have again
 
 
 if __name__ == "__main__":
