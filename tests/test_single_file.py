@@ -308,15 +308,17 @@ def test_a_router_s_python_serves_downloads_by_name(folder, light):
         assert 0 == command.end()
 
 
-def test_ensure_starts_one_and_finds_it_well(folder, tmp_path):
-    """The way without the package's own start: not running, running, and running again."""
+@pytest.mark.parametrize("python", ["whole", "light"])
+def test_ensure_starts_one_and_finds_it_well(folder, tmp_path, python, request):
+    """Not running, running, and running again; and then it is spoken to."""
     instance = Instance(tmp_path)
+    environ = request.getfixturevalue("light") if python == "light" else {}
     command = [sys.executable, os.path.join(folder, NAME), "--ensure", "-c", instance.file]
     pids = []
     try:
         for _ in range(3):
             done = subprocess.run(
-                command, env={}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT
+                command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT
             )
             assert (0, b"") == (done.returncode, done.stdout)
             pids.append(instance.pid)
@@ -324,11 +326,11 @@ def test_ensure_starts_one_and_finds_it_well(folder, tmp_path):
         assert 1 == len(set(pids))
         for name in ("status", "reload", "drain"):
             words = [sys.executable, os.path.join(folder, NAME), name, "-c", instance.file]
-            assert 0 == subprocess.call(words, env={}, stdout=subprocess.DEVNULL)
+            assert 0 == subprocess.call(words, env=environ, stdout=subprocess.DEVNULL)
         instance.wait_for_end()
     finally:
         instance.end()
     done = subprocess.run(
-        command + ["--grace", "x"], env={}, stderr=subprocess.PIPE, universal_newlines=True
+        command + ["--grace", "x"], env=environ, stderr=subprocess.PIPE, universal_newlines=True
     )
     assert (2, 1) == (done.returncode, done.stderr.count("\n"))

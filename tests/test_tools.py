@@ -34,7 +34,11 @@ module(load="imuxsock" SysSock.Use="off")
 input(type="imuxsock" Socket="%(folder)s/log" RateLimit.Interval="0")
 module(load="imudp")
 input(type="imudp" Address="127.0.0.1" Port="%(port)d")
-template(name="all" type="string" string="%%syslogfacility-text%%.%%syslogseverity-text%% %%programname%%: %%msg%%\\n")
+template(name="all" type="list") {
+    property(name="syslogfacility-text") constant(value=".")
+    property(name="syslogseverity-text") constant(value=" ")
+    property(name="programname") constant(value=": ") property(name="msg") constant(value="\\n")
+}
 *.* action(type="omfile" file="%(folder)s/got" template="all")
 """
 
@@ -83,7 +87,7 @@ def test_logrotate_turns_it_over(instance, target, tmp_path, how):
     config = tmp_path / "logrotate.conf"
     config.write_text("%s {\nrotate 9\nsize 1\n%s\n}\n" % (instance.log_file, ways[how]))
     config.chmod(0o644)
-    os.chmod(str(tmp_path), 0o755)
+    tmp_path.chmod(0o755)
     assert 0 == instance.start()[0]
     for n in range(1, 4):
         instance.relay(target).close()
