@@ -54,7 +54,7 @@ class Service:
         self._state = "serving"
         self._until: Optional[float] = None
         self._is_empty = threading.Event()
-        self._had_terminal = _has_terminal()
+        self._had_terminal = False
 
     def run(self, ensure: bool = False) -> None:
         """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
@@ -85,6 +85,7 @@ class Service:
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
         self._proxy = Proxy(config, keep_records=0)
         self._log = Log(config)
+        self._had_terminal = _has_terminal()  # in the background, not the one it came from
         if self._log.problem:
             console.warn("the log goes nowhere: %s" % self._log.problem)
         room = find_room(raise_descriptor_limit())

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import signal
 import socket
+import sys
 
 import pytest
 
@@ -334,9 +336,6 @@ def test_usr1_writes_who_is_connected(instance, target):
 @pytest.mark.parametrize("hang_up", [True, False])
 def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
     """Who closes the window ends what runs in it; a HUP while it is there reloads."""
-    import pty
-    import sys
-
     pidfile = str(tmp_path / "p")
     pid, terminal = pty.fork()
     if not pid:
@@ -354,6 +353,23 @@ def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert 0 == status
+
+
+def test_hup_reloads_in_the_background_whatever_it_was_started_on(tmp_path):
+    """The terminal that it has left is none whose end it would care for."""
+    instance = Instance(tmp_path)
+    pid, terminal = pty.fork()
+    if not pid:
+        args = ["-m", "minisocks", "-c", instance.file, "--daemon"]
+        os.execv(sys.executable, [sys.executable, *args])  # noqa: S606  # as above
+    try:
+        assert 0 == os.waitpid(pid, 0)[1]
+        os.close(terminal)
+        os.kill(instance.pid, signal.SIGHUP)
+        instance.wait_for_line("reloaded, changed: nothing")
+        assert instance.pid
+    finally:
+        instance.end()
 
 
 def test_config_of_a_program_has_no_such_settings():
