@@ -193,6 +193,21 @@ def is_own_thread() -> bool:
     return threading.current_thread().name.startswith(THREAD_PREFIX)
 
 
+#: The first thread that ends in these Pythons has the C library load another one, and if no
+#: descriptor is left just then, that aborts the whole process.
+_MUST_END_ONE = sys.version_info < (3, 9, 6)
+
+
+def _end_one() -> None:
+    """Have a thread end while there are descriptors."""
+    global _MUST_END_ONE
+    os.close(os.open(os.devnull, os.O_RDONLY))
+    _MUST_END_ONE = False
+    thread = threading.Thread(target=int, daemon=True)
+    thread.start()
+    thread.join()
+
+
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
     """Start a daemon thread that no signal will ever be delivered to.
 
@@ -202,7 +217,10 @@ def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
 
     Raises:
         RuntimeError: the system has no room for another thread.
+        OSError: the first one of the process only: there is no descriptor left.
     """
+    if _MUST_END_ONE:
+        _end_one()
     thread = threading.Thread(target=target, name=THREAD_PREFIX + name, daemon=True)
     if not hasattr(signal, "pthread_sigmask"):
         thread.start()

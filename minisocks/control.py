@@ -26,8 +26,9 @@ MAX_REQUEST_BYTES = 4096
 CALLER_SECONDS = 30.0
 #: With no descriptor left, how long until the next caller is looked for.
 RETRY_SECONDS = 1.0
-#: Callers at once; further ones wait in the kernel.
+#: Callers at once; further ones wait in the kernel, so many of them.
 MAX_CALLERS = 16
+BACKLOG = 128
 
 class Answer:
     """Takes what a caller is told, once.  Any thread."""
@@ -73,7 +74,7 @@ class Control(Job):
             # Nobody can connect before listen, whatever the umask.
             self._sock.bind(path)
             os.chmod(path, 0o600)
-            self._sock.listen(MAX_CALLERS)
+            self._sock.listen(BACKLOG)
             self._sock.setblocking(False)
         except BaseException:
             self._sock.close()

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 
 import pytest
 
-from support import GREETING, CommandLine, FakeTarget, Talk, socks5, wait_until
+from support import GREETING, ROOT, CommandLine, FakeTarget, Talk, socks5, wait_until
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="looks at /proc of the process"
@@ -174,3 +175,19 @@ def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number, mo
             assert "Too many open files" in line
         else:
             assert command.lines[0].startswith("listening on ")
+
+
+def test_a_thread_that_ends_without_descriptors_ends_alone():
+    """The first thread that ends needs none, in old Pythons either."""
+    code = (
+        "import os, resource, threading\n"
+        "from minisocks.compat import start_thread\n"
+        "go = threading.Event()\n"
+        "thread = start_thread(go.wait, 'x')\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "go.set()\n"
+        "thread.join()\n"
+        "os.write(1, b'lives')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    assert (0, b"lives") == (done.returncode, done.stdout)
