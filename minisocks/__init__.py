@@ -5,10 +5,10 @@ the names below are loaded when they are first used.
 """
 
 import sys
-from types import ModuleType
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself costs a small machine 2 MB
+if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a millisecond
+    from types import ModuleType
     from typing import Any, Dict, List
 
     from minisocks.client import Client
@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # typing itself costs a small machine 2 MB
     from minisocks.settings import Config
     from minisocks.stats import Stats
     from minisocks.wire import Rep
+
+else:
+    ModuleType = type(sys)
 
 __all__ = [
     "Client",
