@@ -58,7 +58,7 @@ class _Entry:
     def _kind(self, template: str) -> Optional[Hashable]:
         """Return what lines of the same kind have in common; None: each is wanted."""
         if self.level < logging.INFO:
-            return None  # who asked for these is looking for something
+            return None
         record = self.connection
         if record is None:
             return (self.name, self.level, self.text if template == "%s" else template)
@@ -160,6 +160,8 @@ class Log(logging.Handler):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self._waiting: Deque[_Entry] = collections.deque()
+        #: Not with --verbose: who asks for it is looking for something.
+        self._folds = not config.verbose
         self._changed = threading.Condition()
         self._sleeping = self._closed = False
         self._thread: Optional[threading.Thread] = None
@@ -203,6 +205,7 @@ class Log(logging.Handler):
     def change(self, config: Config, opened: Optional[Sequence[Destination]] = None) -> None:
         """Log as *config* says from now on, and to what ``destinations`` has *opened* for it."""
         _set_levels(config)
+        self._folds = not config.verbose
         if opened is None:
             return
 
@@ -288,7 +291,7 @@ class Log(logging.Handler):
         entries = self._folding.due()
         for _ in range(len(self._waiting)):
             entry = self._waiting.popleft()
-            if entry.kind is None:
+            if entry.kind is None or not self._folds:
                 entries.append(entry)
             else:
                 entries += self._folding.take(entry.kind, entry)

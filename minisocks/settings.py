@@ -282,7 +282,14 @@ _ROWS = (
         of_process=True,
     ),
     Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
-    Setting(_LOGGING, "verbose", "flag", "Log health checks and scanners too.", "", "-v"),
+    Setting(
+        _LOGGING,
+        "verbose",
+        "flag",
+        "Log health checks and scanners too, and fold nothing.",
+        "",
+        "-v",
+    ),
 )
 
 SETTINGS = tuple(row._replace(default=Config._field_defaults[row.name]) for row in _ROWS)

@@ -106,7 +106,7 @@ class Running:
 
 def running(*args):
     """Yield a proxy; it must not have stumbled."""
-    with CommandLine("-l", "127.0.0.1:0", *args) as minisocks:
+    with CommandLine("-l", "127.0.0.1:0", "-v", *args) as minisocks:
         yield Running(minisocks)
         assert 0 == minisocks.end()
         assert not any("Traceback" in line for line in minisocks.lines)

@@ -215,11 +215,12 @@ def test_a_folded_line_of_json_counts(log, memory):
 
 def test_what_somebody_looks_for_is_not_folded(log, memory):
     """With -v each line is there."""
-    logger.setLevel(logging.DEBUG)
+    log.change(Config(verbose=True))
     for n in range(50):
         logger.debug("id=%d said nothing", n)
+        access.info("%s", ended(id=n))
     log.close()
-    assert 50 == len(memory.texts)
+    assert 100 == len(memory.texts)
 
 
 def test_a_sum_comes_by_itself(log, memory, monkeypatch):
