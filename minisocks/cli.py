@@ -129,7 +129,7 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 def _serve(ensure: bool = False, **given: Any) -> None:
     from minisocks.service import Service  # 3 MB that other commands do not need
 
-    Service(_settings(given), lambda home: _settings(given, home)).run(ensure)
+    Service(_settings(given), lambda home, warn: _settings(given, home, warn)).run(ensure)
 
 
 def _check(json: bool = False, **given: Any) -> None:
@@ -299,11 +299,14 @@ def _usage_sentence(exc: click.ClickException) -> str:
     return exc.format_message().rstrip(".") + _SEE_HELP
 
 
-def _settings(given: Dict[str, Any], home: str = "") -> Layered:
+def _settings(
+    given: Dict[str, Any], home: str = "", warn: Callable[[str], None] = console.warn
+) -> Layered:
     """Return the settings in force; tell what is odd about them.
 
     Args:
         home: the directory in which a relative path begins; "": this one.
+        warn: called with sentences about that.
 
     Raises:
         ConfigError: one of them cannot be used.
@@ -311,9 +314,9 @@ def _settings(given: Dict[str, Any], home: str = "") -> Layered:
     path, text, is_private = _file(given, home)
     chosen = layered(given, os.environ, text, path)
     for name in chosen.unknown:
-        console.warn("%s is no setting, and is not used" % name)
+        warn("%s is no setting, and is not used" % name)
     if not is_private and chosen.sources["user"].startswith(path + ", "):
-        console.warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
+        warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     return chosen
 
 

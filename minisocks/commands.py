@@ -32,9 +32,11 @@ def stop(path: str) -> None:
         NotRunning: there is none.
         ServiceError: it does not end.
     """
+    pidfile = Pidfile(path)
+    pid = pidfile.holder()  # another one may follow it at once
     grace = float(_ask(path, "stop").get("grace", 0))
-    pidfile, until = Pidfile(path), time.monotonic() + grace + END_SECONDS
-    while not pidfile.is_free():
+    until = time.monotonic() + grace + END_SECONDS
+    while not pidfile.is_free() and pidfile.holder() == pid:
         if time.monotonic() > until:
             raise ServiceError("process %s has not ended yet" % pidfile.holder())
         time.sleep(LOOK_SECONDS)

@@ -6,7 +6,7 @@ In the background it goes to whoever started it, until it serves.
 import os
 import sys
 import traceback
-from typing import Callable, Optional
+from typing import Optional
 
 from minisocks.daemon import Detached
 
@@ -48,12 +48,12 @@ def crash() -> None:
 
 def say(about: str, rest: str) -> None:
     """Write a line; *about* stands out in it."""
-    _write(_coloured(about, _GREEN), rest)
+    _write(about, _GREEN, rest)
 
 
 def warn(sentence: str) -> None:
     """Say what somebody may want to change."""
-    _write(_coloured("warning:", _YELLOW), sentence)
+    _write("warning:", _YELLOW, sentence)
 
 
 def fail(sentence: str) -> None:
@@ -64,7 +64,7 @@ def fail(sentence: str) -> None:
         sentence = explained(sentence)
     except (ImportError, OSError, MemoryError):
         pass  # neither descriptor nor memory is left to read it
-    _write(_coloured("minisocks:", _RED), sentence)
+    _write("minisocks:", _RED, sentence)
 
 
 def print_line(line: str) -> None:
@@ -85,19 +85,16 @@ def give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _coloured(text: str, colour: int) -> Callable[[bool], str]:
-    return lambda wanted: "\x1b[%dm\x1b[1m%s\x1b[0m" % (colour, text) if wanted else text
-
-
-def _write(about: Callable[[bool], str], rest: str) -> None:
+def _write(about: str, colour: int, rest: str) -> None:
     """Write a line to stderr, at once; a closed stderr is no reason to end."""
     rest = rest.replace("\n", "\\n")  # in a file's name
     if _background is not None:
-        _background.say("%s %s" % (about(False), rest))
+        _background.say("%s %s" % (about, rest))
         return
     try:
-        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        sys.stderr.write("%s %s\n" % (about(colour), rest))
+        if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            about = "\x1b[%dm\x1b[1m%s\x1b[0m" % (colour, about)
+        sys.stderr.write("%s %s\n" % (about, rest))
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass

@@ -13,7 +13,7 @@ Who may connect is decided by the socket's mode: its owner, and root.
 import json
 import os
 import socket
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
@@ -30,17 +30,9 @@ RETRY_SECONDS = 1.0
 MAX_CALLERS = 16
 BACKLOG = 128
 
-class Answer:
-    """Takes what a caller is told, once.  Any thread."""
-
-    def __init__(self, tell: Callable[[Dict[str, Any], Callable[[], None]], None]) -> None:
-        self._tell = tell
-
-    def __call__(
-        self, answer: Dict[str, Any], then: Optional[Callable[[], None]] = None
-    ) -> None:
-        """Tell it, and call *then* (loop thread) when it is told, or cannot be."""
-        self._tell(answer, then or _nothing)
+#: Called once with what the caller is told, and with what is to be called (loop thread) when
+#: it is told, or cannot be.  Any thread.
+Answer = Callable[..., None]
 
 
 def _nothing() -> None:
@@ -67,6 +59,8 @@ class Control(Job):
         self.carry_out = carry_out
         self._callers = 0
         self._closed = False
+        #: For a caller where clients have all the others: he may ask whether we live.
+        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if os.path.lexists(path):
@@ -78,6 +72,7 @@ class Control(Job):
             self._sock.setblocking(False)
         except BaseException:
             self._sock.close()
+            os.close(self._spare)
             raise
 
     def begin(self) -> None:
@@ -88,7 +83,7 @@ class Control(Job):
     def on_ready(self, fd: int, mask: int) -> None:
         """Take a caller in."""
         try:
-            sock, _ = self._sock.accept()
+            sock = self._accept()
         except OSError as exc:
             if exc.errno in CAPACITY_ERRORS:
                 self._loop.unwatch(fd)  # it would be tried for ever
@@ -99,9 +94,30 @@ class Control(Job):
             self._loop.unwatch(fd)
         self._loop.submit(_Caller(self._loop, sock, self))
 
-    def left(self) -> None:
-        """Count a caller out."""
+    def _accept(self) -> socket.socket:
+        try:
+            return self._sock.accept()[0]
+        except OSError as exc:
+            if exc.errno not in CAPACITY_ERRORS or self._spare < 0:
+                raise
+        os.close(self._spare)
+        self._spare = -1
+        return self._sock.accept()[0]
+
+    def left(self, sock: socket.socket) -> None:
+        """Count a caller out; *sock* was his."""
         self._callers -= 1
+        if self._spare < 0 and not self._closed:
+            # His descriptor is the spare one from now on: if it were closed, a client who
+            # waits would have it.
+            self._loop.unwatch(sock.fileno())
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # he has gone
+            self._spare = sock.detach()
+        else:
+            self._loop.close_later(sock)
         self.begin()
 
     def abort(self, why: str) -> None:
@@ -111,6 +127,9 @@ class Control(Job):
             os.unlink(self._path)
         except OSError:
             pass  # gone already
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         self._loop.close_later(self._sock)
         self._loop.done(self)
 
@@ -159,11 +178,11 @@ class _Caller(Job):
             self._heard = rest
             self._timer.cancel()
             self._loop.unwatch(self._sock.fileno())  # one after another
-            self._control.carry_out(_wish(line), Answer(self._answer_soon))
+            self._control.carry_out(_wish(line), self._answer_soon)
         else:
             self._loop.watch(self._sock.fileno(), READ, self)
 
-    def _answer_soon(self, answer: Dict[str, Any], then: Callable[[], None]) -> None:
+    def _answer_soon(self, answer: Dict[str, Any], then: Callable[[], None] = _nothing) -> None:
         self._loop.call_soon(self._control, self._begin_answer, answer, then)
 
     def _begin_answer(self, answer: Dict[str, Any], then: Callable[[], None]) -> None:
@@ -191,9 +210,8 @@ class _Caller(Job):
     def abort(self, why: str) -> None:
         self._left = True
         self._timer.cancel()
-        self._loop.close_later(self._sock)
         self._loop.done(self)
-        self._control.left()
+        self._control.left(self._sock)
         self._is_told()
 
 

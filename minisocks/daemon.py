@@ -6,6 +6,9 @@ from typing import List, Sequence
 
 __all__ = ["Detached", "detach"]
 
+#: Where the system does not tell which are open, so many are closed.
+MAX_DESCRIPTORS = 65536
+
 #: Behind the lines for people: this, and the exit status.
 _STATUS = b"\0"
 
@@ -53,7 +56,8 @@ def detach(keep: Sequence[int]) -> Detached:
     sys.stdout.flush()
     sys.stderr.flush()
     if os.fork():
-        os.close(writer)
+        for fd in (writer, *keep):
+            os.close(fd)  # who waits has no part in them: a lock ends with the other process
         os._exit(_wait_for_it(reader))
     try:
         os.setsid()
@@ -111,4 +115,4 @@ def _open_descriptors() -> List[int]:
             return [int(name) for name in os.listdir(directory)]
         except OSError:
             continue
-    return list(range(3, os.sysconf("SC_OPEN_MAX")))
+    return list(range(3, min(os.sysconf("SC_OPEN_MAX"), MAX_DESCRIPTORS)))

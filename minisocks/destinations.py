@@ -157,7 +157,8 @@ class Syslog(Destination):
 
     def problem(self) -> str:
         """Return why nobody would get a line just now, nothing if somebody would."""
-        return "" if self._connected() is not None else self._why
+        # To find a host may take long.
+        return "" if self._is_remote or self._connected() is not None else self._why
 
     def reopen(self) -> None:
         """Look for the daemon anew with the next line."""

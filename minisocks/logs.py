@@ -14,6 +14,7 @@ from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Sequenc
 from minisocks.compat import start_thread
 from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
+from minisocks.lobby import neighbourhood
 from minisocks.record import Record
 from minisocks.settings import Config
 
@@ -43,7 +44,7 @@ class _Entry:
         self.name = record.name
         self.level = record.levelno
         self.created = record.created
-        #: The record of a connection that has ended; it does not change any more.
+        #: The record of a connection, which seldom changes before it is written.
         self.connection: Optional[Record] = None
         self.text = self.trace = ""
         self.repeats = 0
@@ -64,7 +65,7 @@ class _Entry:
             return (self.name, self.level, self.text if template == "%s" else template)
         if record.via is not None:
             return None  # it went well: there is but one of it
-        return (record.client.host, record.end, record.rep)
+        return (neighbourhood(record.client.ip), record.end, record.rep)
 
     @property
     def message(self) -> str:
@@ -236,7 +237,7 @@ class Log(logging.Handler):
             self._dropped += 1
             return
         self._waiting.append(_Entry(record))
-        if self._sleeping:
+        if self._sleeping or len(self._waiting) == MAX_WAITING // 2:
             with self._changed:
                 self._changed.notify()
 
@@ -264,10 +265,14 @@ class Log(logging.Handler):
             except Exception as exc:  # noqa: BLE001  # our bug: a line pays for it, the log lives on
                 self._lost_some(1, "internal error: %r" % exc)
             with self._changed:
-                if not self._closed:
+                if not self._closed and len(self._waiting) < MAX_WAITING // 2:
                     self._changed.wait(PAUSE_SECONDS)
-        self._take()
-        self._write(self._folding.rest())
+        self._told_at = -EDGE_SECONDS  # or never
+        try:
+            self._take()
+            self._write(self._folding.rest())
+        except Exception:  # noqa: BLE001, S110  # our bug: nobody is left to tell
+            pass
         for destination in self._destinations:
             destination.close()
 

@@ -7,7 +7,7 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 from minisocks.compat import READ, Poller, Waker
 from minisocks.control import Answer
 
-__all__ = ["Orders"]
+__all__ = ["Orders", "hangs_on"]
 
 #: What a signal means, where the system has it.
 _MEANINGS = {"SIGINT": "stop", "SIGTERM": "stop", "SIGHUP": "reload", "SIGUSR1": "report"}
@@ -65,6 +65,11 @@ class Orders:
         while self._given:
             orders.append(self._given.popleft())
         return orders
+
+
+def hangs_on() -> bool:
+    """Return whether this process was started so that it outlives its terminal, as by nohup."""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def _ignore(_number: int, _frame: Any) -> None:

@@ -19,6 +19,9 @@ __all__ = ["Pidfile", "control_path", "default_path"]
 #: it, too, and so keep minisocks from starting.
 MODE = 0o600
 
+#: Who looks whether the lock is free has it for a moment.
+GLANCES, GLANCE_SECONDS = 10, 0.02
+
 
 def default_path(address: str) -> str:
     """Return the pidfile of who listens on *address*, as ``--listen`` says it, and as this user.
@@ -56,8 +59,22 @@ class Pidfile:
         self.path = path
         self._fd = -1
 
+    def acquire_for_sure(self) -> bool:
+        """Take it; False if another process has it, and not only looks whether it is free.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        import time  # built in, and of no use to those who only look
+
+        for _ in range(GLANCES):
+            if self.acquire():
+                return True
+            time.sleep(GLANCE_SECONDS)
+        return self.acquire()
+
     def acquire(self) -> bool:
-        """Take it; False if another process has it.
+        """Take it; False if another process has it, or looks at it just now.
 
         What an earlier one wrote is gone at once: from now on nobody else's number is there.
 
@@ -73,6 +90,7 @@ class Pidfile:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
             try:
                 _demand_own(fd, self.path)
+                os.fchmod(fd, MODE)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Somebody may have removed it meanwhile, and another have made a new one.
                 if _is_at(fd, self.path):
@@ -108,7 +126,7 @@ class Pidfile:
         """Return whether no process has it, this one included.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read, or another user could say what he likes in it.
         """
         import fcntl
 
@@ -117,6 +135,8 @@ class Pidfile:
         except (FileNotFoundError, NotADirectoryError):
             return True
         try:
+            if os.geteuid():  # root may ask for everybody's
+                _demand_own(fd, self.path)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -131,7 +151,8 @@ class Pidfile:
         except OSError:
             return None
         try:
-            _demand_own(fd, self.path)
+            if os.geteuid():
+                _demand_own(fd, self.path)
             pid = int(os.read(fd, 32))
         except (OSError, ValueError):
             return None

@@ -17,9 +17,9 @@ from typing import Any, Deque, Dict, List, Optional, Sequence
 from minisocks.client import Client
 from minisocks.compat import log_bug, start_thread
 from minisocks.doors import Doors
+from minisocks.errand import run_in
 from minisocks.errors import HookFailed
 from minisocks.lobby import Lobby, neighbourhood
-from minisocks.loop import Job, Loop
 from minisocks.negotiate import Turn, negotiate
 from minisocks.session import Services, Session
 
@@ -120,9 +120,7 @@ class HandlerPool(Turn):
             self._changed.notify_all()
         # In a forked child nobody would do it, and the parent goes on.
         if self._doors is not None and self._loop.is_running():
-            closing = _Closing(self._loop, self._doors, self._lobby)
-            self._loop.submit(closing)
-            closing.done.wait()
+            run_in(self._loop, self._close)
         for session in waiting:
             self._abort(session)
         until = time.monotonic() + STOP_SECONDS
@@ -130,6 +128,12 @@ class HandlerPool(Turn):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
         self._stopped.set()
+
+    def _close(self) -> None:
+        """Let nobody in any more.  Loop thread."""
+        assert self._doors is not None
+        self._doors.abort("shutdown")
+        self._lobby.close()
 
     def _resume(self, session: Session) -> None:
         negotiate(session, self)
@@ -234,21 +238,3 @@ class _ThreadsTurn(Turn):
         if self._has_it:
             self._has_it = False
             self._pool.let_go(session)
-
-
-class _Closing(Job):
-    """Close the doors and the lobby, in the loop's thread."""
-
-    def __init__(self, loop: Loop, doors: Doors, lobby: Lobby) -> None:
-        self._loop, self._doors, self._lobby = loop, doors, lobby
-        self.done = threading.Event()
-
-    def begin(self) -> None:
-        self._doors.abort("shutdown")
-        self._lobby.close()
-        self.abort("")
-
-    def abort(self, why: str) -> None:
-        """The loop ends, and aborts them itself."""
-        self._loop.done(self)
-        self.done.set()

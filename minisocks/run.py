@@ -6,9 +6,9 @@ import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from minisocks.compat import is_own_thread
+from minisocks.errand import run_in
 from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
-from minisocks.loop import Job, Loop
 from minisocks.pool import HandlerPool
 from minisocks.road import Road
 from minisocks.server import SocksServer
@@ -109,7 +109,7 @@ class Run:
                 self.pool.resize(config.max_handshakes)
                 self.pool.change_servers(added, [door.server for door in removed])
 
-            _in_loop(self.services.loop, change)
+            run_in(self.services.loop, change)
             for door in removed:
                 door.listener.close()
             known = {**self._doors, **opened}
@@ -137,7 +137,7 @@ class Run:
         """Close *gone* and open *new*; on failure open *gone* again."""
         removed = [door for text in gone for door in self._doors.pop(text)]
         servers = [door.server for door in removed]
-        _in_loop(self.services.loop, lambda: self.pool.change_servers([], servers))
+        run_in(self.services.loop, lambda: self.pool.change_servers([], servers))
         for door in removed:
             door.listener.close()
         try:
@@ -150,7 +150,7 @@ class Run:
             else:
                 self._doors.update(again)
                 servers = [door.server for doors in again.values() for door in doors]
-                _in_loop(self.services.loop, lambda: self.pool.change_servers(servers, []))
+                run_in(self.services.loop, lambda: self.pool.change_servers(servers, []))
             self._note_bound()
             raise
 
@@ -207,30 +207,3 @@ class Run:
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, at once if it has ended."""
         self.services.loop.notify_when_empty(callback)
-
-
-class _Change(Job):
-    """Something that is done in the loop's thread, and waited for."""
-
-    counts = False
-
-    def __init__(self, loop: Loop, change: Callable[[], None]) -> None:
-        self._loop, self._change = loop, change
-        self.done = threading.Event()
-
-    def begin(self) -> None:
-        try:
-            self._change()
-        finally:
-            self.abort("")
-
-    def abort(self, why: str) -> None:
-        self._loop.done(self)
-        self.done.set()
-
-
-def _in_loop(loop: Loop, change: Callable[[], None]) -> None:
-    """Return when the loop has done it, or has ended."""
-    job = _Change(loop, change)
-    loop.submit(job)
-    job.done.wait()

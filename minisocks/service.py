@@ -13,7 +13,7 @@ from minisocks.errors import ServiceError
 from minisocks.layers import Layered
 from minisocks.logs import Log, destinations
 from minisocks.machine import find_room, raise_descriptor_limit
-from minisocks.orders import Orders
+from minisocks.orders import Orders, hangs_on
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.proxy import Proxy
 from minisocks.settings import SETTINGS, Config
@@ -42,15 +42,22 @@ class Service:
 
     Args:
         chosen: the settings.
-        read: returns them anew, given the directory that relative paths begin in.
+        read: returns them anew, given the directory that relative paths begin in, and what
+            is to be called with sentences about what is odd about them.
     """
 
-    def __init__(self, chosen: Layered, read: Callable[[str], Layered]) -> None:
+    def __init__(
+        self, chosen: Layered, read: Callable[[str, Callable[[str], None]], Layered]
+    ) -> None:
         self._read = read
         self._home = _working_directory()
         #: As they were written, and as they are in force.
         self._asked = self._config = chosen.config
-        self._pidfile: Optional[Pidfile] = None
+        #: The one by which it was started, and those of addresses that came to be the first.
+        self._pidfiles: List[Pidfile] = []
+        self._spoken_to_at: List[str] = []
+        #: Tells people; once it serves, the log.
+        self._warn = console.warn
         self._state = "serving"
         self._until: Optional[float] = None
         self._is_empty = threading.Event()
@@ -69,23 +76,24 @@ class Service:
             ours, note = _claim(pidfile, address, ensure)
             if not ours:
                 return
-            self._pidfile = pidfile
+            self._pidfiles.append(pidfile)
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
-            console.in_background(detach([self._pidfile.fileno()] if self._pidfile else []))
+            console.in_background(detach([pidfile.fileno() for pidfile in self._pidfiles]))
         try:
-            if self._pidfile is not None:
-                self._pidfile.write()
+            for pidfile in self._pidfiles:
+                pidfile.write()
             self._serve(config, note, says_nothing=ensure)
         finally:
             # Before whoever waits hears of the end: he may start another one.
-            if self._pidfile is not None:
-                self._pidfile.release()
+            for pidfile in self._pidfiles:
+                pidfile.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
         self._proxy = Proxy(config, keep_records=0)
         self._log = Log(config)
-        self._had_terminal = _has_terminal()  # in the background, not the one it came from
+        # In the background that is not the one it came from; and nohup wants it to stay.
+        self._had_terminal = _has_terminal() and not hangs_on()
         if self._log.problem:
             console.warn("the log goes nowhere: %s" % self._log.problem)
         room = find_room(raise_descriptor_limit())
@@ -102,8 +110,9 @@ class Service:
                     if not says_nothing:
                         console.say(*line)
                     if is_elsewhere:
-                        log.info("%s %s", *line)
+                        log.info("%s", " ".join(line))
                 console.finish(0)
+                self._warn = _warn_in_log
                 self._follow_orders()
             finally:
                 self._proxy.stop()
@@ -119,27 +128,33 @@ class Service:
         return Pidfile(path), address
 
     def _open_control(self) -> None:
-        """Be spoken to.  Who did not name a pidfile can do without."""
-        if self._pidfile is None and ListenAddress.parse(self._config.listen[0]).is_fixed:
+        """Be spoken to, by every address that has been the first.
+
+        Who did not name a pidfile can do without.
+        """
+        config = self._config
+        if not config.pidfile and ListenAddress.parse(config.listen[0]).is_fixed:
             pidfile, _address = self._own_pidfile()
             try:
-                if pidfile.acquire():
+                if pidfile.path in [mine.path for mine in self._pidfiles]:
+                    pass
+                elif pidfile.acquire_for_sure():
                     pidfile.write()
-                    self._pidfile = pidfile
+                    self._pidfiles.append(pidfile)
                 else:
-                    console.warn("%s is another's: name a --pidfile" % pidfile.path)
+                    self._warn("%s is another's: name a --pidfile" % pidfile.path)
             except (OSError, ImportError) as exc:
                 reason = getattr(exc, "strerror", None) or exc
-                console.warn("no pidfile %s: %s" % (pidfile.path, reason))
-        if self._pidfile is None:
-            return
+                self._warn("no pidfile %s: %s" % (pidfile.path, reason))
         services = self._proxy.services
-        assert services is not None
-        path = control_path(self._pidfile.path)
-        try:
-            services.loop.submit(Control(services.loop, path, self._carry_out))
-        except OSError as exc:
-            console.warn("cannot be spoken to at %s: %s" % (path, exc.strerror or exc))
+        for path in [control_path(pidfile.path) for pidfile in self._pidfiles]:
+            if path in self._spoken_to_at or services is None:
+                continue
+            try:
+                services.loop.submit(Control(services.loop, path, self._carry_out))
+                self._spoken_to_at.append(path)
+            except OSError as exc:
+                self._warn("cannot be spoken to at %s: %s" % (path, exc.strerror or exc))
 
     def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
         """Do what the control channel is asked for.  Loop thread."""
@@ -223,7 +238,7 @@ class Service:
 
     def _change(self) -> Tuple[List[str], List[str]]:
         """Return what has changed, and what takes a restart to."""
-        asked = self._read(self._home if self._config.daemon else "").config
+        asked = self._read(self._home if self._config.daemon else "", self._warn).config
         differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
         # What only a restart changes stays, and is told again the next time.
         stays = {s.name: getattr(self._asked, s.name) for s in differing if s.is_fixed}
@@ -241,6 +256,7 @@ class Service:
             raise
         self._log.change(config, opened)
         self._asked, self._config = asked, config
+        self._open_control()
         changed = [s.key for s in differing if not s.is_fixed]
         return changed, [s.key for s in differing if s.is_fixed]
 
@@ -252,6 +268,10 @@ class Service:
         )
         log_file = config.log_file and os.path.join(self._home, config.log_file)
         return config._replace(listen=listen, log_file=log_file)
+
+
+def _warn_in_log(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 def _has_terminal() -> bool:
@@ -279,7 +299,7 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
     try:
         if ensure:
             return take_turn(pidfile, address)
-        if pidfile.acquire():
+        if pidfile.acquire_for_sure():
             return True, ""
     except OSError as exc:
         sentence = "cannot use the pidfile %s: %s" % (pidfile.path, exc.strerror or exc)

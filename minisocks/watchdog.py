@@ -7,6 +7,7 @@ import time
 from typing import Any, Optional, Tuple
 
 from minisocks.ensure import ALIVE, REFUSED, ask, sockaddr
+from minisocks.errors import ServiceError
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.remote import request
 from minisocks.whereabouts import normal
@@ -25,15 +26,15 @@ PAUSE_SECONDS = 0.1
 END_SECONDS = 5.0
 
 
-class Hung(Exception):
+class Hung(ServiceError):
     """Somebody has the pidfile, does not answer and cannot be ended: one sentence."""
 
 
 def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
-    """Return True once this process has *pidfile*, False if a healthy one has it.
+    """Return True once this process has *pidfile*, False if one has it that lives.
 
     And what is to be written in the log.  A process that answers none of ``PROBES``
-    is ended; one that does not listen any more because it was told so is left alone.
+    is ended.
 
     Args:
         address: where a process that has it listens, as ``whereabouts.normal`` returns it.
@@ -52,11 +53,9 @@ def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
         # Another one may have it meanwhile, which is a beginning.
         failed = failed + 1 if pid == suspect else 1
         suspect = pid
-        if failed < PROBES or pid != pidfile.holder():
-            continue
-        _end(pidfile, pid)
-        note = "process %d was ended: it had not answered %d times in %d s"
-        return True, note % (pid, PROBES, PROBES * PROBE_SECONDS)
+        if failed >= PROBES and pid == pidfile.holder() and _end(pidfile, pid):
+            note = "process %d was ended: it had not answered %d times in %d s"
+            return True, note % (pid, PROBES, PROBES * PROBE_SECONDS)
 
 
 def _resolved(address: str) -> Tuple[int, Any]:
@@ -70,8 +69,9 @@ def _resolved(address: str) -> Tuple[int, Any]:
 
 
 def _probe(pidfile: Pidfile, family: int, where: Any) -> Optional[bool]:
-    """Return True if *pidfile* is ours now, False if its process answers, None if it is silent."""
+    """Return True if *pidfile* is ours now, False if its process lives, None if it is silent."""
     until = time.monotonic() + PROBE_SECONDS
+    asked_at = 0.0
     while True:
         if pidfile.acquire():
             return True
@@ -79,27 +79,33 @@ def _probe(pidfile: Pidfile, family: int, where: Any) -> Optional[bool]:
         if left <= 0:
             return None
         answer = ask(family, where, left)
-        if answer == ALIVE or (answer == REFUSED and _is_elsewhere(pidfile)):
+        if answer == ALIVE:
             return False
+        if time.monotonic() >= asked_at + STATUS_SECONDS:
+            asked_at = time.monotonic()
+            if _lives(pidfile, (family, where), answer):
+                return False
         time.sleep(min(PAUSE_SECONDS, max(0.0, until - time.monotonic())))
 
 
-def _is_elsewhere(pidfile: Pidfile) -> bool:
-    """Return whether its process says that it listens elsewhere, and answers there.
+def _lives(pidfile: Pidfile, where: Tuple[int, Any], answer: str) -> bool:
+    """Return whether its process, which gave this *answer* at *where*, says that it lives.
 
-    Or nowhere any more: it was told to stop.  Settings may have changed since its start.
+    It may listen elsewhere, because settings have changed since; or nowhere any more, because
+    it was told so; or have no descriptor for a client just now.
     """
     try:
         told = request(control_path(pidfile.path), {"do": "status"}, STATUS_SECONDS)
-        if told["state"] != "serving":
+        if told["state"] != "serving" or answer != REFUSED:
             return True
-        return ask(*_resolved(normal(told["addresses"][0])), STATUS_SECONDS) == ALIVE
+        elsewhere = _resolved(normal(told["addresses"][0]))
+        return elsewhere != where and ask(*elsewhere, STATUS_SECONDS) == ALIVE
     except (OSError, ValueError, LookupError):
         return False
 
 
-def _end(pidfile: Pidfile, pid: Optional[int]) -> None:
-    """End the process *pid* and take *pidfile* over.
+def _end(pidfile: Pidfile, pid: Optional[int]) -> bool:
+    """End the process *pid* and take *pidfile* over; False if another one has it meanwhile.
 
     Raises:
         Hung: it does not end, or it is not known which process that is.
@@ -107,15 +113,22 @@ def _end(pidfile: Pidfile, pid: Optional[int]) -> None:
     if pid is None or not _has_open(pid, pidfile.path):
         raise Hung("the process that has %s does not answer, and cannot be found" % pidfile.path)
     for number in (signal.SIGTERM, signal.SIGKILL):
+        # Each time anew: the number may be another process's by now.
+        if pidfile.holder() != pid or not _has_open(pid, pidfile.path):
+            return False
         try:
             os.kill(pid, number)
+        except ProcessLookupError:
+            return False
         except OSError as exc:
             raise Hung("process %d does not answer: kill: %s" % (pid, exc.strerror)) from exc
         until = time.monotonic() + END_SECONDS
         while time.monotonic() < until:
             if pidfile.acquire():
-                return
+                return True
             time.sleep(PAUSE_SECONDS)
+    if pidfile.holder() != pid:
+        return False
     raise Hung("process %d does not answer, and cannot be ended" % pid)
 
 

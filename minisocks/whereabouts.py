@@ -7,6 +7,7 @@ the other.  Imports next to nothing: ``--ensure`` uses it every minute.
 """
 
 import os
+import sys
 
 from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse
 from minisocks.pidfile import default_path
@@ -37,6 +38,7 @@ TAKE_VALUES = (
     "--user",
 )
 FLAGS = ("--allow-lan", "--daemon", "--ensure", "--open", "--quiet", "--verbose")
+_FLAGS_TAKEN_BACK = ["--no-" + name[2:] for name in FLAGS if name != "--ensure"]
 _SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-v": "--verbose"}
 
 
@@ -59,7 +61,7 @@ def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
                 found[name[2:]] = value
         elif name == "--syslog":
             pass  # with a value or without
-        elif equals or (name not in FLAGS and "--" + name[5:] not in FLAGS):
+        elif equals or (name not in FLAGS and name not in _FLAGS_TAKEN_BACK):
             return None
     return found
 
@@ -75,8 +77,10 @@ def read_file(path: str) -> str:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError("it is too long for a file of settings")
-    # What is no UTF-8 goes the way it goes on the command line.
-    return data.decode("utf-8-sig", "surrogateescape")
+    # What cannot be said in the encoding that names of files have here goes the way it
+    # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
+    encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"
+    return data[3 * data.startswith(b"\xef\xbb\xbf") :].decode(encoding, "surrogateescape")
 
 
 def locate(
@@ -121,6 +125,7 @@ def normal(address: str) -> str:
         return address
     host, colon, port = address.rpartition(":")
     # str.isdigit alone takes other scripts' digits.
-    if not port or len(port) > 5 or not all("0" <= c <= "9" for c in port):
+    is_number = port and len(port) <= 5 and all("0" <= c <= "9" for c in port)
+    if not is_number or int(port) > 65535:
         raise ValueError("%r is no address to listen on" % address)
     return "%s:%d" % (host if colon else "127.0.0.1", int(port))

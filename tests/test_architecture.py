@@ -40,7 +40,7 @@ ABOVE = """
     dialer journal
     road
     resolver reporter
-    lingering relay
+    lingering relay errand
     delivery flow
     loop record
     deadline compat machine pidfile pipes

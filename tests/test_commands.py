@@ -259,6 +259,25 @@ def test_default_needs_no_names(tmp_path):
             os.unlink(name)  # of a port that nobody will have again
 
 
+def test_it_is_found_by_its_old_address_and_by_its_new_one(tmp_path):
+    """When a reload changes the first address to listen on, and no pidfile is named."""
+    ports = [closed_port() for _ in range(2)]
+    file = tmp_path / "m.ini"
+    settings = "[minisocks]\nlisten = %%d\nlog-file = %s\n" % (tmp_path / "log")
+    file.write_text(settings % ports[0])
+    assert 0 == run_command("--ensure", "-c", str(file))[0]
+    file.write_text(settings % ports[1])
+    assert 3 == run_command("reload", "-c", str(file))[0]
+    assert 0 == run_command("reload", "-l", str(ports[0]))[0]
+    pids = [json.loads(run_command("status", "--json", "-l", str(p))[1])["pid"] for p in ports]
+    assert pids[0] == pids[1]
+    assert (0, "", "") == run_command("--ensure", "-c", str(file))
+    assert 0 == run_command("stop", "-c", str(file))[0]
+    for port in ports:
+        assert 3 == run_command("status", "-l", str(port))[0]
+        os.unlink("/run/minisocks-127.0.0.1-%d.pid" % port)  # nobody will have it again
+
+
 def test_a_foreground_process_can_be_spoken_to(tmp_path):
     """One that a supervisor started, too."""
     pidfile = str(tmp_path / "p")

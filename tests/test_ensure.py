@@ -16,9 +16,12 @@ from minisocks.pidfile import Pidfile
 from support import (
     ROOT,
     TIMEOUT,
+    CommandLine,
     FakeTarget,
+    Talk,
     closed_port,
     environment,
+    password_message,
     run_command,
     run_proxy,
     says,
@@ -228,6 +231,7 @@ def state(pid):
 def impatient(monkeypatch):
     """Probes of a tenth of a second."""
     monkeypatch.setattr(watchdog, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "STATUS_SECONDS", 0.5)
     monkeypatch.setattr(watchdog, "END_SECONDS", 0.5)
 
 
@@ -311,9 +315,105 @@ def test_another_process_s_number_is_not_believed(tmp_path, impatient):
     other.release()
 
 
-def test_hung_is_one_sentence(tmp_path):
-    """What the command line says when it cannot help."""
-    assert issubclass(watchdog.Hung, Exception)
+#: The command line with probes of a tenth of a second.
+IMPATIENT = """
+import sys, minisocks.watchdog as w
+w.PROBE_SECONDS, w.STATUS_SECONDS, w.END_SECONDS = 0.1, 0.5, 1.0
+from minisocks.cli import main
+sys.exit(main())
+"""
+
+
+def impatiently(*args):
+    """Start it to run beside this test."""
+    return subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, *args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+
+
+def test_what_cannot_be_helped_is_one_sentence(tmp_path):
+    """The command line says so, and exits 1."""
+    path = str(tmp_path / "p")
+    other = Pidfile(path)
+    assert other.acquire()
+    with impatiently("--ensure", "-l", str(closed_port()), "--pidfile", path) as process:
+        _, err = process.communicate(timeout=TIMEOUT)
+    other.release()
+    assert 1 == process.returncode
+    assert "minisocks: the process that has %s does not answer, and cannot be found\n" % path == err
     status, _, err = run_command("--ensure", "-l", "0")
-    assert 1 == status
+    assert (1, 1) == (status, err.count("\n"))
     assert "with port 0" in err
+
+
+def test_two_at_once_replace_a_hung_one_once(instance):
+    """Both end well, and one new instance runs."""
+    instance.start()
+    pid = instance.pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "T" in state(pid), "the stop")
+    processes = [impatiently("--ensure", "-c", instance.file) for _ in range(2)]
+    said = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
+    assert [(0, ""), (0, "")] == [(p.returncode, text) for p, text in zip(processes, said)]
+    assert 2 == instance.log().count("listening on")
+    assert instance.pid not in (None, pid)
+
+
+@pytest.mark.parametrize("there", ["silent", "nobody"])
+def test_one_that_listens_elsewhere_is_well(instance, impatient, there):
+    """Where the settings name another address by now, it is asked at its own."""
+    instance.start()
+    pid = instance.pid
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if there == "silent":
+            silent.listen(5)
+        address = "127.0.0.1:%d" % silent.getsockname()[1]
+        assert (False, "") == watchdog.take_turn(Pidfile(instance.pidfile), address)
+    assert pid == instance.pid
+
+
+def test_one_that_is_full_is_well(tmp_path, impatient, target):
+    """With its descriptors used up it answers no greeting, but says that it lives."""
+    path = str(tmp_path / "p")
+    prefix = ["sh", "-c", 'ulimit -n 32 && exec "$@"', "sh"]
+    with CommandLine("-l", "0", "--pidfile", path, prefix=prefix) as command:
+        talks = []
+        for _ in range(30):
+            talks.append(Talk.to(command.ports[0]).send(b"\x05"))
+        command.wait_for_line("at capacity")
+        address = "127.0.0.1:%d" % command.ports[0]
+        assert (False, "") == watchdog.take_turn(Pidfile(path), address)
+        for _ in range(3):
+            assert 0 == run_command("status", "--pidfile", path)[0]
+        for talk in talks:
+            talk.close()
+        assert 0 == command.end()
+
+
+def test_settings_are_said_in_what_names_of_files_are_said(tmp_path):
+    """A name in UTF-8 is the same file under cron, which sets no encoding."""
+    folder = os.path.join(os.fsencode(str(tmp_path)), b"\xc3\xbc")
+    os.mkdir(folder)
+    path = os.path.join(folder, b"m.ini")
+    port = closed_port()
+    with open(path, "wb") as file:
+        text = b"[minisocks]\nlisten = %d\npidfile = %s/p\nlog-file = %s/log\nuser = \xc3\xbc:x\n"
+        file.write(text % (port, folder, folder))
+    os.chmod(path, 0o600)
+    env = environment()
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), ROOT]))
+    minisocks = [sys.executable, "-m", "minisocks"]
+    for args in (["--ensure"], ["--ensure"], ["status"], ["reload"]):
+        done = subprocess.run(
+            minisocks + args + [b"-c", path], env=env, stdout=subprocess.PIPE, timeout=TIMEOUT
+        )
+        assert 0 == done.returncode
+    assert b"log" in b" ".join(os.listdir(folder))
+    with Talk.to(port) as talk:
+        talk.send(b"\x05\x01\x02" + password_message(b"\xc3\xbc", b"x"))
+        talk.expect(b"\x05\x02\x01\x00")
+    assert 0 == subprocess.call(minisocks + [b"stop", b"-c", path], env=env)

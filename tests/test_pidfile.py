@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from minisocks.pidfile import Pidfile, control_path, default_path
-from support import ROOT
+from support import ROOT, TIMEOUT
 
 #: Takes the pidfile, says so, and has it until it reads a line.
 HOLD = """
@@ -153,9 +154,72 @@ def test_a_file_that_others_may_write_is_refused(path, mode):
     os.chmod(path, mode)
     with pytest.raises(OSError, match="may be written by other users: remove it"):
         Pidfile(path).acquire()
-    assert None is Pidfile(path).holder()
+    if os.geteuid():  # root may look into everybody's
+        assert None is Pidfile(path).holder()
+        with pytest.raises(OSError, match="may be written by other users"):
+            Pidfile(path).is_free()
     with open(path) as file:
         assert "1234\n" == file.read()
+
+
+def test_a_file_that_others_may_read_is_closed_to_them(path):
+    """Who can open it could lock it."""
+    with open(path, "w"):
+        pass
+    os.chmod(path, 0o644)
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    assert 0o600 == os.stat(path).st_mode & 0o777
+    pidfile.release()
+
+
+def test_who_looks_keeps_nobody_from_starting(path):
+    """A glance at the lock takes it for a moment; a start outlasts that."""
+    looking = threading.Event()
+
+    def look():
+        while not looking.is_set():
+            Pidfile(path).is_free()
+
+    thread = threading.Thread(target=look)
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    pidfile.release()
+    thread.start()
+    try:
+        for _ in range(200):
+            assert pidfile.acquire_for_sure()
+            pidfile.release()
+    finally:
+        looking.set()
+        thread.join()
+
+
+def test_another_user_s_file_says_nothing(path, tmp_path):
+    """Whoever is not root believes no lock and no number in what another user has made."""
+    if os.geteuid():
+        pytest.skip("only root can play two users")
+    tmp_path.chmod(0o777)
+    with open(path, "w") as file:
+        file.write("1234\n")
+    os.chmod(path, 0o666)  # noqa: S103  # that is the point
+    code = (
+        "import sys, os\n"
+        "from minisocks.pidfile import Pidfile\n"
+        "from minisocks.ensure import is_healthy\n"
+        "import minisocks.remote, minisocks.commands\n"
+        "os.chdir(os.path.dirname(sys.argv[1]))\n"
+        "os.setuid(65534)\n"
+        "sys.argv[1] = 'minisocks.pid'\n"
+        "assert None is Pidfile(sys.argv[1]).holder()\n"
+        "assert not is_healthy(['--pidfile', sys.argv[1]], {})\n"
+        "try: print(Pidfile(sys.argv[1]).is_free())\n"
+        "except OSError as exc: print(exc.strerror)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE, timeout=TIMEOUT
+    )
+    assert b"may be written by other users" in done.stdout
 
 
 def test_a_link_is_not_followed(path, tmp_path):

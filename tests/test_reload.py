@@ -355,6 +355,30 @@ def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
     assert 0 == status
 
 
+def test_nohup_outlives_its_terminal(tmp_path):
+    """Who was told to ignore HUP at its start goes on when the window is closed."""
+    pidfile, log_file = str(tmp_path / "p"), str(tmp_path / "log")
+    pid, terminal = pty.fork()
+    if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        args = ["-m", "minisocks", "-l", "0", "--pidfile", pidfile, "--log-file", log_file]
+        os.execv(sys.executable, [sys.executable, *args])  # noqa: S606  # as above
+    said = b""
+    while b"try it" not in said:
+        said += os.read(terminal, 4096)
+    os.close(terminal)
+    os.kill(pid, signal.SIGHUP)
+
+    def has_reloaded():
+        with open(log_file) as file:
+            return "reloaded" in file.read()
+
+    wait_until(has_reloaded)
+    assert (0, 0) == os.waitpid(pid, os.WNOHANG)
+    os.kill(pid, signal.SIGTERM)
+    assert 0 == os.waitpid(pid, 0)[1]
+
+
 def test_hup_reloads_in_the_background_whatever_it_was_started_on(tmp_path):
     """The terminal that it has left is none whose end it would care for."""
     instance = Instance(tmp_path)

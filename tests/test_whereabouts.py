@@ -67,7 +67,9 @@ def test_what_listen_takes_is_taken(text):
     assert address == normal(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "a:http", "1:\u0661", "\u00b2", "1:-1", ":", "1_0"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "a:http", "1:\u0661", "\u00b2", "1:-1", ":", "1_0", "65536", "a:99999"]
+)
 def test_what_is_no_address_is_an_error(text):
     """The short way gives up, and the long one says why."""
     with pytest.raises(ValueError, match="no address"):
@@ -111,6 +113,8 @@ def test_relative_path_begins_here():
         (["--version"], None),
         (["--lisen", "1"], None),
         (["--quiet=yes"], None),
+        (["--no-ensure"], None),
+        (["--xx-open"], None),
         (["x"], None),
     ],
 )

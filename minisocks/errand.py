@@ -1,0 +1,38 @@
+"""Have the loop do something, and wait for it."""
+
+import threading
+from typing import Callable
+
+from minisocks.loop import Job, Loop
+
+__all__ = ["run_in"]
+
+
+class _Errand(Job):
+    """One of them; no connection, and never longer in the loop than it takes."""
+
+    counts = False
+
+    def __init__(self, loop: Loop, work: Callable[[], None]) -> None:
+        self._loop, self._work = loop, work
+        self.done = threading.Event()
+
+    def begin(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.abort("")
+
+    def abort(self, why: str) -> None:
+        self._loop.done(self)
+        self.done.set()
+
+
+def run_in(loop: Loop, work: Callable[[], None]) -> None:
+    """Return when *loop* has done *work*, or has ended without.
+
+    Thread: any; in the loop's own it is done at once.
+    """
+    errand = _Errand(loop, work)
+    loop.submit(errand)
+    errand.done.wait()
