@@ -10,9 +10,11 @@
 Who may connect is decided by the socket's mode: its owner, and root.
 """
 
+import errno
 import json
 import os
 import socket
+import stat
 from typing import Any, Callable, Dict
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
@@ -60,11 +62,11 @@ class Control(Job):
         self._callers = 0
         self._closed = False
         #: For a caller where clients have all the others: he may ask whether we live.
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._spare = -1
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if os.path.lexists(path):
-                os.unlink(path)  # an earlier one's: who has the pidfile is alone
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+            _remove_earlier(path)
             # Nobody can connect before listen, whatever the umask.
             self._sock.bind(path)
             os.chmod(path, 0o600)
@@ -72,7 +74,8 @@ class Control(Job):
             self._sock.setblocking(False)
         except BaseException:
             self._sock.close()
-            os.close(self._spare)
+            if self._spare >= 0:
+                os.close(self._spare)
             raise
 
     def begin(self) -> None:
@@ -132,6 +135,20 @@ class Control(Job):
             self._spare = -1
         self._loop.close_later(self._sock)
         self._loop.done(self)
+
+
+def _remove_earlier(path: str) -> None:
+    """Remove the socket of an earlier process: who has the pidfile is alone.
+
+    Raises:
+        OSError: it is no socket, and may be precious.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 class _Caller(Job):

@@ -148,7 +148,7 @@ class Service:
                 self._warn("no pidfile %s: %s" % (pidfile.path, reason))
         services = self._proxy.services
         for path in [control_path(pidfile.path) for pidfile in self._pidfiles]:
-            if path in self._spoken_to_at or services is None:
+            if services is None or (path in self._spoken_to_at and os.path.exists(path)):
                 continue
             try:
                 services.loop.submit(Control(services.loop, path, self._carry_out))

@@ -232,12 +232,14 @@ def test_watch_ends_with_what_it_watches(instance):
 
 def test_a_process_that_does_not_answer_is_told(instance):
     """One sentence with the number of the process, and not a hang."""
-    os.unlink(instance.pidfile + ".sock")
+    os.unlink(instance.pidfile + ".sock")  # somebody tidies up
     for name in COMMANDS:
         status, out, err = instance.command(name)
         assert (1, "") == (status, out)
         assert "process %d cannot be spoken to at " % instance.pid in err
         assert "No such file" in err
+    os.kill(instance.pid, signal.SIGHUP)  # has it made anew
+    wait_until(lambda: instance.command("status")[0] == 0, "the answer")
 
 
 def test_default_needs_no_names(tmp_path):

@@ -84,6 +84,23 @@ def test_a_file_of_an_earlier_one_is_replaced(path):
     server.loop.stop()
 
 
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_no_socket_is_left_alone(path, kind):
+    """A file of that name may be precious."""
+    if kind == "file":
+        with open(path, "w") as file:
+            file.write("precious")
+    elif kind == "directory":
+        os.mkdir(path)
+    else:
+        os.symlink("/no/such", path)
+    loop = Loop()
+    with nothing_left(), pytest.raises(OSError, match="no socket"):
+        Control(loop, path, lambda wish, answer: None)
+    assert os.path.lexists(path)
+    loop.stop()
+
+
 def test_request_and_answer(server, path):
     """As many as a caller likes, cut anywhere, one after another."""
     with call(path) as talk:
