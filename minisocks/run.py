@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -52,6 +53,7 @@ class Run:
         #: Set when all is closed.
         self.ended = threading.Event()
         self._closes_resolver = closes_resolver
+        self._pid = os.getpid()
         self._mutex = threading.Lock()  # guards the two below
         self._stopper = self._ender = 0
         self._deaf = threading.Event()
@@ -177,7 +179,8 @@ class Run:
             return self._stopper != me or self._deaf.is_set()
         self.services.stopping = True
         try:
-            self.pool.stop()
+            if not self._is_forked():
+                self.pool.stop()
         finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
             with self._changing:
                 for door in self._all_doors():
@@ -194,15 +197,21 @@ class Run:
             if self._ender != me and not is_own_thread():
                 self.ended.wait()
             return
-        # In a forked child there is no thread of ours to wait for.
-        runs = self.services.loop.is_running()
         try:
-            self.services.loop.stop()
-            if self._closes_resolver and runs:
-                self.services.resolver.close()
-            self.journal.close()
+            if not self._is_forked():
+                self.services.loop.stop()
+                if self._closes_resolver:
+                    self.services.resolver.close()
+                self.journal.close()
         finally:
             self.ended.set()
+
+    def _is_forked(self) -> bool:
+        """Return whether this is a child of the process that has our threads.
+
+        None of them is here, but what they had locked at the fork stays locked.
+        """
+        return os.getpid() != self._pid
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, at once if it has ended."""

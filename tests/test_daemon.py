@@ -28,7 +28,7 @@ def test_it_returns_when_it_serves(instance, target):
     lines = err.splitlines()
     assert "listening on 127.0.0.1:%d (SOCKS4, SOCKS4a, SOCKS5)" % instance.port == lines[0]
     assert lines[-1].startswith("try it: curl ")
-    assert lines[0] in instance.log()
+    instance.wait_for_line(lines[0])
 
 
 def test_it_has_left_everything_behind(instance):

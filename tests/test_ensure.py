@@ -95,6 +95,7 @@ def test_fifty_at_once_start_one(instance):
 
     assert {b""} == set(said)
     assert {0} == {process.returncode for process in processes}
+    instance.wait_for_line("try it:")
     assert 1 == instance.log().count("listening on")
     assert instance.pid
 
@@ -358,7 +359,7 @@ def test_two_at_once_replace_a_hung_one_once(instance):
     processes = [impatiently("--ensure", "-c", instance.file) for _ in range(2)]
     said = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
     assert [(0, ""), (0, "")] == [(p.returncode, text) for p, text in zip(processes, said)]
-    assert 2 == instance.log().count("listening on")
+    wait_until(lambda: instance.log().count("listening on") == 2, "the new one's line")
     assert instance.pid not in (None, pid)
 
 
