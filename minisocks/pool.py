@@ -158,6 +158,8 @@ class HandlerPool(Turn):
                     log.warning("threads can be had again")
                 self._short_of_threads = False
                 return True
+        if sum(self._hooks.values()) < len(self._threads):
+            return True  # one of them has let its session go, and is about to come for more
         # Where the system has no thread more for us, those there are take turns.
         return self._short_of_threads and bool(self._threads)
 

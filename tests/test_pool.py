@@ -413,3 +413,29 @@ def test_a_session_counts_once_when_it_is_parked(target):
             talk.send(socks5("127.0.0.1", target.port))
             assert 0 == talk.receive_reply5()[0]
     assert [0] == counts
+
+
+def test_a_thread_that_parks_its_session_is_as_good_as_free(target):
+    """At the bound of threads, the next client waits for it and is not refused."""
+    parking, go_on = threading.Event(), threading.Event()
+    with run_proxy(authenticate=lambda user, password, client: True, max_handshakes=4) as proxy:
+        park = proxy.services.park
+
+        def slowly(session):
+            if threading.current_thread().name == "minisocks-handler" and not go_on.is_set():
+                parking.set()
+                go_on.wait(TIMEOUT)
+            park(session)
+
+        proxy.services.park = slowly
+        proxy._run.pool._max_threads = 1
+        with Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
+            first.send(b"\x05\x01\x02" + password_message(b"ann", b"x"))
+            assert parking.wait(TIMEOUT)
+            second.send(b"\x05\x01\x02" + password_message(b"bob", b"x")).expect(b"\x05\x02")
+            wait_until(lambda: proxy._run.pool._waiting, "the second one in the queue")
+            go_on.set()
+            for talk in (first, second):
+                talk.send(socks5("127.0.0.1", target.port))
+            second.expect(b"\x01\x00")
+            assert 0 == second.receive_reply5()[0]
