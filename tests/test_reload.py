@@ -101,6 +101,7 @@ def test_one_listener_that_cannot_be_had_changes_nothing(proxy, relayed):
         other.listen(1)
         taken = str(other.getsockname()[1])
         for listen in ((str(free), taken), before.listen + (str(free), taken)):
+            wait_until(lambda: len(proxy) == 1, "the end of all others")
             with nothing_left(), pytest.raises(ListenError, match="in use"):
                 changed(proxy, listen=listen, user=("ann:secret",), max_handshakes=4)
             assert before == proxy.config
