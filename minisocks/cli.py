@@ -127,7 +127,7 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 
 
 def _serve(ensure: bool = False, **given: Any) -> None:
-    from minisocks.service import Service  # 3 MB that other commands do not need
+    from minisocks.service import Service  # the proxy, which the other commands do without
 
     Service(_settings(given), lambda home, warn: _settings(given, home, warn)).run(ensure)
 

@@ -1,10 +1,12 @@
 """What a running minisocks says of itself: collected, and shown in three ways."""
 
 import os
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from minisocks import __version__
-from minisocks.proxy import Proxy
+
+if TYPE_CHECKING:  # who only shows what another process says does without
+    from minisocks.proxy import Proxy
 
 __all__ = ["as_prometheus", "as_text", "collect"]
 
@@ -14,7 +16,7 @@ MAX_CLIENTS = 1000
 Status = Dict[str, Any]
 
 
-def collect(proxy: Proxy, state: str) -> Status:
+def collect(proxy: "Proxy", state: str) -> Status:
     """Return the figures of *proxy*, ready for JSON.  Any thread."""
     stats = proxy.stats()
     return {
@@ -35,7 +37,7 @@ def collect(proxy: Proxy, state: str) -> Status:
     }
 
 
-def _clients(proxy: Proxy) -> List[Status]:
+def _clients(proxy: "Proxy") -> List[Status]:
     """Return who is connected: each client's connections and their bytes, busiest first."""
     table: Dict[str, Status] = {}
     for record in proxy.live:
