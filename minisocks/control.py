@@ -67,11 +67,14 @@ class Control(Job):
         try:
             self._spare = os.open(os.devnull, os.O_RDONLY)
             _remove_earlier(path)
-            # Nobody can connect before listen, whatever the umask.
-            self._sock.bind(path)
-            os.chmod(path, 0o600)
+            # The name is there when somebody answers, and never with another mode.
+            new = path + "~"
+            _remove_earlier(new)
+            self._sock.bind(new)
+            os.chmod(new, 0o600)
             self._sock.listen(BACKLOG)
             self._sock.setblocking(False)
+            os.rename(new, path)
         except BaseException:
             self._sock.close()
             if self._spare >= 0:

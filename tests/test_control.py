@@ -101,6 +101,27 @@ def test_what_is_no_socket_is_left_alone(path, kind):
     loop.stop()
 
 
+def test_its_file_is_there_when_it_answers(path):
+    """Whoever waits for the file can connect as soon as he sees it."""
+    found = []
+
+    def look():
+        while not found:
+            if os.path.exists(path):
+                with socket.socket(socket.AF_UNIX) as sock:
+                    found.append(sock.connect_ex(path))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    loop = Loop()
+    control = Control(loop, path, lambda wish, answer: None)
+    thread.join()
+    assert [0] == found
+    assert [os.path.basename(path)] == os.listdir(os.path.dirname(path))
+    control.abort("")
+    loop.stop()
+
+
 def test_request_and_answer(server, path):
     """As many as a caller likes, cut anywhere, one after another."""
     with call(path) as talk:
