@@ -149,8 +149,11 @@ def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
                 talk.send(b"\x05")
             wait_until(lambda: len(proxy.services.loop) == 7)
             proxy.stop_listening()
-            for talk in unfinished:
+            for talk in unfinished[:3]:
                 talk.expect_eof()
+            for talk in unfinished[3:]:
+                with contextlib.suppress(ConnectionResetError):  # its byte was not read yet
+                    talk.expect_eof()
             with pytest.raises(ConnectionRefusedError):
                 Talk.to(proxy.port)
             relayed.send(b"still here").expect(b"still here")
