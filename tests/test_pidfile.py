@@ -204,10 +204,9 @@ def test_another_user_s_file_says_nothing(path, tmp_path):
         file.write("1234\n")
     os.chmod(path, 0o666)  # noqa: S103  # that is the point
     code = (
-        "import sys, os\n"
+        "import fcntl, sys, os\n"
         "from minisocks.pidfile import Pidfile\n"
         "from minisocks.ensure import is_healthy\n"
-        "import minisocks.remote, minisocks.commands\n"
         "os.chdir(os.path.dirname(sys.argv[1]))\n"
         "os.setuid(65534)\n"
         "sys.argv[1] = 'minisocks.pid'\n"

@@ -87,7 +87,7 @@ def test_truncated_success(target, size):
             assert b"\x05\x00\x00\x01\x7f\x00\x00\x01"[:size] == talk.rest()[:8]
         wait_until(lambda: len(proxy) == 0)
         assert ["scripted"] == [record.end for record in proxy.records]
-    assert 1 == len(target.talks)
+    wait_until(lambda: len(target.talks) == 1, "the target's accept")
 
 
 @pytest.mark.parametrize(
