@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("bench") / "run.json")
     tests = "start,down:2,ping:2,conn:2,name:2,idle:400,mixed:2,crowd:50"
     text = peers(
-        "--peers", "minisocks,direct", "--rounds", "1", "--seconds", "0.2", "--tests", tests,
+        "--peers", "minisocks,direct", "--rounds", "1", "--seconds", "0.6", "--tests", tests,
         "--json", path,
     )  # fmt: skip
     return text, path
