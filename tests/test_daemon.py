@@ -45,7 +45,9 @@ def test_it_has_left_everything_behind(instance):
     pid = instance.pid
     assert pid != os.getsid(pid) != os.getsid(0)
     assert "/" == os.readlink("/proc/%d/cwd" % pid)
-    names = [os.readlink("/proc/%d/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%d/fd" % pid)]
+    # The pipe through which it said that it serves is closed a moment behind that word.
+    wait_until(lambda: not [name for name in _open_files(pid) if name.startswith("pipe:")])
+    names = _open_files(pid)
     assert 4 == names.count("/dev/null")  # and one to spare, for the control channel
     assert {"/dev/null", instance.pidfile, instance.log_file, "anon_inode:[eventpoll]"} == {
         name for name in names if not name.startswith(("socket:", "anon_inode:inotify"))
@@ -54,6 +56,17 @@ def test_it_has_left_everything_behind(instance):
     with open("/proc/%d/status" % pid) as file:
         umask = [line.split()[1] for line in file if line.startswith("Umask")]
     assert umask in (["0077"], [])
+
+
+def _open_files(pid):
+    """What the process's descriptors lead to."""
+    names = []
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            names.append(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
+        except FileNotFoundError:
+            pass  # closed since
+    return names
 
 
 def test_a_start_that_fails_says_why(instance, tmp_path):
