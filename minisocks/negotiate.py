@@ -43,6 +43,8 @@ class Turn:
     def hand_over(self, session: Session) -> None:
         """Have a thread that may wait go on with *session*, whose ``event`` is to be dealt with.
 
+        The loop forgets it.
+
         Raises:
             HookFailed: there is none, or the client's address has its share.
         """
@@ -63,8 +65,6 @@ def negotiate(session: Session, turn: Turn) -> None:
                 return
             session.event = event
             if not turn.may_wait and _takes_long(session, event):
-                session.unpark()
-                session.unwatch()
                 turn.hand_over(session)
                 return
             session.event = None

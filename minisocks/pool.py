@@ -76,6 +76,12 @@ class HandlerPool(Turn):
         with self._changed:
             return sum(self._hooks.values())
 
+    @property
+    def open(self) -> int:
+        """How many connections there are: those in the loop, and those that hooks hold."""
+        with self._changed:  # so that none is missed on its way to a hook
+            return len(self._loop) + sum(self._hooks.values())
+
     def start(self, servers: Sequence[object]) -> None:
         """Start serving *servers*, each a ``SocksServer`` that listens, in a loop that runs."""
         self._doors = Doors(self._loop, servers)
@@ -101,6 +107,8 @@ class HandlerPool(Turn):
                 self._tell_busy(session.client)
                 raise HookFailed("too many hooks run already")
             self._hooks[address] = here + 1
+            session.unpark()
+            session.unwatch()
             self._waiting.append(session)
             self._changed.notify()
 

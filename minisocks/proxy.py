@@ -307,7 +307,7 @@ class Proxy:
         Those that a hook is called for are among them.
         """
         run = self._run
-        return len(run.services.loop) + run.pool.in_hooks if run is not None else 0
+        return run.pool.open if run is not None else 0
 
     def __bool__(self) -> bool:
         """Return True: a proxy without connections is one, too."""

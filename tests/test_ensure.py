@@ -354,6 +354,7 @@ def test_two_at_once_replace_a_hung_one_once(instance):
     """Both end well, and one new instance runs."""
     instance.start()
     pid = instance.pid
+    instance.wait_for_line("try it")  # the log has a thread of its own, which stops, too
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: "T" in state(pid), "the stop")
     processes = [impatiently("--ensure", "-c", instance.file) for _ in range(2)]
