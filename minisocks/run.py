@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
+from minisocks.access import Access
 from minisocks.compat import is_own_thread
 from minisocks.errand import run_in
 from minisocks.journal import Journal
@@ -85,9 +86,11 @@ class Run:
         Listeners that are in both stay, others are opened and closed.  All or nothing.
 
         Raises:
-            ListenError, RoadError, OSError: something cannot be had; nothing has changed.
+            ConfigError, ListenError, RoadError, OSError: something cannot be had; nothing has
+                changed.
             RuntimeError: it has been told to stop.
         """
+        access = Access.of(config, self.services.hooks)
         road = Road.of(config)
         road.check()
         with self._changing:
@@ -107,7 +110,7 @@ class Run:
             removed = [door for doors in left.values() for door in doors]
 
             def change() -> None:
-                self.services.adopt(config, road)
+                self.services.adopt(config, road, access)
                 self.pool.resize(config.max_handshakes)
                 self.pool.change_servers(added, [door.server for door in removed])
 

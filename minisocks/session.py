@@ -9,7 +9,7 @@ import logging
 import socket
 from typing import Any, Callable, Optional
 
-from minisocks.auth import Users
+from minisocks.access import Access
 from minisocks.client import Client
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
@@ -23,7 +23,6 @@ from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.resolver import Resolver
 from minisocks.road import Road
-from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.wire import Rep, packed_ip
 
@@ -48,7 +47,7 @@ class Services:
         self.ids = itertools.count(1)
         #: What makes a session of an accepted socket; a test may put its own here.
         self.session_type: Callable[..., Session] = Session
-        self.adopt(config, Road.of(config))
+        self.adopt(config, Road.of(config), Access.of(config, self.hooks))
         self.loop = Loop()
         self.resolver = resolver or Resolver()
         #: Set when nothing new begins any more, whatever a late hook says.
@@ -58,14 +57,14 @@ class Services:
         #: Goes on with a session that is parked, or was.  The pool's; loop thread.
         self.resume: Callable[[Session], None] = _no_pool
 
-    def adopt(self, config: Config, road: Road) -> None:
+    def adopt(self, config: Config, road: Road, access: Access) -> None:
         """Have what comes from now on go by *config*.  Loop thread, once it runs.
 
-        What is made of it is immutable; who has asked before goes on with the old.
+        *road* and *access* are made of it, and immutable; who has asked before goes on
+        with the old ones.
         """
         self.config = config
-        self.users = Users(config.credentials(), self.hooks.authenticate)
-        self.rules = Rules(bool(self.users), config.allow_lan, config.open)
+        self.users, self.rules = access.users, access.rules
         self.road = road
 
 

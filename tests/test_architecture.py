@@ -35,6 +35,7 @@ ABOVE = """
     doors lobby negotiate
     connect
     session
+    access
     auth
     hooks
     dialer journal
