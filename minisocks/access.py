@@ -1,13 +1,20 @@
 """Who may come in and what they may reach, made of the settings: all of it, or nothing."""
 
-from typing import NamedTuple
+from typing import Dict, NamedTuple
 
 from minisocks.auth import Users
+from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.rules import Rules
+from minisocks.machine import is_own_address
+from minisocks.rulelines import Lines, parse_lines, parse_rule
+from minisocks.rules import Rules, in_force
 from minisocks.settings import Config
+from minisocks.whereabouts import read_file
 
 __all__ = ["Access"]
+
+#: More is no list of networks and names: about two million of them.
+MAX_LIST_BYTES = 64 << 20
 
 
 class Access(NamedTuple):
@@ -24,4 +31,29 @@ class Access(NamedTuple):
             ConfigError: something in one of them cannot be used, or it cannot be read.
         """
         users = Users(config.credentials(), hooks.authenticate)
-        return cls(users, Rules(bool(users), config.allow_lan, config.open))
+        lists = _Lists()
+        own = [parse_rule(text, lists.read) for text in config.rule]
+        rules = in_force(own, bool(users), config.allow_lan, config.open)
+        return cls(users, Rules(rules, bool(users), is_own_address))
+
+
+class _Lists:
+    """The files that rules name, each read once."""
+
+    def __init__(self) -> None:
+        self._known: Dict[str, Lines] = {}
+
+    def read(self, path: str) -> Lines:
+        """Return what is in the file *path*.
+
+        Raises:
+            ConfigError: it cannot be read, or a line in it cannot be used.
+        """
+        if path not in self._known:
+            try:
+                text = read_file(path, MAX_LIST_BYTES)
+            except (OSError, ValueError) as exc:
+                reason = getattr(exc, "strerror", None) or exc
+                raise ConfigError("--rule", "cannot read %s: %s" % (path, reason)) from exc
+            self._known[path] = parse_lines(text, path)
+        return self._known[path]

@@ -6,9 +6,9 @@ Text only; who prints it, and in which colours, is the caller's affair.
 from typing import Any, Dict, List, Tuple
 
 from minisocks import __version__
+from minisocks.client import Client
 from minisocks.layers import Layered
 from minisocks.machine import Room
-from minisocks.networks import LOOPBACK
 from minisocks.rules import Rules
 from minisocks.setting import Setting
 from minisocks.settings import SETTINGS, Config
@@ -21,17 +21,17 @@ __all__ = ["as_data", "as_table", "at_start"]
 Line = Tuple[str, str]
 
 
-def at_start(addresses: List[str], config: Config, room: Room) -> List[Line]:
+def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> List[Line]:
     """Return the lines for a proxy that listens on *addresses*."""
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
-    lines.append(("may come in:", _who(config)))
+    lines.append(("may come in:", rules.describe()))
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
-    lines.append(("try it:", _try(addresses, config)))
+    lines.append(("try it:", _try(addresses, rules)))
     return lines
 
 
-def as_table(chosen: Layered) -> List[str]:
-    """Return the settings in force for people, passwords left out."""
+def as_table(chosen: Layered, rules: Rules) -> List[str]:
+    """Return the settings and the rules in force for people, passwords left out."""
     rows = []
     for setting in SETTINGS:
         for value in _shown(setting, chosen.config) or ["none"]:
@@ -39,22 +39,28 @@ def as_table(chosen: Layered) -> List[str]:
     name_width = max(len(row[0]) for row in rows)
     value_width = min(30, max(len(row[1]) for row in rows))
     lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
-    return lines + ["", "may come in: %s" % _who(chosen.config)]
+    lines += ["", "may come in: %s" % rules.describe()]
+    lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
+    for number, rule in enumerate(rules.rules, 1):
+        note = "  (built in)" if rule.is_built_in else ""
+        lines.append("%3d  %s%s" % (number, rule.text, note))
+    return lines
 
 
-def as_data(chosen: Layered) -> Dict[str, Any]:
-    """Return the settings in force for programs, passwords left out."""
+def as_data(chosen: Layered, rules: Rules) -> Dict[str, Any]:
+    """Return the settings and the rules in force for programs, passwords left out."""
     settings = {}
     for setting in SETTINGS:
         value: Any = getattr(chosen.config, setting.name)
         if setting.kind == "texts":
             value = _shown(setting, chosen.config)
         settings[setting.key] = {"value": value, "source": chosen.sources[setting.name]}
-    return {"version": __version__, "settings": settings, "may_come_in": _who(chosen.config)}
-
-
-def _who(config: Config) -> str:
-    return Rules(bool(config.user), config.allow_lan, config.open).describe()
+    return {
+        "version": __version__,
+        "settings": settings,
+        "may_come_in": rules.describe(),
+        "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
+    }
 
 
 def _shown(setting: Setting, config: Config) -> List[str]:
@@ -65,19 +71,19 @@ def _shown(setting: Setting, config: Config) -> List[str]:
     return [setting.shown(one).replace("\n", "\\n") + unit for one in values]
 
 
-def _try(addresses: List[str], config: Config) -> str:
+def _try(addresses: List[str], rules: Rules) -> str:
     """Return a line for the shell that works, or what keeps every one from it."""
     places = [ListenAddress.parse(address).for_clients() for address in addresses]
-    if not (config.user or config.open or config.allow_lan):
-        places = [place for place in places if _is_on_this_host(place)]
+    if not rules.has_users:
+        places = [place for place in places if rules.lets_in(_client_of(place))]
         if not places:
             return "nobody can come in by this address yet: add --allow-lan, --user or --open"
-    user = "NAME:PASSWORD@" if config.user else ""
+    user = "NAME:PASSWORD@" if rules.has_users else ""
     place = next((place for place in places if not place.path), places[0])
     where = "localhost" + place.path if place.path else str(place)
     return "curl --proxy socks5h://%s%s https://example.org/" % (user, where)
 
 
-def _is_on_this_host(place: ListenAddress) -> bool:
-    ip = packed_ip(place.host)
-    return bool(place.path) or (ip is not None and ip in LOOPBACK)
+def _client_of(place: ListenAddress) -> Client:
+    """Return a client on this host as it arrives at *place*: from that very address."""
+    return Client((place.host, 0) if packed_ip(place.host) else "")

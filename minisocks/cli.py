@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import click
 
-from minisocks import __version__, announce, console
+from minisocks import __version__, console
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.layers import Layered, layered
 from minisocks.setting import Setting, closest
@@ -46,6 +46,10 @@ class _Failure(Exception):
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence)
         self.status = status
+
+
+class _Denied(Exception):
+    """The answer was no; that has been said, and is an exit status, too."""
 
 
 class _Command(click.Command):
@@ -97,9 +101,13 @@ class _Command(click.Command):
         for group in GROUPS:
             rows = [_help_row(s) for s in self.settings if s.group == group]
             _write_section(formatter, group, rows)
-        rows = [("    " + option.opts[0], str(option.help)) for option in self.more]
+        rows = [(_spelling(option), str(option.help)) for option in self.more]
         rows += [("    --version", "Show the version."), ("-h, --help", "Show this page.")]
         _write_section(formatter, "Other", rows)
+
+
+def _spelling(option: click.Option) -> str:
+    return ("    %s %s" % (option.opts[0], option.metavar or "")).rstrip()
 
 
 def _write_section(formatter: click.HelpFormatter, title: str, rows: List[Tuple[str, str]]) -> None:
@@ -133,14 +141,14 @@ def _serve(ensure: bool = False, **given: Any) -> None:
 
 
 def _check(json: bool = False, **given: Any) -> None:
-    chosen = _settings(given)
-    if json:
-        import json as encoder
+    from minisocks import checking  # what decides about clients, which the others do without
 
-        console.print_line(encoder.dumps(announce.as_data(chosen), indent=2))
-    else:
-        for line in announce.as_table(chosen):
-            console.print_line(line)
+    asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
+    chosen = _settings(given)
+    if not any(asked[:3]):
+        checking.check(chosen, json)
+    elif not checking.judge_one(chosen, json, *asked):
+        raise _Denied
 
 
 def _to_running(name: str) -> Callable[..., None]:
@@ -178,6 +186,11 @@ def _flag(name: str, text: str) -> click.Option:
     return click.Option(["--" + name], is_flag=True, help=text)
 
 
+def _value(name: str, metavar: str, text: str, default: Optional[str] = None) -> click.Option:
+    names = ["--" + name, "asked_" + name]
+    return click.Option(names, metavar=metavar, default=default, help=text)
+
+
 _SERVE = _Command(
     "minisocks",
     _serve,
@@ -190,8 +203,13 @@ COMMANDS: Dict[str, _Command] = {
         _Command(
             "check",
             _check,
-            "Show the settings in force and where each comes from.",
+            "Show the settings in force and where each comes from; or what the rules say.",
             _flag("json", "As JSON, for programs."),
+            _value("from", "ADDRESS", "May a client from there [default: 127.0.0.1]"),
+            _value("to", "HOST:PORT", "reach this target?"),
+            _value("as", "NAME", "As this user."),
+            _value("command", "NAME", "By this command: connect, bind, udp.", "connect"),
+            _value("ver", "N", "By SOCKS 4 or 5.", "5"),
         ),
         _Command(
             "status",
@@ -246,10 +264,13 @@ def _status_of(argv: List[str]) -> int:
         return EXIT_WRONG_USAGE
     except ConfigError as exc:
         console.fail(exc.sentence)
+        console.show(exc.picture)
         return EXIT_WRONG_USAGE
     except NotRunning as exc:
         console.fail(str(exc))
         return EXIT_NOT_RUNNING
+    except _Denied:
+        return EXIT_CANNOT
     except BrokenPipeError:
         console.give_up_stdout()
         return EXIT_CANNOT

@@ -125,12 +125,13 @@ class Connect(Job):
             RefusedByRules: none.
         """
         rules, client = self._session.services.rules, self._session.client
+        ver, cmd, dst = self._request.ver, self._request.cmd, self._request.dst
         passed = []
         decision = Decision(False, "no address that could be connected to")
         for family, sockaddr in addresses:
             ip = packed_ip(sockaddr[0])
             if ip is not None:
-                decision = rules.allows_address(client, ip, sockaddr[1])
+                decision = rules.decide(client, ver, cmd, dst, ip)
                 if decision.allowed:
                     passed.append((family, sockaddr))
         if not passed:

@@ -6,7 +6,7 @@ In the background it goes to whoever started it, until it serves.
 import os
 import sys
 import traceback
-from typing import Optional
+from typing import Iterable, Optional
 
 from minisocks.daemon import Detached
 
@@ -18,6 +18,7 @@ __all__ = [
     "in_background",
     "print_line",
     "say",
+    "show",
     "warn",
 ]
 
@@ -54,6 +55,12 @@ def say(about: str, rest: str) -> None:
 def warn(sentence: str) -> None:
     """Say what somebody may want to change."""
     _write("warning:", _YELLOW, sentence)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Write *lines* below what was said last: a place in a text."""
+    for line in lines:
+        _write("   ", 0, line)
 
 
 def fail(sentence: str) -> None:

@@ -4,6 +4,7 @@
 
     MinisocksError
       ConfigError (also ValueError)   .option
+        RuleError                     .text, .column
       ListenError (also OSError)      a listener could not be opened
       RoadError (also OSError)        targets cannot be dialed as set
       ServiceError                    the process cannot run as asked
@@ -43,6 +44,7 @@ __all__ = [
     "ProtocolError",
     "RefusedByRules",
     "RoadError",
+    "RuleError",
     "ServiceError",
     "UnsupportedAddressType",
     "UnsupportedCommand",
@@ -69,6 +71,39 @@ class ConfigError(MinisocksError, ValueError):
     def sentence(self) -> str:
         """Place and message, in one line for people."""
         return "%s: %s" % (self.place, self)
+
+    @property
+    def picture(self) -> Sequence[str]:
+        """Lines to be shown below the sentence where there is room for more than one."""
+        return ()
+
+    def at(self, option: str, place: str) -> "ConfigError":
+        """Return the same error with where the value stands."""
+        return ConfigError(option, str(self), place)
+
+
+class RuleError(ConfigError):
+    """A rule cannot be read.
+
+    ``column`` is where in its line, the first character being 1.
+    """
+
+    def __init__(self, message: str, text: str, column: int, place: str = "--rule") -> None:
+        super().__init__("--rule", message, "%s, column %d" % (place, column))
+        self.text = text
+        self.column = column
+
+    @property
+    def picture(self) -> Sequence[str]:
+        """The rule, and a caret below what is wrong in it."""
+        # What is wide or has no width at all would move the caret.
+        shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in self.text)
+        gap = "".join("\t" if c == "\t" else " " for c in shown[: self.column - 1])
+        return (shown, gap.ljust(self.column - 1) + "^")
+
+    def at(self, option: str, place: str) -> "RuleError":
+        """Return the same error with where the rule stands."""
+        return RuleError(str(self), self.text, self.column, place)
 
 
 class ListenError(MinisocksError, OSError):

@@ -8,6 +8,9 @@
     listen =
         127.0.0.1:1080
         [::1]:1080
+    [rules]
+    deny port 25
+    allow from 10.0.0.0/8
 
 Not configparser: it forgets the lines that values stand on, which is what
 somebody who has made a mistake needs to know, and it takes no section of lines
@@ -22,10 +25,11 @@ if TYPE_CHECKING:
 
     from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "MAX_FILE_BYTES", "SECTION", "parse"]
+__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "parse"]
 
-#: Where the settings are.
+#: Where the settings are, and where the rules.
 SECTION = "minisocks"
+RULES = "rules"
 
 #: More is no file of settings.
 MAX_FILE_BYTES = 1 << 20
@@ -59,7 +63,8 @@ class Entry:
 def parse(text: str, name: str) -> "List[Entry]":
     """Return the keys of the file called *name*, in its order.
 
-    An indented line is one more value of the key above it.  What a line says is
+    An indented line is one more value of the key above it.  Each line of the section
+    ``rules`` is a value of the key "rule".  What a line says is
     not repeated in errors: it may be a password.
 
     Raises:
@@ -75,7 +80,13 @@ def parse(text: str, name: str) -> "List[Entry]":
         if not bare or bare[0] in "#;":
             continue
         place = "%s, line %d" % (name, number)
-        if line[0].isspace():
+        if section == RULES and bare[0] != "[":
+            # With its indentation: an error tells the column.
+            if entries and entries[-1].section == RULES:
+                entries[-1].values += ((number, line.rstrip()),)
+            else:
+                entries.append(Entry(RULES, "rule", number, ((number, line.rstrip()),)))
+        elif line[0].isspace():
             if not entries or entries[-1].section != section:
                 raise _wrong("this line is indented, but no key is above it", place)
             entries[-1].values += ((number, bare),)

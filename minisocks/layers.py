@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.inifile import SECTION, Entry, parse
+from minisocks.inifile import RULES, SECTION, Entry, parse
 from minisocks.setting import Setting, closest
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 
@@ -64,9 +64,11 @@ def _value(setting: Setting, found: _Found) -> Any:
         if found.source != "command line" and text[0] == text[-1] in "\"'" and len(text) > 1:
             raise ConfigError(setting.option, "is in quotes; write it without", place)
         try:
-            values.append(setting.read(text))
+            value = setting.read(text)
         except ConfigError as exc:
-            raise ConfigError(setting.option, str(exc), place) from None
+            raise exc.at(setting.option, place) from None
+        # A rule still has its indentation, for the sake of errors.
+        values.append(value.strip() if setting.name == "rule" else value)
     return tuple(values) if setting.kind == "texts" else values[-1]
 
 
@@ -101,11 +103,10 @@ def _from_file(text: str, name: str) -> Dict[str, _Found]:
     found: Dict[str, _Found] = {}
     for entry in parse(text, name):
         place = "%s, line %d" % (name, entry.line)
-        if entry.section != SECTION:
+        if entry.section not in (SECTION, RULES):
+            known_sections = closest(entry.section, [SECTION, RULES])
             raise ConfigError(
-                "--config",
-                "no section is called [%s]%s" % (entry.section, closest(entry.section, [SECTION])),
-                place,
+                "--config", "no section is called [%s]%s" % (entry.section, known_sections), place
             )
         setting = known.get(entry.key.replace("_", "-"))
         if setting is None:

@@ -1,8 +1,11 @@
-"""What this machine has room for: descriptors and memory."""
+"""What this machine has: room for descriptors and memory, and its own addresses."""
 
+import socket
 from typing import Iterable, List, NamedTuple, Optional
 
-__all__ = ["Room", "find_room", "raise_descriptor_limit"]
+from minisocks.wire import packed_ip, text_ip
+
+__all__ = ["Room", "find_room", "is_own_address", "raise_descriptor_limit"]
 
 #: For the listeners, the loop, the threads, the log, and what else is open.
 SPARE_DESCRIPTORS = 32
@@ -11,6 +14,8 @@ DESCRIPTORS_EACH = 2
 #: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
 #: what the kernel needs for two sockets.
 BYTES_EACH = 10 * 1024
+#: Any one: no packet goes there.
+PROBE_PORT = 9
 
 
 class Room(NamedTuple):
@@ -98,3 +103,20 @@ def _words_behind(lines: Iterable[str], label: str) -> List[str]:
         if line.startswith(label):
             return line[len(label) :].split()
     return []
+
+
+def is_own_address(ip: bytes) -> bool:
+    """Return whether the 4 or 16 bytes of *ip* are an address of this host, now.
+
+    By asking the kernel from which of its addresses it would go there: to one of its own it
+    goes from that one.  Nothing is sent.
+    """
+    family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+    host = text_ip(ip)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, PROBE_PORT))
+            source = packed_ip(probe.getsockname()[0])
+            return source == ip or (len(ip) == 4 and host.startswith("127."))
+    except OSError:
+        return False

@@ -141,10 +141,9 @@ def _consider(session: Session, request: Request) -> None:
     rules, client = session.services.rules, session.client
     session.unpark()
     session.asked(request)
-    rules.admits(client).demand()
+    rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
-    rules.allows_name(client, request.dst).demand()
 
 
 def _carry_out(session: Session, request: Request) -> None:

@@ -5,41 +5,131 @@ Python's maintenance releases, and a proxy must not change whom it lets in with
 a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
 """
 
-from typing import Iterable, List, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Set, Tuple
 
-from minisocks.wire import MAPPED_PREFIX, packed_ip
+from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
 
-__all__ = ["LINK_LOCAL", "LOOPBACK", "METADATA", "PRIVATE", "UNSPECIFIED", "Networks", "disguises"]
+__all__ = [
+    "LINK_LOCAL",
+    "LOOPBACK",
+    "METADATA",
+    "MULTICAST",
+    "NOT_PUBLIC",
+    "PRIVATE",
+    "UNSPECIFIED",
+    "Networks",
+    "Row",
+    "disguises",
+    "parse_networks",
+]
+
+#: One network: bytes of an address, bits of it that are free, and the others as a number.
+Row = Tuple[int, int, int]
+_Rows = Tuple[Tuple[int, FrozenSet[int]], ...]
 
 
 class Networks:
-    """An immutable set of networks; ``ip in networks`` asks it."""
+    """An immutable set of networks; ``ip in networks`` asks it.
 
-    __slots__ = ("_rows", "name")
+    However many there are, it takes one look for each length of prefix among them.
+    """
 
-    def __init__(self, name: str, cidrs: str) -> None:
-        """*cidrs* are networks such as ``10.0.0.0/8``, separated by blanks."""
+    __slots__ = ("name", "rows4", "rows6")
+
+    def __init__(self, name: str, cidrs: str = "", rows: Iterable[Row] = ()) -> None:
+        """*cidrs* are networks such as ``10.0.0.0/8``, separated by blanks.
+
+        Raises:
+            ValueError: one of them is none.
+        """
         self.name = name
-        self._rows = tuple(_parse_cidr(cidr) for cidr in cidrs.split())
+        by_shift: Dict[Tuple[int, int], Set[int]] = {}
+        for cidr in cidrs.split():
+            rows = [*rows, *parse_networks(cidr)]
+        for size, shift, prefix in rows:
+            by_shift.setdefault((size, shift), set()).add(prefix)
+        #: Of each family: how many bits are free, and the prefixes of such networks.
+        self.rows4, self.rows6 = (
+            tuple((s, frozenset(known)) for (n, s), known in sorted(by_shift.items()) if n == size)
+            for size in (4, 16)
+        )
 
     def __contains__(self, ip: bytes) -> bool:
-        size, number = len(ip), int.from_bytes(ip, "big")
-        for width, shift, prefix in self._rows:  # any() with a generator takes twice as long
-            if size == width and number >> shift == prefix:
+        return self.holds(len(ip), int.from_bytes(ip, "big"))
+
+    def holds(self, size: int, number: int) -> bool:
+        """Return whether the address of *size* bytes that reads as *number* is in."""
+        for shift, prefixes in self.rows4 if size == 4 else self.rows6 if size == 16 else ():
+            if number >> shift in prefixes:  # any() with a generator takes twice as long
                 return True
         return False
+
+    def rows(self) -> List[Row]:
+        """Return its networks one by one, for another set that includes it."""
+        both = ((4, self.rows4), (16, self.rows6))
+        return [(size, s, p) for size, rows in both for s, known in rows for p in known]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows4 or self.rows6)
 
     def __repr__(self) -> str:
         return "Networks(%r)" % self.name
 
 
-def _parse_cidr(cidr: str) -> Tuple[int, int, int]:
-    host, _, length = cidr.partition("/")
-    ip = packed_ip(host)
+def parse_networks(text: str) -> List[Row]:
+    """Return what ``10.0.0.0/8``, ``10.0.0.7`` or ``10.0.0.7-10.0.0.9`` stands for.
+
+    Raises:
+        ValueError: for nothing; with a sentence that says why.
+    """
+    first, dash, last = text.partition("-")
+    if dash and "/" not in text:
+        return _range(_number(first), _number(last))
+    host, slash, length = text.partition("/")
+    size, number = _number(host)
+    if not slash:
+        return [(size, 0, number)]
+    # Not str.isdigit: that takes other scripts' digits.
+    if not length or len(length) > 3 or any(c not in "0123456789" for c in length):
+        raise ValueError("%s: write the length of the prefix as a number: 10.0.0.0/8" % text)
+    shift = size * 8 - int(length)
+    if shift < 0:
+        raise ValueError("%s: a prefix has at most %d bits" % (text, size * 8))
+    prefix = number >> shift
+    if prefix << shift != number:
+        right = text_ip((prefix << shift).to_bytes(size, "big"))
+        sentence = "%s has bits behind its prefix; did you mean %s/%s?"
+        raise ValueError(sentence % (text, right, length))
+    return [(size, shift, prefix)]
+
+
+def _number(text: str) -> Tuple[int, int]:
+    """Return the size of the address *text* and the number that its bytes make.
+
+    Raises:
+        ValueError: it is none, in its usual form.
+    """
+    ip = None if "%" in text else packed_ip(text)
     if ip is None:
-        raise ValueError("not a network: %r" % cidr)
-    shift = len(ip) * 8 - int(length)
-    return len(ip), shift, int.from_bytes(ip, "big") >> shift
+        raise ValueError("%s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8" % text)
+    if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
+        raise ValueError("%s is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
+    return len(ip), int.from_bytes(ip, "big")
+
+
+def _range(first: Tuple[int, int], last: Tuple[int, int]) -> List[Row]:
+    """Return the networks that make up the addresses from *first* to *last*."""
+    (size, number), (other_size, end) = first, last
+    if size != other_size or number > end:
+        raise ValueError("a range goes from a lower to a higher address of its family")
+    rows = []
+    while number <= end:
+        # The largest network that begins here and does not go beyond the end.
+        free = (number & -number).bit_length() - 1 if number else size * 8
+        free = min(free, (end - number + 1).bit_length() - 1)
+        rows.append((size, free, number >> free))
+        number += 1 << free
+    return rows
 
 
 #: This host itself.
@@ -57,6 +147,10 @@ METADATA = Networks(
 PRIVATE = Networks(
     "private", "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7 fec0::/10"
 )
+#: RFC 5771 and RFC 4291 section 2.7; and who is meant by all of them, the broadcast address.
+MULTICAST = Networks("multicast", "224.0.0.0/4 255.255.255.255/32 ff00::/8")
+#: All of these: what is none of them is public.
+NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, MULTICAST)
 
 _ZERO12 = b"\0" * 12
 _TRANSLATED = b"\0" * 8 + b"\xff\xff\0\0"  # ::ffff:0:a.b.c.d, RFC 2765

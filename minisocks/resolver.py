@@ -15,7 +15,7 @@ from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
 from minisocks.errors import DialError
 from minisocks.wire import Atyp, Rep, quoted
 
-__all__ = ["Lookup", "Resolver", "Sockaddr", "numeric_addresses"]
+__all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
 
 #: Family and what ``connect`` takes.
 Sockaddr = Tuple[int, Any]
@@ -62,6 +62,23 @@ def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) ->
         # A Python built without IPv6 has bytes instead of an address.
         if isinstance(sockaddr[0], str):
             found.append((family, sockaddr))
+    return found
+
+
+def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Sockaddr]:
+    """Return the addresses of *host*.  Waits; any thread.
+
+    Raises:
+        DialError: it has none, or nobody says.
+    """
+    try:
+        found = _ask(getaddrinfo, host, port, 0)
+    except _FAILURES as exc:
+        what = "%s cannot be resolved: %s" % (quoted(host), exc)
+        full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
+        raise DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE) from exc
+    if not found:
+        raise DialError("%s has no address" % quoted(host), Rep.HOST_UNREACHABLE)
     return found
 
 
@@ -220,14 +237,9 @@ class Resolver:
 
     def _resolve(self, lookup: Lookup) -> Outcome:
         try:
-            found = _ask(self._getaddrinfo, lookup.host, lookup.port, 0)
-        except _FAILURES as exc:
-            what = "%s cannot be resolved: %s" % (quoted(lookup.host), exc)
-            full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
-            return DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE)
+            return look_up(self._getaddrinfo, lookup.host, lookup.port)
+        except DialError as exc:
+            return exc
         except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
             log_bug("looking %s up failed", quoted(lookup.host))
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
-        if not found:
-            return DialError("%s has no address" % quoted(lookup.host), Rep.HOST_UNREACHABLE)
-        return found

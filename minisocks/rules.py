@@ -1,36 +1,47 @@
-"""Who may come in, and what they may reach.  Pure decisions; no I/O.
+"""Who may come in, and what they may reach: rules, of which the first that matches decides.
 
-``Rules`` is asked three times: whether a client may come in, whether it may go
-to what it named, and about each address that the name stands for.  The address
-that passed is the address connected to, so a name that resolves differently
-the second time gains nothing.
+What no rule matches is denied.  Pure decisions; no I/O.
 
-What is here are the defaults, "safe, not closed":
+``Rules`` is asked twice about each request: before anything is resolved, and about each
+address that the target has.  The address that passed is the address connected to, so a name
+that resolves differently the second time gains nothing.
 
-* Without users, only clients on this host may come in; ``allow_lan`` lets
-  private networks in too, ``open`` everybody.  With users, whoever has a
-  password may.
-* A client from elsewhere may not reach this host's loopback, link-local,
-  metadata and unspecified addresses in any form; a client from a public
-  address may not reach private networks.  ``allow_lan`` and ``open`` say who
-  comes in and change nothing about that.
+In force are the rules of the settings and some built in, "safe, not closed":
+
+* A client from elsewhere does not reach this host's loopback, link-local, metadata and
+  unspecified addresses in any form; a client from a public address, no private networks.
+  These two rules stand before the first one that allows without naming addresses in ``to``;
+  so a rule opens what it names.
+* Without rules of the settings: only clients on this host may come in, or, if there are users,
+  whoever has a password.  ``allow_lan`` lets private networks in too, ``open`` everybody.
+* Where there are users, a rule that allows and does not speak of users means those who have
+  given a password; ``user none`` takes others.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.client import Client
 from minisocks.errors import RefusedByRules
-from minisocks.networks import LINK_LOCAL, LOOPBACK, METADATA, PRIVATE, UNSPECIFIED, disguises
-from minisocks.wire import Address, Atyp, Method
+from minisocks.names import parents_of
+from minisocks.places import Forms, IsOwn, Places, forms_of, named_set
+from minisocks.rulelines import Rule, parse_rule
+from minisocks.wire import Address, Atyp, Method, text_ip
 
-__all__ = ["Decision", "Rules"]
+__all__ = ["Decision", "Rules", "in_force"]
+
+#: Of so many client addresses it is remembered which rules are about them.
+MAX_SOURCES = 1024
 
 
 class Decision(NamedTuple):
-    """Whether, and in words why not (what an operator can do about it)."""
+    """Whether; and in words why not (what an operator can do about it).
+
+    ``number`` is the rule's that made it, from 1; 0 if none did, or none could yet.
+    """
 
     allowed: bool
     reason: str = ""
+    number: int = 0
 
     def demand(self) -> None:
         """Go on if it is allowed.
@@ -42,25 +53,106 @@ class Decision(NamedTuple):
             raise RefusedByRules(self.reason)
 
 
-_YES = Decision(True)
+_NOT_YET = Decision(True)
 
-#: Not for clients from elsewhere, however they are let in.
-_OURS = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA)
-#: Not for clients from public addresses.
-_INSIDE = (PRIVATE,)
+
+def _built_in(text: str) -> Rule:
+    return parse_rule(text, lambda path: ([], []))._replace(is_built_in=True)
+
+
+_OURS = _built_in(
+    "deny from remote to loopback unspecified linklocal metadata localhost .localhost"
+)
+_INSIDE = _built_in("deny from public to private")
+_FROM_HERE = _built_in("allow from loopback")
+_FROM_LAN = _built_in("allow from loopback private linklocal")
+_WITH_PASSWORD = _built_in("allow user any")
+_ALL = _built_in("allow")
+
+
+def in_force(
+    own: Sequence[Rule], has_users: bool = False, allow_lan: bool = False, open: bool = False
+) -> List[Rule]:
+    """Return the rules in their order, given those of the settings."""
+    rules = [_with_user(rule) if has_users else rule for rule in own]
+    place = next((i for i, rule in enumerate(rules) if _opens_all(rule)), len(rules))
+    rules[place:place] = [_OURS, _INSIDE]
+    if not own:
+        rules.append(_WITH_PASSWORD if has_users else _FROM_HERE)
+    if allow_lan:
+        rules.append(_FROM_LAN)
+    if open:
+        rules.append(_ALL)
+    return rules
+
+
+def _with_user(rule: Rule) -> Rule:
+    if not rule.allows or rule.users is not None:
+        return rule
+    return rule._replace(users=frozenset(), any_user=True, text=rule.text + " user any")
+
+
+def _opens_all(rule: Rule) -> bool:
+    """Return whether *rule* allows addresses that it does not name: a name may have any."""
+    targets = rule.targets
+    return rule.allows and (
+        targets is None
+        or bool(targets.names)
+        or not targets.has_addresses
+        or targets.has_everything  # 0.0.0.0/0 is how others write "anywhere"
+    )
+
+
+def _nothing_is_ours(ip: bytes) -> bool:
+    return False
+
+
+class _Row(NamedTuple):
+    """A rule as it is asked about one client; ``sources`` only where that may change."""
+
+    number: int
+    allows: bool
+    ports: Optional[Tuple[Tuple[int, int], ...]]
+    commands: Optional[FrozenSet[int]]
+    versions: Optional[FrozenSet[int]]
+    users: Optional[FrozenSet[bytes]]
+    any_user: bool
+    sources: Optional[Places]
+    targets: Optional[Places]
+
+
+_NO_NAMES: FrozenSet[bytes] = frozenset()
 
 
 class Rules:
-    """The decisions of one proxy.  Immutable; any thread."""
+    """The decisions of one proxy.  Immutable; any thread.
 
-    __slots__ = ("allow_lan", "has_users", "open")
+    Args:
+        rules: as ``in_force`` returns them.
+        has_users: whether somebody has a password.
+        is_own: says of the bytes of an address whether it is this host's, now; for ``self``.
+    """
+
+    __slots__ = ("_by_source", "_is_own", "_last_name", "_rows", "has_users", "rules")
 
     def __init__(
-        self, has_users: bool = False, allow_lan: bool = False, open: bool = False
+        self, rules: Sequence[Rule], has_users: bool = False, is_own: IsOwn = _nothing_is_ours
     ) -> None:
+        self.rules = tuple(rules)
         self.has_users = has_users
-        self.allow_lan = allow_lan
-        self.open = open
+        self._is_own = is_own
+        #: With the ``from`` that says for good whether the row is about a client.
+        self._rows: List[Tuple[_Row, Optional[Places], bool]] = []
+        for number, rule in enumerate(rules, 1):
+            stays = rule.sources is not None and rule.sources.is_lasting
+            row = _Row(
+                number, rule.allows, *rule[4:9], None if stays else rule.sources, rule.targets
+            )
+            self._rows.append((row, rule.sources if stays else None, rule.allows))
+        # A client asks several times in a row, and comes again: what is the same for all that
+        # is found out once. Both are replaced as a whole, so that any thread may do it.
+        self._by_source: Dict[bytes, List[_Row]] = {}
+        self._last_name: Tuple[bytes, bytes, FrozenSet[bytes]] = (b"", b"", frozenset())
 
     def methods(self, client: Client) -> Tuple[Method, ...]:
         """Return the METHODs that *client* may use, preferred first.
@@ -70,58 +162,176 @@ class Rules:
         """
         if not self.has_users:
             return (Method.NO_AUTHENTICATION,)
-        if self._needs_no_password(client):
+        if self.lets_in(client):
             return (Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
         return (Method.USERNAME_PASSWORD,)
 
-    def admits(self, client: Client) -> Decision:
-        """Decide whether *client* (its ``user`` set if it has one) may come in."""
-        if client.user is not None or self._needs_no_password(client):
-            return _YES
-        if not self.has_users and client.is_local:
-            return _YES
-        return Decision(
-            False,
-            "clients from %s may not come in; let them with --allow-lan (private networks), "
-            "--user NAME:PASSWORD or --open" % client.host,
+    def foresee(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
+        """Decide about what *client* asks for, before anything is resolved.
+
+        Allowed means of a name: as far as can be said without its addresses.
+        """
+        if not self.lets_in(client):
+            return Decision(False, self._shut_out(client))
+        if dst.atyp != Atyp.DOMAINNAME:
+            return _NOT_YET  # its address is asked about in a moment
+        number, may_be_allowed = self._find(client, ver, cmd, dst, ())
+        if may_be_allowed or (number and self.rules[number - 1].allows):
+            return _NOT_YET
+        return Decision(False, self._refusal(client, number, dst, None), number)
+
+    def decide(self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes) -> Decision:
+        """Decide about an address that the target *dst* has: 4 or 16 bytes."""
+        number, _ = self._find(client, ver, cmd, dst, forms_of(ip))
+        if number and self.rules[number - 1].allows:
+            return Decision(True, "", number)
+        return Decision(False, self._refusal(client, number, dst, ip), number)
+
+    def lets_in(self, client: Client) -> bool:
+        """Return whether any rule allows *client*, with its ``user`` if it has one, anything."""
+        user = client.user
+        return any(
+            row.allows
+            and (row.users is None or _has_user(row.users, row.any_user, user))
+            and (row.sources is None or row.sources.cover(forms_of(client.ip), self._is_own))
+            for row in self._rows_for(client.ip)
         )
 
-    def allows_name(self, client: Client, dst: Address) -> Decision:
-        """Decide about what *client* asked for, before anything is resolved."""
-        if dst.atyp == Atyp.DOMAINNAME and not client.is_local:
-            name = dst.host.lower().rstrip(b".")
-            if name == b"localhost" or name.endswith(b".localhost"):
-                return Decision(
-                    False, "%s is this host, which %s may not reach" % (dst, client.host)
-                )
-        return _YES
+    def _find(
+        self, client: Client, ver: int, cmd: int, dst: Address, forms: Forms
+    ) -> Tuple[int, bool]:
+        """Return the number of the rule that decides, 0 for none.
 
-    def allows_address(self, client: Client, ip: bytes, port: int) -> Decision:
-        """Decide about an address that the target has: 4 or 16 bytes."""
-        if client.is_local:
-            return _YES
-        barred = _OURS if client.is_inside else _OURS + _INSIDE
-        for form in disguises(ip):
-            for networks in barred:
-                if form in networks:
-                    return Decision(
-                        False,
-                        "%s addresses are not for clients from %s" % (networks.name, client.host),
-                    )
-        return _YES
+        And, where the address is not known yet (no *forms*), whether a rule before it allows
+        some: then it may not be the one.
+        """
+        port, user = dst.port, client.user
+        name, parents = self._name_of(dst)
+        # Most targets have one form, of which this is the quickest way to ask.
+        address = forms[0][1] if len(forms) == 1 and forms[0][0] == 4 else -1
+        may_be_allowed = False
+        for row in self._rows_for(client.ip):
+            number, allows, ports, commands, versions, users, any_user, sources, targets = row
+            if commands is not None and cmd not in commands:
+                continue
+            if versions is not None and ver not in versions:
+                continue
+            if ports is not None and not _has_port(ports, port):
+                continue
+            if users is not None and not _has_user(users, any_user, user):
+                continue
+            if sources is not None and not self._matches(sources, forms_of(client.ip), allows):
+                continue
+            if targets is None:
+                return number, may_be_allowed
+            names = targets.names
+            if name in names.whole or not names.above.isdisjoint(parents):
+                return number, may_be_allowed
+            if not forms:
+                may_be_allowed = may_be_allowed or (allows and targets.has_addresses)
+            elif address < 0 or not targets.is_static:
+                if self._matches(targets, forms, allows):
+                    return number, may_be_allowed
+            else:
+                for shift, prefixes in targets.networks.rows4:
+                    if address >> shift in prefixes:
+                        return number, may_be_allowed
+        return 0, may_be_allowed
+
+    def _matches(self, places: Places, forms: Forms, allows: bool) -> bool:
+        return (places.cover if allows else places.touch)(forms, self._is_own)
+
+    def _rows_for(self, ip: bytes) -> List["_Row"]:
+        """Return the rules whose ``from`` has the client's address *ip*, or may have it."""
+        rows = self._by_source.get(ip)
+        if rows is None:
+            forms = forms_of(ip)
+            rows = [
+                row
+                for row, sources, allows in self._rows
+                if sources is None or self._matches(sources, forms, allows)
+            ]
+            if len(self._by_source) >= MAX_SOURCES:
+                self._by_source = {}
+            self._by_source[ip] = rows
+        return rows
+
+    def _name_of(self, dst: Address) -> Tuple[bytes, FrozenSet[bytes]]:
+        """Return the name that a client asks for, as it is compared, and what it is below."""
+        if dst.atyp != Atyp.DOMAINNAME:
+            return b"", _NO_NAMES
+        host, name, parents = self._last_name
+        if host != dst.host:
+            name = dst.host.lower().rstrip(b".")
+            parents = parents_of(name)
+            self._last_name = dst.host, name, parents
+        return name, parents
+
+    # What people are told
+
+    def oddities(self) -> List[str]:
+        """Return sentences about rules that cannot be what was meant."""
+        found = []
+        if not any(rule.allows for rule in self.rules):
+            found.append("no rule allows anything: nobody can use this proxy; add an allow rule")
+        for number, rule in enumerate(self.rules, 1):
+            named = rule.users is not None and (rule.users or rule.any_user)
+            if named and not self.has_users:
+                found.append("rule %d never matches: it wants a user, and there are none" % number)
+            if number < len(self.rules) and rule[2:] == _ALL[2:-1] + (rule.is_built_in,):
+                found.append("the rules behind rule %d are never asked: it matches all" % number)
+        return found
 
     def describe(self) -> str:
         """Return one sentence that says who may come in."""
-        if self.open:
+        allowing = [rule for rule in self.rules if rule.allows]
+        if not all(rule.is_built_in for rule in self.rules):
+            return "whom the rules allow (minisocks check shows them)"
+        if _ALL in allowing:
             return "any client, without a password (--open)"
         who = "clients on this host (by loopback)"
-        if self.allow_lan:
+        if _FROM_LAN in allowing:
             who += " and on private networks (--allow-lan)"
         if not self.has_users:
             return who + ", without a password"
-        if not self.allow_lan:
+        if _FROM_LAN not in allowing:
             return "any client that has a password"
         return who + " without a password, any other client with one"
 
-    def _needs_no_password(self, client: Client) -> bool:
-        return self.open or (self.allow_lan and (client.is_local or client.is_inside))
+    def _shut_out(self, client: Client) -> str:
+        """Say why *client* may not come in."""
+        if all(rule.is_built_in for rule in self.rules):
+            return (
+                "clients from %s may not come in; let them with --allow-lan (private networks), "
+                "--user NAME:PASSWORD or --open" % client.host
+            )
+        return "no rule allows anything to clients from %s%s" % (client.host, _as_user(client))
+
+    def _refusal(self, client: Client, number: int, dst: Address, ip: Optional[bytes]) -> str:
+        what = "%s at %s" % (dst, text_ip(ip)) if ip and dst.atyp == Atyp.DOMAINNAME else str(dst)
+        if not number:
+            return "no rule allows %s to clients from %s%s" % (what, client.host, _as_user(client))
+        rule = self.rules[number - 1]
+        if not rule.is_built_in:
+            return "rule %d denies %s: %s" % (number, what, rule.text)
+        kind = named_set(forms_of(ip)) if ip is not None else ""
+        if not kind:
+            return "%s is this host, which %s may not reach" % (dst, client.host)
+        return "%s addresses are not for clients from %s" % (kind, client.host)
+
+
+def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:
+    for low, high in ports:  # noqa: SIM110  # any() takes twice as long
+        if low <= port <= high:
+            return True
+    return False
+
+
+def _has_user(users: FrozenSet[bytes], any_user: bool, user: Optional[bytes]) -> bool:
+    if user is None:
+        return not users and not any_user
+    return any_user or user in users
+
+
+def _as_user(client: Client) -> str:
+    return " without a password" if client.user is None else " as %r" % client.user

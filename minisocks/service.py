@@ -12,10 +12,11 @@ from minisocks.daemon import detach
 from minisocks.errors import ServiceError
 from minisocks.layers import Layered
 from minisocks.logs import Log, destinations
-from minisocks.machine import find_room, raise_descriptor_limit
+from minisocks.machine import Room, find_room, raise_descriptor_limit
 from minisocks.orders import Orders, hangs_on
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.proxy import Proxy
+from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
 from minisocks.status import collect
 from minisocks.values import ListenAddress
@@ -106,7 +107,7 @@ class Service:
                 self._proxy.start()
                 self._open_control()
                 is_elsewhere = config.daemon or config.log_file or config.syslog
-                for line in announce.at_start(self._proxy.addresses, config, room):
+                for line in self._announced(room):
                     if not says_nothing:
                         console.say(*line)
                     if is_elsewhere:
@@ -117,6 +118,13 @@ class Service:
             finally:
                 self._proxy.stop()
                 self._log.close()
+
+    def _announced(self, room: Room) -> List[Tuple[str, str]]:
+        services = self._proxy.services
+        assert services is not None
+        for sentence in services.rules.oddities():
+            self._warn(sentence)
+        return announce.at_start(self._proxy.addresses, self._config, services.rules, room)
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config
@@ -260,6 +268,9 @@ class Service:
         changed = [s.key for s in differing if not s.is_fixed]
         return changed, [s.key for s in differing if s.is_fixed]
 
+    def _at_home(self, path: str) -> str:
+        return os.path.join(self._home, path)
+
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""
         listen = tuple(
@@ -267,7 +278,8 @@ class Service:
             for text in config.listen
         )
         log_file = config.log_file and os.path.join(self._home, config.log_file)
-        return config._replace(listen=listen, log_file=log_file)
+        rule = tuple(with_files(text, self._at_home) for text in config.rule)
+        return config._replace(listen=listen, log_file=log_file, rule=rule)
 
 
 def _warn_in_log(sentence: str) -> None:

@@ -9,6 +9,7 @@ made from it.  A test proves that both name the same settings.
 from typing import Any, NamedTuple, Tuple
 
 from minisocks.errors import ConfigError
+from minisocks.rulelines import check_rule
 from minisocks.setting import Setting, closest
 from minisocks.values import (
     ListenAddress,
@@ -42,6 +43,8 @@ class Config(NamedTuple):
     allow_lan: bool = False
     # Any client may.
     open: bool = False
+    # Rules, the first that matches decides; none: what is built in.
+    rule: Tuple[str, ...] = ()
     # Handshakes unfinished at once. Beyond it the oldest of the address that
     # has most is closed, so that a scanner only gets in its own way.
     max_handshakes: int = 256
@@ -166,6 +169,16 @@ _ROWS = (
     ),
     Setting(_WHO, "allow_lan", "flag", "Let clients on private networks in without a password."),
     Setting(_WHO, "open", "flag", "Let any client in without a password."),
+    Setting(
+        _WHO,
+        "rule",
+        "texts",
+        "Allow or deny, as in 'deny to .example.org port 25'; the first rule that matches "
+        "decides, and what none matches is denied. May be repeated; in the file, a line each "
+        "under [rules].",
+        "TEXT",
+        accept=check_rule,
+    ),
     Setting(
         _WHO,
         "max_handshakes",

@@ -34,6 +34,7 @@ TAKE_VALUES = (
     "--max-handshakes",
     "--pidfile",
     "--prefer",
+    "--rule",
     "--source",
     "--user",
 )
@@ -66,17 +67,17 @@ def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
     return found
 
 
-def read_file(path: str) -> str:
-    """Return the text of a file of settings.
+def read_file(path: str, most: int = MAX_FILE_BYTES) -> str:
+    """Return the text of a file of settings, or another of at most so many bytes.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is too long for one.
     """
     with open(path, "rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError("it is too long for a file of settings")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError("it is longer than %d MiB" % (most >> 20))
     # What cannot be said in the encoding that names of files have here goes the way it
     # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
     encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"

@@ -55,11 +55,15 @@ NAMES = {
     "all-denied.test": [LOOPBACK4, LOOPBACK6, METADATA4],
     "denied-first.test": [LOOPBACK4, LOOPBACK6, PUBLIC4],
     "denied-last.test": [PUBLIC4, LOOPBACK4],
+    "mixed.test": [PRIVATE4, PUBLIC4, PRIVATE6, METADATA4],
     "no-network.test": [NO_NETWORK4],
     "no-network6.test": [NO_NETWORK6],
     "no-host.test": [NO_HOST4],
     "no-host6.test": [NO_HOST6],
 }
+
+#: What it answers in turn: first this, the next time that.
+CHANGING = {"rebind.test": [[PUBLIC4], [PRIVATE4]]}
 
 _PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 
@@ -306,10 +310,14 @@ class _Child:
     def _getaddrinfo(self, host, port, *args):
         name = host.decode("latin-1")
         self._asked.append(name)
-        if name not in NAMES:
+        if name in CHANGING:
+            found = CHANGING[name][self._asked.count(name) % 2 - 1]
+        elif name in NAMES:
+            found = NAMES[name]
+        else:
             return socket.getaddrinfo(host, port, *args)
         rows = []
-        for address in NAMES[name]:
+        for address in found:
             family = family_of(address)
             sockaddr = (address, port) if family == socket.AF_INET else (address, port, 0, 0)
             rows.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr))

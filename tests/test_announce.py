@@ -3,7 +3,9 @@
 import pytest
 
 from minisocks import Config
+from minisocks.access import Access
 from minisocks.announce import at_start
+from minisocks.hooks import Hooks
 from minisocks.machine import Room
 
 OPEN = {"open": True}
@@ -26,13 +28,18 @@ NOBODY = "nobody can come in by this address yet: add --allow-lan, --user or --o
         (["192.0.2.2:1080"], {}, NOBODY),
         (["192.0.2.2:1080", "127.0.0.1:1081"], {}, "socks5h://127.0.0.1:1081 "),
         (["192.0.2.2:1080"], OPEN, "socks5h://192.0.2.2:1080 "),
-        (["192.0.2.2:1080"], LAN, "socks5h://192.0.2.2:1080 "),
+        (["192.168.1.2:1080"], LAN, "socks5h://192.168.1.2:1080 "),
+        (["192.0.2.2:1080"], LAN, NOBODY),
+        (["192.0.2.2:1080"], {"rule": ("allow from 192.0.2.0/24",)}, "socks5h://192.0.2.2:1080 "),
+        (["192.0.2.2:1080"], {"rule": ("allow from 10.0.0.0/8",)}, NOBODY),
         (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
     ],
 )
 def test_line_to_try(addresses, settings, expected):
     """The curl line reaches a listener that lets it in; where there is none, it says what to do."""
-    lines = dict(at_start(addresses, Config(**settings), Room(None, None, None)))
+    config = Config(**settings)
+    rules = Access.of(config, Hooks()).rules
+    lines = dict(at_start(addresses, config, rules, Room(None, None, None)))
 
     if expected != NOBODY:
         expected = "curl --proxy %shttps://example.org/" % expected

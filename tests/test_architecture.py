@@ -22,11 +22,10 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__ pytest_plugin
     cli testing
-    commands service
+    checking commands service
     announce console logs orders watchdog
     daemon remote ensure status
-    control destinations folding
-    whereabouts
+    control destinations folding verdict
     __init__
     proxy
     run
@@ -44,6 +43,7 @@ ABOVE = """
     lingering relay errand
     delivery flow
     loop record
+    whereabouts
     deadline compat machine pidfile pipes
 """
 
@@ -51,11 +51,13 @@ ABOVE = """
 BELOW = """
     handshake
     layers
-    rules settings sniff socks4 socks5
+    rules
+    settings sniff socks4 socks5
+    rulelines
     setting
-    inifile values
+    inifile places values
     client stats
-    mistakes networks stream
+    mistakes names networks stream
     errors
     wire
 """

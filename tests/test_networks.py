@@ -15,6 +15,7 @@ from minisocks.networks import (
     UNSPECIFIED,
     Networks,
     disguises,
+    parse_networks,
 )
 from minisocks.wire import packed_ip
 
@@ -73,6 +74,61 @@ def test_what_is_no_network_is_refused(text):
 def test_networks_are_shown_by_their_name():
     """A set in a traceback is its name, not its table."""
     assert "Networks('loopback')" == repr(LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        ("10.0.0.0/8", [(4, 24, 10)]),
+        ("10.0.0.7", [(4, 0, 0x0A000007)]),
+        ("0.0.0.0/0", [(4, 32, 0)]),
+        ("::/0", [(16, 128, 0)]),
+        ("10.0.0.1-10.0.0.1", [(4, 0, 0x0A000001)]),
+        ("0.0.0.0-255.255.255.255", [(4, 32, 0)]),
+    ],
+)
+def test_how_networks_are_written(text, rows):
+    """With a prefix, as one address, or from one to another."""
+    assert rows == parse_networks(text)
+
+
+IPV4 = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(IPV4, IPV4).map(sorted))
+def test_a_range_is_what_ipaddress_makes_of_it(ends):
+    """The same networks, as few as can be."""
+    first, last = (ipaddress.IPv4Address(number) for number in ends)
+    expected = [
+        (4, 32 - network.prefixlen, int(network.network_address) >> (32 - network.prefixlen))
+        for network in ipaddress.summarize_address_range(first, last)
+    ]
+    assert expected == parse_networks("%s-%s" % (first, last))
+
+
+NETWORK4 = st.tuples(IPV4, st.integers(0, 32)).map(
+    lambda pair: ipaddress.IPv4Network(pair, strict=False)
+)
+#: None that is IPv4 in disguise: that is an error.
+NETWORK6 = st.tuples(st.integers(2**96, 2**128 - 1), st.integers(0, 128)).map(
+    lambda pair: ipaddress.IPv6Network(pair, strict=False)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(NETWORK4 | NETWORK6, max_size=8), st.data())
+def test_sets_of_networks_are_what_ipaddress_says(networks, data):
+    """One by one, the slow way, for addresses near their ends."""
+    made = Networks("some", rows=[row for n in networks for row in parse_networks(str(n))])
+    ends = [int(a) + d for n in networks for a in (n[0], n[-1]) for d in (-1, 0, 1)] or [1]
+    number = data.draw(st.sampled_from(ends))
+    for size, kind in ((4, ipaddress.IPv4Address), (16, ipaddress.IPv6Address)):
+        if 0 <= number < 1 << 8 * size:
+            address = kind(number)
+            same = [n for n in networks if n.version == address.version]
+            expected = any(address in n for n in same)
+            assert expected == (address.packed in made)
 
 
 PACKED = st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16))

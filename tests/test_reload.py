@@ -219,7 +219,8 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
     assert 0 == instance.start("--ensure")[0]  # with --daemon the command line would win
     other = {
         "listen": "%d\n  127.0.0.2:%d" % (instance.port, closed_port()),
-        "user": "ann:secret", "prefer": "ipv4", "source": "127.0.0.1", "interface": "lo",
+        "user": "ann:secret", "rule": "allow from loopback", "prefer": "ipv4",
+        "source": "127.0.0.1", "interface": "lo",
         "pidfile": str(tmp_path / "q"), "log_file": str(tmp_path / "new.log"),
         "syslog": str(tmp_path / "nowhere"), "log_format": "json",
     }  # fmt: skip

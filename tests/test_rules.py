@@ -1,14 +1,18 @@
 """Who may come in, and what they may reach: the defaults, safe but not closed."""
 
+import ipaddress
 import itertools
 import socket
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minisocks.client import Client
 from minisocks.resolver import numeric_addresses
-from minisocks.rules import Rules
-from minisocks.wire import Address, Atyp, Method, packed_ip
+from minisocks.rulelines import parse_rule
+from minisocks.rules import Rules, in_force
+from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip
 
 NONE, PASSWORD = Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD
 
@@ -35,6 +39,8 @@ PUBLIC = [
     "2002:7f00:1::",
 ]
 
+ANYWHERE = Address(b"example.org", 443, Atyp.DOMAINNAME)
+
 SETTINGS = list(itertools.product((False, True), repeat=3))
 
 
@@ -42,6 +48,15 @@ def client(host, user=None):
     made = Client("" if host == "unix" else (host, 50000))
     made.user = user
     return made
+
+
+def defaults(has_users=False, allow_lan=False, open=False):
+    """Return what decides where the settings have no rules of their own."""
+    return Rules(in_force([], has_users, allow_lan, open), has_users)
+
+
+def comes_in(rules, client):
+    return rules.foresee(client, 5, Cmd.CONNECT, ANYWHERE).allowed
 
 
 def kinds():
@@ -70,14 +85,14 @@ COME_IN = {
 @pytest.mark.parametrize("host, kind", kinds())
 def test_clients_come_in_without_a_password_where_they_may(host, kind, setting):
     """Without a password, who comes in is what the options say for its kind of address."""
-    assert (kind in COME_IN[setting]) == Rules(*setting).admits(client(host)).allowed
+    assert (kind in COME_IN[setting]) == comes_in(defaults(*setting), client(host))
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", kinds())
 def test_clients_with_a_password_come_in_from_anywhere(host, kind, setting):
     """Whoever gave the right password may come in, wherever it is."""
-    assert Rules(*setting).admits(client(host, b"ann")).allowed
+    assert comes_in(defaults(*setting), client(host, b"ann"))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -91,13 +106,14 @@ def test_methods_fit_who_may_come_in(host, kind, setting):
     else:
         expected = (PASSWORD,)
 
-    assert expected == Rules(*setting).methods(client(host))
+    assert expected == defaults(*setting).methods(client(host))
 
 
 @pytest.mark.parametrize("option", ["--allow-lan", "--user", "--open", "192.0.2.7"])
 def test_refusal_says_what_to_do(option):
     """One line tells the operator who was refused and how to let it in."""
-    assert option in Rules().admits(client("192.0.2.7")).reason
+    refused = defaults().foresee(client("192.0.2.7"), 5, Cmd.CONNECT, ANYWHERE)
+    assert option in refused.reason
 
 
 # This host, in every form that an address can have.
@@ -142,31 +158,39 @@ ONE_OF_EACH = [
 
 
 def may_reach(setting, host, text):
-    return Rules(*setting).allows_address(client(host, b"ann"), packed_ip(text), 80).allowed
+    """Whether a client that is in by its password may, though the name be *text*, too."""
+    ip = packed_ip(text)
+    dst = Address(text.encode(), 80, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
+    ann = client(host, b"ann")
+    decisions = [
+        defaults(*setting).decide(ann, 5, Cmd.CONNECT, wanted, ip) for wanted in (dst, ANYWHERE)
+    ]
+    assert decisions[0].allowed == decisions[1].allowed
+    return decisions[0].allowed
 
 
 @pytest.mark.parametrize("target", THIS_HOST.split())
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 def test_this_host_is_reached_from_this_host_only(host, kind, target):
     """No form of a loopback, link-local, metadata or unspecified address helps a stranger."""
-    assert (kind == "local") == may_reach((False, False, False), host, target)
+    assert (kind == "local") == may_reach((True, False, False), host, target)
 
 
 @pytest.mark.parametrize("target", PRIVATE.split())
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 def test_private_networks_are_not_reached_from_public_ones(host, kind, target):
     """A client from a public address may not reach private networks, others may."""
-    assert (kind != "public") == may_reach((False, False, False), host, target)
+    assert (kind != "public") == may_reach((True, False, False), host, target)
 
 
 @pytest.mark.parametrize("target", OUTSIDE.split())
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 def test_the_world_is_reached_by_all(host, kind, target):
     """What is neither this host nor private is open to everybody who came in."""
-    assert may_reach((False, False, False), host, target)
+    assert may_reach((True, False, False), host, target)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", kinds())
 def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
     """--open, --allow-lan and a password say who comes in, and no more."""
@@ -190,7 +214,9 @@ def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
 )
 def test_refusal_names_the_kind_of_target(target, word):
     """The reason says which set the target is in, and who asked."""
-    reason = Rules().allows_address(client("203.0.113.7"), packed_ip(target), 80).reason
+    stranger = client("203.0.113.7", b"ann")
+    decision = defaults(True).decide(stranger, 5, Cmd.CONNECT, ANYWHERE, packed_ip(target))
+    reason = decision.reason
 
     assert word in reason
     assert "203.0.113.7" in reason
@@ -207,12 +233,13 @@ NAMES_OF_THIS_HOST = [
 ]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 @pytest.mark.parametrize("name", NAMES_OF_THIS_HOST)
 def test_localhost_is_reached_from_this_host_only(name, host, kind, setting):
     """The name of this host is refused to strangers in any spelling, before it is looked up."""
-    decision = Rules(*setting).allows_name(client(host, b"ann"), Address(name, 80, Atyp.DOMAINNAME))
+    dst = Address(name, 80, Atyp.DOMAINNAME)
+    decision = defaults(*setting).foresee(client(host, b"ann"), 5, Cmd.CONNECT, dst)
 
     assert (kind == "local") == decision.allowed
 
@@ -231,7 +258,8 @@ def test_localhost_is_reached_from_this_host_only(name, host, kind, setting):
 )
 def test_other_names_are_judged_by_their_addresses(name):
     """A name that only looks like this host's is looked up first."""
-    assert Rules().allows_name(client("203.0.113.7"), Address(name, 80, Atyp.DOMAINNAME)).allowed
+    dst = Address(name, 80, Atyp.DOMAINNAME)
+    assert defaults(True).foresee(client("203.0.113.7", b"ann"), 5, Cmd.CONNECT, dst).allowed
 
 
 # Spellings that the C library takes for an address, as a browser or a client of SOCKS4a sends them.
@@ -266,7 +294,7 @@ def test_odd_spellings_are_no_way_in(spelling, host):
     assert rows
     for family, sockaddr in rows:
         assert family in (socket.AF_INET, socket.AF_INET6)
-        assert not may_reach((False, False, False), host, sockaddr[0])
+        assert not may_reach((True, False, False), host, sockaddr[0])
 
 
 @pytest.mark.parametrize(
@@ -293,5 +321,294 @@ def test_odd_spellings_are_no_way_in(spelling, host):
     ],
 )
 def test_rules_say_in_a_sentence_who_comes_in(setting, sentence):
-    """What is printed at the start is what ``admits`` does."""
-    assert sentence == Rules(*setting).describe()
+    """What is printed at the start is what is done."""
+    assert sentence == defaults(*setting).describe()
+
+
+# Rules of the settings
+
+
+def rules(*texts, **kwargs):
+    """Return what decides where the settings have these rules."""
+    own = [parse_rule(text, lambda path: ([], [])) for text in texts]
+    has_users = kwargs.get("has_users", False)
+    return Rules(in_force(own, **kwargs), has_users)
+
+
+OURS = "deny from remote to loopback unspecified linklocal metadata localhost .localhost"
+INSIDE_OF = "deny from public to private"
+
+
+@pytest.mark.parametrize(
+    "texts, flags, expected",
+    [
+        ([], {}, [OURS, INSIDE_OF, "allow from loopback"]),
+        (
+            [],
+            {"allow_lan": True},
+            [OURS, INSIDE_OF, "allow from loopback", "allow from loopback private linklocal"],
+        ),
+        ([], {"open": True}, [OURS, INSIDE_OF, "allow from loopback", "allow"]),
+        ([], {"has_users": True}, [OURS, INSIDE_OF, "allow user any"]),
+        # Rules of one's own: nothing is added that allows, but for the flags.
+        (["deny port 25"], {}, ["deny port 25", OURS, INSIDE_OF]),
+        (
+            ["deny port 25"],
+            {"allow_lan": True},
+            ["deny port 25", OURS, INSIDE_OF, "allow from loopback private linklocal"],
+        ),
+        (
+            ["deny port 25", "allow to 127.0.0.1", "allow from private", "deny to public"],
+            {},
+            [
+                "deny port 25",
+                "allow to 127.0.0.1",
+                OURS,
+                INSIDE_OF,
+                "allow from private",
+                "deny to public",
+            ],
+        ),
+        (["allow to a.org"], {}, [OURS, INSIDE_OF, "allow to a.org"]),
+        (["allow to a.org 10.0.0.1"], {}, [OURS, INSIDE_OF, "allow to a.org 10.0.0.1"]),
+        (["allow to 0.0.0.0/0"], {}, [OURS, INSIDE_OF, "allow to 0.0.0.0/0"]),
+        (["allow to ::/0"], {}, [OURS, INSIDE_OF, "allow to ::/0"]),
+        (["allow to public"], {}, ["allow to public", OURS, INSIDE_OF]),
+        # Where there are users, who speaks of none means all of them.
+        (
+            ["allow to public", "allow user none", "deny port 1", "allow user ann"],
+            {"has_users": True},
+            [
+                "allow to public user any",
+                OURS,
+                INSIDE_OF,
+                "allow user none",
+                "deny port 1",
+                "allow user ann",
+            ],
+        ),
+    ],
+)
+def test_rules_in_force(texts, flags, expected):
+    """Built in are the two that protect, before what opens all, and those of the flags."""
+    assert expected == [rule.text for rule in rules(*texts, **flags).rules]
+
+
+def decide(asked, host, dst, ip, **kwargs):
+    """Return the number of the rule that decides, below 0 if it denies; ask both questions."""
+    user = kwargs.pop("user", None)
+    ver, cmd = kwargs.pop("ver", 5), kwargs.pop("cmd", Cmd.CONNECT)
+    name, _, port = dst.rpartition(":")
+    atyp = Atyp.DOMAINNAME if packed_ip(name.strip("[]")) is None else Atyp.IPV4
+    address = Address(name.encode(), int(port), atyp)
+    foreseen = asked.foresee(client(host, user), ver, cmd, address)
+    decision = asked.decide(client(host, user), ver, cmd, address, packed_ip(ip))
+    if not foreseen.allowed:
+        # What is denied beforehand would be denied in the end.
+        assert not decision.allowed
+        assert foreseen.reason
+        assert not foreseen.number or not asked.rules[foreseen.number - 1].allows
+    return decision.number if decision.allowed else -decision.number
+
+
+FIRST = rules(
+    "deny to *.bad.example",
+    "allow to 203.0.113.9 port 25",
+    "deny port 25 465",
+    "deny command bind version 4",
+    "allow from 192.168.0.0/16 to .good.example",
+    "deny from 192.168.9.9",
+    "allow from 192.168.0.0/16",
+)
+
+
+@pytest.mark.parametrize(
+    "expected, host, dst, ip, more",
+    [
+        (-1, "192.168.1.1", "x.bad.example:80", "8.8.8.8", {}),
+        (-1, "192.168.1.1", "x.bad.example:25", "203.0.113.9", {}),
+        (2, "192.168.1.1", "mail.example:25", "203.0.113.9", {}),
+        (-3, "192.168.1.1", "mail.example:25", "203.0.113.8", {}),
+        (-3, "192.168.1.1", "203.0.113.8:465", "203.0.113.8", {}),
+        (9, "192.168.1.1", "203.0.113.8:443", "203.0.113.8", {}),
+        (-4, "192.168.1.1", "1.1.1.1:80", "1.1.1.1", {"ver": 4, "cmd": Cmd.BIND}),
+        (9, "192.168.1.1", "1.1.1.1:80", "1.1.1.1", {"ver": 4}),
+        (9, "192.168.1.1", "1.1.1.1:80", "1.1.1.1", {"cmd": Cmd.BIND}),
+        (7, "192.168.9.9", "good.example:80", "1.1.1.1", {}),
+        (-5, "192.168.9.9", "good.example:80", "127.0.0.1", {}),
+        (-8, "192.168.9.9", "1.1.1.1:80", "1.1.1.1", {}),
+        (0, "10.0.0.1", "1.1.1.1:80", "1.1.1.1", {}),
+        (2, "10.0.0.1", "203.0.113.9:25", "203.0.113.9", {}),
+    ],
+)
+def test_the_first_that_matches_decides(expected, host, dst, ip, more):
+    """And what none matches is denied."""
+    assert expected == decide(FIRST, host, dst, ip, **more)
+
+
+def test_reasons_tell_what_an_operator_can_act_on():
+    """The rule by number and text, or that there is none; who asked, and for what."""
+    lan = client("192.168.1.1")
+
+    def why(host, dst, ip):
+        name, _, port = dst.rpartition(":")
+        address = Address(name.encode(), int(port), Atyp.DOMAINNAME)
+        return FIRST.decide(client(host), 5, Cmd.CONNECT, address, packed_ip(ip)).reason
+
+    assert "rule 1 denies 'x.bad.example':80: deny to *.bad.example" == (
+        FIRST.foresee(lan, 5, Cmd.CONNECT, Address(b"x.bad.example", 80, Atyp.DOMAINNAME)).reason
+    )
+    assert "rule 3 denies 'm.example':25 at 8.8.8.8: deny port 25 465" == (
+        why("192.168.1.1", "m.example:25", "8.8.8.8")
+    )
+    assert "no rule allows 'm.example':80 at 8.8.8.8 to clients from 10.0.0.1 " in (
+        why("10.0.0.1", "m.example:80", "8.8.8.8")
+    )
+    only = rules("allow from 10.0.0.0/8 user ann", has_users=True)
+    stranger = only.foresee(client("192.168.1.1", b"bob"), 5, Cmd.CONNECT, ANYWHERE)
+    assert "no rule allows anything to clients from 192.168.1.1 as b'bob'" == stranger.reason
+
+
+def test_a_name_is_looked_up_only_if_that_can_help():
+    """Where no rule could allow any address of it, the answer is no before that."""
+    only = rules("allow to 203.0.113.0/24 .good.example")
+    lan = client("192.168.1.1")
+    for name, allowed in ((b"good.example", True), (b"other.example", True)):
+        dst = Address(name, 80, Atyp.DOMAINNAME)
+        assert allowed == only.foresee(lan, 5, Cmd.CONNECT, dst).allowed
+    by_name = rules("allow to .good.example")
+    other = Address(b"other.example", 80, Atyp.DOMAINNAME)
+    assert not by_name.foresee(lan, 5, Cmd.CONNECT, other).allowed
+    ports = rules("allow to 203.0.113.0/24 port 443")
+    assert not ports.foresee(lan, 5, Cmd.CONNECT, other).allowed
+
+
+def test_methods_by_rules():
+    """A password may be left out where a rule takes those without one, and only there."""
+    mixed = rules("allow from 10.0.0.0/8 user none", "allow user ann", has_users=True)
+    assert (PASSWORD, NONE) == mixed.methods(client("10.0.0.1"))
+    assert (PASSWORD,) == mixed.methods(client("192.168.1.1"))
+    users = rules("allow from 10.0.0.0/8", has_users=True)
+    assert (PASSWORD,) == users.methods(client("10.0.0.1"))
+
+
+def test_self_is_asked_anew_each_time():
+    """An address that this host gets, or loses, counts from the next decision on."""
+    own = set()
+    own_rules = [parse_rule(t, None) for t in ("deny to self", "allow from self", "allow port 1")]
+    asked = Rules(in_force(own_rules), False, lambda ip: ip in own)
+    there = ("10.0.0.7", "1.1.1.1:80", "1.1.1.1")
+    assert 0 == decide(asked, *there)
+    own.add(packed_ip("10.0.0.7"))
+    assert 4 == decide(asked, *there)
+    own.add(packed_ip("1.1.1.1"))
+    assert -1 == decide(asked, *there)
+    own.clear()
+    assert 0 == decide(asked, *there)
+
+
+def test_many_clients_are_forgotten_again():
+    """What is remembered of addresses is bounded."""
+    for n in range(3000):
+        number = 0x0A000000 + n
+        host = ".".join(str(byte) for byte in number.to_bytes(4, "big"))
+        assert 9 != decide(FIRST, host, "1.1.1.1:80", "1.1.1.1")
+    assert 0 < len(FIRST._by_source) <= 1024
+
+
+@pytest.mark.parametrize(
+    "texts, flags, words",
+    [
+        (["deny port 25"], {}, "no rule allows anything"),
+        (["allow user ann"], {}, "rule 3 never matches"),
+        (["allow", "deny port 25"], {}, "the rules behind rule 3 are never asked"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(texts, flags, words):
+    """In a sentence that says what is odd."""
+    (sentence,) = rules(*texts, **flags).oddities()
+    assert words in sentence
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_is_built_in_is_not_odd(setting):
+    """Whatever the flags."""
+    assert [] == defaults(*setting).oddities()
+
+
+# All decisions over small sets, against the obvious way to make them
+
+NETWORKS = {
+    None: [],
+    "10.0.0.0/8": [ipaddress.ip_network("10.0.0.0/8")],
+    "203.0.113.0/24": [ipaddress.ip_network("203.0.113.0/24")],
+}
+TARGETS = dict(NETWORKS, **{"*.x.example": "names"})
+USERS = (None, "any", "none", "ann")
+CHOICES = list(itertools.product((True, False), NETWORKS, TARGETS, USERS))
+
+
+def text_of(choice):
+    allows, source, target, user = choice
+    words = ["allow" if allows else "deny"]
+    for word, value in (("from", source), ("to", target), ("user", user)):
+        if value is not None:
+            words += [word, value]
+    return " ".join(words)
+
+
+def model(choices, host, name, ip, user):
+    """Return the place of the first rule that matches; an address at a time, nothing prepared."""
+    for place, (_allows, source, target, wanted) in enumerate(choices, 1):
+        if source and not any(ipaddress.ip_address(host) in n for n in NETWORKS[source]):
+            continue
+        if target == "*.x.example":
+            if not (name or "").endswith(".x.example"):
+                continue
+        elif target and not any(ipaddress.ip_address(ip) in n for n in NETWORKS[target]):
+            continue
+        fits = {None: True, "any": user is not None, "none": user is None, "ann": user == b"ann"}
+        if fits[wanted]:
+            return place
+    return 0
+
+
+#: Without the built-in ones, which would need to be in the model.
+ALL = [parse_rule(text_of(choice), None) for choice in CHOICES]
+ASKED = list(
+    itertools.product(
+        ("10.0.0.7", "203.0.113.7"),
+        (None, "a.x.example", "y.example"),
+        ("10.0.0.1", "203.0.113.1", "8.8.8.8"),
+        (None, b"ann", b"bob"),
+    )
+)
+
+
+@pytest.mark.parametrize("first", range(len(CHOICES)))
+def test_every_decision_of_two_rules(first):
+    """For every pair of rules over small sets, and every question: as the model has it."""
+    for second in range(len(CHOICES)):
+        asked = Rules([ALL[first], ALL[second]], has_users=True)
+        choices = CHOICES[first], CHOICES[second]
+        for host, name, ip, user in ASKED:
+            place = model(choices, host, name, ip, user)
+            expected = place if place and choices[place - 1][0] else -place
+            dst = "%s:80" % (name or ip)
+            found = decide(asked, host, dst, ip, user=user)
+            assert expected == found
+
+
+RULE = st.sampled_from(CHOICES)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(RULE, min_size=3, max_size=12), st.sampled_from(ASKED))
+def test_longer_lists_are_decided_as_the_model_has_it(choices, question):
+    """For any list of rules."""
+    host, name, ip, user = question
+    asked = Rules([ALL[CHOICES.index(choice)] for choice in choices], has_users=True)
+    place = model(choices, host, name, ip, user)
+    expected = place if place and choices[place - 1][0] else -place
+    found = decide(asked, host, "%s:80" % (name or ip), ip, user=user)
+    assert expected == found

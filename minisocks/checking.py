@@ -1,0 +1,55 @@
+"""The command check: the settings and rules in force, or what the rules say.  No click."""
+
+import json
+from typing import Any, Optional
+
+from minisocks import announce, console
+from minisocks.access import Access
+from minisocks.errors import ConfigError
+from minisocks.hooks import Hooks
+from minisocks.layers import Layered
+from minisocks.verdict import Question, judge
+
+__all__ = ["check", "judge_one"]
+
+
+def check(chosen: Layered, as_json: bool) -> None:
+    """Show the settings, where each comes from, and the rules.
+
+    Raises:
+        ConfigError: a file that they name cannot be used.
+        OSError: stdout is closed, or full.
+    """
+    rules = Access.of(chosen.config, Hooks()).rules
+    for sentence in rules.oddities():
+        console.warn(sentence)
+    _print((announce.as_data if as_json else announce.as_table)(chosen, rules), as_json)
+
+
+def judge_one(
+    chosen: Layered,
+    as_json: bool,
+    source: Optional[str],
+    target: Optional[str],
+    user: Optional[str],
+    command: str,
+    ver: str,
+) -> bool:
+    """Show what the rules say about one client and one target, and return it.
+
+    Raises:
+        ConfigError, OSError: as ``check``; the question cannot be understood.
+    """
+    if not target:
+        raise ConfigError("--to", "say where to: --to HOST:PORT")
+    if ver not in ("4", "5"):
+        raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
+    question = Question(source or "127.0.0.1", target, user, command, int(ver))
+    verdict = judge(Access.of(chosen.config, Hooks()), question)
+    _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
+    return verdict.allowed
+
+
+def _print(what: Any, as_json: bool) -> None:
+    for line in [json.dumps(what, indent=2)] if as_json else what:
+        console.print_line(line)

@@ -1,0 +1,73 @@
+"""Sets of names of hosts, however long.  Pure."""
+
+import re
+from typing import FrozenSet, Iterable, Set
+
+__all__ = ["Names", "check_name", "is_name", "parents_of"]
+
+_NAME = re.compile(r"(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z", re.I)
+#: Would be an address to everybody else: 127.1, 10.0.0.300, 0x7f000001.
+_ALMOST_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?\Z", re.I)
+
+
+def check_name(text: str) -> None:
+    """Accept ``example.org``, ``*.example.org`` (what is below it) or ``.example.org`` (both).
+
+    Raises:
+        ValueError: it is none of them; with a sentence that says why.
+    """
+    if any(ord(c) > 127 for c in text):
+        raise ValueError("write the name %r as it goes over the wire, in its xn-- form" % text)
+    if not _NAME.match(text):
+        raise ValueError(
+            "%r is neither a network nor the name of a host; names are written as example.org, "
+            "*.example.org or .example.org" % text
+        )
+    if _ALMOST_NUMERIC.match(text):
+        raise ValueError("%r is no address in its usual form, and no name" % text)
+
+
+def is_name(text: str) -> bool:
+    """Return whether *text* is meant as a name, and not as a network."""
+    return not (":" in text or "/" in text or _ALMOST_NUMERIC.match(text))
+
+
+class Names:
+    """An immutable set of names; ``name in names`` asks it.
+
+    However many there are, it takes one look for each label of the name.
+    """
+
+    __slots__ = ("above", "whole")
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """*texts* are such as ``check_name`` accepts."""
+        #: Names as they are, and those below which all are meant.
+        self.whole: Set[bytes] = set()
+        self.above: Set[bytes] = set()
+        for text in texts:
+            name = text.lower().rstrip(".").encode("ascii")
+            if name.startswith(b"*."):
+                self.above.add(name[2:])
+            elif name.startswith(b"."):
+                self.above.add(name[1:])
+                self.whole.add(name[1:])
+            else:
+                self.whole.add(name)
+
+    def __contains__(self, name: bytes) -> bool:
+        """*name* is in small letters and without a final dot."""
+        return name in self.whole or not self.above.isdisjoint(parents_of(name))
+
+    def __bool__(self) -> bool:
+        return bool(self.whole or self.above)
+
+
+def parents_of(name: bytes) -> FrozenSet[bytes]:
+    """Return what *name* is below: of a.b.c, b.c and c."""
+    parents = []
+    dot = name.find(b".")
+    while dot >= 0:
+        parents.append(name[dot + 1 :])
+        dot = name.find(b".", dot + 1)
+    return frozenset(parents)

@@ -1,0 +1,131 @@
+"""What the ``from`` and ``to`` of a rule name: networks, named sets, names of hosts.  Pure.
+
+An address is held against them in all its forms: ``::ffff:10.0.0.7`` is 10.0.0.7, and
+``2002:a00:7::1`` may be.  What denies one of the forms denies the address.  What allows it has
+to name the address itself; and of what else it may stand for all that is not public.
+"""
+
+from typing import Callable, FrozenSet, Iterable, Tuple
+
+from minisocks.names import Names
+from minisocks.networks import (
+    LINK_LOCAL,
+    LOOPBACK,
+    METADATA,
+    MULTICAST,
+    NOT_PUBLIC,
+    PRIVATE,
+    UNSPECIFIED,
+    Networks,
+    Row,
+    disguises,
+)
+from minisocks.wire import MAPPED_PREFIX
+
+__all__ = ["SETS", "Forms", "IsOwn", "Places", "forms_of", "named_set"]
+
+#: What an address may stand for: of each the bytes it has, and the number they make.
+Forms = Tuple[Tuple[int, int], ...]
+#: Says of the bytes of an address whether it is this host's, now.
+IsOwn = Callable[[bytes], bool]
+
+_STATIC = {
+    networks.name: networks
+    for networks in (LINK_LOCAL, LOOPBACK, METADATA, MULTICAST, PRIVATE, UNSPECIFIED)
+}
+#: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
+#: what is not loopback; ``self``, the addresses that this host has at the time.
+SETS = (*sorted(_STATIC), "public", "remote", "self")
+
+
+def forms_of(ip: bytes) -> Forms:
+    """Return the forms of an address, itself first.  None, a unix socket, is loopback."""
+    if len(ip) == 4:
+        return ((4, int.from_bytes(ip, "big")),)
+    if not ip:
+        return ((4, 0x7F000001),)
+    if ip.startswith(MAPPED_PREFIX):
+        return ((4, int.from_bytes(ip[12:], "big")),)
+    return tuple((len(form), int.from_bytes(form, "big")) for form in disguises(ip))
+
+
+def is_public(size: int, number: int) -> bool:
+    """Return whether an address is in none of the sets."""
+    return not _ANY_SET.holds(size, number)
+
+
+_ANY_SET = Networks("", "", [row for networks in NOT_PUBLIC for row in networks.rows()])
+
+
+class Places:
+    """What one clause names.  Immutable.
+
+    Args:
+        rows: its networks.
+        names: its names of hosts; only in ``to``.
+        sets: those of ``SETS`` that it names.
+    """
+
+    __slots__ = ("_sets", "has_everything", "is_static", "names", "networks")
+
+    def __init__(
+        self,
+        rows: Iterable[Row] = (),
+        names: Iterable[str] = (),
+        sets: FrozenSet[str] = frozenset(),
+    ) -> None:
+        rows = list(rows)
+        for name in sets.intersection(_STATIC):
+            rows += _STATIC[name].rows()
+        self.networks = Networks("", "", rows)
+        #: Whether it has all addresses of a family by one network, 0.0.0.0/0 or ::/0.
+        self.has_everything = (4, 32, 0) in rows or (16, 128, 0) in rows
+        self._sets = sets
+        #: Whether ``networks`` tells all about addresses.
+        self.is_static = sets.isdisjoint(("public", "remote", "self"))
+        self.names = Names(names)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether an address that is in stays in: this host's own come and go."""
+        return "self" not in self._sets
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether it names any: whether one is in may have to wait until it is known."""
+        return not self.is_static or bool(self.networks)
+
+    def touch(self, forms: Forms, is_own: IsOwn) -> bool:
+        """Return whether any of the *forms* is in: for what denies."""
+        for size, number in forms:
+            if self.networks.holds(size, number):
+                return True
+            if not self.is_static and self._in_dynamic(size, number, is_own):
+                return True
+        return False
+
+    def cover(self, forms: Forms, is_own: IsOwn) -> bool:
+        """Return whether the address is in, and what else it may stand for: for what allows."""
+        if not self.touch(forms[:1], is_own):
+            return False
+        for form in forms[1:]:
+            if not is_public(*form) and not self.touch((form,), is_own):
+                return False
+        return True
+
+    def _in_dynamic(self, size: int, number: int, is_own: IsOwn) -> bool:
+        sets = self._sets
+        return (
+            ("public" in sets and is_public(size, number))
+            or ("remote" in sets and not LOOPBACK.holds(size, number))
+            or ("self" in sets and is_own(number.to_bytes(size, "big")))
+        )
+
+
+def named_set(forms: Forms) -> str:
+    """Return the set that one of the *forms* is in, for people; "" for none."""
+    for size, number in forms:
+        for name, networks in _STATIC.items():
+            if networks.holds(size, number):
+                return name
+    return ""

@@ -1,0 +1,252 @@
+"""The language of rules: one line to one ``Rule``.  Pure.
+
+::
+
+    allow|deny [from NETS] [to HOSTS|NETS] [port PORTS] [command connect|bind|udp]
+               [version 4|5] [user NAMES|none|any]
+
+Clauses in any order; in a clause, values with blanks or commas between them.  ``@FILE`` stands
+for the lines of a file.  A name of a user that is one of the language's words, or has blanks,
+goes in double quotes.
+"""
+
+import re
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+)
+
+from minisocks.errors import ConfigError, RuleError
+from minisocks.names import check_name, is_name
+from minisocks.networks import Row, parse_networks
+from minisocks.places import SETS, Places
+from minisocks.setting import closest
+from minisocks.values import encode
+from minisocks.wire import Cmd
+
+__all__ = ["Lines", "Rule", "check_rule", "parse_lines", "parse_rule", "with_files"]
+
+#: A list in a file: its networks, and its names.
+Lines = Tuple[List[Row], List[str]]
+#: Returns the list in a file; raises ``ConfigError``.
+ReadLines = Callable[[str], Lines]
+
+_WORD = re.compile(r'"[^"]*"?|[^\s,"]+')
+COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
+_CLAUSES = ("from", "to", "port", "command", "version", "user")
+
+
+class Rule(NamedTuple):
+    """One rule.  Of a clause that is not there, None: it says nothing about that.
+
+    ``users`` is whose password it takes; empty, without one; ``any_user`` takes anybody's.
+    """
+
+    allows: bool
+    text: str
+    sources: Optional[Places] = None
+    targets: Optional[Places] = None
+    ports: Optional[Tuple[Tuple[int, int], ...]] = None
+    commands: Optional[FrozenSet[int]] = None
+    versions: Optional[FrozenSet[int]] = None
+    users: Optional[FrozenSet[bytes]] = None
+    any_user: bool = False
+    is_built_in: bool = False
+
+
+class _Word(NamedTuple):
+    text: str
+    column: int
+
+    @property
+    def is_quoted(self) -> bool:
+        return self.text.startswith('"')
+
+
+class _Line:
+    """One rule as it is read, for errors that show where."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def wrong(self, message: str, word: Optional[_Word] = None) -> RuleError:
+        column = word.column if word else len(self.text.rstrip()) + 1
+        return RuleError(message, self.text.rstrip(), column)
+
+
+def check_rule(text: str) -> None:
+    """Accept what is a rule, as far as can be said without the files it names.
+
+    Raises:
+        RuleError: it is none.
+    """
+    parse_rule(text, lambda path: ([], []))
+
+
+def parse_rule(text: str, read: ReadLines) -> Rule:
+    """Return the rule that *text* says.
+
+    Raises:
+        RuleError: it says none; with the column.
+        ConfigError: from *read*.
+    """
+    line = _Line(text)
+    words = [_Word(found.group(), found.start() + 1) for found in _WORD.finditer(text)]
+    if not words or words[0].text.lower() not in ("allow", "deny"):
+        hint = closest(words[0].text.lower(), ("allow", "deny")) if words else ""
+        raise line.wrong("a rule begins with allow or deny%s" % hint, words[0] if words else None)
+    rule = Rule(words[0].text.lower() == "allow", " ".join(word.text for word in words))
+    fields: Dict[str, Any] = {}
+    for clause, values in _clauses(line, words[1:]):
+        name = clause.text.lower()
+        if name in ("from", "to"):
+            places = _places(line, name, values, read)
+            fields["sources" if name == "from" else "targets"] = places
+        elif name == "port":
+            fields["ports"] = tuple(_ports(line, word) for word in values)
+        elif name == "command":
+            fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
+        elif name == "version":
+            fields["versions"] = frozenset(
+                _choice(line, word, {"4": 4, "5": 5}) for word in values
+            )
+        else:
+            fields["users"], fields["any_user"] = _users(line, values)
+    return rule._replace(**fields)
+
+
+def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Word]]]:
+    seen: Set[str] = set()
+    while words:
+        clause = words[0]
+        name = clause.text.lower()
+        if name not in _CLAUSES:
+            what = closest(name, _CLAUSES) or "; the words are %s" % ", ".join(_CLAUSES)
+            raise line.wrong("%s says nothing here%s" % (clause.text, what), clause)
+        if name in seen:
+            raise line.wrong("%s is there twice; write its values behind one" % name, clause)
+        seen.add(name)
+        end = 1
+        while end < len(words) and words[end].text.lower() not in _CLAUSES:
+            end += 1
+        values, words = words[1:end], words[end:]
+        if not values:
+            raise line.wrong("%s needs a value behind it" % name, words[0] if words else None)
+        yield clause, values
+
+
+def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines) -> Places:
+    rows: List[Row] = []
+    names: List[str] = []
+    sets: Set[str] = set()
+    for word in words:
+        text = word.text.lower()
+        if text in SETS:
+            sets.add(text)
+        elif text in ("any", "all", "*", "everything"):
+            raise line.wrong("for every address leave %s out" % clause, word)
+        elif text.startswith("@"):
+            if not text[1:]:
+                raise line.wrong("@ needs the name of a file behind it", word)
+            more_rows, more_names = read(word.text[1:])
+            rows += more_rows
+            names += more_names
+            if clause == "from" and more_names:
+                raise line.wrong(_NO_NAMES % more_names[0], word)
+        elif not is_name(text):
+            try:
+                rows += parse_networks(text)
+            except ValueError as exc:
+                raise line.wrong(str(exc), word) from None
+        else:
+            names.append(_name(line, clause, word))
+    return Places(rows, names, frozenset(sets))
+
+
+_NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"
+
+
+def _name(line: _Line, clause: str, word: _Word) -> str:
+    text = word.text.lower()
+    try:
+        check_name(text)
+    except ValueError as exc:
+        raise line.wrong(str(exc), word) from None
+    meant = closest(text, SETS) if "." not in text else ""
+    if meant:
+        # As a name of a host it would quietly match nothing.
+        raise line.wrong("%s is no set%s (a host of this name: %s.)" % (text, meant, text), word)
+    if clause == "from":
+        raise line.wrong(_NO_NAMES % text, word)
+    return text
+
+
+def _ports(line: _Line, word: _Word) -> Tuple[int, int]:
+    first, dash, last = word.text.partition("-")
+    ends = [first, last if dash else first]
+    if not all(end and len(end) <= 5 and all(c in "0123456789" for c in end) for end in ends):
+        raise line.wrong("%s is no port; write 443 or 8000-8999" % word.text, word)
+    low, high = map(int, ends)
+    if high > 65535 or low > high:
+        raise line.wrong("ports go from 0 to 65535, the lower one first", word)
+    return low, high
+
+
+def _choice(line: _Line, word: _Word, known: Mapping[str, int]) -> int:
+    if word.text.lower() not in known:
+        raise line.wrong("%s is none of %s" % (word.text, ", ".join(known)), word)
+    return int(known[word.text.lower()])
+
+
+def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[bytes], bool]:
+    names = set()
+    for word in words:
+        text = word.text
+        if word.is_quoted:
+            if len(text) < 2 or not text.endswith('"'):
+                raise line.wrong("the quote is not closed", word)
+            text = text[1:-1]
+        elif text.lower() in ("any", "none"):
+            if len(words) > 1:
+                raise line.wrong("%s stands alone" % text.lower(), word)
+            return frozenset(), text.lower() == "any"
+        names.add(encode(text))
+    return frozenset(names), False
+
+
+def with_files(text: str, rename: Callable[[str], str]) -> str:
+    """Return the rule *text* with the files that it names called otherwise."""
+    return re.sub(r'(?<![^\s,])@([^\s,"]+)', lambda found: "@" + rename(found.group(1)), text)
+
+
+def parse_lines(text: str, name: str) -> Lines:
+    """Return the list in the file called *name*: a network or a name a line, # comments.
+
+    Raises:
+        ConfigError: a line is neither; its place is file and line.
+    """
+    rows: List[Row] = []
+    names: List[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        word = line.partition("#")[0].strip()
+        if not word:
+            continue
+        try:
+            if is_name(word):
+                check_name(word)
+                names.append(word)
+            else:
+                rows += parse_networks(word)
+        except ValueError as exc:
+            place = "%s, line %d" % (name, number)
+            raise ConfigError("--rule", str(exc), place) from None
+    return rows, names

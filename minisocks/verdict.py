@@ -1,0 +1,123 @@
+"""What the rules say about one client and one target: ``minisocks check --from --to``."""
+
+import socket
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from minisocks.access import Access
+from minisocks.client import Client
+from minisocks.errors import ConfigError, DialError
+from minisocks.resolver import look_up, numeric_addresses
+from minisocks.rulelines import COMMANDS
+from minisocks.rules import Decision
+from minisocks.values import encode
+from minisocks.wire import Address, Atyp, Method, packed_ip, text_ip
+
+__all__ = ["Question", "Verdict", "judge"]
+
+
+class Question(NamedTuple):
+    """Who wants what; texts as people write them."""
+
+    source: str
+    target: str
+    user: Optional[str] = None
+    command: str = "connect"
+    ver: int = 5
+
+
+class Verdict(NamedTuple):
+    """The decision, and what it is made of.
+
+    ``rows``: an address of the target ("" before one is known), whether it may be
+    reached, and which rule says so.
+    """
+
+    allowed: bool
+    question: str
+    rows: List[Tuple[str, bool, str]]
+
+    def as_lines(self) -> List[str]:
+        """Return it for people."""
+        width = max([len(row[0]) for row in self.rows] + [0])
+        lines = ["%s: %s" % ("allowed" if self.allowed else "denied", self.question)]
+        for address, allowed, why in self.rows:
+            words = [address.ljust(width), "allowed" if allowed else "denied", why]
+            lines.append("  " + "  ".join(word for word in words if word.strip()))
+        return lines
+
+    def as_data(self) -> Dict[str, Any]:
+        """Return it for programs."""
+        rows = [dict(zip(("address", "allowed", "why"), row)) for row in self.rows]
+        return {"allowed": self.allowed, "question": self.question, "addresses": rows}
+
+
+def judge(
+    access: Access, question: Question, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+) -> Verdict:
+    """Return what *access* says; names are looked up as the proxy would.
+
+    Raises:
+        ConfigError: the question cannot be understood.
+    """
+    client, dst = _client(question.source), _target(question.target)
+    cmd = COMMANDS.get(question.command.lower())
+    if cmd is None:
+        raise ConfigError("--command", "%r is none of %s" % (question.command, ", ".join(COMMANDS)))
+    text = "%s to %s, %s by SOCKS%d" % (
+        client.host,
+        question.target,
+        question.command,
+        question.ver,
+    )
+    rules = access.rules
+    if question.user is not None:
+        client.user = encode(question.user)
+        text += " as %s" % question.user
+        if question.ver == 4 or not access.users:
+            why = "SOCKS4 has no passwords" if access.users else "there are no users"
+            return Verdict(False, text, [("", False, why)])
+    elif Method.NO_AUTHENTICATION not in rules.methods(client):
+        return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])
+
+    def by(decision: Decision) -> str:
+        if not decision.number:
+            return decision.reason
+        return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
+
+    decision = rules.foresee(client, question.ver, cmd, dst)
+    if not decision.allowed:
+        return Verdict(False, text, [("", False, by(decision))])
+    addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
+    try:
+        addresses = addresses or look_up(getaddrinfo, dst.host, dst.port)
+    except DialError as exc:
+        return Verdict(False, text, [("", False, str(exc))])
+    rows = []
+    for _family, sockaddr in addresses:
+        ip = packed_ip(sockaddr[0])
+        if ip is not None:
+            decision = rules.decide(client, question.ver, cmd, dst, ip)
+            rows.append((sockaddr[0], decision.allowed, by(decision)))
+    return Verdict(any(row[1] for row in rows), text, rows)
+
+
+def _client(text: str) -> Client:
+    if text == "unix":
+        return Client("")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if packed_ip(bare) is None:
+        raise ConfigError("--from", "%r is no address of a client; write it as 10.0.0.7" % text)
+    return Client((bare, 0))
+
+
+def _target(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not (colon and bare and 0 < len(port) <= 5 and port.isdigit() and int(port) < 65536):
+        raise ConfigError("--to", "%r is no target; write it as HOST:PORT" % text)
+    if bare is host and ":" in host:
+        raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
+    ip = packed_ip(bare)
+    if ip is None or "%" in bare:
+        return Address(encode(bare), int(port), Atyp.DOMAINNAME)
+    return Address(text_ip(ip).encode(), int(port), Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
