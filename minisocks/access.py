@@ -1,6 +1,6 @@
 """Who may come in and what they may reach, made of the settings: all of it, or nothing."""
 
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, Tuple
 
 from minisocks.auth import Users
 from minisocks.errors import ConfigError
@@ -22,6 +22,8 @@ class Access(NamedTuple):
 
     users: Users
     rules: Rules
+    #: The files that were read for it.
+    files: Tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config, hooks: Hooks) -> "Access":
@@ -34,7 +36,7 @@ class Access(NamedTuple):
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
-        return cls(users, Rules(rules, bool(users), is_own_address))
+        return cls(users, Rules(rules, bool(users), is_own_address), lists.files)
 
 
 class _Lists:
@@ -42,6 +44,11 @@ class _Lists:
 
     def __init__(self) -> None:
         self._known: Dict[str, Lines] = {}
+
+    @property
+    def files(self) -> Tuple[str, ...]:
+        """The files that have been read."""
+        return tuple(self._known)
 
     def read(self, path: str) -> Lines:
         """Return what is in the file *path*.

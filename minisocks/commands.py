@@ -8,7 +8,7 @@ from minisocks.console import print_line, say
 from minisocks.errors import NotRunning, ServiceError
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.remote import request
-from minisocks.status import as_prometheus, as_text
+from minisocks.status import as_prometheus, as_text, change_told
 
 __all__ = ["drain", "reload", "status", "stop"]
 
@@ -60,7 +60,7 @@ def reload(path: str) -> None:
         ServiceError: they cannot be used; the old ones stay.
     """
     answer = _ask(path, "reload")
-    say("reloaded,", "changed: %s" % (", ".join(answer["changed"]) or "nothing"))
+    say("reloaded,", change_told(answer["changed"], answer.get("read", ())))
     if answer["restart"]:
         say("needs a restart:", ", ".join(answer["restart"]))
 

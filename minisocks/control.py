@@ -4,7 +4,7 @@
 
     {"do": "status"}            {"ok": true, "state": "serving", "open": 3, ...}
     {"do": "stop"}              {"ok": true}
-    {"do": "reload"}            {"ok": true, "changed": ["quiet"], "restart": []}
+    {"do": "reload"}            {"ok": true, "changed": ["quiet"], "read": [], "restart": []}
                                 {"error": "/etc/minisocks.ini, line 3: ..."}
 
 Who may connect is decided by the socket's mode: its owner, and root.

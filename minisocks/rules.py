@@ -25,7 +25,7 @@ from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
 from minisocks.places import Forms, IsOwn, Places, forms_of, named_set
 from minisocks.rulelines import Rule, parse_rule
-from minisocks.wire import Address, Atyp, Method, text_ip
+from minisocks.wire import Address, Atyp, Method, quoted, text_ip
 
 __all__ = ["Decision", "Rules", "in_force"]
 
@@ -208,7 +208,7 @@ class Rules:
         port, user = dst.port, client.user
         name, parents = self._name_of(dst)
         # Most targets have one form, of which this is the quickest way to ask.
-        address = forms[0][1] if len(forms) == 1 and forms[0][0] == 4 else -1
+        size, address = forms[0] if len(forms) == 1 else (0, 0)
         may_be_allowed = False
         for row in self._rows_for(client.ip):
             number, allows, ports, commands, versions, users, any_user, sources, targets = row
@@ -229,16 +229,19 @@ class Rules:
                 return number, may_be_allowed
             if not forms:
                 may_be_allowed = may_be_allowed or (allows and targets.has_addresses)
-            elif address < 0 or not targets.is_static:
+            elif not size or not targets.is_static:
                 if self._matches(targets, forms, allows):
                     return number, may_be_allowed
             else:
-                for shift, prefixes in targets.networks.rows4:
+                networks = targets.networks
+                for shift, prefixes in networks.rows4 if size == 4 else networks.rows6:
                     if address >> shift in prefixes:
                         return number, may_be_allowed
         return 0, may_be_allowed
 
     def _matches(self, places: Places, forms: Forms, allows: bool) -> bool:
+        if len(forms) == 1 and places.is_static:
+            return places.networks.holds(*forms[0])
         return (places.cover if allows else places.touch)(forms, self._is_own)
 
     def _rows_for(self, ip: bytes) -> List["_Row"]:
@@ -305,12 +308,12 @@ class Rules:
                 "clients from %s may not come in; let them with --allow-lan (private networks), "
                 "--user NAME:PASSWORD or --open" % client.host
             )
-        return "no rule allows anything to clients from %s%s" % (client.host, _as_user(client))
+        return "no rule allows anything to %s" % self._whom(client)
 
     def _refusal(self, client: Client, number: int, dst: Address, ip: Optional[bytes]) -> str:
         what = "%s at %s" % (dst, text_ip(ip)) if ip and dst.atyp == Atyp.DOMAINNAME else str(dst)
         if not number:
-            return "no rule allows %s to clients from %s%s" % (what, client.host, _as_user(client))
+            return "no rule allows %s to %s" % (what, self._whom(client))
         rule = self.rules[number - 1]
         if not rule.is_built_in:
             return "rule %d denies %s: %s" % (number, what, rule.text)
@@ -318,6 +321,12 @@ class Rules:
         if not kind:
             return "%s is this host, which %s may not reach" % (dst, client.host)
         return "%s addresses are not for clients from %s" % (kind, client.host)
+
+    def _whom(self, client: Client) -> str:
+        who = "clients from %s" % client.host
+        if client.user is not None:
+            return "%s as %s" % (who, quoted(client.user))
+        return who + " without a password" if self.has_users else who
 
 
 def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:
@@ -331,7 +340,3 @@ def _has_user(users: FrozenSet[bytes], any_user: bool, user: Optional[bytes]) ->
     if user is None:
         return not users and not any_user
     return any_user or user in users
-
-
-def _as_user(client: Client) -> str:
-    return " without a password" if client.user is None else " as %r" % client.user

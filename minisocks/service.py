@@ -18,7 +18,7 @@ from minisocks.pidfile import Pidfile, control_path
 from minisocks.proxy import Proxy
 from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
-from minisocks.status import collect
+from minisocks.status import change_told, collect
 from minisocks.values import ListenAddress
 from minisocks.watchdog import take_turn
 from minisocks.whereabouts import locate
@@ -237,10 +237,12 @@ class Service:
             log.error("not reloaded, the old settings stay: %s", sentence)
             told: Dict[str, Any] = {"error": sentence}
         else:
-            log.info("reloaded, changed: %s", ", ".join(changed) or "nothing")
+            services = self._proxy.services
+            read = list(services.files) if services is not None else []
+            log.info("reloaded, %s", change_told(changed, read))
             if fixed:
                 log.warning("needs a restart: %s", ", ".join(fixed))
-            told = {"ok": True, "changed": changed, "restart": fixed}
+            told = {"ok": True, "changed": changed, "read": read, "restart": fixed}
         if answer is not None:
             answer(told)
 

@@ -64,7 +64,7 @@ class Services:
         with the old ones.
         """
         self.config = config
-        self.users, self.rules = access.users, access.rules
+        self.users, self.rules, self.files = access
         self.road = road
 
 

@@ -1,14 +1,14 @@
 """What a running minisocks says of itself: collected, and shown in three ways."""
 
 import os
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 from minisocks import __version__
 
 if TYPE_CHECKING:  # who only shows what another process says does without
     from minisocks.proxy import Proxy
 
-__all__ = ["as_prometheus", "as_text", "collect"]
+__all__ = ["as_prometheus", "as_text", "change_told", "collect"]
 
 #: So many clients are in the table: those that have most connections.
 MAX_CLIENTS = 1000
@@ -48,6 +48,12 @@ def _clients(proxy: "Proxy") -> List[Status]:
         row["down"] += record.down
     rows = sorted(table.values(), key=lambda row: (-row["open"], row["client"]))
     return rows[:MAX_CLIENTS]
+
+
+def change_told(changed: Sequence[str], read: Sequence[str]) -> str:
+    """Return in words what a reload has changed, and which files it has read."""
+    text = "changed: %s" % (", ".join(changed) or "nothing")
+    return "%s; read anew: %s" % (text, ", ".join(read)) if read else text
 
 
 def as_text(status: Status) -> List[str]:

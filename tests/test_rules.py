@@ -461,12 +461,12 @@ def test_reasons_tell_what_an_operator_can_act_on():
     assert "rule 3 denies 'm.example':25 at 8.8.8.8: deny port 25 465" == (
         why("192.168.1.1", "m.example:25", "8.8.8.8")
     )
-    assert "no rule allows 'm.example':80 at 8.8.8.8 to clients from 10.0.0.1 " in (
+    assert "no rule allows 'm.example':80 at 8.8.8.8 to clients from 10.0.0.1" == (
         why("10.0.0.1", "m.example:80", "8.8.8.8")
     )
     only = rules("allow from 10.0.0.0/8 user ann", has_users=True)
     stranger = only.foresee(client("192.168.1.1", b"bob"), 5, Cmd.CONNECT, ANYWHERE)
-    assert "no rule allows anything to clients from 192.168.1.1 as b'bob'" == stranger.reason
+    assert "no rule allows anything to clients from 192.168.1.1 as 'bob'" == stranger.reason
 
 
 def test_a_name_is_looked_up_only_if_that_can_help():

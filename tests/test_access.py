@@ -1,0 +1,197 @@
+"""Rules of the settings in a proxy that runs: from where they come, and how they change."""
+
+import os
+import subprocess
+
+import pytest
+
+from instance import Instance
+from minisocks import Proxy
+from minisocks.access import Access
+from minisocks.errors import ConfigError
+from minisocks.hooks import Hooks
+from minisocks.machine import is_own_address
+from minisocks.settings import Config
+from minisocks.wire import packed_ip
+from support import (
+    ROOT,
+    CommandLine,
+    Talk,
+    password_message,
+    run_command,
+    run_proxy,
+    socks4,
+    socks5,
+)
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance, not started."""
+    instance = Instance(tmp_path)
+    yield instance
+    instance.end()
+
+
+def rep(port, host, target_port):
+    """Ask the proxy at *port* for a target; return REP."""
+    with Talk.to(port) as talk:
+        return talk.connect5(host, target_port)[0]
+
+
+def test_rules_of_a_program(target):
+    """One text or several; in the place of what is built in."""
+    with run_proxy(rule=["deny port %d" % target.port, "allow from loopback"]) as proxy:
+        assert 2 == rep(proxy.port, "127.0.0.1", target.port)
+    with run_proxy(rule="allow port %d" % target.port) as proxy:
+        assert 0 == rep(proxy.port, "127.0.0.1", target.port)
+        assert 2 == rep(proxy.port, "127.0.0.1", 1)
+
+
+def test_socks4_is_told_by_its_own_reply(target):
+    """91, and the version can be asked for."""
+    with run_proxy(rule=["deny version 4", "allow from loopback"]) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port))
+            assert 91 == talk.receive(8)[1]
+        assert 0 == rep(proxy.port, "127.0.0.1", target.port)
+
+
+def test_users_have_their_own_rules(target):
+    """Ann may go there and bob may not; without a password only what takes those without."""
+    rules = ["allow user ann port %d" % target.port, "allow user none to localhost"]
+    with run_proxy(user=["ann:x", "bob:y"], rule=rules) as proxy:
+        for name, password, expected in ((b"ann", b"x", 0), (b"bob", b"y", 2)):
+            with Talk.to(proxy.port) as talk:
+                talk.send(b"\x05\x02\x00\x02").expect(b"\x05\x02")
+                talk.send(password_message(name, password)).expect(b"\x01\x00")
+                talk.send(socks5("127.0.0.1", target.port))
+                assert expected == talk.receive_reply5()[0]
+        assert 2 == rep(proxy.port, "127.0.0.1", target.port)
+        assert 0 == rep(proxy.port, b"localhost", target.port)
+
+
+def test_the_log_names_the_rule(caplog):
+    """By its number, as check shows it, and its text."""
+    caplog.set_level("INFO")
+    with run_proxy(rule=["deny port 1", "allow from loopback"]) as proxy:
+        assert 2 == rep(proxy.port, "127.0.0.1", 1)
+        assert 2 == rep(proxy.port, b"localhost", 1)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("why='rule 1 denies 127.0.0.1:1: deny port 1'" in line for line in lines)
+    assert any("why=\"rule 1 denies 'localhost':1: deny port 1\"" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "rule, sentence",
+    [
+        ("deny to @/nowhere/list", "cannot read /nowhere/list: No such file or directory"),
+        ("deny to @/dev/zero", "cannot read /dev/zero: it is longer than 64 MiB"),
+    ],
+)
+def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypatch):
+    """By the class, by start and by a reload, which changes nothing."""
+    monkeypatch.setattr("minisocks.access.MAX_LIST_BYTES", 1 << 20)
+    sentence = sentence.replace("64", "1")
+    with pytest.raises(ConfigError, match=sentence):
+        Access.of(Config.of(rule=rule), Hooks())
+    with pytest.raises(ConfigError, match=sentence):
+        Proxy(listen="127.0.0.1:0", rule=rule).start()
+    with run_proxy(rule="allow port 1") as proxy:
+        with pytest.raises(ConfigError, match=sentence):
+            proxy.reload(proxy.config._replace(rule=(rule,)))
+        assert ("allow port 1",) == proxy.config.rule
+        assert 2 == rep(proxy.port, "127.0.0.1", 2)
+
+
+def test_a_mistake_in_a_rule_is_told_to_programs():
+    """Before anything starts, with the column."""
+    with pytest.raises(ConfigError, match="--rule, column 7: fron says nothing here"):
+        Proxy(rule="allow fron 10.0.0.0/8")
+
+
+def test_lists_are_read_anew_by_a_reload(instance, target, tmp_path):
+    """What is in them counts from then on; a list with a mistake changes nothing."""
+    block = tmp_path / "block"
+    block.write_text("192.0.2.0/24\n")
+    instance.configure("[rules]\ndeny to @%s\nallow from loopback" % block)
+    assert 0 == instance.start()[0]
+    with instance.relay(target) as talk:
+        block.write_text("192.0.2.0/24\n127.0.0.0/8\n")
+        status, _out, err = instance.command("reload")
+        assert (0, "reloaded, changed: nothing; read anew: %s\n" % block) == (status, err)
+        assert 2 == rep(instance.port, "127.0.0.1", target.port)
+        block.write_text("127.0.0.300\n")
+        status, _out, err = instance.command("reload")
+        assert 1 == status
+        assert "minisocks: %s, line 1: 127.0.0.300 is no network" % block in err
+        assert 2 == rep(instance.port, "127.0.0.1", target.port)
+        block.unlink()
+        status, _out, err = instance.command("reload")
+        assert (1, True) == (status, "cannot read %s" % block in err)
+        # Who was connected is not asked again.
+        talk.send(b"z").expect(b"z")
+
+
+def test_a_list_is_found_again_from_the_background(tmp_path, target):
+    """A relative path is one of where it was started, also at a reload."""
+    (tmp_path / "block").write_text("10.0.0.0/8\n")
+    (tmp_path / "m.ini").write_text(
+        "[minisocks]\nlisten = 127.0.0.1:0\npidfile = %s/p\nlog-file = log\n"
+        "[rules]\ndeny to @block\nallow from loopback\n" % tmp_path
+    )
+    status, _out, err = run_command(
+        "-c", "m.ini", "--daemon", cwd=str(tmp_path), env=dict(os.environ, PYTHONPATH=ROOT)
+    )
+    assert 0 == status, err
+    try:
+        (tmp_path / "block").write_text("127.0.0.0/8\n")
+        status, _out, err = run_command("reload", "--pidfile", str(tmp_path / "p"))
+        assert 0 == status, err
+        assert "read anew: %s" % (tmp_path / "block") in err
+    finally:
+        assert 0 == run_command("stop", "--pidfile", str(tmp_path / "p"))[0]
+
+
+def test_a_start_in_the_background_tells_of_a_list(instance):
+    """With exit status 2 and one sentence, and nothing runs."""
+    instance.configure("[rules]\ndeny to @/nowhere/list")
+    status, _out, err = instance.start()
+    assert 2 == status
+    assert err.startswith("minisocks: --rule: cannot read /nowhere/list: No such file")
+    assert 1 == err.count("\n")
+    assert instance.pid is None
+
+
+def test_an_odd_rule_is_a_warning_at_the_start():
+    """It serves, and says what cannot be meant."""
+    with CommandLine("-l", "0", "--rule", "deny port 25") as command:
+        command.wait_for_line("no rule allows anything")
+
+
+def test_curl_meets_the_rules(target):
+    """A client that nobody of us wrote goes where it may, and hears why not else."""
+    with CommandLine("-l", "0", "--rule", "allow from loopback to localhost") as command:
+        proxy = "socks5h://127.0.0.1:%d" % command.ports[0]
+        curl = subprocess.Popen(
+            ["curl", "-sS", "--max-time", "20", "-x", proxy, "http://127.0.0.1:1/"],
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        assert "(2)" in curl.communicate()[1]
+        assert 97 == curl.returncode
+        command.wait_for_line("no rule allows 127.0.0.1:1 to clients from 127.0.0.1")
+
+
+@pytest.mark.parametrize("text, own", [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True)])
+def test_loopback_is_our_own(text, own):
+    """All of it."""
+    if text == "::1" and not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("no IPv6 here")
+    assert own == is_own_address(packed_ip(text))
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "224.0.0.1", "255.255.255.255"])
+def test_others_are_not_our_own(text):
+    """Also those to which there is no way."""
+    assert not is_own_address(packed_ip(text))
