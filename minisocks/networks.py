@@ -76,6 +76,9 @@ class Networks:
         return "Networks(%r)" % self.name
 
 
+_WRITE_IT = "%s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8"
+
+
 def parse_networks(text: str) -> List[Row]:
     """Return what ``10.0.0.0/8``, ``10.0.0.7`` or ``10.0.0.7-10.0.0.9`` stands for.
 
@@ -91,7 +94,7 @@ def parse_networks(text: str) -> List[Row]:
         return [(size, 0, number)]
     # Not str.isdigit: that takes other scripts' digits.
     if not length or len(length) > 3 or any(c not in "0123456789" for c in length):
-        raise ValueError("%s: write the length of the prefix as a number: 10.0.0.0/8" % text)
+        raise ValueError(_WRITE_IT % text)
     shift = size * 8 - int(length)
     if shift < 0:
         raise ValueError("%s: a prefix has at most %d bits" % (text, size * 8))
@@ -111,7 +114,7 @@ def _number(text: str) -> Tuple[int, int]:
     """
     ip = None if "%" in text else packed_ip(text)
     if ip is None:
-        raise ValueError("%s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8" % text)
+        raise ValueError(_WRITE_IT % text)
     if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
         raise ValueError("%s is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
     return len(ip), int.from_bytes(ip, "big")

@@ -69,6 +69,46 @@ SLIPS = (
         "``ip address`` shows them; for an interface write ``--interface eth0``.",
     ),
     Mistake(
+        "rule-not-understood",
+        AT_THE_START,
+        "minisocks: --rule, column N: WORD says nothing here; ...",
+        "A word of the language of rules was expected: from, to, port, command, version or user.",
+        "The line below shows where. ``docs/rules.rst`` has the language; several values of a "
+        "clause stand behind its word, with blanks or commas between them.",
+    ),
+    Mistake(
+        "network-not-understood",
+        AT_THE_START,
+        "minisocks: --rule, column N: VALUE is no network; write it as 10.0.0.0/8, 10.0.0.7 or "
+        "fd00::/8",
+        "Addresses in rules are written in full and in their usual form.",
+        "Not ``10.1`` and not ``10.0.0.0/255.0.0.0`` but ``10.0.0.0/8``.",
+    ),
+    Mistake(
+        "name-in-from",
+        AT_THE_START,
+        "minisocks: --rule, column N: from takes networks, and NAME is none: nobody knows the "
+        "names of clients for sure",
+        "Clients are known by their addresses; what name an address has is said by whoever owns "
+        "the address.",
+        "Write the address, and see to it that it stays the same (a fixed lease of DHCP).",
+    ),
+    Mistake(
+        "no-rule-allows-anything",
+        AT_THE_START,
+        "warning: no rule allows anything: nobody can use this proxy; add an allow rule",
+        "There are rules in the settings, and none of them is an ``allow``. Then the built-in one "
+        "for this host is not there either, and what no rule matches is denied.",
+        "Add one behind the others: ``allow from loopback``, say.",
+    ),
+    Mistake(
+        "rule-wants-users",
+        AT_THE_START,
+        "warning: rule N never matches: it wants a user, and there are none",
+        "The rule is about who has given a password, and nobody can: there are no users.",
+        "Make one (``--user``, ``--users-file``), or take ``user`` out of the rule.",
+    ),
+    Mistake(
         "sources-of-one-family",
         AT_THE_START,
         "minisocks: --source: takes one address of each family",

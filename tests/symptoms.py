@@ -123,6 +123,24 @@ _SERVING = (
         reply=2,
     ),
     Mistake(
+        "denied-by-a-rule",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='rule N denies TARGET: ...'",
+        "A rule of the settings denies this, the first one that matches.",
+        "``minisocks check --from CLIENT --to TARGET`` shows what the rules say; they are numbered "
+        "as ``minisocks check`` shows them. An ``allow`` before that rule lets it through.",
+        reply=2,
+    ),
+    Mistake(
+        "no-rule-allows-it",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='no rule allows TARGET to clients from HOST'",
+        "There are rules in the settings, and what none of them matches is denied.",
+        "Add an ``allow`` for it, say ``--rule 'allow from 192.168.1.0/24'``; see "
+        "``docs/rules.rst``.",
+        reply=2,
+    ),
+    Mistake(
         "name-unknown",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why=\"'NAME' cannot be resolved: [Errno -2] "

@@ -485,6 +485,56 @@ def _(stage):
     return stage.log.wait_for("end=refused"), reply
 
 
+def first_said(stage, *args, status):
+    """Return the first line of several."""
+    done = subprocess.run(
+        [sys.executable, "-m", "minisocks", *args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+    assert status == done.returncode
+    return done.stderr.splitlines()[0]
+
+
+@makes("rule-not-understood")
+def _(stage):
+    return first_said(stage, "--rule", "allow fron 10.0.0.0/8", status=2), None
+
+
+@makes("network-not-understood")
+def _(stage):
+    return first_said(stage, "--rule", "allow from 10.0.0.0/255.0.0.0", status=2), None
+
+
+@makes("name-in-from")
+def _(stage):
+    return first_said(stage, "--rule", "allow from laptop.lan", status=2), None
+
+
+@makes("no-rule-allows-anything")
+def _(stage):
+    return first_said(stage, "check", "--rule", "deny port 25", status=0), None
+
+
+@makes("rule-wants-users")
+def _(stage):
+    return first_said(stage, "check", "--rule", "allow user ann", status=0), None
+
+
+@makes("denied-by-a-rule")
+def _(stage):
+    rules = ("deny port 25", "allow from loopback")
+    return refused(stage, socks5("127.0.0.1", 25), rule=rules)
+
+
+@makes("no-rule-allows-it")
+def _(stage):
+    return refused(stage, socks5("127.0.0.1", 25), rule=("allow port 443",))
+
+
 @makes("variable-misspelled")
 def _(stage):
     return stage.start(env={"MINISOCKS_LISTN": "1080"}), None

@@ -122,7 +122,7 @@ MISTAKES = [
     ("allow to 10.0.0.1 to 10.0.0.2", "to 10.0.0.2", "to is there twice"),
     ("allow from 10.0.0.300", "10.0.0.300", "is no network"),
     ("allow from 10.0.0.0/33", "10.0.0.0/33", "at most 32 bits"),
-    ("allow from 10.0.0.0/x", "10.0.0.0/x", "as a number"),
+    ("allow from 10.0.0.0/x", "10.0.0.0/x", "is no network"),
     ("allow from 10.0.0.7/8", "10.0.0.7/8", "did you mean 10.0.0.0/8?"),
     ("allow from 127.1", "127.1", "is no network"),
     ("allow to 0x7f.1", "0x7f.1", "is no network"),
