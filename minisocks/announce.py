@@ -66,7 +66,7 @@ def as_data(chosen: Layered, rules: Rules) -> Dict[str, Any]:
 def _shown(setting: Setting, config: Config) -> List[str]:
     value = getattr(config, setting.name)
     values = value if setting.kind == "texts" else [value]
-    unit = " s" if setting.kind == "seconds" else ""
+    unit = " s" if setting.kind == "seconds" and value is not None else ""
     # In a name of a user there may be anything.
     return [setting.shown(one).replace("\n", "\\n") + unit for one in values]
 

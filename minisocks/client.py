@@ -5,7 +5,7 @@ from typing import Any, Optional
 from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
 from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
 
-__all__ = ["Client"]
+__all__ = ["Client", "neighbourhood"]
 
 
 class Client:
@@ -52,8 +52,20 @@ class Client:
         """The address as text, made when asked for: a connection that is idle needs it no more."""
         return self._scoped or (text_ip(self.ip) if self.ip else "unix")
 
+    @property
+    def place(self) -> str:
+        """Whose limits it comes under, as text: its address, of IPv6 the /64."""
+        if len(self.ip) == 16:
+            return text_ip(neighbourhood(self.ip) + bytes(8)) + "/64"
+        return self.host
+
     def __str__(self) -> str:
         """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""
         if not self.ip:
             return self.host
         return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
+
+
+def neighbourhood(ip: bytes) -> bytes:
+    """Return whose an address is: one IPv6 client has a whole /64."""
+    return ip[:8] if len(ip) == 16 else ip

@@ -17,6 +17,7 @@
         AuthFailed
           Probe                       it only asks whether we live
         RefusedByRules
+        LimitReached                  a limit of the operator's says no
         HandshakeTimeout
         HookFailed                    the embedding program's code did not say
       DialError                       .rep, .attempts
@@ -36,6 +37,7 @@ __all__ = [
     "HandshakeError",
     "HandshakeTimeout",
     "HookFailed",
+    "LimitReached",
     "ListenError",
     "MinisocksError",
     "NotRunning",
@@ -170,6 +172,15 @@ class Probe(AuthFailed):
 
 class RefusedByRules(HandshakeError):
     """The client may not come in, or may not go where it wants to."""
+
+    rep = Rep.NOT_ALLOWED
+
+
+class LimitReached(HandshakeError):
+    """A limit keeps the client out; the message names the option and its value.
+
+    Nothing in it may differ from one refusal to the next, so that the log can fold them.
+    """
 
     rep = Rep.NOT_ALLOWED
 

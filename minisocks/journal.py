@@ -105,6 +105,8 @@ class Journal(Witness):
 
 
 def _why(record: Record) -> str:
+    if record.end == "limit":
+        return "limit"
     if record.rep is not None:
         return record.rep.phrase
     end = str(record.end)

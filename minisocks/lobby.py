@@ -7,12 +7,13 @@ cost their descriptors and no thread, and an honest one does not notice them.
 
 from typing import Dict, Optional, Set
 
+from minisocks.client import neighbourhood
 from minisocks.compat import READ
-from minisocks.errors import HandshakeTimeout
+from minisocks.errors import HandshakeError, HandshakeTimeout, LimitReached
 from minisocks.loop import Job, Loop, Timer
 from minisocks.session import Seat, Session
 
-__all__ = ["Lobby", "neighbourhood"]
+__all__ = ["Lobby"]
 
 
 class Parked(Job, Seat):
@@ -52,9 +53,9 @@ class Parked(Job, Seat):
         self._lobby.leave(self)
         self._lobby.loop.done(self)
 
-    def evict(self, why: str) -> None:
+    def evict(self, error: HandshakeError) -> None:
         """Refuse the client, because time or room has run out."""
-        self.session.refuse(HandshakeTimeout(why))
+        self.session.refuse(error)
 
     def abort(self, why: str) -> None:
         """Close; the proxy ends."""
@@ -62,7 +63,7 @@ class Parked(Job, Seat):
         self.session.abort(why)
 
     def _too_late(self) -> None:
-        self.evict("the handshake took too long (--handshake-timeout)")
+        self.evict(HandshakeTimeout("the handshake took too long (--handshake-timeout)"))
 
 
 class Lobby:
@@ -70,7 +71,9 @@ class Lobby:
 
     A class because of the bound: when there are too many, the oldest of the
     address that has most makes room, so that one scanner is only in its own
-    way.  Loop thread, but for ``park``.
+    way.  And no address has more than half of the room, so that who comes first
+    does not have it all; but for this host's own, which all its programs share.
+    Loop thread, but for ``park``.
     """
 
     def __init__(self, loop: Loop, room: int) -> None:
@@ -103,14 +106,22 @@ class Lobby:
 
     def enter(self, parked: Parked) -> None:
         """Count *parked* in; somebody may have to leave for it."""
-        key = neighbourhood(parked.session.client.ip)
-        self._by_address.setdefault(key, set()).add(parked)
+        client = parked.session.client
+        here = self._by_address.setdefault(neighbourhood(client.ip), set())
+        here.add(parked)
         self._parked += 1
-        if self._parked > self.room:
-            greediest = max(self._by_address.values(), key=len)
-            # By when it came, not by when it was parked: after a hook it is parked anew.
-            oldest = min(greediest, key=lambda parked: parked.session.record.id)
-            oldest.evict("too many unfinished handshakes (--max-handshakes)")
+        share = (self.room + 1) // 2
+        if len(here) > share and not client.is_local:
+            why = "%s has %d unfinished handshakes (--max-handshakes %d: half of them)"
+            self._evict_oldest(here, why % (client.place, share, self.room))
+        elif self._parked > self.room:
+            why = "there are too many unfinished handshakes (--max-handshakes %d)" % self.room
+            self._evict_oldest(max(self._by_address.values(), key=len), why)
+
+    def _evict_oldest(self, here: Set[Parked], why: str) -> None:
+        # By when it came, not by when it was parked: after a hook it is parked anew.
+        oldest = min(here, key=lambda parked: parked.session.record.id)
+        oldest.evict(LimitReached(why))
 
     def leave(self, parked: Parked) -> None:
         """Count *parked* out."""
@@ -122,8 +133,3 @@ class Lobby:
         if not here:
             del self._by_address[key]
         self._parked -= 1
-
-
-def neighbourhood(ip: bytes) -> bytes:
-    """Return whose an address is: one IPv6 client has a whole /64."""
-    return ip[:8] if len(ip) == 16 else ip

@@ -11,11 +11,11 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Sequence
 
+from minisocks.client import neighbourhood
 from minisocks.compat import start_thread
 from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
-from minisocks.lobby import neighbourhood
-from minisocks.record import Record
+from minisocks.record import LIMIT_ENDS, Record
 from minisocks.settings import Config
 
 __all__ = ["Log", "destinations"]
@@ -63,6 +63,9 @@ class _Entry:
         record = self.connection
         if record is None:
             return (self.name, self.level, self.text if template == "%s" else template)
+        if record.end in LIMIT_ENDS:
+            # Each limit by itself: behind other refusals none would be told.
+            return (neighbourhood(record.client.ip), record.end, record.why)
         if record.via is not None:
             return None  # it went well: there is but one of it
         return (neighbourhood(record.client.ip), record.end, record.rep)

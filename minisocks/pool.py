@@ -14,12 +14,12 @@ import threading
 import time
 from typing import Any, Deque, Dict, List, Optional, Sequence
 
-from minisocks.client import Client
+from minisocks.client import Client, neighbourhood
 from minisocks.compat import log_bug, start_thread
 from minisocks.doors import Doors
 from minisocks.errand import run_in
 from minisocks.errors import HookFailed
-from minisocks.lobby import Lobby, neighbourhood
+from minisocks.lobby import Lobby
 from minisocks.negotiate import Turn, negotiate
 from minisocks.session import Services, Session
 

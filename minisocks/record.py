@@ -8,9 +8,12 @@ from minisocks.client import Client
 from minisocks.handshake import Request
 from minisocks.wire import Cmd, Rep, as_text, quoted
 
-__all__ = ["Record", "Witness", "access_log"]
+__all__ = ["LIMIT_ENDS", "Record", "Witness", "access_log"]
 
 access_log = logging.getLogger("minisocks.access")
+
+#: Ends that a limit brought: before the target was connected, and after.
+LIMIT_ENDS = ("limit", "memory-limit")
 
 
 class Witness:
@@ -47,9 +50,12 @@ class Record:
         down: bytes relayed from target to client, so far.
         end: None while it lives; then ``client-fin``, ``target-fin``,
             ``client-reset``, ``target-reset``, ``client-lost``, ``target-lost``
-            (who ended it, and how), ``refused``, ``client-gone``, ``not-socks``,
+            (who ended it, and how), ``idle`` (nobody said anything for so long),
+            ``memory-limit`` (shed, because memory was short), ``refused``, ``limit``
+            (refused, because a limit was reached), ``client-gone``, ``not-socks``,
             ``shutdown`` or ``internal error``.
-        why: in words, why it did not succeed; else empty.
+        why: in words, why it did not succeed or was shed; else empty.
+        counted_by: who else is to hear of its end, or None.
 
     and of the request: ``user``, ``ver``, ``cmd``, ``host``, ``port``.
     """
@@ -58,6 +64,7 @@ class Record:
         "_clock",
         "_witness",
         "client",
+        "counted_by",
         "down",
         "end",
         "id",
@@ -78,6 +85,7 @@ class Record:
         self.end: Optional[str] = None
         self.why = ""
         self._witness = witness
+        self.counted_by: Optional[Witness] = None
         #: When it began; once it has ended, how long it took, below 0.  One place for both,
         #: so that who reads it in another thread never has half of the change.
         self._clock = time.monotonic()
@@ -155,6 +163,9 @@ class Record:
         """Write the line; *end* says which end finished it, and how."""
         self._clock = min(-1e-9, self._clock - time.monotonic())
         self.end = end
+        counted_by, self.counted_by = self.counted_by, None
+        if counted_by is not None:
+            counted_by.ended(self)
         self._witness.ended(self)
         if access_log.isEnabledFor(logging.INFO):
             try:

@@ -10,10 +10,11 @@ import socket
 from typing import Any, Callable, Optional
 
 from minisocks.access import Access
+from minisocks.census import Census
 from minisocks.client import Client
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
-from minisocks.errors import NotSocks, Probe
+from minisocks.errors import LimitReached, NotSocks, Probe
 from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.journal import Journal
@@ -43,6 +44,8 @@ class Services:
     ) -> None:
         self.hooks = hooks or Hooks()
         self.journal = journal or Journal()
+        #: Who is connected.
+        self.census = Census()
         #: The number of the next connection.
         self.ids = itertools.count(1)
         #: What makes a session of an accepted socket; a test may put its own here.
@@ -177,12 +180,14 @@ class Session:
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
         record.why = str(error)
-        if not self.talk.started or isinstance(error, Probe):
+        is_limit = isinstance(error, LimitReached)
+        if not is_limit and (not self.talk.started or isinstance(error, Probe)):
             # A health check or a scanner: the log is not for them.
             log.debug("id=%d client=%s said nothing: %s", record.id, self.client, error)
             self.part(reply)
             return
-        record.finish("not-socks" if isinstance(error, NotSocks) else "refused")
+        end = "not-socks" if isinstance(error, NotSocks) else "refused"
+        record.finish("limit" if is_limit else end)
         self.part(reply)
 
     def part(self, reply: bytes) -> None:

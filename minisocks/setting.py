@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.values import check_user, without_password
+from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
 __all__ = ["Setting", "closest", "option_name"]
 
@@ -15,8 +15,9 @@ _NO = ("0", "no", "false", "off")
 class Setting(NamedTuple):
     """One row: how a setting is spelled, read and explained.
 
-    ``kind`` is flag, seconds, count, text, or texts (may be repeated).  Numbers go
-    from ``least`` to ``most``; ``accept`` raises ``ConfigError`` for a text that
+    ``kind`` is flag, seconds, count, bytes, text, or texts (may be repeated).  Numbers
+    go from ``least`` to ``most``, and are None where the default is None: no limit,
+    which people write as none.  ``accept`` raises ``ConfigError`` for a text that
     cannot be used.  ``of_process``: a proxy in a program has no use for it;
     ``is_fixed``: a change of it needs a restart.
     """
@@ -52,6 +53,11 @@ class Setting(NamedTuple):
         return self.option[2:]
 
     @property
+    def is_limit(self) -> bool:
+        """Whether there need not be any: None is no limit."""
+        return self.default is None and self.kind in _NUMBERS
+
+    @property
     def variable(self) -> str:
         """How the environment spells it."""
         return "MINISOCKS_" + self.name.upper()
@@ -68,6 +74,8 @@ class Setting(NamedTuple):
                 raise ConfigError(self.option, "%r is neither yes nor no" % text)
             return text.lower() in _YES
         if self.kind in _NUMBERS:
+            if self.is_limit and text == "none":
+                return None
             convert, wanted = _NUMBERS[self.kind]
             try:
                 value = convert(text)
@@ -99,25 +107,34 @@ class Setting(NamedTuple):
         """Return *value* (of ``texts``, one of them) for people, without secrets."""
         if self.kind == "flag":
             return "yes" if value else "no"
+        if value is None:
+            return "none"
         if self.kind in _NUMBERS:
-            return _number(value)
+            return self._shown_number(value)
         if not value:
             return "none"
         return without_password(value) if self.accept is check_user else str(value)
 
     def _check_one(self, value: Any) -> None:
         if self.kind in _NUMBERS:
-            fits = int if self.kind == "count" else (int, float)
+            if value is None and self.is_limit:
+                return
+            fits = (int, float) if self.kind == "seconds" else int
             if isinstance(value, bool) or not isinstance(value, fits):
                 wanted = _NUMBERS[self.kind][1]
                 raise ConfigError(self.option, "takes a %s, not %.40r" % (wanted, value))
             if not self.least <= value <= self.most:
-                numbers = tuple(map(_number, (value, self.least, self.most)))
+                numbers = tuple(map(self._shown_number, (value, self.least, self.most)))
                 raise ConfigError(self.option, "%s is out of range: %s to %s" % numbers)
         elif not isinstance(value, str):
             raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
         elif self.accept is not None:
             self.accept(value)
+
+    def _shown_number(self, value: float) -> str:
+        if self.kind == "bytes" and 0 <= value < 10**18:
+            return shown_bytes(int(value))
+        return _number(value)
 
 
 def _whole(text: str) -> int:
@@ -136,6 +153,7 @@ def _number(value: float) -> str:
 _NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
     "seconds": (float, "number of seconds"),
     "count": (_whole, "whole number"),
+    "bytes": (read_bytes, "number of bytes, as 500k, 1.5M or 64MiB"),
 }
 
 

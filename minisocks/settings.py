@@ -6,7 +6,7 @@ environment's variables, the ini file's keys and the tables in the documents are
 made from it.  A test proves that both name the same settings.
 """
 
-from typing import Any, NamedTuple, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
 from minisocks.rulelines import check_rule
@@ -48,11 +48,25 @@ class Config(NamedTuple):
     # Handshakes unfinished at once. Beyond it the oldest of the address that
     # has most is closed, so that a scanner only gets in its own way.
     max_handshakes: int = 256
+    # Connections at once; None: no limit, for a program knows what it has. The command
+    # line takes what the descriptor limit allows, so that some are left for refusals.
+    max_connections: Optional[int] = None
+    # Of one client, which in IPv6 has a /64, and of one user.
+    max_per_client: Optional[int] = None
+    max_per_user: Optional[int] = None
+    # Bytes a second of one client, in each direction.
+    rate: Optional[int] = None
+    # Bytes for connections and for what waits in them; beyond it the greediest that is
+    # stalled is shed, so that it is never the process that ends.
+    memory_limit: Optional[int] = None
     # Seconds for all that a client must say. A phone on a bad link needs about
     # 5; a scanner keeps a descriptor no longer than this.
     handshake_timeout: float = 30.0
     # Seconds to reach the target, names included. The SOCKS4 memo says 2 minutes.
     connect_timeout: float = 120.0
+    # Seconds without a byte that a connection lives. None: SSH sessions are silent
+    # for days, and keepalive finds those whose peer has gone.
+    idle_timeout: Optional[float] = None
     # Seconds that open connections get after TERM.
     grace: float = 10.0
     # Which family of a name's addresses is tried first: ipv4, ipv6 or system.
@@ -131,12 +145,13 @@ class Config(NamedTuple):
 GROUPS = (
     "Listening",
     "Who may come in",
+    "Limits",
     "Time limits",
     "The road out",
     "Running as a service",
     "Logging",
 )
-_LISTENING, _WHO, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
+_LISTENING, _WHO, _LIMITS, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
 
 #: Not among the others: it says where they are, so it is in no ``Config``.
 CONFIG_FILE = Setting(
@@ -180,13 +195,61 @@ _ROWS = (
         accept=check_rule,
     ),
     Setting(
-        _WHO,
+        _LIMITS,
         "max_handshakes",
         "count",
-        "Unfinished handshakes at once; beyond it the oldest of the busiest address is closed.",
+        "Unfinished handshakes at once, half of them for each client; beyond it the oldest of the "
+        "busiest client is closed.",
         "N",
         least=4,
         most=65536,
+    ),
+    Setting(
+        _LIMITS,
+        "max_connections",
+        "count",
+        "Connections at once. On the command line, without it: what the limit of descriptors "
+        "allows.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "max_per_client",
+        "count",
+        "Connections of one client at once; in IPv6 that is a /64.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "max_per_user",
+        "count",
+        "Connections of one user at once.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "rate",
+        "bytes",
+        "Bytes a second for one client, in each direction: 500k, 1.5M, 64KiB.",
+        "BYTES",
+        least=1000,
+        most=10**12,
+    ),
+    Setting(
+        _LIMITS,
+        "memory_limit",
+        "bytes",
+        "For connections and what waits in them; beyond it, who holds most of what nobody takes "
+        "is reset.",
+        "BYTES",
+        least=2**20,
+        most=2**50,
     ),
     Setting(
         _TIME,
@@ -205,6 +268,15 @@ _ROWS = (
         "SECS",
         least=0.1,
         most=3600,
+    ),
+    Setting(
+        _TIME,
+        "idle_timeout",
+        "seconds",
+        "For a connection on which nothing is said.",
+        "SECS",
+        least=1,
+        most=365 * 86400,
     ),
     Setting(
         _TIME,

@@ -10,7 +10,7 @@ class Stats(NamedTuple):
 
     ``total`` is ``succeeded`` plus all of ``refused`` plus those whose target
     is still being dialed.  Connections whose client said nothing (health
-    checks, scanners) are in ``open`` only.
+    checks, scanners) are in ``open`` only, unless a limit refused them.
     """
 
     #: Seconds since the start, or from start to stop.
@@ -22,7 +22,8 @@ class Stats(NamedTuple):
     #: Those of them whose target was connected.
     succeeded: int
     #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
-    #: REP, else "client gone", "not SOCKS", "shutdown" or "internal error".
+    #: REP, else "client gone", "not SOCKS", "shutdown" or "internal error"; "limit" where
+    #: a limit was reached.
     refused: Dict[str, int]
     #: Bytes relayed from clients to targets, those of open connections included.
     up: int

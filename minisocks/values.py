@@ -1,5 +1,6 @@
 """What a setting's text stands for, where that is more than a number.  Pure."""
 
+import re
 from typing import Callable, NamedTuple
 
 from minisocks.errors import ConfigError
@@ -15,6 +16,8 @@ __all__ = [
     "check_syslog",
     "check_user",
     "encode",
+    "read_bytes",
+    "shown_bytes",
     "without_password",
 ]
 
@@ -86,6 +89,35 @@ class ListenAddress(NamedTuple):
         if self.path:
             return "unix:" + self.path
         return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
+
+
+#: What people write behind a number of bytes. M is a million and Mi is not; b would be bits.
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?([kKmMgG]?i?)B?\Z")
+#: And how it is shown: the largest unit that leaves at most one digit behind the point.
+_SHOWN = (("GiB", 2**30), ("G", 10**9), ("MiB", 2**20), ("M", 10**6), ("KiB", 2**10), ("k", 10**3))
+
+
+def read_bytes(text: str) -> int:
+    """Return how many bytes *text* means: 500k, 1.5M and 2G are decimal, 64KiB binary.
+
+    Raises:
+        ValueError: it means none.
+    """
+    match = _AMOUNT.match(text)
+    if match is None or match.group(3).lower() not in _UNITS:
+        raise ValueError(text)
+    whole, part = match.group(1), match.group(2) or ""
+    return int(whole + part) * _UNITS[match.group(3).lower()] // int(10 ** len(part))
+
+
+def shown_bytes(count: int) -> str:
+    """Return *count* so that people can read it, and ``read_bytes`` gives it back."""
+    for unit, size in _SHOWN:
+        tenths, rest = divmod(count * 10, size)
+        if count >= size and not rest:
+            return ("%d.%d%s" % (*divmod(tenths, 10), unit)).replace(".0", "")
+    return str(count)
 
 
 def _is_port(text: str) -> bool:

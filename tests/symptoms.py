@@ -280,8 +280,8 @@ _SERVING = (
     Mistake(
         "too-many-handshakes",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='too many unfinished handshakes "
-        "(--max-handshakes)'",
+        "id=N client=CLIENT ... end=limit why='there are too many unfinished handshakes "
+        "(--max-handshakes N)'",
         "So many clients had begun to speak and not finished that the oldest had to go, of the "
         "address that had most: a scanner or an attack.",
         "Block that address in the firewall. If they are honest clients, raise "

@@ -41,7 +41,7 @@ ABOVE = """
     road
     resolver reporter
     lingering relay errand
-    delivery flow
+    census delivery flow
     loop record
     whereabouts
     deadline compat machine pidfile pipes

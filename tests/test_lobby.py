@@ -198,7 +198,7 @@ def test_the_bound_holds_in_a_proxy_and_spares_the_honest():
         wait_until(lambda: sum(not is_silent(talk) for talk in greedy) == 13)
         for talk in greedy:
             if not is_silent(talk):
-                talk.expect(failure5(6)).expect_eof()
+                talk.expect(failure5(2)).expect_eof()
                 talk.close()
         wait_until(lambda: len(proxy) == 8)
         assert is_silent(honest)

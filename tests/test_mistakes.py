@@ -873,7 +873,7 @@ def _(stage):
         proxy = stack.enter_context(run_proxy(max_handshakes=4))
         for _number in range(5):
             stack.enter_context(Talk.to(proxy.port)).send(b"\x05")
-        return stage.log.wait_for("end=refused"), None
+        return stage.log.wait_for("end=limit"), None
 
 
 @makes("client-stopped-halfway")

@@ -224,7 +224,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
         "pidfile": str(tmp_path / "q"), "log_file": str(tmp_path / "new.log"),
         "syslog": str(tmp_path / "nowhere"), "log_format": "json",
     }  # fmt: skip
-    by_kind = {"flag": "yes", "seconds": "7", "count": "5"}
+    by_kind = {"flag": "yes", "seconds": "7", "count": "5", "bytes": "2M"}
     restart = []
     for setting in SETTINGS:
         if setting.name in ("interface", "mark") and os.geteuid():

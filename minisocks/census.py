@@ -1,0 +1,77 @@
+"""Who is connected now: how many, of which client, by which user; and whether one more may be.
+
+A connection counts from the moment its request is considered until its record ends,
+however that comes.
+"""
+
+import threading
+from typing import Dict, Hashable, Optional
+
+from minisocks.client import neighbourhood
+from minisocks.errors import LimitReached
+from minisocks.record import Record, Witness
+from minisocks.settings import Config
+from minisocks.wire import quoted
+
+__all__ = ["Census"]
+
+
+class Census(Witness):
+    """The counts of one run of a proxy.
+
+    A class because the counts must agree with each other: a connection is in all of
+    them or in none.  Counts also without limits, for a reload may bring some.  Any
+    thread: where there are hooks, it is a handler's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all = 0
+        self._clients: Dict[Hashable, int] = {}
+        self._users: Dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        """Return how many connections there are."""
+        return self._all
+
+    def enter(self, record: Record, config: Config) -> None:
+        """Count *record* in, until it ends.
+
+        Raises:
+            LimitReached: it would be one more than *config* allows; it is not counted.
+        """
+        client = record.client
+        place, user = neighbourhood(client.ip), client.user
+        with self._lock:
+            here, by_user = self._clients.get(place, 0), self._users.get(user, 0)
+            _demand("there are", self._all, "--max-connections", config.max_connections)
+            _demand(client.place + " has", here, "--max-per-client", config.max_per_client)
+            if user is not None:
+                who = "user %s has" % quoted(user)
+                _demand(who, by_user, "--max-per-user", config.max_per_user)
+            self._all += 1
+            self._clients[place] = here + 1
+            if user is not None:
+                self._users[user] = by_user + 1
+            record.counted_by = self
+
+    def ended(self, record: Record) -> None:
+        """Count *record* out."""
+        client = record.client
+        with self._lock:
+            self._all -= 1
+            _one_less(self._clients, neighbourhood(client.ip))
+            if client.user is not None:
+                _one_less(self._users, client.user)
+
+
+def _demand(who: str, count: int, option: str, limit: Optional[int]) -> None:
+    if limit is not None and count >= limit:
+        # Not the count, which may be more after a reload: the words must stay the same.
+        raise LimitReached("%s %d connections already (%s %d)" % (who, limit, option, limit))
+
+
+def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
+    left = counts.pop(key) - 1
+    if left:
+        counts[key] = left
