@@ -17,6 +17,9 @@ from minisocks.wire import packed_ip
 
 __all__ = ["as_data", "as_table", "at_start"]
 
+#: What a descriptor limit brings, if nobody sets it.
+_BY_ROOM = "max_connections"
+
 #: A line: what it is about, and the rest.
 Line = Tuple[str, str]
 
@@ -26,6 +29,9 @@ def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> 
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
     lines.append(("may come in:", rules.describe()))
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
+    limits = _limits(config, room)
+    if limits:
+        lines.append(("limits:", limits))
     lines.append(("try it:", _try(addresses, rules)))
     return lines
 
@@ -61,6 +67,17 @@ def as_data(chosen: Layered, rules: Rules) -> Dict[str, Any]:
         "may_come_in": rules.describe(),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
+
+
+def _limits(config: Config, room: Room) -> str:
+    limits = []
+    for setting in SETTINGS:
+        value = getattr(config, setting.name)
+        if setting.is_limit and value is not None:
+            limits.append("%s %s" % (setting.key, _shown(setting, config)[0]))
+        elif setting.name == _BY_ROOM and room.limit is not None:
+            limits.append("%s %d (what the descriptors allow)" % (setting.key, room.limit))
+    return ", ".join(limits)
 
 
 def _shown(setting: Setting, config: Config) -> List[str]:

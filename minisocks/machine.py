@@ -11,6 +11,8 @@ __all__ = ["Room", "find_room", "is_own_address", "raise_descriptor_limit"]
 SPARE_DESCRIPTORS = 32
 #: Client and upstream.
 DESCRIPTORS_EACH = 2
+#: However few descriptors there are, so many connections are let in.
+LEAST_CONNECTIONS = 4
 #: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
 #: what the kernel needs for two sockets.
 BYTES_EACH = 10 * 1024
@@ -24,6 +26,10 @@ class Room(NamedTuple):
     connections: Optional[int]
     descriptors: Optional[int]
     memory_bytes: Optional[int]
+    #: Of the descriptors, so many are left for handshakes and for who is refused.
+    for_handshakes: int = 0
+    #: What descriptors allow, memory or not: ``--max-connections``, if nobody sets it.
+    limit: Optional[int] = None
 
     def __str__(self) -> str:
         """Return one sentence for people."""
@@ -31,7 +37,10 @@ class Room(NamedTuple):
             return "nobody knows how many connections fit here"
         reasons = []
         if self.descriptors is not None:
-            reasons.append("%d descriptors, %d each" % (self.descriptors, DESCRIPTORS_EACH))
+            reason = "%d descriptors, %d each" % (self.descriptors, DESCRIPTORS_EACH)
+            if self.for_handshakes:
+                reason += " and %d for handshakes" % self.for_handshakes
+            reasons.append(reason)
         if self.memory_bytes is not None:
             reasons.append(
                 "%d MiB of memory free, %d KiB each idle"
@@ -40,15 +49,23 @@ class Room(NamedTuple):
         return "about %d connections (%s)" % (self.connections, "; ".join(reasons))
 
 
-def find_room(descriptors: Optional[int]) -> Room:
-    """Return what fits beside all that is open now, with so many *descriptors*."""
+def find_room(descriptors: Optional[int], max_handshakes: int = 0) -> Room:
+    """Return what fits beside all that is open now, with so many *descriptors*.
+
+    Args:
+        max_handshakes: so many descriptors are left for those, but a quarter at most.
+    """
     memory = _available_memory()
     fits = []
+    kept, limit = 0, None
     if descriptors is not None:
-        fits.append(max(0, descriptors - SPARE_DESCRIPTORS) // DESCRIPTORS_EACH)
+        usable = max(0, descriptors - SPARE_DESCRIPTORS)
+        kept = min(max_handshakes, usable // 4)
+        fits.append((usable - kept) // DESCRIPTORS_EACH)
+        limit = max(LEAST_CONNECTIONS, fits[0])
     if memory is not None:
         fits.append(memory // BYTES_EACH)
-    return Room(min(fits) if fits else None, descriptors, memory)
+    return Room(min(fits) if fits else None, descriptors, memory, kept, limit)
 
 
 def raise_descriptor_limit() -> Optional[int]:

@@ -91,13 +91,14 @@ class Service:
                 pidfile.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
-        self._proxy = Proxy(config, keep_records=0)
+        self._descriptors = raise_descriptor_limit()
+        self._proxy = Proxy(self._fitted(config), keep_records=0)
         self._log = Log(config)
         # In the background that is not the one it came from; and nohup wants it to stay.
         self._had_terminal = _has_terminal() and not hangs_on()
         if self._log.problem:
             console.warn("the log goes nowhere: %s" % self._log.problem)
-        room = find_room(raise_descriptor_limit())
+        room = find_room(self._descriptors, config.max_handshakes)
         threading.stack_size(STACK_BYTES)
         with Orders() as self._orders:
             self._log.start(config)
@@ -259,7 +260,7 @@ class Service:
         if any(s.name in _OF_LOG for s in differing):
             opened = destinations(config)
         try:
-            self._proxy.reload(config)
+            self._proxy.reload(self._fitted(config))
         except BaseException:
             for destination in opened or ():
                 destination.close()
@@ -272,6 +273,13 @@ class Service:
 
     def _at_home(self, path: str) -> str:
         return os.path.join(self._home, path)
+
+    def _fitted(self, config: Config) -> Config:
+        """Return *config* with what the descriptors allow, where nobody says how many."""
+        if config.max_connections is not None:
+            return config
+        room = find_room(self._descriptors, config.max_handshakes)
+        return config._replace(max_connections=room.limit)
 
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 from minisocks import __version__
+from minisocks.settings import SETTINGS
 
 if TYPE_CHECKING:  # who only shows what another process says does without
     from minisocks.proxy import Proxy
@@ -33,8 +34,15 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "down": stats.down,
         "handshakes": stats.handshakes,
         "threads": stats.threads,
+        "limits": _limits(proxy),
         "clients": _clients(proxy),
     }
+
+
+def _limits(proxy: "Proxy") -> Dict[str, Any]:
+    """Return the limits in force, by their keys in the ini file."""
+    values = ((s.key, getattr(proxy.config, s.name)) for s in SETTINGS if s.is_limit)
+    return {key: value for key, value in values if value is not None}
 
 
 def _clients(proxy: "Proxy") -> List[Status]:
@@ -73,6 +81,11 @@ def as_text(status: Status) -> List[str]:
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
     if refused:
         rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
+    limits = [(s, status.get("limits", {}).get(s.key)) for s in SETTINGS]
+    limits = [(s, value) for s, value in limits if value is not None]
+    if limits:
+        shown = ("%s %s" % (setting.key, setting.shown(value)) for setting, value in limits)
+        rows.append(("limits", ", ".join(shown)))
     lines = ["%-14s%s" % row for row in rows]
     if status["clients"]:
         lines += ["", "%-39s %6s %10s %10s" % ("client", "open", "up", "down")]

@@ -18,6 +18,7 @@ from minisocks.settings import Config
 from support import (
     GREETING,
     REJECTED4,
+    CommandLine,
     FakeTarget,
     Talk,
     black_hole,
@@ -369,3 +370,31 @@ def test_repeats_are_folded(target):
             wait_until(lambda: len(kinds) == 2)
     why = "127.0.0.1 has 1 connections already (--max-per-client 1)"
     assert (b"\x7f\0\0\1", "limit", why) in kinds
+
+
+# In a process
+
+PREFIX = ["sh", "-c", 'ulimit -n 128 && exec "$@"', "sh"]
+
+
+def test_the_command_line_leaves_descriptors_for_refusals():
+    """Beyond what the descriptors allow a client gets REP 02, and not silence."""
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(FakeTarget())
+        command = stack.enter_context(CommandLine("-l", "0", prefix=PREFIX))
+        line = "limits: max-connections 36 (what the descriptors allow)"
+        assert line in command.lines
+        talks = [stack.enter_context(Talk.to(command.ports[0])) for _ in range(40)]
+        reps = [talk.connect5("127.0.0.1", target.port)[0] for talk in talks]
+        assert [0] * 36 + [2] * 4 == reps
+        command.wait_for_line("why='there are 36 connections already (--max-connections 36)'")
+        assert 0 == command.end()
+
+
+def test_a_number_of_connections_wins_over_the_descriptors():
+    """What is set is in force, and is said at the start."""
+    with FakeTarget() as target, CommandLine("-l", "0", "--max-connections", "1") as command:
+        assert "limits: max-connections 1" in command.lines
+        with Talk.to(command.ports[0]) as first, Talk.to(command.ports[0]) as second:
+            assert 0 == first.connect5("127.0.0.1", target.port)[0]
+            assert 2 == second.connect5("127.0.0.1", target.port)[0]

@@ -118,7 +118,7 @@ def test_it_says_where_it_listens(more):
         )
         (room,) = [line for line in command.lines if line.startswith("room for ")]
         assert re.match(
-            r"room for about \d+ connections \(\d+ descriptors, 2 each; "
+            r"room for about \d+ connections \(\d+ descriptors, 2 each and 256 for handshakes; "
             r"\d+ MiB of memory free, 10 KiB each idle\); 256 unfinished handshakes$",
             room,
         )

@@ -29,10 +29,33 @@ def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
 
     room = find_room(descriptors)
 
-    assert Room(connections, descriptors, memory) == room
+    assert (connections, descriptors, memory) == room[:3]
     assert ("about %s connections" % connections in str(room)) == (connections is not None)
     assert ("%s descriptors" % descriptors in str(room)) == (descriptors is not None)
     assert ("MiB of memory" in str(room)) == (memory is not None)
+
+
+@pytest.mark.parametrize(
+    "descriptors, handshakes, kept, limit",
+    [
+        (1024, 256, 248, 372),
+        (4096, 256, 256, 1904),
+        (1024, 64, 64, 464),
+        # However few there are, some are for connections and some for refusals.
+        (256, 256, 56, 84),
+        (48, 256, 4, 6),
+        (16, 256, 0, 4),
+        (None, 256, 0, None),
+    ],
+)
+def test_descriptors_are_left_for_handshakes(monkeypatch, descriptors, handshakes, kept, limit):
+    """Connections take no descriptor of those that handshakes and refusals need."""
+    monkeypatch.setattr(machine, "_available_memory", lambda: 0)
+
+    room = find_room(descriptors, handshakes)
+
+    assert (0, kept, limit) == (room.connections or 0, room.for_handshakes, room.limit)
+    assert ("and %d for handshakes" % kept in str(room)) == bool(kept)
 
 
 def test_memory_is_what_the_kernel_says():
