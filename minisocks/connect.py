@@ -6,6 +6,7 @@ The rest waits in the loop.
 
 from typing import List, Optional, Set
 
+from minisocks.client import neighbourhood
 from minisocks.compat import WRITE
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, RefusedByRules
@@ -71,10 +72,14 @@ class Connect(Job):
         if self._dial is not None:
             self._step()
             return
-        dst = self._request.dst
+        dst, client = self._request.dst, session.client
         try:
             self._lookup = session.services.resolver.submit(
-                dst.host, dst.port, lambda outcome: loop.call_soon(self, self._resolved, outcome)
+                dst.host,
+                dst.port,
+                lambda outcome: loop.call_soon(self, self._resolved, outcome),
+                # All programs of this host are one client, and the host is theirs.
+                None if client.is_local else neighbourhood(client.ip),
             )
         except DialError as exc:
             self._refuse(exc)

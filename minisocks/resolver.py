@@ -3,13 +3,27 @@
 ``getaddrinfo`` can neither be cancelled nor given a time limit.  So it runs in
 a few daemon threads of its own; whoever waits keeps its own deadline and walks
 away.  Daemon threads and no executor: that one joins its threads at exit.
+
+Clients take turns, and none has more than half of the threads, nor of the places to
+wait: one that asks for a thousand names whose server is gone is only in its own way.
 """
 
 import collections
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Hashable,
+    Iterable,
+    List,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
 from minisocks.errors import DialError
@@ -25,6 +39,8 @@ Outcome = Union[List[Sockaddr], DialError]
 MAX_THREADS = 16
 #: Names that may wait for a thread. Each costs one descriptor of a client anyway.
 MAX_WAITING = 1024
+#: Of both, so much for each client.
+CLIENT_THREADS, CLIENT_WAITING = MAX_THREADS // 2, MAX_WAITING // 2
 #: A lookup that takes this long waits for a name server that does not answer:
 #: the C library asks again after 5 s.
 STUCK_SECONDS = 5.0
@@ -85,16 +101,94 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
 class Lookup:
     """One name being looked up.  ``cancel`` it when nobody waits any more."""
 
-    __slots__ = ("callback", "host", "port")
+    __slots__ = ("callback", "client", "host", "port")
 
-    def __init__(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        host: bytes,
+        port: int,
+        callback: Callable[[Outcome], None],
+        client: Optional[Hashable] = None,
+    ) -> None:
         self.host = host
         self.port = port
+        self.client = client
         self.callback: Optional[Callable[[Outcome], None]] = callback
 
     def cancel(self) -> None:
         """Do not call back, and do not start if not begun.  Any thread."""
         self.callback = None
+
+
+class _Queue:
+    """Lookups that wait, by client.  Who was served goes behind all others.
+
+    A class because turns, shares and the total go together.  Guarded by its owner.
+    """
+
+    def __init__(self) -> None:
+        self._by_client: Dict[Optional[Hashable], Deque[Lookup]] = {}  # whose turn it is first
+        self._busy: Dict[Optional[Hashable], int] = {}
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def of(self, client: Optional[Hashable]) -> int:
+        """Return how many wait for *client*."""
+        return len(self._by_client.get(client, ()))
+
+    def add(self, lookup: Lookup) -> None:
+        """Have *lookup* wait."""
+        self._by_client.setdefault(lookup.client, collections.deque()).append(lookup)
+        self._total += 1
+
+    def remove(self, lookup: Lookup) -> None:
+        """Forget *lookup*, which waits."""
+        self._put_back(lookup.client, [w for w in self._pop(lookup.client) if w is not lookup])
+
+    def sweep(self) -> None:
+        """Forget those that nobody waits for any more."""
+        for client in list(self._by_client):
+            self._put_back(client, [w for w in self._pop(client) if w.callback is not None])
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._by_client.clear()
+        self._total = 0
+
+    def has_share(self, client: Optional[Hashable]) -> bool:
+        """Return whether *client* may have one thread more.  None: nobody's, has no bound."""
+        return client is None or self._busy.get(client, 0) < CLIENT_THREADS
+
+    def take(self) -> Optional[Lookup]:
+        """Return the next that may have a thread, and count it; None if there is none."""
+        for client in self._by_client:  # at most two of them have their share
+            if self.has_share(client):
+                waiting = self._pop(client)
+                lookup = waiting.popleft()
+                self._put_back(client, waiting)
+                self._busy[client] = self._busy.get(client, 0) + 1
+                return lookup
+        return None
+
+    def done(self, client: Optional[Hashable]) -> None:
+        """Count one out that ``take`` returned."""
+        left = self._busy.pop(client) - 1
+        if left:
+            self._busy[client] = left
+
+    def _pop(self, client: Optional[Hashable]) -> Deque[Lookup]:
+        waiting = self._by_client.pop(client)
+        self._total -= len(waiting)
+        return waiting
+
+    def _put_back(self, client: Optional[Hashable], waiting: Iterable[Lookup]) -> None:
+        """Have them wait behind those of all other clients."""
+        waiting = waiting if isinstance(waiting, collections.deque) else collections.deque(waiting)
+        if waiting:
+            self._by_client[client] = waiting
+            self._total += len(waiting)
 
 
 class Resolver:
@@ -113,32 +207,45 @@ class Resolver:
     ) -> None:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
-        self._waiting: Deque[Lookup] = collections.deque()
+        self._waiting = _Queue()
         self._changed = threading.Condition()
         self._threads = 0
         #: Those that are about to end, or have.
         self._ended: List[threading.Thread] = []
         #: How many can be had; fewer than MAX_THREADS once one could not.
         self._most_threads = MAX_THREADS
-        self._busy: Dict[int, float] = {}
+        #: By thread: since when, and for whom.
+        self._busy: Dict[int, Tuple[float, Optional[Hashable]]] = {}
         self._closed = False
 
-    def submit(self, host: bytes, port: int, callback: Callable[[Outcome], None]) -> Lookup:
+    def submit(
+        self,
+        host: bytes,
+        port: int,
+        callback: Callable[[Outcome], None],
+        client: Optional[Hashable] = None,
+    ) -> Lookup:
         """Look *host* up; *callback* gets the addresses or the error.
 
         It is called in a thread of the resolver, at most once.  Any thread.
 
+        Args:
+            client: who is to have no more than a share; all with None are one client, and
+                it has no bound.
+
         Raises:
             DialError: no thread can take it now, nor soon (REP 01).
         """
-        lookup = Lookup(host, port, callback)
+        lookup = Lookup(host, port, callback, client)
         with self._changed:
-            self._check_room()
-            self._waiting.append(lookup)
+            self._check_room(client)
+            self._waiting.add(lookup)
             idle = self._threads - len(self._busy)
-            if len(self._waiting) > idle and self._threads < MAX_THREADS:
+            may_begin = self._waiting.has_share(client)
+            if may_begin and len(self._waiting) > idle and self._threads < MAX_THREADS:
                 self._start_thread(lookup)
-            self._changed.notify()
+            if may_begin:
+                self._changed.notify()
         return lookup
 
     def close(self) -> None:
@@ -163,19 +270,28 @@ class Resolver:
         for thread in ended:
             thread.join()  # it has only its last line before it
 
-    def _check_room(self) -> None:
-        now = time.monotonic()
-        stuck = sum(now - since > STUCK_SECONDS for since in self._busy.values())
-        if stuck and stuck >= self._most_threads:
+    def _check_room(self, client: Optional[Hashable]) -> None:
+        before = time.monotonic() - STUCK_SECONDS
+        stuck = [whose for since, whose in self._busy.values() if since < before]
+        if stuck and len(stuck) >= self._most_threads:
             raise DialError(
-                "all %d resolver threads wait for name servers that do not answer" % stuck,
+                "all %d resolver threads wait for name servers that do not answer" % len(stuck),
                 Rep.GENERAL_FAILURE,
             )
-        if len(self._waiting) >= MAX_WAITING:
-            # Those whose clients have left make room first.
-            self._waiting = collections.deque(w for w in self._waiting if w.callback is not None)
-        if self._closed or len(self._waiting) >= MAX_WAITING:
+        if client is not None and stuck.count(client) >= CLIENT_THREADS:
+            raise DialError(
+                "the client's share of resolver threads waits for name servers that do not answer",
+                Rep.GENERAL_FAILURE,
+            )
+        if self._is_full(client):
+            self._waiting.sweep()  # those whose clients have left make room first
+        if self._closed or self._is_full(client):
             raise DialError("too many names are being looked up", Rep.GENERAL_FAILURE)
+
+    def _is_full(self, client: Optional[Hashable]) -> bool:
+        if len(self._waiting) >= MAX_WAITING:
+            return True
+        return client is not None and self._waiting.of(client) >= CLIENT_WAITING
 
     def _start_thread(self, lookup: Lookup) -> None:
         try:
@@ -203,24 +319,31 @@ class Resolver:
                     self._leave()
 
     def _leave(self) -> None:
-        self._busy.pop(threading.get_ident(), None)
+        self._rest()
         self._threads -= 1
         self._ended = [thread for thread in self._ended if thread.is_alive()]
         self._ended.append(threading.current_thread())
         self._changed.notify_all()
 
+    def _rest(self) -> None:
+        """Count this thread's lookup out, if it has one."""
+        busy = self._busy.pop(threading.get_ident(), None)
+        if busy is not None:
+            self._waiting.done(busy[1])
+
     def _look_one_up(self) -> bool:
         """Do the next lookup; False if none came for a while."""
         me = threading.get_ident()
         with self._changed:
-            self._busy.pop(me, None)
-            if not self._waiting and not self._closed:
+            self._rest()
+            lookup = self._waiting.take()
+            if lookup is None and not self._closed:
                 self._changed.wait(IDLE_SECONDS)
-            if not self._waiting:
+                lookup = self._waiting.take()
+            if lookup is None:
                 self._leave()  # in the same breath, or a lookup would count on this thread
                 return False
-            lookup = self._waiting.popleft()
-            self._busy[me] = time.monotonic()
+            self._busy[me] = (time.monotonic(), lookup.client)
         if lookup.callback is not None:
             try:
                 outcome = self._resolve(lookup)
@@ -229,7 +352,7 @@ class Resolver:
                 outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
             with self._changed:
                 # Before anybody hears of it, and stops: this thread will end, too.
-                self._busy.pop(me, None)
+                self._rest()
             callback = lookup.callback  # None if it was cancelled meanwhile
             if callback is not None:
                 callback(outcome)

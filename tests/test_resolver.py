@@ -10,7 +10,14 @@ import pytest
 
 from minisocks import resolver as resolver_module
 from minisocks.errors import DialError
-from minisocks.resolver import MAX_THREADS, MAX_WAITING, Resolver, numeric_addresses
+from minisocks.resolver import (
+    CLIENT_THREADS,
+    CLIENT_WAITING,
+    MAX_THREADS,
+    MAX_WAITING,
+    Resolver,
+    numeric_addresses,
+)
 from minisocks.wire import Rep
 from support import TIMEOUT, wait_until
 
@@ -37,9 +44,11 @@ class Asker:
         self.resolver = Resolver(getaddrinfo)
         self._outcomes = queue.Queue()
 
-    def submit(self, name=b"name.test", port=80):
+    def submit(self, name=b"name.test", port=80, client=None):
         """Look a name up."""
-        return self.resolver.submit(name, port, lambda outcome: self._outcomes.put((name, outcome)))
+        return self.resolver.submit(
+            name, port, lambda outcome: self._outcomes.put((name, outcome)), client
+        )
 
     def outcome(self):
         """Return the next name that is done, and its outcome."""
@@ -304,6 +313,78 @@ def test_waiting_names_are_bounded():
             asker.submit()
 
         assert Rep.GENERAL_FAILURE == caught.value.rep
+
+
+def test_a_client_has_half_of_the_threads():
+    """A thousand names of one client hang, and another's is looked up at once."""
+
+    def getaddrinfo(name, *args):
+        return [TCP4] if name == b"quick.test" else slow(name)
+
+    with hanging() as slow, Asker(getaddrinfo) as asker:
+        for _ in range(CLIENT_THREADS + 5):
+            asker.submit(b"slow.test", client="greedy")
+        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
+        for _ in range(20):
+            asker.submit(b"quick.test", client="honest")
+            assert b"quick.test" == asker.outcome()[0]
+        assert CLIENT_THREADS == len(slow.asked)
+        slow.answer.set()
+        for _ in range(CLIENT_THREADS + 5):
+            assert b"slow.test" == asker.outcome()[0]
+
+
+def test_a_client_has_half_of_the_places_to_wait():
+    """Its next name is REP 01 at once; others still may wait, and who leaves makes room."""
+    with hanging() as slow, Asker(slow) as asker:
+        for _ in range(CLIENT_THREADS):
+            asker.submit(client="greedy")
+        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
+        lookups = [asker.submit(client="greedy") for _ in range(CLIENT_WAITING)]
+        with pytest.raises(DialError, match="too many names"):
+            asker.submit(client="greedy")
+        asker.submit(client="honest")
+        lookups[7].cancel()
+        asker.submit(client="greedy")
+        with pytest.raises(DialError, match="too many names"):
+            asker.submit(client="greedy")
+
+
+def test_a_client_whose_share_is_stuck_is_told_so(monkeypatch):
+    """Its next name does not wait in vain; another client's is looked up."""
+    with hanging() as slow, Asker(slow) as asker:
+        for _ in range(CLIENT_THREADS):
+            asker.submit(client="greedy")
+        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
+        monkeypatch.setattr(resolver_module, "STUCK_SECONDS", 0.0)
+        with pytest.raises(DialError, match="the client's share") as caught:
+            asker.submit(client="greedy")
+        assert Rep.GENERAL_FAILURE == caught.value.rep
+        asker.submit(client="honest")
+        wait_until(lambda: len(slow.asked) == CLIENT_THREADS + 1)
+
+
+def test_clients_take_turns():
+    """Whoever has many names waiting has one looked up, and then the next client has his."""
+    go_on, asked = threading.Semaphore(0), []
+
+    def getaddrinfo(name, *args):
+        asked.append(name)
+        assert go_on.acquire(timeout=TIMEOUT)
+        return [TCP4]
+
+    with Asker(getaddrinfo) as asker:
+        for _ in range(MAX_THREADS):
+            asker.submit(b"first.test")
+        wait_until(lambda: len(asked) == MAX_THREADS)
+        for name, client in [(b"a", 1)] * 5 + [(b"b", 2)] * 3 + [(b"c", 3)]:
+            asker.submit(name, client=client)
+        for number in range(9):
+            go_on.release()
+            wait_until(lambda number=number: len(asked) == MAX_THREADS + number + 1)
+        for _ in range(MAX_THREADS):
+            go_on.release()
+    assert [b"a", b"b", b"c", b"a", b"b", b"a", b"b", b"a", b"a"] == asked[MAX_THREADS:]
 
 
 def test_cancelled_while_waiting():
