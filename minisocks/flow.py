@@ -3,10 +3,11 @@
 import socket
 from typing import Optional, Union
 
+from minisocks.compat import READ, UNWATCHED, WRITE
 from minisocks.loop import BUFFER_BYTES
 from minisocks.pipes import Pipe, Pipes
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "wish"]
 
 
 class Flow:
@@ -43,14 +44,29 @@ class Flow:
         """Return whether more of ``src`` would be of use now."""
         return self.pending is None and not self.eof
 
+    @property
+    def held(self) -> int:
+        """How many bytes it has in memory, or in a pipe."""
+        pending = self.pending
+        if pending is None:
+            return 0
+        if isinstance(pending, Pipe):
+            return pending.held
+        return memoryview(pending.obj).nbytes  # a view of a part of it keeps the whole
+
+    def hold(self, data: bytes, pipes: Pipes) -> None:
+        """Have *data* pending: its receiver takes no more."""
+        self.pending = memoryview(data)
+        pipes.pending_bytes += len(data)
+
     def clear(self, pipes: Pipes) -> None:
         """Have nothing pending; a pipe with bytes in it is lost with them."""
         pending, self.pending = self.pending, None
         if isinstance(pending, Pipe):
             pipes.give_back(pending)
         elif pending is not None:
-            # A view of a part of it keeps the whole.
             size = memoryview(pending.obj).nbytes
+            pipes.pending_bytes -= size
             if size > BUFFER_BYTES:
                 pipes.forget(size)
 
@@ -62,6 +78,18 @@ class Flow:
         data = pipes.keep(pipe, must)
         if data is not None:
             self.bulk = 0
-            self.pending = memoryview(data)
+            self.hold(data, pipes)
             if len(data) <= BUFFER_BYTES:
                 pipes.forget(len(data))  # so much may wait for every slow receiver
+
+
+def wish(outgoing: Flow, incoming: Flow) -> int:
+    """Return what is wanted of an end, given the flows out of it and into it."""
+    mask = READ if outgoing.wants_read() else 0
+    if incoming.pending is not None:
+        mask |= WRITE
+    if not mask and (outgoing.died is not None or (outgoing.eof and incoming.done)):
+        return UNWATCHED  # dead, or shut both ways: it would say so for ever
+    # Else mask 0 still tells of a reset: who has half-closed may vanish
+    # while the other end says nothing, and the pair would never end.
+    return mask

@@ -128,7 +128,11 @@ class Loop:
         #: Shared space for reads.  Loop thread only, within one call.
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         #: Called (loop thread) when descriptors have become free.
-        self.on_closed: Callable[[], None] = lambda: None
+        self.on_closed: Callable[[], None] = _nothing
+        #: The jobs of which bytes wait in memory, and some that had: since when.
+        self.stalled: Dict[Job, float] = {}
+        #: Called (loop thread) when there is one more of them, or one has more.
+        self.on_stalled: Callable[[], None] = _nothing
         #: Called (loop thread) after each round that leaves no job.
         self._on_empty: List[Callable[[], None]] = []
 
@@ -252,6 +256,11 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), timer))
         return timer
 
+    def stalls(self, job: Job) -> None:
+        """Take note that bytes of *job* wait, because their receiver takes no more."""
+        self.stalled[job] = time.monotonic()
+        self.on_stalled()
+
     def close_later(self, sock: socket.socket, reset: bool = False) -> None:
         """Unwatch *sock* now and close it at the end of the round.
 
@@ -264,6 +273,7 @@ class Loop:
         """Forget *job*, which owns nothing any more; any number of times."""
         self._jobs.discard(job)
         self._uncounted.discard(job)
+        self.stalled.pop(job, None)
 
     def _take_in(self, job: Job) -> None:
         if not job.counts:
@@ -374,3 +384,7 @@ class Loop:
         self._tell_empty()
         self._poller.close()
         self._waker.close()
+
+
+def _nothing() -> None:
+    pass

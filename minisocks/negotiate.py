@@ -144,6 +144,7 @@ def _consider(session: Session, request: Request) -> None:
     rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
+    session.services.memory.admit()
     session.services.census.enter(session.record, session.services.config)
 
 

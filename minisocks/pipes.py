@@ -90,11 +90,22 @@ class Pipes:
 
     def __init__(self) -> None:
         self._spare: List[Pipe] = []
+        self._all: List[Pipe] = []
         self._kept_bytes = 0
-        #: How many there are, lent ones included.
-        self.count = 0
+        #: What waits in memory for receivers that take no more, from pipes or not.
+        self.pending_bytes = 0
         self._most = MAX_PIPES if _splice is not None else 0
         self._retry_at = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many there are, lent ones included."""
+        return len(self._all)
+
+    @property
+    def held_bytes(self) -> int:
+        """What is in them.  Any thread."""
+        return sum([pipe.held for pipe in self._all])
 
     @property
     def lent(self) -> int:
@@ -113,14 +124,13 @@ class Pipes:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return None
         self._retry_at = 0.0
-        self.count += 1
+        self._all.append(pipe)
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
         """Take *pipe* back; one with bytes in it is closed, and they are lost."""
         if pipe.held or not self._most:
-            pipe.close()
-            self.count -= 1
+            self._close(pipe)
         else:
             self._spare.append(pipe)
 
@@ -153,6 +163,9 @@ class Pipes:
         """
         closed = bool(self._spare)
         while self._spare:
-            self._spare.pop().close()
-            self.count -= 1
+            self._close(self._spare.pop())
         return closed
+
+    def _close(self, pipe: Pipe) -> None:
+        self._all.remove(pipe)
+        pipe.close()

@@ -17,7 +17,7 @@ The fast path is ``Pair.on_ready`` and what it calls:
 
 import errno
 import socket
-from typing import Optional, Union
+from typing import Optional, Type, Union
 
 from minisocks.compat import (
     CAPACITY_ERRORS,
@@ -29,7 +29,8 @@ from minisocks.compat import (
     unsent_bytes,
 )
 from minisocks.delivery import Delivery, Progress
-from minisocks.flow import Flow
+from minisocks.flow import Flow, wish
+from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.pipes import PIPE_BYTES, Pipe
 from minisocks.record import Record
@@ -81,10 +82,13 @@ class Pair(Job):
         "_record",
         "_up",
         "_upstream_mask",
+        "idle",
     )
 
     #: Whether bytes may go by where Python does not see them.
     may_splice = True
+    #: What a direction is.
+    flow_type: Type[Flow] = Flow
 
     def __init__(
         self,
@@ -97,12 +101,14 @@ class Pair(Job):
     ) -> None:
         self._loop = loop
         self._record = record
-        self._up = Flow(client, upstream, early)
-        self._down = Flow(upstream, client, b"")
+        self._up = self.flow_type(client, upstream, early)
+        self._down = self.flow_type(upstream, client, b"")
         # What the loop was last told to wait for. Telling it is a system call.
         self._client_mask = client_mask
         self._upstream_mask = UNWATCHED
         self._end = ""
+        #: What ends it when nothing is said for long, where that is wanted.
+        self.idle: Optional[Idle] = None
         self._pipe_timer: Optional[Timer] = None
         #: Of a broken pair only.
         self._delivery: Optional[Delivery] = None
@@ -114,8 +120,22 @@ class Pair(Job):
         if self._client_mask != UNWATCHED:
             self._loop.hand_on(self._up.src.fileno(), self)
         if self._up.pending is not None:
+            self._loop.pipes.pending_bytes += self._up.held
             self._push(self._up, self._up.pending)
+            self._loop.stalls(self)
+        if self.idle is not None:
+            self.idle.begin()
         self._update()
+
+    @property
+    def held(self) -> int:
+        """How many of its bytes wait for receivers that take no more."""
+        return self._up.held + self._down.held
+
+    def shed(self, why: str) -> None:
+        """Reset both ends, because memory is short."""
+        self._record.why = why
+        self.abort("memory-limit")
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Write what waits for *fd*, or read what it has: one of each at most."""
@@ -216,6 +236,7 @@ class Pair(Job):
         except OSError as exc:
             if isinstance(data, Pipe) and exc.errno in _GO_BY_BUFFER:
                 flow.take_out(data, self._loop.pipes, must=True)
+                self._loop.stalls(self)
                 if exc.errno in _CANNOT_SPLICE:
                     self._loop.pipes.refuse()
                 return
@@ -236,10 +257,12 @@ class Pair(Job):
         elif isinstance(data, Pipe):
             if self._pipe_timer is None:
                 self._expect_pipes()
+            self._loop.stalls(self)
         elif data is flow.pending:
             flow.pending = data[sent:]
         else:
-            flow.pending = memoryview(bytes(data[sent:]))  # the buffer is everybody's
+            flow.hold(bytes(data[sent:]), self._loop.pipes)  # the buffer is everybody's
+            self._loop.stalls(self)
 
     def _expect_pipes(self) -> None:
         """See in a while whether a pipe is kept by a receiver that takes nothing."""
@@ -321,26 +344,14 @@ class Pair(Job):
             return
         if self._is_broken():
             self._await_delivery()
-        mask = self._wish(up, down)
+        mask = wish(up, down)
         if mask != self._client_mask:
             self._client_mask = mask
             self._watch(up.src, mask)
-        mask = self._wish(down, up)
+        mask = wish(down, up)
         if mask != self._upstream_mask:
             self._upstream_mask = mask
             self._watch(up.dst, mask)
-
-    @staticmethod
-    def _wish(outgoing: Flow, incoming: Flow) -> int:
-        """Return what is wanted of an end, given the flows out of it and into it."""
-        mask = READ if outgoing.wants_read() else 0
-        if incoming.pending is not None:
-            mask |= WRITE
-        if not mask and (outgoing.died is not None or (outgoing.eof and incoming.done)):
-            return UNWATCHED  # dead, or shut both ways: it would say so for ever
-        # Else mask 0 still tells of a reset: who has half-closed may vanish
-        # while the other end says nothing, and the pair would never end.
-        return mask
 
     def _watch(self, sock: socket.socket, mask: int) -> None:
         if mask == UNWATCHED:
@@ -374,7 +385,7 @@ class Pair(Job):
         up, down = self._up, self._down
         up.clear(loop.pipes)
         down.clear(loop.pipes)
-        for timer in (self._pipe_timer, self._delivery):
+        for timer in (self._pipe_timer, self._delivery, self.idle):
             if timer is not None:
                 timer.cancel()
         loop.close_later(up.src, reset=self._is_broken())

@@ -17,9 +17,12 @@ from minisocks.deadline import Deadline
 from minisocks.errors import LimitReached, NotSocks, Probe
 from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
+from minisocks.idle import Idle
 from minisocks.journal import Journal
 from minisocks.lingering import Lingering
 from minisocks.loop import Job, Loop
+from minisocks.memory import Memory
+from minisocks.rate import RatedPair, Rates, Share
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.resolver import Resolver
@@ -50,8 +53,11 @@ class Services:
         self.ids = itertools.count(1)
         #: What makes a session of an accepted socket; a test may put its own here.
         self.session_type: Callable[..., Session] = Session
-        self.adopt(config, Road.of(config), Access.of(config, self.hooks))
+        road, access = Road.of(config), Access.of(config, self.hooks)
         self.loop = Loop()
+        #: What slows clients down, and what sheds them where memory is short.
+        self.rates, self.memory = Rates(self.loop), Memory(self.loop)
+        self.adopt(config, road, access)
         self.resolver = resolver or Resolver()
         #: Set when nothing new begins any more, whatever a late hook says.
         self.stopping = False
@@ -69,6 +75,8 @@ class Services:
         self.config = config
         self.users, self.rules, self.files = access
         self.road = road
+        self.rates.change(config.rate)
+        self.memory.change(config.memory_limit)
 
 
 def _no_pool(*args: Any) -> None:
@@ -162,12 +170,19 @@ class Session:
             self._close(upstream)
             self.gone(exc)
             return
-        self.services.loop.submit(self.pair(upstream))
+        pair, seconds = self.pair(upstream), self.services.config.idle_timeout
+        if seconds is not None:
+            pair.idle = Idle(self.services.loop, pair, self.record, seconds)
+        self.services.loop.submit(pair)
 
     def pair(self, upstream: socket.socket) -> Pair:
         """Return what relays from now on; it owns both sockets."""
-        early = self.talk.trailing_data()
-        return Pair(self.services.loop, self.sock, upstream, self.record, early, self.mask)
+        services, early = self.services, self.talk.trailing_data()
+        loop, rate = services.loop, services.config.rate
+        if rate is None:
+            return Pair(loop, self.sock, upstream, self.record, early, self.mask)
+        share = Share(services.rates, self.client, rate)
+        return RatedPair(loop, self.sock, upstream, self.record, early, self.mask, share)
 
     def refuse(self, error: Exception) -> None:
         """Tell the client why not, and close: the one place that does.

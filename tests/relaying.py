@@ -7,6 +7,8 @@ import threading
 import time
 
 from minisocks.client import Client
+from minisocks.compat import UNWATCHED
+from minisocks.rate import RatedPair, Share
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.wire import Rep
@@ -36,7 +38,10 @@ def tcp(small=False):
 
 
 class Relayed:
-    """A pair in a loop, with a client's and a target's end to talk through."""
+    """A pair in a loop, with a client's and a target's end to talk through.
+
+    A rated one, if the loop has ``rates`` and a ``rate``.
+    """
 
     def __init__(self, loop, early=b"", small=(), make=tcp):
         client, self.client_side = make("client" in small)
@@ -45,7 +50,12 @@ class Relayed:
         self.client, self.target = Talk(client), Talk(target)
         self.record = Record(Client(("127.0.0.1", 4242)))
         self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
-        self.pair = Pair(loop, self.client_side, self.target_side, self.record, early)
+        what = (loop, self.client_side, self.target_side, self.record, early)
+        rates = getattr(loop, "rates", None)
+        if rates is None:
+            self.pair = Pair(*what)
+        else:
+            self.pair = RatedPair(*what, UNWATCHED, Share(rates, self.record.client, loop.rate))
 
     def start(self):
         self.loop.submit(self.pair)

@@ -40,8 +40,9 @@ ABOVE = """
     dialer journal
     road
     resolver reporter
+    memory rate
     lingering relay errand
-    census delivery flow
+    census delivery flow idle
     loop record
     whereabouts
     deadline compat machine pidfile pipes

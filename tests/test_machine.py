@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minisocks import machine
-from minisocks.machine import Room, find_room
+from minisocks.machine import find_room
 from support import ROOT
 
 

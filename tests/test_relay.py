@@ -16,10 +16,12 @@ import minisocks.delivery
 import minisocks.lingering
 import minisocks.loop
 import minisocks.pipes
+import minisocks.rate
 import minisocks.relay
 from minisocks import compat
 from minisocks.lingering import Lingering
 from minisocks.loop import Loop
+from minisocks.rate import Rates
 from minisocks.relay import Pair
 from relaying import ENDS, MB, Relayed, receive_until_reset, tcp
 from support import (
@@ -36,14 +38,19 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 
 
 #: For tests of what the kernel reports, which differs: epoll where there is one, and poll().
-both_pollers = pytest.mark.parametrize("loop", ["buffer", "pipe", "poll"], indirect=True)
+both_pollers = pytest.mark.parametrize("loop", ["buffer", "pipe", "poll", "rated"], indirect=True)
 #: For tests of what is held in memory.
 in_the_buffer = pytest.mark.parametrize("loop", ["buffer"], indirect=True)
 
 
-@pytest.fixture(params=["buffer", "pipe"])
+#: Bytes a second where there is a rate: so many that no test waits, and so few at once that
+#: each direction has to, all the time.
+RATE, RATE_DEPTH_SECONDS = 50 * 10**6, 0.001
+
+
+@pytest.fixture(params=["buffer", "pipe", "rated"])
 def loop(request, monkeypatch):
-    """A running loop; all bytes go through its buffer, or what can through a pipe."""
+    """A running loop; bytes go through its buffer, what can through a pipe, or at a rate."""
     if request.param == "poll":
         if not hasattr(compat.select, "poll"):
             pytest.skip("no poll() here")
@@ -56,6 +63,9 @@ def loop(request, monkeypatch):
     else:
         monkeypatch.setattr(minisocks.pipes, "MAX_PIPES", 0)
     running = Loop()
+    if request.param == "rated":
+        monkeypatch.setattr(minisocks.rate, "DEPTH_SECONDS", RATE_DEPTH_SECONDS)
+        running.rates, running.rate = Rates(running), RATE
     running.start()
     yield running
     running.stop()

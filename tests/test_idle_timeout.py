@@ -1,0 +1,124 @@
+"""``--idle-timeout``: connections on which nothing is said end, and no others."""
+
+import threading
+
+import pytest
+
+from minisocks.client import Client
+from minisocks.idle import Idle
+from minisocks.record import Record
+from support import TIMEOUT, Talk, run_proxy, wait_until
+
+
+class FakeLoop:
+    """Timers that are fired by hand."""
+
+    def __init__(self):
+        self.timers = []
+
+    def call_later(self, seconds, job, callback):
+        self.timers.append((seconds, callback))
+        return self
+
+    def cancel(self):
+        self.timers.clear()
+
+    def pass_quarter(self):
+        ((seconds, callback),) = self.timers
+        self.timers.clear()
+        callback()
+        return seconds
+
+
+class FakeJob:
+    end = None
+
+    def abort(self, why):
+        self.end = why
+
+
+@pytest.fixture
+def watched():
+    """Return a loop, a job, its record and what ends it after 100 s."""
+    loop, job, record = FakeLoop(), FakeJob(), Record(Client(("10.0.0.1", 1)))
+    idle = Idle(loop, job, record, 100.0)
+    idle.begin()
+    return loop, job, record, idle
+
+
+def test_silence_ends_it(watched):
+    """Without a byte from the start, after exactly the time."""
+    loop, job, _record, _idle = watched
+    assert 100 == sum(loop.pass_quarter() for _ in range(4))
+    assert ("idle", []) == (job.end, loop.timers)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_byte_starts_it_anew(watched, direction):
+    """In either direction; it ends between 1 and 1.25 times the time after the last one."""
+    loop, job, record, _idle = watched
+    for _ in range(20):
+        for _ in range(3):
+            loop.pass_quarter()
+        setattr(record, direction, getattr(record, direction) + 1)
+    assert job.end is None
+    for _ in range(4):
+        loop.pass_quarter()
+        assert job.end is None
+    loop.pass_quarter()
+    assert "idle" == job.end
+
+
+def test_it_can_be_called_off(watched):
+    """Nothing is left of it."""
+    loop, job, _record, idle = watched
+    idle.cancel()
+    assert (None, []) == (job.end, loop.timers)
+
+
+@pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
+def test_a_silent_connection_is_reset_at_both_ends(target, access_log, half_closed):
+    """Neither end takes it for a good end, and the log says why it was."""
+    over = threading.Event()
+
+    def script(talk):
+        talk.sock.sendall(talk.sock.recv(1))
+        if half_closed:
+            talk.rest()
+        assert over.wait(TIMEOUT)
+        with pytest.raises(ConnectionError):
+            talk.sock.sendall(b"y")  # behind a reset, and not behind a FIN
+
+    target.script = script
+    with run_proxy(idle_timeout=1.0) as proxy, Talk.to(proxy.port) as talk:
+        talk.connect5("127.0.0.1", target.port)
+        talk.send(b"x").expect(b"x")
+        if half_closed:
+            talk.finish()
+        talk.expect_reset()
+        over.set()
+        assert "up=1B down=1B" in access_log.wait_for("end=idle")
+        wait_until(lambda: len(proxy) == 0)
+
+
+def test_a_pair_that_ends_leaves_no_timer(target):
+    """However long the time is, nothing of a pair stays for it."""
+    with run_proxy(idle_timeout=3600.0) as proxy:
+        for _ in range(3):
+            with Talk.to(proxy.port) as talk:
+                talk.connect5("127.0.0.1", target.port)
+                talk.send(b"x").expect(b"x").finish().expect_eof()
+        wait_until(lambda: len(proxy) == 0)
+        timers = proxy.services.loop._timers
+        assert [] == [entry for entry in timers if entry[2].callback is not None]
+
+
+def test_a_reload_is_for_who_comes_next(target):
+    """A pair goes by the time that was set when it began."""
+    with run_proxy() as proxy, Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
+        first.connect5("127.0.0.1", target.port)
+        first.send(b"x").expect(b"x")
+        proxy.reload(proxy.config._replace(idle_timeout=1.0))
+        second.connect5("127.0.0.1", target.port)
+        second.send(b"x").expect(b"x").expect_reset()
+        first.send(b"x").expect(b"x")
