@@ -137,7 +137,7 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 def _serve(ensure: bool = False, **given: Any) -> None:
     from minisocks.service import Service  # the proxy, which the other commands do without
 
-    Service(_settings(given), lambda home, warn: _settings(given, home, warn)).run(ensure)
+    Service(_settings(given), lambda home, warn: _settings(given, home, warn, False)).run(ensure)
 
 
 def _check(json: bool = False, **given: Any) -> None:
@@ -321,18 +321,22 @@ def _usage_sentence(exc: click.ClickException) -> str:
 
 
 def _settings(
-    given: Dict[str, Any], home: str = "", warn: Callable[[str], None] = console.warn
+    given: Dict[str, Any],
+    home: str = "",
+    warn: Callable[[str], None] = console.warn,
+    may_wait: bool = True,
 ) -> Layered:
     """Return the settings in force; tell what is odd about them.
 
     Args:
         home: the directory in which a relative path begins; "": this one.
         warn: called with sentences about that.
+        may_wait: the file may be a pipe.
 
     Raises:
         ConfigError: one of them cannot be used.
     """
-    path, text, is_private = _file(given, home)
+    path, text, is_private = _file(given, home, may_wait)
     chosen = layered(given, os.environ, text, path)
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
@@ -358,7 +362,7 @@ def _pidfile(given: Dict[str, Any]) -> str:
         raise ConfigError("--pidfile", str(exc)) from exc
 
 
-def _file(given: Dict[str, Any], home: str = "") -> Tuple[str, str, bool]:
+def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple[str, str, bool]:
     """Return path and text of the file of settings, and whether only its owner may read it.
 
     Raises:
@@ -374,7 +378,7 @@ def _file(given: Dict[str, Any], home: str = "") -> Tuple[str, str, bool]:
         return "", "", True
     path = os.path.join(home, path)
     try:
-        return path, read_file(path), not os.stat(path).st_mode & stat.S_IRWXO
+        return path, read_file(path, waits=may_wait), not os.stat(path).st_mode & stat.S_IRWXO
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc

@@ -4,9 +4,10 @@ In the background it goes to whoever started it, until it serves.
 """
 
 import os
+import re
 import sys
 import traceback
-from typing import Iterable, Optional
+from typing import Iterable, Match, Optional
 
 from minisocks.daemon import Detached
 
@@ -21,6 +22,9 @@ __all__ = [
     "show",
     "warn",
 ]
+
+#: What would move the cursor, or worse.
+_UNSAFE = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f]")
 
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
@@ -92,9 +96,13 @@ def give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _escaped(found: Match[str]) -> str:
+    return repr(found.group())[1:-1]
+
+
 def _write(about: str, colour: int, rest: str) -> None:
     """Write a line to stderr, at once; a closed stderr is no reason to end."""
-    rest = rest.replace("\n", "\\n")  # in a file's name
+    rest = _UNSAFE.sub(_escaped, rest)  # in a file's name, or said by who knows whom
     if _background is not None:
         _background.say("%s %s" % (about, rest))
         return

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import stat
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
@@ -72,6 +72,7 @@ class Control(Job):
             _remove_earlier(new)
             self._sock.bind(new)
             os.chmod(new, 0o600)
+            self._identity = _identity(new)
             self._sock.listen(BACKLOG)
             self._sock.setblocking(False)
             os.rename(new, path)
@@ -99,6 +100,13 @@ class Control(Job):
         if self._callers >= MAX_CALLERS:
             self._loop.unwatch(fd)
         self._loop.submit(_Caller(self._loop, sock, self))
+
+    def is_there(self) -> bool:
+        """Return whether its file still is its own.  Any thread."""
+        try:
+            return _identity(self._path) == self._identity
+        except OSError:
+            return False
 
     def _accept(self) -> socket.socket:
         try:
@@ -129,15 +137,21 @@ class Control(Job):
     def abort(self, why: str) -> None:
         """Close it, and remove its file."""
         self._closed = True
-        try:
-            os.unlink(self._path)
-        except OSError:
-            pass  # gone already
+        if self.is_there():
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass  # gone already
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
         self._loop.close_later(self._sock)
         self._loop.done(self)
+
+
+def _identity(path: str) -> Tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _remove_earlier(path: str) -> None:

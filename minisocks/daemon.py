@@ -53,8 +53,9 @@ def detach(keep: Sequence[int]) -> Detached:
         OSError: there is no room for a process.
     """
     reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed, when Python started
+            stream.flush()
     if os.fork():
         for fd in (writer, *keep):
             os.close(fd)  # who waits has no part in them: a lock ends with the other process

@@ -33,6 +33,8 @@ class Destination:
 
     #: Whether it writes the time and the name of the program itself.
     has_time = False
+    #: How many lines the last ``write`` has lost.
+    lost = 0
 
     def write(self, lines: Sequence[Line]) -> str:
         """Write *lines*; return why some are lost, nothing if none is."""
@@ -53,6 +55,18 @@ class Destination:
         """Let go of it."""
 
 
+    def _write_all(self, fd: int, text: str) -> str:
+        data = text.encode("utf-8", "backslashreplace")
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        finally:
+            self.lost = data.count(b"\n")
+        return ""
+
+
 class Stderr(Destination):
     """The standard error of the process."""
 
@@ -60,7 +74,7 @@ class Stderr(Destination):
         """Write them in one piece.  May wait for ever for whoever reads them."""
         if sys.stderr is None:
             return ""
-        return _write_all(2, "".join(text + "\n" for _severity, text in lines))
+        return self._write_all(2, "".join(text + "\n" for _severity, text in lines))
 
 
 class LogFile(Destination):
@@ -94,9 +108,9 @@ class LogFile(Destination):
         """Write them in one piece, to the file that has the name now."""
         self._follow()
         text = "".join(text + "\n" for _severity, text in lines)
-        lost = _write_all(self._fd, "\n" + text if self._torn else text)
-        self._torn = bool(lost)
-        return lost
+        why = self._write_all(self._fd, "\n" + text if self._torn else text)
+        self._torn = bool(why)
+        return why
 
     def close(self) -> None:
         """Close it."""
@@ -122,16 +136,6 @@ class LogFile(Destination):
             pass  # better the old file than none
 
 
-def _write_all(fd: int, text: str) -> str:
-    data = text.encode("utf-8", "backslashreplace")
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    except OSError as exc:
-        return exc.strerror or str(exc)
-    return ""
-
-
 class Syslog(Destination):
     """A syslog daemon: of this host by its socket, of another one by UDP (RFC 3164).
 
@@ -149,11 +153,13 @@ class Syslog(Destination):
 
     def write(self, lines: Sequence[Line]) -> str:
         """Send a datagram for each, and for each line of a traceback; never wait."""
-        lost = ""
+        why, self.lost = "", 0
         for severity, text in lines:
             for part in text.split("\n"):
-                lost = self._send(severity, part) or lost
-        return lost
+                problem = self._send(severity, part)
+                self.lost += bool(problem)
+                why = problem or why
+        return why
 
     def problem(self) -> str:
         """Return why nobody would get a line just now, nothing if somebody would."""

@@ -37,7 +37,7 @@ def is_healthy(argv: "List[str]", environ: "Mapping[str, str]") -> bool:
             return False
         config = given.get("config") or environ.get("MINISOCKS_CONFIG")
         path, address = locate(given, environ, read_file(config) if config else "")
-        if Pidfile(path).is_free():
+        if Pidfile(path).is_free(is_own=True):
             return False
         os.utime(path)  # who tidies up /tmp goes by the time
         return ask(*sockaddr(address), QUICK_SECONDS) == ALIVE

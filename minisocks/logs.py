@@ -318,15 +318,19 @@ class Log(logging.Handler):
             self._why_lost = ""
         if not entries:
             return
-        why = ""
+        why, lost = "", 0
         for destination in self._destinations:
             has_time = destination.has_time
             lines = [(entry.severity, self._format(entry, has_time)) for entry in entries]
-            why = destination.write(lines) or why
+            problem = destination.write(lines)
+            if problem:
+                why, lost = problem, max(lost, destination.lost)
+        if lost < len(entries):
+            self._lost -= telling  # that line, the first one, is written
+        elif telling:
+            lost -= 1
         if why:
-            self._lost_some(len(entries) - bool(telling), why)
-        else:
-            self._lost -= telling
+            self._lost_some(lost, why)
 
     def _lost_some(self, count: int, why: str) -> None:
         self._lost += count

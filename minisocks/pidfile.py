@@ -19,6 +19,10 @@ __all__ = ["Pidfile", "control_path", "default_path"]
 #: it, too, and so keep minisocks from starting.
 MODE = 0o600
 
+#: Another user may have put a pipe there, to have whoever looks wait for ever.
+_SAFELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+_TO_READ, _TO_WRITE = os.O_RDONLY | _SAFELY, os.O_RDWR | os.O_CREAT | _SAFELY
+
 #: Who looks whether the lock is free has it for a moment.
 GLANCES, GLANCE_SECONDS = 10, 0.02
 
@@ -87,7 +91,7 @@ class Pidfile:
             return True
         self._make_directory()
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+            fd = os.open(self.path, _TO_WRITE, MODE)
             try:
                 _demand_own(fd, self.path)
                 os.fchmod(fd, MODE)
@@ -112,6 +116,25 @@ class Pidfile:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
+    def renew(self) -> bool:
+        """Take it again if somebody has removed the file; False if another process has it now.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        if self._fd < 0 or _is_at(self._fd, self.path):
+            return True
+        old, self._fd = self._fd, -1
+        try:
+            if self.acquire():
+                return True
+        finally:
+            if self._fd < 0:
+                self._fd = old
+            else:
+                os.close(old)
+        return False
+
     def release(self) -> None:
         """Let others have it.  The file stays."""
         if self._fd >= 0:
@@ -122,8 +145,11 @@ class Pidfile:
         """Return its descriptor, -1 unless this process has it."""
         return self._fd
 
-    def is_free(self) -> bool:
+    def is_free(self, is_own: bool = False) -> bool:
         """Return whether no process has it, this one included.
+
+        Args:
+            is_own: it has to be this user's, also where root asks, who may ask for everybody's.
 
         Raises:
             OSError: it cannot be read, or another user could say what he likes in it.
@@ -131,11 +157,12 @@ class Pidfile:
         import fcntl
 
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.path, _TO_READ)
         except (FileNotFoundError, NotADirectoryError):
             return True
         try:
-            if os.geteuid():  # root may ask for everybody's
+            _demand_file(fd, self.path)
+            if is_own or os.geteuid():
                 _demand_own(fd, self.path)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -147,10 +174,11 @@ class Pidfile:
     def holder(self) -> "Optional[int]":
         """Return the number of the process that has it; None if that is not known (yet)."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.path, _TO_READ)
         except OSError:
             return None
         try:
+            _demand_file(fd, self.path)
             if os.geteuid():
                 _demand_own(fd, self.path)
             pid = int(os.read(fd, 32))
@@ -174,15 +202,19 @@ class Pidfile:
             raise OSError(1, "%s is open to others: remove it" % directory)
 
 
+def _demand_file(fd: int, path: str) -> None:
+    if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+        raise OSError(22, "%s is no file" % path)
+
+
 def _demand_own(fd: int, path: str) -> None:
     """Refuse what another user can write to: he would say who is to be ended.
 
     Raises:
         OSError: he can.
     """
+    _demand_file(fd, path)
     status = os.fstat(fd)
-    if status.st_mode & 0o170000 != 0o100000:
-        raise OSError(22, "%s is no file" % path)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise OSError(1, "%s may be written by other users: remove it" % path)
 

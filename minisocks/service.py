@@ -56,7 +56,7 @@ class Service:
         self._asked = self._config = chosen.config
         #: The one by which it was started, and those of addresses that came to be the first.
         self._pidfiles: List[Pidfile] = []
-        self._spoken_to_at: List[str] = []
+        self._controls: Dict[str, Control] = {}
         #: Tells people; once it serves, the log.
         self._warn = console.warn
         self._state = "serving"
@@ -83,7 +83,7 @@ class Service:
             console.in_background(detach([pidfile.fileno() for pidfile in self._pidfiles]))
         try:
             for pidfile in self._pidfiles:
-                pidfile.write()
+                self._write_number(pidfile)
             self._serve(config, note, says_nothing=ensure)
         finally:
             # Before whoever waits hears of the end: he may start another one.
@@ -136,34 +136,69 @@ class Service:
             raise ServiceError(str(exc)) from exc
         return Pidfile(path), address
 
+    def _write_number(self, pidfile: Pidfile) -> None:
+        try:
+            pidfile.write()
+        except OSError as exc:  # the lock is what counts
+            self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, exc.strerror or exc))
+
     def _open_control(self) -> None:
         """Be spoken to, by every address that has been the first.
 
         Who did not name a pidfile can do without.
         """
+        for pidfile in self._pidfiles:
+            self._renew(pidfile)
         config = self._config
         if not config.pidfile and ListenAddress.parse(config.listen[0]).is_fixed:
-            pidfile, _address = self._own_pidfile()
-            try:
-                if pidfile.path in [mine.path for mine in self._pidfiles]:
-                    pass
-                elif pidfile.acquire_for_sure():
-                    pidfile.write()
-                    self._pidfiles.append(pidfile)
-                else:
-                    self._warn("%s is another's: name a --pidfile" % pidfile.path)
-            except (OSError, ImportError) as exc:
-                reason = getattr(exc, "strerror", None) or exc
-                self._warn("no pidfile %s: %s" % (pidfile.path, reason))
+            self._follow_address()
         services = self._proxy.services
-        for path in [control_path(pidfile.path) for pidfile in self._pidfiles]:
-            if services is None or (path in self._spoken_to_at and os.path.exists(path)):
+        if services is None:
+            return
+        wanted = [control_path(pidfile.path) for pidfile in self._pidfiles]
+        for path in wanted:
+            earlier = self._controls.get(path)
+            if earlier is not None and earlier.is_there():
                 continue
             try:
-                services.loop.submit(Control(services.loop, path, self._carry_out))
-                self._spoken_to_at.append(path)
+                control = self._controls[path] = Control(services.loop, path, self._carry_out)
             except OSError as exc:
                 self._warn("cannot be spoken to at %s: %s" % (path, exc.strerror or exc))
+                continue
+            services.loop.submit(control)
+            if earlier is not None:
+                services.loop.call_soon(earlier, earlier.abort, "replaced")
+        for path in set(self._controls).difference(wanted):
+            control = self._controls.pop(path)
+            services.loop.call_soon(control, control.abort, "the address is another's now")
+
+    def _renew(self, pidfile: Pidfile) -> None:
+        """Have *pidfile* again, if somebody has removed the file."""
+        try:
+            if not pidfile.renew():
+                self._warn("%s is another's now: name a --pidfile" % pidfile.path)
+            elif not pidfile.holder():
+                self._write_number(pidfile)
+        except OSError as exc:
+            self._warn("no pidfile %s: %s" % (pidfile.path, exc.strerror or exc))
+
+    def _follow_address(self) -> None:
+        """Have the pidfile of the first address, besides the one that it was started with."""
+        pidfile, _address = self._own_pidfile()
+        if pidfile.path in [mine.path for mine in self._pidfiles]:
+            return
+        try:
+            if not pidfile.acquire_for_sure():
+                self._warn("%s is another's: name a --pidfile" % pidfile.path)
+                return
+        except (OSError, ImportError) as exc:
+            reason = getattr(exc, "strerror", None) or exc
+            self._warn("no pidfile %s: %s" % (pidfile.path, reason))
+            return
+        self._write_number(pidfile)
+        for former in self._pidfiles[1:]:
+            former.release()
+        self._pidfiles[1:] = [pidfile]
 
     def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
         """Do what the control channel is asked for.  Loop thread."""

@@ -44,18 +44,23 @@ def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
         OSError: there can be no such file; nobody knows the name in *address*.
     """
     where = _resolved(address)
-    suspect, failed = None, 0
+    suspect, failed, began = None, 0, time.monotonic()
     while True:
         pid = pidfile.holder()
         found = _probe(pidfile, *where)
         if found is not None:
-            return found, ""
+            # Of several who wait for it to end, one gets the lock, and not always who ended it.
+            note = "a process that did not answer has ended: %s" % suspect if suspect else ""
+            return found, note if found else ""
         # Another one may have it meanwhile, which is a beginning.
-        failed = failed + 1 if pid == suspect else 1
-        suspect = pid
-        if failed >= PROBES and pid == pidfile.holder() and _end(pidfile, pid):
-            note = "process %d was ended: it had not answered %d times in %d s"
-            return True, note % (pid, PROBES, PROBES * PROBE_SECONDS)
+        if pid != suspect:
+            suspect, failed, began = pid, 0, time.monotonic() - PROBE_SECONDS
+        failed += 1
+        if failed >= PROBES and pid == pidfile.holder():
+            took = time.monotonic() - began
+            if _end(pidfile, pid):
+                note = "process %s was ended: it had not answered %d times in %d s"
+                return True, note % (pid, PROBES, took)
 
 
 def _resolved(address: str) -> Tuple[int, Any]:
@@ -100,7 +105,7 @@ def _lives(pidfile: Pidfile, where: Tuple[int, Any], answer: str) -> bool:
             return True
         elsewhere = _resolved(normal(told["addresses"][0]))
         return elsewhere != where and ask(*elsewhere, STATUS_SECONDS) == ALIVE
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 

@@ -73,14 +73,19 @@ def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
     return found
 
 
-def read_file(path: str, most: int = MAX_FILE_BYTES) -> str:
+def read_file(path: str, most: int = MAX_FILE_BYTES, waits: bool = False) -> str:
     """Return the text of a file of settings, or another of at most so many bytes.
+
+    Args:
+        waits: it may be a pipe, to which somebody writes, or not.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is too long for one.
+        ValueError: it is too long for one, or no file.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=None if waits else _open_at_once) as file:
+        if not waits and os.fstat(file.fileno()).st_mode & 0o170000 != 0o100000:
+            raise ValueError("it is no file")
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError("it is longer than %d MiB" % (most >> 20))
@@ -88,6 +93,11 @@ def read_file(path: str, most: int = MAX_FILE_BYTES) -> str:
     # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
     encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"
     return data[3 * data.startswith(b"\xef\xbb\xbf") :].decode(encoding, "surrogateescape")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Who serves must not wait for whoever may write to a pipe of that name.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def locate(

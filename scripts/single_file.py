@@ -44,14 +44,19 @@ sys.path[:1] = [here, os.path.join(here, "lib")]
 if "--ensure" in sys.argv:
     # As minisocks.__main__ does. Here, because cron asks each minute, and to import from
     # a zip compiles each module twice: a seventh of the time.
-    for name in ("", ".inifile", ".pidfile", ".whereabouts", ".ensure"):
-        path = "minisocks" + (name.replace(".", os.sep) or os.sep + "__init__") + ".py"
-        source = __loader__.get_data(os.path.join(here, path))
-        module = sys.modules["minisocks" + name] = type(sys)("minisocks" + name)
-        module.__path__ = []
-        exec(compile(source, path, "exec"), module.__dict__)
-    if sys.modules["minisocks.ensure"].is_healthy(sys.argv[1:], os.environ):
-        os._exit(0)
+    try:
+        for name in ("", ".inifile", ".pidfile", ".whereabouts", ".ensure"):
+            path = "minisocks" + (name.replace(".", os.sep) or os.sep + "__init__") + ".py"
+            # In the archive, which the loader may know by another path than "here".
+            is_zip = hasattr(__loader__, "archive")
+            source = __loader__.get_data(path if is_zip else os.path.join(here, path))
+            module = sys.modules["minisocks" + name] = type(sys)("minisocks" + name)
+            module.__path__ = []
+            exec(compile(source, path, "exec"), module.__dict__)
+        if sys.modules["minisocks.ensure"].is_healthy(sys.argv[1:], os.environ):
+            os._exit(0)
+    except Exception:
+        pass  # no descriptor, no memory: the whole program says so in a sentence
     for name in [name for name in sys.modules if name.startswith("minisocks")]:
         del sys.modules[name]  # the rest is imported as ever
 

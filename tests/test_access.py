@@ -86,13 +86,17 @@ def test_the_log_names_the_rule(caplog):
     "rule, sentence",
     [
         ("deny to @/nowhere/list", "cannot read /nowhere/list: No such file or directory"),
-        ("deny to @/dev/zero", "cannot read /dev/zero: it is longer than 64 MiB"),
+        ("deny to @/dev/zero", "cannot read /dev/zero: it is no file"),
+        ("deny to @LONG", "cannot read LONG: it is longer than 1 MiB"),
+        ("deny to @PIPE", "cannot read PIPE: it is no file"),
     ],
 )
-def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypatch):
-    """By the class, by start and by a reload, which changes nothing."""
+def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypatch, tmp_path):
+    """By the class, by start and by a reload, which changes nothing, and waits for nobody."""
     monkeypatch.setattr("minisocks.access.MAX_LIST_BYTES", 1 << 20)
-    sentence = sentence.replace("64", "1")
+    (tmp_path / "LONG").write_bytes(b" " * ((1 << 20) + 1))
+    os.mkfifo(str(tmp_path / "PIPE"))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=sentence):
         Access.of(Config.of(rule=rule), Hooks())
     with pytest.raises(ConfigError, match=sentence):

@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from instance import Instance
+from minisocks.pidfile import Pidfile
 from minisocks.status import as_prometheus, as_text
 from support import ROOT, TIMEOUT, Talk, closed_port, run_command, wait_until
 
@@ -351,8 +354,82 @@ def test_end_seconds_are_bounded(instance, monkeypatch):
     from minisocks.errors import ServiceError
 
     monkeypatch.setattr(commands, "END_SECONDS", 0.2)
-    monkeypatch.setattr(commands, "_ask", lambda path, what: {"grace": 0})
+    monkeypatch.setattr(commands, "_ask", lambda path, what, **parts: {"grace": 0})
     began = time.monotonic()
     with pytest.raises(ServiceError, match="process %d has not ended yet" % instance.pid):
         commands.stop(instance.pidfile)
     assert time.monotonic() - began < TIMEOUT
+
+
+def test_stop_of_one_that_ends_just_then_is_well(instance, monkeypatch):
+    """Nobody answers any more, and in a moment the lock is free: that is what was asked for."""
+    from minisocks import commands
+    from minisocks.errors import NotRunning
+
+    def request(*args):
+        os.kill(instance.pid, signal.SIGKILL)
+        raise BrokenPipeError("Broken pipe")
+
+    monkeypatch.setattr(commands, "request", request)
+    commands.stop(instance.pidfile)
+    instance.start()
+    with pytest.raises(NotRunning, match="it has just ended"):
+        commands.status(instance.pidfile)
+
+
+@pytest.mark.parametrize("name", ["stop", "drain", "reload", "status"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}\n", b'{"ok": true}\n', b'{"ok": 1, "open": "x", "changed": 5, "grace": []}\n',
+        b'{"ok": true, "grace": "x", "open": null, "changed": {}, "restart": 1}\n', b"[]\n", b"x\n",
+        b'{"error": "\\u001b[31mboo\\u0007\\n"}\n',
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
+    """Whoever has put himself there: no traceback, and nothing that a terminal acts on."""
+    path = str(tmp_path / "p")
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    pidfile.write()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path + ".sock")
+        server.listen(5)
+
+        def serve():
+            caller = server.accept()[0]
+            caller.recv(4096)
+            caller.sendall(answer)
+            caller.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        status, out, err = run_command(name, "--pidfile", path)
+        thread.join()
+    pidfile.release()
+    assert (1, "", 1) == (status, out, err.count("\n"))
+    assert err[:-1].isprintable()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be two users")
+def test_another_user_s_answer_is_not_believed(tmp_path, monkeypatch):
+    """Root speaks to his own, to root's, and to whose the pidfile is."""
+    from minisocks import remote
+
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(5)
+        monkeypatch.setattr(remote.struct, "unpack", lambda form, data: (1, 4242, 4242))
+        with pytest.raises(ValueError, match="user 4242 answers there"):
+            remote.request(path, {}, 1.0)
+        with pytest.raises(ValueError, match="user 4242 answers there"):
+            remote.request(path, {}, 1.0, 4243)
+        server.settimeout(TIMEOUT)
+        thread = threading.Thread(target=lambda: server.accept()[0].close())
+        server.accept()[0].close()
+        server.accept()[0].close()
+        thread.start()
+        with pytest.raises((ValueError, OSError), match="no answer|reset|Broken"):
+            remote.request(path, {}, TIMEOUT, 4242)
+        thread.join()

@@ -69,6 +69,25 @@ def _open_files(pid):
     return names
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("option", ["--daemon", "--ensure"])
+def test_closed_streams_are_no_hindrance(instance, closed, option):
+    """It serves, and nothing that belongs elsewhere has their numbers."""
+    command = '"$@" %s' % closed
+    args = [sys.executable, "-m", "minisocks", "-c", instance.file, option]
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+    assert 0 == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    assert instance.pid
+    assert 4 == _open_files(instance.pid).count("/dev/null")
+
+
 def test_a_start_that_fails_says_why(instance, tmp_path):
     """The sentence and the status of the process in the background are the start's own."""
     instance.configure("", listen="127.0.0.1:%d\n  192.0.2.1:1" % instance.port)

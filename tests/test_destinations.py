@@ -112,6 +112,25 @@ def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
     assert "01234\nnext\n" == path.read_text()
 
 
+def test_of_lines_that_are_written_in_part_only_the_others_are_lost(path, monkeypatch):
+    """What the disk took is not counted."""
+    log = LogFile(str(path))
+    real, calls = os.write, []
+
+    def write(fd, data):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "full")
+        return real(fd, data[:9] if len(calls) == 1 else data)
+
+    monkeypatch.setattr(destinations.os, "write", write)
+    assert "full" == log.write([(6, "one"), (6, "two"), (6, "three"), (6, "four")])
+    assert 2 == log.lost
+    assert "" == log.write([(6, "next")])
+    assert 0 == log.lost
+    log.close()
+
+
 @pytest.mark.parametrize("kind", ["directory", "missing", "fifo"])
 def test_what_cannot_be_written_is_told_at_the_start(path, kind):
     """One sentence with the name and the reason, and nothing hangs."""

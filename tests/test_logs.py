@@ -48,6 +48,7 @@ class Memory(Destination):
     def write(self, lines):
         self.free.wait(TIMEOUT)
         self.writes.append([] if self.fails else list(lines))
+        self.lost = len(lines) if self.fails else 0
         return self.fails
 
     def reopen(self):

@@ -285,3 +285,34 @@ def test_beside_a_unix_socket():
     assert "/srv/s.sock.pid" == default_path("unix:/srv/s.sock")
     assert "/srv/s.sock.pid.sock" == control_path(default_path("unix:/srv/s.sock"))
     assert os.path.join(os.getcwd(), "s.pid") == default_path("unix:s")
+
+
+@pytest.mark.parametrize("look", ["is_free", "holder", "acquire"])
+def test_a_pipe_in_its_place_makes_nobody_wait(tmp_path, look):
+    """It is no file: an error, or nobody known, and at once."""
+    path = str(tmp_path / "p")
+    os.mkfifo(path, 0o600)
+    if look == "holder":
+        assert Pidfile(path).holder() is None
+    else:
+        with pytest.raises(OSError, match="is no file"):
+            getattr(Pidfile(path), look)()
+
+
+def test_it_can_be_had_again_when_somebody_has_removed_it(tmp_path):
+    """Unless another process has one of that name by then."""
+    path = str(tmp_path / "p")
+    mine, other = Pidfile(path), Pidfile(path)
+    assert mine.acquire()
+    assert mine.renew()
+    os.unlink(path)
+    assert mine.renew()
+    mine.write()
+    assert os.getpid() == other.holder()
+    assert not other.acquire()
+    os.unlink(path)
+    assert other.acquire()
+    assert not mine.renew()
+    assert mine.fileno() >= 0
+    mine.release()
+    other.release()

@@ -12,12 +12,14 @@ import pytest
 from instance import Instance
 from minisocks import Proxy
 from minisocks.errors import ConfigError, ListenError, RoadError
+from minisocks.pidfile import Pidfile
 from minisocks.settings import SETTINGS, Config
 from support import (
     Talk,
     closed_port,
     nothing_left,
     password_message,
+    run_command,
     run_proxy,
     socks5,
     wait_until,
@@ -403,3 +405,57 @@ def test_config_of_a_program_has_no_such_settings():
     for name in ("pidfile", "daemon", "log_file", "syslog", "log_format"):
         with pytest.raises(TypeError, match="%s is for the command line" % name):
             Proxy(**{name: Config._field_defaults[name]})
+
+
+def open_descriptors_of(instance):
+    """How many its process has."""
+    return len(os.listdir("/proc/%d/fd" % instance.pid))
+
+
+def test_reloads_bring_back_what_was_removed_and_leak_nothing(instance, target):
+    """The pidfile and the socket beside it are there again, and no descriptor more."""
+    instance.ask("reload")
+    before, pid = open_descriptors_of(instance), instance.pid
+    with instance.relay(target):
+        for n in range(5):
+            os.unlink(instance.pidfile + ".sock")
+            if n % 2:
+                os.unlink(instance.pidfile)
+            os.kill(pid, signal.SIGHUP)
+            wait_until(lambda: os.path.exists(instance.pidfile + ".sock"), "the socket")
+            assert "changed" in instance.ask("reload")
+            wait_until(lambda: instance.pid == pid, "the number in the pidfile")
+    wait_until(lambda: open_descriptors_of(instance) <= before, "all descriptors back")
+
+
+def test_addresses_that_come_and_go_leave_nothing(tmp_path):
+    """Of those that have been the first one, the first and the last have a pidfile."""
+    instance = Instance(tmp_path)
+    try:
+        paths = ["unix:%s" % (tmp_path / ("s%d" % n)) for n in range(6)]
+        for n, path in enumerate(paths):
+            with open(instance.file, "w") as file:
+                file.write("[minisocks]\nlisten = %s\nlog-file = %s\n" % (path, instance.log_file))
+            if n:
+                name = paths[0][5:] + ".pid"
+                assert 0 == run_command("reload", "--pidfile", name)[0]
+                if n == 1:
+                    before = len(os.listdir("/proc/%d/fd" % Pidfile(name).holder()))
+            else:
+                assert 0 == instance.start("--daemon")[0]
+        there = [n for n in range(6) if os.path.exists("%s.pid.sock" % paths[n][5:])]
+        assert [0, 5] == there
+        wait_until(
+            lambda: len(os.listdir("/proc/%d/fd" % Pidfile(name).holder())) <= before, "no more"
+        )
+    finally:
+        run_command("stop", "--pidfile", paths[0][5:] + ".pid")
+
+
+def test_a_file_that_became_a_pipe_makes_nobody_wait(instance):
+    """The reload fails with a sentence, and it still stops when told to."""
+    os.unlink(instance.file)
+    os.mkfifo(instance.file)
+    answer = instance.ask("reload")
+    assert answer["error"].endswith("cannot read %s: it is no file" % instance.file)
+    assert 0 == instance.command("stop")[0]

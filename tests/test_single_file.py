@@ -308,6 +308,31 @@ def test_a_router_s_python_serves_downloads_by_name(folder, light):
         assert 0 == command.end()
 
 
+@pytest.mark.parametrize(
+    "way", ["./%s", "%s", "../m/%s", "{0}//%s", "{0}/../m/%s", "link.pyz", "{0}/link.pyz", "x/%s"]
+)
+def test_ensure_by_whatever_path(folder, tmp_path, way):
+    """The file may be called by any name that the shell takes; the second time it is well."""
+    home = tmp_path / "m"
+    home.mkdir()
+    shutil.copy(os.path.join(folder, NAME), str(home / NAME))
+    (home / "link.pyz").symlink_to(NAME)
+    (home / "x").symlink_to(".")
+    path = way.format(home)
+    path = path % NAME if "%s" in path else path
+    instance = Instance(tmp_path)
+    try:
+        for _ in range(2):
+            command = [sys.executable, path, "--ensure", "-c", instance.file]
+            said = subprocess.check_output(
+                command, cwd=str(home), stderr=subprocess.STDOUT, timeout=TIMEOUT
+            )
+            assert b"" == said
+        assert instance.pid
+    finally:
+        instance.end()
+
+
 @pytest.mark.parametrize("python", ["whole", "light"])
 def test_ensure_starts_one_and_finds_it_well(folder, tmp_path, python, request):
     """Not running, running, and running again; and then it is spoken to."""
