@@ -83,9 +83,8 @@ def _limits(config: Config, room: Room) -> str:
 def _shown(setting: Setting, config: Config) -> List[str]:
     value = getattr(config, setting.name)
     values = value if setting.kind == "texts" else [value]
-    unit = " s" if setting.kind == "seconds" and value is not None else ""
     # In a name of a user there may be anything.
-    return [setting.shown(one).replace("\n", "\\n") + unit for one in values]
+    return [setting.with_unit(one).replace("\n", "\\n") for one in values]
 
 
 def _try(addresses: List[str], rules: Rules) -> str:

@@ -115,6 +115,11 @@ class Setting(NamedTuple):
             return "none"
         return without_password(value) if self.accept is check_user else str(value)
 
+    def with_unit(self, value: Any) -> str:
+        """Return *value* as ``shown``, with the unit that its text does not have."""
+        unit = " s" if self.kind == "seconds" and value is not None else ""
+        return self.shown(value) + unit
+
     def _check_one(self, value: Any) -> None:
         if self.kind in _NUMBERS:
             if value is None and self.is_limit:

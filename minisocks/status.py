@@ -84,8 +84,7 @@ def as_text(status: Status) -> List[str]:
     limits = [(s, status.get("limits", {}).get(s.key)) for s in SETTINGS]
     limits = [(s, value) for s, value in limits if value is not None]
     if limits:
-        shown = ("%s %s" % (setting.key, setting.shown(value)) for setting, value in limits)
-        rows.append(("limits", ", ".join(shown)))
+        rows.append(("limits", ", ".join("%s %s" % (s.key, s.with_unit(v)) for s, v in limits)))
     lines = ["%-14s%s" % row for row in rows]
     if status["clients"]:
         lines += ["", "%-39s %6s %10s %10s" % ("client", "open", "up", "down")]

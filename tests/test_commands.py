@@ -193,6 +193,9 @@ def test_large_figures_are_readable():
     assert "1 days, 10:17:36" in text
     assert "1023 B up, 5.0 TiB down" in text
     assert "1.0 KiB    3.0 GiB" in text
+    assert "limits" not in text  # there are none; older ones do not know of any
+    status["limits"] = {"max-per-client": 20, "rate": 1500000, "idle-timeout": 60.0}
+    assert "limits        max-per-client 20, rate 1.5M, idle-timeout 60 s" in as_text(status)
 
 
 def test_only_one_form_at_once(instance):

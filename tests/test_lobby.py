@@ -115,6 +115,35 @@ def test_the_oldest_of_the_address_with_most_makes_room(hall, arriving, evicted)
     assert 3 == len(where.still_parked())
 
 
+@pytest.mark.parametrize(
+    "host, stay",
+    [("10.9.9.9", 4), ("2001:db8::1", 4), ("127.0.0.1", 8), ("::1", 8), ("unix", 8)],
+)
+def test_a_client_has_half_of_the_room(hall, access_log, host, stay):
+    """Also where nobody else is; but for this host's programs.  The log says which limit it was."""
+    where = hall(room=8)
+    talks = where.park(*[host] * 10)
+    for talk in talks[: 10 - stay]:
+        talk.expect(b"\x05\xff").expect_eof()
+    assert all(is_silent(talk) for talk in talks[10 - stay :])
+    if stay == 4:
+        who = "10.9.9.9" if host == "10.9.9.9" else "2001:db8::/64"
+        why = "%s has 4 unfinished handshakes (--max-handshakes 8: half of them)" % who
+    else:
+        why = "there are too many unfinished handshakes (--max-handshakes 8)"
+    wait_until(lambda: len(access_log.lines) == 10 - stay)
+    assert all("end=limit why=%r" % why in line for line in access_log.lines)
+
+
+def test_a_silent_client_that_makes_room_is_a_line_in_the_log(access_log):
+    """It gets no reply, for it said nothing; but whoever looks for the limit finds it."""
+    with run_proxy(max_handshakes=4) as proxy, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(Talk.to(proxy.port))
+        assert "(--max-handshakes 4)" in access_log.wait_for("end=limit")
+        assert {"limit": 1} == proxy.stats().refused
+
+
 def test_a_crowd_from_one_address_is_only_in_its_own_way(hall):
     """However many come from one address, no other client is refused for them."""
     where = hall(room=8)

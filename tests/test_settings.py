@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError
 from minisocks.settings import SETTINGS, Config
-from minisocks.values import ListenAddress
+from minisocks.values import ListenAddress, read_bytes, shown_bytes
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,13 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"interface": "eth 0"}, "--interface", "no interface"),
         ({"interface": "../x"}, "--interface", "no interface"),
         ({"mark": -1}, "--mark", "0 to"),
+        ({"rate": 999}, "--rate", "999 is out of range: 1k to 1000G"),
+        ({"rate": 1e6}, "--rate", "takes a number of bytes"),
+        ({"memory_limit": 2**20 - 1}, "--memory-limit", "1MiB to"),
+        ({"memory_limit": 10**400}, "--memory-limit", "1MiB to"),
+        ({"idle_timeout": 0.5}, "--idle-timeout", "1 to"),
+        ({"max_per_client": 0}, "--max-per-client", "1 to"),
+        ({"max_connections": 1.5}, "--max-connections", "whole number"),
         ({"mark": 2**32}, "--mark", "0 to"),
         ({"max_handshakes": 65537}, "--max-handshakes", "4 to 65536"),
     ],
@@ -241,6 +248,20 @@ def test_short_options_are_told_apart():
         ("connect_timeout", "3599.999", 3599.999, "3599.999"),
         ("grace", "5", 5.0, "5"),
         ("interface", "", "", "none"),
+        ("max_connections", "none", None, "none"),
+        ("max_per_client", "7", 7, "7"),
+        ("idle_timeout", "none", None, "none"),
+        ("idle_timeout", "1.5", 1.5, "1.5"),
+        ("rate", "none", None, "none"),
+        ("rate", "500k", 500000, "500k"),
+        ("rate", "1.5M", 1500000, "1.5M"),
+        ("rate", "1500000", 1500000, "1.5M"),
+        ("rate", "1.5 MB", 1500000, "1.5M"),
+        ("rate", "1234567", 1234567, "1234567"),
+        ("rate", "1.2345k", 1234, "1234"),
+        ("memory_limit", "64MiB", 2**26, "64MiB"),
+        ("memory_limit", "1.5GiB", 3 * 2**29, "1.5GiB"),
+        ("memory_limit", "2g", 2 * 10**9, "2G"),
     ],
 )
 def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
@@ -249,6 +270,35 @@ def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
 
     assert value == setting.read(text)
     assert shown == setting.shown(value)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.integers(0, 10**15), st.integers(0, 10**4).map(lambda n: n * 10**5)))
+def test_bytes_that_are_shown_can_be_given_again(count):
+    """To the last byte, whatever unit they are shown in."""
+    assert count == read_bytes(shown_bytes(count))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "2Mb", "2mbit", "1i", "1.", ".5k", "-1", "1e6", "1_000", "5KIB", "\u0661"]
+)
+def test_what_is_no_number_of_bytes_is_explained(text):
+    """Megabits among them: b is not B."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == "rate"]
+    with pytest.raises(ConfigError, match="is no number of bytes, as 500k, 1.5M or 64MiB"):
+        setting.read(text)
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.is_limit], ids=lambda s: s.name)
+def test_no_limit_is_none_and_no_number(setting):
+    """Neither 0 nor -1 means none; what has a default takes no none."""
+    Config(**{setting.name: None}).checked()
+    for wrong in (0, -1, "none", True):
+        with pytest.raises(ConfigError):
+            Config(**{setting.name: wrong}).checked()
+    for other in ({"grace": None}, {"max_handshakes": None}, {"mark": None}):
+        with pytest.raises(ConfigError):
+            Config(**other).checked()
 
 
 def test_mistake_in_python_names_the_setting():
