@@ -55,8 +55,8 @@ BELOW = """
     rules
     settings sniff socks4 socks5
     rulelines
-    setting
-    inifile places values
+    setting usersfile
+    inifile passwords places values
     client stats
     mistakes names networks stream
     errors
@@ -68,7 +68,10 @@ HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 CORE = BELOW.split()
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
-CORE_IMPORTS = {"difflib", "enum", "ipaddress", "re", "socket", "struct", "typing"}
+CORE_IMPORTS = {
+    *("binascii", "difflib", "enum", "hashlib", "hmac", "ipaddress", "re", "socket", "struct"),
+    *("math", "typing"),
+}
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 
 

@@ -1,0 +1,146 @@
+"""Hashes of passwords: PBKDF2-HMAC-SHA256, written as passlib writes it.  Pure.
+
+::
+
+    $pbkdf2-sha256$ITERATIONS$SALT$CHECKSUM
+
+SALT and CHECKSUM are base64 without padding, "." for "+".  The number of iterations
+is what a guess costs, so each hash says its own.
+
+``hashlib`` is imported when there is something to hash: without users nothing else
+needs it, and it costs a small machine 2 MB.
+"""
+
+import re
+from typing import Any, Callable, NamedTuple, Optional
+
+from minisocks.errors import ConfigError
+
+__all__ = ["MAX_ITERATIONS", "SALT_BYTES", "Hash", "derive", "is_fast"]
+
+#: More would keep everybody who logs in waiting: half a minute with OpenSSL on a Pi.
+MAX_ITERATIONS = 10000000
+#: Of the hashes that we make; a hash from elsewhere may have another size.
+SALT_BYTES = 16
+
+#: What passlib takes, too: a salt has at most 1024 bytes, a checksum always 32.
+_SHAPE = re.compile(
+    r"\$pbkdf2-sha256\$([1-9][0-9]*)\$([A-Za-z0-9./]{0,1366})\$([A-Za-z0-9./]{43})\Z"
+)
+_BLOCK_BYTES = 64
+#: Between two calls of ``pause``: half a millisecond on a PC, ten or twenty on a router.
+_TURN = 1000
+
+
+def _no_pause() -> None:
+    pass
+
+
+class Hash(NamedTuple):
+    """A password's hash, and all that it takes to make another one like it."""
+
+    iterations: int
+    salt: bytes
+    checksum: bytes
+
+    @classmethod
+    def of(
+        cls, password: bytes, salt: bytes, iterations: int, pause: Callable[[], None] = _no_pause
+    ) -> "Hash":
+        """Return the hash of *password*; *salt* is random, ``SALT_BYTES`` of it."""
+        return cls(iterations, salt, derive(password, salt, iterations, pause))
+
+    @classmethod
+    def parse(cls, text: str) -> "Optional[Hash]":
+        """Return the hash that *text* is, None if it is none.
+
+        Raises:
+            ConfigError: its number of iterations cannot be used.
+        """
+        shape = _SHAPE.match(text)
+        if shape is None or len(shape.group(2)) % 4 == 1:
+            return None
+        # By length first: a number of a million digits takes seconds to read.
+        if len(shape.group(1)) > 8 or int(shape.group(1)) > MAX_ITERATIONS:
+            raise ConfigError(
+                "--users-file", "a hash has 1 to %d iterations, not more" % MAX_ITERATIONS
+            )
+        return cls(int(shape.group(1)), _decoded(shape.group(2)), _decoded(shape.group(3)))
+
+    def text(self) -> str:
+        """Return it as it is written."""
+        parts = (self.iterations, _encoded(self.salt), _encoded(self.checksum))
+        return "$pbkdf2-sha256$%d$%s$%s" % parts
+
+    def fits(self, password: bytes, pause: Callable[[], None] = _no_pause) -> bool:
+        """Return whether it is the hash of *password*: after one derivation."""
+        import hmac
+
+        derived = derive(password, self.salt, self.iterations, pause)
+        return hmac.compare_digest(derived, self.checksum)
+
+    def __repr__(self) -> str:
+        return "<Hash with %d iterations>" % self.iterations
+
+
+def derive(
+    password: bytes, salt: bytes, iterations: int, pause: Callable[[], None] = _no_pause
+) -> bytes:
+    """Return the 32 bytes of PBKDF2-HMAC-SHA256 (RFC 8018 section 5.2).
+
+    By OpenSSL where Python has it: three times as fast, and meanwhile other threads run.
+    Where it has not, *pause* is called now and then, to let them; what it raises ends it.
+    """
+    import hashlib
+
+    if is_fast():
+        try:
+            return hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+        except ValueError:
+            pass  # an OpenSSL with rules of its own (FIPS) may find the salt too short
+    return _by_hand(hashlib.sha256, password, salt, iterations, pause)
+
+
+def is_fast() -> bool:
+    """Return whether OpenSSL derives.  Pythons before 3.12 have another one, which is slow."""
+    import hashlib
+
+    return getattr(getattr(hashlib, "pbkdf2_hmac", None), "__module__", "") == "_hashlib"
+
+
+def _by_hand(
+    sha256: Callable[..., Any],
+    password: bytes,
+    salt: bytes,
+    iterations: int,
+    pause: Callable[[], None],
+) -> bytes:
+    if len(password) > _BLOCK_BYTES:
+        password = sha256(password).digest()
+    key = password.ljust(_BLOCK_BYTES, b"\0")
+    # HMAC (RFC 2104) has hashed a block of each before the first byte of a message comes.
+    inner = sha256(bytes(byte ^ 0x36 for byte in key)).copy
+    outer = sha256(bytes(byte ^ 0x5C for byte in key)).copy
+    last = salt + b"\0\0\0\1"
+    total = 0
+    for done in range(0, iterations, _TURN):
+        for _ in range(min(_TURN, iterations - done)):
+            message, keyed = inner(), outer()
+            message.update(last)
+            keyed.update(message.digest())
+            last = keyed.digest()
+            total ^= int.from_bytes(last, "big")
+        pause()
+    return total.to_bytes(32, "big")
+
+
+def _encoded(data: bytes) -> str:
+    import binascii
+
+    return binascii.b2a_base64(data).decode("ascii").rstrip("=\n").replace("+", ".")
+
+
+def _decoded(text: str) -> bytes:
+    import binascii
+
+    return binascii.a2b_base64(text.replace(".", "+") + "=" * (-len(text) % 4))
