@@ -6,12 +6,17 @@ from minisocks.auth import Users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.machine import is_own_address
+from minisocks.passwords import Hash
 from minisocks.rulelines import Lines, parse_lines, parse_rule
 from minisocks.rules import Rules, in_force
 from minisocks.settings import Config
+from minisocks.usersfile import parse
 from minisocks.whereabouts import read_file
 
-__all__ = ["Access"]
+__all__ = ["Access", "read_users"]
+
+#: More is no file of users.  10 000 of them have a megabyte.
+MAX_FILE_BYTES = 4 << 20
 
 #: More is no list of networks and names: about two million of them.
 MAX_LIST_BYTES = 64 << 20
@@ -32,11 +37,17 @@ class Access(NamedTuple):
         Raises:
             ConfigError: something in one of them cannot be used, or it cannot be read.
         """
-        users = Users(config.credentials(), hooks.authenticate)
+        hashed = read_users(config.users_file) if config.users_file else None
+        users = Users(config.credentials(), hooks.authenticate, hashed)
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
-        return cls(users, Rules(rules, bool(users), is_own_address), lists.files)
+        return cls(users, Rules(rules, bool(users), is_own_address), _files_of(config, lists))
+
+
+def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:
+    users = (config.users_file,) if config.users_file else ()
+    return users + lists.files
 
 
 class _Lists:
@@ -64,3 +75,22 @@ class _Lists:
                 raise ConfigError("--rule", "cannot read %s: %s" % (path, reason)) from exc
             self._known[path] = parse_lines(text, path)
         return self._known[path]
+
+
+def read_users(path: str) -> Dict[bytes, Hash]:
+    """Return names and hashes from the file *path*.
+
+    Raises:
+        ConfigError: it cannot be read, or a line cannot be used; its message alone says
+            where.
+    """
+    try:
+        text = read_file(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConfigError("--users-file", "cannot read %s: %s" % (path, reason)) from exc
+    try:
+        return parse(text, path)
+    except ConfigError as exc:
+        # In a program's traceback, and behind the option, the message stands alone.
+        raise ConfigError("--users-file", exc.sentence) from None

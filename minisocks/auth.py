@@ -1,49 +1,76 @@
 """Check user names and passwords, in the same time whatever they are."""
 
-from typing import Iterable, List, Optional, Tuple
+import os
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from minisocks.client import Client
 from minisocks.handshake import Credentials
 from minisocks.hooks import Authenticate, demand_yes_or_no
+from minisocks.passwords import SALT_BYTES, Hash, derive
 from minisocks.wire import as_text
 
-__all__ = ["Users"]
+__all__ = ["Users", "keyed"]
+
+#: Of the hashes that are kept in memory: one for the process, so that what was kept
+#: means the same after a reload.  Made when it is first needed.
+_KEY: Dict[str, bytes] = {}
+
+
+def keyed(*parts: bytes) -> bytes:
+    """Return a hash of *parts* that only this process can make."""
+    # Imported here: without users nothing else needs it, and it costs a small
+    # machine 2 MB.
+    import hashlib
+
+    # The lengths keep ("ab", "c") and ("a", "bc") apart.
+    lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
+    key = _KEY.setdefault("key", os.urandom(32))
+    return hashlib.sha256(b"".join((key, lengths) + parts)).digest()
 
 
 class Users:
     """Who has which password.
 
-    A class because the comparison needs a key of its own: equal-length keyed
-    hashes are compared, all of them always, so the time says nothing about
-    names, lengths or how much of a password was right.  Immutable; any thread.
+    A class because there are three kinds of them, and what it says takes the same
+    time for all names, lengths and guesses: passwords that are known as they are, of
+    which keyed hashes are compared, all of them always; hashes out of a file, where
+    a name that is not among them is worth as much work as one that is; and what the
+    embedding program's hook says.  Immutable; any thread.
 
     Args:
         credentials: names and their passwords.
         authenticate: the hook, asked about those that are not among them.
+        hashed: names and their hashes; None: there is no such file, which is not
+            the same as an empty one.
     """
 
     def __init__(
         self,
         credentials: Iterable[Tuple[bytes, bytes]] = (),
         authenticate: Optional[Authenticate] = None,
+        hashed: Optional[Mapping[bytes, Hash]] = None,
     ) -> None:
         self._authenticate = authenticate
-        self._hashes: List[bytes] = []
-        users = list(credentials)
-        if users:
-            # Imported here: without users nothing else needs them, and they
-            # cost a small machine 2 MB.
-            import hashlib
-            import hmac
-            import os
+        self._known: List[bytes] = [keyed(*pair) for pair in credentials]
+        self._has_file = hashed is not None
+        self._hashed: Mapping[bytes, Hash] = hashed or {}
+        #: Whether there are any, so that each wrong password is derived.
+        self.has_hashes = bool(self._hashed)
+        #: The most iterations that a hash in the file has: what each login costs.
+        self.iterations = max((known.iterations for known in self._hashed.values()), default=0)
+        self._nobody: Optional[Hash] = None
+        if self._known or self._hashed:
+            import hmac  # before the first login, which others wait behind
 
-            self._key = os.urandom(32)
-            self._hash = hashlib.sha256
             self._equal = hmac.compare_digest
-            self._hashes = [self._keyed(Credentials(*pair)) for pair in users]
+        if self._hashed:
+            # Of no password at all: it has never been derived.
+            self._nobody = Hash(self.iterations, os.urandom(SALT_BYTES), os.urandom(32))
 
     def __bool__(self) -> bool:
-        return bool(self._hashes) or self.may_take_long
+        # With an empty file, too: who takes the last user out of it does not mean
+        # to let everybody in.
+        return bool(self._known) or self._has_file or self.may_take_long
 
     @property
     def may_take_long(self) -> bool:
@@ -51,12 +78,12 @@ class Users:
         return self._authenticate is not None
 
     def verify(self, credentials: Credentials, client: Client) -> bool:
-        """Say whether name and password belong together.
+        """Say whether name and password belong together, hashes left out of account.
 
         Raises:
             HookFailed: the hook did not say.
         """
-        if self._hashes and self._is_known(credentials):
+        if self.knows(credentials):
             return True
         hook = self._authenticate
         if hook is None:
@@ -64,12 +91,47 @@ class Users:
         user, password = (as_text(part) for part in credentials)
         return demand_yes_or_no("authenticate", client, hook, user, password, client)
 
-    def _is_known(self, credentials: Credentials) -> bool:
-        given = self._keyed(credentials)
-        matches = [self._equal(given, known) for known in self._hashes]
+    def knows(self, credentials: Credentials) -> bool:
+        """Say whether this is one of the passwords that are known as they are."""
+        return bool(self._known) and self._is_among(keyed(*credentials), self._known)
+
+    def hash_of(self, user: bytes) -> Optional[Hash]:
+        """Return what a password of *user* is to be held against, also if there is no such user.
+
+        None where there are no hashes.
+        """
+        return self._hashed.get(user, self._nobody)
+
+    def fits(self, password: bytes, known: Hash, pause: Callable[[], None]) -> bool:
+        """Say whether *known* is the hash of *password*; as much work for each of them.
+
+        Takes long.  *pause* is called meanwhile, as ``passwords.derive`` does.
+        """
+        answer = known.fits(password, pause)
+        missing = self.iterations - known.iterations
+        if missing > 0:
+            derive(password, known.salt, missing, pause)
+        return answer
+
+    def proof(self, credentials: Credentials) -> bytes:
+        """Return what ``holds`` knows these by, which have been found to be right."""
+        if self.knows(credentials):
+            return keyed(*credentials)
+        known = self._hashed.get(credentials.user)
+        return b"" if known is None else _proof_of(credentials.user, known)
+
+    def holds(self, user: bytes, proof: bytes) -> bool:
+        """Say whether what *proof* was made from is still in force."""
+        if not proof:
+            return self.may_take_long  # the hook had said yes
+        known = self._hashed.get(user)
+        hashed = [] if known is None else [_proof_of(user, known)]
+        return self._is_among(proof, self._known + hashed)
+
+    def _is_among(self, given: bytes, known: List[bytes]) -> bool:
+        matches = [self._equal(given, one) for one in known]
         return any(matches)
 
-    def _keyed(self, credentials: Credentials) -> bytes:
-        # The length keeps ("ab", "c") and ("a", "bc") apart.
-        user, password = credentials
-        return self._hash(self._key + bytes((len(user),)) + user + b"\0" + password).digest()
+
+def _proof_of(user: bytes, known: Hash) -> bytes:
+    return keyed(b"hash", user, known.salt, known.checksum)

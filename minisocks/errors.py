@@ -20,6 +20,7 @@
         LimitReached                  a limit of the operator's says no
         HandshakeTimeout
         HookFailed                    the embedding program's code did not say
+        NotChecked                    a password could not even be checked
       DialError                       .rep, .attempts
 
 ``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
@@ -40,6 +41,7 @@ __all__ = [
     "LimitReached",
     "ListenError",
     "MinisocksError",
+    "NotChecked",
     "NotRunning",
     "NotSocks",
     "Probe",
@@ -193,6 +195,10 @@ class HandshakeTimeout(HandshakeError):
 
 class HookFailed(HandshakeError):
     """A hook of the embedding program raised, or returned what it must not."""
+
+
+class NotChecked(HandshakeError):
+    """A password could not be checked: too many wait for that, or there is no thread for it."""
 
 
 class DialError(MinisocksError):

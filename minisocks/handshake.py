@@ -35,7 +35,8 @@ __all__ = ["Credentials", "Event", "Handshake", "Request"]
 class Request(NamedTuple):
     """What the client wants, once it has shown all it was asked for.
 
-    ``userid`` is SOCKS4's, unverified; ``user`` is who gave the right password.
+    ``userid`` is SOCKS4's, unverified; ``user`` is who gave the right password, now or
+    some time ago.
     """
 
     ver: int
@@ -73,6 +74,7 @@ class Handshake:
     Args:
         methods: the METHODs this client may use, the preferred one first.
             SOCKS4, which has none, passes when NO_AUTHENTICATION is there.
+        guest: who it is if it gives no password.
 
     Thread: one at a time.
     """
@@ -91,12 +93,16 @@ class Handshake:
         "ver",
     )
 
-    def __init__(self, methods: Sequence[int] = (Method.NO_AUTHENTICATION,)) -> None:
+    def __init__(
+        self,
+        methods: Sequence[int] = (Method.NO_AUTHENTICATION,),
+        guest: Optional[bytes] = None,
+    ) -> None:
         self._methods = methods
         self._stream = Stream()
         self._stage = _Stage.VERSION
         self._out = b""
-        self._user: Optional[bytes] = None
+        self._user = guest
         self._verdict: Optional[bool] = None
         self._failed: Optional[HandshakeError] = None
         self._steps = self._conversation()

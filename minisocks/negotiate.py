@@ -14,6 +14,7 @@ from minisocks.connect import Connect
 from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_yes_or_no
+from minisocks.login import Login
 from minisocks.session import Session
 from minisocks.wire import Cmd
 
@@ -64,6 +65,9 @@ def negotiate(session: Session, turn: Turn) -> None:
                     turn.park(session)
                 return
             session.event = event
+            if isinstance(event, Credentials) and _is_undecided(session, event):
+                session.services.loop.submit(Login(session, event))
+                return
             if not turn.may_wait and _takes_long(session, event):
                 turn.hand_over(session)
                 return
@@ -120,15 +124,26 @@ def _takes_long(session: Session, event: Event) -> bool:
     """Return whether dealing with *event* may take longer than others should wait for it."""
     if isinstance(event, Request):
         return session.services.hooks.authorize is not None
-    return session.services.users.may_take_long
+    return not session.verdict and session.services.users.may_take_long
+
+
+def _is_undecided(session: Session, credentials: Credentials) -> bool:
+    """Return whether a password has to be derived before any more can be said about it."""
+    if session.verdict is None:
+        session.verdict = session.services.logins.verdict(credentials)
+    return session.verdict is None
 
 
 def _check(session: Session, credentials: Credentials) -> None:
+    users, logins, client = session.services.users, session.services.logins, session.client
     began = time.monotonic()
-    ok = session.services.users.verify(credentials, session.client)
+    ok = session.verdict or users.verify(credentials, client)
     session.deadline.extend(time.monotonic() - began)
     if ok:
-        session.client.user = credentials.user
+        client.user = credentials.user
+        logins.welcome(client, credentials)
+    elif users.may_take_long or not users.has_hashes:
+        logins.failed(client)  # else that was counted with the derivation
     session.talk.credentials_checked(ok)
 
 
@@ -140,6 +155,7 @@ def _consider(session: Session, request: Request) -> None:
     """
     rules, client = session.services.rules, session.client
     session.unpark()
+    client.user = request.user
     session.asked(request)
     rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:

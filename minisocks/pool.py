@@ -44,6 +44,7 @@ class HandlerPool(Turn):
 
     def __init__(self, services: Services, max_threads: int) -> None:
         self._loop = services.loop
+        self._logins = services.logins
         self._lobby = Lobby(services.loop, services.config.max_handshakes)
         services.park = self._lobby.park
         services.resume = self._resume
@@ -142,6 +143,7 @@ class HandlerPool(Turn):
         assert self._doors is not None
         self._doors.abort("shutdown")
         self._lobby.close()
+        self._logins.close()
 
     def _resume(self, session: Session) -> None:
         negotiate(session, self)

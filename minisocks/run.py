@@ -203,6 +203,7 @@ class Run:
         try:
             if not self._is_forked():
                 self.services.loop.stop()
+                self.services.logins.join()
                 if self._closes_resolver:
                     self.services.resolver.close()
                 self.journal.close()

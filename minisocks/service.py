@@ -323,8 +323,9 @@ class Service:
             for text in config.listen
         )
         log_file = config.log_file and os.path.join(self._home, config.log_file)
+        users_file = config.users_file and self._at_home(config.users_file)
         rule = tuple(with_files(text, self._at_home) for text in config.rule)
-        return config._replace(listen=listen, log_file=log_file, rule=rule)
+        return config._replace(listen=listen, log_file=log_file, users_file=users_file, rule=rule)
 
 
 def _warn_in_log(sentence: str) -> None:

@@ -20,6 +20,7 @@ from minisocks.hooks import Hooks
 from minisocks.idle import Idle
 from minisocks.journal import Journal
 from minisocks.lingering import Lingering
+from minisocks.logins import Logins
 from minisocks.loop import Job, Loop
 from minisocks.memory import Memory
 from minisocks.rate import RatedPair, Rates, Share
@@ -28,7 +29,7 @@ from minisocks.relay import Pair
 from minisocks.resolver import Resolver
 from minisocks.road import Road
 from minisocks.settings import Config
-from minisocks.wire import Rep, packed_ip
+from minisocks.wire import Method, Rep, packed_ip
 
 __all__ = ["Services", "Session"]
 
@@ -57,6 +58,7 @@ class Services:
         self.loop = Loop()
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop)
+        self.logins = Logins(self.loop)
         self.adopt(config, road, access)
         self.resolver = resolver or Resolver()
         #: Set when nothing new begins any more, whatever a late hook says.
@@ -74,6 +76,7 @@ class Services:
         """
         self.config = config
         self.users, self.rules, self.files = access
+        self.logins.adopt(access.users, config.auth_once)
         self.road = road
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
@@ -112,6 +115,7 @@ class Session:
         "services",
         "sock",
         "talk",
+        "verdict",
     )
 
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
@@ -127,7 +131,12 @@ class Session:
         self.client = Client(peer)
         self.record = Record(self.client, next(services.ids), services.journal)
         self.deadline = Deadline(services.config.handshake_timeout)
-        self.talk = Handshake(services.rules.methods(self.client))
+        methods, guest = services.rules.methods(self.client), services.logins.guest(self.client)
+        if guest is not None and Method.NO_AUTHENTICATION not in methods:
+            methods += (Method.NO_AUTHENTICATION,)
+        self.talk = Handshake(methods, guest)
+        #: Whether its password is right, as far as we know without the program's hook.
+        self.verdict: Optional[bool] = None
 
     def watch(self, mask: int, job: Job) -> None:
         """Have the loop report the client to *job*.  Loop thread."""

@@ -39,6 +39,11 @@ class Config(NamedTuple):
     listen: Tuple[str, ...] = ("127.0.0.1:1080",)
     # NAME:PASSWORD; none: nobody has a password.
     user: Tuple[str, ...] = ()
+    # A file of NAME:HASH lines; "": none.
+    users_file: str = ""
+    # Seconds for which an address that has logged in may come in without a
+    # password: browsers cannot send one by SOCKS. 0: it may not.
+    auth_once: float = 0.0
     # Clients on private networks may come in without a password.
     allow_lan: bool = False
     # Any client may.
@@ -181,6 +186,25 @@ _ROWS = (
         "Let clients in with this password. It shows in ps: for trying out. May be repeated.",
         "NAME:PASSWORD",
         accept=check_user,
+    ),
+    Setting(
+        _WHO,
+        "users_file",
+        "text",
+        "Let clients in with the passwords in this file: a line NAME:HASH for each user, which "
+        "minisocks hash-password makes. Read anew on reload.",
+        "FILE",
+        accept=check_path("--users-file"),
+    ),
+    Setting(
+        _WHO,
+        "auth_once",
+        "seconds",
+        "An address that has logged in may come in without a password for so long: browsers "
+        "send none. 0: it may not.",
+        "SECS",
+        least=0,
+        most=30 * 86400,
     ),
     Setting(_WHO, "allow_lan", "flag", "Let clients on private networks in without a password."),
     Setting(_WHO, "open", "flag", "Let any client in without a password."),

@@ -22,6 +22,7 @@ DEFAULT_LISTEN = "127.0.0.1:1080"
 
 #: The options with a value and without, by which ``scan`` knows what is what.
 TAKE_VALUES = (
+    "--auth-once",
     "--config",
     "--connect-timeout",
     "--grace",
@@ -43,6 +44,7 @@ TAKE_VALUES = (
     "--rule",
     "--source",
     "--user",
+    "--users-file",
 )
 FLAGS = ("--allow-lan", "--daemon", "--ensure", "--open", "--quiet", "--verbose")
 _FLAGS_TAKEN_BACK = ["--no-" + name[2:] for name in FLAGS if name != "--ensure"]

@@ -32,9 +32,11 @@ ABOVE = """
     server
     pool listener
     doors lobby negotiate
-    connect
+    connect login
     session
     access
+    logins
+    guests
     auth
     hooks
     dialer journal
@@ -43,7 +45,7 @@ ABOVE = """
     memory rate
     lingering relay errand
     census delivery flow idle
-    loop record
+    loop record deriver
     whereabouts
     deadline compat machine pidfile pipes
 """
@@ -56,7 +58,7 @@ BELOW = """
     settings sniff socks4 socks5
     rulelines
     setting usersfile
-    inifile passwords places values
+    inifile passwords penalties places values
     client stats
     mistakes names networks stream
     errors

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks.auth import Users
+from minisocks.auth import Users, keyed
 from minisocks.client import Client
 from minisocks.handshake import Credentials
+from minisocks.passwords import Hash, derive
 
 ANYBODY = Client(("192.0.2.1", 4242))
 LONGEST = b"x" * 255
@@ -72,6 +73,74 @@ FIELD = st.one_of(st.binary(max_size=3), st.sampled_from([b"ann", b"secret", b"a
 def test_users_are_a_set_of_pairs(known, given_):
     """A pair passes if it is one of those known, and for no other reason."""
     assert (given_ in known) == Users(known).verify(Credentials(*given_), ANYBODY)
+
+
+HASHED = {b"ann": Hash.of(b"hashed", b"salt", 10), b"max": Hash.of(b"x", b"salt", 20)}
+
+
+def no_pause():
+    pass
+
+
+def test_hashes_are_not_verified_in_passing():
+    """What takes long is left to those who have the time; what is known is answered."""
+    users = Users(USERS, hashed=HASHED)
+
+    assert users.verify(Credentials(b"ann", b"secret"), ANYBODY)
+    assert not users.verify(Credentials(b"ann", b"hashed"), ANYBODY)
+    assert users.fits(b"hashed", users.hash_of(b"ann"), no_pause)
+
+
+def test_nobody_s_hash_is_like_the_others():
+    """A name that is not in the file has a hash, too, of as many iterations as any."""
+    users = Users(hashed=HASHED)
+
+    assert 20 == users.iterations == users.hash_of(b"nobody").iterations
+    assert users.hash_of(b"nobody") == users.hash_of(b"")
+    assert not users.fits(b"hashed", users.hash_of(b"nobody"), no_pause)
+    assert Users(hashed={}).hash_of(b"nobody") is None
+    assert Users().hash_of(b"nobody") is None
+
+
+@pytest.mark.parametrize("user, missing", [(b"ann", 10), (b"max", 0), (b"nobody", 0)])
+@pytest.mark.parametrize("password", [b"hashed", b"x", b""])
+def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
+    """Whoever it is, and whether right or wrong."""
+    counted = []
+
+    def counting(password, salt, iterations, pause):
+        counted.append(iterations)
+        return derive(password, salt, iterations, pause)
+
+    monkeypatch.setattr("minisocks.auth.derive", counting)
+    monkeypatch.setattr("minisocks.passwords.derive", counting)
+    users = Users(hashed=HASHED)
+    users.fits(password, users.hash_of(user), no_pause)
+
+    assert [20 - missing] + [missing] * bool(missing) == counted
+
+
+def test_an_empty_file_is_not_no_file():
+    """With it a password is needed, which nobody has."""
+    assert Users(hashed={})
+    assert not Users(hashed=None)
+    assert not Users(hashed={}).has_hashes
+
+
+@pytest.mark.parametrize(
+    "parts, others",
+    [
+        ((b"ab", b"c"), (b"a", b"bc")),
+        ((b"ab", b""), (b"a", b"b")),
+        ((b"", b"a"), (b"a", b"")),
+        ((b"a",), (b"a", b"")),
+        ((b"a\0", b"b"), (b"a", b"\0b")),
+    ],
+)
+def test_a_keyed_hash_is_of_all_its_parts(parts, others):
+    """Where one ends and the next begins makes a difference."""
+    assert keyed(*parts) == keyed(*parts)
+    assert keyed(*parts) != keyed(*others)
 
 
 @pytest.mark.parametrize("show", [repr, str, lambda users: repr(vars(users))])

@@ -60,7 +60,10 @@ MAKES_ONE = "; `minisocks hash-password --name NAME` makes the line"
         ("\u00e4" * 128 + ":" + LINE, "a name has 1 to 255 bytes"),
         ("\ud800:" + LINE, "a name is no text: surrogates not allowed"),
         ("a\rb:" + LINE, "a name has neither colon nor line break in it, and no # in front"),
-        ("ann:$pbkdf2-sha256$10000001$A" + LINE[20:], "a hash has 1 to 10000000 iterations, not more"),
+        (
+            "ann:$pbkdf2-sha256$10000001$A" + LINE[20:],
+            "a hash has 1 to 10000000 iterations, not more",
+        ),
         ("bob:" + LINE, "bob is there twice"),
     ],
 )

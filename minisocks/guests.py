@@ -1,0 +1,97 @@
+"""Who need not show a password again, or need not have it derived again.
+
+In memory, bounded, and bound to the line that the password was right by: when that
+is gone, or another one, after a reload, so is what was remembered.
+"""
+
+import threading
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from minisocks.auth import Users, keyed
+from minisocks.client import Client
+from minisocks.handshake import Credentials
+from minisocks.passwords import Hash
+
+__all__ = ["MAX_REMEMBERED", "Guests", "Verified"]
+
+#: Names, and addresses, at once.
+MAX_REMEMBERED = 4096
+
+
+class Verified:
+    """Passwords that were found to be right, as keyed hashes.
+
+    A class because of the bound: who has not logged in for longest makes room.  Loop
+    thread.
+    """
+
+    def __init__(self) -> None:
+        self._known: Dict[bytes, Tuple[bytes, Hash]] = {}  # by user, longest ago first
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, credentials: Credentials, known: Hash) -> None:
+        """Remember that *known* is the hash of this password."""
+        self._known.pop(credentials.user, None)
+        while len(self._known) >= MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[credentials.user] = keyed(*credentials), known
+
+    def has(self, credentials: Credentials, known: Hash) -> bool:
+        """Return whether this password was found to be right by *known*."""
+        import hmac
+
+        mark = keyed(*credentials)
+        found, by = self._known.get(credentials.user, (b"", None))
+        if by != known or not hmac.compare_digest(mark, found):
+            return False
+        self._known[credentials.user] = self._known.pop(credentials.user)
+        return True
+
+
+class _Guest(NamedTuple):
+    user: bytes
+    #: ``Users.proof``.
+    proof: bytes
+    #: When the password was shown.
+    at: float
+
+
+class Guests:
+    """Addresses that may come in without a password, because they have shown one.
+
+    A class because of the bound, and the lock: a hook's yes comes from another
+    thread.  The one that has shown its password longest ago makes room.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guests: Dict[str, _Guest] = {}  # by address, longest ago first
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    def add(self, client: Client, user: bytes, proof: bytes, now: float) -> None:
+        """Remember *client*'s address."""
+        with self._lock:
+            self._guests.pop(client.host, None)
+            while len(self._guests) >= MAX_REMEMBERED:
+                del self._guests[next(iter(self._guests))]
+            self._guests[client.host] = _Guest(user, proof, now)
+
+    def user_at(self, client: Client, since: float) -> Optional[bytes]:
+        """Return who has come from that address, not before *since*; None: nobody."""
+        if not self._guests or not client.ip:
+            return None
+        guest = self._guests.get(client.host)
+        return guest.user if guest is not None and guest.at > since else None
+
+    def keep(self, users: Users, since: float) -> None:
+        """Forget those that *users* has no more, and those from before *since*."""
+        with self._lock:
+            self._guests = {
+                host: guest
+                for host, guest in self._guests.items()
+                if guest.at > since and users.holds(guest.user, guest.proof)
+            }

@@ -1,0 +1,142 @@
+"""What was right once need not be shown again: for how long, by whom, and for how many."""
+
+import pytest
+
+from minisocks import guests
+from minisocks.auth import Users
+from minisocks.client import Client
+from minisocks.guests import Guests, Verified
+from minisocks.handshake import Credentials
+from minisocks.passwords import Hash
+
+ANN = Credentials(b"ann", b"secret")
+HASH, OTHER = Hash(1, b"a", bytes(32)), Hash(1, b"b", bytes(32))
+HERE, THERE = Client(("192.0.2.1", 1)), Client(("192.0.2.2", 1))
+
+
+def hook(user, password, client):
+    return True
+
+
+def test_only_what_was_right_is_remembered():
+    """The same name with the same password, by the same line of the file."""
+    known = Verified()
+    known.add(ANN, HASH)
+
+    assert known.has(ANN, HASH)
+    assert not known.has(ANN, OTHER)
+    assert not known.has(Credentials(b"ann", b"Secret"), HASH)
+    assert not known.has(Credentials(b"bob", b"secret"), HASH)
+    assert not Verified().has(ANN, HASH)
+
+
+def test_a_new_password_takes_the_place_of_the_old_one():
+    """Of each user one is remembered."""
+    known = Verified()
+    known.add(ANN, HASH)
+    known.add(Credentials(b"ann", b"new"), OTHER)
+
+    assert not known.has(ANN, HASH)
+    assert known.has(Credentials(b"ann", b"new"), OTHER)
+    assert 1 == len(known)
+
+
+def test_no_password_is_kept():
+    """What is remembered could be dumped without one in it."""
+    known = Verified()
+    known.add(ANN, HASH)
+
+    assert "secret" not in repr(vars(known))
+
+
+def test_passwords_remembered_are_bounded(monkeypatch):
+    """Who has not logged in for longest makes room."""
+    monkeypatch.setattr(guests, "MAX_REMEMBERED", 2)
+    known = Verified()
+    bob, eve = Credentials(b"bob", b"b"), Credentials(b"eve", b"e")
+    known.add(ANN, HASH)
+    known.add(bob, HASH)
+    assert known.has(ANN, HASH)
+    known.add(eve, HASH)
+
+    assert [True, False, True] == [known.has(who, HASH) for who in (ANN, bob, eve)]
+    assert 2 == len(known)
+
+
+def test_an_address_is_known_for_its_time():
+    """That very address, by its last user, and not a moment longer."""
+    known = Guests()
+    known.add(HERE, b"bob", b"", 5.0)
+    known.add(HERE, b"ann", b"", 10.0)
+
+    assert b"ann" == known.user_at(HERE, 9.9)
+    assert b"ann" == known.user_at(Client(("192.0.2.1", 2)), 9.9)
+    assert b"ann" == known.user_at(Client(("::ffff:192.0.2.1", 2)), 9.9)
+    assert known.user_at(HERE, 10.0) is None
+    assert known.user_at(THERE, 9.9) is None
+    assert 1 == len(known)
+
+
+def test_a_unix_socket_is_nobody_s_address():
+    """Everybody on this host has the same one."""
+    known = Guests()
+    known.add(HERE, b"ann", b"", 10.0)
+
+    assert known.user_at(Client(""), 0.0) is None
+
+
+def test_interfaces_tell_link_local_addresses_apart():
+    """fe80::1 on one network is not fe80::1 on the other."""
+    known = Guests()
+    known.add(Client(("fe80::1%eth0", 1)), b"ann", b"", 10.0)
+
+    assert b"ann" == known.user_at(Client(("fe80::1%eth0", 2)), 0.0)
+    assert known.user_at(Client(("fe80::1%eth1", 2)), 0.0) is None
+
+
+def test_addresses_remembered_are_bounded(monkeypatch):
+    """Who has logged in longest ago makes room."""
+    monkeypatch.setattr(guests, "MAX_REMEMBERED", 2)
+    known = Guests()
+    clients = [Client(("192.0.2.%d" % i, 1)) for i in range(3)]
+    for client in (clients[0], clients[1], clients[0], clients[2]):
+        known.add(client, b"ann", b"", 1.0)
+
+    assert [b"ann", None, b"ann"] == [known.user_at(client, 0.0) for client in clients]
+
+
+@pytest.mark.parametrize(
+    "before, after, stays",
+    [
+        (Users([ANN]), Users([ANN]), True),
+        (Users([ANN]), Users([ANN, (b"bob", b"b")]), True),
+        (Users([ANN]), Users([(b"ann", b"new")]), False),
+        (Users([ANN]), Users(), False),
+        (Users(hashed={b"ann": HASH}), Users(hashed={b"ann": HASH}), True),
+        (Users(hashed={b"ann": HASH}), Users(hashed={b"ann": HASH, b"bob": OTHER}), True),
+        (Users(hashed={b"ann": HASH}), Users(hashed={b"ann": OTHER}), False),
+        (Users(hashed={b"ann": HASH}), Users(hashed={b"bob": HASH}), False),
+        (Users(hashed={b"ann": HASH}), Users(hashed={}), False),
+        (Users(hashed={b"ann": HASH}), Users([ANN]), False),
+        (Users(authenticate=hook), Users(authenticate=hook), True),
+        (Users(authenticate=hook), Users([ANN]), False),
+    ],
+)
+def test_a_reload_keeps_those_who_are_still_there(before, after, stays):
+    """With the user, or with another password, what was remembered ends."""
+    known = Guests()
+    known.add(HERE, b"ann", before.proof(ANN), 10.0)
+    known.keep(after, 0.0)
+
+    assert (b"ann" if stays else None) == known.user_at(HERE, 0.0)
+
+
+def test_those_whose_time_is_over_are_forgotten():
+    """A reload sweeps up."""
+    known = Guests()
+    known.add(HERE, b"ann", Users([ANN]).proof(ANN), 10.0)
+    known.add(THERE, b"ann", Users([ANN]).proof(ANN), 20.0)
+    known.keep(Users([ANN]), 10.0)
+
+    assert 1 == len(known)
+    assert b"ann" == known.user_at(THERE, 0.0)
