@@ -3,7 +3,7 @@
 Text only; who prints it, and in which colours, is the caller's affair.
 """
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from minisocks import __version__
 from minisocks.client import Client
@@ -22,6 +22,8 @@ _BY_ROOM = "max_connections"
 
 #: A line: what it is about, and the rest.
 Line = Tuple[str, str]
+#: What a login costs: seconds, and iterations.
+Login = Dict[str, Any]
 
 
 def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> List[Line]:
@@ -36,8 +38,12 @@ def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> 
     return lines
 
 
-def as_table(chosen: Layered, rules: Rules) -> List[str]:
-    """Return the settings and the rules in force for people, passwords left out."""
+def as_table(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> List[str]:
+    """Return the settings and the rules in force for people, passwords left out.
+
+    Args:
+        login: what one costs, if it costs anything.
+    """
     rows = []
     for setting in SETTINGS:
         for value in _shown(setting, chosen.config) or ["none"]:
@@ -46,6 +52,11 @@ def as_table(chosen: Layered, rules: Rules) -> List[str]:
     value_width = min(30, max(len(row[1]) for row in rows))
     lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
     lines += ["", "may come in: %s" % rules.describe()]
+    if login:
+        lines.append(
+            "a login costs %(seconds).2g s here (%(iterations)d iterations), once for each "
+            "password: later ones are remembered" % login
+        )
     lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
     for number, rule in enumerate(rules.rules, 1):
         note = "  (built in)" if rule.is_built_in else ""
@@ -53,20 +64,21 @@ def as_table(chosen: Layered, rules: Rules) -> List[str]:
     return lines
 
 
-def as_data(chosen: Layered, rules: Rules) -> Dict[str, Any]:
-    """Return the settings and the rules in force for programs, passwords left out."""
+def as_data(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> Dict[str, Any]:
+    """Return the same for programs."""
     settings = {}
     for setting in SETTINGS:
         value: Any = getattr(chosen.config, setting.name)
         if setting.kind == "texts":
             value = _shown(setting, chosen.config)
         settings[setting.key] = {"value": value, "source": chosen.sources[setting.name]}
-    return {
+    data = {
         "version": __version__,
         "settings": settings,
         "may_come_in": rules.describe(),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
+    return dict(data, login=login) if login else data
 
 
 def _limits(config: Config, room: Room) -> str:

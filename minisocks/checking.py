@@ -1,13 +1,14 @@
 """The command check: the settings and rules in force, or what the rules say.  No click."""
 
 import json
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from minisocks import announce, console
-from minisocks.access import Access
+from minisocks.access import Access, read_users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
+from minisocks.settings import Config
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -23,7 +24,24 @@ def check(chosen: Layered, as_json: bool) -> None:
     rules = Access.of(chosen.config, Hooks()).rules
     for sentence in rules.oddities():
         console.warn(sentence)
-    _print((announce.as_data if as_json else announce.as_table)(chosen, rules), as_json)
+    show = announce.as_data if as_json else announce.as_table
+    _print(show(chosen, rules, _login(chosen.config)), as_json)
+
+
+def _login(config: Config) -> Optional[Dict[str, Any]]:
+    """Return what it costs here to check a password of the file of users; None: nothing.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    users = read_users(config.users_file) if config.users_file else {}
+    if not users:
+        return None
+    from minisocks.logincost import seconds_for  # measures it
+
+    # Each costs as much as the dearest: time says nothing about names.
+    iterations = max(known.iterations for known in users.values())
+    return {"iterations": iterations, "seconds": round(seconds_for(iterations), 4)}
 
 
 def judge_one(

@@ -71,7 +71,7 @@ class _Command(click.Command):
             callback=run,
             help=summary,
             params=[*map(_option, settings), *more, _VERSION],
-            epilog=_EPILOG,
+            epilog=_EPILOG if settings else None,
             context_settings={
                 "help_option_names": ["-h", "--help"],
                 "max_content_width": WIDTH,
@@ -149,6 +149,12 @@ def _check(json: bool = False, **given: Any) -> None:
         checking.check(chosen, json)
     elif not checking.judge_one(chosen, json, *asked):
         raise _Denied
+
+
+def _hash_password(name: Optional[str], iterations: Optional[str]) -> None:
+    from minisocks.hashing import hash_password
+
+    hash_password(name, iterations)
 
 
 def _to_running(name: str) -> Callable[..., None]:
@@ -238,13 +244,25 @@ COMMANDS: Dict[str, _Command] = {
             "Have it end with its last connection.",
             settings=_WHICH,
         ),
+        _Command(
+            "hash-password",
+            _hash_password,
+            "Make a line for the file of users (--users-file).",
+            click.Option(["--name"], metavar="NAME", help="Whose password it is."),
+            click.Option(
+                ["--iterations"],
+                metavar="N",
+                help="What a guess costs, 1000 to 10000000. Else what takes half a second here.",
+            ),
+            settings=(),
+        ),
     )
 }
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; return the exit status."""
-    _fill_standard_descriptors()
+    console.fill_standard_descriptors()
     try:
         status = _status_of(list(sys.argv[1:] if argv is None else argv))
     except BaseException:
@@ -296,6 +314,8 @@ def _run(argv: List[str]) -> None:
     # locale, which is what cron gives and nothing here minds.
     with command.make_context("minisocks", argv) as context:
         if context.args:
+            if not command.settings:
+                raise _Failure("hash-password asks for the password", EXIT_WRONG_USAGE)
             raise _Failure(_stray(context.args[0]), EXIT_WRONG_USAGE)
         command.invoke(context)
 
@@ -313,7 +333,8 @@ def _stray(word: str) -> str:
 
 def _usage_sentence(exc: click.ClickException) -> str:
     if isinstance(exc, click.NoSuchOption):
-        known = [name for param in _SERVE.params for name in param.opts]
+        command = exc.ctx.command if exc.ctx else _SERVE
+        known = [name for param in (*command.params, *_SERVE.params) for name in param.opts]
         # --no-listen was not meant to be --open, nor --listen.
         meant = "" if exc.option_name.startswith("--no") else closest(exc.option_name, known)
         return "no option is called %s%s" % (exc.option_name, meant or _SEE_HELP)
@@ -342,6 +363,9 @@ def _settings(
         warn("%s is no setting, and is not used" % name)
     if not is_private and chosen.sources["user"].startswith(path + ", "):
         warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
+    users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
+    if users_file and os.path.exists(users_file) and not _is_private(users_file):
+        warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
     return chosen
 
 
@@ -378,22 +402,11 @@ def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple
         return "", "", True
     path = os.path.join(home, path)
     try:
-        return path, read_file(path, waits=may_wait), not os.stat(path).st_mode & stat.S_IRWXO
+        return path, read_file(path, waits=may_wait), _is_private(path)
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc
 
 
-def _fill_standard_descriptors() -> None:
-    """Open /dev/null where descriptor 0, 1 or 2 is closed.
-
-    Else a client would get that number, and what anybody writes to "stderr".
-    """
-    try:
-        while True:
-            fd = os.open(os.devnull, os.O_RDWR)
-            if fd > 2:
-                os.close(fd)
-                return
-    except OSError:
-        pass  # no /dev/null, or no descriptor: the start will tell
+def _is_private(path: str) -> bool:
+    return not os.stat(path).st_mode & stat.S_IRWXO

@@ -14,9 +14,11 @@ from minisocks.daemon import Detached
 __all__ = [
     "crash",
     "fail",
+    "fill_standard_descriptors",
     "finish",
     "give_up_stdout",
     "in_background",
+    "print_bytes",
     "print_line",
     "say",
     "show",
@@ -29,6 +31,21 @@ _UNSAFE = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f]")
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
 _background: Optional[Detached] = None
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null where descriptor 0, 1 or 2 is closed.
+
+    Else a client would get that number, and what anybody writes to "stderr".
+    """
+    try:
+        while True:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd > 2:
+                os.close(fd)
+                return
+    except OSError:
+        pass  # no /dev/null, or no descriptor: the start will tell
 
 
 def in_background(process: Detached) -> None:
@@ -88,6 +105,18 @@ def print_line(line: str) -> None:
         raise OSError(9, "stdout is closed")
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def print_bytes(line: bytes) -> None:
+    """Write *line* to stdout as it is, whatever the locale.
+
+    Raises:
+        OSError: as ``print_line``.
+    """
+    if sys.stdout is None:
+        raise OSError(9, "stdout is closed")
+    sys.stdout.buffer.write(line + b"\n")
     sys.stdout.flush()
 
 

@@ -22,7 +22,7 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__ pytest_plugin
     cli testing
-    checking commands service
+    checking commands hashing service
     announce console logs orders watchdog
     daemon remote ensure status
     control destinations folding verdict
@@ -47,7 +47,7 @@ ABOVE = """
     census delivery flow idle
     loop record deriver
     whereabouts
-    deadline compat machine pidfile pipes
+    deadline compat machine pidfile pipes logincost
 """
 
 #: No socket objects, threads, clock or log from here on.

@@ -22,6 +22,7 @@ from support import (
     FakeTarget,
     Talk,
     one_connection,
+    password_message,
     run_command,
 )
 
@@ -258,6 +259,28 @@ def test_a_router_s_python_shows_each_help_page(folder, light, command):
 
     assert (0, "") == (status, err)
     assert "Usage: minisocks" in out
+
+
+def test_a_router_s_python_hashes_and_verifies(folder, light, tmp_path):
+    """A password hashed there lets a client in there, though nothing of OpenSSL is left."""
+    path = tmp_path / "users"
+    line = subprocess.run(
+        [sys.executable, NAME, "hash-password", "--name", "ann", "--iterations", "1000"],
+        input=b"secret\n",
+        stdout=subprocess.PIPE,
+        env=light,
+        cwd=folder,
+        check=True,
+    ).stdout
+    path.write_bytes(line)
+    program = [sys.executable, NAME]
+    args = ["-l", "0", "--users-file", str(path)]
+    with CommandLine(*args, program=program, env=light, cwd=folder) as command:
+        for password, answer in ((b"wrong", b"\1\1"), (b"secret", b"\1\0")):
+            with Talk.to(command.ports[0]) as talk:
+                talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
+                talk.send(password_message(b"ann", password)).expect(answer)
+        assert 0 == command.end()
 
 
 @pytest.mark.parametrize(
