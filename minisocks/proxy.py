@@ -114,7 +114,8 @@ class Proxy:
         ports, figures, records.
 
         Raises:
-            ListenError: an address cannot be listened on; nothing was started.
+            ConfigError: the file of users cannot be read, or used; nothing was started.
+            ListenError: an address cannot be listened on; likewise.
             RoadError: targets can never be dialed as the settings say; likewise.
             OSError: there are no descriptors left; likewise.
             RuntimeError: there is no room for a thread; likewise.  Or it has

@@ -1,4 +1,4 @@
-"""The pages for a machine (OpenWrt, Raspberry Pi OS, RHEL 8, cron) and for limits say what works.
+"""The pages for a machine, and those on limits and users: they say what works.
 
 Each of their literal blocks is used in the order of the page, with the paths and the port
 moved to where a test may have its own, unless the words before it say "(not run here)":
@@ -36,9 +36,10 @@ PAGES = {
     "limits": ("sh",),
     "raspberry-pi": ("sh",),
     "rhel8": ("sh",),
+    "users": ("sh",),
 }
-#: Those that are not about how it is started.
-WITHOUT_CRON = ["limits"]
+#: Those that say how to keep it running have lines for cron.
+WITHOUT_CRON = {"limits", "users"}
 
 #: What /etc/rc.common has of procd and of users, as far as the script may call it.
 RC_COMMON = """
@@ -85,7 +86,7 @@ class Block:
             ("procd", r"#!/bin/sh /etc/rc\.common\n"),
             ("unit", r"\[Unit\]\n"),
             ("crontab", r"(@reboot|\* \* \* \* \*) "),
-            ("said", r"minisocks: "),
+            ("said", r"minisocks: |client="),
         ):
             if re.match(start, self.text):
                 return kind
@@ -292,8 +293,14 @@ class Machine:
 
     def said(self, block):
         """See that these are words of ours."""
-        with open(os.path.join(ROOT, "minisocks", "watchdog.py"), encoding="utf-8") as file:
-            assert re.sub(r"\d+", "%d", block.text.strip())[len("minisocks: ") :] in file.read()
+        text = re.sub(r"client=\S+", "client=%s", block.text.strip())
+        text = re.sub(r"\b\d+\b", "%d", text[len("minisocks: ") * text.startswith("minisocks: ") :])
+        sources = []
+        for name in ("watchdog", "logins"):
+            with open(os.path.join(ROOT, "minisocks", name + ".py"), encoding="utf-8") as file:
+                # As one string, where it is written as several.
+                sources.append(re.sub(r'"\n\s+"', "", file.read()))
+        assert text in "\n".join(sources)
 
     def crontab(self, line):
         """Run the command of *line*, which must say nothing but that there is no syslog."""
@@ -329,13 +336,13 @@ def test_what_a_page_says_works(page, shell, single_file, tmp_path):
                 getattr(machine, block.kind)(block)
         machine.end_service()
         machine.stop()
-        assert bool(lines) != (page in WITHOUT_CRON)
+        assert bool(lines) == (page not in WITHOUT_CRON)
         pids = []
         for line in lines + lines:
             machine.crontab(line)
             assert machine.serves()
             pids += machine.pids()
-        assert bool(lines) == len(set(pids))
+        assert len(set(pids)) == bool(lines)
         logged = machine.at("/tmp/logged")
         if os.path.exists(logged):
             with open(logged) as file:

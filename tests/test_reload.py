@@ -15,6 +15,7 @@ from minisocks.errors import ConfigError, ListenError, RoadError
 from minisocks.pidfile import Pidfile
 from minisocks.settings import SETTINGS, Config
 from support import (
+    ROOT,
     Talk,
     closed_port,
     nothing_left,
@@ -459,3 +460,26 @@ def test_a_file_that_became_a_pipe_makes_nobody_wait(instance):
     answer = instance.ask("reload")
     assert answer["error"].endswith("cannot read %s: it is no file" % instance.file)
     assert 0 == instance.command("stop")[0]
+
+
+def test_a_relative_users_file_stays_where_it_was(instance, tmp_path):
+    """In the background, and after a reload, which warns anew, it is the same file."""
+    line = "%s:$pbkdf2-sha256$1$$" + "A" * 43 + "\n"
+    path = tmp_path / "users"
+    path.write_text(line % "ann")
+    path.chmod(0o600)
+    instance.end()
+    instance.configure("users-file = users")
+    status, _, err = instance.start(cwd=str(tmp_path), env={"PYTHONPATH": ROOT})
+    assert 0 == status
+    assert "warning" not in err
+    path.write_text("ann:s3cret\n")
+    status, _, err = instance.command("reload")
+    assert 1 == status
+    assert "--users-file: %s, line 1: this is no" % path in err
+    path.write_text(line % "ann" + line % "bob")
+    path.chmod(0o644)
+    assert 0 == instance.command("reload")[0]
+    instance.wait_for_line("%s holds hashes, and others may read it: chmod 600 %s" % (path, path))
+    instance.wait_for_line("reloaded, changed: nothing")
+    assert "s3cret" not in instance.log()
