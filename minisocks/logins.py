@@ -1,6 +1,6 @@
 """Passwords that take work to check: whose turn it is, and who may do without.
 
-A derivation takes a processor for a third of a second.  So there is one at a time, and
+A derivation takes a processor for a part of a second.  So there is one at a time, and
 addresses take turns: one that wants five hundred delays the others by the one that it
 is at.  Who fails often waits before it costs anything (``penalties``), and what was
 found to be right is remembered (``guests``).
