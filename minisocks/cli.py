@@ -1,19 +1,17 @@
 """The command line: options, help and exit codes.  The only module that imports click."""
 
-import os
 import re
-import stat
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from minisocks import __version__, console
+from minisocks.chosen import pidfile_of, settings_of
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
-from minisocks.layers import Layered, layered
+from minisocks.layers import Layered
 from minisocks.setting import Setting, closest
 from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
-from minisocks.whereabouts import locate, read_file
 
 __all__ = ["main"]
 
@@ -137,14 +135,17 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 def _serve(ensure: bool = False, **given: Any) -> None:
     from minisocks.service import Service  # the proxy, which the other commands do without
 
-    Service(_settings(given), lambda home, warn: _settings(given, home, warn, False)).run(ensure)
+    def again(home: str, warn: Callable[[str], None]) -> Layered:
+        return settings_of(given, home, warn, may_wait=False)
+
+    Service(settings_of(given), again).run(ensure)
 
 
 def _check(json: bool = False, **given: Any) -> None:
     from minisocks import checking  # what decides about clients, which the others do without
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
-    chosen = _settings(given)
+    chosen = settings_of(given)
     if not any(asked[:3]):
         checking.check(chosen, json)
     elif not checking.judge_one(chosen, json, *asked):
@@ -163,7 +164,7 @@ def _to_running(name: str) -> Callable[..., None]:
     def run(**given: Any) -> None:
         from minisocks import commands
 
-        path = _pidfile(given)
+        path = pidfile_of(given)
         if name == "status":
             forms = [form for form in ("json", "prometheus") if given.pop(form)]
             if len(forms) > 1:
@@ -339,74 +340,3 @@ def _usage_sentence(exc: click.ClickException) -> str:
         meant = "" if exc.option_name.startswith("--no") else closest(exc.option_name, known)
         return "no option is called %s%s" % (exc.option_name, meant or _SEE_HELP)
     return exc.format_message().rstrip(".") + _SEE_HELP
-
-
-def _settings(
-    given: Dict[str, Any],
-    home: str = "",
-    warn: Callable[[str], None] = console.warn,
-    may_wait: bool = True,
-) -> Layered:
-    """Return the settings in force; tell what is odd about them.
-
-    Args:
-        home: the directory in which a relative path begins; "": this one.
-        warn: called with sentences about that.
-        may_wait: the file may be a pipe.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
-    path, text, is_private = _file(given, home, may_wait)
-    chosen = layered(given, os.environ, text, path)
-    for name in chosen.unknown:
-        warn("%s is no setting, and is not used" % name)
-    if not is_private and chosen.sources["user"].startswith(path + ", "):
-        warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
-    users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
-    if users_file and os.path.exists(users_file) and not _is_private(users_file):
-        warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
-    return chosen
-
-
-def _pidfile(given: Dict[str, Any]) -> str:
-    """Return the path of the pidfile of who is meant.
-
-    Raises:
-        ConfigError: the settings do not tell.
-    """
-    _path, text, _is_private = _file(given)
-    listen = given["listen"]
-    meant = {"listen": listen[0] if listen else "", "pidfile": given["pidfile"]}
-    try:
-        return locate(meant, os.environ, text)[0]
-    except ConfigError:
-        raise
-    except ValueError as exc:
-        raise ConfigError("--pidfile", str(exc)) from exc
-
-
-def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple[str, str, bool]:
-    """Return path and text of the file of settings, and whether only its owner may read it.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    place, path = "--config", given.get("config")
-    if path == "":
-        # An empty variable of a script: not the same as no file.
-        raise ConfigError("--config", "needs the name of a file")
-    if path is None:
-        place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
-    if not path:
-        return "", "", True
-    path = os.path.join(home, path)
-    try:
-        return path, read_file(path, waits=may_wait), _is_private(path)
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
-        raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc
-
-
-def _is_private(path: str) -> bool:
-    return not os.stat(path).st_mode & stat.S_IRWXO

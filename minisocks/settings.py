@@ -303,13 +303,7 @@ _ROWS = (
         most=365 * 86400,
     ),
     Setting(
-        _TIME,
-        "grace",
-        "seconds",
-        "For open connections after TERM.",
-        "SECS",
-        least=0,
-        most=86400,
+        _TIME, "grace", "seconds", "For open connections after TERM.", "SECS", least=0, most=86400
     ),
     Setting(
         _ROAD,

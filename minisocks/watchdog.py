@@ -59,8 +59,8 @@ def take_turn(pidfile: Pidfile, address: str) -> Tuple[bool, str]:
         if failed >= PROBES and pid == pidfile.holder():
             took = time.monotonic() - began
             if _end(pidfile, pid):
-                note = "process %s was ended: it had not answered %d times in %d s"
-                return True, note % (pid, PROBES, took)
+                note = "process %d was ended: it had not answered %d times in %d s"
+                return True, note % (pid or 0, PROBES, took)
 
 
 def _resolved(address: str) -> Tuple[int, Any]:

@@ -86,7 +86,7 @@ def test_the_log_names_the_rule(caplog):
     "rule, sentence",
     [
         ("deny to @/nowhere/list", "cannot read /nowhere/list: No such file or directory"),
-        ("deny to @/dev/zero", "cannot read /dev/zero: it is no file"),
+        ("deny to @/dev/zero", "cannot read /dev/zero: it is longer than 1 MiB"),
         ("deny to @LONG", "cannot read LONG: it is longer than 1 MiB"),
         ("deny to @PIPE", "cannot read PIPE: it is no file"),
     ],

@@ -22,7 +22,7 @@ ROOT = os.path.dirname(PACKAGE)
 ABOVE = """
     __main__ pytest_plugin
     cli testing
-    checking commands hashing service
+    checking chosen commands hashing service
     announce console logs orders watchdog
     daemon remote ensure status
     control destinations folding verdict

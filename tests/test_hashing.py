@@ -265,12 +265,13 @@ def test_check_says_what_a_login_costs(users_file):
     users_file.write_bytes(users_file.read_bytes() + b"bob:%s\n" % other.text().encode())
     status, out, err = run_command("check", "--users-file", str(users_file))
     assert (0, "") == (status, err)
+    (line,) = [line for line in out.splitlines() if line.startswith("a login costs")]
     assert re.match(
         r"a login costs [\d.e-]+ s here \(2000 iterations\), once for each password: later ones "
         r"are remembered\Z",
-        out.splitlines()[-1],
+        line,
     )
-    assert "may come in: any client that has a password" == out.splitlines()[-2]
+    assert "may come in: any client that has a password" in out.splitlines()
 
     data = json.loads(run_command("check", "--json", "--users-file", str(users_file))[1])
     assert 2000 == data["login"]["iterations"]

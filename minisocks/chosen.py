@@ -1,0 +1,87 @@
+"""The settings that were chosen: file and environment are read, and what is odd is told.
+
+No click: *given* is what the command line says, by the settings' names.
+"""
+
+import os
+import stat
+from typing import Any, Callable, Dict, Tuple
+
+from minisocks import console
+from minisocks.errors import ConfigError
+from minisocks.layers import Layered, layered
+from minisocks.settings import CONFIG_FILE
+from minisocks.whereabouts import locate, read_file
+
+__all__ = ["pidfile_of", "settings_of"]
+
+
+def settings_of(
+    given: Dict[str, Any],
+    home: str = "",
+    warn: Callable[[str], None] = console.warn,
+    may_wait: bool = True,
+) -> Layered:
+    """Return the settings in force; tell what is odd about them.
+
+    Args:
+        home: the directory in which a relative path begins; "": this one.
+        warn: called with sentences about that.
+        may_wait: the file may be a pipe.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    path, text, is_private = _file(given, home, may_wait)
+    chosen = layered(given, os.environ, text, path)
+    for name in chosen.unknown:
+        warn("%s is no setting, and is not used" % name)
+    if not is_private and chosen.sources["user"].startswith(path + ", "):
+        warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
+    users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
+    if users_file and os.path.exists(users_file) and not _is_private(users_file):
+        warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
+    return chosen
+
+
+def pidfile_of(given: Dict[str, Any]) -> str:
+    """Return the path of the pidfile of who is meant.
+
+    Raises:
+        ConfigError: the settings do not tell.
+    """
+    _path, text, _is_private = _file(given)
+    listen = given["listen"]
+    meant = {"listen": listen[0] if listen else "", "pidfile": given["pidfile"]}
+    try:
+        return locate(meant, os.environ, text)[0]
+    except ConfigError:
+        raise
+    except ValueError as exc:
+        raise ConfigError("--pidfile", str(exc)) from exc
+
+
+def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple[str, str, bool]:
+    """Return path and text of the file of settings, and whether only its owner may read it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    place, path = "--config", given.get("config")
+    if path == "":
+        # An empty variable of a script: not the same as no file.
+        raise ConfigError("--config", "needs the name of a file")
+    if path is None:
+        place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
+    if not path:
+        return "", "", True
+    path = os.path.join(home, path)
+    try:
+        return path, read_file(path, waits=may_wait), _is_private(path)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc
+
+
+def _is_private(path: str) -> bool:
+    return not os.stat(path).st_mode & stat.S_IRWXO
