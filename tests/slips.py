@@ -262,4 +262,19 @@ SLIPS = (
         "Everybody who may log in to this host can read the passwords in the file.",
         "Do what it says, as the file's owner.",
     ),
+    Mistake(
+        "users-without-hash",
+        AT_THE_START,
+        "minisocks: --users-file: FILE, line N: this is no $pbkdf2-sha256$ hash; ...",
+        "The file of users has hashes in the place of passwords, so that whoever gets hold of it "
+        "has none.",
+        "Put in the place of this line what ``minisocks hash-password --name NAME`` prints.",
+    ),
+    Mistake(
+        "hashes-readable-by-others",
+        AT_THE_START,
+        "warning: FILE holds hashes, and others may read it: chmod 600 FILE",
+        "Everybody who may log in to this host can take the hashes home and guess at leisure.",
+        "Do what it says, as the file's owner.",
+    ),
 )

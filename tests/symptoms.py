@@ -123,6 +123,43 @@ _SERVING = (
         reply=2,
     ),
     Mistake(
+        "client-has-its-share",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=limit why='HOST has N connections already "
+        "(--max-per-client N)'",
+        "The limit is reached, for this client (in IPv6: for its /64).",
+        "If these are honest connections, a browser with many pages say, raise the limit; "
+        "``minisocks status`` shows who has how many.",
+        reply=2,
+    ),
+    Mistake(
+        "idle-for-too-long",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=idle",
+        "Nothing was said in either direction for as long as ``--idle-timeout`` allows.",
+        "Where that ends what should live, such as SSH, raise it, or have the program send "
+        "something now and then (``ServerAliveInterval``).",
+    ),
+    Mistake(
+        "shed-for-memory",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=memory-limit why='shed: it held most of what its receiver does "
+        "not take (--memory-limit N)'",
+        "Receivers that take nothing had filled what ``--memory-limit`` allows, and this "
+        "connection's had most.",
+        "Look at who the client is: one that downloads and does not read is broken, or means "
+        "harm. Where all of them are honest, raise the limit.",
+    ),
+    Mistake(
+        "guesses-passwords",
+        IN_THE_LOG,
+        "client=HOST has failed to log in N times: from now on its logins wait before they are "
+        "checked",
+        "Somebody guesses passwords, or a program has an old one.",
+        "If the address is known, mend the password in the program. Else there is nothing to do: "
+        "each further guess takes up to half a minute.",
+    ),
+    Mistake(
         "denied-by-a-rule",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='rule N denies TARGET: ...'",
@@ -312,7 +349,7 @@ _SERVING = (
         "each. New clients wait; when there is room again, the log says so.",
         "The line ``room for`` at the start says how many fit. ``ulimit -n 4096`` in the shell "
         "that starts it, or ``LimitNOFILE=4096`` for a service of systemd, makes room for "
-        "2000.",
+        "1900.",
     ),
     Mistake(
         "no-descriptor-for-the-target",

@@ -31,6 +31,7 @@ from support import (
     REJECTED4,
     ROOT,
     CommandLine,
+    FakeTarget,
     Talk,
     black_hole,
     closed_port,
@@ -522,6 +523,74 @@ def _(stage):
 @makes("rule-wants-users")
 def _(stage):
     return first_said(stage, "check", "--rule", "allow user ann", status=0), None
+
+
+@makes("users-without-hash")
+def _(stage):
+    (stage.tmp_path / "users").write_text("ann:secret\n")
+    (stage.tmp_path / "users").chmod(0o600)
+    return stage.start("--users-file", "users"), None
+
+
+@makes("hashes-readable-by-others")
+def _(stage):
+    (stage.tmp_path / "users").write_text("")
+    (stage.tmp_path / "users").chmod(0o644)
+    return stage.start("check", "--users-file", "users", status=0), None
+
+
+@makes("client-has-its-share")
+def _(stage):
+    with FakeTarget() as target, run_proxy(max_per_client=1) as proxy:
+        with Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
+            assert 0 == first.connect5("127.0.0.1", target.port)[0]
+            reply = second.connect5("127.0.0.1", target.port)[0]
+            return stage.log.wait_for("end=limit"), reply
+
+
+@makes("idle-for-too-long")
+def _(stage):
+    with FakeTarget() as target, run_proxy(idle_timeout=1.0) as proxy:
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+            return stage.log.wait_for("end=idle"), None
+
+
+@makes("shed-for-memory")
+def _(stage):
+    with FakeTarget() as target, run_proxy(memory_limit=1 << 20) as proxy:
+        talks = [Talk.to(proxy.port) for _ in range(20)]
+        for talk in talks:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        # The target sends back what it gets, and nobody takes that.
+        senders = [threading.Thread(target=_pour, args=(talk.sock,)) for talk in talks]
+        for sender in senders:
+            sender.start()
+        line = stage.log.wait_for("end=memory-limit")
+        for talk in talks:
+            talk.close()
+        for sender in senders:
+            sender.join()
+        return line, None
+
+
+def _pour(sock):
+    """Send until nobody takes it any more."""
+    try:
+        while True:
+            sock.sendall(bytes(1 << 16))
+    except OSError:
+        pass
+
+
+@makes("guesses-passwords")
+def _(stage):
+    with run_proxy(user=("ann:right",)) as proxy:
+        for _number in range(3):
+            with Talk.to(proxy.port) as talk:
+                talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong"))
+                talk.expect(b"\x05\x02\x01\x01")
+    return stage.log.wait_for("has failed to log in"), None
 
 
 @makes("denied-by-a-rule")
