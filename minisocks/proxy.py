@@ -114,7 +114,8 @@ class Proxy:
         ports, figures, records.
 
         Raises:
-            ConfigError: the file of users cannot be read, or used; nothing was started.
+            ConfigError: a file that the settings name (users, a list of a rule) cannot be
+                read, or used; nothing was started.
             ListenError: an address cannot be listened on; likewise.
             RoadError: targets can never be dialed as the settings say; likewise.
             OSError: there are no descriptors left; likewise.
