@@ -51,7 +51,9 @@ class Users:
         hashed: Optional[Mapping[bytes, Hash]] = None,
     ) -> None:
         self._authenticate = authenticate
-        self._known: List[bytes] = [keyed(*pair) for pair in credentials]
+        pairs = list(credentials)
+        self._known: List[bytes] = [keyed(*pair) for pair in pairs]
+        self._names = frozenset(keyed(name) for name, _password in pairs)
         self._has_file = hashed is not None
         self._hashed: Mapping[bytes, Hash] = hashed or {}
         #: Whether there are any, so that each wrong password is derived.
@@ -71,6 +73,11 @@ class Users:
         # With an empty file, too: who takes the last user out of it does not mean
         # to let everybody in.
         return bool(self._known) or self._has_file or self.may_take_long
+
+    def may_be(self, user: bytes) -> bool:
+        """Return whether there is a user of this name, as far as is known without the hook."""
+        is_known = bool(self._names) and keyed(user) in self._names
+        return is_known or user in self._hashed or self.may_take_long
 
     @property
     def may_take_long(self) -> bool:

@@ -62,7 +62,7 @@ def judge_one(
         raise ConfigError("--to", "say where to: --to HOST:PORT")
     if ver not in ("4", "5"):
         raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
-    question = Question(source or "127.0.0.1", target, user, command, int(ver))
+    question = Question("127.0.0.1" if source is None else source, target, user, command, int(ver))
     verdict = judge(Access.of(chosen.config, Hooks()), question)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
     return verdict.allowed

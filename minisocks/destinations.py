@@ -54,16 +54,17 @@ class Destination:
     def close(self) -> None:
         """Let go of it."""
 
-
-    def _write_all(self, fd: int, text: str) -> str:
+    def write_all(self, fd: int, text: str) -> str:
+        """Write *text* to *fd*; return why not all of it could be, and set ``lost``."""
         data = text.encode("utf-8", "backslashreplace")
+        lines = data.count(b"\n") - data.startswith(b"\n")  # that ends a torn one
         try:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as exc:
             return exc.strerror or str(exc)
         finally:
-            self.lost = data.count(b"\n")
+            self.lost = min(lines, data.count(b"\n"))
         return ""
 
 
@@ -74,7 +75,7 @@ class Stderr(Destination):
         """Write them in one piece.  May wait for ever for whoever reads them."""
         if sys.stderr is None:
             return ""
-        return self._write_all(2, "".join(text + "\n" for _severity, text in lines))
+        return self.write_all(2, "".join(text + "\n" for _severity, text in lines))
 
 
 class LogFile(Destination):
@@ -108,7 +109,7 @@ class LogFile(Destination):
         """Write them in one piece, to the file that has the name now."""
         self._follow()
         text = "".join(text + "\n" for _severity, text in lines)
-        why = self._write_all(self._fd, "\n" + text if self._torn else text)
+        why = self.write_all(self._fd, "\n" + text if self._torn else text)
         self._torn = bool(why)
         return why
 

@@ -10,7 +10,6 @@ from typing import Dict, NamedTuple, Optional, Tuple
 from minisocks.auth import Users, keyed
 from minisocks.client import Client
 from minisocks.handshake import Credentials
-from minisocks.passwords import Hash
 
 __all__ = ["MAX_REMEMBERED", "Guests", "Verified"]
 
@@ -19,34 +18,39 @@ MAX_REMEMBERED = 4096
 
 
 class Verified:
-    """Passwords that were found to be right, as keyed hashes.
+    """Passwords that were found to be right, as keyed hashes, and from where they came.
 
-    A class because of the bound: who has not logged in for longest makes room.  Loop
-    thread.
+    By address, too: else somebody elsewhere could guess at what is remembered, which
+    costs nothing.  A class because of the bound: who has not logged in for longest makes
+    room.  Loop thread.
     """
 
     def __init__(self) -> None:
-        self._known: Dict[bytes, Tuple[bytes, Hash]] = {}  # by user, longest ago first
+        #: By address (of IPv6: the /64) and user, longest ago first: mark and ``Users.proof``.
+        self._known: Dict[Tuple[bytes, bytes], Tuple[bytes, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, credentials: Credentials, known: Hash) -> None:
-        """Remember that *known* is the hash of this password."""
-        self._known.pop(credentials.user, None)
+    def add(self, address: bytes, credentials: Credentials, users: Users) -> None:
+        """Remember that this password is right, as far as *users* go."""
+        key = (address, credentials.user)
+        self._known.pop(key, None)
         while len(self._known) >= MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[credentials.user] = keyed(*credentials), known
+        self._known[key] = keyed(*credentials), users.proof(credentials)
 
-    def has(self, credentials: Credentials, known: Hash) -> bool:
-        """Return whether this password was found to be right by *known*."""
+    def has(self, address: bytes, credentials: Credentials, users: Users) -> bool:
+        """Return whether it was found to be right, by what *users* still have."""
         import hmac
 
-        mark = keyed(*credentials)
-        found, by = self._known.get(credentials.user, (b"", None))
-        if by != known or not hmac.compare_digest(mark, found):
+        key = (address, credentials.user)
+        mark, proof = self._known.get(key, (b"", b""))
+        if not hmac.compare_digest(keyed(*credentials), mark):
             return False
-        self._known[credentials.user] = self._known.pop(credentials.user)
+        if not proof or not users.holds(credentials.user, proof):
+            return False
+        self._known[key] = self._known.pop(key)
         return True
 
 

@@ -95,8 +95,12 @@ class Logins(Job):
         self._auth_once = 0.0
         self._verified = Verified()
         self._guests = Guests()
+        self._lock = threading.Lock()  # guards the two below
+        #: By address; and by address and user, for those who guess at what is remembered.
         self._penalties = Penalties()
-        self._lock = threading.Lock()  # guards the penalties
+        self._guesses = Penalties()
+        #: How many may wait: all, and those of one address.
+        self._room, self._share = MAX_WAITING, MAX_OF_ADDRESS
         self._deriver = make_deriver()
         self._current: Optional[_Current] = None
         #: By address, the next one first; then by a mark of name and password, so
@@ -112,9 +116,15 @@ class Logins(Job):
         """Return how many clients wait.  Any thread."""
         return self._count
 
-    def adopt(self, users: Users, auth_once: float) -> None:
-        """Go by *users* from now on; an address may do without for *auth_once* seconds."""
+    def adopt(self, users: Users, auth_once: float, room: int = MAX_WAITING) -> None:
+        """Go by *users* from now on; an address may do without for *auth_once* seconds.
+
+        Args:
+            room: how many logins may wait; half of them from one address.
+        """
         self._users, self._auth_once = users, auth_once
+        self._room = min(room, MAX_WAITING)
+        self._share = min(max(1, self._room // 2), MAX_OF_ADDRESS)
         self._guests.keep(users, self._clock() - auth_once)
 
     def guest(self, client: Client) -> Optional[bytes]:
@@ -123,14 +133,24 @@ class Logins(Job):
             return None
         return self._guests.user_at(client, self._clock() - self._auth_once)
 
-    def verdict(self, credentials: Credentials) -> Optional[bool]:
-        """Say at once whether they are right as far as is known here; None: ``wait`` for it."""
+    def verdict(self, credentials: Credentials, client: Client) -> Optional[bool]:
+        """Say at once whether they are right as far as is known here; None: ``wait`` for it.
+
+        Whoever has guessed waits for every answer, also for one that costs nothing.
+        """
+        address = neighbourhood(client.ip)
+        if self._verified.has(address, credentials, self._users):
+            guesses = keyed(address, credentials.user)
+            with self._lock:
+                if not self._guesses.wait_seconds(guesses, self._clock()):
+                    return True
+        with self._lock:
+            if self._penalties.wait_seconds(address, self._clock()) > 0:
+                return None
         if self._users.knows(credentials):
+            self._verified.add(address, credentials, self._users)
             return True
-        known = self._users.hash_of(credentials.user)
-        if known is None:
-            return False
-        return True if self._verified.has(credentials, known) else None
+        return False if self._users.hash_of(credentials.user) is None else None
 
     def wait(self, waiter: Waiter) -> None:
         """Have *waiter* told whether its credentials are right.
@@ -159,10 +179,12 @@ class Logins(Job):
             if not waiters:
                 self._take_out(address, mark)
 
-    def failed(self, client: Client) -> None:
-        """Count a wrong password.  Any thread."""
+    def failed(self, client: Client, user: bytes) -> None:
+        """Count a wrong password for *user*.  Any thread."""
+        address = neighbourhood(client.ip)
         with self._lock:
-            failures = self._penalties.add(neighbourhood(client.ip), self._clock())
+            failures = self._penalties.add(address, self._clock())
+            self._guesses.add(keyed(address, user), self._clock())
         if failures == FREE:
             log.warning(
                 "client=%s has failed to log in %d times: from now on its logins wait "
@@ -226,10 +248,10 @@ class Logins(Job):
         here = _count(self._waiting.get(address, {}))
         if self._closed:
             raise NotChecked("the proxy ends")
-        if here < MAX_OF_ADDRESS and self._count < MAX_WAITING:
+        if here < self._share and self._count < self._room:
             return
         self._tell_busy(client)
-        if here < MAX_OF_ADDRESS:
+        if here < self._share:
             # The newest of the address that has most makes room, unless that is this one.
             greediest = max(self._waiting.values(), key=_count)
             if _count(greediest) > here + 1:
@@ -247,8 +269,8 @@ class Logins(Job):
                 "at capacity: %d logins wait to be checked (at most %d, and %d of an address; "
                 "the last one came from %s); more are refused",
                 self._count,
-                MAX_WAITING,
-                MAX_OF_ADDRESS,
+                self._room,
+                self._share,
                 client.host,
             )
 
@@ -273,10 +295,13 @@ class Logins(Job):
             return
         first = waiters[0]
         known = self._users.hash_of(first.credentials.user)
-        if known is None:  # there were some when it came
-            self._settle(address, mark, False)
-        elif self._verified.has(first.credentials, known):
+        if self._verified.has(address, first.credentials, self._users):
             self._settle(address, mark, True)
+        elif self._users.knows(first.credentials):
+            self._verified.add(address, first.credentials, self._users)
+            self._settle(address, mark, True)
+        elif known is None:
+            self._settle(address, mark, False)
         else:
             self._derive(_Current(address, mark, first.client, first.credentials, known))
 
@@ -298,14 +323,16 @@ class Logins(Job):
         # By what is in the file now: it may have been read anew meanwhile.
         holds = current.known == self._users.hash_of(current.credentials.user)
         if ok and holds:
-            self._verified.add(current.credentials, current.known)
+            self._verified.add(current.address, current.credentials, self._users)
         if ok is False and not self._users.may_take_long:
-            self.failed(current.client)  # else the hook has the last word
+            # Else the hook has the last word.
+            self.failed(current.client, current.credentials.user)
         if current.mark in self._waiting.get(current.address, {}):
             if ok is None:
                 self._refuse(current, "checking the password failed")
-            else:
-                self._settle(current.address, current.mark, ok and holds)
+            elif holds:
+                self._settle(current.address, current.mark, ok)
+            # Else they wait on, for what is in the file now.
         self._go_on()
 
     def _settle(self, address: bytes, mark: bytes, ok: bool) -> None:

@@ -65,7 +65,8 @@ class _Entry:
             return (self.name, self.level, self.text if template == "%s" else template)
         if record.end in LIMIT_ENDS:
             # Each limit by itself: behind other refusals none would be told.
-            return (neighbourhood(record.client.ip), record.end, record.why)
+            whose = b"" if "(--max-connections " in record.why else record.client.ip
+            return (neighbourhood(whose), record.end, record.why)
         if record.via is not None:
             return None  # it went well: there is but one of it
         return (neighbourhood(record.client.ip), record.end, record.rep)

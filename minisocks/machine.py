@@ -1,5 +1,6 @@
 """What this machine has: room for descriptors and memory, and its own addresses."""
 
+import errno
 import socket
 from typing import Iterable, List, NamedTuple, Optional
 
@@ -16,6 +17,7 @@ LEAST_CONNECTIONS = 4
 #: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
 #: what the kernel needs for two sockets.
 BYTES_EACH = 10 * 1024
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 #: Any one: no packet goes there.
 PROBE_PORT = 9
 
@@ -122,8 +124,10 @@ def _words_behind(lines: Iterable[str], label: str) -> List[str]:
     return []
 
 
-def is_own_address(ip: bytes) -> bool:
+def is_own_address(ip: bytes) -> Optional[bool]:
     """Return whether the 4 or 16 bytes of *ip* are an address of this host, now.
+
+    None: it cannot be told, because there is no descriptor, or no memory, to ask with.
 
     By asking the kernel from which of its addresses it would go there: to one of its own it
     goes from that one.  Nothing is sent.
@@ -135,5 +139,5 @@ def is_own_address(ip: bytes) -> bool:
             probe.connect((host, PROBE_PORT))
             source = packed_ip(probe.getsockname()[0])
             return source == ip or (len(ip) == 4 and host.startswith("127."))
-    except OSError:
-        return False
+    except OSError as exc:
+        return None if exc.errno in _SHORT else False

@@ -1,7 +1,7 @@
 """Sets of names of hosts, however long.  Pure."""
 
 import re
-from typing import FrozenSet, Iterable, Set
+from typing import FrozenSet, Iterable, List, Set
 
 __all__ = ["Names", "check_name", "is_name", "parents_of"]
 
@@ -35,10 +35,10 @@ def is_name(text: str) -> bool:
 class Names:
     """An immutable set of names; ``name in names`` asks it.
 
-    However many there are, it takes one look for each label of the name.
+    However many there are, it takes one look for each label that their names have at most.
     """
 
-    __slots__ = ("above", "whole")
+    __slots__ = ("above", "depth", "whole")
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """*texts* are such as ``check_name`` accepts."""
@@ -54,20 +54,22 @@ class Names:
                 self.whole.add(name[1:])
             else:
                 self.whole.add(name)
+        #: How many labels those have at most below which all are meant.
+        self.depth = max((name.count(b".") + 1 for name in self.above), default=0)
 
     def __contains__(self, name: bytes) -> bool:
         """*name* is in small letters and without a final dot."""
-        return name in self.whole or not self.above.isdisjoint(parents_of(name))
+        return name in self.whole or not self.above.isdisjoint(parents_of(name, self.depth))
 
     def __bool__(self) -> bool:
         return bool(self.whole or self.above)
 
 
-def parents_of(name: bytes) -> FrozenSet[bytes]:
-    """Return what *name* is below: of a.b.c, b.c and c."""
-    parents = []
-    dot = name.find(b".")
-    while dot >= 0:
+def parents_of(name: bytes, most: int) -> FrozenSet[bytes]:
+    """Return what *name* is below, of at most so many labels: of a.b.c, b.c and c."""
+    parents: List[bytes] = []
+    dot = name.rfind(b".")
+    while dot >= 0 and len(parents) < most:
         parents.append(name[dot + 1 :])
-        dot = name.find(b".", dot + 1)
+        dot = name.rfind(b".", 0, dot)
     return frozenset(parents)

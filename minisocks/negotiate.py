@@ -130,7 +130,7 @@ def _takes_long(session: Session, event: Event) -> bool:
 def _is_undecided(session: Session, credentials: Credentials) -> bool:
     """Return whether a password has to be derived before any more can be said about it."""
     if session.verdict is None:
-        session.verdict = session.services.logins.verdict(credentials)
+        session.verdict = session.services.logins.verdict(credentials, session.client)
     return session.verdict is None
 
 
@@ -143,7 +143,7 @@ def _check(session: Session, credentials: Credentials) -> None:
         client.user = credentials.user
         logins.welcome(client, credentials)
     elif users.may_take_long or not users.has_hashes:
-        logins.failed(client)  # else that was counted with the derivation
+        logins.failed(client, credentials.user)  # else that was counted with the derivation
     session.talk.credentials_checked(ok)
 
 
@@ -160,8 +160,9 @@ def _consider(session: Session, request: Request) -> None:
     rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
-    session.services.memory.admit()
+    # First: nobody is to be shed for who is refused anyway.
     session.services.census.enter(session.record, session.services.config)
+    session.services.memory.admit()
 
 
 def _carry_out(session: Session, request: Request) -> None:

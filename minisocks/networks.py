@@ -155,7 +155,8 @@ MULTICAST = Networks("multicast", "224.0.0.0/4 255.255.255.255/32 ff00::/8")
 #: All of these: what is none of them is public.
 NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, MULTICAST)
 
-_ZERO12 = b"\0" * 12
+_ZERO16 = b"\0" * 16
+_LOOPBACK4, _LOOPBACK6 = b"\x7f\0\0\1", _ZERO16[:15] + b"\1"
 _TRANSLATED = b"\0" * 8 + b"\xff\xff\0\0"  # ::ffff:0:a.b.c.d, RFC 2765
 _NAT64 = b"\0\x64\xff\x9b" + b"\0" * 8  # 64:ff9b::/96, RFC 6052
 _NAT64_LOCAL = _NAT64[:4] + b"\0\1"  # 64:ff9b:1::/48, RFC 8215
@@ -171,12 +172,20 @@ def disguises(ip: bytes) -> Iterable[bytes]:
     a gateway unwraps the address is not for the client to choose.
     """
     yield ip
-    if len(ip) != 16:
-        return
+    for inner in (ip,) if len(ip) == 4 else _ipv4_within(ip):
+        if inner != ip:
+            yield inner
+        if not inner[0]:
+            yield _LOOPBACK4  # this host connects 0.0.0.0, and what is like it, to itself
+    if ip == _ZERO16:
+        yield _LOOPBACK6
+
+
+def _ipv4_within(ip: bytes) -> Iterable[bytes]:
     last = ip[12:]
     if ip[:12] in (MAPPED_PREFIX, _TRANSLATED, _NAT64) or ip[8:12] in _ISATAP:
         yield last
-    if ip[:12] == _ZERO12 and last not in (b"\0\0\0\0", b"\0\0\0\1"):
+    if ip[:12] == _ZERO16[:12] and last not in (b"\0\0\0\0", b"\0\0\0\1"):
         yield last  # ::a.b.c.d, deprecated; :: and ::1 are themselves
     if ip.startswith(_NAT64_LOCAL):
         for part in _rfc6052_positions(ip):

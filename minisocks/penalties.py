@@ -6,6 +6,7 @@ guesses on gets about one guess in 13 s.  A success changes nothing: whoever gue
 may have a password of his own.
 """
 
+import itertools
 import math
 from typing import Dict, Tuple
 
@@ -20,8 +21,10 @@ HALF_LIFE_SECONDS = 60.0
 #: More are not counted, or a browser that is sure of a wrong password would keep
 #: everybody beside it out for long: two minutes later all waits are over.
 MOST = 10
-#: Addresses remembered at once; who has failed least makes room.
+#: Addresses remembered at once; of so many that have not failed for longest, the one
+#: that has failed least makes room.
 MAX_ADDRESSES = 4096
+LOOKED_AT = 16
 
 
 class Penalties:
@@ -39,9 +42,12 @@ class Penalties:
 
     def add(self, address: bytes, now: float) -> int:
         """Count a failure; return how many there are."""
-        if address not in self._failed and len(self._failed) >= MAX_ADDRESSES:
-            del self._failed[min(self._failed, key=lambda one: self.score(one, now))]
         score = min(self.score(address, now) + 1, float(MOST))
+        self._failed.pop(address, None)
+        while len(self._failed) >= MAX_ADDRESSES:
+            # Of those that have not failed for longest: to look at all of them takes too long.
+            oldest = itertools.islice(self._failed, LOOKED_AT)
+            del self._failed[min(oldest, key=lambda one: self.score(one, now))]
         self._failed[address] = score, now
         return round(score)
 

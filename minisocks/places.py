@@ -5,7 +5,7 @@ An address is held against them in all its forms: ``::ffff:10.0.0.7`` is 10.0.0.
 to name the address itself; and of what else it may stand for all that is not public.
 """
 
-from typing import Callable, FrozenSet, Iterable, Tuple
+from typing import Callable, FrozenSet, Iterable, Optional, Tuple
 
 from minisocks.names import Names
 from minisocks.networks import (
@@ -26,13 +26,15 @@ __all__ = ["SETS", "Forms", "IsOwn", "Places", "forms_of", "named_set"]
 
 #: What an address may stand for: of each the bytes it has, and the number they make.
 Forms = Tuple[Tuple[int, int], ...]
-#: Says of the bytes of an address whether it is this host's, now.
-IsOwn = Callable[[bytes], bool]
+#: Says of the bytes of an address whether it is this host's, now; None: that cannot be told.
+IsOwn = Callable[[bytes], Optional[bool]]
 
 _STATIC = {
     networks.name: networks
     for networks in (LINK_LOCAL, LOOPBACK, METADATA, MULTICAST, PRIVATE, UNSPECIFIED)
 }
+#: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
+_WIDEST = {4: 24, 16: 121}
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
 #: what is not loopback; ``self``, the addresses that this host has at the time.
 SETS = (*sorted(_STATIC), "public", "remote", "self")
@@ -40,12 +42,12 @@ SETS = (*sorted(_STATIC), "public", "remote", "self")
 
 def forms_of(ip: bytes) -> Forms:
     """Return the forms of an address, itself first.  None, a unix socket, is loopback."""
-    if len(ip) == 4:
-        return ((4, int.from_bytes(ip, "big")),)
     if not ip:
         return ((4, 0x7F000001),)
-    if ip.startswith(MAPPED_PREFIX):
-        return ((4, int.from_bytes(ip[12:], "big")),)
+    if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
+        ip = ip[12:]
+    if len(ip) == 4 and ip[0]:
+        return ((4, int.from_bytes(ip, "big")),)
     return tuple((len(form), int.from_bytes(form, "big")) for form in disguises(ip))
 
 
@@ -78,8 +80,8 @@ class Places:
         for name in sets.intersection(_STATIC):
             rows += _STATIC[name].rows()
         self.networks = Networks("", "", rows)
-        #: Whether it has all addresses of a family by one network, 0.0.0.0/0 or ::/0.
-        self.has_everything = (4, 32, 0) in rows or (16, 128, 0) in rows
+        #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
+        self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         self._sets = sets
         #: Whether ``networks`` tells all about addresses.
         self.is_static = sets.isdisjoint(("public", "remote", "self"))
@@ -95,31 +97,38 @@ class Places:
         """Whether it names any: whether one is in may have to wait until it is known."""
         return not self.is_static or bool(self.networks)
 
-    def touch(self, forms: Forms, is_own: IsOwn) -> bool:
-        """Return whether any of the *forms* is in: for what denies."""
+    def touch(self, forms: Forms, is_own: IsOwn, in_doubt: bool = True) -> bool:
+        """Return whether any of the *forms* is in: for what denies.
+
+        Args:
+            in_doubt: whether one is in of which nobody knows whether it is this host's.
+        """
         for size, number in forms:
             if self.networks.holds(size, number):
                 return True
-            if not self.is_static and self._in_dynamic(size, number, is_own):
+            if not self.is_static and self._in_dynamic(size, number, is_own, in_doubt):
                 return True
         return False
 
     def cover(self, forms: Forms, is_own: IsOwn) -> bool:
         """Return whether the address is in, and what else it may stand for: for what allows."""
-        if not self.touch(forms[:1], is_own):
+        if not self.touch(forms[:1], is_own, False):
             return False
         for form in forms[1:]:
-            if not is_public(*form) and not self.touch((form,), is_own):
+            if not is_public(*form) and not self.touch((form,), is_own, False):
                 return False
         return True
 
-    def _in_dynamic(self, size: int, number: int, is_own: IsOwn) -> bool:
+    def _in_dynamic(self, size: int, number: int, is_own: IsOwn, in_doubt: bool) -> bool:
         sets = self._sets
-        return (
-            ("public" in sets and is_public(size, number))
-            or ("remote" in sets and not LOOPBACK.holds(size, number))
-            or ("self" in sets and is_own(number.to_bytes(size, "big")))
-        )
+        if "public" in sets and is_public(size, number):
+            return True
+        if "remote" in sets and not LOOPBACK.holds(size, number):
+            return True
+        if "self" not in sets:
+            return False
+        answer = is_own(number.to_bytes(size, "big"))
+        return in_doubt if answer is None else answer
 
 
 def named_set(forms: Forms) -> str:

@@ -301,7 +301,8 @@ class Proxy:
             return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0)
         if self._run is not run:
             return run.journal.stats(0)
-        return run.journal.stats(len(self), run.pool.parked, run.pool.threads)
+        handshakes = run.pool.parked + len(run.services.logins)
+        return run.journal.stats(len(self), handshakes, run.pool.threads)
 
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state.

@@ -87,6 +87,10 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
     Raises:
         DialError: it has none, or nobody says.
     """
+    if b"\\" in host:
+        # The C library takes it for the beginning of a number: \101 is A. So what is asked
+        # for is another name than the rules were asked about.
+        raise DialError("%s is no name of a host" % quoted(host), Rep.HOST_UNREACHABLE)
     try:
         found = _ask(getaddrinfo, host, port, 0)
     except _FAILURES as exc:

@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from minisocks.errors import ConfigError, RuleError
+from minisocks.errors import RuleError
 from minisocks.names import check_name, is_name
 from minisocks.networks import Row, parse_networks
 from minisocks.places import SETS, Places
@@ -150,6 +150,9 @@ def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines) -> Pl
     sets: Set[str] = set()
     for word in words:
         text = word.text.lower()
+        if text == "remote" and clause == "to":
+            # It would have what is this host's by other names, and 169.254.169.254.
+            raise line.wrong("remote is about clients; to has public, private and so on", word)
         if text in SETS:
             sets.add(text)
         elif text in ("any", "all", "*", "everything"):
@@ -215,6 +218,8 @@ def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[bytes], bool]:
             if len(text) < 2 or not text.endswith('"'):
                 raise line.wrong("the quote is not closed", word)
             text = text[1:-1]
+        elif text.startswith("@"):
+            raise line.wrong("user takes names and no file (a name like this: in quotes)", word)
         elif text.lower() in ("any", "none"):
             if len(words) > 1:
                 raise line.wrong("%s stands alone" % text.lower(), word)
@@ -225,14 +230,18 @@ def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[bytes], bool]:
 
 def with_files(text: str, rename: Callable[[str], str]) -> str:
     """Return the rule *text* with the files that it names called otherwise."""
-    return re.sub(r'(?<![^\s,])@([^\s,"]+)', lambda found: "@" + rename(found.group(1)), text)
+    # In quotes it is somebody's name.
+    known = re.compile(r'"[^"]*"?|(?<![^\s,])@([^\s,"]+)')
+    return known.sub(
+        lambda found: "@" + rename(found.group(1)) if found.group(1) else found.group(), text
+    )
 
 
 def parse_lines(text: str, name: str) -> Lines:
     """Return the list in the file called *name*: a network or a name a line, # comments.
 
     Raises:
-        ConfigError: a line is neither; its place is file and line.
+        RuleError: a line is neither; its place is file, line and column.
     """
     rows: List[Row] = []
     names: List[str] = []
@@ -248,5 +257,6 @@ def parse_lines(text: str, name: str) -> Lines:
                 rows += parse_networks(word)
         except ValueError as exc:
             place = "%s, line %d" % (name, number)
-            raise ConfigError("--rule", str(exc), place) from None
+            column = line.index(word) + 1
+            raise RuleError(str(exc), line.rstrip(), column, place) from None
     return rows, names

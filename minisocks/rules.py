@@ -133,7 +133,16 @@ class Rules:
         is_own: says of the bytes of an address whether it is this host's, now; for ``self``.
     """
 
-    __slots__ = ("_by_source", "_is_own", "_last_name", "_rows", "has_users", "rules")
+    __slots__ = (
+        "_asks_self",
+        "_by_source",
+        "_depth",
+        "_is_own",
+        "_last_name",
+        "_rows",
+        "has_users",
+        "rules",
+    )
 
     def __init__(
         self, rules: Sequence[Rule], has_users: bool = False, is_own: IsOwn = _nothing_is_ours
@@ -143,6 +152,9 @@ class Rules:
         self._is_own = is_own
         #: With the ``from`` that says for good whether the row is about a client.
         self._rows: List[Tuple[_Row, Optional[Places], bool]] = []
+        places = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
+        self._depth = max((place.names.depth for place in places), default=0)
+        self._asks_self = not all(place.is_lasting for place in places)
         for number, rule in enumerate(rules, 1):
             stays = rule.sources is not None and rule.sources.is_lasting
             row = _Row(
@@ -210,6 +222,7 @@ class Rules:
         # Most targets have one form, of which this is the quickest way to ask.
         size, address = forms[0] if len(forms) == 1 else (0, 0)
         may_be_allowed = False
+        is_own = self._is_own if not self._asks_self else _Once(self._is_own)
         for row in self._rows_for(client.ip):
             number, allows, ports, commands, versions, users, any_user, sources, targets = row
             if commands is not None and cmd not in commands:
@@ -220,7 +233,9 @@ class Rules:
                 continue
             if users is not None and not _has_user(users, any_user, user):
                 continue
-            if sources is not None and not self._matches(sources, forms_of(client.ip), allows):
+            if sources is not None and not _matches(
+                sources, forms_of(client.ip), allows, is_own
+            ):
                 continue
             if targets is None:
                 return number, may_be_allowed
@@ -230,7 +245,7 @@ class Rules:
             if not forms:
                 may_be_allowed = may_be_allowed or (allows and targets.has_addresses)
             elif not size or not targets.is_static:
-                if self._matches(targets, forms, allows):
+                if _matches(targets, forms, allows, is_own):
                     return number, may_be_allowed
             else:
                 networks = targets.networks
@@ -238,11 +253,6 @@ class Rules:
                     if address >> shift in prefixes:
                         return number, may_be_allowed
         return 0, may_be_allowed
-
-    def _matches(self, places: Places, forms: Forms, allows: bool) -> bool:
-        if len(forms) == 1 and places.is_static:
-            return places.networks.holds(*forms[0])
-        return (places.cover if allows else places.touch)(forms, self._is_own)
 
     def _rows_for(self, ip: bytes) -> List["_Row"]:
         """Return the rules whose ``from`` has the client's address *ip*, or may have it."""
@@ -252,7 +262,7 @@ class Rules:
             rows = [
                 row
                 for row, sources, allows in self._rows
-                if sources is None or self._matches(sources, forms, allows)
+                if sources is None or _matches(sources, forms, allows, self._is_own)
             ]
             if len(self._by_source) >= MAX_SOURCES:
                 self._by_source = {}
@@ -266,7 +276,7 @@ class Rules:
         host, name, parents = self._last_name
         if host != dst.host:
             name = dst.host.lower().rstrip(b".")
-            parents = parents_of(name)
+            parents = parents_of(name, self._depth)
             self._last_name = dst.host, name, parents
         return name, parents
 
@@ -327,6 +337,27 @@ class Rules:
         if client.user is not None:
             return "%s as %s" % (who, quoted(client.user))
         return who + " without a password" if self.has_users else who
+
+
+def _matches(places: Places, forms: Forms, allows: bool, is_own: IsOwn) -> bool:
+    if len(forms) == 1 and places.is_static:
+        return places.networks.holds(*forms[0])
+    return (places.cover if allows else places.touch)(forms, is_own)
+
+
+class _Once:
+    """Asks about each address once, however many rules of a decision want to know."""
+
+    __slots__ = ("_answers", "_is_own")
+
+    def __init__(self, is_own: IsOwn) -> None:
+        self._is_own = is_own
+        self._answers: Dict[bytes, Optional[bool]] = {}
+
+    def __call__(self, ip: bytes) -> Optional[bool]:
+        if ip not in self._answers:
+            self._answers[ip] = self._is_own(ip)
+        return self._answers[ip]
 
 
 def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:

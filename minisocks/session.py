@@ -76,7 +76,7 @@ class Services:
         """
         self.config = config
         self.users, self.rules, self.files = access
-        self.logins.adopt(access.users, config.auth_once)
+        self.logins.adopt(access.users, config.auth_once, config.max_handshakes)
         self.road = road
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
@@ -131,9 +131,11 @@ class Session:
         self.client = Client(peer)
         self.record = Record(self.client, next(services.ids), services.journal)
         self.deadline = Deadline(services.config.handshake_timeout)
-        methods, guest = services.rules.methods(self.client), services.logins.guest(self.client)
-        if guest is not None and Method.NO_AUTHENTICATION not in methods:
-            methods += (Method.NO_AUTHENTICATION,)
+        methods, guest = services.rules.methods(self.client), None
+        if Method.NO_AUTHENTICATION not in methods:
+            # Else whoever comes without is nobody, and may have rules for that.
+            guest = services.logins.guest(self.client)
+            methods += (Method.NO_AUTHENTICATION,) if guest is not None else ()
         self.talk = Handshake(methods, guest)
         #: Whether its password is right, as far as we know without the program's hook.
         self.verdict: Optional[bool] = None

@@ -73,8 +73,8 @@ def judge(
     if question.user is not None:
         client.user = encode(question.user)
         text += " as %s" % question.user
-        if question.ver == 4 or not access.users:
-            why = "SOCKS4 has no passwords" if access.users else "there are no users"
+        why = _why_not(access, client.user, question)
+        if why:
             return Verdict(False, text, [("", False, why)])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
         return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])
@@ -99,6 +99,15 @@ def judge(
             decision = rules.decide(client, question.ver, cmd, dst, ip)
             rows.append((sockaddr[0], decision.allowed, by(decision)))
     return Verdict(any(row[1] for row in rows), text, rows)
+
+
+def _why_not(access: Access, user: bytes, question: Question) -> str:
+    """Return why *user* cannot have logged in; "" if he can."""
+    if not access.users:
+        return "there are no users"
+    if question.ver == 4:
+        return "SOCKS4 has no passwords"
+    return "" if access.users.may_be(user) else "no user is called %s" % question.user
 
 
 def _client(text: str) -> Client:

@@ -153,8 +153,8 @@ SLIPS = (
         "section-unknown",
         AT_THE_START,
         "minisocks: FILE, line N: no section is called [WORD]...",
-        "The only section is ``[minisocks]``; the name of this one is misspelled, or it is "
-        "another program's.",
+        "The sections are ``[minisocks]`` and ``[rules]``; the name of this one is misspelled, or "
+        "it is another program's.",
         "Write ``[minisocks]``, in small letters, and put all settings below it.",
     ),
     Mistake(

@@ -1,5 +1,6 @@
 """Rules of the settings in a proxy that runs: from where they come, and how they change."""
 
+import errno
 import os
 import subprocess
 
@@ -8,11 +9,14 @@ import pytest
 from instance import Instance
 from minisocks import Proxy
 from minisocks.access import Access
+from minisocks.client import Client
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.machine import is_own_address
+from minisocks.rulelines import parse_rule
+from minisocks.rules import Rules, in_force
 from minisocks.settings import Config
-from minisocks.wire import packed_ip
+from minisocks.wire import Address, Atyp, Cmd, packed_ip
 from support import (
     ROOT,
     CommandLine,
@@ -128,7 +132,7 @@ def test_lists_are_read_anew_by_a_reload(instance, target, tmp_path):
         block.write_text("127.0.0.300\n")
         status, _out, err = instance.command("reload")
         assert 1 == status
-        assert "minisocks: %s, line 1: 127.0.0.300 is no network" % block in err
+        assert "minisocks: %s, line 1, column 1: 127.0.0.300 is no network" % block in err
         assert 2 == rep(instance.port, "127.0.0.1", target.port)
         block.unlink()
         status, _out, err = instance.command("reload")
@@ -198,4 +202,33 @@ def test_loopback_is_our_own(text, own):
 @pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "224.0.0.1", "255.255.255.255"])
 def test_others_are_not_our_own(text):
     """Also those to which there is no way."""
-    assert not is_own_address(packed_ip(text))
+    assert is_own_address(packed_ip(text)) is False
+
+
+def test_without_a_descriptor_nobody_knows(monkeypatch):
+    """What denies then denies, and what allows does not allow."""
+
+    def no_descriptor(*args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("minisocks.machine.socket.socket", no_descriptor)
+    assert is_own_address(packed_ip("192.0.2.1")) is None
+
+
+@pytest.mark.parametrize("rule, allowed", [("deny to self", False), ("allow to self", False)])
+def test_in_doubt_it_is_no(rule, allowed):
+    """An address of which nobody knows whose it is."""
+    own = [parse_rule(text, None) for text in (rule, "allow port 1")]
+    rules = Rules(in_force(own), False, lambda ip: None)
+    client, dst = Client(("127.0.0.1", 1)), Address(b"192.0.2.1", 2, Atyp.IPV4)
+    assert allowed == rules.decide(client, 5, Cmd.CONNECT, dst, packed_ip("192.0.2.1")).allowed
+
+
+def test_one_decision_asks_once():
+    """However many rules want to know whether an address is this host's."""
+    asked = []
+    own = [parse_rule("deny to self port %d" % n, None) for n in (1, 80, 80, 80)]
+    rules = Rules(in_force([*own, parse_rule("allow", None)]), False, asked.append)
+    client, dst = Client(("127.0.0.1", 1)), Address(b"192.0.2.1", 80, Atyp.IPV4)
+    rules.decide(client, 5, Cmd.CONNECT, dst, packed_ip("192.0.2.1"))
+    assert [packed_ip("192.0.2.1")] == asked

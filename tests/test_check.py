@@ -288,6 +288,14 @@ def test_rules_in_force_are_numbered(rules):
             ],
         ),
         (
+            "--from 10.0.0.7 --to 8.8.8.8:1 --as eve",
+            1,
+            [
+                "denied: 10.0.0.7 to 8.8.8.8:1, connect by SOCKS5 as eve",
+                "  denied  no user is called eve",
+            ],
+        ),
+        (
             "--from 10.0.0.7 --to a.bad.example:1 --as ann",
             1,
             [
@@ -331,6 +339,8 @@ def test_the_answer_as_json(rules):
     [
         (["--from", "10.0.0.7"], "minisocks: --to: say where to: --to HOST:PORT"),
         (["--to", "example.org"], "minisocks: --to: 'example.org' is no target; write it as "),
+        (["--from", "", "--to", "a:1"], "minisocks: --from: '' is no address of a client"),
+        (["--from", "", "--to", ""], "minisocks: --to: say where to: --to HOST:PORT"),
         (["--to", "::1:80"], "minisocks: --to: an IPv6 address needs brackets: [::1]:80"),
         (["--to", "a:1", "--from", "b"], "minisocks: --from: 'b' is no address of a client"),
         (["--to", "a:1", "--command", "ping"], "minisocks: --command: 'ping' is none of connect"),

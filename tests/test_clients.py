@@ -29,7 +29,7 @@ from support import CommandLine, closed_port, wait_until
 
 FILE_BYTES = 1024 * 1024 + 1
 #: Set by scripts/clients.
-RUN_SLOW = os.environ.get("MINISOCKS_TEST_CLIENTS") == "all"
+RUN_SLOW = os.environ.get("TEST_CLIENTS") == "all"
 
 LINE = re.compile(r"(?:user=(?P<user>\S+) )?ver=(?P<ver>\d) cmd=(?P<cmd>\w+) dst=(?P<dst>\S+):\d+ ")
 

@@ -107,6 +107,12 @@ def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
 
     monkeypatch.setattr(destinations.os, "write", write)
     assert "full" == log.write([(6, "0123456789")])
+    assert 1 == log.lost
+    calls.append(1)
+    monkeypatch.setattr(destinations.os, "write", lambda fd, data: no_room())
+    assert "full" == log.write([(6, "lost")])
+    assert 1 == log.lost
+    monkeypatch.setattr(destinations.os, "write", real)
     assert "" == log.write([(6, "next")])
     log.close()
     assert "01234\nnext\n" == path.read_text()
@@ -129,6 +135,10 @@ def test_of_lines_that_are_written_in_part_only_the_others_are_lost(path, monkey
     assert "" == log.write([(6, "next")])
     assert 0 == log.lost
     log.close()
+
+
+def no_room():
+    raise OSError(errno.ENOSPC, "full")
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing", "fifo"])

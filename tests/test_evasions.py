@@ -162,6 +162,32 @@ def test_a_name_that_changes_is_judged_each_time(here, target, way):
     assert [net.PUBLIC4] * 2 == target.reached()
 
 
+@pytest.mark.parametrize("dst", [d for d in THIS_HOST if d != b"all-denied.test"], ids=repr)
+@pytest.mark.parametrize("rule", ["deny to loopback", "deny to 127.0.0.0/8 ::1", "deny to self"])
+def test_what_this_host_takes_for_itself_is_loopback(here, target, rule, dst):
+    """0.0.0.0 and :: are 127.0.0.1 and ::1 by other names."""
+    assert_denied(here, target, [rule, "allow"], dst)
+
+
+@pytest.mark.parametrize(
+    "dst", [b"\\112rivate.test", b"private\\.test", b"priv\\ate.test", b"\\112.private\\046test"]
+)
+def test_escapes_make_no_other_name(here, target, dst):
+    """The C library would take them for characters, and ask for a name that the rules deny."""
+    assert HOST == rep(here, ["deny to .private.test", "allow"], dst, target.port)
+    assert 91 == cd(here, ["deny to .private.test", "allow"], socks4a(dst, target.port))
+    assert [] == here.asked()
+    assert [] == target.reached()
+
+
+@pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0", net.METADATA4, b"127.1"])
+@pytest.mark.parametrize("rule", ["allow to 0.0.0.0/1 128.0.0.0/1", "allow to 0.0.0.0-223.0.0.0"])
+def test_a_network_that_is_very_wide_names_nothing(here, target, rule, dst):
+    """Nobody who writes it down means this host's own addresses."""
+    assert NOT_ALLOWED == rep(here, [rule], dst, target.port, net.PRIVATE4)
+    assert [] == target.reached()
+
+
 @pytest.mark.parametrize("dst", [net.PRIVATE4, b"private.test", net.PUBLIC4, net.PUBLIC6, b"10.1"])
 def test_self_is_what_this_host_has(here, target, dst):
     """Every address of the network is this host's, be it private or public."""

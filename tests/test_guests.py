@@ -11,6 +11,8 @@ from minisocks.passwords import Hash
 
 ANN = Credentials(b"ann", b"secret")
 HASH, OTHER = Hash(1, b"a", bytes(32)), Hash(1, b"b", bytes(32))
+USERS = Users(hashed=dict.fromkeys((b"ann", b"bob", b"eve"), HASH))
+A, B = b"\xc0\0\x02\x01", b"\xc0\0\x02\x02"
 HERE, THERE = Client(("192.0.2.1", 1)), Client(("192.0.2.2", 1))
 
 
@@ -19,32 +21,43 @@ def hook(user, password, client):
 
 
 def test_only_what_was_right_is_remembered():
-    """The same name with the same password, by the same line of the file."""
+    """The same name with the same password, from the same address, by the same line of the file."""
     known = Verified()
-    known.add(ANN, HASH)
+    known.add(A, ANN, USERS)
 
-    assert known.has(ANN, HASH)
-    assert not known.has(ANN, OTHER)
-    assert not known.has(Credentials(b"ann", b"Secret"), HASH)
-    assert not known.has(Credentials(b"bob", b"secret"), HASH)
-    assert not Verified().has(ANN, HASH)
+    assert known.has(A, ANN, USERS)
+    assert not known.has(B, ANN, USERS)
+    assert not known.has(A, ANN, Users(hashed={b"ann": OTHER}))
+    assert not known.has(A, ANN, Users())
+    assert not known.has(A, Credentials(b"ann", b"Secret"), USERS)
+    assert not known.has(A, Credentials(b"bob", b"secret"), USERS)
+    assert not Verified().has(A, ANN, USERS)
+
+
+def test_what_is_known_as_it_is_can_be_remembered_too():
+    """As long as it is known."""
+    known, users = Verified(), Users([ANN])
+    known.add(A, ANN, users)
+
+    assert known.has(A, ANN, users)
+    assert not known.has(A, ANN, Users([(b"ann", b"other")]))
 
 
 def test_a_new_password_takes_the_place_of_the_old_one():
-    """Of each user one is remembered."""
-    known = Verified()
-    known.add(ANN, HASH)
-    known.add(Credentials(b"ann", b"new"), OTHER)
+    """Of each user one is remembered for an address."""
+    known, new = Verified(), Credentials(b"ann", b"new")
+    known.add(A, ANN, USERS)
+    known.add(A, new, USERS)
 
-    assert not known.has(ANN, HASH)
-    assert known.has(Credentials(b"ann", b"new"), OTHER)
+    assert not known.has(A, ANN, USERS)
+    assert known.has(A, new, USERS)
     assert 1 == len(known)
 
 
 def test_no_password_is_kept():
     """What is remembered could be dumped without one in it."""
     known = Verified()
-    known.add(ANN, HASH)
+    known.add(A, ANN, USERS)
 
     assert "secret" not in repr(vars(known))
 
@@ -54,12 +67,12 @@ def test_passwords_remembered_are_bounded(monkeypatch):
     monkeypatch.setattr(guests, "MAX_REMEMBERED", 2)
     known = Verified()
     bob, eve = Credentials(b"bob", b"b"), Credentials(b"eve", b"e")
-    known.add(ANN, HASH)
-    known.add(bob, HASH)
-    assert known.has(ANN, HASH)
-    known.add(eve, HASH)
+    known.add(A, ANN, USERS)
+    known.add(A, bob, USERS)
+    assert known.has(A, ANN, USERS)
+    known.add(A, eve, USERS)
 
-    assert [True, False, True] == [known.has(who, HASH) for who in (ANN, bob, eve)]
+    assert [True, False, True] == [known.has(A, who, USERS) for who in (ANN, bob, eve)]
     assert 2 == len(known)
 
 

@@ -33,6 +33,7 @@ HASHES = {
     b"slow": Hash.of(b"slow", SALT, 2000),
 }
 ANN, BOB = Credentials(b"ann", b"secret"), Credentials(b"bob", b"hunter2")
+HERE = Client(("192.0.2.1", 7))
 GREETING = b"\x05\x01\x02"
 RIGHT, WRONG = b"\x01\x00", b"\x01\x01"
 
@@ -140,7 +141,7 @@ class Somebody(Waiter):
 def test_the_right_password_is_right(user, password, expected):
     """Each user's own, after a derivation, and no other."""
     alone = Alone()
-    assert alone.logins.verdict(Credentials(user, password)) is None
+    assert alone.logins.verdict(Credentials(user, password), HERE) is None
     waiter = Somebody(alone, Credentials(user, password))
     assert waiter.said is None
     alone.answer()
@@ -168,10 +169,10 @@ def test_every_wrong_password_costs_the_same(user, monkeypatch):
 
 def test_passwords_that_are_known_cost_nothing():
     """A --user beside the file is answered at once; so is everybody where no hashes are."""
-    assert Alone(Users([ANN], hashed=HASHES)).logins.verdict(ANN) is True
-    assert Alone(Users([ANN])).logins.verdict(ANN) is True
-    assert Alone(Users([ANN])).logins.verdict(BOB) is False
-    assert Alone(Users(hashed={})).logins.verdict(BOB) is False
+    assert Alone(Users([ANN], hashed=HASHES)).logins.verdict(ANN, HERE) is True
+    assert Alone(Users([ANN])).logins.verdict(ANN, HERE) is True
+    assert Alone(Users([ANN])).logins.verdict(BOB, HERE) is False
+    assert Alone(Users(hashed={})).logins.verdict(BOB, HERE) is False
 
 
 def test_fifty_at_once_cost_one():
@@ -182,8 +183,8 @@ def test_fifty_at_once_cost_one():
 
     assert [True] * 50 == [waiter.said for waiter in waiters]
     assert [] == alone.works
-    assert alone.logins.verdict(ANN) is True
-    assert alone.logins.verdict(Credentials(b"ann", b"wrong")) is None
+    assert alone.logins.verdict(ANN, HERE) is True
+    assert alone.logins.verdict(Credentials(b"ann", b"wrong"), HERE) is None
 
 
 def test_fifty_wrong_ones_are_one_failure():
@@ -231,7 +232,7 @@ def test_all_may_leave_while_it_is_derived():
     alone.answer()
 
     assert waiter.said is None
-    assert alone.logins.verdict(ANN) is True
+    assert alone.logins.verdict(ANN, HERE) is True
 
 
 def test_addresses_take_turns():
@@ -303,10 +304,10 @@ def test_a_success_does_not_make_up_for_failures():
     assert 0.5 == alone.wait()
     alone.answer()
     assert right.said is True
-    alone.logins.failed(right.client)
+    alone.logins.failed(right.client, b"ann")
     Somebody(alone, Credentials(b"ann", b"x"))
     assert 1 == alone.wait()
-    assert alone.logins.verdict(BOB) is True
+    assert alone.logins.verdict(BOB, HERE) is True
 
 
 def test_what_fails_without_a_derivation_counts_too():
@@ -314,7 +315,7 @@ def test_what_fails_without_a_derivation_counts_too():
     alone = Alone()
     client = Client(("192.0.2.1", 1))
     for _ in range(3):
-        alone.logins.failed(client)
+        alone.logins.failed(client, b"ann")
     Somebody(alone, ANN)
 
     assert ([], 0.5) == (alone.works, alone.timers[0][0])
@@ -372,10 +373,10 @@ def test_a_reload_counts_at_once():
     alone.answer_all()
 
     assert (False, True) == (under_way.said, waits.said)
-    assert alone.logins.verdict(ANN) is None
-    assert alone.logins.verdict(BOB) is True
+    assert alone.logins.verdict(ANN, HERE) is None
+    assert alone.logins.verdict(BOB, HERE) is True
     alone.logins.adopt(Users(hashed={b"ann": other[b"ann"]}), 0.0)
-    assert alone.logins.verdict(BOB) is None
+    assert alone.logins.verdict(BOB, HERE) is None
 
 
 def test_who_waits_when_the_file_goes_is_refused():
@@ -809,3 +810,104 @@ def test_no_line_tells_a_password(users_file, access_log):
     assert "secret" not in shown
     assert "s3cret" not in shown
     assert "pbkdf2" not in shown
+
+
+# Guesses at what is remembered, or known as it is
+
+
+def test_what_is_remembered_is_no_help_from_elsewhere():
+    """Else somebody could guess at it for nothing."""
+    alone = Alone()
+    Somebody(alone, ANN)
+    alone.answer()
+
+    assert alone.logins.verdict(ANN, HERE) is True
+    assert alone.logins.verdict(ANN, Client(("192.0.2.9", 1))) is None
+
+
+def test_who_guesses_beside_a_user_waits_for_what_is_remembered():
+    """From the same address, for the same name: then the user waits as well, and others do not."""
+    alone = Alone()
+    for right in (ANN, BOB):
+        Somebody(alone, right)
+        alone.answer()
+    for _ in range(3):
+        alone.logins.failed(HERE, b"ann")
+
+    assert alone.logins.verdict(ANN, HERE) is None
+    assert alone.logins.verdict(BOB, HERE) is True
+    waiter = Somebody(alone, ANN)
+    assert 0.5 == alone.wait()
+    assert ([], True) == (alone.works, waiter.said)  # without another derivation
+    assert alone.logins.verdict(ANN, HERE) is True
+
+
+def test_who_guesses_at_passwords_that_are_known_waits():
+    """Right or wrong: the answer comes when its turn does, and costs nothing."""
+    alone = Alone(Users([ANN]))
+    assert alone.logins.verdict(BOB, HERE) is False
+    for _ in range(3):
+        alone.logins.failed(HERE, b"ann")
+    for credentials, expected in ((ANN, True), (BOB, False)):
+        assert alone.logins.verdict(credentials, HERE) is None
+        waiter = Somebody(alone, credentials)
+        alone.wait()
+        assert ([], expected) == (alone.works, waiter.said)
+        alone.logins.failed(HERE, b"eve")
+
+
+def test_a_password_that_is_hashed_anew_meanwhile_is_checked_anew():
+    """The same one, by what is in the file by then."""
+    alone = Alone()
+    waiter = Somebody(alone, ANN)
+    alone.logins.adopt(Users(hashed={b"ann": Hash.of(b"secret", b"other salt", 10)}), 0.0)
+    alone.answer()
+    assert waiter.said is None
+    alone.answer()
+    assert waiter.said is True
+
+
+def test_guesses_by_socks_are_slowed_with_user_only(target):
+    """After three wrong ones the next answer, also to the right one, is not there at once."""
+    with run_proxy(user=("ann:secret",)) as proxy:
+        for _ in range(4):
+            with Talk.to(proxy.port) as talk:
+                talk.send(GREETING + password_message(b"ann", b"wrong")).expect(b"\x05\x02" + WRONG)
+        logins = proxy.services.logins
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING + password_message(b"ann", b"secret")).expect(b"\x05\x02")
+            wait_until(lambda: len(logins) == 1, "its place in the row")
+            assert 1 == proxy.stats().handshakes
+            talk.expect(RIGHT).send(socks5("127.0.0.1", target.port))
+            assert 0 == talk.receive_reply5()[0]
+
+
+def test_who_waits_is_bounded_like_other_handshakes(monkeypatch):
+    """By --max-handshakes, half of them for an address; and in time."""
+    monkeypatch.setattr("minisocks.login.MOST_SECONDS", 0.3)
+    with nothing_left(), run_proxy(user=("ann:secret",), max_handshakes=4) as proxy:
+        for _ in range(8):
+            proxy.services.logins.failed(Client(("127.0.0.1", 1)), b"ann")
+        with log_kept("minisocks") as log:
+            talks = []
+            for n in range(4):
+                talk = Talk.to(proxy.port)
+                talk.send(GREETING + password_message(b"ann", b"%d" % n)).expect(b"\x05\x02")
+                talks.append(talk)
+            for talk in talks:
+                talk.expect(WRONG).expect_eof()
+                talk.close()
+            wait_until(lambda: len(proxy) == 0)
+    assert any("too many logins wait" in line for line in log.lines)
+    assert any("was not checked in time" in line for line in log.lines)
+
+
+def test_a_guest_is_no_user_where_nobody_needs_to_be_one(target):
+    """Who may come in without a password keeps the rules of those who have none."""
+    rules = ["allow to loopback user none", "allow to 192.0.2.0/24 user ann"]
+    with run_proxy(user=("ann:secret",), rule=rules, auth_once=60.0) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING + password_message(b"ann", b"secret")).expect(b"\x05\x02" + RIGHT)
+        for _ in range(2):
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]

@@ -64,6 +64,8 @@ def test_names_are_what_the_model_says(patterns, name):
 
 @given(NAME)
 def test_parents(name):
-    """Each is the name without its first labels."""
+    """Each is the name without its first labels; no more than are wanted, the shortest ones."""
     labels = name.split(b".")
-    assert {b".".join(labels[n:]) for n in range(1, len(labels))} == parents_of(name)
+    assert {b".".join(labels[n:]) for n in range(1, len(labels))} == parents_of(name, 9)
+    assert len(labels) == 1 or {labels[-1]} == parents_of(name, 1)
+    assert frozenset() == parents_of(name, 0)

@@ -194,7 +194,6 @@ def test_every_disguise_is_seen_through(how, text):
     "text",
     [
         "192.0.2.33",
-        "::",
         "::1",
         "2001:db8::7",
         "fe80::1",
@@ -212,11 +211,25 @@ def test_what_is_no_disguise_stands_for_itself(text):
 @settings(deadline=None)
 @given(PACKED)
 def test_disguises_begin_with_the_address_itself(ip):
-    """Any address yields itself first, and then only IPv4 addresses."""
+    """Any address yields itself first, and then only IPv4 addresses; but :: is ::1, too."""
     first, *others = disguises(ip)
 
     assert ip == first
-    assert all(len(other) == 4 for other in others)
+    assert all(len(other) == 4 or (other, any(ip)) == (pack("::1"), False) for other in others)
+
+
+@pytest.mark.parametrize(
+    "text, loopback",
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("0.1.2.3", "127.0.0.1"),
+        ("::ffff:0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+    ],
+)
+def test_what_this_host_takes_for_itself_is_loopback(text, loopback):
+    """Linux connects it there."""
+    assert pack(loopback) in list(disguises(pack(text)))
 
 
 @settings(deadline=None)

@@ -106,8 +106,9 @@ def test_a_mistake_in_a_list_has_its_line(line, words):
     """File and line are told."""
     with pytest.raises(ConfigError) as told:
         parse_lines("ok.example\n%s\n" % line, "/etc/block")
-    assert "/etc/block, line 2" == told.value.place
+    assert "/etc/block, line 2, column 1" == told.value.place
     assert words in str(told.value)
+    assert (line, "^") == told.value.picture
 
 
 #: A rule, the text its caret is below, and what is said.
@@ -148,6 +149,8 @@ MISTAKES = [
     ("allow version 6", "6", "none of 4, 5"),
     ("allow user any ann", "any", "stands alone"),
     ('allow user "ann', '"ann', "not closed"),
+    ("deny user @banned", "@banned", "names and no file"),
+    ("allow to remote", "remote", "remote is about clients"),
 ]
 
 
@@ -185,10 +188,9 @@ def test_what_the_settings_accept_is_what_can_be_read():
 
 def test_files_of_a_rule_can_be_renamed():
     """So that it means the same in another directory."""
-    text = "deny to @a,@/b port 1 to @c x@d"
-    assert "deny to @/h/a,@/b port 1 to @/h/c x@d" == with_files(
-        text, lambda path: path if path[0] == "/" else "/h/" + path
-    )
+    text = 'deny to @a,@/b port 1 user "@c" "x @y" from @d x@d'
+    renamed = with_files(text, lambda path: path if path[0] == "/" else "/h/" + path)
+    assert 'deny to @/h/a,@/b port 1 user "@c" "x @y" from @/h/d x@d' == renamed
 
 
 SOME = "allow deny from to port command version user any none private public self @f 10.0.0.0/8 ::1"
