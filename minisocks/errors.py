@@ -86,6 +86,10 @@ class ConfigError(MinisocksError, ValueError):
         return ConfigError(option, str(self), place)
 
 
+#: Characters of a line, at most.
+MOST_SHOWN = 400
+
+
 class RuleError(ConfigError):
     """A rule cannot be read.
 
@@ -93,17 +97,20 @@ class RuleError(ConfigError):
     """
 
     def __init__(self, message: str, text: str, column: int, place: str = "--rule") -> None:
-        super().__init__("--rule", message, "%s, column %d" % (place, column))
+        super().__init__("--rule", message[:500], "%s, column %d" % (place, column))
         self.text = text
         self.column = column
 
     @property
     def picture(self) -> Sequence[str]:
         """The rule, and a caret below what is wrong in it."""
+        # Of a very long line what is around the place.
+        cut = max(0, self.column - 1 - MOST_SHOWN // 2)
+        text, column = self.text[cut : cut + MOST_SHOWN], self.column - 1 - cut
         # What is wide or has no width at all would move the caret.
-        shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in self.text)
-        gap = "".join("\t" if c == "\t" else " " for c in shown[: self.column - 1])
-        return (shown, gap.ljust(self.column - 1) + "^")
+        shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
+        gap = "".join("\t" if c == "\t" else " " for c in shown[:column])
+        return (shown, gap.ljust(column) + "^")
 
     def at(self, option: str, place: str) -> "RuleError":
         """Return the same error with where the rule stands."""

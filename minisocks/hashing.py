@@ -4,6 +4,8 @@ Bytes all the way: a password is what the client will send, whatever the locale 
 """
 
 import os
+import re
+import signal
 import sys
 from typing import Optional
 
@@ -43,10 +45,9 @@ def _checked_name(name: str) -> bytes:
 
 
 def _checked_count(text: str) -> int:
-    try:
-        count = int(text) if len(text) < 20 else -1
-    except ValueError:
-        raise ConfigError("--iterations", "%.40r is no whole number" % text) from None
+    if not re.match("[0-9]+\\Z", text):  # not int(): that takes 1_000, too
+        raise ConfigError("--iterations", "%.40r is no whole number" % text)
+    count = int(text) if len(text) < 20 else -1
     if not LEAST_ITERATIONS <= count <= MAX_ITERATIONS:
         wrong = "%.20s is out of range: %d to %d" % (text, LEAST_ITERATIONS, MAX_ITERATIONS)
         raise ConfigError("--iterations", wrong)
@@ -57,6 +58,8 @@ def _password() -> bytes:
     if sys.stdin is None:
         raise ServiceError("there is no password: stdin is closed")
     if sys.stdin.isatty():
+        # TERM would end it with the terminal as it is, silent.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         password = _ask("Password: ")
         if password and _ask("Again: ") != password:
             raise ServiceError("these are two passwords; nothing was hashed")

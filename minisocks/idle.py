@@ -39,7 +39,8 @@ class Idle:
 
     def _look(self) -> None:
         now = self._record.up + self._record.down
-        self._quiet = self._quiet + 1 if now == self._seen else 0
+        is_quiet = now == self._seen and not self._job.is_held_back()
+        self._quiet = self._quiet + 1 if is_quiet else 0
         self._seen = now
         if self._quiet < LOOKS:
             self.begin()

@@ -96,6 +96,9 @@ def parse(text: str, name: str) -> "List[Entry]":
             section = bare[1:-1].strip()
         else:
             key, equals, value = (part.strip() for part in bare.partition("="))
+            if section and section not in (SECTION, RULES) and not equals:
+                sections = "the sections are [%s] and [%s]" % (SECTION, RULES)
+                raise _wrong("no section is called [%s]; %s" % (section, sections), place)
             if not equals or not key:
                 raise _wrong("write KEY = VALUE; this line has no key or no =", place)
             if not section:

@@ -66,6 +66,10 @@ class Job:
         """Release everything at once; also before ``begin``.  Must not raise."""
         raise NotImplementedError
 
+    def is_held_back(self) -> bool:
+        """Return whether it is kept from going on, so that its silence is not its own."""
+        return False
+
 
 class Timer:
     """A job's callback at a time; ``cancel`` it when it is no longer wanted."""

@@ -7,7 +7,7 @@ __all__ = ["Names", "check_name", "is_name", "parents_of"]
 
 _NAME = re.compile(r"(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z", re.I)
 #: Would be an address to everybody else: 127.1, 10.0.0.300, 0x7f000001.
-_ALMOST_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?\Z", re.I)
+_ALMOST_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?\Z|\d+\.[\dx.*-]*\Z", re.I)
 
 
 def check_name(text: str) -> None:
@@ -17,14 +17,16 @@ def check_name(text: str) -> None:
         ValueError: it is none of them; with a sentence that says why.
     """
     if any(ord(c) > 127 for c in text):
-        raise ValueError("write the name %r as it goes over the wire, in its xn-- form" % text)
-    if not _NAME.match(text):
+        raise ValueError("write the name %.60r as it goes over the wire, in its xn-- form" % text)
+    labels = text.rstrip(".").split(".")
+    if not _NAME.match(text) or len(text) > 255 or max(map(len, labels)) > 63:
         raise ValueError(
-            "%r is neither a network nor the name of a host; names are written as example.org, "
+            "%.60r is neither a network nor the name of a host; names are written as example.org, "
             "*.example.org or .example.org" % text
         )
-    if _ALMOST_NUMERIC.match(text):
-        raise ValueError("%r is no address in its usual form, and no name" % text)
+    if len(labels) == 1 and not text.endswith(".") and text.lower() != "localhost":
+        # It may be meant as a set, or as anything; as a name it would quietly match nothing.
+        raise ValueError("%s is no set; a host that is called so is written %s." % (text, text))
 
 
 def is_name(text: str) -> bool:

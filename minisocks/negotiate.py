@@ -11,12 +11,18 @@ from typing import Dict, Optional, Type
 
 from minisocks.compat import log_bug
 from minisocks.connect import Connect
-from minisocks.errors import DialError, HandshakeError, RefusedByRules, UnsupportedCommand
+from minisocks.errors import (
+    AuthFailed,
+    DialError,
+    HandshakeError,
+    RefusedByRules,
+    UnsupportedCommand,
+)
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_yes_or_no
 from minisocks.login import Login
 from minisocks.session import Session
-from minisocks.wire import Cmd
+from minisocks.wire import Cmd, quoted
 
 __all__ = ["COMMANDS", "Turn", "negotiate"]
 
@@ -141,6 +147,7 @@ def _check(session: Session, credentials: Credentials) -> None:
     session.deadline.extend(time.monotonic() - began)
     if ok:
         client.user = credentials.user
+        session.proof = users.proof(credentials)
         logins.welcome(client, credentials)
     elif users.may_take_long or not users.has_hashes:
         logins.failed(client, credentials.user)  # else that was counted with the derivation
@@ -157,12 +164,30 @@ def _consider(session: Session, request: Request) -> None:
     session.unpark()
     client.user = request.user
     session.asked(request)
+    _demand_still(session, request.user)
     rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
     # First: nobody is to be shed for who is refused anyway.
     session.services.census.enter(session.record, session.services.config)
     session.services.memory.admit()
+
+
+def _demand_still(session: Session, user: Optional[bytes]) -> None:
+    """Refuse who came in by a line that is gone by now, or by a time that is over.
+
+    Raises:
+        AuthFailed: so it is.
+    """
+    services = session.services
+    if user is None:
+        return
+    if session.proof is not None:
+        holds = services.users.holds(user, session.proof)
+    else:
+        holds = services.logins.guest(session.client) == user
+    if not holds:
+        raise AuthFailed("%s may not come in any more" % quoted(user))
 
 
 def _carry_out(session: Session, request: Request) -> None:

@@ -76,7 +76,7 @@ class Networks:
         return "Networks(%r)" % self.name
 
 
-_WRITE_IT = "%s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8"
+_WRITE_IT = "%.60s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8"
 
 
 def parse_networks(text: str) -> List[Row]:
@@ -87,9 +87,9 @@ def parse_networks(text: str) -> List[Row]:
     """
     first, dash, last = text.partition("-")
     if dash and "/" not in text:
-        return _range(_number(first), _number(last))
+        return _range(_number(first, text), _number(last, text))
     host, slash, length = text.partition("/")
-    size, number = _number(host)
+    size, number = _number(host, text)
     if not slash:
         return [(size, 0, number)]
     # Not str.isdigit: that takes other scripts' digits.
@@ -106,15 +106,15 @@ def parse_networks(text: str) -> List[Row]:
     return [(size, shift, prefix)]
 
 
-def _number(text: str) -> Tuple[int, int]:
-    """Return the size of the address *text* and the number that its bytes make.
+def _number(text: str, whole: str) -> Tuple[int, int]:
+    """Return the size of the address *text*, a part of *whole*, and the number its bytes make.
 
     Raises:
         ValueError: it is none, in its usual form.
     """
     ip = None if "%" in text else packed_ip(text)
     if ip is None:
-        raise ValueError(_WRITE_IT % text)
+        raise ValueError(_WRITE_IT % whole)
     if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
         raise ValueError("%s is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
     return len(ip), int.from_bytes(ip, "big")

@@ -33,6 +33,7 @@ _STATIC = {
     networks.name: networks
     for networks in (LINK_LOCAL, LOOPBACK, METADATA, MULTICAST, PRIVATE, UNSPECIFIED)
 }
+_NOTHING = Networks("nothing")
 #: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
@@ -68,7 +69,15 @@ class Places:
         sets: those of ``SETS`` that it names.
     """
 
-    __slots__ = ("_sets", "has_everything", "is_static", "names", "networks")
+    __slots__ = (
+        "_named",
+        "_not_meant",
+        "_sets",
+        "has_everything",
+        "is_static",
+        "names",
+        "networks",
+    )
 
     def __init__(
         self,
@@ -76,15 +85,21 @@ class Places:
         names: Iterable[str] = (),
         sets: FrozenSet[str] = frozenset(),
     ) -> None:
-        rows = list(rows)
+        named = list(rows)
+        rows = list(named)
         for name in sets.intersection(_STATIC):
             rows += _STATIC[name].rows()
         self.networks = Networks("", "", rows)
         #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         self._sets = sets
+        #: What is named without being meant: 100.100.100.200 is in ``private``.
+        self._not_meant = METADATA
+        if "metadata" in sets or sets.isdisjoint(_STATIC):
+            self._not_meant = _NOTHING
+        self._named = Networks("", "", named)
         #: Whether ``networks`` tells all about addresses.
-        self.is_static = sets.isdisjoint(("public", "remote", "self"))
+        self.is_static = sets.isdisjoint(("private", "public", "remote", "self"))
         self.names = Names(names)
 
     @property
@@ -113,6 +128,8 @@ class Places:
     def cover(self, forms: Forms, is_own: IsOwn) -> bool:
         """Return whether the address is in, and what else it may stand for: for what allows."""
         if not self.touch(forms[:1], is_own, False):
+            return False
+        if self._not_meant.holds(*forms[0]) and not self._named.holds(*forms[0]):
             return False
         for form in forms[1:]:
             if not is_public(*form) and not self.touch((form,), is_own, False):

@@ -51,8 +51,13 @@ class Bucket:
         return int(self._tokens) if self._tokens >= self._turn else 0
 
     def spend(self, count: int) -> None:
-        """Take so many tokens, also where there are not so many: the debt is waited for."""
+        """Take so many tokens, which are available."""
         self._tokens -= count
+
+    def full_in(self) -> float:
+        """Return the seconds until it holds all it can."""
+        self.available()
+        return (self._depth - self._tokens) / self._rate
 
     def wait_seconds(self) -> float:
         """Return how long until some are available, as of the last look."""
@@ -134,6 +139,8 @@ class Throttle(Job):
     def __init__(self, loop: Loop, rate: int) -> None:
         self._loop = loop
         self.pairs = 0
+        #: Whether it is seen to already that it ends.
+        self.is_ending = False
         self.up = _Lane(loop, self, rate)
         self.down = _Lane(loop, self, rate)
 
@@ -177,11 +184,25 @@ class Rates:
         return throttle
 
     def leave(self, client: Client) -> None:
-        """Count out one of the client's pairs; the last one takes the throttle with it."""
+        """Count out one of the client's pairs; the throttle stays until it is full again.
+
+        Else who opens one connection after the other would begin each with a full one.
+        """
         place = neighbourhood(client.ip)
         throttle = self._throttles[place]
         throttle.pairs -= 1
-        if not throttle.pairs:
+        if not throttle.pairs and not throttle.is_ending:
+            throttle.is_ending = True
+            self._end_when_full(place, throttle)
+
+    def _end_when_full(self, place: bytes, throttle: Throttle) -> None:
+        seconds = max(throttle.up.bucket.full_in(), throttle.down.bucket.full_in())
+        if throttle.pairs:
+            throttle.is_ending = False
+        elif seconds > 0:
+            again = max(0.01, seconds)
+            self._loop.call_later(again, throttle, lambda: self._end_when_full(place, throttle))
+        else:
             del self._throttles[place]
             throttle.abort("no pair is left")
 
@@ -203,7 +224,7 @@ class Share(NamedTuple):
 class RatedPair(Pair):
     """A pair that shares its client's rate, by *share* behind what a ``Pair`` takes."""
 
-    __slots__ = ("_share", "_throttle")
+    __slots__ = ("_early", "_share", "_throttle")
 
     may_splice = False  # tokens are counted by the byte
     flow_type = _RatedFlow
@@ -211,20 +232,32 @@ class RatedPair(Pair):
     _down: _RatedFlow
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args[:-1])
-        self._share: Share = args[-1]
+        loop, client, upstream, record, early, client_mask, share = args
+        super().__init__(loop, client, upstream, record, b"", client_mask)
+        #: What came behind the request and has not had its turn.
+        self._early = memoryview(early)
+        self._share: Share = share
         self._throttle: Optional[Throttle] = None
 
     def begin(self) -> None:
         """Take both sockets in; what came behind the request counts as any other byte."""
         share = self._share
         self._throttle = share.rates.join(share.client, share.rate)
-        self._throttle.up.bucket.spend(self._up.held)
         super().begin()
+        if self._early:
+            lane = self._throttle.up
+            self._read(self._up, lane, lane.available())
+            self._update()
+
+    def is_held_back(self) -> bool:
+        """Return whether bytes are there that wait for their turn."""
+        return self._up.waits or self._down.waits
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Do as a pair does; who has to wait now is not watched for reading."""
         super().on_ready(fd, mask)
+        if self._early and self._up.wants_read() and self._throttle is not None:
+            self._throttle.up.wait(self, self._up)  # its receiver takes some again
         for flow in (self._up, self._down):
             if flow.waits and not flow.eof:
                 self._update()
@@ -247,7 +280,12 @@ class RatedPair(Pair):
 
     def _read(self, flow: _RatedFlow, lane: _Lane, most: int) -> None:
         """Read once, at most so much, and send what that gave; wait if no more may be read."""
-        if most:
+        if most and flow is self._up and self._early:
+            size = min(most, len(self._early))
+            data, self._early = self._early[:size], self._early[size:]
+            lane.bucket.spend(size)
+            self._push(flow, data)
+        elif most:
             buffer = self._loop.buffer
             try:
                 size = flow.src.recv_into(buffer, min(most, BUFFER_BYTES))
@@ -261,7 +299,8 @@ class RatedPair(Pair):
                 self._push(flow, buffer[:size])
             else:
                 self._over(flow)
-        if flow.wants_read() and not lane.available():
+        has_more = flow is self._up and bool(self._early)
+        if flow.wants_read() and (has_more or not lane.available()):
             lane.wait(self, flow)
 
     def _lane(self, flow: Flow) -> _Lane:
@@ -270,6 +309,7 @@ class RatedPair(Pair):
 
     def _close(self) -> None:
         self._up.waits = self._down.waits = False  # whoever gives turns passes it over
+        self._early = memoryview(b"")
         if self._throttle is not None:
             self._throttle = None
             self._share.rates.leave(self._share.client)

@@ -180,14 +180,12 @@ _NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clie
 
 def _name(line: _Line, clause: str, word: _Word) -> str:
     text = word.text.lower()
+    if clause == "to" and "." not in text and closest(text, SETS):
+        raise line.wrong("%.60s is no set%s" % (text, closest(text, SETS)), word)
     try:
         check_name(text)
     except ValueError as exc:
         raise line.wrong(str(exc), word) from None
-    meant = closest(text, SETS) if "." not in text else ""
-    if meant:
-        # As a name of a host it would quietly match nothing.
-        raise line.wrong("%s is no set%s (a host of this name: %s.)" % (text, meant, text), word)
     if clause == "from":
         raise line.wrong(_NO_NAMES % text, word)
     return text
@@ -250,6 +248,8 @@ def parse_lines(text: str, name: str) -> Lines:
         if not word:
             continue
         try:
+            if word.lower() in SETS:
+                raise ValueError("%s is a set: write it in the rule itself" % word)
             if is_name(word):
                 check_name(word)
                 names.append(word)
@@ -257,6 +257,5 @@ def parse_lines(text: str, name: str) -> Lines:
                 rows += parse_networks(word)
         except ValueError as exc:
             place = "%s, line %d" % (name, number)
-            column = line.index(word) + 1
-            raise RuleError(str(exc), line.rstrip(), column, place) from None
+            raise RuleError(str(exc), line.rstrip(), line.index(word) + 1, place) from None
     return rows, names

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 
 from minisocks.access import Access
 from minisocks.census import Census
-from minisocks.client import Client
+from minisocks.client import Client, neighbourhood
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
 from minisocks.errors import LimitReached, NotSocks, Probe
@@ -19,7 +19,7 @@ from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.idle import Idle
 from minisocks.journal import Journal
-from minisocks.lingering import Lingering
+from minisocks.lingering import Lingering, Porch
 from minisocks.logins import Logins
 from minisocks.loop import Job, Loop
 from minisocks.memory import Memory
@@ -59,6 +59,8 @@ class Services:
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop)
         self.logins = Logins(self.loop)
+        #: Where refused clients are heard out.
+        self.porch = Porch(config.max_handshakes)
         self.adopt(config, road, access)
         self.resolver = resolver or Resolver()
         #: Set when nothing new begins any more, whatever a late hook says.
@@ -78,6 +80,7 @@ class Services:
         self.users, self.rules, self.files = access
         self.logins.adopt(access.users, config.auth_once, config.max_handshakes)
         self.road = road
+        self.porch.room = config.max_handshakes
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
 
@@ -111,6 +114,7 @@ class Session:
         "fd",
         "mask",
         "parked",
+        "proof",
         "record",
         "services",
         "sock",
@@ -137,6 +141,8 @@ class Session:
             guest = services.logins.guest(self.client)
             methods += (Method.NO_AUTHENTICATION,) if guest is not None else ()
         self.talk = Handshake(methods, guest)
+        #: By what its password was right, ``Users.proof``; None: it has shown none.
+        self.proof: Optional[bytes] = None
         #: Whether its password is right, as far as we know without the program's hook.
         self.verdict: Optional[bool] = None
 
@@ -228,7 +234,8 @@ class Session:
         except OSError:
             self.close()  # it left: nobody to hear out
             return
-        self.services.loop.submit(Lingering(self.services.loop, self.sock))
+        services, address = self.services, neighbourhood(self.client.ip)
+        services.loop.submit(Lingering(services.loop, self.sock, services.porch, address))
 
     def gone(self, exc: Optional[Exception] = None) -> None:
         """Close, because the client left before it had an answer."""

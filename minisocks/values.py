@@ -16,6 +16,7 @@ __all__ = [
     "check_syslog",
     "check_user",
     "encode",
+    "is_port",
     "read_bytes",
     "shown_bytes",
     "without_password",
@@ -53,7 +54,7 @@ class ListenAddress(NamedTuple):
             # Not repeated: there is a password in it.
             raise ConfigError("--listen", "takes no user; names and passwords go to --user")
         host, colon, port = text.rpartition(":")
-        is_sound = _is_port(port)
+        is_sound = is_port(port)
         if not colon:
             host = "127.0.0.1"
         elif host.startswith("[") and host.endswith("]"):
@@ -120,7 +121,8 @@ def shown_bytes(count: int) -> str:
     return str(count)
 
 
-def _is_port(text: str) -> bool:
+def is_port(text: str) -> bool:
+    """Return whether *text* is the number of a port, 0 included, in ASCII digits."""
     # str.isdigit alone takes other scripts' digits and superscripts.
     return len(text) <= 5 and all("0" <= c <= "9" for c in text) and 0 <= int(text or -1) <= 65535
 
@@ -219,7 +221,7 @@ def check_syslog(text: str) -> None:
     if text in ("", "local") or text.startswith("/"):
         return
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not _is_port(port) or not int(port):
+    if not colon or not host or not is_port(port) or not int(port):
         raise ConfigError("--syslog", "%r is none of local, /PATH and HOST:PORT" % text)
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))

@@ -9,8 +9,8 @@ from minisocks.errors import ConfigError, DialError
 from minisocks.resolver import look_up, numeric_addresses
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
-from minisocks.values import encode
-from minisocks.wire import Address, Atyp, Method, packed_ip, text_ip
+from minisocks.values import encode, is_port
+from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
 __all__ = ["Question", "Verdict", "judge"]
 
@@ -63,6 +63,8 @@ def judge(
     cmd = COMMANDS.get(question.command.lower())
     if cmd is None:
         raise ConfigError("--command", "%r is none of %s" % (question.command, ", ".join(COMMANDS)))
+    if question.ver == 4 and cmd == Cmd.UDP_ASSOCIATE:
+        raise ConfigError("--ver", "SOCKS4 has connect and bind only")
     text = "%s to %s, %s by SOCKS%d" % (
         client.host,
         question.target,
@@ -122,7 +124,7 @@ def _client(text: str) -> Client:
 def _target(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (colon and bare and 0 < len(port) <= 5 and port.isdigit() and int(port) < 65536):
+    if not (colon and bare and is_port(port)):
         raise ConfigError("--to", "%r is no target; write it as HOST:PORT" % text)
     if bare is host and ":" in host:
         raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % (host, port))

@@ -188,6 +188,16 @@ def test_a_network_that_is_very_wide_names_nothing(here, target, rule, dst):
     assert [] == target.reached()
 
 
+@pytest.mark.parametrize("dst", [net.METADATA4_ALIBABA, net.METADATA6])
+@pytest.mark.parametrize("rule", ["allow to private", "allow to private public"])
+def test_private_is_not_meant_to_have_metadata(here, target, rule, dst):
+    """Which is among its addresses; whoever names it, or its network, has it."""
+    assert NOT_ALLOWED == rep(here, [rule], dst, target.port, net.PRIVATE4)
+    assert OK == rep(here, [rule + " metadata"], dst, target.port, net.PRIVATE4)
+    assert OK == rep(here, [rule + " 100.64.0.0/10 fc00::/7"], dst, target.port, net.PRIVATE4)
+    assert [dst] * 2 == target.reached()
+
+
 @pytest.mark.parametrize("dst", [net.PRIVATE4, b"private.test", net.PUBLIC4, net.PUBLIC6, b"10.1"])
 def test_self_is_what_this_host_has(here, target, dst):
     """Every address of the network is this host's, be it private or public."""

@@ -32,6 +32,10 @@ class FakeLoop:
 
 class FakeJob:
     end = None
+    held_back = False
+
+    def is_held_back(self):
+        return self.held_back
 
     def abort(self, why):
         self.end = why
@@ -51,6 +55,19 @@ def test_silence_ends_it(watched):
     loop, job, _record, _idle = watched
     assert 100 == sum(loop.pass_quarter() for _ in range(4))
     assert ("idle", []) == (job.end, loop.timers)
+
+
+def test_who_waits_for_its_turn_is_not_idle(watched):
+    """Its bytes are there, and --rate does not let them through yet."""
+    loop, job, _record, _idle = watched
+    job.held_back = True
+    for _ in range(20):
+        loop.pass_quarter()
+    assert job.end is None
+    job.held_back = False
+    for _ in range(4):
+        loop.pass_quarter()
+    assert "idle" == job.end
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

@@ -37,7 +37,7 @@ def test_lines_mean(text, expected):
     "text, line, part",
     [
         ("k = v", 1, "[minisocks]"),
-        ("\n# x\n[a]\nsecret words", 4, "KEY = VALUE"),
+        ("\n# x\n[minisocks]\nsecret words", 4, "KEY = VALUE"),
         ("[a]\n= secret", 2, "KEY = VALUE"),
         ("[a", 1, "]"),
         ("[a]\n\n  secret", 3, "no key is above"),

@@ -911,3 +911,17 @@ def test_a_guest_is_no_user_where_nobody_needs_to_be_one(target):
         for _ in range(2):
             with Talk.to(proxy.port) as talk:
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+@pytest.mark.parametrize("kind", ["password", "guest"])
+def test_a_user_who_is_removed_meanwhile_does_not_come_in(target, kind):
+    """Also with a handshake that was begun before."""
+    with run_proxy(user=("ann:secret", "bob:x"), auth_once=600) as proxy:
+        with Talk.to(proxy.port) as first:
+            first.send(GREETING + password_message(b"ann", b"secret")).expect(b"\x05\x02" + RIGHT)
+            with Talk.to(proxy.port) as second:
+                second.send(b"\x05\x01\x00").expect(b"\x05\x00")
+                proxy.reload(proxy.config._replace(user=("bob:x",)))
+                talk = first if kind == "password" else second
+                talk.send(socks5("127.0.0.1", target.port))
+                assert 2 == talk.receive_reply5()[0]

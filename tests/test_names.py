@@ -14,7 +14,7 @@ from minisocks.names import Names, check_name, is_name, parents_of
         ("*.example.org", "www.example.org a.b.example.org", "example.org xexample.org org"),
         (".example.org", "example.org a.b.example.org", "xexample.org org example.org.x"),
         ("*.Org.", "a.org a.b.org", "org xorg"),
-        ("nas", "nas", "a.nas"),
+        ("nas.", "nas", "a.nas"),
     ],
 )
 def test_patterns(pattern, inside, outside):
@@ -25,10 +25,14 @@ def test_patterns(pattern, inside, outside):
     assert [] == [name for name in outside.split() if name.encode() in names]
 
 
-@pytest.mark.parametrize("text", ["", "*", "*.", "a*.b", "a..b", "..a", "a b", "b\xfc.c", "a/b"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "*", "*.", "nas", "lan", "a*.b", "a..b", "..a", "a b", "b\xfc.c", "a/b"]
+    + ["a" * 64 + ".b", "a." * 127 + "abc"],
+)
 def test_what_is_no_name(text):
     """It is refused with a reason."""
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match="name|called"):
         check_name(text)
 
 

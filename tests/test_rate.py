@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 from fractions import Fraction
 
 import pytest
@@ -230,15 +231,34 @@ def test_directions_and_clients_do_not_share(relayed, loop):
     assert up.bucket is not down.bucket
 
 
-def test_early_bytes_are_a_debt(relayed, loop):
-    """What came behind the request is sent at once, and then waited for."""
+def test_early_bytes_wait_for_their_turn(relayed, loop):
+    """What came behind the request is no faster than the rest, and comes before it."""
     early = os.urandom(400000)
+    began = time.monotonic()
     pair = relayed(early=early)
     pair.target.expect(early)
     up, _down = lanes(loop)
-    assert up.bucket._tokens < 0
+    # A depth at once, and the rest as fast as tokens come.
+    assert time.monotonic() - began >= (400000 - 2 * up.bucket._depth) / MB
+    assert up.bucket._tokens >= 0
     pair.client.send(b"more").finish()
     pair.target.expect(b"more").expect_eof()
+
+
+def test_one_connection_after_the_other_is_no_faster(relayed, loop):
+    """The bucket is not full again because its last pair has ended."""
+    first = relayed()
+    first.client.send(b"x" * 90000)
+    first.target.expect(b"x" * 90000)
+    throttle = next(iter(loop.rates._throttles.values()))
+    first.client.reset()
+    first.wait_closed()
+    second = relayed()
+    assert [throttle] == list(loop.rates._throttles.values())
+    second.client.send(b"y").finish()
+    second.target.expect(b"y").finish()
+    second.wait_closed()
+    wait_until(lambda: not loop.rates)
 
 
 def test_the_last_pair_takes_the_throttle_with_it(relayed, loop):

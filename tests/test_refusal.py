@@ -218,3 +218,26 @@ def test_stopping_the_proxy_does_not_wait_for_refused_clients(patient):
         talk.send(socks4("127.0.0.1", closed_port())).expect(REJECTED4)
     with talk:
         talk.expect_eof()
+
+
+def test_those_who_are_refused_and_stay_are_bounded():
+    """So many are heard out, half of them from one address; the oldest go."""
+    with run_proxy(max_handshakes=8, rule=("deny", "allow port 1")) as proxy:
+        talks = []
+        for number in range(20):
+            talk = Talk.to(proxy.port, source=("127.0.1.%d" % (1 + number % 5), 0))
+            assert 2 == talk.connect5("127.0.0.1", 80)[0]
+            talks.append(talk)
+            assert len(proxy.services.porch) <= 8
+        wait_until(lambda: len(proxy) <= 8)
+        for talk in talks:
+            talk.close()
+        wait_until(lambda: len(proxy) == 0)
+        assert 0 == len(proxy.services.porch)
+        for _number in range(10):
+            talk = Talk.to(proxy.port)
+            assert 2 == talk.connect5("127.0.0.1", 80)[0]
+            talks.append(talk)
+            assert len(proxy.services.porch) <= 4
+        for talk in talks:
+            talk.close()

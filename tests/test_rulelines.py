@@ -100,6 +100,13 @@ def test_a_list_in_a_file():
         ("b\xfccher.example", "xn--"),
         ("0.0.0.0 ads.example", "neither a network nor"),
         ("10.0.0.300", "no network"),
+        ("127.0.0.1-20", "no network"),
+        ("127.0.0.x", "no network"),
+        ("127.0.0.*", "no network"),
+        ("private", "is a set"),
+        ("PUBLIC", "is a set"),
+        ("lan", "no set"),
+        ("x" * 100000, "neither a network nor"),
     ],
 )
 def test_a_mistake_in_a_list_has_its_line(line, words):
@@ -108,7 +115,8 @@ def test_a_mistake_in_a_list_has_its_line(line, words):
         parse_lines("ok.example\n%s\n" % line, "/etc/block")
     assert "/etc/block, line 2, column 1" == told.value.place
     assert words in str(told.value)
-    assert (line, "^") == told.value.picture
+    assert (line[:400], "^") == told.value.picture
+    assert len(told.value.sentence) < 600
 
 
 #: A rule, the text its caret is below, and what is said.
@@ -139,6 +147,12 @@ MISTAKES = [
     ("deny to prvate", "prvate", "did you mean private?"),
     ("deny to exa*mple.org", "exa*mple.org", "neither a network nor"),
     ("deny to a..b", "a..b", "neither a network nor"),
+    ("deny to 127.0.0.1-20", "127.0.0.1-20", "is no network"),
+    ("deny to 127.0.0.0-8", "127.0.0.0-8", "is no network"),
+    ("deny to 127.0.0.x", "127.0.0.x", "is no network"),
+    ("deny to http://a.org/", "http://a.org/", "http://a.org/ is no network"),
+    ("deny to lan", "lan", "written lan."),
+    ("allow to world", "world", "written world."),
     ("deny to b\xfccher.example", "b\xfccher.example", "xn--"),
     ("allow port http", "http", "is no port"),
     ("allow port 65536", "65536", "from 0 to 65535"),
