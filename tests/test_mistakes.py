@@ -559,7 +559,7 @@ def _(stage):
 @makes("shed-for-memory")
 def _(stage):
     with FakeTarget() as target, run_proxy(memory_limit=1 << 20) as proxy:
-        talks = [Talk.to(proxy.port) for _ in range(20)]
+        talks = [Talk.to(proxy.port) for _ in range(80)]
         for talk in talks:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         # The target sends back what it gets, and nobody takes that.
