@@ -103,7 +103,10 @@ def _try(addresses: List[str], rules: Rules) -> str:
     """Return a line for the shell that works, or what keeps every one from it."""
     places = [ListenAddress.parse(address).for_clients() for address in addresses]
     if not rules.has_users:
-        places = [place for place in places if rules.lets_in(_client_of(place))]
+        places, others = [p for p in places if rules.lets_in(_client_of(p))], places
+        if not places and rules.has_own and not others[0].path:
+            line = "curl --proxy socks5h://HOST:%d https://example.org/ from where the rules allow"
+            return line % others[0].port
         if not places:
             return "nobody can come in by this address yet: add --allow-lan, --user or --open"
     user = "NAME:PASSWORD@" if rules.has_users else ""

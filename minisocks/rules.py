@@ -280,6 +280,11 @@ class Rules:
             self._last_name = dst.host, name, parents
         return name, parents
 
+    @property
+    def has_own(self) -> bool:
+        """Whether some of them are the settings' own."""
+        return not all(rule.is_built_in for rule in self.rules)
+
     # What people are told
 
     def oddities(self) -> List[str]:
@@ -298,7 +303,7 @@ class Rules:
     def describe(self) -> str:
         """Return one sentence that says who may come in."""
         allowing = [rule for rule in self.rules if rule.allows]
-        if not all(rule.is_built_in for rule in self.rules):
+        if self.has_own:
             return "whom the rules allow (minisocks check shows them)"
         if _ALL in allowing:
             return "any client, without a password (--open)"
@@ -313,7 +318,7 @@ class Rules:
 
     def _shut_out(self, client: Client) -> str:
         """Say why *client* may not come in."""
-        if all(rule.is_built_in for rule in self.rules):
+        if not self.has_own:
             return (
                 "clients from %s may not come in; let them with --allow-lan (private networks), "
                 "--user NAME:PASSWORD or --open" % client.host

@@ -31,7 +31,7 @@ NOBODY = "nobody can come in by this address yet: add --allow-lan, --user or --o
         (["192.168.1.2:1080"], LAN, "socks5h://192.168.1.2:1080 "),
         (["192.0.2.2:1080"], LAN, NOBODY),
         (["192.0.2.2:1080"], {"rule": ("allow from 192.0.2.0/24",)}, "socks5h://192.0.2.2:1080 "),
-        (["192.0.2.2:1080"], {"rule": ("allow from 10.0.0.0/8",)}, NOBODY),
+        (["0.0.0.0:1080"], {"rule": ("allow from 10.0.0.0/8",)}, "socks5h://HOST:1080 "),
         (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
     ],
 )
@@ -43,5 +43,7 @@ def test_line_to_try(addresses, settings, expected):
 
     if expected != NOBODY:
         expected = "curl --proxy %shttps://example.org/" % expected
+    if "HOST" in expected:
+        expected += " from where the rules allow"
     assert expected == lines["try it:"]
     assert "secret" not in str(lines)
