@@ -13,7 +13,7 @@ from minisocks.settings import Config
 from minisocks.usersfile import parse
 from minisocks.whereabouts import read_file
 
-__all__ = ["Access", "read_users"]
+__all__ = ["Access"]
 
 #: More is no file of users.  10 000 of them have a megabyte.
 MAX_FILE_BYTES = 4 << 20
@@ -37,7 +37,7 @@ class Access(NamedTuple):
         Raises:
             ConfigError: something in one of them cannot be used, or it cannot be read.
         """
-        hashed = read_users(config.users_file) if config.users_file else None
+        hashed = _read_users(config.users_file) if config.users_file else None
         users = Users(config.credentials(), hooks.authenticate, hashed)
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
@@ -68,29 +68,33 @@ class _Lists:
             ConfigError: it cannot be read, or a line in it cannot be used.
         """
         if path not in self._known:
-            try:
-                text = read_file(path, MAX_LIST_BYTES)
-            except (OSError, ValueError) as exc:
-                reason = getattr(exc, "strerror", None) or exc
-                raise ConfigError("--rule", "cannot read %s: %s" % (path, reason)) from exc
-            self._known[path] = parse_lines(text, path)
+            self._known[path] = parse_lines(_read("--rule", path, MAX_LIST_BYTES), path)
         return self._known[path]
 
 
-def read_users(path: str) -> Dict[bytes, Hash]:
+def _read_users(path: str) -> Dict[bytes, Hash]:
     """Return names and hashes from the file *path*.
 
     Raises:
         ConfigError: it cannot be read, or a line cannot be used; its message alone says
             where.
     """
-    try:
-        text = read_file(path, MAX_FILE_BYTES)
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
-        raise ConfigError("--users-file", "cannot read %s: %s" % (path, reason)) from exc
+    text = _read("--users-file", path, MAX_FILE_BYTES)
     try:
         return parse(text, path)
     except ConfigError as exc:
         # In a program's traceback, and behind the option, the message stands alone.
         raise ConfigError("--users-file", exc.sentence) from None
+
+
+def _read(option: str, path: str, most: int) -> str:
+    """Return the text of the file *path*, which *option* names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return read_file(path, most)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConfigError(option, "cannot read %s: %s" % (path, reason)) from exc

@@ -4,13 +4,13 @@ import json
 from typing import Any, Dict, Optional
 
 from minisocks import announce, console
-from minisocks.access import Access, read_users
+from minisocks.access import Access
+from minisocks.auth import Users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
 from minisocks.negotiate import COMMANDS
 from minisocks.rulelines import COMMANDS as WORDS
-from minisocks.settings import Config
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -25,27 +25,22 @@ def check(chosen: Layered, as_json: bool) -> None:
         ConfigError: a file that they name cannot be used.
         OSError: stdout is closed, or full.
     """
-    rules = Access.of(chosen.config, Hooks()).rules
+    access = Access.of(chosen.config, Hooks())
+    rules = access.rules
     for sentence in rules.oddities():
         console.warn(sentence)
     show = announce.as_data if as_json else announce.as_table
-    _print(show(chosen, rules, _login(chosen.config)), as_json)
+    _print(show(chosen, rules, _login(access.users)), as_json)
 
 
-def _login(config: Config) -> Optional[Dict[str, Any]]:
-    """Return what it costs here to check a password of the file of users; None: nothing.
-
-    Raises:
-        ConfigError: the file cannot be used.
-    """
-    users = read_users(config.users_file) if config.users_file else {}
-    if not users:
+def _login(users: Users) -> Optional[Dict[str, Any]]:
+    """Return what it costs here to check a password of the file of users; None: nothing."""
+    if not users.has_hashes:
         return None
     from minisocks.logincost import seconds_for  # measures it
 
-    # Each costs as much as the dearest: time says nothing about names.
-    iterations = max(known.iterations for known in users.values())
-    return {"iterations": iterations, "seconds": round(seconds_for(iterations), 4)}
+    seconds = round(seconds_for(users.iterations), 4)
+    return {"iterations": users.iterations, "seconds": seconds}
 
 
 def judge_one(

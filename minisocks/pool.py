@@ -81,7 +81,7 @@ class HandlerPool(Turn):
     def open(self) -> int:
         """How many connections there are: those in the loop, and those that hooks hold."""
         with self._changed:  # so that none is missed on its way to a hook
-            return len(self._loop) + sum(self._hooks.values())
+            return len(self._loop) + self.in_hooks
 
     def start(self, servers: Sequence[object]) -> None:
         """Start serving *servers*, each a ``SocksServer`` that listens, in a loop that runs."""

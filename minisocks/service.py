@@ -319,10 +319,10 @@ class Service:
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""
         listen = tuple(
-            "unix:" + os.path.join(self._home, text[5:]) if text.startswith("unix:") else text
+            "unix:" + self._at_home(text[5:]) if text.startswith("unix:") else text
             for text in config.listen
         )
-        log_file = config.log_file and os.path.join(self._home, config.log_file)
+        log_file = config.log_file and self._at_home(config.log_file)
         users_file = config.users_file and self._at_home(config.users_file)
         rule = tuple(with_files(text, self._at_home) for text in config.rule)
         return config._replace(listen=listen, log_file=log_file, users_file=users_file, rule=rule)
