@@ -5,7 +5,9 @@ import os
 
 import pytest
 
+import namespace
 import support
+from instance import Instance
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
 # As if this package were installed, which it need not be for its own tests.
@@ -24,6 +26,31 @@ def target():
     """A target that echoes."""
     with support.FakeTarget() as running:
         yield running
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance, not started."""
+    instance = Instance(tmp_path)
+    yield instance
+    instance.end()
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A namespace with addresses of every kind."""
+    with namespace.made_for_tests() as here:
+        yield here
+
+
+@pytest.fixture
+def here(network):
+    """That namespace, for a test in which the server must log no bug of its own."""
+    network.refusals()
+    network.asked()
+    yield network
+    support.wait_until(lambda: network.connections() == 0, "the end of all connections")
+    assert [] == network.bugs()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from instance import Instance
 from minisocks import Proxy
 from minisocks.access import Access
 from minisocks.client import Client
@@ -27,14 +26,6 @@ from support import (
     socks4,
     socks5,
 )
-
-
-@pytest.fixture
-def instance(tmp_path):
-    """An instance, not started."""
-    instance = Instance(tmp_path)
-    yield instance
-    instance.end()
 
 
 def rep(port, host, target_port):

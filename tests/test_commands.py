@@ -12,7 +12,6 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from instance import Instance
 from minisocks.pidfile import Pidfile
 from minisocks.status import as_prometheus, as_text
 from support import ROOT, TIMEOUT, Talk, closed_port, run_command, wait_until
@@ -33,12 +32,10 @@ sys.exit(main())
 
 
 @pytest.fixture
-def instance(tmp_path):
+def instance(instance):
     """An instance that runs."""
-    instance = Instance(tmp_path)
     assert 0 == instance.start()[0]
-    yield instance
-    instance.end()
+    return instance
 
 
 @pytest.mark.parametrize("name", COMMANDS)

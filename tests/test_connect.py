@@ -354,13 +354,6 @@ def test_a_target_that_does_not_answer(way):
         wait_until(lambda: len(proxy) == 0)
 
 
-@pytest.fixture(scope="module")
-def network():
-    """A network namespace: it has hosts that cannot be reached and clients of all kinds."""
-    with net.made_for_tests() as here:
-        yield here
-
-
 IN_A_NAMESPACE = {
     "no host": (HOST, net.LOOPBACK4, {4: net.NO_HOST4, 6: net.NO_HOST6},
                 {4: b"no-host.test", 6: b"no-host6.test"}),

@@ -7,16 +7,7 @@ import sys
 
 import pytest
 
-from instance import Instance
 from support import ROOT, TIMEOUT, environment, run_command, wait_until
-
-
-@pytest.fixture
-def instance(tmp_path):
-    """An instance, not started."""
-    instance = Instance(tmp_path)
-    yield instance
-    instance.end()
 
 
 def test_it_returns_when_it_serves(instance, target):

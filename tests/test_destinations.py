@@ -94,21 +94,25 @@ def test_full_disk_loses_lines_and_says_so(path):
     log.close()
 
 
-def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
-    """Half a line is ended before the next one begins."""
-    log = LogFile(str(path))
+def full_after(size):
+    """Return what writes to a disk that takes so many bytes, and at the third call has room."""
     real, calls = os.write, []
 
     def write(fd, data):
         calls.append(1)
         if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "full")
-        return real(fd, data[:5] if len(calls) == 1 else data)
+            no_room()
+        return real(fd, data[:size] if len(calls) == 1 else data)
 
-    monkeypatch.setattr(destinations.os, "write", write)
+    return write
+
+
+def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
+    """Half a line is ended before the next one begins."""
+    log, real = LogFile(str(path)), os.write
+    monkeypatch.setattr(destinations.os, "write", full_after(5))
     assert "full" == log.write([(6, "0123456789")])
     assert 1 == log.lost
-    calls.append(1)
     monkeypatch.setattr(destinations.os, "write", lambda fd, data: no_room())
     assert "full" == log.write([(6, "lost")])
     assert 1 == log.lost
@@ -121,15 +125,7 @@ def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
 def test_of_lines_that_are_written_in_part_only_the_others_are_lost(path, monkeypatch):
     """What the disk took is not counted."""
     log = LogFile(str(path))
-    real, calls = os.write, []
-
-    def write(fd, data):
-        calls.append(1)
-        if len(calls) == 2:
-            raise OSError(errno.ENOSPC, "full")
-        return real(fd, data[:9] if len(calls) == 1 else data)
-
-    monkeypatch.setattr(destinations.os, "write", write)
+    monkeypatch.setattr(destinations.os, "write", full_after(9))
     assert "full" == log.write([(6, "one"), (6, "two"), (6, "three"), (6, "four")])
     assert 2 == log.lost
     assert "" == log.write([(6, "next")])

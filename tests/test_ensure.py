@@ -10,7 +10,6 @@ import threading
 
 import pytest
 
-from instance import Instance
 from minisocks import watchdog
 from minisocks.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
 from minisocks.pidfile import Pidfile
@@ -29,14 +28,6 @@ from support import (
     swallow,
     wait_until,
 )
-
-
-@pytest.fixture
-def instance(tmp_path):
-    """An instance, not started."""
-    instance = Instance(tmp_path)
-    yield instance
-    instance.end()
 
 
 def ensure(instance, **kwargs):

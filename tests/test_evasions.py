@@ -9,7 +9,7 @@ import pytest
 
 import namespace as net
 from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
-from support import GREETING, Talk, socks4, socks4a, socks5, wait_until
+from support import GREETING, Talk, socks4, socks4a, socks5
 
 OK, NOT_ALLOWED, HOST = 0, 2, 4
 
@@ -52,23 +52,6 @@ WAYS = {
     "what is not allowed": ["allow to public"],
     "allowed networks": ["allow to 203.0.113.0/24 2000::/3"],
 }
-
-
-@pytest.fixture(scope="module")
-def network():
-    """The namespace."""
-    with net.made_for_tests() as here:
-        yield here
-
-
-@pytest.fixture
-def here(network):
-    """The namespace, for a test in which the server must log no bug of its own."""
-    network.refusals()
-    network.asked()
-    yield network
-    wait_until(lambda: network.connections() == 0, "the end of all connections")
-    assert [] == network.bugs()
 
 
 @pytest.fixture

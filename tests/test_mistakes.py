@@ -105,12 +105,6 @@ class Stage:
         return self.start("-c", str(path), *args, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def network():
-    with net.made_for_tests() as here:
-        yield here
-
-
 @pytest.fixture
 def log():
     """All that the server logs, as long as the test runs."""

@@ -21,7 +21,6 @@ from support import (
     socks4,
     socks4a,
     socks5,
-    wait_until,
 )
 
 OK, NOT_ALLOWED, NETWORK, HOST, REFUSED = 0, 2, 3, 4, 5
@@ -37,23 +36,6 @@ LOCAL_CLIENTS = [net.LOOPBACK4, "127.8.8.8", net.LOOPBACK6]
 PRIVATE_CLIENTS = [net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.LINK_LOCAL4, net.PRIVATE6]
 PUBLIC_CLIENTS = [net.PUBLIC4, net.PUBLIC6]
 EVERY_CLIENT = LOCAL_CLIENTS + PRIVATE_CLIENTS + PUBLIC_CLIENTS
-
-
-@pytest.fixture(scope="module")
-def network():
-    """The namespace."""
-    with net.made_for_tests() as here:
-        yield here
-
-
-@pytest.fixture
-def here(network):
-    """The namespace, for a test in which the server must log no bug of its own."""
-    network.refusals()
-    network.asked()
-    yield network
-    wait_until(lambda: network.connections() == 0, "the end of all connections")
-    assert [] == network.bugs()
 
 
 @pytest.fixture

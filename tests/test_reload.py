@@ -208,12 +208,10 @@ def test_stop_closes_what_a_reload_has_opened(tmp_path):
 
 
 @pytest.fixture
-def instance(tmp_path):
+def instance(instance):
     """An instance that runs in the background."""
-    instance = Instance(tmp_path)
     assert 0 == instance.start()[0]
-    yield instance
-    instance.end()
+    return instance
 
 
 def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):

@@ -10,7 +10,6 @@ import urllib.request
 
 import pytest
 
-from instance import Instance
 from support import TIMEOUT, closed_port, run_command, wait_until
 
 
@@ -18,14 +17,6 @@ def tool(name, package):
     """Return its path; skips where it is not installed."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     return path or pytest.skip("%s not found; install the package %s" % (name, package))
-
-
-@pytest.fixture
-def instance(tmp_path):
-    """An instance, not started."""
-    instance = Instance(tmp_path)
-    yield instance
-    instance.end()
 
 
 RSYSLOG = """
