@@ -142,11 +142,11 @@ def idle(server, port, n, seconds):
     """Memory for each open connection that says nothing."""
     if not server.pid:
         return {}
-    before = server.memory()
+    before = server.own_memory()
     with load("hold", server, port, n, BESIDE) as process:
         next_line(process, "ready")
         time.sleep(CALM)
-        after = server.memory()
+        after = server.own_memory()
         process.send_signal(signal.SIGTERM)
         got = result(process)
     figures = {"failed": got["failed"]}

@@ -107,6 +107,13 @@ class Server(NamedTuple):
         """Return the KiB of memory that its processes have (proportional set size)."""
         return sum(map(pss_kib, tree(self.pid))) if self.pid else 0
 
+    def own_memory(self):
+        """Return the KiB of it that belong to no file.
+
+        Other processes that start or end change a share in a library, but not this.
+        """
+        return sum(pss_kib(pid, "Pss_Anon|Pss") for pid in tree(self.pid)) if self.pid else 0
+
     def switches(self):
         """Return the context switches of all its threads so far."""
         return sum(map(context_switches, tree(self.pid))) if self.pid else 0
@@ -339,10 +346,17 @@ def cpu_seconds(pid):
         return children
 
 
-def pss_kib(pid):
-    """Return the proportional set size of a process, KiB."""
-    found = re.search(r"^Pss:\s+(\d+)", read("/proc/%d/smaps_rollup" % pid), re.M)
-    return int(found.group(1)) if found else 0
+def pss_kib(pid, kinds="Pss"):
+    """Return the proportional set size of a process, KiB: the first of ``kinds`` that is told.
+
+    Before Linux 5.3 there is no "Pss_Anon".
+    """
+    text = read("/proc/%d/smaps_rollup" % pid)
+    for kind in kinds.split("|"):
+        found = re.search(r"^%s:\s+(\d+)" % kind, text, re.M)
+        if found:
+            return int(found.group(1))
+    return 0
 
 
 def context_switches(pid):
