@@ -3,12 +3,13 @@
 from typing import Dict, NamedTuple, Tuple
 
 from minisocks.auth import Users
+from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.machine import is_own_address
 from minisocks.passwords import Hash
 from minisocks.rulelines import Lines, parse_lines, parse_rule
-from minisocks.rules import Rules, in_force
+from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.usersfile import parse
 from minisocks.whereabouts import read_file

@@ -99,7 +99,7 @@ class Connect(Job):
 
     def _resolved(self, outcome: Outcome) -> None:
         self._lookup = None
-        if isinstance(outcome, DialError):
+        if isinstance(outcome, Exception):
             self._refuse(outcome)
             return
         try:

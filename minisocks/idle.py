@@ -37,12 +37,20 @@ class Idle:
         if self._timer is not None:
             self._timer.cancel()
 
+    def count(self) -> int:
+        """Return what grows when something is said."""
+        return self._record.up + self._record.down
+
+    def over(self) -> None:
+        """End what was silent for so long."""
+        self._job.abort("idle")
+
     def _look(self) -> None:
-        now = self._record.up + self._record.down
+        now = self.count()
         is_quiet = now == self._seen and not self._job.is_held_back()
         self._quiet = self._quiet + 1 if is_quiet else 0
         self._seen = now
         if self._quiet < LOOKS:
             self.begin()
         else:
-            self._job.abort("idle")
+            self.over()

@@ -7,8 +7,9 @@ client, with a socket timeout, and never longer than it may.
 
 import socket
 import time
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Type, Union
 
+from minisocks.associate import Associate
 from minisocks.compat import log_bug
 from minisocks.connect import Connect
 from minisocks.errors import (
@@ -34,7 +35,10 @@ READ_BYTES = 4096
 PATIENCE_SECONDS = 0.02
 
 #: Who carries out which CMD.
-COMMANDS: Dict[int, Type[Connect]] = {Cmd.CONNECT: Connect}
+COMMANDS: Dict[int, Type[Union[Associate, Connect]]] = {
+    Cmd.CONNECT: Connect,
+    Cmd.UDP_ASSOCIATE: Associate,
+}
 
 
 class Turn:
@@ -165,7 +169,10 @@ def _consider(session: Session, request: Request) -> None:
     client.user = request.user
     session.asked(request)
     _demand_still(session, request.user)
-    rules.foresee(client, request.ver, request.cmd, request.dst).demand()
+    if request.cmd == Cmd.UDP_ASSOCIATE:
+        rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
+    else:
+        rules.foresee(client, request.ver, request.cmd, request.dst).demand()
     if request.cmd not in COMMANDS:
         raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
     # First: nobody is to be shed for who is refused anyway.

@@ -334,9 +334,11 @@ class Proxy:
 
     def _make_run(self) -> Run:
         journal = Journal(self._keep_records, self._hooks.on_connection)
-        resolver, resolve = self._resolver, self._hooks.resolve
-        if resolve is not None:
-            resolver = Resolver(getaddrinfo_of(resolve), waits_when_closed=True)
+        resolver, hooks = self._resolver, self._hooks
+        if hooks.resolve is not None:
+            resolver = Resolver(getaddrinfo_of(hooks.resolve), waits_when_closed=True)
+        elif hooks.authorize is not None and resolver is None:
+            resolver = Resolver(waits_when_closed=True)  # it is asked there about datagrams
         services = Services(self.config, resolver, self._hooks, journal)
         services.session_type = self.session_type
         return Run(services, journal, closes_resolver=self._resolver is None)

@@ -14,7 +14,7 @@ from minisocks.flow import Flow
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.relay import Pair
 
-__all__ = ["Bucket", "RatedPair", "Rates", "Share"]
+__all__ = ["Bucket", "Lane", "RatedPair", "Rates", "Share", "Throttle"]
 
 #: What a bucket holds: so many seconds' worth, in which a loop that is late catches up...
 DEPTH_SECONDS = 0.1
@@ -77,24 +77,27 @@ class _RatedFlow(Flow):
         return not self.waits and super().wants_read()
 
 
-class _Lane:
-    """One direction of a client: its bucket, and the flows that wait for it, in turn."""
+class Lane:
+    """One direction of a client: its bucket, and who waits for it, in turn.
+
+    Who waits is a job with ``take_turn``, and one of its directions that ``waits``.
+    """
 
     def __init__(self, loop: Loop, job: Job, rate: int) -> None:
         self._loop = loop
         self._job = job
         self.bucket = Bucket(rate)
-        self._waiting: Deque[Tuple[RatedPair, _RatedFlow]] = collections.deque()
+        self._waiting: Deque[Tuple[Any, Any]] = collections.deque()
         self._timer: Optional[Timer] = None
 
     def available(self) -> int:
         """Return how much may be read by who has no turn: nothing if others wait for theirs."""
         return 0 if self._waiting else self.bucket.available()
 
-    def wait(self, pair: "RatedPair", flow: _RatedFlow) -> None:
-        """Have *flow* be read again when its turn comes."""
+    def wait(self, job: Any, flow: Any) -> None:
+        """Have *flow* of *job* be read again when its turn comes."""
         flow.waits = True
-        self._waiting.append((pair, flow))
+        self._waiting.append((job, flow))
         if self._timer is None:
             self._start_timer()
 
@@ -121,12 +124,12 @@ class _Lane:
         self._timer = None
         left = self.bucket.available()
         while self._waiting and left > 0:
-            pair, flow = self._waiting.popleft()
+            job, flow = self._waiting.popleft()
             if flow.waits:
                 flow.waits = False
                 left -= BUFFER_BYTES
-                # Each by itself: what fails there is that pair's own.
-                self._loop.call_soon(pair, pair.take_turn, flow)
+                # Each by itself: what fails there is that job's own.
+                self._loop.call_soon(job, job.take_turn, flow)
         if self._waiting:
             self._start_timer()
 
@@ -141,8 +144,8 @@ class Throttle(Job):
         self.pairs = 0
         #: Whether it is seen to already that it ends.
         self.is_ending = False
-        self.up = _Lane(loop, self, rate)
-        self.down = _Lane(loop, self, rate)
+        self.up = Lane(loop, self, rate)
+        self.down = Lane(loop, self, rate)
 
     def begin(self) -> None:
         """Nothing is to be done before a pair says so."""
@@ -278,7 +281,7 @@ class RatedPair(Pair):
             lane = self._lane(flow)
             self._read(flow, lane, lane.available())
 
-    def _read(self, flow: _RatedFlow, lane: _Lane, most: int) -> None:
+    def _read(self, flow: _RatedFlow, lane: Lane, most: int) -> None:
         """Read once, at most so much, and send what that gave; wait if no more may be read."""
         if most and flow is self._up and self._early:
             size = min(most, len(self._early))
@@ -303,7 +306,7 @@ class RatedPair(Pair):
         if flow.wants_read() and (has_more or not lane.available()):
             lane.wait(self, flow)
 
-    def _lane(self, flow: Flow) -> _Lane:
+    def _lane(self, flow: Flow) -> Lane:
         assert self._throttle is not None
         return self._throttle.up if flow is self._up else self._throttle.down
 

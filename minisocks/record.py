@@ -8,7 +8,7 @@ from minisocks.client import Client
 from minisocks.handshake import Request
 from minisocks.wire import Cmd, Rep, as_text, quoted
 
-__all__ = ["LIMIT_ENDS", "Record", "Witness", "access_log"]
+__all__ = ["LIMIT_ENDS", "Datagrams", "Drop", "Record", "Witness", "access_log"]
 
 access_log = logging.getLogger("minisocks.access")
 
@@ -32,6 +32,53 @@ class Witness:
 _NOBODY = Witness()
 
 
+class Drop:
+    """Why a datagram was dropped, as the log says it."""
+
+    #: Not from the client's address, or not from the port it sends from.
+    STRANGER = "stranger"
+    MALFORMED = "malformed"
+    #: Of a sequence that never became whole.
+    FRAGMENTS = "fragments"
+    #: By a rule, or by the program's hook.
+    DENIED = "denied"
+    #: A name that cannot be resolved.
+    NO_ADDRESS = "no address"
+    #: From somebody that the client has not written to.
+    UNASKED = "unasked"
+    TOO_LARGE = "too large"
+    #: The network takes no more just now, or too many wait already.
+    NO_ROOM = "no room"
+    #: There is no way to its target, or no descriptor.
+    NOT_SENT = "not sent"
+
+
+class Datagrams:
+    """How many datagrams an association has relayed, and dropped.
+
+    Attributes:
+        up: relayed from the client to targets.
+        down: relayed from targets to the client.
+        drops: those of both directions that were dropped, by why.
+    """
+
+    __slots__ = ("down", "drops", "up")
+
+    def __init__(self) -> None:
+        self.up = self.down = 0
+        self.drops: Dict[str, int] = {}
+
+    def drop(self, why: str, count: int = 1) -> None:
+        """Count so many that are dropped.  Loop thread."""
+        if count:
+            self.drops[why] = self.drops.get(why, 0) + count
+
+    def __str__(self) -> str:
+        text = "datagrams_up=%d datagrams_down=%d" % (self.up, self.down)
+        drops = ", ".join("%s: %d" % item for item in sorted(self.drops.copy().items()))
+        return "%s drops=%r" % (text, drops) if drops else text
+
+
 class Record:
     """The story of one connection, written down as it happens.
 
@@ -45,9 +92,11 @@ class Record:
         client: the ``Client``: its address, and what is known of it.
         rep: the ``Rep`` that the client is told (RFC 1928 section 6; to a
             SOCKS4 client 90 or 91), None before that and where none is told.
-        via: the IP address that was connected to, as text; None before that.
+        via: the IP address that was connected to, as text; None before that.  Of UDP
+            the address and port that the client's datagrams are taken at.
         up: bytes relayed from client to target, so far.
         down: bytes relayed from target to client, so far.
+        datagrams: of UDP: the ``Datagrams`` relayed and dropped so far; else None.
         end: None while it lives; then ``client-fin``, ``target-fin``,
             ``client-reset``, ``target-reset``, ``client-lost``, ``target-lost``
             (who ended it, and how), ``idle`` (nobody said anything for so long),
@@ -65,6 +114,7 @@ class Record:
         "_witness",
         "client",
         "counted_by",
+        "datagrams",
         "down",
         "end",
         "id",
@@ -82,6 +132,7 @@ class Record:
         self.rep: Optional[Rep] = None
         self.via: Optional[str] = None
         self.up = self.down = 0
+        self.datagrams: Optional[Datagrams] = None
         self.end: Optional[str] = None
         self.why = ""
         self._witness = witness
@@ -142,6 +193,9 @@ class Record:
             "rep": self.rep.phrase if self.rep is not None else None,
             "up": self.up,
             "down": self.down,
+            "datagrams_up": self.datagrams.up if self.datagrams else None,
+            "datagrams_down": self.datagrams.down if self.datagrams else None,
+            "drops": self.datagrams.drops.copy() or None if self.datagrams else None,
             "seconds": round(self.seconds, 3),
             "end": self.end,
             "why": self.why,
@@ -185,6 +239,8 @@ class Record:
             words.append("rep=%r" % self.rep.phrase)
         if self.via is not None:
             words.append("up=%dB down=%dB" % (self.up, self.down))
+        if self.datagrams is not None:
+            words.append(str(self.datagrams))
         words.append("secs=%.3f" % self.seconds)
         if self.end is not None:
             words.append("end=%s" % self.end)

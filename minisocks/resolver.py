@@ -26,7 +26,7 @@ from typing import (
 )
 
 from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
-from minisocks.errors import DialError
+from minisocks.errors import DialError, HandshakeError
 from minisocks.wire import Atyp, Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
@@ -34,7 +34,8 @@ __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
 #: Family and what ``connect`` takes.
 Sockaddr = Tuple[int, Any]
 
-Outcome = Union[List[Sockaddr], DialError]
+#: Of a lookup.  ``HandshakeError``: what was asked first says no.
+Outcome = Union[List[Sockaddr], DialError, HandshakeError]
 
 MAX_THREADS = 16
 #: Names that may wait for a thread. Each costs one descriptor of a client anyway.
@@ -105,7 +106,7 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
 class Lookup:
     """One name being looked up.  ``cancel`` it when nobody waits any more."""
 
-    __slots__ = ("callback", "client", "host", "port")
+    __slots__ = ("callback", "client", "first", "host", "port")
 
     def __init__(
         self,
@@ -113,9 +114,11 @@ class Lookup:
         port: int,
         callback: Callable[[Outcome], None],
         client: Optional[Hashable] = None,
+        first: Optional[Callable[[], None]] = None,
     ) -> None:
         self.host = host
         self.port = port
+        self.first = first
         self.client = client
         self.callback: Optional[Callable[[Outcome], None]] = callback
 
@@ -228,6 +231,7 @@ class Resolver:
         port: int,
         callback: Callable[[Outcome], None],
         client: Optional[Hashable] = None,
+        first: Optional[Callable[[], None]] = None,
     ) -> Lookup:
         """Look *host* up; *callback* gets the addresses or the error.
 
@@ -236,11 +240,13 @@ class Resolver:
         Args:
             client: who is to have no more than a share; all with None are one client, and
                 it has no bound.
+            first: called before, in that thread; it may take long, and raises a
+                ``HandshakeError`` if nothing is to be looked up.
 
         Raises:
             DialError: no thread can take it now, nor soon (REP 01).
         """
-        lookup = Lookup(host, port, callback, client)
+        lookup = Lookup(host, port, callback, client, first)
         with self._changed:
             self._check_room(client)
             self._waiting.add(lookup)
@@ -364,8 +370,13 @@ class Resolver:
 
     def _resolve(self, lookup: Lookup) -> Outcome:
         try:
+            if lookup.first is not None:
+                lookup.first()
+                found = numeric_addresses(lookup.host, lookup.port)
+                if found:
+                    return found
             return look_up(self._getaddrinfo, lookup.host, lookup.port)
-        except DialError as exc:
+        except (DialError, HandshakeError) as exc:
             return exc
         except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
             log_bug("looking %s up failed", quoted(lookup.host))

@@ -5,29 +5,19 @@ What no rule matches is denied.  Pure decisions; no I/O.
 ``Rules`` is asked twice about each request: before anything is resolved, and about each
 address that the target has.  The address that passed is the address connected to, so a name
 that resolves differently the second time gains nothing.
-
-In force are the rules of the settings and some built in, "safe, not closed":
-
-* A client from elsewhere does not reach this host's loopback, link-local, metadata and
-  unspecified addresses in any form; a client from a public address, no private networks.
-  These two rules stand before the first one that allows without naming addresses in ``to``;
-  so a rule opens what it names.
-* Without rules of the settings: only clients on this host may come in, or, if there are users,
-  whoever has a password.  ``allow_lan`` lets private networks in too, ``open`` everybody.
-* Where there are users, a rule that allows and does not speak of users means those who have
-  given a password; ``user none`` takes others.
 """
 
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.client import Client
+from minisocks.defaults import ALL, FROM_LAN
 from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
 from minisocks.places import Forms, IsOwn, Places, forms_of, named_set
-from minisocks.rulelines import Rule, parse_rule
-from minisocks.wire import Address, Atyp, Method, quoted, text_ip
+from minisocks.rulelines import Rule
+from minisocks.wire import Address, Atyp, Cmd, Method, quoted, text_ip
 
-__all__ = ["Decision", "Rules", "in_force"]
+__all__ = ["Decision", "Rules"]
 
 #: Of so many client addresses it is remembered which rules are about them.
 MAX_SOURCES = 1024
@@ -56,53 +46,6 @@ class Decision(NamedTuple):
 _NOT_YET = Decision(True)
 
 
-def _built_in(text: str) -> Rule:
-    return parse_rule(text, lambda path: ([], []))._replace(is_built_in=True)
-
-
-_OURS = _built_in(
-    "deny from remote to loopback unspecified linklocal metadata localhost .localhost"
-)
-_INSIDE = _built_in("deny from public to private")
-_FROM_HERE = _built_in("allow from loopback")
-_FROM_LAN = _built_in("allow from loopback private linklocal")
-_WITH_PASSWORD = _built_in("allow user any")
-_ALL = _built_in("allow")
-
-
-def in_force(
-    own: Sequence[Rule], has_users: bool = False, allow_lan: bool = False, open: bool = False
-) -> List[Rule]:
-    """Return the rules in their order, given those of the settings."""
-    rules = [_with_user(rule) if has_users else rule for rule in own]
-    place = next((i for i, rule in enumerate(rules) if _opens_all(rule)), len(rules))
-    rules[place:place] = [_OURS, _INSIDE]
-    if not own:
-        rules.append(_WITH_PASSWORD if has_users else _FROM_HERE)
-    if allow_lan:
-        rules.append(_FROM_LAN)
-    if open:
-        rules.append(_ALL)
-    return rules
-
-
-def _with_user(rule: Rule) -> Rule:
-    if not rule.allows or rule.users is not None:
-        return rule
-    return rule._replace(users=frozenset(), any_user=True, text=rule.text + " user any")
-
-
-def _opens_all(rule: Rule) -> bool:
-    """Return whether *rule* allows addresses that it does not name: a name may have any."""
-    targets = rule.targets
-    return rule.allows and (
-        targets is None
-        or bool(targets.names)
-        or not targets.has_addresses
-        or targets.has_everything  # 0.0.0.0/0 is how others write "anywhere"
-    )
-
-
 def _nothing_is_ours(ip: bytes) -> bool:
     return False
 
@@ -128,7 +71,7 @@ class Rules:
     """The decisions of one proxy.  Immutable; any thread.
 
     Args:
-        rules: as ``in_force`` returns them.
+        rules: as ``defaults.in_force`` returns them.
         has_users: whether somebody has a password.
         is_own: says of the bytes of an address whether it is this host's, now; for ``self``.
     """
@@ -191,6 +134,28 @@ class Rules:
         if may_be_allowed or (number and self.rules[number - 1].allows):
             return _NOT_YET
         return Decision(False, self._refusal(client, number, dst, None), number)
+
+    def foresee_any(self, client: Client, ver: int, cmd: int) -> Decision:
+        """Decide whether there may be any target at all that *client* may reach by *cmd*."""
+        if not self.lets_in(client):
+            return Decision(False, self._shut_out(client))
+        for row in self._rows_for(client.ip):
+            if row.commands is not None and cmd not in row.commands:
+                continue
+            if row.versions is not None and ver not in row.versions:
+                continue
+            if row.users is not None and not _has_user(row.users, row.any_user, client.user):
+                continue
+            if row.sources is not None and not _matches(
+                row.sources, forms_of(client.ip), row.allows, self._is_own
+            ):
+                continue
+            if row.allows:
+                return _NOT_YET
+            if row.targets is None and row.ports is None:
+                text = "rule %d denies %s to %s" % (row.number, Cmd(cmd).name, self._whom(client))
+                return Decision(False, text, row.number)
+        return Decision(False, "no rule allows %s to %s" % (Cmd(cmd).name, self._whom(client)))
 
     def decide(self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes) -> Decision:
         """Decide about an address that the target *dst* has: 4 or 16 bytes."""
@@ -296,7 +261,7 @@ class Rules:
             named = rule.users is not None and (rule.users or rule.any_user)
             if named and not self.has_users:
                 found.append("rule %d never matches: it wants a user, and there are none" % number)
-            if number < len(self.rules) and rule[2:] == _ALL[2:-1] + (rule.is_built_in,):
+            if number < len(self.rules) and rule[2:] == ALL[2:-1] + (rule.is_built_in,):
                 found.append("the rules behind rule %d are never asked: it matches all" % number)
         return found
 
@@ -305,14 +270,14 @@ class Rules:
         allowing = [rule for rule in self.rules if rule.allows]
         if self.has_own:
             return "whom the rules allow (minisocks check shows them)"
-        if _ALL in allowing:
+        if ALL in allowing:
             return "any client, without a password (--open)"
         who = "clients on this host (by loopback)"
-        if _FROM_LAN in allowing:
+        if FROM_LAN in allowing:
             who += " and on private networks (--allow-lan)"
         if not self.has_users:
             return who + ", without a password"
-        if _FROM_LAN not in allowing:
+        if FROM_LAN not in allowing:
             return "any client that has a password"
         return who + " without a password, any other client with one"
 

@@ -15,6 +15,7 @@ from minisocks.client import Client, neighbourhood
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
 from minisocks.errors import LimitReached, NotSocks, Probe
+from minisocks.exchange import Exchange
 from minisocks.handshake import Event, Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.idle import Idle
@@ -59,6 +60,8 @@ class Services:
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop)
         self.logins = Logins(self.loop)
+        #: What those share who relay datagrams.
+        self.exchange = Exchange(self.loop)
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(config, road, access)
@@ -83,6 +86,7 @@ class Services:
         self.porch.room = config.max_handshakes
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
+        self.exchange.change(config)
 
 
 def _no_pool(*args: Any) -> None:

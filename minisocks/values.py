@@ -8,11 +8,13 @@ from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 
 __all__ = [
     "ListenAddress",
+    "PortRange",
+    "check_address",
     "check_interface",
     "check_log_format",
     "check_path",
+    "check_ports",
     "check_preference",
-    "check_source",
     "check_syslog",
     "check_user",
     "encode",
@@ -168,21 +170,60 @@ def check_preference(text: str) -> None:
         raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
 
 
-def check_source(text: str) -> None:
-    """Accept an IPv4 or IPv6 address.
+def check_address(option: str) -> Callable[[str], None]:
+    """Return what accepts the IPv4 or IPv6 address of a host, for *option*.
 
-    Raises:
-        ConfigError: it is none, or one that no packet can come from.
+    It raises ``ConfigError``: it is none, or one that no packet can come from.
     """
-    ip = packed_ip(text)
-    if ip is None or "%" in text:
-        raise ConfigError("--source", "%r is no address; write one that this host has" % text)
-    if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
-        raise ConfigError("--source", "%r is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
-    if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:
-        raise ConfigError("--source", "%r is no address of a host" % text)
-    if not any(ip):
-        raise ConfigError("--source", "%r is every address; leave it out to mean that" % text)
+
+    def check(text: str) -> None:
+        ip = packed_ip(text)
+        if ip is None or "%" in text:
+            raise ConfigError(option, "%r is no address; write one as 192.0.2.1" % text)
+        if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
+            raise ConfigError(option, "%r is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
+        if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:
+            raise ConfigError(option, "%r is no address of a host" % text)
+        if not any(ip):
+            raise ConfigError(option, "%r is every address; leave it out to mean that" % text)
+
+    return check
+
+
+class PortRange(NamedTuple):
+    """Ports from ``low`` to ``high``, both included."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, option: str, text: str) -> "PortRange":
+        """Parse A-B, or one port.
+
+        Raises:
+            ConfigError: it is no range of ports, for *option*.
+        """
+        first, dash, last = text.partition("-")
+        last = last if dash else first
+        if not (is_port(first) and is_port(last) and 0 < int(first) <= int(last)):
+            raise ConfigError(option, "%.40r is no range of ports; write it as 40000-40999" % text)
+        return cls(int(first), int(last))
+
+    def __str__(self) -> str:
+        return "%d-%d" % self
+
+
+def check_ports(option: str) -> Callable[[str], None]:
+    """Return what accepts a range of ports, or nothing, for *option*.
+
+    It raises ``ConfigError``: it is no such range.
+    """
+
+    def check(text: str) -> None:
+        if text:
+            PortRange.parse(option, text)
+
+    return check
 
 
 def check_interface(text: str) -> None:

@@ -9,11 +9,12 @@ import pytest
 from minisocks import Proxy
 from minisocks.access import Access
 from minisocks.client import Client
+from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.machine import is_own_address
 from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules, in_force
+from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 from support import (

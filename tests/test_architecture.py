@@ -32,9 +32,12 @@ ABOVE = """
     server
     pool listener
     doors lobby negotiate
-    connect login
+    associate connect login
+    rated
+    association
+    routes
     session
-    access
+    access exchange
     logins
     guests
     auth
@@ -42,7 +45,7 @@ ABOVE = """
     dialer journal
     road
     resolver reporter
-    memory rate
+    memory rate ports
     lingering relay errand
     census delivery flow idle
     loop record deriver
@@ -52,10 +55,11 @@ ABOVE = """
 
 #: No socket objects, threads, clock or log from here on.
 BELOW = """
-    handshake
+    datagram fragments handshake
     layers
     rules
     settings sniff socks4 socks5
+    defaults rows
     rulelines
     setting usersfile
     inifile passwords penalties places values

@@ -190,7 +190,7 @@ def test_output_that_cannot_be_written():
 # Rules
 
 
-OURS = "deny from remote to loopback unspecified linklocal metadata localhost .localhost"
+OURS = "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
 MINE = "allow from 10.0.0.0/8 to 10.0.0.0/8 public user none"
 RULES = """[minisocks]
 listen = 0

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.client import Client
+from minisocks.defaults import in_force
 from minisocks.resolver import numeric_addresses
 from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules, in_force
+from minisocks.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip
 
 NONE, PASSWORD = Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD
@@ -335,7 +336,7 @@ def rules(*texts, **kwargs):
     return Rules(in_force(own, **kwargs), has_users)
 
 
-OURS = "deny from remote to loopback unspecified linklocal metadata localhost .localhost"
+OURS = "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
 INSIDE_OF = "deny from public to private"
 
 

@@ -1,0 +1,103 @@
+"""UDP ASSOCIATE: from a request to an association, or to the reply that says why not."""
+
+import socket
+
+from minisocks.association import Association
+from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
+from minisocks.handshake import Request
+from minisocks.loop import Job
+from minisocks.ports import address_of, public_address, unmapped
+from minisocks.rate import Share
+from minisocks.rated import RatedAssociation
+from minisocks.session import Session
+from minisocks.wire import Address, Atyp, packed_ip
+
+__all__ = ["Associate"]
+
+
+class Associate(Job):
+    """One UDP ASSOCIATE, which waits for nothing; a job, since all it touches is the loop's."""
+
+    counts = False
+    __slots__ = ("_request", "_session")
+
+    def __init__(self, session: Session, request: Request) -> None:
+        self._session = session
+        self._request = request
+
+    def start(self) -> None:
+        """Have the loop carry it out.  Thread: the loop's, or a handler's.
+
+        Raises:
+            UnsupportedCommand: by a unix socket; the session still is the caller's.
+        """
+        if not self._session.client.ip:
+            # Datagrams would come from an address, and anybody on this host has that.
+            raise UnsupportedCommand("UDP needs a client that has an IP address: no unix socket")
+        self._session.services.loop.submit(self)
+
+    def begin(self) -> None:
+        """Open the relay socket, say where it is, and relay."""
+        session = self._session
+        session.services.loop.done(self)
+        try:
+            self._associate()
+        except (HandshakeError, DialError) as exc:
+            session.refuse(exc)
+        except OSError as exc:
+            session.gone(exc)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Never called: it watches nothing."""
+
+    def abort(self, why: str) -> None:
+        """Close; the proxy ends, or this is our bug."""
+        self._session.abort(why)
+
+    def _associate(self) -> None:
+        """Do all of it.
+
+        Raises:
+            HandshakeError, DialError: there can be no association.
+            OSError: the client has left.
+        """
+        session = self._session
+        services, client, record = session.services, session.client, session.record
+        exchange = services.exchange
+        exchange.check_room(client)
+        relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
+        place = relay.getsockname()
+        try:
+            port = _expected_port(self._request.dst, client.ip)
+            if port:
+                relay.connect((client.host.partition("%")[0], port) + place[2:])
+            told = public_address(services.config, ip, client.is_local)
+            record.granted(str(address_of(ip, place[1])))
+            session.send(session.talk.success(told, place[1]))
+        except BaseException:
+            exchange.ports.closed(ip, place[1])
+            services.loop.close_later(relay)
+            raise
+        association = _association(session, relay, ip, port)
+        exchange.enter(association, client)
+        services.loop.submit(association)
+
+
+def _association(session: Session, relay: socket.socket, ip: bytes, port: int) -> Association:
+    services, client, rate = session.services, session.client, session.services.config.rate
+    if rate is None:
+        return Association(services, session.record, session.sock, relay, ip, port)
+    share = Share(services.rates, client, rate)
+    return RatedAssociation(services, session.record, session.sock, relay, ip, port, share)
+
+
+def _expected_port(dst: Address, client_ip: bytes) -> int:
+    """Return the port that the client says that it will send from; 0: none.
+
+    Some name their target instead, or an address that a NAT has changed on the way; so a
+    port counts only with no address, or with the one that we see.
+    """
+    ip = packed_ip(dst.name) if dst.atyp != Atyp.DOMAINNAME else b""
+    if not ip:
+        return 0
+    return dst.port if not any(ip) or unmapped(ip) == client_ip else 0

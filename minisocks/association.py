@@ -1,0 +1,348 @@
+"""Associations: datagrams both ways between a client and its targets (RFC 1928 section 7).
+
+Lives in the loop, beside the pairs.  Never blocks, and keeps no datagram but those that
+wait for a name or for the rest of their fragments: what cannot be sent is dropped, and
+counted.  Nothing that a datagram says or causes ends it; its TCP connection does, at once.
+
+The fast path is ``_from_client`` and ``_from_target``: a datagram whose header is known
+is read into the loop's one buffer and sent from there, two system calls and a look into a
+dict.
+"""
+
+import socket
+from typing import Any, Dict, Optional
+
+from minisocks.compat import READ, close_quietly, unblock
+from minisocks.datagram import decode_header
+from minisocks.errors import HandshakeError
+from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
+from minisocks.idle import Idle
+from minisocks.loop import BUFFER_BYTES, Job, Timer
+from minisocks.ports import unmapped
+from minisocks.record import Datagrams, Drop, Record
+from minisocks.routes import NotSent, Routes, drop_of
+from minisocks.session import Services
+from minisocks.wire import Atyp, packed_ip
+
+__all__ = ["Association"]
+
+#: So many datagrams of a socket are moved in a turn.  One alone made a datagram half as
+#: dear again (scripts/bench/peers, udp).
+BATCH = 8
+#: RSV, FRAG, ATYP, an address and a port.
+HEADER4_BYTES, HEADER6_BYTES = 10, 22
+#: By how many bytes an address has.
+HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES}
+
+#: Made non-blocking with the same system call, where that can be.
+_KIND = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+class Association(Job):
+    """A client's relay socket, the sockets to its targets, and its TCP connection.
+
+    ::
+
+        client <-> relay    on the address that the client reached; once the client has
+                            written, connected to it, so that the kernel lets nobody else in
+               <-> targets  one socket for each family, opened when it is needed
+
+    Args:
+        control: the client's TCP connection, which the loop watches for ``READ``.
+        relay: bound, does not block, is the association's from now on.
+        ip: where it is bound to.
+        port: where the client will send from; 0: its first datagram tells.
+    """
+
+    __slots__ = (
+        "_control",
+        "_counts",
+        "_ip",
+        "_loop",
+        "_peer",
+        "_port",
+        "_reassembly",
+        "_record",
+        "_relay",
+        "_relay_fd",
+        "_routes",
+        "_services",
+        "_targets",
+        "_timer",
+        "idle",
+    )
+
+    #: Datagrams of a socket in one turn.
+    batch = BATCH
+
+    def __init__(
+        self,
+        services: Services,
+        record: Record,
+        control: socket.socket,
+        relay: socket.socket,
+        ip: bytes,
+        port: int,
+    ) -> None:
+        self._services = services
+        self._loop = services.loop
+        self._record = record
+        self._counts = record.datagrams = Datagrams()
+        self._control = control
+        self._relay = relay
+        self._relay_fd = relay.fileno()
+        self._ip = ip
+        self._port = port
+        #: The sockaddr that datagrams come from; None before the first.
+        self._peer: Any = None
+        # Most are idle, and have none of these.
+        self._routes: Optional[Routes] = None
+        self._targets: Dict[int, socket.socket] = {}
+        self._reassembly: Optional[Reassembly] = None
+        self._timer: Optional[Timer] = None
+        #: What closes the sockets to targets when nothing is said for long.
+        self.idle: Optional[TargetsIdle] = None
+
+    def begin(self) -> None:
+        """Relay from now on."""
+        unblock(self._control)
+        self._loop.watch(self._control.fileno(), READ, self)
+        self._loop.watch(self._relay_fd, READ, self)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Move some datagrams, or see whether the client's connection has ended."""
+        if fd == self._relay_fd:
+            self._from_client()
+        elif fd == self._control.fileno():
+            self._hear_control()
+        else:
+            for size, sock in self._targets.items():
+                if sock.fileno() == fd:
+                    self._from_target(sock, HEADER_BYTES[size])
+                    return
+
+    def abort(self, why: str) -> None:
+        """Close everything."""
+        loop, record = self._loop, self._record
+        if record.end is not None:
+            return
+        self.free_targets()
+        if self._reassembly is not None:
+            self._abandon()
+            self._counts.drop(Drop.FRAGMENTS, self._reassembly.lost)
+        exchange, client = self._services.exchange, record.client
+        exchange.leave(self, client)
+        try:
+            exchange.ports.closed(self._ip, self._relay.getsockname()[1])
+        except OSError:
+            pass  # somebody else has closed it
+        loop.close_later(self._relay)
+        loop.close_later(self._control)
+        record.finish(why)
+        loop.done(self)
+
+    def forget(self) -> None:
+        """Ask about each target again: rules have changed."""
+        if self._routes is not None:
+            self._routes.forget_decisions()
+
+    def free_targets(self) -> None:
+        """Close the sockets to targets; the next datagram opens one again."""
+        if self._routes is not None:
+            self._routes.forget()
+        for sock in self._targets.values():
+            self._loop.close_later(sock)
+        self._targets = {}
+        if self.idle is not None:
+            self.idle.cancel()
+            self.idle = None
+
+    # From the client
+
+    def _from_client(self) -> None:
+        """Send on what the client has written."""
+        relay, record, buffer = self._relay, self._record, self._loop.buffer
+        routes, counts = self._routes or self._make_routes(), self._counts
+        ways = routes.ways
+        for _ in range(self.batch):
+            try:
+                size, peer = relay.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # news of what was sent to a client that is not there: its matter
+            if peer != self._peer and not self._is_client(peer):
+                self._counts.drop(Drop.STRANGER)
+                continue
+            atyp = buffer[3]
+            if atyp == Atyp.IPV4:
+                start = HEADER4_BYTES
+            else:
+                start = HEADER6_BYTES if atyp == Atyp.IPV6 else buffer[4] + 7
+            # What is behind a short one in the buffer is of another.
+            way = ways.get(bytes(buffer[:start])) if size >= start else None
+            if way is None:
+                self._sort(bytes(buffer[:size]))
+                continue
+            try:
+                record.up += way[0](buffer[start:size], way[1])
+            except OSError as exc:
+                self._counts.drop(drop_of(exc))
+            else:
+                counts.up += 1
+
+    def _is_client(self, peer: Any) -> bool:
+        """Return whether a datagram from *peer* is the client's; if it is the first, it tells."""
+        ip = unmapped(packed_ip(peer[0]) or b"")
+        if ip != self._record.client.ip or peer[1] != (self._port or peer[1]):
+            return False
+        if self._peer is not None:
+            return False
+        self._peer, self._port = peer, peer[1]
+        try:
+            self._relay.connect(peer)
+        except OSError:
+            pass  # then it is us alone who let nobody else in
+        return True
+
+    def _sort(self, data: bytes) -> None:
+        """Deal with a datagram that is odd, a fragment, or for who is not known yet."""
+        try:
+            header = decode_header(data)
+        except HandshakeError:
+            self._counts.drop(Drop.MALFORMED)
+            return
+        key = b"\0\0\0" + data[3 : header.size]
+        rest: Optional[bytes] = data[header.size :]
+        if header.frag:
+            rest = self._put_together(header.frag, key, data[header.size :])
+        if rest is not None:
+            assert self._routes is not None
+            self._routes.send(key, header.dst, rest)
+
+    def _put_together(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
+        """Return a whole datagram, if this was its last fragment."""
+        queue = self._reassembly
+        if queue is None:
+            queue = self._reassembly = Reassembly()
+        exchange, client, before = self._services.exchange, self._record.client, queue.held
+        whole = queue.add(frag, key, data)
+        exchange.release(client, before)
+        if not exchange.hold(client, queue.held):
+            queue.abandon()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if queue:
+            self._timer = self._loop.call_later(REASSEMBLY_SECONDS, self, self._abandon)
+        return whole
+
+    def _abandon(self) -> None:
+        """Forget fragments whose rest does not come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        queue = self._reassembly
+        if queue is not None and queue:
+            self._services.exchange.release(self._record.client, queue.held)
+            queue.abandon()
+
+    # From targets
+
+    def _from_target(self, sock: socket.socket, start: int) -> None:
+        """Send the client what targets have written; *start* is how long its header will be."""
+        assert self._routes is not None
+        relay, record, buffer = self._relay, self._record, self._loop.buffer
+        headers, counts, space = self._routes.headers, self._counts, buffer[start:]
+        for _ in range(self.batch):
+            try:
+                size, source = sock.recvfrom_into(space)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # news of what was sent to a target that is not there
+            header = headers.get(source) or self._routes.header_of(source)
+            if header is None:
+                continue
+            buffer[:start] = header
+            try:
+                count = self._send_client(relay, buffer[: start + size])
+            except OSError as exc:
+                self._counts.drop(drop_of(exc))
+            else:
+                record.down += count - start
+                counts.down += 1
+
+    def _send_client(self, relay: socket.socket, data: Any) -> int:
+        if len(data) >= BUFFER_BYTES:
+            raise NotSent(Drop.TOO_LARGE)  # it may have been cut off to fit
+        try:
+            return relay.send(data)
+        except ConnectionRefusedError:
+            # That one before it has not arrived: this one has not been sent yet.
+            return relay.send(data)
+
+    def socket_for(self, size: int) -> socket.socket:
+        """Return the socket for targets whose address has 4 or 16 bytes.
+
+        Raises:
+            OSError: there can be none.
+        """
+        sock = self._targets.get(size)
+        if sock is not None:
+            return sock
+        services = self._services
+        family = socket.AF_INET if size == 4 else socket.AF_INET6
+        sock = socket.socket(family, _KIND)
+        try:
+            sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            services.road.prepare(sock)
+            self._loop.watch(sock.fileno(), READ, self)
+        except BaseException:
+            close_quietly(sock)
+            raise
+        self._targets[size] = sock
+        seconds = services.config.idle_timeout
+        if seconds is not None and self.idle is None:
+            self.idle = TargetsIdle(self._loop, self, self._record, seconds)
+            self.idle.begin()
+        return sock
+
+    def _make_routes(self) -> Routes:
+        self._routes = Routes(
+            self._services, self._record, self._counts, self, self.socket_for
+        )
+        return self._routes
+
+    def _hear_control(self) -> None:
+        """Discard what the client says by TCP, which means nothing; its end ends all."""
+        try:
+            if self._control.recv_into(self._loop.buffer):
+                return
+            how = "fin"
+        except BlockingIOError:
+            return
+        except TimeoutError:
+            how = "lost"
+        except OSError:
+            how = "reset"
+        self.abort("client-" + how)
+
+
+class TargetsIdle(Idle):
+    """Has the targets' sockets closed; the association lives on, for its client is there."""
+
+    __slots__ = ()
+
+    _job: Association
+
+    def count(self) -> int:
+        """Return what grows when something is said."""
+        counts = self._record.datagrams
+        return counts.up + counts.down if counts is not None else 0
+
+    def over(self) -> None:
+        """Close them."""
+        self._job.free_targets()

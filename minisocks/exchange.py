@@ -1,0 +1,165 @@
+"""What all UDP associations of one proxy share: their bounds, and the names they ask for.
+
+Nothing that one client does with datagrams may take what others need: sockets, ports,
+memory.  So each bound is there twice, for all and for one client: half of it.
+"""
+
+import collections
+import time
+from typing import Any, Callable, Dict, Hashable, Optional, Set
+
+from minisocks.client import Client, neighbourhood
+from minisocks.errors import LimitReached
+from minisocks.loop import Loop
+from minisocks.ports import Ports
+from minisocks.resolver import Outcome
+from minisocks.settings import Config
+
+__all__ = ["Exchange", "Names"]
+
+#: Bytes of datagrams that wait, for a name's address or for the rest of their fragments.
+MAX_HELD_BYTES = 1 << 20
+#: Targets that are remembered; beyond it who has some forgets them.  About a KiB each.
+MAX_TARGETS = 16384
+TARGET_BYTES = 1024
+#: Of ``--memory-limit``, so much for each of the two.
+LIMIT_SHARE = 8
+
+#: How long a name's addresses are used, and how long it has none; no TTL is known here.
+NAME_SECONDS = 30.0
+NO_NAME_SECONDS = 5.0
+MAX_NAMES = 512
+
+
+class Names:
+    """What the resolver has said of late.  A bounded table; loop thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: "collections.OrderedDict[bytes, Any]" = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, name: bytes, outcome: Outcome) -> None:
+        """Remember what came of *name*."""
+        seconds = NAME_SECONDS if isinstance(outcome, list) else NO_NAME_SECONDS
+        self._known.pop(name, None)
+        self._known[name] = (self._clock() + seconds, outcome)
+        if len(self._known) > MAX_NAMES:
+            self._known.popitem(last=False)
+
+    def get(self, name: bytes) -> Optional[Outcome]:
+        """Return what came of *name*; None if that is not known, or too old."""
+        until, outcome = self._known.get(name, (0.0, None))
+        if outcome is not None and self._clock() < until:
+            return outcome  # type: ignore[no-any-return]  # as ``add`` was given it
+        self._known.pop(name, None)
+        return None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+
+class Exchange:
+    """The associations there are, and what they have in common.
+
+    A class because the counts must agree with each other.  Loop thread, but for its making.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._by_client: Dict[Hashable, int] = {}
+        self._held: Dict[Hashable, int] = {}
+        self._all_held = 0
+        self._most = 0
+        self._most_held = MAX_HELD_BYTES
+        self._most_targets = MAX_TARGETS
+        #: How many targets are remembered by all.
+        self.targets = 0
+        #: To be told when rules have changed.
+        self.associations: Set[Any] = set()
+        self.names = Names()
+        self.ports = Ports("--udp-ports")
+
+    def __len__(self) -> int:
+        """Return how many associations there are."""
+        return len(self.associations)
+
+    def change(self, config: Config) -> None:
+        """Go by *config* from now on; what rules have allowed is asked about again."""
+        self._most = config.max_associations
+        limit = config.memory_limit
+        share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE
+        self._most_held = min(MAX_HELD_BYTES, share)
+        self._most_targets = min(MAX_TARGETS, share // TARGET_BYTES)
+        self.ports.change(config.udp_ports)
+        for association in list(self.associations):
+            association.forget()
+
+    def check_room(self, client: Client) -> None:
+        """See whether *client* may have one association more.
+
+        Raises:
+            LimitReached: no.
+        """
+        here = self._by_client.get(neighbourhood(client.ip), 0)
+        option = "--max-associations %d" % self._most
+        if len(self) >= self._most:
+            raise LimitReached("there are %d associations already (%s)" % (self._most, option))
+        share = max(1, self._most // 2)
+        if here >= share:
+            raise LimitReached(
+                "%s has %d associations already, half of all (%s)" % (client.place, share, option)
+            )
+
+    def enter(self, association: Any, client: Client) -> None:
+        """Count *association* in."""
+        place = neighbourhood(client.ip)
+        self.associations.add(association)
+        self._by_client[place] = self._by_client.get(place, 0) + 1
+
+    def leave(self, association: Any, client: Client) -> None:
+        """Count *association* out."""
+        self.associations.discard(association)
+        _take(self._by_client, neighbourhood(client.ip), 1)
+
+    def hold(self, client: Client, count: int) -> bool:
+        """Count so many bytes in that wait; False if there is no room for them."""
+        place = neighbourhood(client.ip)
+        held = self._held.get(place, 0) + count
+        if self._all_held + count > self._most_held or held > self._most_held // 2:
+            return False
+        self._held[place] = held
+        self._all_held += count
+        self._loop.pipes.pending_bytes += count
+        return True
+
+    def release(self, client: Client, count: int) -> None:
+        """Count so many bytes out."""
+        if count:
+            _take(self._held, neighbourhood(client.ip), count)
+            self._all_held -= count
+            self._loop.pipes.pending_bytes -= count
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait."""
+        return self._all_held
+
+    def has_room_for_target(self) -> bool:
+        """Return whether one more can be remembered without another being forgotten."""
+        return self.targets < self._most_targets
+
+    def remember(self, count: int) -> None:
+        """Count targets in, or, below 0, out."""
+        self.targets += count
+        self._loop.pipes.pending_bytes += count * TARGET_BYTES
+
+
+def _take(counts: Dict[Hashable, int], key: Hashable, count: int) -> None:
+    left = counts.pop(key) - count
+    if left:
+        counts[key] = left
+

@@ -1,0 +1,123 @@
+"""Sockets that clients of a proxy send to: where they are, and where they seem to be."""
+
+import errno
+import random
+import socket
+from typing import Any, Iterable, Optional, Set, Tuple
+
+from minisocks.compat import close_quietly
+from minisocks.errors import DialError, LimitReached
+from minisocks.settings import Config
+from minisocks.values import PortRange
+from minisocks.wire import MAPPED_PREFIX, Address, Atyp, Rep, packed_ip, text_ip
+
+__all__ = ["Ports", "public_address"]
+
+#: So many ports of a range that others have are tried; ours are known.
+MAX_TRIES = 64
+
+#: Made non-blocking with the same system call, where that can be.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+class Ports:
+    """Opens them, each with a port of its own, of a range where there is one.
+
+    A class because it remembers which ports of the range it has.  Loop thread.
+
+    Args:
+        option: what set the range, for who is told that it is used up.
+    """
+
+    def __init__(self, option: str) -> None:
+        self._option = option
+        self._range: Optional[PortRange] = None
+        self._used: Set[Tuple[bytes, int]] = set()
+
+    def change(self, text: str) -> None:
+        """Take ports of the range *text* from now on; "": any."""
+        self._range = PortRange.parse(self._option, text) if text else None
+
+    def open(self, kind: int, reached: Any) -> Tuple[socket.socket, bytes]:
+        """Open a socket on the address that a client has reached; return it and that address.
+
+        Args:
+            kind: SOCK_DGRAM or SOCK_STREAM.
+            reached: the sockaddr of our end of the client's connection.
+
+        Raises:
+            LimitReached: the range has no free port.
+            DialError: there can be no socket there.
+        """
+        ip = unmapped(packed_ip(reached[0]) or b"")
+        if len(ip) == 4:
+            sockaddr: Tuple[Any, ...] = (text_ip(ip),)
+            family, rest = socket.AF_INET, ()
+        else:
+            # With its scope: a link-local address is one only with that.
+            sockaddr, family, rest = (reached[0].partition("%")[0],), socket.AF_INET6, reached[2:]
+        try:
+            sock = socket.socket(family, kind | _NONBLOCK)
+            try:
+                sock.setblocking(False)
+                self._bind(sock, ip, sockaddr, rest)
+            except BaseException:
+                close_quietly(sock)
+                raise
+        except OSError as exc:
+            why = "no socket for the client's datagrams: %s" % (exc.strerror or exc)
+            raise DialError(why, Rep.GENERAL_FAILURE) from exc
+        return sock, ip
+
+    def closed(self, ip: bytes, port: int) -> None:
+        """Take note that one of them is closed."""
+        self._used.discard((ip, port))
+
+    def _bind(
+        self, sock: socket.socket, ip: bytes, host: Tuple[Any, ...], rest: Tuple[Any, ...]
+    ) -> None:
+        if self._range is None:
+            sock.bind(host + (0,) + rest)
+            return
+        low, high = self._range
+        count, tries = high - low + 1, 0
+        # From anywhere: a port that was somebody's a moment ago may still be written to.
+        first = random.randrange(count)  # noqa: S311  # no secret: the reply tells it
+        for step in range(count):
+            port = low + (first + step) % count
+            if (ip, port) in self._used:
+                continue
+            tries += 1
+            if tries > MAX_TRIES:
+                break
+            try:
+                sock.bind(host + (port,) + rest)
+            except OSError as exc:
+                if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+            else:
+                self._used.add((ip, port))
+                return
+        raise LimitReached("no port is free (%s %s)" % (self._option, self._range))
+
+
+def unmapped(ip: bytes) -> bytes:
+    """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
+    return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
+
+
+def public_address(config: Config, ip: bytes, is_local: bool) -> bytes:
+    """Return the address that a client is told instead of ours, *ip*.
+
+    Args:
+        is_local: the client is on this host, so that nothing is in between.
+    """
+    known: Iterable[Optional[bytes]] = ()
+    if not is_local:
+        known = map(packed_ip, config.public_address)
+    return next((public for public in known if public and len(public) == len(ip)), ip)
+
+
+def address_of(ip: bytes, port: int) -> Address:
+    """Return the 4 or 16 bytes of an address, and a port, as one."""
+    return Address(text_ip(ip).encode(), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)

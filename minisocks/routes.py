@@ -1,0 +1,389 @@
+"""Where the datagrams of one association go, and whose come back.
+
+Here is all that is asked once for a target and then remembered: the rules, the program's
+hook, a name's addresses.  What is known is in ``ways`` and ``headers``, which the
+association looks at for each datagram itself.
+
+As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
+family see one port of ours; address-dependent filtering, for a target may answer from
+another port than it was written to (TFTP does), if the rules allow that one, too.
+"""
+
+import errno
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from minisocks.client import neighbourhood
+from minisocks.datagram import encode_header
+from minisocks.errors import DialError, HandshakeError, RefusedByRules
+from minisocks.exchange import NAME_SECONDS
+from minisocks.hooks import ProxyRequest, demand_yes_or_no
+from minisocks.loop import Job, Timer
+from minisocks.ports import unmapped
+from minisocks.record import Datagrams, Drop, Record
+from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
+from minisocks.rules import Decision
+from minisocks.session import Services
+from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip, text_ip
+
+__all__ = ["NotSent", "Routes", "Way", "drop_of"]
+
+#: What is remembered for one association; and what it keeps when all have too much.
+MAX_ENTRIES = 2048
+LEAST_ENTRIES = 8
+#: Targets of one association whose names are looked up, and datagrams that wait for each.
+MAX_LOOKUPS = 16
+MAX_WAITING = 8
+
+#: How to send to a target: a function of the datagram and of something; which.
+Way = Tuple[Callable[[Any, Any], int], Any]
+
+#: Another address of the same name would not take it, either.
+_FOR_ALL_ADDRESSES = (errno.EMSGSIZE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+
+
+class NotSent(OSError):
+    """A datagram is not sent; ``drop`` says why."""
+
+    def __init__(self, drop: str) -> None:
+        super().__init__(drop)
+        self.drop = drop
+
+
+class Routes:
+    """The targets of one association.
+
+    A class because what is remembered is forgotten together: when it is too much, when
+    rules change, when nothing was said for long.  Loop thread.
+
+    Args:
+        owner: for whom lookups are; they are called back only while it lives.
+        socket_for: returns the socket for targets of a family, and opens it.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_entries",
+        "_lookups",
+        "_new",
+        "_old",
+        "_owner",
+        "_record",
+        "_services",
+        "_socket_for",
+        "_timer",
+        "_waiting",
+        "headers",
+        "ways",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        record: Record,
+        counts: Datagrams,
+        owner: Job,
+        socket_for: Callable[[int], Any],
+    ) -> None:
+        self._services = services
+        self._record = record
+        self._counts = counts
+        self._owner = owner
+        self._socket_for = socket_for
+        #: By the header that a client writes: how to send what is behind it.
+        self.ways: Dict[bytes, Way] = {}
+        #: By the sockaddr of a target: the header of what comes from it.
+        self.headers: Dict[Any, bytes] = {}
+        #: What the client has written to, by address and by address and port; what was not
+        #: used for long is in the older one, and goes first.
+        self._new: Dict[Any, Address] = {}
+        self._old: Dict[Any, Address] = {}
+        #: What is counted by the exchange.
+        self._entries = 0
+        self._lookups: Dict[bytes, Lookup] = {}
+        self._waiting: Dict[bytes, List[bytes]] = {}
+        self._timer: Optional[Timer] = None
+
+    def send(self, key: bytes, dst: Address, data: Any) -> None:
+        """Send *data* to *dst*, now or when it is known where that is; or drop it.
+
+        Args:
+            key: the header that says *dst*, with FRAG 0.
+        """
+        try:
+            way = self.ways.get(key)
+            if way is not None:
+                self._sent(way[0](data, way[1]))
+            elif key in self._waiting:
+                self._keep(key, data)
+            else:
+                addresses = self._addresses(dst)
+                if addresses is not None:
+                    self._send_first(key, dst, addresses, data)
+                else:
+                    self._look_up(key, dst)
+                    self._keep(key, data)
+        except (HandshakeError, DialError, OSError) as exc:
+            self._dropped(key, exc)
+
+    def header_of(self, source: Any) -> Optional[bytes]:
+        """Return the header for what comes from *source*; None: it is dropped."""
+        ip = packed_ip(source[0]) or b""
+        port = source[1]
+        dst = self._contact((ip, port))
+        if dst is None:
+            dst = self._contact(ip)
+            if dst is None or self._services.hooks.authorize is not None:
+                # The program has not been asked about this port.
+                self._counts.drop(Drop.UNASKED)
+                return None
+            dst = dst._replace(port=port)
+        if not self._decide(dst, ip).allowed:
+            self._counts.drop(Drop.DENIED)
+            return None
+        header = encode_header(ip, port)
+        self._make_room()
+        self.headers[source] = header
+        self._count(1)
+        return header
+
+    def forget_decisions(self) -> None:
+        """Ask about each target again when it is next used."""
+        self._count(-len(self.ways) - len(self.headers))
+        # In place: the association may be looking at them just now.
+        self.ways.clear()
+        self.headers.clear()
+
+    def forget(self) -> None:
+        """Forget all targets, and what waits for them."""
+        self.forget_decisions()
+        self._count(-self._entries)
+        self._new, self._old = {}, {}
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        for key in list(self._waiting):
+            self._counts.drop(Drop.NO_ADDRESS, len(self._taken(key)))
+        self._lookups = {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # What is sent
+
+    def _addresses(self, dst: Address) -> Optional[List[Sockaddr]]:
+        """Return the addresses of *dst*; None: they have to be looked up.
+
+        Raises:
+            RefusedByRules, DialError: there is nothing to be looked up.
+        """
+        services = self._services
+        if services.hooks.authorize is not None:
+            self._foresee(dst)
+            return None  # the hook may take long, so it is asked where names are
+        found = numeric_addresses(dst.host, dst.port, dst.atyp)
+        if found:
+            return found
+        self._foresee(dst)
+        outcome = services.exchange.names.get(dst.host)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _foresee(self, dst: Address) -> None:
+        rules, client = self._services.rules, self._record.client
+        rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
+
+    def _send_first(
+        self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any
+    ) -> None:
+        """Send to the first of *addresses* that may be written to, and can; remember which.
+
+        Raises:
+            RefusedByRules: none may.
+            OSError: none can.
+        """
+        decision = Decision(False, "no address that could be written to")
+        error: OSError = NotSent(Drop.NO_ADDRESS)
+        places: List[Tuple[bool, int, bytes, Any]] = []
+        for _family, sockaddr in self._services.road.ordered(addresses):
+            ip = packed_ip(sockaddr[0])
+            if ip is None:
+                continue
+            decision = self._decide(dst, ip)
+            if decision.allowed:
+                short = unmapped(ip)
+                place = (sockaddr[0] if short is ip else text_ip(short), dst.port) + sockaddr[2:]
+                # Who is written to already first: of a name's addresses, always the same.
+                is_new = self._contact(short) is None
+                places.append((is_new, len(places), short, place))
+        if not places:
+            decision.demand()
+        for _, _, ip, place in sorted(places):
+            try:
+                if len(ip) == 4:
+                    place = place[:2]
+                way = (self._socket_for(len(ip)).sendto, place)
+                sent = way[0](data, place)
+            except OSError as exc:
+                error = exc
+                if exc.errno in _FOR_ALL_ADDRESSES:
+                    break
+            else:
+                self._remember(key, dst, ip, way)
+                self._sent(sent)
+                return
+        raise error
+
+    def _sent(self, count: int) -> None:
+        self._record.up += count
+        self._counts.up += 1
+
+    def _decide(self, dst: Address, ip: bytes) -> Decision:
+        rules, client = self._services.rules, self._record.client
+        return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip)
+
+    def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
+        """Drop what cannot be sent; what may not be sent is remembered as such."""
+        if isinstance(exc, OSError):
+            self._counts.drop(drop_of(exc), count)
+            return
+        is_denied = isinstance(exc, RefusedByRules)
+        self._counts.drop(Drop.DENIED if is_denied else Drop.NO_ADDRESS, count)
+        self._record.why = self._record.why or str(exc)
+        if is_denied:
+            self._make_room()
+            self._add_way(key, (_deny, None))
+
+    # Names
+
+    def _look_up(self, key: bytes, dst: Address) -> None:
+        """Have the resolver find out where *dst* is.
+
+        Raises:
+            NotSent, DialError: it has too much to do.
+        """
+        if len(self._lookups) >= MAX_LOOKUPS:
+            raise NotSent(Drop.NO_ROOM)
+        services, client = self._services, self._record.client
+        loop, owner = services.loop, self._owner
+        self._lookups[key] = services.resolver.submit(
+            dst.host,
+            dst.port,
+            lambda outcome: loop.call_soon(owner, self._found, key, dst, outcome),
+            # All programs of this host are one client, and the host is theirs.
+            None if client.is_local else neighbourhood(client.ip),
+            self._question(dst),
+        )
+        self._waiting[key] = []
+
+    def _question(self, dst: Address) -> Optional[Callable[[], None]]:
+        """Return what asks the program, in a thread of the resolver; None if it need not be."""
+        hook, client, user = self._services.hooks.authorize, self._record.client, self._record.user
+        if hook is None:
+            return None
+        ask = hook
+        request = ProxyRequest(
+            client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
+        )
+
+        def question() -> None:
+            if not demand_yes_or_no("authorize", client, ask, request):
+                raise RefusedByRules("refused by the program's authorize hook")
+
+        return question
+
+    def _found(self, key: bytes, dst: Address, outcome: Outcome) -> None:
+        del self._lookups[key]
+        if self._services.hooks.authorize is None:
+            self._services.exchange.names.add(dst.host, outcome)
+        waiting = self._taken(key)
+        if isinstance(outcome, Exception):
+            self._dropped(key, outcome, len(waiting))
+            return
+        for data in waiting:
+            try:
+                way = self.ways.get(key)
+                if way is None:
+                    self._send_first(key, dst, outcome, data)
+                else:
+                    self._sent(way[0](data, way[1]))
+            except (HandshakeError, OSError) as exc:
+                self._dropped(key, exc)
+
+    def _keep(self, key: bytes, data: Any) -> None:
+        """Have *data* wait for an address."""
+        waiting = self._waiting[key]
+        fits = len(waiting) < MAX_WAITING
+        if fits and self._services.exchange.hold(self._record.client, len(data)):
+            waiting.append(bytes(data))
+        else:
+            self._counts.drop(Drop.NO_ROOM)
+
+    def _taken(self, key: bytes) -> List[bytes]:
+        """Return what waited, which is counted no more."""
+        waiting = self._waiting.pop(key)
+        self._services.exchange.release(self._record.client, sum(map(len, waiting)))
+        return waiting
+
+    def _forget_names(self) -> None:
+        """Look names up again when they are next used."""
+        self._timer = None
+        named = [key for key in self.ways if key[3] == Atyp.DOMAINNAME]
+        for key in named:
+            del self.ways[key]
+        self._count(-len(named))
+
+    # What is remembered
+
+    def _remember(self, key: bytes, dst: Address, ip: bytes, way: Way) -> None:
+        self._make_room()
+        for what in ((ip, dst.port), ip):
+            if what not in self._new:
+                self._count(1 if self._old.pop(what, None) is None else 0)
+            self._new[what] = dst
+        self._add_way(key, way)
+
+    def _add_way(self, key: bytes, way: Way) -> None:
+        if key not in self.ways:
+            self._count(1)
+        self.ways[key] = way
+        if key[3] == Atyp.DOMAINNAME and self._timer is None:
+            loop = self._services.loop
+            self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_names)
+
+    def _contact(self, what: Any) -> Optional[Address]:
+        """Return as what the client has written to it, if it has."""
+        dst = self._new.get(what)
+        if dst is None:
+            dst = self._old.pop(what, None)
+            if dst is not None:
+                self._new[what] = dst
+        return dst
+
+    def _make_room(self) -> None:
+        """Forget what was not used for longest, if there is too much."""
+        exchange = self._services.exchange
+        for _ in range(2):
+            is_full = self._entries >= MAX_ENTRIES or not exchange.has_room_for_target()
+            if not is_full or self._entries < LEAST_ENTRIES:
+                return
+            self.forget_decisions()
+            self._count(-len(self._old))
+            self._old, self._new = self._new, {}
+
+    def _count(self, change: int) -> None:
+        if change:
+            self._entries += change
+            self._services.exchange.remember(change)
+
+
+def _deny(data: Any, _: Any) -> int:
+    raise NotSent(Drop.DENIED)
+
+
+def drop_of(exc: OSError) -> str:
+    """Return as what a datagram counts that could not be sent."""
+    if isinstance(exc, NotSent):
+        return exc.drop
+    if exc.errno == errno.EMSGSIZE:
+        return Drop.TOO_LARGE
+    return Drop.NO_ROOM if exc.errno in _FOR_ALL_ADDRESSES else Drop.NOT_SENT

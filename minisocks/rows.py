@@ -1,0 +1,295 @@
+"""The rows of the table of settings: how each is spelled, read and explained.  No click.
+
+What is the default, and why, stands in ``settings.Config``.
+"""
+
+from minisocks.rulelines import check_rule
+from minisocks.setting import Setting
+from minisocks.values import (
+    ListenAddress,
+    check_address,
+    check_interface,
+    check_log_format,
+    check_path,
+    check_ports,
+    check_preference,
+    check_syslog,
+    check_user,
+)
+
+__all__ = ["CONFIG_FILE", "GROUPS", "ROWS"]
+
+#: In the order of ``--help``.
+GROUPS = (
+    "Listening",
+    "Who may come in",
+    "Limits",
+    "Time limits",
+    "The road out",
+    "Running as a service",
+    "Logging",
+)
+_LISTENING, _WHO, _LIMITS, _TIME, _ROAD, _SERVICE, _LOGGING = GROUPS
+
+#: Not among the others: it says where they are, so it is in no ``Config``.
+CONFIG_FILE = Setting(
+    _SERVICE,
+    "config",
+    "text",
+    "Read settings from this ini file; what the command line and the environment say wins.",
+    "FILE",
+    "-c",
+)
+
+ROWS = (
+    Setting(
+        _LISTENING,
+        "listen",
+        "texts",
+        "Listen here: PORT (on 127.0.0.1), HOST:PORT, [V6]:PORT, :PORT (every address, IPv4 and "
+        "IPv6), NAME:PORT or unix:PATH. Port 0 is any free one. May be repeated.",
+        "ADDRESS",
+        "-l",
+        accept=ListenAddress.parse,
+    ),
+    Setting(
+        _LISTENING,
+        "public_address",
+        "texts",
+        "Tell clients that are not on this host to send UDP to this address, which a NAT passes "
+        "on to this one. May be repeated, once for each family.",
+        "ADDRESS",
+        accept=check_address("--public-address"),
+    ),
+    Setting(
+        _LISTENING,
+        "udp_ports",
+        "text",
+        "Have clients send UDP to a port of this range, for a firewall to let through.",
+        "A-B",
+        accept=check_ports("--udp-ports"),
+    ),
+    Setting(
+        _WHO,
+        "user",
+        "texts",
+        "Let clients in with this password. It shows in ps: for trying out. May be repeated.",
+        "NAME:PASSWORD",
+        accept=check_user,
+    ),
+    Setting(
+        _WHO,
+        "users_file",
+        "text",
+        "Let clients in with the passwords in this file: a line NAME:HASH for each user, which "
+        "minisocks hash-password makes. Read anew on reload.",
+        "FILE",
+        accept=check_path("--users-file"),
+    ),
+    Setting(
+        _WHO,
+        "auth_once",
+        "seconds",
+        "An address that has logged in may come in without a password for so long: browsers "
+        "send none. 0: it may not.",
+        "SECS",
+        least=0,
+        most=30 * 86400,
+    ),
+    Setting(_WHO, "allow_lan", "flag", "Let clients on private networks in without a password."),
+    Setting(_WHO, "open", "flag", "Let any client in without a password."),
+    Setting(
+        _WHO,
+        "rule",
+        "texts",
+        "Allow or deny, as in 'deny to .example.org port 25'; the first rule that matches "
+        "decides, and what none matches is denied. May be repeated; in the file, a line each "
+        "under [rules].",
+        "TEXT",
+        accept=check_rule,
+    ),
+    Setting(
+        _LIMITS,
+        "max_handshakes",
+        "count",
+        "Unfinished handshakes at once, half of them for each client; beyond it the oldest of the "
+        "busiest client is closed.",
+        "N",
+        least=4,
+        most=65536,
+    ),
+    Setting(
+        _LIMITS,
+        "max_connections",
+        "count",
+        "Connections at once. On the command line, without it: what the limit of descriptors "
+        "allows.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "max_per_client",
+        "count",
+        "Connections of one client at once; in IPv6 that is a /64.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "max_per_user",
+        "count",
+        "Connections of one user at once.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "max_associations",
+        "count",
+        "UDP associations at once, half of them for each client.",
+        "N",
+        least=1,
+        most=10**6,
+    ),
+    Setting(
+        _LIMITS,
+        "rate",
+        "bytes",
+        "Bytes a second for one client, in each direction: 500k, 1.5M, 64KiB.",
+        "BYTES",
+        least=1000,
+        most=10**12,
+    ),
+    Setting(
+        _LIMITS,
+        "memory_limit",
+        "bytes",
+        "For connections and what waits in them; beyond it, who holds most of what nobody takes "
+        "is reset.",
+        "BYTES",
+        least=2**20,
+        most=2**50,
+    ),
+    Setting(
+        _TIME,
+        "handshake_timeout",
+        "seconds",
+        "For all that a client must say.",
+        "SECS",
+        least=0.1,
+        most=3600,
+    ),
+    Setting(
+        _TIME,
+        "connect_timeout",
+        "seconds",
+        "To find and reach the target.",
+        "SECS",
+        least=0.1,
+        most=3600,
+    ),
+    Setting(
+        _TIME,
+        "idle_timeout",
+        "seconds",
+        "For a connection on which nothing is said.",
+        "SECS",
+        least=1,
+        most=365 * 86400,
+    ),
+    Setting(
+        _TIME, "grace", "seconds", "For open connections after TERM.", "SECS", least=0, most=86400
+    ),
+    Setting(
+        _ROAD,
+        "prefer",
+        "text",
+        "Which addresses of a name to try first: ipv4, ipv6, or as the system says.",
+        "FAMILY",
+        accept=check_preference,
+    ),
+    Setting(
+        _ROAD,
+        "source",
+        "texts",
+        "Connect from this address of this host, to targets of its family only. May be repeated, "
+        "once for each family.",
+        "ADDRESS",
+        accept=check_address("--source"),
+    ),
+    Setting(
+        _ROAD,
+        "interface",
+        "text",
+        "Connect through this network interface (Linux).",
+        "NAME",
+        accept=check_interface,
+    ),
+    Setting(
+        _ROAD,
+        "mark",
+        "count",
+        "Mark outgoing packets, for policy routing (Linux, as root).",
+        "N",
+        most=2**32 - 1,
+    ),
+    Setting(
+        _SERVICE,
+        "pidfile",
+        "text",
+        "Lock this file, and be spoken to by FILE.sock. Without it: one by the first address to "
+        "listen on, in /run for root and in /tmp for others.",
+        "FILE",
+        accept=check_path("--pidfile"),
+        of_process=True,
+        is_fixed=True,
+    ),
+    Setting(
+        _SERVICE,
+        "daemon",
+        "flag",
+        "Go to the background once it listens. Logs to syslog unless --log-file says where.",
+        of_process=True,
+        is_fixed=True,
+    ),
+    Setting(
+        _LOGGING,
+        "log_file",
+        "text",
+        "Log to this file, opened anew when it is renamed and on HUP.",
+        "FILE",
+        accept=check_path("--log-file"),
+        of_process=True,
+    ),
+    Setting(
+        _LOGGING,
+        "syslog",
+        "text",
+        "Log to syslog: local (as --syslog alone means), PATH of its socket, or HOST:PORT (UDP).",
+        "[=WHERE]",
+        accept=check_syslog,
+        of_process=True,
+    ),
+    Setting(
+        _LOGGING,
+        "log_format",
+        "text",
+        "How log lines look: text, or json for programs.",
+        "FORMAT",
+        accept=check_log_format,
+        of_process=True,
+    ),
+    Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
+    Setting(
+        _LOGGING,
+        "verbose",
+        "flag",
+        "Log health checks and scanners too, and fold nothing.",
+        "",
+        "-v",
+    ),
+)
