@@ -73,7 +73,7 @@ class Associate(Job):
                 relay.connect((client.host.partition("%")[0], port) + place[2:])
             told = public_address(services.config, ip, client.is_local)
             record.granted(str(address_of(ip, place[1])))
-            session.send(session.talk.success(told, place[1]))
+            session.associated(told, place[1])
         except BaseException:
             exchange.ports.closed(ip, place[1])
             services.loop.close_later(relay)

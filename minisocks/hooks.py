@@ -42,7 +42,8 @@ class ProxyRequest(NamedTuple):
     cmd: str
     #: A name, in small letters and without a final dot, or an IP address.  What
     #: the client wrote otherwise (``127.1``) is a name here; the addresses that it
-    #: stands for are for the built-in rules to judge.
+    #: stands for are for the built-in rules to judge.  Of UDP_ASSOCIATE first where the
+    #: client will send from, as it says, mostly 0.0.0.0 and 0; then each of its targets.
     host: str
     #: DST.PORT.
     port: int
@@ -70,7 +71,8 @@ Authenticate = Callable[[str, str, Client], bool]
 #: ``authorize(request)``: whether this client may have what it asks for.  True or
 #: False (REP 02; 91).  Asked once, when the built-in rules have let the client and
 #: the name pass and nothing is resolved yet; what the rules say about the
-#: addresses holds after a True, too.  Thread: a handler's.
+#: addresses holds after a True, too.  Of UDP asked about the association, and about each
+#: new target of it.  Thread: a handler's; about targets of UDP, one of the resolver's.
 Authorize = Callable[[ProxyRequest], bool]
 
 #: ``resolve(name)``: the IP addresses of a name, as text; one alone need not be in

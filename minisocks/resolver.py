@@ -369,14 +369,17 @@ class Resolver:
         return True
 
     def _resolve(self, lookup: Lookup) -> Outcome:
-        try:
-            if lookup.first is not None:
+        if lookup.first is not None:
+            try:
                 lookup.first()
-                found = numeric_addresses(lookup.host, lookup.port)
-                if found:
-                    return found
+            except HandshakeError as exc:
+                return exc
+            found = numeric_addresses(lookup.host, lookup.port)
+            if found:
+                return found
+        try:
             return look_up(self._getaddrinfo, lookup.host, lookup.port)
-        except (DialError, HandshakeError) as exc:
+        except DialError as exc:
             return exc
         except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
             log_bug("looking %s up failed", quoted(lookup.host))

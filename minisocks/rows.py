@@ -59,14 +59,15 @@ ROWS = (
         "Tell clients that are not on this host to send UDP to this address, which a NAT passes "
         "on to this one. May be repeated, once for each family.",
         "ADDRESS",
-        accept=check_address("--public-address"),
+        accept=check_address("--public-address", "the one that clients can reach"),
     ),
     Setting(
         _LISTENING,
         "udp_ports",
         "text",
-        "Have clients send UDP to a port of this range, for a firewall to let through.",
-        "A-B",
+        "Have clients send UDP to a port of this range, as 40000-40999, which a firewall then has "
+        "to let through.",
+        "RANGE",
         accept=check_ports("--udp-ports"),
     ),
     Setting(
@@ -219,7 +220,7 @@ ROWS = (
         "Connect from this address of this host, to targets of its family only. May be repeated, "
         "once for each family.",
         "ADDRESS",
-        accept=check_address("--source"),
+        accept=check_address("--source", "one that this host has"),
     ),
     Setting(
         _ROAD,

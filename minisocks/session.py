@@ -196,6 +196,14 @@ class Session:
             pair.idle = Idle(self.services.loop, pair, self.record, seconds)
         self.services.loop.submit(pair)
 
+    def associated(self, ip: bytes, port: int) -> None:
+        """Tell the client where it is to send its datagrams.
+
+        Raises:
+            OSError: it has left.
+        """
+        self.send(self.talk.success(ip, port))
+
     def pair(self, upstream: socket.socket) -> Pair:
         """Return what relays from now on; it owns both sockets."""
         services, early = self.services, self.talk.trailing_data()

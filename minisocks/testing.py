@@ -41,7 +41,7 @@ class Script(NamedTuple):
     #: REP of the reply, any byte; no target is dialed.  A SOCKS4 client gets it
     #: from 90 up, else 91.  0 pretends success, and ends the connection.
     reply: Optional[int] = None
-    #: Seconds between what the reply says and the reply.
+    #: Seconds between what the reply says and the reply; not of UDP ASSOCIATE.
     delay: float = 0.0
     #: Of the reply only so many bytes, then FIN.
     truncate_reply: Optional[int] = None
@@ -187,6 +187,11 @@ class _ScriptedSession(Session):
             self._later(lambda: self._grant(upstream, via, bnd), upstream)
         else:
             self._grant(upstream, via, bnd)
+
+    def associated(self, ip: bytes, port: int) -> None:
+        super().associated(ip, port)
+        if self._script.truncate_reply is not None:
+            self.sock.shutdown(socket.SHUT_WR)
 
     def refuse(self, error: Exception) -> None:
         if self.record.request is None:

@@ -170,16 +170,16 @@ def check_preference(text: str) -> None:
         raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
 
 
-def check_address(option: str) -> Callable[[str], None]:
+def check_address(option: str, which: str) -> Callable[[str], None]:
     """Return what accepts the IPv4 or IPv6 address of a host, for *option*.
 
-    It raises ``ConfigError``: it is none, or one that no packet can come from.
+    *which* says for whom it is not clear what to write.  It raises ``ConfigError``: it is none, or one that no packet can come from.
     """
 
     def check(text: str) -> None:
         ip = packed_ip(text)
         if ip is None or "%" in text:
-            raise ConfigError(option, "%r is no address; write one as 192.0.2.1" % text)
+            raise ConfigError(option, "%r is no address; write %s" % (text, which))
         if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
             raise ConfigError(option, "%r is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
         if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:

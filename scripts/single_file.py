@@ -8,8 +8,9 @@ it is made: only another zlib may pack the same into other bytes.
 
 Sources only, although Python compiles them at each start (scripts/bench/start tells what
 that costs).  Bytecode is for one version of Python: that of 3.11 alone was 377 KB packed, and
-3.6 takes it for stale unless the clock's time zone is that of the build.  Without comments and
-docstrings a start is no faster (2 ms of 138), so ours stay; click goes without, for 32 KB.
+3.6 takes it for stale unless the clock's time zone is that of the build.  Comments and
+docstrings go, for 100 KB, but for those of what programs import (``help`` shows them); each
+line stays at its number, so that a traceback leads to the line in the repository.
 """
 
 import glob
@@ -69,6 +70,12 @@ sys.exit(run())
 #: groups import.
 NOT_NEEDED = {"click/testing.py", "click/_bashcomplete.py"}
 
+#: What ``help`` of the embedding interface shows.
+PUBLIC = {
+    "minisocks/%s.py" % name
+    for name in ("__init__", "client", "errors", "hooks", "proxy", "record", "settings", "stats")
+} | {"minisocks/testing.py", "minisocks/wire.py"}
+
 #: What a statement comes after.
 BEFORE = {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
@@ -114,7 +121,8 @@ def contents(click):
         "lib/click/" + os.path.basename(licence): read(licence),
     }
     for name in sources(ROOT, "minisocks"):
-        inside[name] = read(os.path.join(ROOT, name))
+        source = read(os.path.join(ROOT, name))
+        inside[name] = source if name in PUBLIC else bare(source)
     for name in set(sources(click, "click")) - NOT_NEEDED:
         inside["lib/" + name] = bare(read(os.path.join(click, name)))
     return inside

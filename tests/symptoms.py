@@ -255,13 +255,50 @@ _SERVING = (
         reply=4,
     ),
     Mistake(
-        "bind-or-udp",
+        "bind-asked-for",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='WORD is not supported'",
-        "The client asked for BIND (FTP in active mode) or UDP ASSOCIATE (games, calls, DNS "
-        "over UDP), which this version does not have.",
-        "Use FTP in passive mode; switch UDP through the proxy off at the client.",
+        "The client asked for BIND (FTP in active mode), which this version does not have.",
+        "Use FTP in passive mode.",
         reply=7,
+    ),
+    Mistake(
+        "udp-by-a-unix-socket",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='UDP needs a client that has an IP address: no "
+        "unix socket'",
+        "Datagrams would come from an address, and by that anybody on this host could send in the "
+        "client's place.",
+        "Have the client connect by TCP: ``--listen 127.0.0.1:1080``.",
+        reply=7,
+    ),
+    Mistake(
+        "udp-ports-used-up",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=limit why='no port is free (--udp-ports WORD)'",
+        "Each association has a port of its own, and all of the range have one.",
+        "Give ``--udp-ports`` a wider range, and let the firewall pass it; "
+        "``--max-associations`` below its width keeps half of it for other clients.",
+        reply=2,
+    ),
+    Mistake(
+        "associations-used-up",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=limit why='HOST has N associations already, half of all "
+        "(--max-associations N)'",
+        "Half of ``--max-associations`` is for one client, and this one has them. tun2socks and its "
+        "like open one for each program that sends datagrams.",
+        "If they are honest, raise it; each takes up to four descriptors.",
+        reply=2,
+    ),
+    Mistake(
+        "udp-denied",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... drops='denied: N' ... why='...'",
+        "Datagrams were not sent on, because a rule is against their target: ``why`` says which, of "
+        "the first of them.",
+        "``minisocks check --from CLIENT --to TARGET:PORT --command udp`` says the same; a rule can "
+        "allow it.",
     ),
     Mistake(
         "tls-on-the-port",

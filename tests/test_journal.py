@@ -121,7 +121,7 @@ def test_stats_add_up(target):
             talk.send(b"x" * 100).receive(100)
         first.finish().expect_eof()
         refused = closed_port()
-        for message in (socks5("127.0.0.1", refused), socks5("127.0.0.1", 1, cmd=3)):
+        for message in (socks5("127.0.0.1", refused), socks5("127.0.0.1", 1, cmd=9)):
             with Talk.to(proxy.port) as talk:
                 talk.send(GREETING + message).rest()
         with Talk.to(proxy.port) as talk:

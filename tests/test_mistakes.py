@@ -30,6 +30,7 @@ from support import (
     GREETING,
     REJECTED4,
     ROOT,
+    UDP_ASSOCIATE,
     CommandLine,
     FakeTarget,
     Talk,
@@ -47,6 +48,7 @@ from symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
 DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.rst")
 
 USER = ("ann:secret",)
+ASSOCIATE = socks5("0.0.0.0", 0, cmd=UDP_ASSOCIATE)
 
 #: By name of the mistake: a function that makes it.  It gets a ``Stage`` and
 #: returns what was said and the REP that a client heard.
@@ -893,9 +895,53 @@ def _(stage):
         return refused(stage, socks5("127.0.0.1", port), connect_timeout=0.1)
 
 
-@makes("bind-or-udp")
+@makes("bind-asked-for")
 def _(stage):
     return refused(stage, socks5("127.0.0.1", 80, cmd=BIND))
+
+
+@makes("udp-by-a-unix-socket")
+def _(stage):
+    path = str(stage.tmp_path / "s")
+    with run_proxy(listen="unix:" + path), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        rep = ask(Talk(sock), ASSOCIATE)
+    return stage.log.wait_for("end=refused"), rep
+
+
+def one_too_many(stage, **settings):
+    """Ask for a second association where one may be; return the line, and the REP."""
+    with run_proxy(**settings) as proxy, Talk.to(proxy.port) as first:
+        first.send(GREETING + ASSOCIATE).expect(b"\x05\x00")
+        assert 0 == first.receive_reply5()[0]
+        with Talk.to(proxy.port) as second:
+            rep = ask(second, ASSOCIATE)
+        return stage.log.wait_for("end=limit"), rep
+
+
+@makes("udp-ports-used-up")
+def _(stage):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    return one_too_many(stage, udp_ports="%d-%d" % (port, port))
+
+
+@makes("associations-used-up")
+def _(stage):
+    return one_too_many(stage, max_associations=2)
+
+
+@makes("udp-denied")
+def _(stage):
+    rules = ("deny to 127.0.0.1 port 9", "allow")
+    with run_proxy(rule=rules) as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING + ASSOCIATE).expect(b"\x05\x00")
+        host, port = talk.receive_reply5()[1:]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"\0\0\0\1\x7f\0\0\1\0\x09hello", (host, port))
+            wait_until(lambda: proxy.live[0].datagrams.drops)
+    return stage.log.wait_for("drops="), None
 
 
 @makes("tls-on-the-port")

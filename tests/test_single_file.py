@@ -238,6 +238,20 @@ def test_click_keeps_its_lines_where_they_are(built):
     assert [] == [pair for pair in kept if not pair[1].startswith(pair[0])]
 
 
+def test_our_own_lines_stay_where_they_are_and_help_is_kept(built):
+    """Comments are gone from what is ours, too, but not what ``help`` tells programs."""
+    with zipfile.ZipFile(str(built / NAME)) as archive:
+        inner, public = (
+            archive.read("minisocks/%s.py" % name).decode().splitlines()
+            for name in ("relay", "proxy")
+        )
+    original = read(os.path.join(ROOT, "minisocks", "relay.py")).decode().splitlines()
+
+    assert len(original) == len(inner)
+    assert len([line for line in inner if line.strip(" '")]) < len(original) * 3 // 4
+    assert read(os.path.join(ROOT, "minisocks", "proxy.py")).decode().splitlines() == public
+
+
 @pytest.fixture
 def light(tmp_path):
     """The environment in which Python is what a router has."""
