@@ -173,7 +173,8 @@ def check_preference(text: str) -> None:
 def check_address(option: str, which: str) -> Callable[[str], None]:
     """Return what accepts the IPv4 or IPv6 address of a host, for *option*.
 
-    *which* says for whom it is not clear what to write.  It raises ``ConfigError``: it is none, or one that no packet can come from.
+    *which* is what people are told to write.  It raises ``ConfigError``: the text is none,
+    or one that no packet can come from.
     """
 
     def check(text: str) -> None:

@@ -286,8 +286,8 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='HOST has N associations already, half of all "
         "(--max-associations N)'",
-        "Half of ``--max-associations`` is for one client, and this one has them. tun2socks and its "
-        "like open one for each program that sends datagrams.",
+        "Half of ``--max-associations`` is for one client, and this one has them. tun2socks and "
+        "its like open one for each program that sends datagrams.",
         "If they are honest, raise it; each takes up to four descriptors.",
         reply=2,
     ),
@@ -295,10 +295,10 @@ _SERVING = (
         "udp-denied",
         IN_THE_LOG,
         "id=N client=CLIENT ... drops='denied: N' ... why='...'",
-        "Datagrams were not sent on, because a rule is against their target: ``why`` says which, of "
-        "the first of them.",
-        "``minisocks check --from CLIENT --to TARGET:PORT --command udp`` says the same; a rule can "
-        "allow it.",
+        "Datagrams were not sent on, because a rule is against their target: ``why`` says which, "
+        "of the first of them.",
+        "``minisocks check --from CLIENT --to TARGET:PORT --command udp`` says the same; a rule "
+        "can allow it.",
     ),
     Mistake(
         "tls-on-the-port",

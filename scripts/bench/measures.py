@@ -122,7 +122,7 @@ def bulk(mode):
 
 
 def answers(mode):
-    """Return the test of pings or visits."""
+    """Return the test of pings, visits or datagrams."""
 
     def test(server, port, n, seconds):
         if mode == "name" and not server.pid:
@@ -130,7 +130,8 @@ def answers(mode):
         got = measured(mode, server, port, n, seconds)
         figures = {"per_s": got["per_s"], "failed": got["failed"]}
         if got["count"]:
-            figures.update(us_p50=got["us_p50"], us_p99=got["us_p99"])
+            if "us_p50" in got:
+                figures.update(us_p50=got["us_p50"], us_p99=got["us_p99"])
             if server.pid:
                 figures["cpu_us"] = got["cpu"] * 1e6 / got["count"]
         return figures
@@ -211,6 +212,7 @@ TESTS = {
     "ping": answers("ping"),
     "conn": answers("conn"),
     "name": answers("name"),
+    "udp": answers("udp"),
     "idle": idle,
     "mixed": mixed,
     "crowd": crowd,
@@ -218,8 +220,8 @@ TESTS = {
 }
 
 DEFAULT = (
-    "start,down:1,down:16,both:16,ping:1,ping:64,conn:1,conn:32,name:32,idle:1000,mixed:64,"
-    "crowd:8000,wakeups"
+    "start,down:1,down:16,both:16,ping:1,ping:64,conn:1,conn:32,name:32,udp:1,udp:16,"
+    "udp:64,idle:1000,mixed:64,crowd:8000,wakeups"
 )
 
 #: Descriptors that a server needs for one connection, and for itself.

@@ -10,6 +10,7 @@
  *   ping   64 bytes there and back on each open connection, again and again
  *   conn   connect, handshake, one byte there and back, close, again
  *   name   as conn, but asks for the name "localhost" (ATYP 3) instead of 127.0.0.1
+ *   udp    associations, each with 8 datagrams of 200 bytes on their way there and back
  *   hold   open all, say "ready", wait, then count those that still echo
  * Prints "go" when the warm-up is over and "stop" when the measurement is, then one line of
  * key=value pairs.  TERM ends a measurement or a wait early, in good order.
@@ -42,6 +43,8 @@ enum {
     RAMP = 64,       /* handshakes at once while connections are opened */
     RAMP_LIMIT = 60, /* seconds for all of them */
     ECHO_LIMIT = 10, /* seconds for all held connections to echo */
+    WINDOW = 8,      /* datagrams of an association on their way */
+    DATAGRAM = 200,  /* bytes of data */
 };
 static char buf[BUF];
 static int ep;
@@ -127,6 +130,25 @@ static void serve(struct served *s, uint32_t events)
     }
 }
 
+/* Echo datagrams on the port, in a process that ends with this one. */
+static void echo_datagrams(struct sockaddr_in a)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM, 0), big = 4 << 20;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &big, sizeof big);
+    if (bind(fd, (void *)&a, sizeof a)) die("target, UDP");
+    if (fork()) {
+        close(fd);
+        return;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) {
+        struct sockaddr_in from;
+        socklen_t l = sizeof from;
+        ssize_t r = recvfrom(fd, buf, BUF, 0, (void *)&from, &l);
+        if (r >= 0) sendto(fd, buf, r, 0, (void *)&from, l);
+    }
+}
+
 static void target(void)
 {
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
@@ -140,6 +162,7 @@ static void target(void)
     }
     if (listen(listener, 4096)) die("target");
     getsockname(listener, (void *)&a, &l);
+    echo_datagrams(a);
     printf("port=%d\n", ntohs(a.sin_port));
     fflush(stdout);
     arm(EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
@@ -362,6 +385,78 @@ static void hold(struct conn *c)
     printf("mode=hold connections=%d alive=%ld failed=%ld\n", job.n, echoes, broken);
 }
 
+/* ---- datagrams ------------------------------------------------------- */
+struct association { int fd; double heard; };
+
+static void receive(int fd, int size)
+{
+    for (int got = 0, r; got < size; got += r)
+        if ((r = recv(fd, buf + got, size - got, 0)) <= 0) die("handshake");
+}
+
+/* Have the proxy open an association; return where it takes datagrams. */
+static struct sockaddr_in associate(void)
+{
+    static const unsigned char request[10] = { 5, 3, 0, 1 };
+    struct sockaddr_in a = local(job.proxy_port);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, (void *)&a, sizeof a) || send(fd, "\5\1\0", 3, 0) != 3) die("connect");
+    receive(fd, 2);
+    if (send(fd, request, sizeof request, 0) != sizeof request) die("request");
+    receive(fd, 10);
+    if (buf[1]) {
+        fprintf(stderr, "UDP ASSOCIATE: REP %d\n", buf[1]);
+        exit(1);
+    }
+    memcpy(&a.sin_addr, buf + 4, 4);
+    memcpy(&a.sin_port, buf + 8, 2);
+    return a;
+}
+
+static void exchange(void)
+{
+    struct association *s = calloc(job.n, sizeof *s);
+    unsigned char full[10 + DATAGRAM] = { 0, 0, 0, 1, 127, 0, 0, 1, job.target_port >> 8, job.target_port };
+    int skip = job.proxy_port ? 0 : 10, size = sizeof full - skip, big = 1 << 20;
+    for (int i = 0; i < job.n; i++) {
+        struct sockaddr_in to = job.proxy_port ? associate() : local(job.target_port);
+        s[i].fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        setsockopt(s[i].fd, SOL_SOCKET, SO_RCVBUF, &big, sizeof big);
+        if (connect(s[i].fd, (void *)&to, sizeof to)) die("connect, UDP");
+        arm(EPOLL_CTL_ADD, s[i].fd, EPOLLIN, &s[i]);
+        s[i].heard = now();
+        for (int k = 0; k < WINDOW; k++) send(s[i].fd, full + skip, size, 0);
+    }
+    long count = 0, lost = 0;
+    double from = now() + (job.secs > 1 ? 0.5 : 0.1), t;
+    while (!enough && (t = now()) < from + job.secs) {
+        struct epoll_event ev[MAXEV];
+        if (!measuring && t >= from) {
+            measuring = 1;
+            count = lost = 0;
+            say("go");
+        }
+        int k = epoll_wait(ep, ev, MAXEV, 50);
+        t = now();
+        for (int i = 0; i < k; i++) {
+            struct association *x = ev[i].data.ptr;
+            while (recv(x->fd, buf, BUF, 0) > 0) {
+                count++;
+                x->heard = t;
+                send(x->fd, full + skip, size, 0);
+            }
+        }
+        for (int i = 0; i < job.n; i++) {
+            if (t - s[i].heard < 0.2) continue;
+            lost++; /* all of the window: begin anew */
+            s[i].heard = t;
+            send(s[i].fd, full + skip, size, 0);
+        }
+    }
+    say("stop");
+    printf("mode=udp connections=%d failed=%ld count=%ld per_s=%.1f\n", job.n, lost, count, count / job.secs);
+}
+
 static void measure(struct conn *c)
 {
     double t, length;
@@ -407,9 +502,9 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     ep = epoll_create1(0);
     if (argc == 2 && !strcmp(argv[1], "target")) target();
-    if (argc != 6 || !choose(argv[1])) {
+    if (argc != 6 || (strcmp(argv[1], "udp") && !choose(argv[1]))) {
         fprintf(stderr, "usage: socksload target\n"
-                        "       socksload down|up|both|ping|conn|name|hold PROXY_PORT TARGET_PORT CONNECTIONS SECONDS\n");
+                        "       socksload down|up|both|ping|conn|name|udp|hold PROXY_PORT TARGET_PORT CONNECTIONS SECONDS\n");
         return 2;
     }
     signal(SIGTERM, on_term);
@@ -418,6 +513,10 @@ int main(int argc, char **argv)
     job.target_port = atoi(argv[3]);
     job.n = atoi(argv[4]);
     job.secs = atof(argv[5]);
+    if (!strcmp(job.name, "udp")) {
+        exchange();
+        return 0;
+    }
     c = calloc(job.n, sizeof *c);
     for (int i = 0; i < job.n; i++) c[i].fd = -1;
     open_all(c);
