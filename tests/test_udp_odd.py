@@ -1,0 +1,184 @@
+"""Datagrams that are odd, too large, or for nobody: dropped, and the next one is relayed."""
+
+import pytest
+
+from support import closed_port, run_proxy, wait_until
+from udp_client import (
+    Associated,
+    UdpTarget,
+    associations,
+    header,
+    in_loop,
+    udp_socket,
+    wait_for_drops,
+)
+
+V4, V6 = "127.0.0.1", "::1"
+
+
+@pytest.fixture
+def target():
+    """A target of datagrams."""
+    with UdpTarget() as running:
+        yield running
+
+
+@pytest.fixture
+def target6():
+    """The same with an IPv6 address."""
+    with UdpTarget(V6) as running:
+        yield running
+
+
+@pytest.fixture
+def client(proxy):
+    """A client with an association."""
+    with Associated(proxy.port) as associated:
+        yield associated
+
+
+def odd_datagrams(port):
+    """Yield datagrams that are no datagrams of RFC 1928."""
+    whole = header(V4, port)
+    yield from (whole[:size] for size in range(len(whole)))
+    for atyp in (0, 2, 5, 255):
+        yield b"\0\0\0" + bytes((atyp,)) + whole[4:] + b"data"
+    name = header(b"localhost", port)
+    yield from (name[:size] for size in range(4, len(name)))
+    yield b"\0\0\0\3\0" + name[-2:] + b"data"
+    yield b"\0\0\0\3\3a\0b" + name[-2:] + b"data"
+    yield from (header(V6, port)[:size] for size in range(4, 22))
+
+
+def test_odd_datagrams_are_dropped(client, proxy, target):
+    """Cut off anywhere, or of an unknown kind: each is dropped, and the next one is relayed."""
+    odd = list(odd_datagrams(target.port))
+    for number, data in enumerate(odd):
+        client.send_raw(data)
+        if number % 10 == 0:
+            client.expect_to_work(target)
+    client.expect_to_work(target)
+    assert {"malformed": len(odd)} == proxy.records[-1].datagrams.drops
+
+
+def test_what_is_left_of_a_longer_datagram_is_not_read(client, proxy, target):
+    """A short one behind a long one that was good is short all the same."""
+    client.expect_to_work(target, b"x" * 100)
+    for size in range(len(header(V4, target.port))):
+        client.send_raw(header(V4, target.port)[:size])
+        client.expect_to_work(target, b"x" * 100)
+    assert {"malformed": 10} == proxy.records[-1].datagrams.drops
+
+
+def test_rsv_may_be_anything(client, target):
+    """As in a request."""
+    client.send_raw(b"\xff\x01" + header(V4, target.port)[2:] + b"data")
+    target.expect(b"data")
+    client.expect_to_work(target)
+
+
+def test_empty_datagrams_are_datagrams(client, target):
+    """In both directions, and they count."""
+    client.expect_to_work(target, b"")
+    client.expect_to_work(target, b"x")
+
+
+SIZES = [
+    (V4, V4, 65507 - 10),
+    (V4, V6, 65507 - 22),
+    (V6, V4, 65507),
+    (V6, V6, 65527 - 22),
+]
+
+
+@pytest.mark.parametrize("host, to, most", SIZES)
+def test_the_largest_go_through(host, to, most):
+    """As much as a UDP packet holds next to the header, in both directions, whole."""
+    with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, host) as client:
+        with UdpTarget(to) as target:
+            data = bytes(range(251)) * 262
+            client.expect_to_work(target, data[:most])
+            client.expect_to_work(target, data[: most // 2])
+            assert 0 == len(proxy.records[-1].datagrams.drops)
+
+
+def test_what_a_client_cannot_be_sent_is_dropped(client, proxy, target):
+    """A target may write more than fits behind a header; and a client more than IPv4 takes."""
+    client.expect_to_work(target)
+    target.answer(b"x" * 65507)
+    target.answer(b"x" * 65498)
+    client.expect_to_work(target)
+    wait_for_drops(proxy.records[-1], too_large=2)
+
+
+def test_what_a_target_cannot_be_sent_is_dropped(target):
+    """Of an IPv6 client an IPv4 target takes no 65 508 bytes."""
+    with run_proxy(listen=("[::1]:0",)) as proxy, Associated(proxy.port, V6) as client:
+        client.send_to(target, b"x" * 65508)
+        client.expect_to_work(target)
+        client.send_to(target, b"x" * 65508)
+        client.expect_to_work(target)
+        assert {"too large": 2} == proxy.records[-1].datagrams.drops
+
+
+def test_ipv6_targets_that_write_too_much_are_not_cut_off(target6):
+    """A datagram that did not fit into the buffer is not relayed as if it were whole."""
+    with run_proxy(listen=("[::1]:0",)) as proxy, Associated(proxy.port, V6) as client:
+        client.expect_to_work(target6)
+        for size in (65527, 65514, 65506):
+            target6.answer(b"x" * size)
+        client.expect_to_work(target6)
+        assert {"too large": 3} == proxy.records[-1].datagrams.drops
+
+
+@pytest.mark.parametrize("host", [V4, V6])
+def test_a_target_that_is_not_there_ends_nothing(host):
+    """ICMP says that its port is closed; when somebody listens there, he is heard."""
+    with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, host) as client:
+        port = closed_port(host)
+        for _ in range(5):
+            client.send(host, port, b"nobody there")
+        with UdpTarget(V4) as other, UdpTarget(V6) as other6:
+            client.expect_to_work(other).expect_to_work(other6)
+        with UdpTarget(host, port) as target:
+            client.expect_to_work(target)
+
+
+def test_a_client_whose_socket_is_closed_for_a_while_goes_on(client, proxy, target):
+    """What comes meanwhile is lost; at the same port it is the same client again."""
+    client.expect_to_work(target)
+    port = client.sock.getsockname()[1]
+    client.sock.close()
+    for _ in range(5):
+        target.answer(b"nobody there")
+    counts = proxy.records[-1].datagrams
+    wait_until(lambda: counts.down + sum(counts.drops.values()) == 1 + 5)
+    client.sock = udp_socket(V4, port)
+    client.expect_to_work(target, b"again")
+
+
+def test_the_first_answer_to_a_client_that_is_back_arrives(client, proxy, target):
+    """The news that one before it was lost does not cost the next one."""
+    client.expect_to_work(target)
+    port = client.sock.getsockname()[1]
+    client.sock.close()
+
+    def lose_one():
+        # All in the loop's thread, so that it reads no news between them.
+        (job,) = associations(proxy)
+        job._relay.send(b"nobody there")
+        client.sock = udp_socket(V4, port)
+        target.answer(b"back")
+        (sock,) = job._targets.values()
+        job._from_target(sock, 10)
+
+    in_loop(proxy, lose_one)
+    client.expect(target, b"back")
+
+
+@pytest.mark.parametrize("dst", [("127.0.0.1", 0), ("255.255.255.255", 9)])
+def test_what_cannot_be_sent_anywhere_is_dropped(client, proxy, target, dst):
+    """No port, or broadcast: counted, and the next one is relayed."""
+    client.send(dst[0], dst[1], b"x")
+    client.expect_to_work(target)
+    assert {"not sent": 1} == proxy.records[-1].datagrams.drops

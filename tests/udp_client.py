@@ -1,0 +1,186 @@
+"""A client that has an association, and targets that say only what a test has them say.
+
+No threads: a datagram on loopback is at its receiver when ``sendto`` returns, and who
+waits for one that must come waits with ``TIMEOUT``.
+"""
+
+import socket
+import struct
+
+from minisocks.association import Association
+from minisocks.errand import run_in
+from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
+
+__all__ = [
+    "Associated",
+    "UdpTarget",
+    "associations",
+    "header",
+    "in_loop",
+    "udp_socket",
+    "wait_for_drops",
+]
+
+
+def udp_socket(host, port=0):
+    """Return a socket for datagrams that is bound to *host*."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(TIMEOUT)
+    sock.bind((host, port))
+    return sock
+
+
+def header(host, port, frag=0):
+    """Return the header of a datagram; *host* is bytes for a name, text for an address."""
+    return bytes((0, 0, frag)) + address5(host, port)
+
+
+class Associated:
+    """A client's association: its connection, and the socket that it sends from.
+
+    ``rep``, ``bnd`` and ``port`` are what the reply says.
+
+    Args:
+        host: where the proxy is reached.
+        dst: what the request says; None: the address and port that it sends from.
+        source: where the client connects and sends from; *host* if it is not said.
+        talk: a connection whose greeting is over, instead of one to *port*.
+    """
+
+    def __init__(self, port, host="127.0.0.1", dst=("0.0.0.0", 0), source=None, talk=None):
+        source = source or host
+        self.sock = udp_socket(source)
+        try:
+            if talk is None:
+                talk = Talk.to(port, host, (source, 0))
+                talk.send(GREETING).expect(b"\x05\x00")
+            self.talk = talk
+            if dst is None:
+                dst = self.sock.getsockname()[:2]
+            self.talk.send(socks5(dst[0], dst[1], UDP_ASSOCIATE))
+            self.rep, self.bnd, self.port = self.talk.receive_reply5()
+        except BaseException:
+            self.sock.close()
+            raise
+
+    @property
+    def place(self):
+        """Where its datagrams go."""
+        return self.bnd, self.port
+
+    def send_raw(self, data):
+        """Send any bytes to the relay socket."""
+        self.sock.sendto(data, self.place)
+        return self
+
+    def send(self, host, port, data, frag=0):
+        """Send *data* for a target."""
+        return self.send_raw(header(host, port, frag) + data)
+
+    def send_to(self, target, data, frag=0):
+        """Send *data* for a ``UdpTarget``, by its address."""
+        return self.send(target.host, target.port, data, frag)
+
+    def receive(self):
+        """Return who the next datagram says that it is from, and what is in it."""
+        data, source = self.sock.recvfrom(65536)
+        assert self.place == source[:2], "from %r" % (source,)
+        assert b"\0\0\0" == data[:3], "RSV and FRAG of %r" % data[:50]
+        size, family = {1: (4, socket.AF_INET), 4: (16, socket.AF_INET6)}[data[3]]
+        host = socket.inet_ntop(family, data[4 : 4 + size])
+        return host, struct.unpack_from("!H", data, 4 + size)[0], data[6 + size :]
+
+    def expect(self, target, data):
+        """Receive *data*, and nothing before it, from *target*."""
+        assert (target.host, target.port, data) == self.receive()
+        return self
+
+    def expect_to_work(self, target, data=b"works"):
+        """Have a datagram go to *target* and back, and be the next one in each direction."""
+        target.expect_from(self.send_to(target, data), data)
+        target.answer(data[::-1])
+        return self.expect(target, data[::-1])
+
+    def close(self):
+        """End it."""
+        self.talk.close()
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+class UdpTarget:
+    """A socket that datagrams are for."""
+
+    def __init__(self, host="127.0.0.1", port=0):
+        self.sock = udp_socket(host, port)
+        self.host, self.port = self.sock.getsockname()[:2]
+        #: Whom the last datagram came from: a socket of the proxy.
+        self.source = None
+
+    def receive(self):
+        """Return what the next datagram holds."""
+        data, self.source = self.sock.recvfrom(65536)
+        return data
+
+    def expect(self, data):
+        """Receive *data*, and nothing before it."""
+        received = self.receive()
+        assert data == received, "expected %r, received %r" % (data[:50], received[:50])
+        return self
+
+    def expect_from(self, client, data):
+        """Receive *data* of *client*, not straight from its socket."""
+        self.expect(data)
+        assert client.sock.getsockname() != self.source
+        return self
+
+    def expect_nothing(self):
+        """Demand that nothing is there; for when all that could come must have come."""
+        self.sock.setblocking(False)
+        try:
+            data = self.sock.recv(65536)
+        except BlockingIOError:
+            return
+        finally:
+            self.sock.settimeout(TIMEOUT)
+        raise AssertionError("received %r" % data[:50])
+
+    def answer(self, data):
+        """Send *data* to whom the last datagram came from."""
+        self.sock.sendto(data, self.source)
+        return self
+
+    def close(self):
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.sock.close()
+
+
+def associations(proxy):
+    """Return the associations of *proxy*, oldest first."""
+    found = [job for job in list(proxy.services.loop._jobs) if isinstance(job, Association)]
+    return sorted(found, key=lambda job: job._record.id)
+
+
+def in_loop(proxy, work):
+    """Return what *work* returns in the loop's thread."""
+    results = []
+    run_in(proxy.services.loop, lambda: results.append(work()))
+    assert results, "it has failed"
+    return results[0]
+
+
+def wait_for_drops(record, **counts):
+    """Return once as many datagrams are dropped, each *why* with _ for a blank."""
+    wanted = {why.replace("_", " "): count for why, count in counts.items()}
+    # The client may have its reply before there are any counts.
+    wait_until(lambda: record.datagrams and record.datagrams.drops == wanted, "%r" % wanted)
