@@ -1,0 +1,197 @@
+"""Relay sockets: on the address that was reached, in the range, and what clients are told."""
+
+import socket
+
+import pytest
+
+from minisocks.errors import ConfigError, DialError, LimitReached
+from minisocks.ports import MAX_TRIES, Ports, address_of, public_address, unmapped
+from minisocks.settings import Config
+from minisocks.wire import packed_ip
+from support import failure5, run_proxy, wait_until
+from udp_client import Associated, UdpTarget, udp_socket
+
+KIND = socket.SOCK_DGRAM
+
+
+def free_range(count, host="127.0.0.1"):
+    """Return the first of *count* ports that are free, below those the kernel gives."""
+    for low in range(20000, 32000, count):
+        socks = []
+        try:
+            for port in range(low, low + count):
+                socks.append(udp_socket(host, port))
+        except OSError:
+            continue
+        finally:
+            for sock in socks:
+                sock.close()
+        return low
+    raise AssertionError("no ports are free")
+
+
+@pytest.mark.parametrize(
+    "reached, host",
+    [
+        (("127.0.0.1", 1080), "127.0.0.1"),
+        (("127.0.0.9", 1080), "127.0.0.9"),
+        (("::1", 1080, 0, 0), "::1"),
+        (("::ffff:127.0.0.1", 1080, 0, 0), "127.0.0.1"),
+    ],
+)
+def test_a_socket_is_where_the_client_has_reached_us(reached, host):
+    """In the family of the address, any port; it does not block."""
+    sock, ip = Ports("--udp-ports").open(KIND, reached)
+    with sock:
+        assert host == sock.getsockname()[0]
+        assert packed_ip(host) == ip
+        assert 0 != sock.getsockname()[1]
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+
+
+def test_a_range_is_used_up_and_free_again():
+    """Each port once for each address; who is one too many hears which option it is."""
+    low = free_range(4)
+    text = "%d-%d" % (low, low + 3)
+    ports, socks = Ports("--udp-ports"), []
+    ports.change(text)
+    try:
+        for _ in range(4):
+            socks.append(ports.open(KIND, ("127.0.0.1", 1))[0])
+        wanted = list(range(low, low + 4))
+        assert wanted == sorted(sock.getsockname()[1] for sock in socks)
+        with pytest.raises(LimitReached, match=r"\(--udp-ports %s\)" % text):
+            ports.open(KIND, ("127.0.0.1", 1))
+        other, _ = ports.open(KIND, ("127.0.0.2", 1))
+        other.close()
+        gone = socks.pop()
+        port = gone.getsockname()[1]
+        gone.close()
+        ports.closed(packed_ip("127.0.0.1"), port)
+        socks.append(ports.open(KIND, ("127.0.0.1", 1))[0])
+        assert port == socks[-1].getsockname()[1]
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_ports_of_others_are_passed_over():
+    """Another program may have some of the range."""
+    low = free_range(3)
+    ports = Ports("--udp-ports")
+    ports.change("%d-%d" % (low, low + 2))
+    with udp_socket("127.0.0.1", low), udp_socket("127.0.0.1", low + 2):
+        sock, _ = ports.open(KIND, ("127.0.0.1", 1))
+        with sock:
+            assert low + 1 == sock.getsockname()[1]
+
+
+def test_a_range_that_others_have_is_not_tried_for_ever():
+    """After so many tries it counts as used up: each is a system call in the loop."""
+
+    class Counting(Ports):
+        tries = 0
+
+        def _bind(self, sock, ip, host, rest):
+            with udp_socket("127.0.0.1") as taken:
+                port = taken.getsockname()[1]
+
+                class Always:
+                    def bind(self, address):
+                        Counting.tries += 1
+                        sock.bind((address[0], port))
+
+                super()._bind(Always(), ip, host, rest)
+
+    ports = Counting("--udp-ports")
+    ports.change("20000-29999")
+    with pytest.raises(LimitReached, match="--udp-ports 20000-29999"):
+        ports.open(KIND, ("127.0.0.1", 1))
+    assert MAX_TRIES == Counting.tries
+
+
+def test_an_address_that_has_gone_is_an_error_with_its_reason():
+    """A client that reached an address which the host has lost meanwhile hears REP 01."""
+    with pytest.raises(DialError, match="no socket for the client's datagrams: ") as caught:
+        Ports("--udp-ports").open(KIND, ("192.0.2.77", 1))
+    assert 1 == caught.value.rep
+
+
+@pytest.mark.parametrize(
+    "text", ["0-5", "5-4", "65536", "1-65536", "-", "1-", "-1", "a-b", "1-2-3", "1,2", " 1-2", "0"]
+)
+def test_what_is_no_range_is_refused(text):
+    """By the name of the option."""
+    with pytest.raises(ConfigError) as caught:
+        Config(udp_ports=text).checked()
+    assert "--udp-ports" == caught.value.option
+
+
+@pytest.mark.parametrize("text", ["1-65535", "7", "7-7", ""])
+def test_ranges(text):
+    """Both ends included; one port is a range; nothing is any port."""
+    assert text == Config(udp_ports=text).checked().udp_ports
+
+
+PUBLIC = Config(public_address=("203.0.113.5", "2001:db8::5"))
+
+
+@pytest.mark.parametrize(
+    "config, ip, is_local, expected",
+    [
+        (PUBLIC, "10.0.0.1", False, "203.0.113.5"),
+        (PUBLIC, "fd00::1", False, "2001:db8::5"),
+        (PUBLIC, "127.0.0.1", True, "127.0.0.1"),
+        (PUBLIC, "::1", True, "::1"),
+        (Config(public_address=("203.0.113.5",)), "fd00::1", False, "fd00::1"),
+        (Config(), "10.0.0.1", False, "10.0.0.1"),
+    ],
+)
+def test_the_public_address(config, ip, is_local, expected):
+    """Of the family in question, for who is not on this host; else the real one."""
+    assert packed_ip(expected) == public_address(config, packed_ip(ip), is_local)
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "example.org", "fe80::1%lo"]
+)
+def test_what_is_no_public_address_is_refused(text):
+    """Whatever no client could write to."""
+    with pytest.raises(ConfigError) as caught:
+        Config(public_address=(text,)).checked()
+    assert "--public-address" == caught.value.option
+
+
+def test_addresses_and_mapped_ones():
+    """Text, port and ATYP; an IPv4 address that is written as IPv6 is one."""
+    assert (b"127.0.0.1", 5, 1) == address_of(b"\x7f\0\0\1", 5)
+    assert "[::1]:5" == str(address_of(packed_ip("::1"), 5))
+    assert b"\x7f\0\0\1" == unmapped(packed_ip("::ffff:127.0.0.1"))
+    assert packed_ip("::1") == unmapped(packed_ip("::1"))
+
+
+# In a proxy
+
+
+def test_a_proxy_takes_ports_of_its_range(access_log):
+    """BND.PORT is in it; used up, REP 02 and one line that names the option; free again after."""
+    low = free_range(2)
+    ports = "%d-%d" % (low, low + 1)
+    with run_proxy(udp_ports=ports, public_address="203.0.113.5") as proxy, UdpTarget() as target:
+        with Associated(proxy.port) as first, Associated(proxy.port) as second:
+            assert {low, low + 1} == {first.port, second.port}
+            # This client is on this host, and needs no public address.
+            assert "127.0.0.1" == first.bnd
+            first.expect_to_work(target)
+            with Associated(proxy.port) as third:
+                assert failure5(2)[:2] == bytes((5, third.rep))
+            access_log.wait_for("end=limit")
+            (line,) = [line for line in access_log.lines if "end=limit" in line]
+            assert "(--udp-ports %s)" % ports in line
+        wait_until(lambda: len(proxy) == 0)
+        with Associated(proxy.port) as again:
+            again.expect_to_work(target)
+        proxy.reload(proxy.config._replace(udp_ports=""))
+        with Associated(proxy.port) as another:
+            another.expect_to_work(target)
