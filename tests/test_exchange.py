@@ -1,0 +1,184 @@
+"""What associations share: bounds for all and for each client, and names for a while."""
+
+import pytest
+
+from minisocks.client import Client
+from minisocks.errors import DialError, LimitReached
+from minisocks.exchange import (
+    MAX_HELD_BYTES,
+    MAX_NAMES,
+    MAX_TARGETS,
+    NAME_SECONDS,
+    NO_NAME_SECONDS,
+    TARGET_BYTES,
+    Exchange,
+    Names,
+)
+from minisocks.loop import Loop
+from minisocks.settings import Config
+from minisocks.wire import Rep
+
+ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
+SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
+
+FOUND = [(2, ("192.0.2.1", 53))]
+FAILED = DialError("no such host", Rep.HOST_UNREACHABLE)
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def loop():
+    """A loop that does not run."""
+    made = Loop()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def exchange(loop):
+    """What the associations of a proxy with the defaults share."""
+    made = Exchange(loop)
+    made.change(Config())
+    return made
+
+
+class Forgets:
+    """Stands for an association."""
+
+    forgotten = 0
+
+    def forget(self):
+        self.forgotten += 1
+
+
+# Names
+
+
+@pytest.mark.parametrize("outcome, seconds", [(FOUND, NAME_SECONDS), (FAILED, NO_NAME_SECONDS)])
+def test_a_name_is_known_for_a_while(outcome, seconds):
+    """Its addresses, or that it has none; and then it is asked about again."""
+    clock = Clock()
+    names = Names(clock)
+    assert names.get(b"a.test") is None
+    names.add(b"a.test", outcome)
+    clock.now += seconds - 0.01
+    assert outcome is names.get(b"a.test")
+    clock.now += 0.02
+    assert names.get(b"a.test") is None
+    assert 0 == len(names)
+    assert 0 < NO_NAME_SECONDS < NAME_SECONDS <= 60
+
+
+def test_a_name_that_is_looked_up_again_is_young_again():
+    """What came last counts, for its own time."""
+    clock = Clock()
+    names = Names(clock)
+    names.add(b"a.test", FAILED)
+    clock.now += NO_NAME_SECONDS - 1
+    names.add(b"a.test", FOUND)
+    clock.now += NAME_SECONDS - 1
+    assert FOUND is names.get(b"a.test")
+    names.clear()
+    assert names.get(b"a.test") is None
+
+
+def test_few_names_are_known():
+    """The oldest is forgotten for one too many."""
+    names = Names(Clock())
+    for number in range(MAX_NAMES + 5):
+        names.add(b"%d.test" % number, FOUND)
+    assert MAX_NAMES == len(names)
+    assert names.get(b"4.test") is None
+    assert FOUND is names.get(b"5.test")
+
+
+# Associations
+
+
+def test_a_client_has_half_of_all(exchange):
+    """Of both bounds the option is named, and who is whose."""
+    exchange.change(Config(max_associations=4))
+    mine = [object(), object()]
+    for association in mine:
+        exchange.check_room(ANN)
+        exchange.enter(association, ANN)
+    with pytest.raises(LimitReached, match=r"10.0.0.1 has 2 .*\(--max-associations 4\)"):
+        exchange.check_room(ANN)
+    for _ in range(2):
+        exchange.check_room(BOB)
+        exchange.enter(object(), BOB)
+    for client in (ANN, BOB, SIX):
+        with pytest.raises(LimitReached, match=r"there are 4 .*\(--max-associations 4\)"):
+            exchange.check_room(client)
+    exchange.leave(mine[0], ANN)
+    exchange.check_room(ANN)
+    assert 3 == len(exchange)
+
+
+def test_an_ipv6_client_has_a_network(exchange):
+    """A /64 is one client: addresses in it cost nothing."""
+    exchange.change(Config(max_associations=2))
+    exchange.enter(object(), SIX)
+    with pytest.raises(LimitReached, match="2001:db8::/64 has 1"):
+        exchange.check_room(SAME_NETWORK)
+    exchange.check_room(ANN)
+
+
+def test_the_only_one_may_be_anybody_s(exchange):
+    """Half of one is one."""
+    exchange.change(Config(max_associations=1))
+    exchange.check_room(ANN)
+
+
+def test_a_change_has_all_ask_again(exchange):
+    """Whoever has an association hears that the rules may be others."""
+    association = Forgets()
+    exchange.enter(association, ANN)
+    exchange.change(Config())
+    assert 1 == association.forgotten
+
+
+# What waits
+
+
+def test_a_client_holds_half_of_what_all_may(exchange):
+    """And two have it all."""
+    half = MAX_HELD_BYTES // 2
+    assert exchange.hold(ANN, half)
+    assert not exchange.hold(ANN, 1)
+    assert exchange.hold(BOB, half - 1)
+    assert not exchange.hold(SIX, 2)
+    assert exchange.hold(SIX, 1)
+    assert 2 * half == exchange.held
+
+
+def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
+    """With ``--memory-limit`` an eighth of it, for bytes and for targets; both count there."""
+    exchange.change(Config(memory_limit=1 << 20))
+    assert exchange.hold(ANN, 1 << 16)
+    assert not exchange.hold(ANN, 1)
+    assert 1 << 16 == loop.pipes.pending_bytes
+    exchange.release(ANN, 1 << 16)
+    assert exchange.has_room_for_target()
+    exchange.remember(128)
+    assert not exchange.has_room_for_target()
+    assert 128 * TARGET_BYTES == loop.pipes.pending_bytes
+    exchange.remember(-128)
+    assert 0 == loop.pipes.pending_bytes
+
+
+def test_targets_of_all_are_bounded(exchange):
+    """However much memory there is."""
+    exchange.remember(MAX_TARGETS - 1)
+    assert exchange.has_room_for_target()
+    exchange.remember(1)
+    assert not exchange.has_room_for_target()
