@@ -131,7 +131,8 @@ class Exchange:
         held = self._held.get(place, 0) + count
         if self._all_held + count > self._most_held or held > self._most_held // 2:
             return False
-        self._held[place] = held
+        if held:
+            self._held[place] = held  # who holds nothing is not remembered
         self._all_held += count
         self._loop.pipes.pending_bytes += count
         return True

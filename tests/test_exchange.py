@@ -1,6 +1,9 @@
 """What associations share: bounds for all and for each client, and names for a while."""
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from minisocks.client import Client
 from minisocks.errors import DialError, LimitReached
@@ -182,3 +185,21 @@ def test_targets_of_all_are_bounded(exchange):
     assert exchange.has_room_for_target()
     exchange.remember(1)
     assert not exchange.has_room_for_target()
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([ANN, BOB, SIX]), st.integers(0, 400000)), max_size=20))
+def test_nothing_is_kept_of_who_has_gone(steps):
+    """What was held is released, and then no client is remembered, whatever the amounts."""
+    loop = Loop()
+    try:
+        exchange = Exchange(loop)
+        exchange.change(Config())
+        held = [(client, count) for client, count in steps if exchange.hold(client, count)]
+        assert sum(count for _, count in held) == exchange.held <= MAX_HELD_BYTES
+        for client, count in held:
+            exchange.release(client, count)
+        assert (0, {}) == (exchange.held, exchange._held)
+        assert 0 == loop.pipes.pending_bytes
+    finally:
+        loop.stop()
