@@ -1,0 +1,110 @@
+"""The program's own decisions about datagrams: one for each target, and none holds up another."""
+
+import threading
+
+import pytest
+
+from support import TIMEOUT, run_proxy
+from udp_client import Associated, UdpTarget, wait_for_drops
+
+V4 = "127.0.0.1"
+
+
+@pytest.fixture
+def target():
+    """A target of datagrams."""
+    with UdpTarget() as running:
+        yield running
+
+
+def test_authorize_is_asked_for_the_association_and_each_target(target):
+    """Once for each, until the rules change; in a thread of the resolver; what it denies stays."""
+    asked = []
+
+    def authorize(request):
+        asked.append((request.cmd, request.host, request.port, request.ver, request.client.host))
+        threads.add(threading.current_thread().name)
+        return request.host != "127.0.0.7"
+
+    threads = set()
+    with run_proxy(authorize=authorize) as proxy, Associated(proxy.port) as client:
+        assert 0 == client.rep
+        assert [("UDP_ASSOCIATE", "0.0.0.0", 0, 5, V4)] == asked
+        threads.clear()
+        for _ in range(3):
+            client.expect_to_work(target)
+            client.send("127.0.0.7", target.port, b"x")
+        wait_for_drops(proxy.records[-1], denied=3)
+        assert [("UDP_ASSOCIATE", V4, target.port, 5, V4),
+                ("UDP_ASSOCIATE", "127.0.0.7", target.port, 5, V4)] == asked[1:]  # fmt: skip
+        assert {"minisocks-resolver"} == threads
+        proxy.reload(proxy.config)
+        client.expect_to_work(target)
+        assert 4 == len(asked)
+
+
+def test_authorize_may_refuse_the_association(proxy):
+    """REP 02, as for any other request."""
+    with run_proxy(authorize=lambda request: False) as refusing:
+        with Associated(refusing.port) as client:
+            assert 2 == client.rep
+
+
+def test_a_slow_authorize_delays_no_other_target(target):
+    """While it ponders one target others are written to, by this client and by others."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def authorize(request):
+        if request.host == "127.0.0.7":
+            entered.set()
+            assert go_on.wait(TIMEOUT)
+        return True
+
+    with run_proxy(authorize=authorize) as proxy, UdpTarget("127.0.0.7") as slow:
+        try:
+            with Associated(proxy.port) as client, Associated(proxy.port) as second:
+                client.send_to(slow, b"slow")
+                assert entered.wait(TIMEOUT)
+                client.expect_to_work(target)
+                second.expect_to_work(target)
+                slow.expect_nothing()
+                go_on.set()
+                slow.expect(b"slow")
+        finally:
+            go_on.set()
+
+
+def test_with_authorize_no_other_port_answers(target):
+    """It was asked about one port, and nobody can say what it thinks of another."""
+    with run_proxy(authorize=lambda request: True) as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        with UdpTarget() as other:
+            other.source = target.source
+            other.answer(b"data")
+            client.expect_to_work(target)
+            assert {"unasked": 1} == proxy.records[-1].datagrams.drops
+
+
+def test_a_bug_in_authorize_lets_nothing_through(target, bugs):
+    """It is logged, the datagram is dropped, and the association lives on."""
+
+    def authorize(request):
+        if request.host == "127.0.0.7":
+            raise LookupError("the program's mistake")
+        return True
+
+    with run_proxy(authorize=authorize) as proxy, UdpTarget("127.0.0.7") as other:
+        with Associated(proxy.port) as client:
+            client.send_to(other, b"x")
+            wait_for_drops(proxy.records[-1], no_address=1)
+            client.expect_to_work(target)
+            other.expect_nothing()
+    assert 1 == len(bugs)
+
+
+def test_resolve_gives_targets_their_addresses(target):
+    """The program's own names, with the built-in rules behind them."""
+    with run_proxy(resolve={"a.test": [V4]}.get) as proxy, Associated(proxy.port) as client:
+        client.send(b"A.test.", target.port, b"x")
+        target.expect(b"x").answer(b"y")
+        client.expect(target, b"y")

@@ -1,0 +1,298 @@
+"""What is asked once for a target of datagrams, and remembered: names and rules."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from minisocks.exchange import NAME_SECONDS
+from minisocks.resolver import Resolver
+from minisocks.routes import MAX_ENTRIES, MAX_LOOKUPS, MAX_WAITING
+from support import TIMEOUT, run_proxy, wait_until
+from udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
+
+V4, V6 = "127.0.0.1", "::1"
+
+
+class Names:
+    """A resolver's ``getaddrinfo``: knows a table, and holds who is ``slow`` until told."""
+
+    def __init__(self, **table):
+        self.table = {name.encode() + b".test": found for name, found in table.items()}
+        self.asked = []
+        self.slow, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, host, port, *args):
+        self.asked.append(host)
+        if host.startswith(b"slow"):
+            self.slow.set()
+            assert self.go_on.wait(TIMEOUT)
+        found = self.table.get(host)
+        if found is None:
+            raise socket.gaierror(socket.EAI_NONAME, "no such host")
+        rows = []
+        for address in found:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            sockaddr = (address, port) + ((0, 0) if family == socket.AF_INET6 else ())
+            rows.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr))
+        return rows
+
+
+@contextlib.contextmanager
+def proxy_with(names, **settings):
+    """A proxy that asks *names*."""
+    resolver = Resolver(names)
+    try:
+        with run_proxy(resolver=resolver, **settings) as proxy:
+            yield proxy
+    finally:
+        names.go_on.set()
+        resolver.close()
+
+
+@pytest.fixture
+def target():
+    """A target of datagrams."""
+    with UdpTarget() as running:
+        yield running
+
+
+# Names
+
+
+def test_a_name_is_asked_for_once(target):
+    """By all associations together, whatever the port; the reply names the address."""
+    names = Names(a=[V4])
+    with proxy_with(names) as proxy, UdpTarget() as other:
+        for _ in range(2):
+            with Associated(proxy.port) as client:
+                for each in (target, other, target):
+                    client.send(b"a.test", each.port, b"ask")
+                    each.expect(b"ask").answer(b"answer")
+                    client.expect(each, b"answer")
+    assert [b"a.test"] == names.asked
+
+
+def test_a_name_has_the_first_address_that_can_be_written_to(target):
+    """Here one that no rule allows, and one that has no route, come before."""
+    names = Names(a=["127.0.0.8", "255.255.255.255", V4])
+    with proxy_with(names, rule=("deny to 127.0.0.8", "allow")) as proxy:
+        with Associated(proxy.port) as client, UdpTarget("127.0.0.8", target.port) as denied:
+            for _ in range(3):
+                client.send(b"a.test", target.port, b"x")
+                target.expect(b"x")
+            denied.expect_nothing()
+
+
+def test_datagrams_wait_for_a_name_and_others_do_not(target):
+    """A name that takes its time holds up what is for it, and nothing else; order is kept."""
+    names = Names(slow=[V4], quick=[V4])
+    with proxy_with(names) as proxy, UdpTarget() as other:
+        with Associated(proxy.port) as client, Associated(proxy.port) as second:
+            for number in range(3):
+                client.send(b"slow.test", target.port, b"%d" % number)
+            assert names.slow.wait(TIMEOUT)
+            client.expect_to_work(other)
+            second.expect_to_work(other)
+            client.send(b"quick.test", other.port, b"quick")
+            other.expect(b"quick")
+            assert 3 == in_loop(proxy, lambda: proxy.services.exchange.held)
+            target.expect_nothing()
+            names.go_on.set()
+            for number in range(3):
+                target.expect(b"%d" % number)
+            assert 0 == in_loop(proxy, lambda: proxy.services.exchange.held)
+    assert [b"quick.test", b"slow.test"] == sorted(names.asked)
+
+
+def test_few_datagrams_wait_for_a_name(target):
+    """Those beyond the bound are dropped, the first ones are sent."""
+    names = Names(slow=[V4])
+    with proxy_with(names) as proxy, UdpTarget() as other, Associated(proxy.port) as client:
+        for number in range(MAX_WAITING + 5):
+            client.send(b"slow.test", target.port, b"%d" % number)
+        client.expect_to_work(other)
+        wait_for_drops(proxy.records[-1], no_room=5)
+        names.go_on.set()
+        for number in range(MAX_WAITING):
+            target.expect(b"%d" % number)
+        client.send(b"slow.test", target.port, b"last")
+        target.expect(b"last")
+
+
+def test_bytes_that_wait_for_names_are_bounded(target):
+    """However many names: a client has half of the room for all."""
+    names = Names()
+    with proxy_with(names) as proxy, contextlib.ExitStack() as stack:
+        exchange, clients = proxy.services.exchange, []
+        for _ in range(2):
+            client = stack.enter_context(Associated(proxy.port))
+            clients.append(client)
+            for number in range(MAX_LOOKUPS):
+                client.send(b"slow%d.test" % number, target.port, b"x" * 40000)
+                client.expect_to_work(target)  # else the relay socket's queue would be full
+        held = in_loop(proxy, lambda: exchange.held)
+        assert exchange._most_held // 2 - 40000 < held <= exchange._most_held // 2
+        clients[0].close()
+        wait_until(lambda: len(proxy) == 1)
+        assert in_loop(proxy, lambda: exchange.held) < held
+        names.go_on.set()
+        wait_until(lambda: exchange.held == 0)
+
+
+def test_few_names_are_looked_up_for_one_association(target):
+    """What is for more of them is dropped, and targets by address are written to all the same."""
+    names = Names()
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        for number in range(MAX_LOOKUPS + 7):
+            client.send(b"slow%d.test" % number, target.port, b"x")
+        client.expect_to_work(target)
+        assert {"no room": 7} == proxy.records[-1].datagrams.drops
+
+
+def test_a_name_that_fails_is_not_asked_for_again_at_once(target):
+    """Its datagrams are dropped, the reason is in the log, and the association lives."""
+    names = Names()
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        (record,) = proxy.records
+        for number in range(1, 6):
+            client.send(b"nowhere.test", target.port, b"x")
+            wait_for_drops(record, no_address=number)
+        client.expect_to_work(target)
+        assert "nowhere.test" in record.why
+    assert [b"nowhere.test"] == names.asked
+
+
+def test_a_name_is_looked_up_again_in_time(target):
+    """After its time a name may have another address; targets by address are remembered on."""
+    names = Names(a=[V4])
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        client.send(b"a.test", target.port, b"one")
+        target.expect(b"one")
+        with UdpTarget("127.0.0.2", target.port) as moved:
+            names.table[b"a.test"] = ["127.0.0.2"]
+            client.send(b"a.test", target.port, b"two")
+            target.expect(b"two")
+            (job,) = associations(proxy)
+            timer = job._routes._timer
+            ways = len(job._routes.ways)
+            proxy.services.exchange.names._clock = lambda: time.monotonic() + NAME_SECONDS
+            in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
+            assert ways - 1 == len(job._routes.ways)
+            client.send(b"a.test", target.port, b"three")
+            moved.expect(b"three")
+            client.expect_to_work(target)
+    assert [b"a.test"] * 2 == names.asked
+
+
+# Rules
+
+
+def test_rules_are_asked_once_for_a_target(target):
+    """What they say is remembered, yes and no, until they are others."""
+    asked = []
+    rule = "deny command udp to 127.0.0.7"
+    with run_proxy(rule=(rule, "allow")) as proxy, Associated(proxy.port) as client:
+        rules = proxy.services.rules
+
+        class Counting:
+            def decide(self, client, ver, cmd, dst, ip):
+                asked.append((dst.name, ver, int(cmd)))
+                return rules.decide(client, ver, cmd, dst, ip)
+
+            def __getattr__(self, name):
+                return getattr(rules, name)
+
+        proxy.services.rules = Counting()
+        for _ in range(3):
+            client.send("127.0.0.7", target.port, b"x")
+            client.expect_to_work(target)
+        assert {"denied": 3} == proxy.records[-1].datagrams.drops
+        assert "rule 1 denies" in proxy.records[-1].why
+    assert [("127.0.0.7", 5, 3), (V4, 5, 3), (V4, 5, 3)] == asked  # there and back
+
+
+def test_a_reload_has_the_rules_asked_again(target):
+    """In both directions: what was allowed may be denied from now on, and the other way round."""
+    names = Names(a=["127.0.0.7"])
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        with UdpTarget("127.0.0.7", target.port) as other:
+            for name in ("127.0.0.7", b"a.test"):
+                client.expect_to_work(target).expect_to_work(other)
+                client.send(name, other.port, b"x")
+                other.expect(b"x")
+                proxy.reload(proxy.config._replace(rule=("deny to 127.0.0.7", "allow")))
+                client.send(name, other.port, b"denied")
+                other.answer(b"denied")
+                client.expect_to_work(target)
+                proxy.reload(proxy.config._replace(rule=("allow",)))
+                client.send(name, other.port, b"again")
+                other.expect(b"again").answer(b"back")
+                client.expect(other, b"back")
+        assert {"denied": 4} == proxy.records[-1].datagrams.drops
+
+
+def test_a_name_s_address_is_held_against_the_rules(target):
+    """One that no rule allows is not written to, by whatever name."""
+    names = Names(a=["127.0.0.7"], b=[V4])
+    with proxy_with(names, rule=("deny to 127.0.0.7 .c.test", "allow")) as proxy:
+        with Associated(proxy.port) as client, UdpTarget("127.0.0.7", target.port) as denied:
+            for host in (b"a.test", b"127.0.0.7", "::ffff:127.0.0.7", b"127.7", b"x.c.test"):
+                client.send(host, target.port, b"x")
+            client.send(b"b.test", target.port, b"y")
+            target.expect(b"y")
+            denied.expect_nothing()
+            wait_for_drops(proxy.records[-1], denied=5)
+    assert [b"a.test", b"b.test"] == names.asked  # what is denied by name is not looked up
+
+
+@pytest.mark.parametrize(
+    "rules, rep",
+    [
+        (("allow command connect",), 2),
+        (("deny command udp", "allow"), 2),
+        (("allow command udp",), 0),
+        (("allow command udp to 192.0.2.1",), 0),
+        (("deny command udp to 192.0.2.1", "allow"), 0),
+        (("allow command udp port 53",), 0),
+    ],
+    ids=str,
+)
+def test_an_association_needs_a_rule_that_allows_some_target(rules, rep):
+    """REP 02 where there can be none; else it is had, and each target is asked about."""
+    with run_proxy(rule=rules) as proxy, Associated(proxy.port) as client:
+        assert rep == client.rep
+        if rep:
+            wait_until(lambda: proxy.records[-1].end)
+            assert "UDP_ASSOCIATE" in proxy.records[-1].why
+
+
+def test_rules_for_udp_are_for_udp(target):
+    """``command connect`` allows no datagram, ``port`` only those that it names."""
+    rules = ("allow command connect", "allow command udp port %d" % target.port)
+    with run_proxy(rule=rules) as proxy, UdpTarget() as other, Associated(proxy.port) as client:
+        client.send_to(other, b"denied")
+        client.expect_to_work(target)
+        assert {"denied": 1} == proxy.records[-1].datagrams.drops
+        other.expect_nothing()
+
+
+# What is remembered
+
+
+def test_few_targets_are_remembered(target):
+    """Of very many the last are known, who is written to all the time among them."""
+    with run_proxy() as proxy, Associated(proxy.port) as client:
+        for number in range(MAX_ENTRIES):
+            client.send("127.1.%d.%d" % divmod(number, 256), 9, b"x")
+            if number % 50 == 0:
+                client.expect_to_work(target)
+                assert proxy.services.exchange.targets <= MAX_ENTRIES + 8
+        client.expect_to_work(target)
+        assert 0 < proxy.services.exchange.targets
+        client.close()
+        wait_until(lambda: len(proxy) == 0)
+        assert 0 == proxy.services.exchange.targets
