@@ -265,15 +265,16 @@ class Routes:
             raise NotSent(Drop.NO_ROOM)
         services, client = self._services, self._record.client
         loop, owner = services.loop, self._owner
+        waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,
             dst.port,
-            lambda outcome: loop.call_soon(owner, self._found, key, dst, outcome),
+            lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
             # All programs of this host are one client, and the host is theirs.
             None if client.is_local else neighbourhood(client.ip),
             self._question(dst),
         )
-        self._waiting[key] = []
+        self._waiting[key] = waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
         """Return what asks the program, in a thread of the resolver; None if it need not be."""
@@ -291,7 +292,11 @@ class Routes:
 
         return question
 
-    def _found(self, key: bytes, dst: Address, outcome: Outcome) -> None:
+    def _found(
+        self, key: bytes, dst: Address, asked_for: List[bytes], outcome: Outcome
+    ) -> None:
+        if self._waiting.get(key) is not asked_for:
+            return  # all was forgotten when the answer was on its way here already
         del self._lookups[key]
         if self._services.hooks.authorize is None:
             self._services.exchange.names.add(dst.host, outcome)

@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from minisocks.errors import DialError
 from minisocks.exchange import NAME_SECONDS
 from minisocks.resolver import Resolver
 from minisocks.routes import MAX_ENTRIES, MAX_LOOKUPS, MAX_WAITING
+from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
-from udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
+from udp_client import Associated, UdpTarget, associations, header, in_loop, wait_for_drops
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -186,6 +188,30 @@ def test_a_name_is_looked_up_again_in_time(target):
             moved.expect(b"three")
             client.expect_to_work(target)
     assert [b"a.test"] * 2 == names.asked
+
+
+def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target):
+    """An answer that comes just when all targets are forgotten, as idle ones are, ends nothing."""
+    names = Names(slow=[V4])
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        client.send(b"slow.test", target.port, b"lost")
+        assert names.slow.wait(TIMEOUT)
+        client.expect_to_work(target)
+
+        def at_once():
+            (job,) = associations(proxy)
+            (lookup,) = job._routes._lookups.values()
+            lookup.callback(DialError("no such host", Rep.HOST_UNREACHABLE))
+            job.free_targets()
+            # And the client asks for it again.
+            dst = Address(b"slow.test", target.port, Atyp.DOMAINNAME)
+            job._routes.send(header(b"slow.test", target.port), dst, b"new")
+
+        in_loop(proxy, at_once)
+        names.go_on.set()
+        target.expect(b"new")
+        client.expect_to_work(target)
+        assert {"no address": 1} == proxy.records[-1].datagrams.drops
 
 
 # Rules
