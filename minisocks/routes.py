@@ -34,6 +34,8 @@ LEAST_ENTRIES = 8
 MAX_LOOKUPS = 16
 MAX_WAITING = 8
 
+_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
+
 #: How to send to a target: a function of the datagram and of something; which.
 Way = Tuple[Callable[[Any, Any], int], Any]
 
@@ -210,7 +212,7 @@ class Routes:
                 continue
             decision = self._decide(dst, ip)
             if decision.allowed:
-                short = unmapped(ip)
+                short = _answering(ip)
                 place = (sockaddr[0] if short is ip else text_ip(short), dst.port) + sockaddr[2:]
                 # Who is written to already first: of a name's addresses, always the same.
                 is_new = self._contact(short) is None
@@ -379,6 +381,12 @@ class Routes:
         if change:
             self._entries += change
             self._services.exchange.remember(change)
+
+
+def _answering(ip: bytes) -> bytes:
+    """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
+    short = unmapped(ip)
+    return short if any(short) else _LOOPBACK[len(short)]
 
 
 def _deny(data: Any, _: Any) -> int:
