@@ -18,7 +18,7 @@ from minisocks.errors import HandshakeError
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
-from minisocks.ports import unmapped
+from minisocks.ports import connect_quietly, unmapped
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.session import Services
@@ -199,10 +199,7 @@ class Association(Job):
         if self._peer is not None:
             return False
         self._peer, self._port = peer, peer[1]
-        try:
-            self._relay.connect(peer)
-        except OSError:
-            pass  # then it is us alone who let nobody else in
+        connect_quietly(self._relay, peer)
         return True
 
     def _sort(self, data: bytes) -> None:

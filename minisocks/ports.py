@@ -101,6 +101,14 @@ class Ports:
         raise LimitReached("no port is free (%s %s)" % (self._option, self._range))
 
 
+def connect_quietly(sock: socket.socket, peer: Any) -> None:
+    """Have the kernel take datagrams from *peer* only; where it cannot, we ourselves look."""
+    try:
+        sock.connect(peer)
+    except OSError:
+        pass  # there is no way to it, for now
+
+
 def unmapped(ip: bytes) -> bytes:
     """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
     return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip

@@ -31,7 +31,7 @@ __all__ = ["NotSent", "Routes", "Way", "drop_of"]
 MAX_ENTRIES = 2048
 LEAST_ENTRIES = 8
 #: Targets of one association whose names are looked up, and datagrams that wait for each.
-MAX_LOOKUPS = 16
+MAX_LOOKUPS = 8
 MAX_WAITING = 8
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
@@ -251,9 +251,10 @@ class Routes:
         is_denied = isinstance(exc, RefusedByRules)
         self._counts.drop(Drop.DENIED if is_denied else Drop.NO_ADDRESS, count)
         self._record.why = self._record.why or str(exc)
-        if is_denied:
+        if is_denied or self._services.hooks.authorize is not None:
+            # The program is not asked for each datagram, whatever comes of it.
             self._make_room()
-            self._add_way(key, (_deny, None))
+            self._add_way(key, (_refuse, Drop.DENIED if is_denied else Drop.NO_ADDRESS))
 
     # Names
 
@@ -331,13 +332,13 @@ class Routes:
         self._services.exchange.release(self._record.client, sum(map(len, waiting)))
         return waiting
 
-    def _forget_names(self) -> None:
-        """Look names up again when they are next used."""
+    def _forget_passing(self) -> None:
+        """Look names up again when they are next used, and ask again about what was refused."""
         self._timer = None
-        named = [key for key in self.ways if key[3] == Atyp.DOMAINNAME]
-        for key in named:
+        passing = [key for key, way in self.ways.items() if _may_change(key, way)]
+        for key in passing:
             del self.ways[key]
-        self._count(-len(named))
+        self._count(-len(passing))
 
     # What is remembered
 
@@ -353,9 +354,9 @@ class Routes:
         if key not in self.ways:
             self._count(1)
         self.ways[key] = way
-        if key[3] == Atyp.DOMAINNAME and self._timer is None:
+        if self._timer is None and _may_change(key, way):
             loop = self._services.loop
-            self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_names)
+            self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
 
     def _contact(self, what: Any) -> Optional[Address]:
         """Return as what the client has written to it, if it has."""
@@ -389,8 +390,12 @@ def _answering(ip: bytes) -> bytes:
     return short if any(short) else _LOOPBACK[len(short)]
 
 
-def _deny(data: Any, _: Any) -> int:
-    raise NotSent(Drop.DENIED)
+def _may_change(key: bytes, way: Way) -> bool:
+    return key[3] == Atyp.DOMAINNAME or way[0] is _refuse
+
+
+def _refuse(data: Any, drop: str) -> int:
+    raise NotSent(drop)
 
 
 def drop_of(exc: OSError) -> str:

@@ -11,11 +11,13 @@ from minisocks.wire import Address, Atyp, packed_ip
 
 GOLDEN = [
     (
-        b"\0\0"  # RSV
-        b"\0"  # FRAG
-        b"\x01"  # ATYP
-        b"\xc0\0\x02\x07"  # DST.ADDR
-        b"\0\x35",  # DST.PORT
+        (
+            b"\0\0"  # RSV
+            b"\0"  # FRAG
+            b"\x01"  # ATYP
+            b"\xc0\0\x02\x07"  # DST.ADDR
+            b"\0\x35"  # DST.PORT
+        ),
         Address(b"192.0.2.7", 53, Atyp.IPV4),
     ),
     (
