@@ -144,7 +144,7 @@ class Association(Job):
     def forget(self) -> None:
         """Ask about each target again: rules have changed."""
         if self._routes is not None:
-            self._routes.forget_decisions()
+            self._routes.known.forget_decisions()
 
     def free_targets(self) -> None:
         """Close the sockets to targets; the next datagram opens one again."""
@@ -163,7 +163,7 @@ class Association(Job):
         """Send on what the client has written."""
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         routes, counts = self._routes or self._make_routes(), self._counts
-        ways = routes.ways
+        ways = routes.known.ways
         for _ in range(self.batch):
             try:
                 size, peer = relay.recvfrom_into(buffer)
@@ -250,7 +250,7 @@ class Association(Job):
         """Send the client what targets have written; *start* is how long its header will be."""
         assert self._routes is not None
         relay, record, buffer = self._relay, self._record, self._loop.buffer
-        headers, counts, space = self._routes.headers, self._counts, buffer[start:]
+        headers, counts, space = self._routes.known.headers, self._counts, buffer[start:]
         for _ in range(self.batch):
             try:
                 size, source = sock.recvfrom_into(space)

@@ -76,6 +76,7 @@ class Exchange:
         self._most = 0
         self._most_held = MAX_HELD_BYTES
         self._most_targets = MAX_TARGETS
+        self._targets: Dict[Hashable, int] = {}
         #: How many targets are remembered by all.
         self.targets = 0
         #: To be told when rules have changed.
@@ -149,12 +150,17 @@ class Exchange:
         """How many bytes wait."""
         return self._all_held
 
-    def has_room_for_target(self) -> bool:
-        """Return whether one more can be remembered without another being forgotten."""
-        return self.targets < self._most_targets
+    def has_room_for_target(self, client: Client) -> bool:
+        """Return whether *client* need not forget one to remember one more."""
+        here = self._targets.get(neighbourhood(client.ip), 0)
+        return self.targets < self._most_targets and here < self._most_targets // 2
 
-    def remember(self, count: int) -> None:
+    def remember(self, client: Client, count: int) -> None:
         """Count targets in, or, below 0, out."""
+        place = neighbourhood(client.ip)
+        left = self._targets.pop(place, 0) + count
+        if left:
+            self._targets[place] = left
         self.targets += count
         self._loop.pipes.pending_bytes += count * TARGET_BYTES
 

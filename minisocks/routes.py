@@ -1,8 +1,7 @@
 """Where the datagrams of one association go, and whose come back.
 
-Here is all that is asked once for a target and then remembered: the rules, the program's
-hook, a name's addresses.  What is known is in ``ways`` and ``headers``, which the
-association looks at for each datagram itself.
+Here is all that is asked once for a target and then remembered (``known``): the rules, the
+program's hook, a name's addresses.
 
 As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
 family see one port of ours; address-dependent filtering, for a target may answer from
@@ -17,6 +16,7 @@ from minisocks.datagram import encode_header
 from minisocks.errors import DialError, HandshakeError, RefusedByRules
 from minisocks.exchange import NAME_SECONDS
 from minisocks.hooks import ProxyRequest, demand_yes_or_no
+from minisocks.known import Known, Way
 from minisocks.loop import Job, Timer
 from minisocks.ports import unmapped
 from minisocks.record import Datagrams, Drop, Record
@@ -25,19 +25,13 @@ from minisocks.rules import Decision
 from minisocks.session import Services
 from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip, text_ip
 
-__all__ = ["NotSent", "Routes", "Way", "drop_of"]
+__all__ = ["NotSent", "Routes", "drop_of"]
 
-#: What is remembered for one association; and what it keeps when all have too much.
-MAX_ENTRIES = 2048
-LEAST_ENTRIES = 8
 #: Targets of one association whose names are looked up, and datagrams that wait for each.
 MAX_LOOKUPS = 8
 MAX_WAITING = 8
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
-
-#: How to send to a target: a function of the datagram and of something; which.
-Way = Tuple[Callable[[Any, Any], int], Any]
 
 #: Another address of the same name would not take it, either.
 _FOR_ALL_ADDRESSES = (errno.EMSGSIZE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
@@ -54,8 +48,8 @@ class NotSent(OSError):
 class Routes:
     """The targets of one association.
 
-    A class because what is remembered is forgotten together: when it is too much, when
-    rules change, when nothing was said for long.  Loop thread.
+    A class because what waits for an answer and what is known by one belong together.
+    Loop thread.
 
     Args:
         owner: for whom lookups are; they are called back only while it lives.
@@ -64,18 +58,14 @@ class Routes:
 
     __slots__ = (
         "_counts",
-        "_entries",
         "_lookups",
-        "_new",
-        "_old",
         "_owner",
         "_record",
         "_services",
         "_socket_for",
         "_timer",
         "_waiting",
-        "headers",
-        "ways",
+        "known",
     )
 
     def __init__(
@@ -91,16 +81,7 @@ class Routes:
         self._counts = counts
         self._owner = owner
         self._socket_for = socket_for
-        #: By the header that a client writes: how to send what is behind it.
-        self.ways: Dict[bytes, Way] = {}
-        #: By the sockaddr of a target: the header of what comes from it.
-        self.headers: Dict[Any, bytes] = {}
-        #: What the client has written to, by address and by address and port; what was not
-        #: used for long is in the older one, and goes first.
-        self._new: Dict[Any, Address] = {}
-        self._old: Dict[Any, Address] = {}
-        #: What is counted by the exchange.
-        self._entries = 0
+        self.known = Known(services.exchange, record.client)
         self._lookups: Dict[bytes, Lookup] = {}
         self._waiting: Dict[bytes, List[bytes]] = {}
         self._timer: Optional[Timer] = None
@@ -112,7 +93,7 @@ class Routes:
             key: the header that says *dst*, with FRAG 0.
         """
         try:
-            way = self.ways.get(key)
+            way = self.known.ways.get(key)
             if way is not None:
                 self._sent(way[0](data, way[1]))
             elif key in self._waiting:
@@ -131,9 +112,9 @@ class Routes:
         """Return the header for what comes from *source*; None: it is dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
-        dst = self._contact((ip, port))
+        dst = self.known.contact((ip, port))
         if dst is None:
-            dst = self._contact(ip)
+            dst = self.known.contact(ip)
             if dst is None or self._services.hooks.authorize is not None:
                 # The program has not been asked about this port.
                 self._counts.drop(Drop.UNASKED)
@@ -143,23 +124,12 @@ class Routes:
             self._counts.drop(Drop.DENIED)
             return None
         header = encode_header(ip, port)
-        self._make_room()
-        self.headers[source] = header
-        self._count(1)
+        self.known.add_header(source, header)
         return header
-
-    def forget_decisions(self) -> None:
-        """Ask about each target again when it is next used."""
-        self._count(-len(self.ways) - len(self.headers))
-        # In place: the association may be looking at them just now.
-        self.ways.clear()
-        self.headers.clear()
 
     def forget(self) -> None:
         """Forget all targets, and what waits for them."""
-        self.forget_decisions()
-        self._count(-self._entries)
-        self._new, self._old = {}, {}
+        self.known.forget()
         for lookup in self._lookups.values():
             lookup.cancel()
         for key in list(self._waiting):
@@ -215,7 +185,7 @@ class Routes:
                 short = _answering(ip)
                 place = (sockaddr[0] if short is ip else text_ip(short), dst.port) + sockaddr[2:]
                 # Who is written to already first: of a name's addresses, always the same.
-                is_new = self._contact(short) is None
+                is_new = self.known.contact(short) is None
                 places.append((is_new, len(places), short, place))
         if not places:
             decision.demand()
@@ -230,7 +200,8 @@ class Routes:
                 if exc.errno in _FOR_ALL_ADDRESSES:
                     break
             else:
-                self._remember(key, dst, ip, way)
+                self.known.add_contact(dst, ip)
+                self._add_way(key, way)
                 self._sent(sent)
                 return
         raise error
@@ -253,7 +224,6 @@ class Routes:
         self._record.why = self._record.why or str(exc)
         if is_denied or self._services.hooks.authorize is not None:
             # The program is not asked for each datagram, whatever comes of it.
-            self._make_room()
             self._add_way(key, (_refuse, Drop.DENIED if is_denied else Drop.NO_ADDRESS))
 
     # Names
@@ -309,7 +279,7 @@ class Routes:
             return
         for data in waiting:
             try:
-                way = self.ways.get(key)
+                way = self.known.ways.get(key)
                 if way is None:
                     self._send_first(key, dst, outcome, data)
                 else:
@@ -335,53 +305,13 @@ class Routes:
     def _forget_passing(self) -> None:
         """Look names up again when they are next used, and ask again about what was refused."""
         self._timer = None
-        passing = [key for key, way in self.ways.items() if _may_change(key, way)]
-        for key in passing:
-            del self.ways[key]
-        self._count(-len(passing))
-
-    # What is remembered
-
-    def _remember(self, key: bytes, dst: Address, ip: bytes, way: Way) -> None:
-        self._make_room()
-        for what in ((ip, dst.port), ip):
-            if what not in self._new:
-                self._count(1 if self._old.pop(what, None) is None else 0)
-            self._new[what] = dst
-        self._add_way(key, way)
+        self.known.forget_ways(_may_change)
 
     def _add_way(self, key: bytes, way: Way) -> None:
-        if key not in self.ways:
-            self._count(1)
-        self.ways[key] = way
+        self.known.add_way(key, way)
         if self._timer is None and _may_change(key, way):
             loop = self._services.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
-
-    def _contact(self, what: Any) -> Optional[Address]:
-        """Return as what the client has written to it, if it has."""
-        dst = self._new.get(what)
-        if dst is None:
-            dst = self._old.pop(what, None)
-            if dst is not None:
-                self._new[what] = dst
-        return dst
-
-    def _make_room(self) -> None:
-        """Forget what was not used for longest, if there is too much."""
-        exchange = self._services.exchange
-        for _ in range(2):
-            is_full = self._entries >= MAX_ENTRIES or not exchange.has_room_for_target()
-            if not is_full or self._entries < LEAST_ENTRIES:
-                return
-            self.forget_decisions()
-            self._count(-len(self._old))
-            self._old, self._new = self._new, {}
-
-    def _count(self, change: int) -> None:
-        if change:
-            self._entries += change
-            self._services.exchange.remember(change)
 
 
 def _answering(ip: bytes) -> bytes:

@@ -37,7 +37,8 @@ ABOVE = """
     association
     routes
     session
-    access exchange
+    access known
+    exchange
     logins
     guests
     auth

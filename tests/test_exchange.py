@@ -171,20 +171,26 @@ def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
     assert not exchange.hold(ANN, 1)
     assert 1 << 16 == loop.pipes.pending_bytes
     exchange.release(ANN, 1 << 16)
-    assert exchange.has_room_for_target()
-    exchange.remember(128)
-    assert not exchange.has_room_for_target()
-    assert 128 * TARGET_BYTES == loop.pipes.pending_bytes
-    exchange.remember(-128)
+    assert exchange.has_room_for_target(ANN)
+    exchange.remember(ANN, 64)
+    assert not exchange.has_room_for_target(ANN)
+    assert 64 * TARGET_BYTES == loop.pipes.pending_bytes
+    exchange.remember(ANN, -64)
     assert 0 == loop.pipes.pending_bytes
 
 
-def test_targets_of_all_are_bounded(exchange):
-    """However much memory there is."""
-    exchange.remember(MAX_TARGETS - 1)
-    assert exchange.has_room_for_target()
-    exchange.remember(1)
-    assert not exchange.has_room_for_target()
+def test_targets_of_all_and_of_each_client_are_bounded(exchange):
+    """A client has half of what all may have, so that others need not forget theirs."""
+    half = MAX_TARGETS // 2
+    exchange.remember(ANN, half - 1)
+    assert exchange.has_room_for_target(ANN)
+    exchange.remember(ANN, 1)
+    assert not exchange.has_room_for_target(ANN)
+    exchange.remember(BOB, half - 1)
+    assert exchange.has_room_for_target(SIX)
+    exchange.remember(SIX, 1)
+    assert not exchange.has_room_for_target(BOB)
+    assert not exchange.has_room_for_target(SIX)
 
 
 @hypothesis_settings(deadline=None)

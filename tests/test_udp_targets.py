@@ -10,7 +10,8 @@ import pytest
 from minisocks.errors import DialError
 from minisocks.exchange import NAME_SECONDS
 from minisocks.resolver import Resolver
-from minisocks.routes import MAX_ENTRIES, MAX_LOOKUPS, MAX_WAITING
+from minisocks.known import MAX_ENTRIES
+from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, associations, header, in_loop, wait_for_drops
@@ -180,10 +181,10 @@ def test_a_name_is_looked_up_again_in_time(target):
             target.expect(b"two")
             (job,) = associations(proxy)
             timer = job._routes._timer
-            ways = len(job._routes.ways)
+            ways = len(job._routes.known.ways)
             proxy.services.exchange.names._clock = lambda: time.monotonic() + NAME_SECONDS
             in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
-            assert ways - 1 == len(job._routes.ways)
+            assert ways - 1 == len(job._routes.known.ways)
             client.send(b"a.test", target.port, b"three")
             moved.expect(b"three")
             client.expect_to_work(target)
