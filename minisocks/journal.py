@@ -50,7 +50,9 @@ class Journal(Witness):
         with self._lock:
             return sorted(self._live, key=lambda record: record.id)
 
-    def stats(self, open: int = 0, handshakes: int = 0, threads: int = 0) -> Stats:
+    def stats(
+        self, open: int = 0, handshakes: int = 0, threads: int = 0, associations: int = 0
+    ) -> Stats:
         """Return the figures; those that only others know are given."""
         with self._lock:
             until = time.monotonic() if self._closed_at is None else self._closed_at
@@ -64,6 +66,7 @@ class Journal(Witness):
                 down=self._down + sum(record.down for record in self._live),
                 handshakes=handshakes,
                 threads=threads,
+                associations=associations,
             )
 
     def close(self) -> None:

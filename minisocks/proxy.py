@@ -298,11 +298,12 @@ class Proxy:
         """Return what it has done since ``start``.  Stays after ``stop``."""
         run = self._last
         if run is None:
-            return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0)
+            return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0, 0)
         if self._run is not run:
             return run.journal.stats(0)
         handshakes = run.pool.parked + len(run.services.logins)
-        return run.journal.stats(len(self), handshakes, run.pool.threads)
+        associations = len(run.services.exchange)
+        return run.journal.stats(len(self), handshakes, run.pool.threads, associations)
 
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state.

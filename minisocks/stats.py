@@ -33,3 +33,5 @@ class Stats(NamedTuple):
     handshakes: int
     #: Handler threads.
     threads: int
+    #: UDP associations now; they are in ``open``, too.
+    associations: int

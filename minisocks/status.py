@@ -34,6 +34,7 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "down": stats.down,
         "handshakes": stats.handshakes,
         "threads": stats.threads,
+        "associations": stats.associations,
         "limits": _limits(proxy),
         "clients": _clients(proxy),
     }
@@ -78,6 +79,8 @@ def as_text(status: Status) -> List[str]:
         ("bytes", "%s up, %s down" % (_size(status["up"]), _size(status["down"]))),
         ("handshakes", "%d unfinished; %d threads" % (status["handshakes"], status["threads"])),
     ]
+    if status.get("associations"):
+        rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
     if refused:
         rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
@@ -115,6 +118,7 @@ def _duration(seconds: float) -> str:
 _METRICS = (
     ("uptime_seconds", "gauge", "Seconds since the start.", "uptime"),
     ("connections_open", "gauge", "Connections now, in whatever state.", "open"),
+    ("associations_open", "gauge", "UDP associations now.", "associations"),
     ("connections_total", "counter", "Connections with a request, or that ended before.", "total"),
     ("connections_succeeded_total", "counter", "Those whose target was connected.", "succeeded"),
     ("handshakes_unfinished", "gauge", "Handshakes that wait for their client.", "handshakes"),
@@ -129,7 +133,8 @@ def as_prometheus(status: Status) -> List[str]:
         "minisocks_info%s 1" % _labels(version=str(status["version"]), state=status["state"])
     )
     for name, kind, text, key in _METRICS:
-        lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
+        if key in status:  # an older process may not know of it
+            lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
     lines += _head("bytes_total", "counter", "Bytes relayed; up is from clients to targets.")
     for direction in ("up", "down"):
         value = status[direction]

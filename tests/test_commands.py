@@ -183,13 +183,14 @@ def test_large_figures_are_readable():
     status = {
         "version": "1", "pid": 2, "state": "serving", "addresses": ["127.0.0.1:1080"],
         "uptime": 123456.7, "open": 1, "total": 2, "succeeded": 3, "refused": {},
-        "up": 1023, "down": 5 << 40, "handshakes": 0, "threads": 0,
+        "up": 1023, "down": 5 << 40, "handshakes": 0, "threads": 0, "associations": 3,
         "clients": [{"client": "::1", "open": 1, "up": 1024, "down": 3 << 30}],
     }  # fmt: skip
     text = "\n".join(as_text(status))
     assert "1 days, 10:17:36" in text
     assert "1023 B up, 5.0 TiB down" in text
     assert "1.0 KiB    3.0 GiB" in text
+    assert "of these      3 by UDP" in text
     assert "limits" not in text  # there are none; older ones do not know of any
     status["limits"] = {"max-per-client": 20, "rate": 1500000, "idle-timeout": 60.0}
     assert "limits        max-per-client 20, rate 1.5M, idle-timeout 60 s" in as_text(status)

@@ -9,8 +9,8 @@ import pytest
 
 from minisocks.errors import DialError
 from minisocks.exchange import NAME_SECONDS
-from minisocks.resolver import Resolver
 from minisocks.known import MAX_ENTRIES
+from minisocks.resolver import Resolver
 from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
