@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler here")
     path = str(tmp_path_factory.mktemp("bench") / "run.json")
-    tests = "start,down:2,ping:2,conn:2,name:2,udp:2,idle:400,mixed:2,crowd:50"
+    tests = "start,down:2,ping:2,conn:2,name:2,udp:2,idle:400,idle-udp:200,mixed:2,crowd:50"
     text = peers(
         "--peers", "minisocks,direct", "--rounds", "1", "--seconds", "0.6", "--tests", tests,
         "--json", path,
@@ -64,6 +64,7 @@ def test_every_test_gives_figures_and_nothing_fails(run):
         ("name:2", "per_s"),
         ("udp:2", "per_s"),
         ("idle:400", "kib_each"),
+        ("idle-udp:200", "kib_each"),
         ("mixed:2", "us_p99_beside"),
         ("crowd:50", "us_p99_beside"),
     ):

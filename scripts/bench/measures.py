@@ -139,21 +139,25 @@ def answers(mode):
     return test
 
 
-def idle(server, port, n, seconds):
-    """Memory for each open connection that says nothing."""
-    if not server.pid:
-        return {}
-    before = server.own_memory()
-    with load("hold", server, port, n, BESIDE) as process:
-        next_line(process, "ready")
-        time.sleep(CALM)
-        after = server.own_memory()
-        process.send_signal(signal.SIGTERM)
-        got = result(process)
-    figures = {"failed": got["failed"]}
-    if got["alive"]:
-        figures["kib_each"] = (after - before) / got["alive"]
-    return figures
+def held(mode):
+    """Return the test of memory for each that is open and says nothing."""
+
+    def test(server, port, n, seconds):
+        if not server.pid:
+            return {}
+        before = server.own_memory()
+        with load(mode, server, port, n, BESIDE) as process:
+            next_line(process, "ready")
+            time.sleep(CALM)
+            after = server.own_memory()
+            process.send_signal(signal.SIGTERM)
+            got = result(process)
+        figures = {"failed": got["failed"]}
+        if got["alive"]:
+            figures["kib_each"] = (after - before) / got["alive"]
+        return figures
+
+    return test
 
 
 def wakeups(server, port, n, seconds):
@@ -213,7 +217,8 @@ TESTS = {
     "conn": answers("conn"),
     "name": answers("name"),
     "udp": answers("udp"),
-    "idle": idle,
+    "idle": held("hold"),
+    "idle-udp": held("keep"),
     "mixed": mixed,
     "crowd": crowd,
     "wakeups": wakeups,
@@ -221,7 +226,7 @@ TESTS = {
 
 DEFAULT = (
     "start,down:1,down:16,both:16,ping:1,ping:64,conn:1,conn:32,name:32,udp:1,udp:16,"
-    "udp:64,idle:1000,mixed:64,crowd:8000,wakeups"
+    "udp:64,idle:1000,idle-udp:400,mixed:64,crowd:8000,wakeups"
 )
 
 #: Descriptors that a server needs for one connection, and for itself.

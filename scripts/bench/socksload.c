@@ -11,6 +11,7 @@
  *   conn   connect, handshake, one byte there and back, close, again
  *   name   as conn, but asks for the name "localhost" (ATYP 3) instead of 127.0.0.1
  *   udp    associations, each with 8 datagrams of 200 bytes on their way there and back
+ *   keep   as hold, with associations that have sent nothing
  *   hold   open all, say "ready", wait, then count those that still echo
  * Prints "go" when the warm-up is over and "stop" when the measurement is, then one line of
  * key=value pairs.  TERM ends a measurement or a wait early, in good order.
@@ -413,8 +414,25 @@ static struct sockaddr_in associate(void)
     return a;
 }
 
+/* Say "ready", wait, then count the associations that still echo. */
+static void keep(struct association *s, const void *full, int size)
+{
+    struct epoll_event ev[MAXEV];
+    long alive = 0;
+    printf("ready opened=%d failed=0\n", job.n);
+    fflush(stdout);
+    for (double until = now() + job.secs; !enough && now() < until;) epoll_wait(ep, ev, MAXEV, 1000);
+    for (int i = 0; i < job.n; i++) send(s[i].fd, full, size, 0);
+    for (double until = now() + ECHO_LIMIT; alive < job.n && now() < until;) {
+        int k = epoll_wait(ep, ev, MAXEV, 50);
+        for (int i = 0; i < k; i++) alive += recv(((struct association *)ev[i].data.ptr)->fd, buf, BUF, 0) == size;
+    }
+    printf("mode=keep connections=%d alive=%ld failed=%ld\n", job.n, alive, job.n - alive);
+}
+
 static void exchange(void)
 {
+    int keeps = !strcmp(job.name, "keep");
     struct association *s = calloc(job.n, sizeof *s);
     unsigned char full[10 + DATAGRAM] = { 0, 0, 0, 1, 127, 0, 0, 1, job.target_port >> 8, job.target_port };
     int skip = job.proxy_port ? 0 : 10, size = sizeof full - skip, big = 1 << 20;
@@ -425,7 +443,11 @@ static void exchange(void)
         if (connect(s[i].fd, (void *)&to, sizeof to)) die("connect, UDP");
         arm(EPOLL_CTL_ADD, s[i].fd, EPOLLIN, &s[i]);
         s[i].heard = now();
-        for (int k = 0; k < WINDOW; k++) send(s[i].fd, full + skip, size, 0);
+        for (int k = 0; !keeps && k < WINDOW; k++) send(s[i].fd, full + skip, size, 0);
+    }
+    if (keeps) {
+        keep(s, full + skip, size);
+        return;
     }
     long count = 0, lost = 0;
     double from = now() + (job.secs > 1 ? 0.5 : 0.1), t;
@@ -502,9 +524,9 @@ int main(int argc, char **argv)
     setrlimit(RLIMIT_NOFILE, &files);
     ep = epoll_create1(0);
     if (argc == 2 && !strcmp(argv[1], "target")) target();
-    if (argc != 6 || (strcmp(argv[1], "udp") && !choose(argv[1]))) {
+    if (argc != 6 || (strcmp(argv[1], "udp") && strcmp(argv[1], "keep") && !choose(argv[1]))) {
         fprintf(stderr, "usage: socksload target\n"
-                        "       socksload down|up|both|ping|conn|name|udp|hold PROXY_PORT TARGET_PORT CONNECTIONS SECONDS\n");
+                        "       socksload down|up|both|ping|conn|name|udp|keep|hold PROXY_PORT TARGET_PORT CONNECTIONS SECONDS\n");
         return 2;
     }
     signal(SIGTERM, on_term);
@@ -513,7 +535,7 @@ int main(int argc, char **argv)
     job.target_port = atoi(argv[3]);
     job.n = atoi(argv[4]);
     job.secs = atof(argv[5]);
-    if (!strcmp(job.name, "udp")) {
+    if (!mode_byte) {
         exchange();
         return 0;
     }
