@@ -6,7 +6,7 @@ from minisocks.association import Association
 from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
 from minisocks.handshake import Request
 from minisocks.loop import Job
-from minisocks.ports import address_of, connect_quietly, public_address, unmapped
+from minisocks.ports import address_of, public_address, unmapped
 from minisocks.rate import Share
 from minisocks.rated import RatedAssociation
 from minisocks.session import Session
@@ -69,9 +69,7 @@ class Associate(Job):
         place = relay.getsockname()
         try:
             port = _expected_port(self._request.dst, client.ip)
-            if port:
-                connect_quietly(relay, (client.host.partition("%")[0], port) + place[2:])
-            told = public_address(services.config, ip, client.is_local)
+            told = public_address(services.config, ip, client)
             record.granted(str(address_of(ip, place[1])))
             session.associated(told, place[1])
         except BaseException:

@@ -20,6 +20,7 @@ from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
 from minisocks.ports import connect_quietly, unmapped
 from minisocks.record import Datagrams, Drop, Record
+from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.session import Services
 from minisocks.wire import Atyp, packed_ip
@@ -33,9 +34,6 @@ BATCH = 8
 HEADER4_BYTES, HEADER6_BYTES = 10, 22
 #: By how many bytes an address has.
 HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES}
-
-#: Made non-blocking with the same system call, where that can be.
-_KIND = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
 
 
 class Association(Job):
@@ -127,9 +125,8 @@ class Association(Job):
         if record.end is not None:
             return
         self.free_targets()
-        if self._reassembly is not None:
-            self._abandon()
-            self._counts.drop(Drop.FRAGMENTS, self._reassembly.lost)
+        self._abandon()
+        self._routes = self._reassembly = None  # which know this one
         exchange, client = self._services.exchange, record.client
         exchange.leave(self, client)
         try:
@@ -161,6 +158,7 @@ class Association(Job):
 
     def _from_client(self) -> None:
         """Send on what the client has written."""
+        self._loop.short_turns = SHORT_TURNS
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         routes, counts = self._routes or self._make_routes(), self._counts
         ways = routes.known.ways
@@ -225,8 +223,10 @@ class Association(Job):
         exchange, client, before = self._services.exchange, self._record.client, queue.held
         whole = queue.add(frag, key, data)
         exchange.release(client, before)
+        self._count_lost(queue, Drop.FRAGMENTS)
         if not exchange.hold(client, queue.held):
             queue.abandon()
+            self._count_lost(queue, Drop.NO_ROOM)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -243,12 +243,18 @@ class Association(Job):
         if queue is not None and queue:
             self._services.exchange.release(self._record.client, queue.held)
             queue.abandon()
+            self._count_lost(queue, Drop.FRAGMENTS)
+
+    def _count_lost(self, queue: Reassembly, why: str) -> None:
+        self._counts.drop(why, queue.lost)
+        queue.lost = 0
 
     # From targets
 
     def _from_target(self, sock: socket.socket, start: int) -> None:
         """Send the client what targets have written; *start* is how long its header will be."""
         assert self._routes is not None
+        self._loop.short_turns = SHORT_TURNS
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         headers, counts, space = self._routes.known.headers, self._counts, buffer[start:]
         for _ in range(self.batch):
@@ -290,9 +296,8 @@ class Association(Job):
             return sock
         services = self._services
         family = socket.AF_INET if size == 4 else socket.AF_INET6
-        sock = socket.socket(family, _KIND)
+        sock = services.exchange.ports.new_socket(family, socket.SOCK_DGRAM)
         try:
-            sock.setblocking(False)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             services.road.prepare(sock)

@@ -19,9 +19,10 @@ __all__ = ["Exchange", "Names"]
 
 #: Bytes of datagrams that wait, for a name's address or for the rest of their fragments.
 MAX_HELD_BYTES = 1 << 20
-#: Targets that are remembered; beyond it who has some forgets them.  About a KiB each.
+#: Entries about targets, three or four for each; beyond it who has some forgets them.  And
+#: what one takes (measured: 200).
 MAX_TARGETS = 16384
-TARGET_BYTES = 1024
+TARGET_BYTES = 256
 #: Of ``--memory-limit``, so much for each of the two.
 LIMIT_SHARE = 8
 
@@ -43,6 +44,8 @@ class Names:
 
     def add(self, name: bytes, outcome: Outcome) -> None:
         """Remember what came of *name*."""
+        if isinstance(outcome, Exception):
+            outcome = outcome.with_traceback(None)  # which has all that was there when it came
         seconds = NAME_SECONDS if isinstance(outcome, list) else NO_NAME_SECONDS
         self._known.pop(name, None)
         self._known[name] = (self._clock() + seconds, outcome)
@@ -74,15 +77,17 @@ class Exchange:
         self._held: Dict[Hashable, int] = {}
         self._all_held = 0
         self._most = 0
+        self._is_reduced = False
         self._most_held = MAX_HELD_BYTES
         self._most_targets = MAX_TARGETS
         self._targets: Dict[Hashable, int] = {}
-        #: How many targets are remembered by all.
+        #: How many entries about targets there are.
         self.targets = 0
         #: To be told when rules have changed.
         self.associations: Set[Any] = set()
         self.names = Names()
-        self.ports = Ports("--udp-ports")
+        # Spare pipes have descriptors.
+        self.ports = Ports("--udp-ports", lambda: loop.pipes.close_spare())
 
     def __len__(self) -> int:
         """Return how many associations there are."""
@@ -91,11 +96,16 @@ class Exchange:
     def change(self, config: Config) -> None:
         """Go by *config* from now on; what rules have allowed is asked about again."""
         self._most = config.max_associations
+        # Each has twice as many descriptors as a connection, and others want some, too.
+        quarter = max(1, (config.max_connections or 4 * self._most) // 4)
+        self._is_reduced = quarter < self._most
+        self._most = min(quarter, self._most)
         limit = config.memory_limit
         share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE
         self._most_held = min(MAX_HELD_BYTES, share)
         self._most_targets = min(MAX_TARGETS, share // TARGET_BYTES)
         self.ports.change(config.udp_ports)
+        self.names.clear()
         for association in list(self.associations):
             association.forget()
 
@@ -107,6 +117,8 @@ class Exchange:
         """
         here = self._by_client.get(neighbourhood(client.ip), 0)
         option = "--max-associations %d" % self._most
+        if self._is_reduced:
+            option = "a quarter of --max-connections"
         if len(self) >= self._most:
             raise LimitReached("there are %d associations already (%s)" % (self._most, option))
         share = max(1, self._most // 2)
@@ -151,12 +163,12 @@ class Exchange:
         return self._all_held
 
     def has_room_for_target(self, client: Client) -> bool:
-        """Return whether *client* need not forget one to remember one more."""
+        """Return whether *client* need not forget anything to remember more."""
         here = self._targets.get(neighbourhood(client.ip), 0)
         return self.targets < self._most_targets and here < self._most_targets // 2
 
     def remember(self, client: Client, count: int) -> None:
-        """Count targets in, or, below 0, out."""
+        """Count entries in, or, below 0, out."""
         place = neighbourhood(client.ip)
         left = self._targets.pop(place, 0) + count
         if left:

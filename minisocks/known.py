@@ -10,7 +10,7 @@ __all__ = ["Known", "Way"]
 
 #: What is remembered for one association; and what it keeps when all have too much.
 MAX_ENTRIES = 2048
-LEAST_ENTRIES = 8
+LEAST_ENTRIES = 64
 
 #: How to send to a target: a function of the datagram and of something; which.
 Way = Tuple[Callable[[Any, Any], int], Any]
@@ -96,11 +96,12 @@ class Known:
 
     def _make_room(self) -> None:
         """Forget what was not used for longest, if there is too much."""
-        for _ in range(2):
-            has_room = self._exchange.has_room_for_target(self._client)
-            if self._entries < (MAX_ENTRIES if has_room else LEAST_ENTRIES):
-                return
-            self.forget_decisions()
+        has_room = self._exchange.has_room_for_target(self._client)
+        if self._entries < (MAX_ENTRIES if has_room else LEAST_ENTRIES):
+            return
+        self.forget_decisions()
+        # Who was written to only now may not have answered yet.
+        if has_room or len(self._new) >= LEAST_ENTRIES // 2:
             self._count(-len(self._old))
             self._old, self._new = self._new, {}
 

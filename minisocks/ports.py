@@ -3,9 +3,10 @@
 import errno
 import random
 import socket
-from typing import Any, Iterable, Optional, Set, Tuple
+from typing import Any, Callable, Iterable, Optional, Set, Tuple
 
-from minisocks.compat import close_quietly
+from minisocks.client import Client
+from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.errors import DialError, LimitReached
 from minisocks.settings import Config
 from minisocks.values import PortRange
@@ -27,10 +28,12 @@ class Ports:
 
     Args:
         option: what set the range, for who is told that it is used up.
+        make_room: called when there is no descriptor; whether it has closed some.
     """
 
-    def __init__(self, option: str) -> None:
+    def __init__(self, option: str, make_room: Callable[[], bool] = lambda: False) -> None:
         self._option = option
+        self._make_room = make_room
         self._range: Optional[PortRange] = None
         self._used: Set[Tuple[bytes, int]] = set()
 
@@ -57,9 +60,8 @@ class Ports:
             # With its scope: a link-local address is one only with that.
             sockaddr, family, rest = (reached[0].partition("%")[0],), socket.AF_INET6, reached[2:]
         try:
-            sock = socket.socket(family, kind | _NONBLOCK)
+            sock = self.new_socket(family, kind)
             try:
-                sock.setblocking(False)
                 self._bind(sock, ip, sockaddr, rest)
             except BaseException:
                 close_quietly(sock)
@@ -68,6 +70,21 @@ class Ports:
             why = "no socket for the client's datagrams: %s" % (exc.strerror or exc)
             raise DialError(why, Rep.GENERAL_FAILURE) from exc
         return sock, ip
+
+    def new_socket(self, family: int, kind: int) -> socket.socket:
+        """Return a socket that does not block.
+
+        Raises:
+            OSError: there can be none.
+        """
+        try:
+            sock = socket.socket(family, kind | _NONBLOCK)
+        except OSError as exc:
+            if exc.errno not in CAPACITY_ERRORS or not self._make_room():
+                raise
+            sock = socket.socket(family, kind | _NONBLOCK)
+        sock.setblocking(False)
+        return sock
 
     def closed(self, ip: bytes, port: int) -> None:
         """Take note that one of them is closed."""
@@ -114,14 +131,10 @@ def unmapped(ip: bytes) -> bytes:
     return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
 
 
-def public_address(config: Config, ip: bytes, is_local: bool) -> bytes:
-    """Return the address that a client is told instead of ours, *ip*.
-
-    Args:
-        is_local: the client is on this host, so that nothing is in between.
-    """
+def public_address(config: Config, ip: bytes, client: Client) -> bytes:
+    """Return the address that *client* is told instead of ours, *ip*."""
     known: Iterable[Optional[bytes]] = ()
-    if not is_local:
+    if not client.is_local and client.ip != ip:  # else nothing is in between
         known = map(packed_ip, config.public_address)
     return next((public for public in known if public and len(public) == len(ip)), ip)
 

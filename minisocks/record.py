@@ -42,7 +42,7 @@ class Drop:
     FRAGMENTS = "fragments"
     #: By a rule, or by the program's hook.
     DENIED = "denied"
-    #: A name that cannot be resolved.
+    #: A name that has no address.
     NO_ADDRESS = "no address"
     #: From somebody that the client has not written to.
     UNASKED = "unasked"
@@ -103,7 +103,8 @@ class Record:
             ``memory-limit`` (shed, because memory was short), ``refused``, ``limit``
             (refused, because a limit was reached), ``client-gone``, ``not-socks``,
             ``shutdown`` or ``internal error``.
-        why: in words, why it did not succeed or was shed; else empty.
+        why: in words, why it did not succeed or was shed; of UDP, the first reason for which
+            something was not sent; else empty.
         counted_by: who else is to hear of its end, or None.
 
     and of the request: ``user``, ``ver``, ``cmd``, ``host``, ``port``.

@@ -9,7 +9,7 @@ another port than it was written to (TFTP does), if the rules allow that one, to
 """
 
 import errno
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
 
 from minisocks.client import neighbourhood
 from minisocks.datagram import encode_header
@@ -23,7 +23,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
 from minisocks.session import Services
-from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip, text_ip
+from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, text_ip
 
 __all__ = ["NotSent", "Routes", "drop_of"]
 
@@ -99,9 +99,11 @@ class Routes:
             elif key in self._waiting:
                 self._keep(key, data)
             else:
-                addresses = self._addresses(dst)
-                if addresses is not None:
-                    self._send_first(key, dst, addresses, data)
+                outcome = self._addresses(dst)
+                if isinstance(outcome, Exception):
+                    self._dropped(key, outcome)  # not raised: it would keep *data* as long
+                elif outcome is not None:
+                    self._send_first(key, dst, outcome, data)
                 else:
                     self._look_up(key, dst)
                     self._keep(key, data)
@@ -112,9 +114,10 @@ class Routes:
         """Return the header for what comes from *source*; None: it is dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
-        dst = self.known.contact((ip, port))
+        whose = _whose(source, ip)
+        dst = self.known.contact((whose, port))
         if dst is None:
-            dst = self.known.contact(ip)
+            dst = self.known.contact(whose)
             if dst is None or self._services.hooks.authorize is not None:
                 # The program has not been asked about this port.
                 self._counts.drop(Drop.UNASKED)
@@ -133,7 +136,7 @@ class Routes:
         for lookup in self._lookups.values():
             lookup.cancel()
         for key in list(self._waiting):
-            self._counts.drop(Drop.NO_ADDRESS, len(self._taken(key)))
+            self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
         self._lookups = {}
         if self._timer is not None:
             self._timer.cancel()
@@ -141,11 +144,11 @@ class Routes:
 
     # What is sent
 
-    def _addresses(self, dst: Address) -> Optional[List[Sockaddr]]:
-        """Return the addresses of *dst*; None: they have to be looked up.
+    def _addresses(self, dst: Address) -> Optional[Outcome]:
+        """Return the addresses of *dst*, or that it has none; None: it has to be looked up.
 
         Raises:
-            RefusedByRules, DialError: there is nothing to be looked up.
+            RefusedByRules: it need not be looked up.
         """
         services = self._services
         if services.hooks.authorize is not None:
@@ -155,10 +158,7 @@ class Routes:
         if found:
             return found
         self._foresee(dst)
-        outcome = services.exchange.names.get(dst.host)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return services.exchange.names.get(dst.host)
 
     def _foresee(self, dst: Address) -> None:
         rules, client = self._services.rules, self._record.client
@@ -171,7 +171,6 @@ class Routes:
 
         Raises:
             RefusedByRules: none may.
-            OSError: none can.
         """
         decision = Decision(False, "no address that could be written to")
         error: OSError = NotSent(Drop.NO_ADDRESS)
@@ -183,28 +182,27 @@ class Routes:
             decision = self._decide(dst, ip)
             if decision.allowed:
                 short = _answering(ip)
-                place = (sockaddr[0] if short is ip else text_ip(short), dst.port) + sockaddr[2:]
+                host = sockaddr[0] if short is ip else text_ip(short)
+                place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
                 # Who is written to already first: of a name's addresses, always the same.
-                is_new = self.known.contact(short) is None
+                is_new = self.known.contact(_whose(place, short)) is None
                 places.append((is_new, len(places), short, place))
         if not places:
             decision.demand()
         for _, _, ip, place in sorted(places):
             try:
-                if len(ip) == 4:
-                    place = place[:2]
                 way = (self._socket_for(len(ip)).sendto, place)
                 sent = way[0](data, place)
             except OSError as exc:
-                error = exc
+                error = exc.with_traceback(None)  # else it would keep this, and this it
                 if exc.errno in _FOR_ALL_ADDRESSES:
                     break
             else:
-                self.known.add_contact(dst, ip)
+                self.known.add_contact(dst, _whose(place, ip))
                 self._add_way(key, way)
                 self._sent(sent)
                 return
-        raise error
+        self._dropped(key, error)
 
     def _sent(self, count: int) -> None:
         self._record.up += count
@@ -219,12 +217,14 @@ class Routes:
         if isinstance(exc, OSError):
             self._counts.drop(drop_of(exc), count)
             return
-        is_denied = isinstance(exc, RefusedByRules)
-        self._counts.drop(Drop.DENIED if is_denied else Drop.NO_ADDRESS, count)
+        drop = Drop.DENIED
+        if isinstance(exc, DialError):
+            drop = Drop.NO_ADDRESS if exc.rep == Rep.HOST_UNREACHABLE else Drop.NO_ROOM
+        self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
-        if is_denied or self._services.hooks.authorize is not None:
+        if drop == Drop.DENIED or self._services.hooks.authorize is not None:
             # The program is not asked for each datagram, whatever comes of it.
-            self._add_way(key, (_refuse, Drop.DENIED if is_denied else Drop.NO_ADDRESS))
+            self._add_way(key, (_refuse, drop))
 
     # Names
 
@@ -236,16 +236,19 @@ class Routes:
         """
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
-        services, client = self._services, self._record.client
+        services, client, question = self._services, self._record.client, self._question(dst)
         loop, owner = services.loop, self._owner
+        # All programs of this host are one client, and the host is theirs.
+        share: Optional[Hashable] = None if client.is_local else neighbourhood(client.ip)
+        if question is not None:
+            share = ("hook", neighbourhood(client.ip))  # but the program's threads are not
         waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
-            # All programs of this host are one client, and the host is theirs.
-            None if client.is_local else neighbourhood(client.ip),
-            self._question(dst),
+            share,
+            question,
         )
         self._waiting[key] = waiting
 
@@ -318,6 +321,12 @@ def _answering(ip: bytes) -> bytes:
     """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
     short = unmapped(ip)
     return short if any(short) else _LOOPBACK[len(short)]
+
+
+def _whose(sockaddr: Any, ip: bytes) -> bytes:
+    """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
+    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    return ip + scope.to_bytes(4, "big") if scope else ip
 
 
 def _may_change(key: bytes, way: Way) -> bool:

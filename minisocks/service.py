@@ -313,12 +313,8 @@ class Service:
         """Return *config* with what the descriptors allow, where nobody says how many."""
         if config.max_connections is not None:
             return config
-        limit = find_room(self._descriptors, config.max_handshakes).limit
-        if limit is not None and config.max_associations == Config().max_associations:
-            # Each has twice as many descriptors, and others want some, too.
-            most = min(config.max_associations, max(1, limit // 4))
-            config = config._replace(max_associations=most)
-        return config._replace(max_connections=limit)
+        room = find_room(self._descriptors, config.max_handshakes)
+        return config._replace(max_connections=room.limit)
 
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""

@@ -292,6 +292,15 @@ _SERVING = (
         reply=2,
     ),
     Mistake(
+        "udp-from-another-port",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... drops='stranger: N' ... end=client-fin",
+        "Nothing was relayed: datagrams came from another address than the client's TCP "
+        "connection, or from another port than the client has named. A NAT in between changes "
+        "ports.",
+        "Have the client name no port (0.0.0.0:0 in its request), which is what most do.",
+    ),
+    Mistake(
         "udp-denied",
         IN_THE_LOG,
         "id=N client=CLIENT ... drops='denied: N' ... why='...'",

@@ -172,10 +172,10 @@ def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
     assert 1 << 16 == loop.pipes.pending_bytes
     exchange.release(ANN, 1 << 16)
     assert exchange.has_room_for_target(ANN)
-    exchange.remember(ANN, 64)
+    exchange.remember(ANN, 256)
     assert not exchange.has_room_for_target(ANN)
-    assert 64 * TARGET_BYTES == loop.pipes.pending_bytes
-    exchange.remember(ANN, -64)
+    assert 256 * TARGET_BYTES == loop.pipes.pending_bytes
+    exchange.remember(ANN, -256)
     assert 0 == loop.pipes.pending_bytes
 
 

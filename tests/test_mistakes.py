@@ -932,6 +932,17 @@ def _(stage):
     return one_too_many(stage, max_associations=2)
 
 
+@makes("udp-from-another-port")
+def _(stage):
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING + socks5("0.0.0.0", 9, cmd=UDP_ASSOCIATE)).expect(b"\x05\x00")
+        host, port = talk.receive_reply5()[1:]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"\0\0\0\1\x7f\0\0\1\0\x09hello", (host, port))
+            wait_until(lambda: proxy.live[0].datagrams.drops)
+    return stage.log.wait_for("drops="), None
+
+
 @makes("udp-denied")
 def _(stage):
     rules = ("deny to 127.0.0.1 port 9", "allow")

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError, LimitReached
 from minisocks.ports import MAX_TRIES, Ports, address_of, public_address, unmapped
 from minisocks.settings import Config
@@ -138,19 +139,21 @@ PUBLIC = Config(public_address=("203.0.113.5", "2001:db8::5"))
 
 
 @pytest.mark.parametrize(
-    "config, ip, is_local, expected",
+    "config, ip, client, expected",
     [
-        (PUBLIC, "10.0.0.1", False, "203.0.113.5"),
-        (PUBLIC, "fd00::1", False, "2001:db8::5"),
-        (PUBLIC, "127.0.0.1", True, "127.0.0.1"),
-        (PUBLIC, "::1", True, "::1"),
-        (Config(public_address=("203.0.113.5",)), "fd00::1", False, "fd00::1"),
-        (Config(), "10.0.0.1", False, "10.0.0.1"),
+        (PUBLIC, "10.0.0.1", "10.0.0.7", "203.0.113.5"),
+        (PUBLIC, "10.0.0.1", "198.51.100.7", "203.0.113.5"),
+        (PUBLIC, "fd00::1", "fd00::7", "2001:db8::5"),
+        (PUBLIC, "127.0.0.1", "127.0.0.9", "127.0.0.1"),
+        (PUBLIC, "::1", "::1", "::1"),
+        (PUBLIC, "10.0.0.1", "10.0.0.1", "10.0.0.1"),
+        (Config(public_address=("203.0.113.5",)), "fd00::1", "fd00::7", "fd00::1"),
+        (Config(), "10.0.0.1", "10.0.0.7", "10.0.0.1"),
     ],
 )
-def test_the_public_address(config, ip, is_local, expected):
+def test_the_public_address(config, ip, client, expected):
     """Of the family in question, for who is not on this host; else the real one."""
-    assert packed_ip(expected) == public_address(config, packed_ip(ip), is_local)
+    assert packed_ip(expected) == public_address(config, packed_ip(ip), Client((client, 1)))
 
 
 @pytest.mark.parametrize(

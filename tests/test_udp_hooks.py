@@ -96,7 +96,7 @@ def test_a_bug_in_authorize_lets_nothing_through(target, bugs):
     with run_proxy(authorize=authorize) as proxy, UdpTarget("127.0.0.7") as other:
         with Associated(proxy.port) as client:
             client.send_to(other, b"x")
-            wait_for_drops(proxy.records[-1], no_address=1)
+            wait_for_drops(proxy.records[-1], denied=1)
             client.expect_to_work(target)
             other.expect_nothing()
     assert 1 == len(bugs)

@@ -9,7 +9,7 @@ import pytest
 
 from minisocks.errors import DialError
 from minisocks.exchange import NAME_SECONDS
-from minisocks.known import MAX_ENTRIES
+from minisocks.known import LEAST_ENTRIES, MAX_ENTRIES
 from minisocks.resolver import Resolver
 from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.wire import Address, Atyp, Rep
@@ -212,7 +212,35 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
         names.go_on.set()
         target.expect(b"new")
         client.expect_to_work(target)
-        assert {"no address": 1} == proxy.records[-1].datagrams.drops
+        assert {"no room": 1} == proxy.records[-1].datagrams.drops
+
+
+
+def test_what_a_failing_name_was_asked_for_is_not_kept():
+    """However many datagrams go to a name that has no address, none of them stays in memory."""
+    with run_proxy(resolver=Resolver(lambda *_: [])) as proxy, Associated(proxy.port) as client:
+        client.send(b"gone.test", 9, b"x")
+        wait_for_drops(proxy.records[-1], no_address=1)
+        for _ in range(20):
+            client.send(b"gone.test", 9, b"x" * 1000)
+        wait_for_drops(proxy.records[-1], no_address=21)
+        outcome = proxy.services.exchange.names.get(b"gone.test")
+    assert isinstance(outcome, DialError)
+    assert None is outcome.__traceback__
+
+
+def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
+    """Others have all there is to remember: who was written to a moment ago may still answer."""
+    exchange = proxy.services.exchange
+    with contextlib.ExitStack() as stack, Associated(proxy.port) as client:
+        in_loop(proxy, lambda: setattr(exchange, "_most_targets", 0))
+        targets = [stack.enter_context(UdpTarget()) for _ in range(12)]
+        for target in targets:
+            client.send_to(target, b"x")
+        for target in targets:
+            target.expect(b"x").answer(b"y")
+            client.expect(target, b"y")
+        assert exchange.targets < 4 * LEAST_ENTRIES
 
 
 # Rules
