@@ -234,7 +234,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
     exchange = proxy.services.exchange
     with contextlib.ExitStack() as stack, Associated(proxy.port) as client:
         in_loop(proxy, lambda: setattr(exchange, "_most_targets", 0))
-        targets = [stack.enter_context(UdpTarget()) for _ in range(12)]
+        targets = [stack.enter_context(UdpTarget("127.0.0.%d" % n)) for n in range(1, 13)]
         for target in targets:
             client.send_to(target, b"x")
         for target in targets:
