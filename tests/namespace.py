@@ -255,7 +255,7 @@ class Everywhere:
 # The child
 
 
-class _Child:
+class Child:
     """What runs in the namespace: does what it is asked, one thing after another."""
 
     def __init__(self, control):
@@ -277,7 +277,7 @@ class _Child:
             except Exception as exc:  # noqa: BLE001  # the test tells it
                 self._answer({"raised": repr(exc)})
             else:
-                if isinstance(answer, socket.socket):
+                if hasattr(answer, "fileno"):
                     with answer:
                         self._answer({}, array.array("i", [answer.fileno()]))
                 else:
@@ -358,29 +358,33 @@ def _set_up():
         "route add unreachable %s/32" % NO_HOST4,
         "route add unreachable %s/128" % NO_HOST6,
     ]
+    return tool(["ip", "-batch", "-"], "".join(line + "\n" for line in commands))
+
+
+def tool(command, text):
+    """Have *command* read *text*; return an error in words, or none."""
     try:
-        ip = subprocess.Popen(
-            ["ip", "-batch", "-"],
+        process = subprocess.Popen(
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
         )
     except OSError as exc:
-        return "ip: %s" % exc.strerror
-    output, _ = ip.communicate("".join(line + "\n" for line in commands))
-    return "ip: %s" % output.strip() if ip.returncode else ""
+        return "%s: %s" % (command[0], exc.strerror)
+    output, _ = process.communicate(text)
+    return "%s: %s" % (command[0], output.strip()) if process.returncode else ""
 
 
-def main():
-    """Set up, say how that went, then do what is asked."""
-    fd = int(sys.argv[1])
+def serve(fd, kind, set_up):
+    """Set up, say how that went, then have a child of this *kind* do what is asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd) as control:
-        error = _set_up()
-        control.sendall(json.dumps({"error": error}).encode())
+        error = set_up()
+        control.sendall(json.dumps({"error": error, "pid": os.getpid()}).encode())
         if error:
             return
-        child = _Child(control)
+        child = kind(control)
         handler = logging.Handler()
         handler.emit = child.emit
         logger = logging.getLogger("minisocks")
@@ -390,4 +394,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    serve(int(sys.argv[1]), Child, _set_up)

@@ -1,0 +1,264 @@
+"""Several hosts with cables between them: network namespaces of the tests' own.
+
+As in ``namespace``, a child process lives in each, and makes the sockets that the tests
+use.  The first child makes the other ones, so that all belong to one user namespace and
+nobody needs to be root.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+from namespace import CannotMake, Child, Namespace, family_of, serve, tool
+
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+
+#: An answer may come by another way than the question went.
+_QUIET = "for f in all default; do echo 0 >/proc/sys/net/ipv4/conf/$f/rp_filter; done"
+
+
+class Host(Namespace):
+    """The tests' end of one host."""
+
+    def __init__(self, control):
+        super().__init__()
+        self._control = control
+        control.settimeout(60)
+        self.pid = None
+
+    def greeted(self):
+        """Wait until it is there.
+
+        Raises:
+            CannotMake: it cannot be.
+        """
+        greeting = self._control.recv(65536)
+        if not greeting:
+            raise CannotMake("no network namespace")
+        answer = json.loads(greeting.decode())
+        if answer["error"]:
+            raise CannotMake(answer["error"])
+        self.pid = answer["pid"]
+
+    def ip(self, *commands):
+        """Have ``ip`` do all of it.
+
+        Raises:
+            CannotMake: it cannot.
+        """
+        self._do(["ip", "-batch", "-"], "".join(line + "\n" for line in commands))
+
+    def firewall(self, rules):
+        """Have these rules of nftables, and no others.
+
+        Raises:
+            CannotMake: there is no such tool, or the kernel does not know what is in them.
+        """
+        try:
+            self._do(["nft", "-f", "-"], "flush ruleset\n" + rules)
+        except CannotMake as exc:
+            if "syntax error" in str(exc):
+                raise ValueError(str(exc)) from exc
+            raise
+
+    def _do(self, command, text):
+        error = self._ask("tool", command=command, text=text)
+        if error:
+            raise CannotMake(error)
+
+    def udp(self, host="", port=0, scope=0):
+        """Return a UDP socket that lives there, bound to *host*, which is an address."""
+        family = family_of(host)
+        fd = self._ask("datagrams", family=int(family))
+        sock = socket.socket(family, socket.SOCK_DGRAM, fileno=fd)
+        try:
+            sock.settimeout(20)
+            sock.bind((host, port, 0, scope) if scope else (host, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def tun(self, name):
+        """Return the descriptor of a new interface: packets that it sends are read from it.
+
+        Raises:
+            CannotMake: there is no such device.
+        """
+        answer = self._ask("tun", name=name)
+        if not isinstance(answer, int):
+            raise CannotMake(answer)
+        return answer
+
+    def index(self, name):
+        """Return the number of an interface, which is the scope of addresses there."""
+        return self._ask("index", name=name)
+
+    def forward(self):
+        """Be a router for IPv4."""
+        self._do(["sh"], "echo 1 >/proc/sys/net/ipv4/ip_forward")
+
+    def logged(self):
+        """Return the lines logged since the last call."""
+        return self._ask("log")
+
+
+class _HostChild(Child):
+    """What runs in a host."""
+
+    def do_tool(self, command, text):
+        return tool(command, text)
+
+    def do_datagrams(self, family):
+        return socket.socket(family, socket.SOCK_DGRAM)
+
+    def do_tun(self, name):
+        try:
+            file = open("/dev/net/tun", "r+b", buffering=0)  # noqa: SIM115  # for the tests
+            request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+            fcntl.ioctl(file, _TUNSETIFF, request)
+        except OSError as exc:
+            return "/dev/net/tun: %s" % exc.strerror
+        return file
+
+    def do_index(self, name):
+        return socket.if_nametoindex(name)
+
+
+class Hosts:
+    """As many hosts as there are *names*; they are its attributes."""
+
+    def __init__(self, *names):
+        self.names = names
+        self._process = None
+        self._hosts = []
+
+    def start(self):
+        """Make them.
+
+        Raises:
+            CannotMake: not permitted, or a tool is missing.
+        """
+        reasons = []
+        for flags in ("-rn", "-n"):
+            try:
+                self._start(flags)
+                return self
+            except (OSError, CannotMake) as exc:
+                reasons.append("unshare %s: %s" % (flags, exc))
+                self.stop()
+        raise CannotMake("no network namespaces: %s" % "; ".join(reasons))
+
+    def _start(self, flags):
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in self.names]
+        self._hosts = [Host(ours) for ours, _theirs in pairs]
+        fds = [theirs.fileno() for _ours, theirs in pairs]
+        with tempfile.TemporaryFile() as stderr:
+            child = ["unshare", flags, sys.executable, "-W", "error", os.path.abspath(__file__)]
+            try:
+                self._process = subprocess.Popen(
+                    child + [str(fd) for fd in fds],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                    stderr=stderr,
+                    env=dict(os.environ, PYTHONPATH=root),
+                )
+            finally:
+                for _ours, theirs in pairs:
+                    theirs.close()
+            for name, host in zip(self.names, self._hosts):
+                try:
+                    host.greeted()
+                except CannotMake as exc:
+                    stderr.seek(0)
+                    said = stderr.read().decode("utf-8", "replace").strip().splitlines()
+                    raise CannotMake(said[-1] if said else str(exc)) from exc
+                setattr(self, name, host)
+
+    def cable(self, one, other, mtu=1500):
+        """Lay one between the hosts *one* and *other*; each calls its end like the other host.
+
+        Args:
+            one, other: a name, then addresses with the length of their network.
+        """
+        ends = getattr(self, one[0]), getattr(self, other[0])
+        ends[0].ip(
+            "link add %s mtu %d type veth peer name %s mtu %d netns %d"
+            % (other[0], mtu, one[0], mtu, ends[1].pid)
+        )
+        for host, (_name, *addresses), interface in zip(ends, (one, other), (other[0], one[0])):
+            host.ip(
+                *[
+                    "addr add %s dev %s%s" % (a, interface, " nodad" * (":" in a))
+                    for a in addresses
+                ],
+                "link set %s addrgenmode none" % interface,
+                "link set %s up" % interface,
+            )
+
+    def stop(self):
+        """End them, and all that runs there."""
+        for host in self._hosts:
+            host.stop()
+        self._hosts = []
+        if self._process is not None:
+            self._process.wait()
+        self._process = None
+
+
+@contextlib.contextmanager
+def made_for_tests(*names):
+    """Hosts while this lasts; where there can be none, skips with the reason."""
+    import pytest
+
+    hosts = Hosts(*names)
+    try:
+        hosts.start()
+    except CannotMake as exc:
+        pytest.skip(str(exc))
+    try:
+        yield hosts
+    finally:
+        hosts.stop()
+
+
+@contextlib.contextmanager
+def or_skip():
+    """Skip with the reason if this machine lacks what is needed inside."""
+    import pytest
+
+    try:
+        yield
+    except CannotMake as exc:
+        pytest.skip(str(exc))
+
+
+def _set_up():
+    """Return an error in words, or none."""
+    return tool(["sh"], _QUIET) or tool(["ip", "-batch", "-"], "link set lo up\n")
+
+
+def _main(fds):
+    """Be the first host, and start the others, each in a namespace of its own."""
+    first, others = fds[0], fds[1:]
+    command = ["unshare", "-n", sys.executable, "-W", "error", os.path.abspath(__file__)]
+    children = [
+        subprocess.Popen(command + [str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
+        for fd in others
+    ]
+    for fd in others:
+        os.close(fd)
+    serve(first, _HostChild, _set_up)
+    for child in children:
+        child.wait()
+
+
+if __name__ == "__main__":
+    _main([int(arg) for arg in sys.argv[1:]])
