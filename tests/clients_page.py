@@ -7,6 +7,7 @@ import xml.etree.ElementTree
 
 from client_table import CLIENTS
 from socks_clients import ADDRESS_EXAMPLE, EXAMPLE, PROTOCOLS
+from udp_table import UDP_CLIENTS, UDP_PROTOCOLS
 
 PAGE = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "clients.rst"
@@ -39,6 +40,11 @@ What was run
 
 """
 
+DATAGRAMS = """
+By UDP ASSOCIATE each of these asked a server, and got its answer:
+
+"""
+
 FOOT = """
 .. results end
 
@@ -52,7 +58,7 @@ def results_in(report):
     results = {}
     tree = xml.etree.ElementTree.parse(report)  # noqa: S314  # our own pytest wrote it
     for case in tree.iter("testcase"):
-        match = re.match(r"test_gets_a_file\[(.*)-(\w+)\]\Z", case.get("name"))
+        match = re.match(r"test_gets_an?_(?:file|answer)\[(.*)-(\w+)\]\Z", case.get("name"))
         if match is None:
             continue
         version = ""
@@ -70,13 +76,13 @@ def results_in(report):
     return results
 
 
-def table(results):
-    """Return who got the file, as RST."""
-    rows = [["Client", "Version"] + [heading(protocol) for protocol in PROTOCOLS]]
+def table(results, clients=CLIENTS, protocols=PROTOCOLS):
+    """Return who got the file, or the answer, as RST."""
+    rows = [["Client", "Version"] + [heading(protocol) for protocol in protocols]]
     reasons = []
-    for client in CLIENTS:
+    for client in clients:
         versions, cells = set(), []
-        for protocol in PROTOCOLS:
+        for protocol in protocols:
             version, outcome = results.get(
                 (client.title, protocol), ("", "not run" if protocol in client.lines else "-")
             )
@@ -101,10 +107,10 @@ def heading(protocol):
 
 def example(client, protocol):
     """Return what to type for *client*, line by line."""
-    values = EXAMPLE
+    values = dict(EXAMPLE, **client.example)
     if protocol in client.literal:
         host = EXAMPLE["host"]
-        values = {k: v.replace(host, ADDRESS_EXAMPLE) for k, v in EXAMPLE.items()}
+        values = {k: v.replace(host, ADDRESS_EXAMPLE) for k, v in values.items()}
     lines = (client.lines[protocol] % values).splitlines()
     if client.file is not None:
         name, texts = client.file
@@ -147,8 +153,9 @@ def page(results):
     values["protocols"] = "\n".join(
         "%s\n    %s." % (heading(protocol), text) for protocol, text in PROTOCOLS.items()
     )
-    sections = "\n\n".join(section(client) for client in CLIENTS)
-    return HEAD % values + table(results) + FOOT + "\n" + sections
+    sections = "\n\n".join(section(client) for client in CLIENTS + UDP_CLIENTS)
+    tables = table(results) + DATAGRAMS + table(results, UDP_CLIENTS, UDP_PROTOCOLS)
+    return HEAD % values + tables + FOOT + "\n" + sections
 
 
 def without_results(text):

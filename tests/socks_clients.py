@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 #: As the page calls them, and what tells them apart.
 PROTOCOLS = {
@@ -114,6 +115,8 @@ class Client:
     #: Whether only scripts/clients runs it.
     slow = False
     note = ""
+    #: What fills the templates on the page instead of ``EXAMPLE``.
+    example = {}
 
     def __init__(self, title, lines, version=None, programs=(), package="", file=None, **others):
         self.title, self.lines, self.file = title, lines, file
@@ -153,11 +156,15 @@ class Client:
             name, texts = self.file
             with open(os.path.join(folder, name), "w") as file:
                 file.write(texts[protocol] % values)
-        outcome = run(self.command(self.lines[protocol] % values), folder)
+        outcome = self.run(self.command(self.lines[protocol] % values), folder)
         if self.saved_as and outcome.status == 0:
             with open(os.path.join(folder, self.saved_as), "rb") as saved:
                 outcome.out = saved.read()
         return outcome
+
+    def run(self, command, folder):
+        """Run *command* to its end."""
+        return run(command, folder)
 
     def command(self, line):
         """Return the command that executes *line*."""
@@ -186,7 +193,7 @@ class PythonClient(Client):
 
     def check(self):
         if importlib.util.find_spec(self.module) is None:
-            raise Missing("the Python package %s is not installed" % self.title)
+            raise Missing("the Python package %s is not installed" % self.title.partition(",")[0])
 
     def command(self, line):
         program = "%s\n%s\nimport sys\nsys.stdout.buffer.write(data)\n" % (line, self.rest)
@@ -216,3 +223,28 @@ class NodeClient(Client):
 
 class Wrapper(Client):
     """One that leads any program through the proxy."""
+
+
+class Session(Wrapper):
+    """One that goes on when its answer, a line, is there; it is ended then."""
+
+    def run(self, command, folder):
+        """Run *command* until it has said a line."""
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=clean_environment(HOME=folder),
+            start_new_session=True,
+        )
+        limit = threading.Timer(TIME_LIMIT, end_group, (process,))
+        limit.start()
+        try:
+            line = process.stdout.readline()
+        finally:
+            limit.cancel()
+            end_group(process)
+        rest, err = process.communicate()
+        return Outcome(0 if line else process.returncode, line + rest, err)
