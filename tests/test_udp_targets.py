@@ -275,14 +275,14 @@ def test_a_reload_has_the_rules_asked_again(target):
     names = Names(a=["127.0.0.7"])
     with proxy_with(names) as proxy, Associated(proxy.port) as client:
         with UdpTarget("127.0.0.7", target.port) as other:
-            for name in ("127.0.0.7", b"a.test"):
+            for name, drops in ("127.0.0.7", 2), (b"a.test", 4):
                 client.expect_to_work(target).expect_to_work(other)
                 client.send(name, other.port, b"x")
                 other.expect(b"x")
                 proxy.reload(proxy.config._replace(rule=("deny to 127.0.0.7", "allow")))
                 client.send(name, other.port, b"denied")
                 other.answer(b"denied")
-                client.expect_to_work(target)
+                wait_for_drops(proxy.records[-1], denied=drops)
                 proxy.reload(proxy.config._replace(rule=("allow",)))
                 client.send(name, other.port, b"again")
                 other.expect(b"again").answer(b"back")
