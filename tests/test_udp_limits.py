@@ -1,0 +1,239 @@
+"""Limits of associations in a running proxy: who comes too late hears REP 02, others go on."""
+
+import contextlib
+import errno
+import random
+
+import pytest
+
+from minisocks.session import Session
+from support import (
+    GREETING,
+    UDP_ASSOCIATE,
+    Talk,
+    closed_port,
+    nothing_left,
+    password_message,
+    run_proxy,
+    socks5,
+    wait_until,
+)
+from udp_client import Associated, UdpTarget
+
+V4 = "127.0.0.1"
+
+
+@pytest.fixture
+def target():
+    """A target of datagrams."""
+    with UdpTarget() as running:
+        yield running
+
+
+@pytest.fixture
+def stack():
+    """What ends with the test."""
+    with contextlib.ExitStack() as running:
+        yield running
+
+
+def target_of_a_range():
+    """Return a target at none of the ports that the kernel gives: nobody has it next."""
+    while True:
+        with contextlib.suppress(OSError):
+            return UdpTarget(V4, random.randrange(24000, 32000))
+
+
+def logged_in(proxy, name, source=V4):
+    """Return a connection whose client has shown its password."""
+    talk = Talk.to(proxy.port, source=(source, 0))
+    talk.send(b"\x05\x01\x02" + password_message(name, b"secret"))
+    return talk.expect(b"\x05\x02\x01\x00")
+
+
+def assert_refused(proxy, part, source=V4, talk=None):
+    """Have one more refused as by a limit; the line names what the limit is."""
+    with Associated(proxy.port, source=source, talk=talk) as client:
+        assert (2, "0.0.0.0", 0) == (client.rep, client.bnd, client.port)
+        client.talk.expect_eof()
+    record = proxy.records[-1]
+    assert ("limit", "UDP_ASSOCIATE") == (record.end, record.cmd)
+    assert part in record.why
+    assert part in str(record)
+
+
+def open_count(proxy):
+    """Return how many associations there are."""
+    return len(proxy.services.exchange)
+
+
+def test_all_have_so_many_associations(access_log, target, stack):
+    """The first ones work on, who comes then has REP 02, and the log names the option."""
+    with run_proxy(max_associations=4) as proxy:
+        clients = [
+            stack.enter_context(Associated(proxy.port, source="127.0.0.%d" % number))
+            for number in (1, 1, 2, 3)
+        ]
+        assert_refused(
+            proxy, "there are 4 associations already (--max-associations 4)", "127.0.0.4"
+        )
+        assert "cmd=UDP_ASSOCIATE" in access_log.wait_for("end=limit")
+        assert 1 == len(access_log.lines)
+        for client in clients:
+            client.expect_to_work(target)
+        assert 4 == open_count(proxy)
+
+
+@pytest.mark.parametrize("most, share", [(6, 3), (5, 2), (2, 1), (1, 1)])
+def test_a_client_has_half_of_them(most, share, target, stack):
+    """What is left is for others, who are not told no; of one there is no half."""
+    with run_proxy(max_associations=most) as proxy:
+        for _ in range(share):
+            stack.enter_context(Associated(proxy.port)).expect_to_work(target)
+        if most > share:
+            part = "%s has %d associations already, half of all (--max-associations %d)"
+            assert_refused(proxy, part % (V4, share, most))
+            stack.enter_context(Associated(proxy.port, source="127.0.0.2")).expect_to_work(target)
+
+
+@pytest.mark.parametrize("leave", [Talk.close, Talk.reset], ids=["fin", "reset"])
+def test_one_that_ends_makes_room(leave, target, stack):
+    """As soon as its connection has ended, however it did."""
+    with run_proxy(max_associations=4) as proxy:
+        clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
+        for _ in range(3):
+            assert_refused(proxy, "--max-associations 4")
+            leave(clients.pop(0).talk)
+            wait_until(lambda: open_count(proxy) == 1)
+            clients.append(stack.enter_context(Associated(proxy.port)))
+            clients[-1].expect_to_work(target)
+
+
+def test_one_that_is_refused_takes_nobody_s_place(stack):
+    """Only those that there are count: neither by client nor of all."""
+    with run_proxy(max_associations=2) as proxy:
+        stack.enter_context(Associated(proxy.port))
+        for _ in range(5):
+            assert_refused(proxy, "--max-associations 2")
+        stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
+        wait_until(lambda: 2 == open_count(proxy))
+
+
+def test_a_limit_of_associations_is_none_of_connections(target, stack):
+    """Who has all associations may still connect."""
+    with run_proxy(max_associations=1) as proxy:
+        stack.enter_context(Associated(proxy.port))
+        assert_refused(proxy, "--max-associations 1", "127.0.0.2")
+        for _ in range(3):
+            talk = stack.enter_context(Talk.to(proxy.port))
+            assert 5 == talk.connect5(V4, closed_port())[0]  # it was tried
+
+
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        ("max_connections", "there are 2 connections already (--max-connections 2)"),
+        ("max_per_client", "127.0.0.1 has 2 connections already (--max-per-client 2)"),
+    ],
+)
+def test_associations_are_connections(setting, why, stack):
+    """They count together with what is connected, and each makes room when it ends."""
+    with run_proxy(**{setting: 2}) as proxy:
+        first = stack.enter_context(Associated(proxy.port))
+        stack.enter_context(Associated(proxy.port))
+        assert_refused(proxy, why)
+        with Talk.to(proxy.port) as talk:
+            assert 2 == talk.connect5(V4, 1)[0]
+        first.talk.close()
+        wait_until(lambda: len(proxy.services.census) == 1)
+        assert 0 == stack.enter_context(Associated(proxy.port)).rep
+
+
+def test_associations_are_their_user_s_connections(stack):
+    """A user has so many from wherever, and takes none of another one's."""
+    users = ("ann:secret", "bob:secret")
+    with run_proxy(user=users, max_per_user=1) as proxy:
+        ann = stack.enter_context(Associated(proxy.port, talk=logged_in(proxy, b"ann")))
+        assert 0 == ann.rep
+        why = "user 'ann' has 1 connections already (--max-per-user 1)"
+        assert_refused(proxy, why, talk=logged_in(proxy, b"ann", "127.0.0.2"))
+        bob = stack.enter_context(Associated(proxy.port, talk=logged_in(proxy, b"bob")))
+        assert 0 == bob.rep
+
+
+def test_a_reload_changes_the_limit(target, stack):
+    """For who comes next: one that is lowered ends nobody, one that is raised makes room."""
+    with run_proxy(max_associations=4) as proxy:
+        clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
+        assert_refused(proxy, "--max-associations 4")
+        proxy.reload(proxy.config._replace(max_associations=6))
+        clients.append(stack.enter_context(Associated(proxy.port)))
+        proxy.reload(proxy.config._replace(max_associations=2))
+        assert_refused(
+            proxy, "there are 2 associations already (--max-associations 2)", "127.0.0.9"
+        )
+        for client in clients:
+            client.expect_to_work(target)
+        assert 3 == open_count(proxy)
+        proxy.reload(proxy.config._replace(max_per_client=3, max_associations=100))
+        assert_refused(proxy, "--max-per-client 3")
+
+
+def test_ports_that_others_have_are_none_of_ours(target, stack):
+    """A range whose ports are all taken by other programs: REP 02, and nothing stays open."""
+    taken = stack.enter_context(target_of_a_range())
+    port = taken.port
+    ports = "%d-%d" % (port, port)
+    with run_proxy(udp_ports=ports) as proxy:
+        assert_refused(proxy, "no port is free (--udp-ports %s)" % ports)
+        assert (0, set()) == (open_count(proxy), proxy.services.exchange.ports._used)
+        # Another address of this host has its own port of the same number.
+        proxy.reload(proxy.config._replace(listen=("127.0.0.3:0",)))
+        with Associated(proxy.port, "127.0.0.3") as client:
+            assert port == client.port
+            client.expect_to_work(target)
+        proxy.reload(proxy.config._replace(listen=("127.0.0.1:0",)))
+        taken.close()
+        with Associated(proxy.port) as client:
+            assert port == client.port
+            client.expect_to_work(target)
+
+
+def test_a_range_that_a_reload_changes(target, stack):
+    """Who has a port of the old one keeps it; who comes next has one of the new one."""
+    free = [target_of_a_range() for _ in range(2)]
+    first, second = (each.port for each in free)
+    for each in free:
+        each.close()
+    with run_proxy(udp_ports="%d-%d" % (first, first)) as proxy:
+        old = stack.enter_context(Associated(proxy.port))
+        assert first == old.port
+        assert_refused(proxy, "--udp-ports %d-%d" % (first, first))
+        proxy.reload(proxy.config._replace(udp_ports="%d-%d" % (second, second)))
+        new = stack.enter_context(Associated(proxy.port))
+        assert second == new.port
+        old.expect_to_work(target)
+        new.expect_to_work(target)
+
+
+class LeavesBeforeTheReply(Session):
+    """A session whose client has left, the first time."""
+
+    def associated(self, ip, port):
+        if self.record.id == 1:
+            raise BrokenPipeError(errno.EPIPE, "the client has left")
+        super().associated(ip, port)
+
+
+def test_a_client_that_has_left_by_then_takes_no_place(stack):
+    """Its relay socket, port and place are given back when the reply cannot be sent."""
+    with target_of_a_range() as free:
+        port = free.port
+    with run_proxy(max_associations=1, udp_ports="%d-%d" % (port, port)) as proxy:
+        proxy.services.session_type = LeavesBeforeTheReply
+        with nothing_left(), Talk.to(proxy.port) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
+            talk.expect_eof()
+        assert "client-gone" == proxy.records[-1].end
+        assert (0, {}) == (open_count(proxy), proxy.services.exchange._by_client)
+        assert port == stack.enter_context(Associated(proxy.port)).port
