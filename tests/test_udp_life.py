@@ -1,0 +1,393 @@
+"""The life of an association: what ends it, what does not, and what is said of it after."""
+
+import socket
+
+import pytest
+
+from support import (
+    Talk,
+    nothing_left,
+    open_descriptors,
+    password_message,
+    run_proxy,
+    wait_until,
+)
+from udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
+
+V4, V6 = "127.0.0.1", "::1"
+
+
+@pytest.fixture
+def target():
+    """A target of datagrams."""
+    with UdpTarget() as running:
+        yield running
+
+
+@pytest.fixture
+def target6():
+    """The same with an IPv6 address."""
+    with UdpTarget(V6) as running:
+        yield running
+
+
+def live_timers(proxy):
+    """Return the timers that will still call somebody."""
+    return [entry for entry in list(proxy.services.loop._timers) if entry[2].callback is not None]
+
+
+def assert_nothing_held(proxy):
+    """Nobody is remembered, nothing waits, no target is known, no timer is left."""
+    exchange = proxy.services.exchange
+    assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
+    assert ({}, {}, set()) == (exchange._by_client, exchange._held, exchange.ports._used)
+    assert 0 == proxy.services.loop.pipes.pending_bytes
+    assert [] == live_timers(proxy)
+    assert 0 == len(proxy.services.census)
+
+
+# Its end
+
+
+@pytest.mark.parametrize("rate", [None, 10**6])
+@pytest.mark.parametrize(
+    "leave, end",
+    [(Talk.close, "client-fin"), (Talk.finish, "client-fin"), (Talk.reset, "client-reset")],
+)
+def test_it_ends_with_its_connection(leave, end, rate, target, target6):
+    """By FIN, half a close included, and by RST, at once: descriptors, targets, what waits."""
+    part = b"part of a datagram"
+    with run_proxy(rate=rate, idle_timeout=3600) as proxy, UdpTarget("127.0.0.2") as other:
+        exchange, before = proxy.services.exchange, open_descriptors()
+        with Associated(proxy.port) as client:
+            client.expect_to_work(target).expect_to_work(target6).expect_to_work(other)
+            client.send_to(target, part, frag=1)
+            client.expect_to_work(target)
+            held = in_loop(proxy, lambda: (exchange.held, exchange.targets > 0))
+            assert (len(part), True) == held
+            leave(client.talk)
+            record = proxy.records[-1]
+            wait_until(lambda: record.end, "its end")
+            assert end == record.end
+            assert {"fragments": 1} == record.datagrams.drops
+            wait_until(lambda: len(proxy) == 0)
+            if leave is Talk.finish:
+                client.talk.expect_eof()
+        wait_until(lambda: open_descriptors() <= before, "all descriptors back")
+        wait_until(lambda: 0 == len(proxy.services.rates))
+        in_loop(proxy, lambda: assert_nothing_held(proxy) or True)
+
+
+def test_its_end_is_nobody_else_s(target):
+    """Another association of the same client works on, and keeps its port at the targets."""
+    with run_proxy() as proxy, Associated(proxy.port) as stays:
+        stays.expect_to_work(target)
+        source = target.source
+        for leave in (Talk.close, Talk.reset):
+            with Associated(proxy.port) as client:
+                client.expect_to_work(target)
+                leave(client.talk)
+                wait_until(lambda: len(proxy) == 1)
+                stays.expect_to_work(target)
+                assert source == target.source
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.01])
+def test_the_end_of_the_proxy_ends_it(grace, target, target6):
+    """``stop`` leaves no descriptor and no thread, and the client sees its connection end."""
+    with nothing_left():
+        with run_proxy() as proxy, Associated(proxy.port) as client:
+            client.expect_to_work(target).expect_to_work(target6)
+            client.send_to(target, b"part", frag=1)
+            client.expect_to_work(target)
+            (record,) = proxy.records
+            exchange = proxy.services.exchange
+            proxy.stop(grace)
+            client.talk.expect_eof()
+            assert "shutdown" == record.end
+            assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
+
+
+def test_grace_is_for_associations_too(target):
+    """While ``stop`` waits datagrams go on, and when the last client has left it is over."""
+    with run_proxy() as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        (record,) = proxy.records
+        proxy.stop_listening()
+        client.expect_to_work(target)
+        client.talk.close()
+        proxy.stop(grace=3600.0)
+        assert "client-fin" == record.end
+
+
+# What does not end it
+
+
+def test_a_first_datagram_may_take_its_time(target):
+    """The time limit of the handshake is over with the reply: nothing waits for datagrams."""
+    with run_proxy(handshake_timeout=2.0) as proxy:
+        with Associated(proxy.port) as client, Talk.to(proxy.port) as late:
+            late.send(b"\x05").rest()  # it came after, and its time is over
+            assert proxy.records[0].end is None
+            client.expect_to_work(target)
+
+
+def test_an_association_has_no_timer(proxy, target):
+    """Neither before its first datagram nor after, though its handshake had one."""
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05")
+        wait_until(lambda: live_timers(proxy), "a client that is waited for")
+        talk.send(b"\x01\x00").expect(b"\x05\x00")
+        with Associated(proxy.port, talk=talk) as client:
+            wait_until(lambda: associations(proxy))
+            assert [] == in_loop(proxy, lambda: live_timers(proxy))
+            client.expect_to_work(target)
+            assert [] == in_loop(proxy, lambda: live_timers(proxy))
+
+
+def test_a_client_that_vanishes_is_noticed(proxy):
+    """The kernel asks after it, as after any other's that is relayed."""
+    with Associated(proxy.port):
+        wait_until(lambda: associations(proxy))
+        (job,) = associations(proxy)
+        assert 0 != job._control.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert 300 == job._control.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+
+
+def test_a_connection_that_is_lost_ends_it(proxy, target):
+    """And the line says that nobody has ended it, but that it was lost."""
+    with Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        (job,) = associations(proxy)
+
+        class Lost:
+            fileno = job._control.fileno
+            close = job._control.close
+
+            def recv_into(self, buffer):
+                raise TimeoutError("keepalive had no answer")
+
+        job._control = Lost()
+        client.talk.send(b"x")
+        wait_until(lambda: proxy.records[-1].end)
+        assert "client-lost" == proxy.records[-1].end
+        wait_until(lambda: len(proxy) == 0)
+
+
+def test_what_is_said_on_the_connection_means_nothing(proxy, target):
+    """However much, and be it a request: it is read, not answered, and counts for nothing."""
+    with Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        client.talk.send(b"\x05\x01\x00").send(bytes(1 << 20))
+        client.expect_to_work(target)
+        record = proxy.records[-1]
+        assert (10, 10) == in_loop(proxy, lambda: (record.up, record.down))
+        client.talk.finish().expect_eof()
+        wait_until(lambda: record.end)
+        assert "client-fin" == record.end
+
+
+def test_what_came_behind_the_request_means_nothing(proxy, target):
+    """Also bytes in the segment of the request are no datagram, and end nothing."""
+    with Talk.to(proxy.port) as talk:
+        talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
+        send = talk.send
+        talk.send = lambda data: send(data + b"early bytes")
+        with Associated(proxy.port, talk=talk) as client:
+            assert 0 == client.rep
+            client.expect_to_work(target)
+
+
+# --idle-timeout
+
+
+def is_without_targets(proxy):
+    (job,) = associations(proxy)
+    return not job._targets and job.idle is None
+
+
+@pytest.mark.parametrize("rate", [None, 10**6])
+def test_silence_closes_the_sockets_to_targets_alone(rate, target, target6):
+    """What they and their targets took is free again; the next datagram opens them anew."""
+    with run_proxy(idle_timeout=1.0, rate=rate) as proxy, Associated(proxy.port) as client:
+        wait_until(lambda: associations(proxy))
+        before = open_descriptors()
+        client.expect_to_work(target).expect_to_work(target6)
+        client.send_to(target, b"part", frag=1)
+        source = target.source
+        wait_until(lambda: is_without_targets(proxy), "the end of silent targets")
+        wait_until(lambda: open_descriptors() == before, "their descriptors back")
+        assert 0 == proxy.services.exchange.targets
+        target.answer(b"too late")
+        client.expect_to_work(target).expect_to_work(target6)
+        assert source[0] == target.source[0]
+        assert before + 2 == open_descriptors()
+        assert proxy.records[-1].end is None
+        # The rest of the fragments still is awaited.
+        client.send_to(target, b" and rest", frag=0x82)
+        target.expect(b"part and rest")
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_datagram_in_either_direction_keeps_them(direction, target):
+    """Also an empty one: counted are datagrams, not bytes; no clock but looks by hand."""
+    with run_proxy(idle_timeout=3600.0) as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        (job,) = associations(proxy)
+        idle = in_loop(proxy, lambda: job.idle)
+
+        def look():
+            idle.cancel()
+            idle._look()
+            return True
+
+        in_loop(proxy, look)  # sees what was before
+        for _ in range(3):
+            for _ in range(3):
+                in_loop(proxy, look)
+            if direction == "up":
+                client.send_to(target, b"")
+                target.expect(b"")
+            else:
+                target.answer(b"")
+                client.expect(target, b"")
+            in_loop(proxy, look)
+            assert job._targets
+        for _ in range(3):
+            in_loop(proxy, look)
+            assert job._targets
+        in_loop(proxy, look)
+        assert is_without_targets(proxy)
+        client.expect_to_work(target)
+        assert job.idle is not idle
+
+
+# What is said of it
+
+
+def test_its_line_says_all_of_it(access_log, target):
+    """Where its socket was, bytes and datagrams each way, what was dropped, and who ended it."""
+    with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
+        with Associated(proxy.port) as client:
+            client.expect_to_work(target, b"x" * 100)
+            client.send_to(target, b"").send_to(target, b"y" * 20)
+            target.expect(b"").expect(b"y" * 20)
+            for _ in range(3):
+                client.send("127.0.0.9", 9, b"denied")
+            client.send_raw(b"malformed").send_to(target, b"part", frag=1)
+            client.expect_to_work(target, b"")
+            place = "127.0.0.1:%d" % client.port
+            live = in_loop(proxy, proxy.records[-1].as_data)
+            assert (4, 2) == (live["datagrams_up"], live["datagrams_down"])
+            assert "end" not in live
+        line = access_log.wait_for("end=client-fin")
+        assert (
+            "ver=5 cmd=UDP_ASSOCIATE dst=0.0.0.0:0 via=%s rep='succeeded' up=120B down=100B "
+            "datagrams_up=4 datagrams_down=2 drops='denied: 3, fragments: 1, malformed: 1' secs="
+            % place
+        ) in line
+        assert "rule 1 denies" in line.partition("why=")[2]
+        data = proxy.records[-1].as_data()
+        drops = {"denied": 3, "fragments": 1, "malformed": 1}
+        assert (place, 120, 100, 4, 2, drops, "client-fin", "UDP_ASSOCIATE", "succeeded") == tuple(
+            data[name]
+            for name in (
+                "via",
+                "up",
+                "down",
+                "datagrams_up",
+                "datagrams_down",
+                "drops",
+                "end",
+                "cmd",
+                "rep",
+            )
+        )
+
+
+def test_one_without_datagrams_says_so(access_log):
+    """Zeros, and no word of drops or of why."""
+    with run_proxy(listen=("[::1]:0",)) as proxy:
+        with Associated(proxy.port, V6) as client:
+            place = "[::1]:%d" % client.port
+        line = access_log.wait_for("end=client-fin")
+        assert "via=%s " % place in line
+        assert "up=0B down=0B datagrams_up=0 datagrams_down=0 secs=" in line
+        assert "why=" not in line
+        data = proxy.records[-1].as_data()
+        assert (0, 0) == (data["datagrams_up"], data["datagrams_down"])
+        assert not {"drops", "why"} & set(data)
+
+
+def test_other_connections_say_nothing_of_datagrams(proxy, access_log):
+    """Nor do associations that were refused."""
+    with Talk.to(proxy.port) as talk:
+        talk.connect5(V4, proxy.port)
+    line = access_log.wait_for("end=")
+    assert "datagrams" not in line
+    assert not {"datagrams_up", "datagrams_down", "drops"} & set(proxy.records[-1].as_data())
+
+
+def test_the_program_is_told_of_it_once(target):
+    """``on_connection`` has the record when it is over, with all that was counted."""
+    told = []
+    with run_proxy(on_connection=lambda record: told.append((record, str(record)))) as proxy:
+        with Associated(proxy.port) as client:
+            client.expect_to_work(target)
+            client.send_raw(b"")
+            client.expect_to_work(target)
+            assert [] == told
+        wait_until(lambda: told)
+    ((record, line),) = told
+    assert ("UDP_ASSOCIATE", "0.0.0.0", 0, "client-fin") == (
+        record.cmd, record.host, record.port, record.end,
+    )  # fmt: skip
+    assert (10, 10, 2, 2) == (
+        record.up, record.down, record.datagrams.up, record.datagrams.down,
+    )  # fmt: skip
+    assert {"malformed": 1} == record.datagrams.drops
+    assert "datagrams_up=2" in line
+
+
+# Users
+
+
+def logged_in(proxy, name):
+    """Return a connection whose client has shown its password."""
+    talk = Talk.to(proxy.port)
+    talk.send(b"\x05\x01\x02" + password_message(name, b"secret"))
+    return talk.expect(b"\x05\x02\x01\x00")
+
+
+def test_a_password_lets_its_user_s_datagrams_through(target):
+    """RFC 1929 as for any request; the record has the name; a wrong password has nothing."""
+    with run_proxy(user=("ann:secret",)) as proxy:
+        with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as client:
+            client.expect_to_work(target)
+            assert "ann" == proxy.records[-1].user
+            assert "user='ann'" in str(proxy.records[-1])
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong"))
+            assert b"\x05\x02\x01" == talk.receive(4)[:3]
+            talk.expect_eof()
+        assert 0 == len(proxy.services.exchange)
+
+
+def test_rules_are_about_users_too(target):
+    """``user ann command udp``: ann has it, at the targets that are named for her; bob has none."""
+    rules = (
+        "deny user ann command udp to 127.0.0.9",
+        "allow user ann command udp",
+        "allow command connect",
+    )
+    with run_proxy(user=("ann:secret", "bob:secret"), rule=rules) as proxy:
+        with UdpTarget("127.0.0.9", target.port) as denied:
+            with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as ann:
+                ann.send_to(denied, b"x")
+                ann.expect_to_work(target)
+                wait_for_drops(proxy.records[-1], denied=1)
+            with Associated(proxy.port, talk=logged_in(proxy, b"bob")) as bob:
+                assert 2 == bob.rep
+                assert ("refused", "bob") == (proxy.records[-1].end, proxy.records[-1].user)
+            denied.expect_nothing()
