@@ -151,10 +151,10 @@ class Namespace:
             self._ports[key] = self._ask("proxy", settings=settings)
         return self._ports[key]
 
-    def socket(self, family):
-        """Return a TCP socket that lives in there."""
-        fd = self._ask("socket", family=int(family))
-        return socket.socket(family, socket.SOCK_STREAM, fileno=fd)
+    def socket(self, family, kind=socket.SOCK_STREAM):
+        """Return a socket that lives in there, for TCP if *kind* says nothing else."""
+        fd = self._ask("socket", family=int(family), kind=int(kind))
+        return socket.socket(family, kind, fileno=fd)
 
     def connect(self, source, port):
         """Return a connection to a proxy by a client whose address is *source*."""
@@ -171,6 +171,10 @@ class Namespace:
     def connections(self):
         """Return how many connections the proxies have."""
         return self._ask("connections")
+
+    def associations(self):
+        """Return what is known of each association that there is."""
+        return self._ask("associations")
 
     def asked(self):
         """Return the names that the resolver was asked for since the last call."""
@@ -323,8 +327,12 @@ class Child:
             rows.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr))
         return rows
 
-    def do_socket(self, family):
-        return socket.socket(family, socket.SOCK_STREAM)
+    def do_socket(self, family, kind):
+        return socket.socket(family, kind)
+
+    def do_associations(self):
+        records = [record for proxy in self._proxies for record in proxy.records]
+        return [r.as_data() for r in records if r.datagrams is not None and r.end is None]
 
     def do_connections(self):
         return sum(len(proxy) for proxy in self._proxies)

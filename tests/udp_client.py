@@ -45,11 +45,14 @@ class Associated:
         dst: what the request says; None: the address and port that it sends from.
         source: where the client connects and sends from; *host* if it is not said.
         talk: a connection whose greeting is over, instead of one to *port*.
+        sock: what it sends from, instead of a socket that is bound to *source*.
     """
 
-    def __init__(self, port, host="127.0.0.1", dst=("0.0.0.0", 0), source=None, talk=None):
+    def __init__(
+        self, port, host="127.0.0.1", dst=("0.0.0.0", 0), source=None, talk=None, sock=None
+    ):
         source = source or host
-        self.sock = udp_socket(source)
+        self.sock = sock or udp_socket(source)
         try:
             if talk is None:
                 talk = Talk.to(port, host, (source, 0))

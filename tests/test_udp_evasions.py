@@ -1,0 +1,180 @@
+"""No datagram of a client elsewhere gets where its connections do not: in no form of an address.
+
+The clients, the proxies and the trap are in a network namespace in which addresses of every
+kind are this host.  The trap hears what comes to its port by any of them, so "it was not
+reached" is certain; that the forms do arrive where they are allowed proves it.
+"""
+
+import socket
+
+import pytest
+
+import namespace as net
+from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
+from support import GREETING, TIMEOUT, Talk, run_proxy, wait_until
+from udp_client import Associated, UdpTarget, associations, in_loop
+
+#: Groups that datagrams of anybody else might be in.
+MULTICAST = [
+    "224.0.0.1", "239.255.255.250", "ff02::1", "ff05::2", "::ffff:224.0.0.251",
+    b"224.0.0.1", b"0xe0000001", b"ff02::fb", b"::ffff:239.1.2.3",
+]  # fmt: skip
+
+#: One datagram to all who hear it.
+BROADCAST = [
+    "255.255.255.255", "127.255.255.255", "::ffff:255.255.255.255",
+    b"255.255.255.255", b"0xffffffff", b"4294967295", b"127.255.255.255",
+]  # fmt: skip
+
+#: Settings that let everybody in, and do not name what is this host's own.
+OPENINGS = {
+    "open": {"open": True},
+    "rule": {"rule": ["allow"]},
+    "rule for udp": {"rule": ["allow command udp to 0.0.0.0/0 ::/0 .test .localhost localhost"]},
+}
+
+REMOTE = [net.PRIVATE4, net.PUBLIC4, net.PRIVATE6, net.PUBLIC6]
+LOCAL = [net.LOOPBACK4, net.LOOPBACK6]
+
+
+class Trap(UdpTarget):
+    """Hears whatever comes to its port, on every address of the namespace."""
+
+    def __init__(self, here):
+        self.sock = here.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.bind(("::", 0))
+        self.host, self.port = self.sock.getsockname()[:2]
+
+
+@pytest.fixture
+def trap(here):
+    """What must not be reached, or must."""
+    with Trap(here) as running:
+        yield running
+
+
+def associate(here, source, **settings):
+    """Return an association of a client at *source*."""
+    sock = here.socket(net.family_of(source), socket.SOCK_DGRAM)
+    sock.settimeout(TIMEOUT)
+    sock.bind((source, 0))
+    port = here.proxy(**settings)
+    talk = Talk(here.connect(source, port)).send(GREETING).expect(b"\x05\x00")
+    return Associated(port, talk=talk, sock=sock)
+
+
+def assert_dropped(here, trap, client, dst, why=("denied",)):
+    """Have a datagram for *dst* be dropped, and one for a public address be the first to come."""
+    client.send(dst, trap.port, b"trapped")
+    wait_until(lambda: "drops" in str(here.associations()), "a drop")
+    (drops,) = [association["drops"] for association in here.associations()]
+    assert [1] == list(drops.values())
+    assert set(drops) <= set(why), drops
+    for public in (net.PUBLIC4, net.PUBLIC6):
+        client.send(public, trap.port, b"allowed")
+        trap.expect(b"allowed")
+    trap.expect_nothing()
+
+
+@pytest.mark.parametrize("opening", sorted(OPENINGS))
+@pytest.mark.parametrize("dst", THIS_HOST + LINK_LOCAL + PRIVATE + MULTICAST, ids=repr)
+def test_a_public_client_reaches_nothing_that_is_inside(here, trap, dst, opening):
+    """Loopback, unspecified, link-local, metadata, private, multicast: in every form."""
+    with associate(here, net.PUBLIC4, **OPENINGS[opening]) as client:
+        assert_dropped(here, trap, client, dst)
+
+
+@pytest.mark.parametrize("source", [net.PRIVATE4, net.PRIVATE6])
+@pytest.mark.parametrize("dst", THIS_HOST + LINK_LOCAL + MULTICAST, ids=repr)
+def test_a_private_client_reaches_nothing_of_this_host(here, trap, dst, source):
+    """The same, but for its own kind of network."""
+    with associate(here, source, open=True) as client:
+        assert_dropped(here, trap, client, dst)
+
+
+@pytest.mark.parametrize("dst", [d for d in PRIVATE + PUBLIC if d not in NOWHERE], ids=repr)
+def test_a_private_client_reaches_its_own_kind(here, trap, dst):
+    """And the Internet; the answer finds its way back."""
+    with associate(here, net.PRIVATE4, open=True) as client:
+        client.send(dst, trap.port, b"there")
+        trap.expect(b"there").answer(b"back")
+        assert (trap.port, b"back") == client.receive()[1:]
+
+
+@pytest.mark.parametrize(
+    "dst",
+    [dst for dst in THIS_HOST + LINK_LOCAL + PRIVATE if dst not in set(NOWHERE) | SYSTEM_NAMES],
+    ids=repr,
+)
+@pytest.mark.parametrize("source", LOCAL)
+def test_those_forms_do_arrive_when_allowed(here, trap, dst, source):
+    """A client on this host has all of them; which proves the tests above."""
+    with associate(here, source) as client:
+        client.send(dst, trap.port, b"there")
+        trap.expect(b"there")
+
+
+@pytest.mark.parametrize("source", LOCAL + REMOTE)
+@pytest.mark.parametrize("dst", BROADCAST, ids=repr)
+def test_nobody_broadcasts(here, trap, dst, source):
+    """Neither who is denied it nor who is allowed all: the kernel is never told to."""
+    with associate(here, source, open=True) as client:
+        assert_dropped(here, trap, client, dst, ("denied", "not sent"))
+
+
+def test_no_socket_may_broadcast(here):
+    """The option is off at each socket that an association has."""
+    with run_proxy() as proxy, Associated(proxy.port) as client:
+        with UdpTarget() as target, UdpTarget("::1") as target6:
+            client.expect_to_work(target).expect_to_work(target6)
+            (job,) = associations(proxy)
+            socks = in_loop(proxy, lambda: [job._relay] + list(job._targets.values()))
+            assert [0] * 3 == [s.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) for s in socks]
+
+
+def test_a_name_that_changes_is_judged_each_time_it_is_looked_up(here, trap):
+    """What a name has by then is of no use: sent is to the address that was judged."""
+    here.asked()
+    with associate(here, net.PUBLIC4, open=True) as client:
+        for _ in range(3):
+            client.send(b"rebind.test", trap.port, b"x")
+            trap.expect(b"x")
+    assert ["rebind.test"] == here.asked()
+    trap.expect_nothing()
+
+
+@pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test", b"mixed.test"])
+def test_of_several_addresses_only_the_allowed_are_written_to(here, trap, name):
+    """Of a name with loopback, private and public addresses, the public one."""
+    with associate(here, net.PUBLIC4, open=True) as client:
+        client.send(name, trap.port, b"x")
+        trap.expect(b"x").answer(b"y")
+        assert (net.PUBLIC4, trap.port, b"y") == client.receive()
+        trap.expect_nothing()
+
+
+PUBLIC_ADDRESSES = ("198.51.100.77", "2001:db8:77::1")
+
+
+@pytest.mark.parametrize("source", LOCAL + REMOTE)
+def test_only_who_is_elsewhere_is_told_the_public_address(here, trap, source):
+    """BND.ADDR is what a NAT in front shows; on this host nothing is in between."""
+    settings = {"open": True, "public_address": list(PUBLIC_ADDRESSES)}
+    with associate(here, source, **settings) as client:
+        public = PUBLIC_ADDRESSES[":" in source]
+        assert (source if source in LOCAL else public) == client.bnd
+        client.bnd = source  # what the NAT would make of it
+        client.send(net.PUBLIC4, trap.port, b"there")
+        trap.expect(b"there").answer(b"back")
+        assert (net.PUBLIC4, trap.port, b"back") == client.receive()
+
+
+def test_without_one_of_its_family_a_client_is_told_the_real_one(here):
+    """An IPv4 client can do nothing with an IPv6 address."""
+    settings = {"open": True, "public_address": [PUBLIC_ADDRESSES[1]]}
+    with associate(here, net.PUBLIC4, **settings) as client:
+        assert net.PUBLIC4 == client.bnd
+    with associate(here, net.PUBLIC6, **settings) as client:
+        assert PUBLIC_ADDRESSES[1] == client.bnd
