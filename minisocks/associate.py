@@ -67,17 +67,18 @@ class Associate(Job):
         exchange.check_room(client)
         relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()
+        port = _expected_port(self._request.dst, client.ip)
+        association = _association(session, relay, ip, port)
+        # Before the client hears of it, and others ask.
+        exchange.enter(association, client)
+        record.granted(str(address_of(ip, place[1])))
         try:
-            port = _expected_port(self._request.dst, client.ip)
-            told = public_address(services.config, ip, client)
-            record.granted(str(address_of(ip, place[1])))
-            session.associated(told, place[1])
-        except BaseException:
+            session.associated(public_address(services.config, ip, client), place[1])
+        except OSError:
+            exchange.leave(association, client)
             exchange.ports.closed(ip, place[1])
             services.loop.close_later(relay)
             raise
-        association = _association(session, relay, ip, port)
-        exchange.enter(association, client)
         services.loop.submit(association)
 
 
