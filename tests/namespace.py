@@ -156,13 +156,13 @@ class Namespace:
         fd = self._ask("socket", family=int(family), kind=int(kind))
         return socket.socket(family, kind, fileno=fd)
 
-    def connect(self, source, port):
-        """Return a connection to a proxy by a client whose address is *source*."""
+    def connect(self, source, port, to=None):
+        """Return a connection to a proxy, at *to*, by a client whose address is *source*."""
         sock = self.socket(family_of(source))
         try:
             sock.settimeout(20)
             sock.bind((source, 0))
-            sock.connect((source, port))
+            sock.connect((to or source, port))
         except BaseException:
             sock.close()
             raise

@@ -55,13 +55,13 @@ def trap(here):
         yield running
 
 
-def associate(here, source, **settings):
-    """Return an association of a client at *source*."""
+def associate(here, source, to=None, **settings):
+    """Return an association of a client at *source*, which has reached the proxy at *to*."""
     sock = here.socket(net.family_of(source), socket.SOCK_DGRAM)
     sock.settimeout(TIMEOUT)
     sock.bind((source, 0))
     port = here.proxy(**settings)
-    talk = Talk(here.connect(source, port)).send(GREETING).expect(b"\x05\x00")
+    talk = Talk(here.connect(source, port, to)).send(GREETING).expect(b"\x05\x00")
     return Associated(port, talk=talk, sock=sock)
 
 
@@ -163,9 +163,13 @@ def test_only_who_is_elsewhere_is_told_the_public_address(here, trap, source):
     """BND.ADDR is what a NAT in front shows; on this host nothing is in between."""
     settings = {"open": True, "public_address": list(PUBLIC_ADDRESSES)}
     with associate(here, source, **settings) as client:
-        public = PUBLIC_ADDRESSES[":" in source]
-        assert (source if source in LOCAL else public) == client.bnd
-        client.bnd = source  # what the NAT would make of it
+        assert source == client.bnd  # by one address of the host to the same one
+    reached = {net.PUBLIC4: net.PRIVATE4, net.PUBLIC6: net.PRIVATE6}.get(
+        source, net.PUBLIC6 if ":" in source else net.PUBLIC4
+    )
+    with associate(here, source, source if source in LOCAL else reached, **settings) as client:
+        assert (source if source in LOCAL else PUBLIC_ADDRESSES[":" in source]) == client.bnd
+        client.bnd = source if source in LOCAL else reached  # what the NAT would make of it
         client.send(net.PUBLIC4, trap.port, b"there")
         trap.expect(b"there").answer(b"back")
         assert (net.PUBLIC4, trap.port, b"back") == client.receive()
@@ -174,7 +178,7 @@ def test_only_who_is_elsewhere_is_told_the_public_address(here, trap, source):
 def test_without_one_of_its_family_a_client_is_told_the_real_one(here):
     """An IPv4 client can do nothing with an IPv6 address."""
     settings = {"open": True, "public_address": [PUBLIC_ADDRESSES[1]]}
-    with associate(here, net.PUBLIC4, **settings) as client:
+    with associate(here, net.PRIVATE4, net.PUBLIC4, **settings) as client:
         assert net.PUBLIC4 == client.bnd
-    with associate(here, net.PUBLIC6, **settings) as client:
+    with associate(here, net.PRIVATE6, net.PUBLIC6, **settings) as client:
         assert PUBLIC_ADDRESSES[1] == client.bnd

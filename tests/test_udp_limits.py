@@ -10,6 +10,7 @@ from minisocks.session import Session
 from support import (
     GREETING,
     UDP_ASSOCIATE,
+    FakeTarget,
     Talk,
     closed_port,
     nothing_left,
@@ -140,13 +141,24 @@ def test_associations_are_connections(setting, why, stack):
     """They count together with what is connected, and each makes room when it ends."""
     with run_proxy(**{setting: 2}) as proxy:
         first = stack.enter_context(Associated(proxy.port))
-        stack.enter_context(Associated(proxy.port))
+        connected = stack.enter_context(FakeTarget())
+        other = stack.enter_context(Talk.to(proxy.port))
+        assert 0 == other.connect5(V4, connected.port)[0]
         assert_refused(proxy, why)
         with Talk.to(proxy.port) as talk:
             assert 2 == talk.connect5(V4, 1)[0]
         first.talk.close()
         wait_until(lambda: len(proxy.services.census) == 1)
         assert 0 == stack.enter_context(Associated(proxy.port)).rep
+
+
+def test_associations_are_a_quarter_of_all_connections_at_most(stack):
+    """Whatever else is said: each has twice as many descriptors."""
+    with run_proxy(max_connections=8) as proxy:
+        stack.enter_context(Associated(proxy.port))
+        assert_refused(proxy, "half of all (a quarter of --max-connections)")
+        stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
+        assert_refused(proxy, "there are 2 associations already", "127.0.0.3")
 
 
 def test_associations_are_their_user_s_connections(stack):
