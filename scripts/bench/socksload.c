@@ -135,6 +135,7 @@ static void serve(struct served *s, uint32_t events)
 static void echo_datagrams(struct sockaddr_in a)
 {
     int fd = socket(AF_INET, SOCK_DGRAM, 0), big = 4 << 20;
+    pid_t parent = getpid();
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &big, sizeof big);
     if (bind(fd, (void *)&a, sizeof a)) die("target, UDP");
     if (fork()) {
@@ -142,6 +143,7 @@ static void echo_datagrams(struct sockaddr_in a)
         return;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) exit(0); /* it has ended already */
     for (;;) {
         struct sockaddr_in from;
         socklen_t l = sizeof from;
