@@ -1,7 +1,7 @@
 """Sockets that clients of a proxy send to: where they are, and where they seem to be."""
 
 import errno
-import random
+import os
 import socket
 from typing import Any, Callable, Iterable, Optional, Set, Tuple
 
@@ -99,7 +99,7 @@ class Ports:
         low, high = self._range
         count, tries = high - low + 1, 0
         # From anywhere: a port that was somebody's a moment ago may still be written to.
-        first = random.randrange(count)  # noqa: S311  # no secret: the reply tells it
+        first = int.from_bytes(os.urandom(4), "big") % count
         for step in range(count):
             port = low + (first + step) % count
             if (ip, port) in self._used:

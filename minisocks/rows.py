@@ -151,8 +151,8 @@ ROWS = (
         _LIMITS,
         "max_associations",
         "count",
-        "UDP associations at once, half of them for each client; never more than a quarter of "
-        "--max-connections.",
+        "UDP associations at once, half of them for each client; never more than a quarter of all "
+        "connections there may be.",
         "N",
         least=1,
         most=10**6,
