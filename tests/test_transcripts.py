@@ -9,7 +9,7 @@ import pytest
 
 from support import ROOT, environment
 
-PAGES = ("rules",)
+PAGES = ("rules", "udp")
 
 
 def blocks(page):
