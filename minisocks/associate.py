@@ -69,6 +69,7 @@ class Associate(Job):
         place = relay.getsockname()
         port = _expected_port(self._request.dst, client.ip)
         association = _association(session, relay, ip, port)
+        association.proof = session.proof
         # Before the client hears of it, and others ask.
         exchange.enter(association, client)
         record.granted(str(address_of(ip, place[1])))

@@ -12,6 +12,7 @@ dict.
 import socket
 from typing import Any, Dict, Optional
 
+from minisocks.client import Client
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
 from minisocks.errors import HandshakeError
@@ -23,7 +24,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.session import Services
-from minisocks.wire import Atyp, packed_ip
+from minisocks.wire import Atyp, packed_ip, quoted
 
 __all__ = ["Association"]
 
@@ -68,6 +69,7 @@ class Association(Job):
         "_targets",
         "_timer",
         "idle",
+        "proof",
     )
 
     #: Datagrams of a socket in one turn.
@@ -98,6 +100,8 @@ class Association(Job):
         self._targets: Dict[int, socket.socket] = {}
         self._reassembly: Optional[Reassembly] = None
         self._timer: Optional[Timer] = None
+        #: By what the password of the client's user was right; None: it has shown none.
+        self.proof: Optional[bytes] = None
         #: What closes the sockets to targets when nothing is said for long.
         self.idle: Optional[TargetsIdle] = None
 
@@ -138,8 +142,31 @@ class Association(Job):
         record.finish(why)
         loop.done(self)
 
-    def forget(self) -> None:
-        """Ask about each target again: rules have changed."""
+    @property
+    def client(self) -> Client:
+        """Whose it is."""
+        return self._record.client
+
+    @property
+    def entries(self) -> int:
+        """How much is known of its targets."""
+        return self._routes.known.entries if self._routes is not None else 0
+
+    def forget_some(self) -> None:
+        """Forget the targets not used for longest: others need room."""
+        if self._routes is not None:
+            self._routes.known.forget_some()
+
+    def ask_again(self) -> None:
+        """Ask about each target again, for rules have changed; end if its user has gone."""
+        user, users = self.client.user, self._services.users
+        if user is not None:
+            # Who came in by a password shown before has shown none.
+            holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
+            if not holds:
+                self._record.why = "%s may not come in any more" % quoted(user)
+                self.abort("logged-out")
+                return
         if self._routes is not None:
             self._routes.known.forget_decisions()
 
@@ -181,7 +208,7 @@ class Association(Job):
             way = ways.get(bytes(buffer[:start])) if size >= start else None
             if way is None:
                 self._sort(bytes(buffer[:size]))
-                continue
+                return  # which takes longer: others have their turn first
             try:
                 record.up += way[0](buffer[start:size], way[1])
             except OSError as exc:

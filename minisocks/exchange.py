@@ -23,6 +23,10 @@ MAX_HELD_BYTES = 1 << 20
 #: what one takes (measured: 200).
 MAX_TARGETS = 16384
 TARGET_BYTES = 256
+#: So many of them an association keeps when there is no room; fewer where its client has many
+#: associations, but those.
+KEPT_ENTRIES = 64
+LEAST_ENTRIES = 8
 #: Of ``--memory-limit``, so much for each of the two.
 LIMIT_SHARE = 8
 
@@ -81,6 +85,7 @@ class Exchange:
         self._most_held = MAX_HELD_BYTES
         self._most_targets = MAX_TARGETS
         self._targets: Dict[Hashable, int] = {}
+        self._weight = 0
         #: How many entries about targets there are.
         self.targets = 0
         #: To be told when rules have changed.
@@ -104,10 +109,11 @@ class Exchange:
         share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE
         self._most_held = min(MAX_HELD_BYTES, share)
         self._most_targets = min(MAX_TARGETS, share // TARGET_BYTES)
+        self._weigh()
         self.ports.change(config.udp_ports)
         self.names.clear()
         for association in list(self.associations):
-            association.forget()
+            association.ask_again()
 
     def check_room(self, client: Client) -> None:
         """See whether *client* may have one association more.
@@ -121,7 +127,10 @@ class Exchange:
             option = "a quarter of --max-connections"
         if len(self) >= self._most:
             raise LimitReached("there are %d associations already (%s)" % (self._most, option))
-        share = max(1, self._most // 2)
+        most, ports = self._most, self.ports.count
+        if ports is not None and ports < most:
+            most, option = ports, "--udp-ports %s" % self.ports
+        share = max(1, most // 2)
         if here >= share:
             raise LimitReached(
                 "%s has %d associations already, half of all (%s)" % (client.place, share, option)
@@ -163,9 +172,32 @@ class Exchange:
         return self._all_held
 
     def has_room_for_target(self, client: Client) -> bool:
-        """Return whether *client* need not forget anything to remember more."""
-        here = self._targets.get(neighbourhood(client.ip), 0)
-        return self.targets < self._most_targets and here < self._most_targets // 2
+        """Return whether *client* need not forget anything to remember more.
+
+        Where others have taken all, the one of them that has most forgets some.
+        """
+        mine = neighbourhood(client.ip)
+        here = self._targets.get(mine, 0)
+        if here >= self._most_targets // 2:
+            return False
+        while self.targets >= self._most_targets:
+            place, count = max(self._targets.items(), key=lambda item: item[1])
+            if place == mine or count <= here or not self._have_some_forgotten(place):
+                return False
+        return True
+
+    def least_of(self, client: Client) -> int:
+        """Return how many entries an association of *client* keeps, room or not."""
+        associations = self._by_client.get(neighbourhood(client.ip), 1)
+        share = self._most_targets // 2 // associations
+        return max(LEAST_ENTRIES, min(KEPT_ENTRIES, share))
+
+    def _have_some_forgotten(self, place: Hashable) -> bool:
+        theirs = [a for a in self.associations if neighbourhood(a.client.ip) == place]
+        before = self.targets
+        if theirs:
+            max(theirs, key=lambda association: int(association.entries)).forget_some()
+        return self.targets < before
 
     def remember(self, client: Client, count: int) -> None:
         """Count entries in, or, below 0, out."""
@@ -174,7 +206,13 @@ class Exchange:
         if left:
             self._targets[place] = left
         self.targets += count
-        self._loop.pipes.pending_bytes += count * TARGET_BYTES
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Count the entries as memory: no more than their part, whatever each must keep."""
+        weight = min(self.targets, self._most_targets) * TARGET_BYTES
+        self._loop.pipes.pending_bytes += weight - self._weight
+        self._weight = weight
 
 
 def _take(counts: Dict[Hashable, int], key: Hashable, count: int) -> None:

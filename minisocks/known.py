@@ -8,9 +8,8 @@ from minisocks.wire import Address
 
 __all__ = ["Known", "Way"]
 
-#: What is remembered for one association; and what it keeps when all have too much.
+#: What is remembered for one association.
 MAX_ENTRIES = 2048
-LEAST_ENTRIES = 64
 
 #: How to send to a target: a function of the datagram and of something; which.
 Way = Tuple[Callable[[Any, Any], int], Any]
@@ -26,7 +25,7 @@ class Known:
         headers: by the sockaddr of a target: the header of what comes from it.
     """
 
-    __slots__ = ("_client", "_entries", "_exchange", "_new", "_old", "headers", "ways")
+    __slots__ = ("_client", "_exchange", "_new", "_old", "entries", "headers", "ways")
 
     def __init__(self, exchange: Exchange, client: Client) -> None:
         self._exchange = exchange
@@ -37,8 +36,8 @@ class Known:
         #: used for long is in the older one, and goes first.
         self._new: Dict[Any, Address] = {}
         self._old: Dict[Any, Address] = {}
-        #: What is counted by the exchange.
-        self._entries = 0
+        #: How much that is, as the exchange counts it.
+        self.entries = 0
 
     def contact(self, what: Any) -> Optional[Address]:
         """Return as what the client has written to *what*; None: it has not.
@@ -91,21 +90,26 @@ class Known:
     def forget(self) -> None:
         """Forget all."""
         self.forget_decisions()
-        self._count(-self._entries)
+        self._count(-self.entries)
         self._new, self._old = {}, {}
 
     def _make_room(self) -> None:
         """Forget what was not used for longest, if there is too much."""
         has_room = self._exchange.has_room_for_target(self._client)
-        if self._entries < (MAX_ENTRIES if has_room else LEAST_ENTRIES):
+        least = self._exchange.least_of(self._client)
+        if self.entries < (MAX_ENTRIES if has_room else least):
             return
-        self.forget_decisions()
         # Who was written to only now may not have answered yet.
-        if has_room or len(self._new) >= LEAST_ENTRIES // 2:
+        self.forget_some(least=0 if has_room else least // 2)
+
+    def forget_some(self, least: int = 0) -> None:
+        """Forget what was not used for longest, if more than so many contacts are younger."""
+        self.forget_decisions()
+        if len(self._new) >= least:
             self._count(-len(self._old))
             self._old, self._new = self._new, {}
 
     def _count(self, change: int) -> None:
         if change:
-            self._entries += change
+            self.entries += change
             self._exchange.remember(self._client, change)

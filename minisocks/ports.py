@@ -41,6 +41,14 @@ class Ports:
         """Take ports of the range *text* from now on; "": any."""
         self._range = PortRange.parse(self._option, text) if text else None
 
+    @property
+    def count(self) -> Optional[int]:
+        """How many ports the range has; None: any port will do."""
+        return None if self._range is None else self._range.high - self._range.low + 1
+
+    def __str__(self) -> str:
+        return str(self._range or "")
+
     def open(self, kind: int, reached: Any) -> Tuple[socket.socket, bytes]:
         """Open a socket on the address that a client has reached; return it and that address.
 

@@ -45,6 +45,9 @@ class RatedAssociation(Association):
     def abort(self, why: str) -> None:
         """Close everything."""
         if self._throttle is not None:
+            # For what a name's lookup has let go since.
+            self._pay(self._up_turn)
+            self._pay(self._down_turn)
             self._throttle = None
             self._share.rates.leave(self._share.client)
         self._up_turn.waits = self._down_turn.waits = False  # whoever gives turns passes it over

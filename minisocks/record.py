@@ -102,7 +102,8 @@ class Record:
             (who ended it, and how), ``idle`` (nobody said anything for so long),
             ``memory-limit`` (shed, because memory was short), ``refused``, ``limit``
             (refused, because a limit was reached), ``client-gone``, ``not-socks``,
-            ``shutdown`` or ``internal error``.
+            ``logged-out`` (of UDP: a reload has taken its user away), ``shutdown`` or
+            ``internal error``.
         why: in words, why it did not succeed or was shed; of UDP, the first reason for which
             something was not sent; else empty.
         counted_by: who else is to hear of its end, or None.

@@ -219,7 +219,7 @@ class Routes:
             return
         drop = Drop.DENIED
         if isinstance(exc, DialError):
-            drop = Drop.NO_ADDRESS if exc.rep == Rep.HOST_UNREACHABLE else Drop.NO_ROOM
+            drop = Drop.NO_ROOM if _is_passing(exc) else Drop.NO_ADDRESS
         self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
         if drop == Drop.DENIED or self._services.hooks.authorize is not None:
@@ -241,7 +241,7 @@ class Routes:
         # All programs of this host are one client, and the host is theirs.
         share: Optional[Hashable] = None if client.is_local else neighbourhood(client.ip)
         if question is not None:
-            share = ("hook", neighbourhood(client.ip))  # but the program's threads are not
+            share = "the program"  # however slow it is, others' names have half of the threads
         waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,
@@ -274,7 +274,7 @@ class Routes:
         if self._waiting.get(key) is not asked_for:
             return  # all was forgotten when the answer was on its way here already
         del self._lookups[key]
-        if self._services.hooks.authorize is None:
+        if self._services.hooks.authorize is None and not _is_passing(outcome):
             self._services.exchange.names.add(dst.host, outcome)
         waiting = self._taken(key)
         if isinstance(outcome, Exception):
@@ -321,6 +321,11 @@ def _answering(ip: bytes) -> bytes:
     """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
     short = unmapped(ip)
     return short if any(short) else _LOOPBACK[len(short)]
+
+
+def _is_passing(outcome: Any) -> bool:
+    """Return whether it is want of threads or descriptors, and nothing about the name."""
+    return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
 
 
 def _whose(sockaddr: Any, ip: bytes) -> bytes:

@@ -59,7 +59,7 @@ ROWS = (
         "Tell clients that are not on this host to send UDP to this address, which a NAT passes "
         "on to this one. May be repeated, once for each family.",
         "ADDRESS",
-        accept=check_address("--public-address", "the one that clients can reach"),
+        accept=check_address("--public-address", "the one that clients can reach", is_told=True),
     ),
     Setting(
         _LISTENING,

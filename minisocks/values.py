@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 
+_LOOPBACK6 = bytes(15) + b"\1"
+
 #: Every address, and the one of them that is always there.
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -170,11 +172,11 @@ def check_preference(text: str) -> None:
         raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
 
 
-def check_address(option: str, which: str) -> Callable[[str], None]:
+def check_address(option: str, which: str, is_told: bool = False) -> Callable[[str], None]:
     """Return what accepts the IPv4 or IPv6 address of a host, for *option*.
 
-    *which* is what people are told to write.  It raises ``ConfigError``: the text is none,
-    or one that no packet can come from.
+    *which* is what people are told to write; ``is_told``: clients elsewhere are told it.  It
+    raises ``ConfigError``: the text is none, or one that no packet can come from, or go to.
     """
 
     def check(text: str) -> None:
@@ -185,6 +187,8 @@ def check_address(option: str, which: str) -> Callable[[str], None]:
             raise ConfigError(option, "%r is an IPv4 address: write %s" % (text, text_ip(ip[12:])))
         if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:
             raise ConfigError(option, "%r is no address of a host" % text)
+        if is_told and (not any(ip) or ip in (_LOOPBACK6, b"\x7f" + ip[1:4])):
+            raise ConfigError(option, "%r is every host for itself; write %s" % (text, which))
         if not any(ip):
             raise ConfigError(option, "%r is every address; leave it out to mean that" % text)
 

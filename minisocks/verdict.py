@@ -86,6 +86,8 @@ def judge(
             return decision.reason
         return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
 
+    if cmd == Cmd.UDP_ASSOCIATE and not client.ip:
+        return Verdict(False, text, [("", False, "a unix socket has no UDP: it hears REP 07")])
     decision = rules.foresee(client, question.ver, cmd, dst)
     if not decision.allowed:
         return Verdict(False, text, [("", False, by(decision))])

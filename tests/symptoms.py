@@ -276,9 +276,9 @@ _SERVING = (
         "udp-ports-used-up",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='no port is free (--udp-ports WORD)'",
-        "Each association has a port of its own, and all of the range have one.",
-        "Give ``--udp-ports`` a wider range, and let the firewall pass it; "
-        "``--max-associations`` below its width keeps half of it for other clients.",
+        "Each association has a port of its own, and all of the range are taken. One client has "
+        "half of them at most.",
+        "Give ``--udp-ports`` a wider range, and let the firewall pass it.",
         reply=2,
     ),
     Mistake(

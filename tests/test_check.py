@@ -273,6 +273,14 @@ def test_rules_in_force_are_numbered(rules):
             ],
         ),
         (
+            "--from unix --to 8.8.8.8:53 --command udp --as ann",
+            1,
+            [
+                "denied: unix to 8.8.8.8:53, udp by SOCKS5 as ann",
+                "  denied  a unix socket has no UDP: it hears REP 07",
+            ],
+        ),
+        (
             "--from unix --to 8.8.8.8:1",
             1,
             [

@@ -59,7 +59,7 @@ class Forgets:
 
     forgotten = 0
 
-    def forget(self):
+    def ask_again(self):
         self.forgotten += 1
 
 

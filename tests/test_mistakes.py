@@ -909,9 +909,9 @@ def _(stage):
     return stage.log.wait_for("end=refused"), rep
 
 
-def one_too_many(stage, **settings):
+def one_too_many(stage, source=None, **settings):
     """Ask for a second association where one may be; return the line, and the REP."""
-    with run_proxy(**settings) as proxy, Talk.to(proxy.port) as first:
+    with run_proxy(**settings) as proxy, Talk.to(proxy.port, source=source) as first:
         first.send(GREETING + ASSOCIATE).expect(b"\x05\x00")
         assert 0 == first.receive_reply5()[0]
         with Talk.to(proxy.port) as second:
@@ -924,7 +924,7 @@ def _(stage):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    return one_too_many(stage, udp_ports="%d-%d" % (port, port))
+    return one_too_many(stage, ("127.0.0.2", 0), udp_ports="%d-%d" % (port, port))
 
 
 @makes("associations-used-up")

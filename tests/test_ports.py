@@ -157,7 +157,8 @@ def test_the_public_address(config, ip, client, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "example.org", "fe80::1%lo"]
+    "text",
+    ["0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "example.org", "fe80::1%lo"],
 )
 def test_what_is_no_public_address_is_refused(text):
     """Whatever no client could write to."""
@@ -182,16 +183,20 @@ def test_a_proxy_takes_ports_of_its_range(access_log):
     low = free_range(2)
     ports = "%d-%d" % (low, low + 1)
     with run_proxy(udp_ports=ports, public_address="203.0.113.5") as proxy, UdpTarget() as target:
-        with Associated(proxy.port) as first, Associated(proxy.port) as second:
+        with Associated(proxy.port) as first:
+            with Associated(proxy.port) as second:  # it has its half already
+                assert (2, 0) == (second.rep, second.port)
+            access_log.wait_for("half of all (--udp-ports %s)" % ports)
+        wait_until(lambda: len(proxy) == 0)
+        first, second = Associated(proxy.port), Associated(proxy.port, source="127.0.0.2")
+        with first, second:
             assert {low, low + 1} == {first.port, second.port}
             # This client is on this host, and needs no public address.
             assert "127.0.0.1" == first.bnd
             first.expect_to_work(target)
-            with Associated(proxy.port) as third:
+            with Associated(proxy.port, source="127.0.0.3") as third:
                 assert failure5(2)[:2] == bytes((5, third.rep))
-            access_log.wait_for("end=limit")
-            (line,) = [line for line in access_log.lines if "end=limit" in line]
-            assert "(--udp-ports %s)" % ports in line
+            access_log.wait_for("no port is free (--udp-ports %s)" % ports)
         wait_until(lambda: len(proxy) == 0)
         with Associated(proxy.port) as again:
             again.expect_to_work(target)

@@ -374,6 +374,22 @@ def test_a_password_lets_its_user_s_datagrams_through(target):
         assert 0 == len(proxy.services.exchange)
 
 
+@pytest.mark.parametrize("users, ends", [(("bob:secret",), True), (("ann:secret",), False)])
+def test_a_user_who_is_gone_has_no_association(target, users, ends):
+    """A reload ends those of users it takes away, and no others; the line says why."""
+    with run_proxy(user=("ann:secret",)) as proxy:
+        with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as client:
+            client.expect_to_work(target)
+            proxy.reload(proxy.config._replace(user=users))
+            record = proxy.records[-1]
+            if ends:
+                client.talk.expect_eof()
+                assert ("logged-out", "'ann' may not come in any more") == (record.end, record.why)
+            else:
+                client.expect_to_work(target)
+                assert None is record.end
+
+
 def test_rules_are_about_users_too(target):
     """``user ann command udp``: ann has it, at the targets that are named for her; bob has none."""
     rules = (

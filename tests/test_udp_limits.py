@@ -222,7 +222,7 @@ def test_a_range_that_a_reload_changes(target, stack):
         assert first == old.port
         assert_refused(proxy, "--udp-ports %d-%d" % (first, first))
         proxy.reload(proxy.config._replace(udp_ports="%d-%d" % (second, second)))
-        new = stack.enter_context(Associated(proxy.port))
+        new = stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
         assert second == new.port
         old.expect_to_work(target)
         new.expect_to_work(target)

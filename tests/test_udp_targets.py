@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from minisocks.client import Client
 from minisocks.errors import DialError
-from minisocks.exchange import NAME_SECONDS
-from minisocks.known import LEAST_ENTRIES, MAX_ENTRIES
+from minisocks.exchange import KEPT_ENTRIES, LEAST_ENTRIES, NAME_SECONDS, TARGET_BYTES
+from minisocks.known import MAX_ENTRIES
 from minisocks.resolver import Resolver
 from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.wire import Address, Atyp, Rep
@@ -230,17 +231,57 @@ def test_what_a_failing_name_was_asked_for_is_not_kept():
 
 
 def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
-    """Others have all there is to remember: who was written to a moment ago may still answer."""
+    """There is no room to remember more: who was written to a moment ago may still answer."""
     exchange = proxy.services.exchange
+
+    def fill():
+        exchange._most_targets = 256
+        exchange.remember(Client((V4, 1)), 128)
+
     with contextlib.ExitStack() as stack, Associated(proxy.port) as client:
-        in_loop(proxy, lambda: setattr(exchange, "_most_targets", 0))
+        in_loop(proxy, fill)
         targets = [stack.enter_context(UdpTarget("127.0.0.%d" % n)) for n in range(1, 13)]
         for target in targets:
             client.send_to(target, b"x")
         for target in targets:
             target.expect(b"x").answer(b"y")
             client.expect(target, b"y")
-        assert exchange.targets < 4 * LEAST_ENTRIES
+        assert exchange.targets - 128 < 2 * KEPT_ENTRIES
+
+
+def test_who_has_most_forgets_for_who_has_little(proxy):
+    """One client's many targets do not have another's answers dropped."""
+    exchange = proxy.services.exchange
+    with contextlib.ExitStack() as stack:
+        in_loop(proxy, lambda: setattr(exchange, "_most_targets", 600))
+        sources = ("127.0.0.2", "127.0.0.3", V4)
+        *greedy, client = [stack.enter_context(Associated(proxy.port, source=s)) for s in sources]
+        for one in greedy:
+            for n in range(1, 100):
+                one.send("127.0.1.%d" % n, 9, b"")
+        wait_until(lambda: exchange.targets >= 590)
+        targets = [stack.enter_context(UdpTarget("127.0.0.%d" % n)) for n in range(1, 61)]
+        for target in targets:
+            client.send_to(target, b"x")
+        for target in targets:
+            target.expect(b"x").answer(b"y")
+            client.expect(target, b"y")
+
+
+def test_many_associations_without_room_keep_little_each(proxy):
+    """What each must keep takes no memory from others, however many there are."""
+    exchange, pipes = proxy.services.exchange, proxy.services.loop.pipes
+    with contextlib.ExitStack() as stack:
+        most = 128
+        in_loop(proxy, lambda: setattr(exchange, "_most_targets", most))
+        clients = [stack.enter_context(Associated(proxy.port)) for _ in range(100)]
+        for client in clients:
+            for n in range(1, 22):
+                client.send("127.0.1.%d" % n, 9, b"")
+        wait_until(lambda: sum(r.datagrams.up for r in proxy.live if r.datagrams) == 2100)
+        assert most < exchange.targets < 100 * 4 * LEAST_ENTRIES
+        assert most * TARGET_BYTES == pipes.pending_bytes
+    wait_until(lambda: pipes.pending_bytes == exchange.targets == 0)
 
 
 # Rules
