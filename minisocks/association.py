@@ -308,8 +308,11 @@ class Association(Job):
             raise NotSent(Drop.TOO_LARGE)  # it may have been cut off to fit
         try:
             return relay.send(data)
-        except ConnectionRefusedError:
-            # That one before it has not arrived: this one has not been sent yet.
+        except BlockingIOError:
+            raise
+        except OSError:
+            # News of one before it, which has not arrived or was too large for some network
+            # on the way: this one has not been sent yet.
             return relay.send(data)
 
     def socket_for(self, size: int) -> socket.socket:
