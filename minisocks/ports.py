@@ -118,7 +118,7 @@ class Ports:
             try:
                 sock.bind(host + (port,) + rest)
             except OSError as exc:
-                if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+                if exc.errno != errno.EADDRINUSE:
                     raise
             else:
                 self._used.add((ip, port))
