@@ -1,6 +1,7 @@
 """Who is connected: counted once, whatever way it ends, and kept to the limits."""
 
 import contextlib
+import errno
 import random
 import socket
 import threading
@@ -338,7 +339,9 @@ def test_a_thousand_connections_leave_nothing(access_log):
                 except ConnectionError:
                     pass
                 except (OSError, AssertionError) as exc:
-                    wrong.append(exc)
+                    # A FIN behind the proxy's reset is ENOTCONN, and no ConnectionError.
+                    if getattr(exc, "errno", None) != errno.ENOTCONN:
+                        wrong.append(exc)
 
         threads = [
             threading.Thread(target=work, args=(random.Random(rng.random()),)) for _ in range(4)
