@@ -168,7 +168,7 @@ def test_memory_of_an_idle_pair():
 
 @pytest.mark.parametrize("says, most", [(0, 1800), (1, 4096)], ids=["silent", "one target"])
 def test_memory_of_an_idle_association(says, most):
-    """Python keeps below 4 KB of one, half of it before its first datagram; 3.6 half as much more."""
+    """Python keeps below 4 KB of one, half of it before its first datagram; 3.6 half more."""
     most = most if sys.version_info >= (3, 7) else most * 3 // 2
     count = 100
     with contextlib.ExitStack() as stack:
