@@ -6,11 +6,11 @@ from minisocks.association import Association
 from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
 from minisocks.handshake import Request
 from minisocks.loop import Job
-from minisocks.ports import address_of, public_address, unmapped
+from minisocks.ports import address_of, public_address
 from minisocks.rate import Share
 from minisocks.rated import RatedAssociation
 from minisocks.session import Session
-from minisocks.wire import Address, Atyp, packed_ip
+from minisocks.wire import Address, Atyp, packed_ip, unmapped
 
 __all__ = ["Associate"]
 

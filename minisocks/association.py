@@ -19,12 +19,12 @@ from minisocks.errors import HandshakeError
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
-from minisocks.ports import connect_quietly, unmapped
+from minisocks.ports import connect_quietly
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.session import Services
-from minisocks.wire import Atyp, packed_ip, quoted
+from minisocks.wire import Atyp, packed_ip, quoted, unmapped
 
 __all__ = ["Association"]
 

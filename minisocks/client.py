@@ -3,7 +3,7 @@
 from typing import Any, Optional
 
 from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
-from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
+from minisocks.wire import packed_ip, text_ip, unmapped
 
 __all__ = ["Client", "neighbourhood"]
 
@@ -39,11 +39,9 @@ class Client:
         if ip is None:
             # Must not pass for a unix socket: that would open every door.
             raise ValueError("no address in %r" % (peer,))
-        if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
-            ip = ip[12:]
-        elif "%" in host:
+        self.ip = ip = unmapped(ip)
+        if len(ip) == 16 and "%" in host:
             self._scoped = host
-        self.ip = ip
         self.is_local = ip in LOOPBACK
         self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
 

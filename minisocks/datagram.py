@@ -54,5 +54,3 @@ def decode_header(data: bytes) -> Header:
 def encode_header(ip: bytes, port: int) -> bytes:
     """Return the header that says where a datagram comes from: 4 or 16 bytes, and a port."""
     return (_IPV4 if len(ip) == 4 else _IPV6) + ip + _PORT.pack(port)
-
-

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Optional
 
 from minisocks.client import Client
 from minisocks.compat import log_bug
-from minisocks.errors import HookFailed
+from minisocks.errors import HookFailed, RefusedByRules
 from minisocks.handshake import Request
 from minisocks.record import Record
 from minisocks.resolver import numeric_addresses
@@ -26,6 +26,7 @@ __all__ = [
     "OnConnection",
     "ProxyRequest",
     "Resolve",
+    "demand_authorized",
     "demand_yes_or_no",
     "getaddrinfo_of",
 ]
@@ -129,6 +130,17 @@ def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args
     except BaseException as exc:  # the program's bug, SystemExit too: fail closed, go on
         log_bug("client=%s the %s hook failed", client, name)
         raise HookFailed("the %s hook failed" % name) from exc
+
+
+def demand_authorized(hook: Authorize, request: ProxyRequest) -> None:
+    """Go on if the program says yes to *request*.
+
+    Raises:
+        RefusedByRules: it says no.
+        HookFailed: it does not say.
+    """
+    if not demand_yes_or_no("authorize", request.client, hook, request):
+        raise RefusedByRules("refused by the program's authorize hook")
 
 
 def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:

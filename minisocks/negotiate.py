@@ -16,11 +16,10 @@ from minisocks.errors import (
     AuthFailed,
     DialError,
     HandshakeError,
-    RefusedByRules,
     UnsupportedCommand,
 )
 from minisocks.handshake import Credentials, Event, Request
-from minisocks.hooks import ProxyRequest, demand_yes_or_no
+from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.login import Login
 from minisocks.session import Session
 from minisocks.wire import Cmd, quoted
@@ -199,10 +198,8 @@ def _demand_still(session: Session, user: Optional[bytes]) -> None:
 
 def _carry_out(session: Session, request: Request) -> None:
     hook, client = session.services.hooks.authorize, session.client
-    if hook is not None and not demand_yes_or_no(
-        "authorize", client, hook, ProxyRequest.of(client, request)
-    ):
-        raise RefusedByRules("refused by the program's authorize hook")
+    if hook is not None:
+        demand_authorized(hook, ProxyRequest.of(client, request))
     if session.services.stopping:
         session.abort("shutdown")  # a hook was slower than the end
         return

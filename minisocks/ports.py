@@ -10,7 +10,7 @@ from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.errors import DialError, LimitReached
 from minisocks.settings import Config
 from minisocks.values import PortRange
-from minisocks.wire import MAPPED_PREFIX, Address, Atyp, Rep, packed_ip, text_ip
+from minisocks.wire import Address, Atyp, Rep, packed_ip, text_ip, unmapped
 
 __all__ = ["Ports", "public_address"]
 
@@ -132,11 +132,6 @@ def connect_quietly(sock: socket.socket, peer: Any) -> None:
         sock.connect(peer)
     except OSError:
         pass  # there is no way to it, for now
-
-
-def unmapped(ip: bytes) -> bytes:
-    """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
-    return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
 
 
 def public_address(config: Config, ip: bytes, client: Client) -> bytes:

@@ -9,21 +9,21 @@ another port than it was written to (TFTP does), if the rules allow that one, to
 """
 
 import errno
+import functools
 from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
 
 from minisocks.client import neighbourhood
 from minisocks.datagram import encode_header
-from minisocks.errors import DialError, HandshakeError, RefusedByRules
+from minisocks.errors import DialError, HandshakeError
 from minisocks.exchange import NAME_SECONDS
-from minisocks.hooks import ProxyRequest, demand_yes_or_no
+from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.known import Known, Way
 from minisocks.loop import Job, Timer
-from minisocks.ports import unmapped
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
 from minisocks.session import Services
-from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, text_ip
+from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, text_ip, unmapped
 
 __all__ = ["NotSent", "Routes", "drop_of"]
 
@@ -257,16 +257,10 @@ class Routes:
         hook, client, user = self._services.hooks.authorize, self._record.client, self._record.user
         if hook is None:
             return None
-        ask = hook
         request = ProxyRequest(
             client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
         )
-
-        def question() -> None:
-            if not demand_yes_or_no("authorize", client, ask, request):
-                raise RefusedByRules("refused by the program's authorize hook")
-
-        return question
+        return functools.partial(demand_authorized, hook, request)
 
     def _found(
         self, key: bytes, dst: Address, asked_for: List[bytes], outcome: Outcome

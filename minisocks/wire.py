@@ -21,6 +21,7 @@ __all__ = [
     "packed_ip",
     "quoted",
     "text_ip",
+    "unmapped",
 ]
 
 #: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
@@ -153,6 +154,11 @@ def packed_ip(text: str) -> Optional[bytes]:
         return _packed_ipv6(text.partition("%")[0])
     except (OSError, ValueError):
         return None
+
+
+def unmapped(ip: bytes) -> bytes:
+    """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
+    return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
 
 
 def text_ip(packed: bytes) -> str:

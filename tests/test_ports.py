@@ -6,9 +6,9 @@ import pytest
 
 from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError, LimitReached
-from minisocks.ports import MAX_TRIES, Ports, address_of, public_address, unmapped
+from minisocks.ports import MAX_TRIES, Ports, address_of, public_address
 from minisocks.settings import Config
-from minisocks.wire import packed_ip
+from minisocks.wire import packed_ip, unmapped
 from support import failure5, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, udp_socket
 
