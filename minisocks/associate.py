@@ -74,7 +74,7 @@ class Associate(Job):
         exchange.enter(association, client)
         record.granted(str(address_of(ip, place[1])))
         try:
-            session.associated(public_address(services.config, ip, client), place[1])
+            session.associated(public_address(services.config, ip, client.ip), place[1])
         except OSError:
             exchange.leave(association, client)
             exchange.ports.closed(ip, place[1])

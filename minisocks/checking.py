@@ -9,13 +9,9 @@ from minisocks.auth import Users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
-from minisocks.negotiate import COMMANDS
-from minisocks.rulelines import COMMANDS as WORDS
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
-
-_CARRIED_OUT = [word for word, cmd in WORDS.items() if cmd in COMMANDS]
 
 
 def check(chosen: Layered, as_json: bool) -> None:
@@ -63,8 +59,6 @@ def judge_one(
         raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
     question = Question("127.0.0.1" if source is None else source, target, user, command, int(ver))
     verdict = judge(Access.of(chosen.config, Hooks()), question)
-    if command.lower() not in _CARRIED_OUT:
-        console.warn("this version does not carry out %s: it hears REP 07" % command)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
     return verdict.allowed
 

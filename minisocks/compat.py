@@ -256,6 +256,21 @@ def tune(sock: socket.socket) -> None:
         pass  # a unix socket; or the peer has gone, which the next call tells
 
 
+def set_up_listener(sock: socket.socket) -> None:
+    """Set what a TCP socket needs before it is bound to listen.
+
+    A port of which connections have just ended can be had again, but never one of which
+    another program has a socket.
+    """
+    if os.name == "nt":
+        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        # Its own socket for each family: no client arrives as ::ffff:a.b.c.d.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
 def unpace(sock: socket.socket) -> None:
     """Have bulk for a peer on this host go out as fast as it is taken.
 

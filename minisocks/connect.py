@@ -6,16 +6,15 @@ The rest waits in the loop.
 
 from typing import List, Optional, Set
 
-from minisocks.client import neighbourhood
 from minisocks.compat import WRITE
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
 from minisocks.loop import Job, Timer
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
-from minisocks.rules import Decision
 from minisocks.session import Session
-from minisocks.wire import Rep, packed_ip
+from minisocks.targets import allowed, look_up_for
+from minisocks.wire import Rep
 
 __all__ = ["Connect"]
 
@@ -72,15 +71,8 @@ class Connect(Job):
         if self._dial is not None:
             self._step()
             return
-        dst, client = self._request.dst, session.client
         try:
-            self._lookup = session.services.resolver.submit(
-                dst.host,
-                dst.port,
-                lambda outcome: loop.call_soon(self, self._resolved, outcome),
-                # All programs of this host are one client, and the host is theirs.
-                None if client.is_local else neighbourhood(client.ip),
-            )
+            self._lookup = look_up_for(session, self._request, self, self._resolved)
         except DialError as exc:
             self._refuse(exc)
 
@@ -121,27 +113,8 @@ class Connect(Job):
             # Spare pipes are the loop's, and have descriptors.
             return services.loop.is_current() and services.loop.pipes.close_spare()
 
-        return Dial(self._allowed(addresses), road=services.road, make_room=make_room)
-
-    def _allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
-        """Return those that the client may reach.
-
-        Raises:
-            RefusedByRules: none.
-        """
-        rules, client = self._session.services.rules, self._session.client
-        ver, cmd, dst = self._request.ver, self._request.cmd, self._request.dst
-        passed = []
-        decision = Decision(False, "no address that could be connected to")
-        for family, sockaddr in addresses:
-            ip = packed_ip(sockaddr[0])
-            if ip is not None:
-                decision = rules.decide(client, ver, cmd, dst, ip)
-                if decision.allowed:
-                    passed.append((family, sockaddr))
-        if not passed:
-            decision.demand()
-        return passed
+        passed = allowed(self._session, self._request, addresses)
+        return Dial(passed, road=services.road, make_room=make_room)
 
     def _step(self) -> None:
         dial, session = self._dial, self._session

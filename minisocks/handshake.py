@@ -153,12 +153,24 @@ class Handshake:
         out, self._out = self._out, b""
         return out
 
+    @property
+    def has_trailing_data(self) -> bool:
+        """Whether there are bytes behind the request."""
+        return bool(self._stream.buffer)
+
     def trailing_data(self) -> bytes:
         """Return the bytes behind the request, once: they belong to the target."""
         return self._stream.take()
 
+    def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+        """Return the first reply to BIND: the peer can connect there.  A second one follows."""
+        stage = self._stage
+        reply = self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
+        self._stage = stage
+        return reply
+
     def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        """Return the reply that says: connected, and this is our end of it."""
+        """Return the reply that says: connected, and this is our end of it; of BIND, the peer's."""
         return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
 
     def refusal(self, error: Exception) -> bytes:

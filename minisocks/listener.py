@@ -11,7 +11,7 @@ import stat
 import time
 from typing import Any, List, NamedTuple, Tuple
 
-from minisocks.compat import close_quietly
+from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.values import ListenAddress
 
@@ -124,13 +124,7 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
 def _bind(family: int, sockaddr: Any) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "nt":
-            listener.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
-        else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # Its own socket for each family: no client arrives as ::ffff:a.b.c.d.
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_up_listener(listener)
         listener.bind(sockaddr)
         listener.listen(BACKLOG)
     except BaseException:

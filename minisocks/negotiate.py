@@ -10,14 +10,10 @@ import time
 from typing import Dict, Optional, Type, Union
 
 from minisocks.associate import Associate
+from minisocks.bind import Bind
 from minisocks.compat import log_bug
 from minisocks.connect import Connect
-from minisocks.errors import (
-    AuthFailed,
-    DialError,
-    HandshakeError,
-    UnsupportedCommand,
-)
+from minisocks.errors import AuthFailed, DialError, HandshakeError
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.login import Login
@@ -34,8 +30,9 @@ READ_BYTES = 4096
 PATIENCE_SECONDS = 0.02
 
 #: Who carries out which CMD.
-COMMANDS: Dict[int, Type[Union[Associate, Connect]]] = {
+COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect]]] = {
     Cmd.CONNECT: Connect,
+    Cmd.BIND: Bind,
     Cmd.UDP_ASSOCIATE: Associate,
 }
 
@@ -172,8 +169,6 @@ def _consider(session: Session, request: Request) -> None:
         rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
     else:
         rules.foresee(client, request.ver, request.cmd, request.dst).demand()
-    if request.cmd not in COMMANDS:
-        raise UnsupportedCommand("%s is not supported" % Cmd(request.cmd).name)
     # First: nobody is to be shed for who is refused anyway.
     session.services.census.enter(session.record, session.services.config)
     session.services.memory.admit()

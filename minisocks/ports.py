@@ -1,13 +1,13 @@
-"""Sockets that clients of a proxy send to: where they are, and where they seem to be."""
+"""Sockets that others send or connect to: where they are, and where they seem to be."""
 
 import errno
 import os
 import socket
-from typing import Any, Callable, Iterable, Optional, Set, Tuple
+from typing import Any, Callable, Optional, Set, Tuple
 
-from minisocks.client import Client
-from minisocks.compat import CAPACITY_ERRORS, close_quietly
+from minisocks.compat import CAPACITY_ERRORS, close_quietly, set_up_listener
 from minisocks.errors import DialError, LimitReached
+from minisocks.networks import LOOPBACK
 from minisocks.settings import Config
 from minisocks.values import PortRange
 from minisocks.wire import Address, Atyp, Rep, packed_ip, text_ip, unmapped
@@ -19,6 +19,10 @@ MAX_TRIES = 64
 
 #: Made non-blocking with the same system call, where that can be.
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+def _leave(sock: socket.socket) -> None:
+    """Do nothing to *sock*."""
 
 
 class Ports:
@@ -49,33 +53,39 @@ class Ports:
     def __str__(self) -> str:
         return str(self._range or "")
 
-    def open(self, kind: int, reached: Any) -> Tuple[socket.socket, bytes]:
-        """Open a socket on the address that a client has reached; return it and that address.
+    def open(
+        self, kind: int, where: Any, prepare: Callable[[socket.socket], None] = _leave
+    ) -> Tuple[socket.socket, bytes]:
+        """Open a socket on an address of ours; return it and the address.
 
         Args:
-            kind: SOCK_DGRAM or SOCK_STREAM.
-            reached: the sockaddr of our end of the client's connection.
+            kind: SOCK_DGRAM; or SOCK_STREAM, which listens.
+            where: the sockaddr of a socket of ours that is there.
+            prepare: called with the socket before it is bound; may raise OSError.
 
         Raises:
             LimitReached: the range has no free port.
             DialError: there can be no socket there.
         """
-        ip = unmapped(packed_ip(reached[0]) or b"")
+        ip = unmapped(packed_ip(where[0]) or b"")
         if len(ip) == 4:
             sockaddr: Tuple[Any, ...] = (text_ip(ip),)
             family, rest = socket.AF_INET, ()
         else:
             # With its scope: a link-local address is one only with that.
-            sockaddr, family, rest = (reached[0].partition("%")[0],), socket.AF_INET6, reached[2:]
+            sockaddr, family, rest = (where[0].partition("%")[0],), socket.AF_INET6, where[2:]
         try:
             sock = self.new_socket(family, kind)
             try:
+                if kind == socket.SOCK_STREAM:
+                    set_up_listener(sock)
+                prepare(sock)
                 self._bind(sock, ip, sockaddr, rest)
             except BaseException:
                 close_quietly(sock)
                 raise
         except OSError as exc:
-            why = "no socket for the client's datagrams: %s" % (exc.strerror or exc)
+            why = "no socket on %s: %s" % (text_ip(ip), exc.strerror or exc)
             raise DialError(why, Rep.GENERAL_FAILURE) from exc
         return sock, ip
 
@@ -102,7 +112,7 @@ class Ports:
         self, sock: socket.socket, ip: bytes, host: Tuple[Any, ...], rest: Tuple[Any, ...]
     ) -> None:
         if self._range is None:
-            sock.bind(host + (0,) + rest)
+            _bind_to(sock, host + (0,) + rest)
             return
         low, high = self._range
         count, tries = high - low + 1, 0
@@ -116,7 +126,7 @@ class Ports:
             if tries > MAX_TRIES:
                 break
             try:
-                sock.bind(host + (port,) + rest)
+                _bind_to(sock, host + (port,) + rest)
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:
                     raise
@@ -124,6 +134,13 @@ class Ports:
                 self._used.add((ip, port))
                 return
         raise LimitReached("no port is free (%s %s)" % (self._option, self._range))
+
+
+def _bind_to(sock: socket.socket, sockaddr: Any) -> None:
+    """Bind *sock*; one for connections listens then, which also says whether the port is ours."""
+    sock.bind(sockaddr)
+    if sock.type & ~_NONBLOCK == socket.SOCK_STREAM:
+        sock.listen(1)
 
 
 def connect_quietly(sock: socket.socket, peer: Any) -> None:
@@ -134,11 +151,14 @@ def connect_quietly(sock: socket.socket, peer: Any) -> None:
         pass  # there is no way to it, for now
 
 
-def public_address(config: Config, ip: bytes, client: Client) -> bytes:
-    """Return the address that *client* is told instead of ours, *ip*."""
-    known: Iterable[Optional[bytes]] = ()
-    if not client.is_local and client.ip != ip:  # else nothing is in between
-        known = map(packed_ip, config.public_address)
+def public_address(config: Config, ip: bytes, other: bytes) -> bytes:
+    """Return what somebody at the address *other* is told instead of ours, *ip*.
+
+    An empty *other* is anybody, on another host.
+    """
+    if ip in LOOPBACK or other in LOOPBACK or other == ip:
+        return ip  # nothing is in between
+    known = map(packed_ip, config.public_address)
     return next((public for public in known if public and len(public) == len(ip)), ip)
 
 

@@ -94,6 +94,8 @@ class Record:
             SOCKS4 client 90 or 91), None before that and where none is told.
         via: the IP address that was connected to, as text; None before that.  Of UDP
             the address and port that the client's datagrams are taken at.
+            Of BIND the one that has connected.
+        bound: of BIND, the address and port where its peer is to connect to, or was; else None.
         up: bytes relayed from client to target, so far.
         down: bytes relayed from target to client, so far.
         datagrams: of UDP: the ``Datagrams`` relayed and dropped so far; else None.
@@ -114,6 +116,7 @@ class Record:
     __slots__ = (
         "_clock",
         "_witness",
+        "bound",
         "client",
         "counted_by",
         "datagrams",
@@ -132,6 +135,7 @@ class Record:
         self.client = client
         self.request: Optional[Request] = None
         self.rep: Optional[Rep] = None
+        self.bound: Optional[str] = None
         self.via: Optional[str] = None
         self.up = self.down = 0
         self.datagrams: Optional[Datagrams] = None
@@ -191,6 +195,7 @@ class Record:
             "host": self.host,
             "port": self.port,
             "userid": as_text(self.request.userid) if self.request else None,
+            "bound": self.bound,
             "via": self.via,
             "rep": self.rep.phrase if self.rep is not None else None,
             "up": self.up,
@@ -235,6 +240,8 @@ class Record:
             words.append("user=%s" % quoted(self.client.user))
         if self.request is not None:
             words.append(self._wish(self.request))
+        if self.bound is not None:
+            words.append("bound=%s" % self.bound)
         if self.via is not None:
             words.append("via=%s" % self.via)
         if self.rep is not None:

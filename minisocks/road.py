@@ -61,11 +61,7 @@ class Road(NamedTuple):
         Raises:
             OSError: it cannot leave as it should.
         """
-        if self.mark:
-            sock.setsockopt(socket.SOL_SOCKET, _option("SO_MARK"), _UINT.pack(self.mark))
-        if self.interface:
-            name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
-            sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
+        self.confine(sock)
         if self.sources:
             source = self.sources.get(sock.family)
             if source is None:
@@ -76,6 +72,18 @@ class Road(NamedTuple):
                 except OSError:
                     pass  # an old kernel: the port is chosen now
             sock.bind((source, 0))
+
+    def confine(self, sock: socket.socket) -> None:
+        """Keep *sock*, which may also be one that listens, to the interface and the mark.
+
+        Raises:
+            OSError: that cannot be.
+        """
+        if self.mark:
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_MARK"), _UINT.pack(self.mark))
+        if self.interface:
+            name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
 
     def check(self) -> None:
         """Try it once, without sending anything; warn of what may still come up.

@@ -56,8 +56,8 @@ ROWS = (
         _LISTENING,
         "public_address",
         "texts",
-        "Tell clients that are not on this host to send UDP to this address, which a NAT passes "
-        "on to this one. May be repeated, once for each family.",
+        "Tell who is not on this host to send UDP, or connect for BIND, to this address, which a "
+        "NAT passes on to this one. May be repeated, once for each family.",
         "ADDRESS",
         accept=check_address("--public-address", "the one that clients can reach", is_told=True),
     ),
@@ -69,6 +69,15 @@ ROWS = (
         "to let through.",
         "RANGE",
         accept=check_ports("--udp-ports"),
+    ),
+    Setting(
+        _LISTENING,
+        "bind_ports",
+        "text",
+        "For BIND, have the peer connect to a port of this range, as 41000-41099, half of it for "
+        "each client at once; a firewall then has to let them through.",
+        "RANGE",
+        accept=check_ports("--bind-ports"),
     ),
     Setting(
         _WHO,
@@ -190,6 +199,15 @@ ROWS = (
         "connect_timeout",
         "seconds",
         "To find and reach the target.",
+        "SECS",
+        least=0.1,
+        most=3600,
+    ),
+    Setting(
+        _TIME,
+        "bind_timeout",
+        "seconds",
+        "For the peer of a BIND to connect.",
         "SECS",
         least=0.1,
         most=3600,

@@ -10,6 +10,7 @@ import socket
 from typing import Any, Callable, Optional
 
 from minisocks.access import Access
+from minisocks.berths import Berths
 from minisocks.census import Census
 from minisocks.client import Client, neighbourhood
 from minisocks.compat import UNWATCHED, close_quietly
@@ -62,6 +63,8 @@ class Services:
         self.logins = Logins(self.loop)
         #: What those share who relay datagrams.
         self.exchange = Exchange(self.loop)
+        #: Where those connect that BIND waits for.
+        self.berths = Berths(self.loop)
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(config, road, access)
@@ -87,6 +90,7 @@ class Services:
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.exchange.change(config)
+        self.berths.change(config)
 
 
 def _no_pool(*args: Any) -> None:
@@ -177,6 +181,14 @@ class Session:
             HandshakeError: it is not even considered; a test kit's session may.
         """
         self.record.asked(request)
+
+    def listening(self, ip: bytes, port: int) -> None:
+        """Tell the client where its peer is to connect to (BIND).
+
+        Raises:
+            OSError: it has left.
+        """
+        self.send(self.talk.listening(ip, port))
 
     def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         """Tell the client that it is connected, and hand both sockets to the relay.

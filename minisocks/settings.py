@@ -26,11 +26,13 @@ class Config(NamedTuple):
 
     # Where to listen. Loopback: a proxy that everybody can reach is a decision.
     listen: Tuple[str, ...] = ("127.0.0.1:1080",)
-    # What clients elsewhere are told instead of the address they reached, where a NAT is
-    # in between; none: nothing else.
+    # What others are told instead of the address that they reach, where a NAT is in between;
+    # none: nothing else.
     public_address: Tuple[str, ...] = ()
     # Ports that clients send datagrams to; "": any that is free.
     udp_ports: str = ""
+    # Ports that the peers of BIND connect to; "": any that is free.
+    bind_ports: str = ""
     # NAME:PASSWORD; none: nobody has a password.
     user: Tuple[str, ...] = ()
     # A file of NAME:HASH lines; "": none.
@@ -66,6 +68,8 @@ class Config(NamedTuple):
     handshake_timeout: float = 30.0
     # Seconds to reach the target, names included. The SOCKS4 memo says 2 minutes.
     connect_timeout: float = 120.0
+    # Seconds until the peer of a BIND has connected, its name included. As the memo says.
+    bind_timeout: float = 120.0
     # Seconds without a byte that a connection lives. None: SSH sessions are silent
     # for days, and keepalive finds those whose peer has gone.
     idle_timeout: Optional[float] = None

@@ -23,6 +23,8 @@ DEFAULT_LISTEN = "127.0.0.1:1080"
 #: The options with a value and without, by which ``scan`` knows what is what.
 TAKE_VALUES = (
     "--auth-once",
+    "--bind-ports",
+    "--bind-timeout",
     "--config",
     "--connect-timeout",
     "--grace",

@@ -32,13 +32,13 @@ ABOVE = """
     server
     pool listener
     doors lobby negotiate
-    associate connect login
-    rated
+    associate bind connect login
+    rated targets
     association
     routes
     session
     access known
-    exchange
+    berths exchange
     logins
     guests
     auth

@@ -1,0 +1,134 @@
+"""Where those connect that BIND waits for: a listening socket for each, facing them."""
+
+import socket
+from typing import Any, Dict, List, Sequence, Tuple
+
+from minisocks.client import Client, neighbourhood
+from minisocks.compat import close_quietly
+from minisocks.dialer import rep_of
+from minisocks.errors import DialError, LimitReached
+from minisocks.loop import Loop
+from minisocks.ports import Ports
+from minisocks.resolver import Sockaddr
+from minisocks.road import Road
+from minisocks.settings import Config
+from minisocks.wire import packed_ip, text_ip, unmapped
+
+__all__ = ["Berth", "Berths", "ways_from_anywhere"]
+
+#: Places on the Internet that stay where they are (a.root-servers.net): who may come from
+#: anywhere comes by the way to them.  Nothing is sent there.
+_ANYWHERE: List[Sockaddr] = [
+    (socket.AF_INET, ("198.41.0.4", 53)),
+    (socket.AF_INET6, ("2001:503:ba3e::2:30", 53, 0, 0)),
+]
+#: Some systems have no way to port 0.
+_SOME_PORT = 9
+
+
+class Berth:
+    """One that is taken: its listening socket, and where that is.
+
+    Attributes:
+        ip, port: of the socket; 4 or 16 bytes, and a number.
+        faced: the address that it faces, as text.
+    """
+
+    __slots__ = ("client", "faced", "ip", "port", "sock")
+
+    def __init__(self, sock: socket.socket, ip: bytes, faced: str, client: Client) -> None:
+        self.sock = sock
+        self.ip = ip
+        self.port: int = sock.getsockname()[1]
+        self.faced = faced
+        self.client = client
+
+
+class Berths:
+    """All of one proxy.
+
+    A class because of the bound: where there are only so many ports, no client has more
+    than half of them.  Loop thread, but for its making.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._by_client: Dict[bytes, int] = {}
+        self._ports = Ports("--bind-ports", loop.pipes.close_spare)
+
+    def change(self, config: Config) -> None:
+        """Go by *config* from now on."""
+        self._ports.change(config.bind_ports)
+
+    def take(self, client: Client, road: Road, ways: Sequence[Sockaddr]) -> Berth:
+        """Listen where whoever is at one of *ways* can connect to; give it back.
+
+        The first of them counts that there is a way to.
+
+        Raises:
+            LimitReached: all ports are in use, or half of them by this client.
+            DialError: there is no way, or no socket.
+        """
+        place, count = neighbourhood(client.ip), self._ports.count
+        here = self._by_client.get(place, 0)
+        if count is not None and here >= max(1, count // 2):
+            raise LimitReached(
+                "%s waits at half of all ports already (--bind-ports %s)"
+                % (client.place, self._ports)
+            )
+        where, faced = self._facing(road, ways)
+        sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
+        self._by_client[place] = here + 1
+        return Berth(sock, ip, faced, client)
+
+    def give_back(self, berth: Berth) -> None:
+        """Listen there no more."""
+        self._loop.close_later(berth.sock)
+        self._ports.closed(berth.ip, berth.port)
+        place = neighbourhood(berth.client.ip)
+        left = self._by_client.pop(place) - 1
+        if left:
+            self._by_client[place] = left
+
+    def _facing(self, road: Road, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
+        """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
+
+        Raises:
+            DialError: there is none to any.
+        """
+        host, error = "", OSError()
+        for family, sockaddr in ways:
+            try:
+                return self._our_end(road, family, sockaddr), sockaddr[0]
+            except OSError as exc:
+                host, error = sockaddr[0], exc
+        why = "no way to %s: %s" % (host, error.strerror or error)
+        raise DialError(why, rep_of(error)) from error
+
+    def _our_end(self, road: Road, family: int, sockaddr: Any) -> Any:
+        """Ask the kernel which address of ours leads to *sockaddr*; nothing is sent.
+
+        Raises:
+            OSError: none does.
+        """
+        sock = self._ports.new_socket(family, socket.SOCK_DGRAM)
+        try:
+            road.prepare(sock)
+            sock.connect((sockaddr[0], sockaddr[1] or _SOME_PORT) + tuple(sockaddr[2:]))
+            return sock.getsockname()
+        finally:
+            close_quietly(sock)
+
+
+def ways_from_anywhere(family: int, reached: Any) -> List[Sockaddr]:
+    """Return the ways by which anybody may come, those of *family* first.
+
+    Where no way leads out, it is the one by which the client has come, the sockaddr *reached*.
+    """
+    ways = sorted(_ANYWHERE, key=lambda way: way[0] != family)
+    if not isinstance(reached, tuple):  # a unix socket
+        return [*ways, (socket.AF_INET, ("127.0.0.1", 0))]
+    ip = unmapped(packed_ip(reached[0]) or b"")
+    if len(ip) == 4:
+        return [*ways, (socket.AF_INET, (text_ip(ip), 0))]
+    return [*ways, (socket.AF_INET6, reached)]

@@ -1,0 +1,88 @@
+"""A client that asks for BIND, in each protocol, and peers that connect to it."""
+
+import socket
+import struct
+
+from support import BIND, GREETING, TIMEOUT, Talk, socks4, socks4a, socks5
+
+#: How a client may ask, and whether it can name an IPv6 address, and a host.
+WAYS = ("4", "4a", "5", "5 by name")
+
+
+class Waiting:
+    """A client of a proxy that waits for a peer.
+
+    Args:
+        port: the proxy's.
+        dst: DST.ADDR as text.
+        way: one of ``WAYS``.
+        early: what it says behind its request, at once.
+
+    ``host`` and ``place`` are where the peer is to connect to; ``rep`` is REP or CD of the
+    first reply.
+    """
+
+    def __init__(self, port, dst="127.0.0.1", way="5", early=b"", dst_port=0, to="127.0.0.1", source=None):
+        self.way = way
+        self.talk = Talk.to(port, to, source and (source, 0))
+        if way == "4":
+            request = socks4(dst, dst_port, b"ann", BIND)
+        elif way == "4a":
+            request = socks4a(dst.encode(), dst_port, b"ann", BIND)
+        else:
+            request = GREETING + socks5(dst.encode() if "name" in way else dst, dst_port, BIND)
+        self.talk.send(request + early)
+        if way[0] == "5":
+            self.talk.expect(b"\x05\x00")
+        self.rep, self.host, self.port = self.reply()
+
+    @property
+    def place(self):
+        """Where the peer is to connect to, for ``connect``."""
+        return self.host, self.port
+
+    def reply(self):
+        """Return REP or CD, BND.ADDR and BND.PORT of the next reply."""
+        if self.way[0] == "5":
+            return self.talk.receive_reply5()
+        vn, cd, port, ip = struct.unpack("!BBH4s", self.talk.receive(8))
+        assert 0 == vn
+        return cd, socket.inet_ntoa(ip), port
+
+    @property
+    def granted(self):
+        """What says yes."""
+        return 0 if self.way[0] == "5" else 90
+
+    def refused(self, rep):
+        """Return what says no, for the reason *rep*, in this protocol."""
+        return rep if self.way[0] == "5" else 91
+
+    def peer(self, source=None):
+        """Connect as a peer from the address *source*; its end."""
+        sock = socket.create_connection(self.place, TIMEOUT, source and (source, 0))
+        return Talk(sock)
+
+    def expect_refusal(self, rep):
+        """Hear the second reply, which says no and no address, and the end."""
+        assert (self.refused(rep), "0.0.0.0", 0) == self.reply()
+        self.talk.expect_eof()
+
+    def expect_peer(self, peer):
+        """Hear the second reply, which names *peer*."""
+        host, port = peer.sock.getsockname()[:2]
+        assert (self.granted, host, port) == self.reply()
+
+    def expect_to_work(self, peer):
+        """Exchange a few bytes each way, to the end of both streams."""
+        self.talk.send(b"from the client")
+        peer.expect(b"from the client").send(b"from the peer").finish()
+        self.talk.expect(b"from the peer").expect_eof()
+        self.talk.send(b"more").finish()
+        peer.expect(b"more").expect_eof()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.talk.close()

@@ -1,0 +1,274 @@
+"""BIND (RFC 1928 section 4, the SOCKS4 memos): two replies, one peer, bytes both ways."""
+
+import socket
+
+import pytest
+
+from bind_client import WAYS, Waiting
+from minisocks.bind import Bind
+from support import (
+    BIND,
+    GREETING,
+    LINGER_RESET,
+    TIMEOUT,
+    Talk,
+    closed_port,
+    run_proxy,
+    socks4,
+    socks5,
+    wait_until,
+)
+
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+def refuses(place):
+    """Return whether nobody is let in at *place* any more.
+
+    The listener is closed at the end of a round: who comes within it is reset.
+    """
+    try:
+        with Talk(socket.create_connection(place, TIMEOUT)) as talk:
+            talk.expect_reset()
+    except ConnectionError:
+        pass
+    return True
+
+
+@every_way
+def test_a_peer_connects(proxy, way, access_log):
+    """The first reply says where to, the second who did; then bytes go both ways."""
+    with Waiting(proxy.port, way=way) as client:
+        assert (client.granted, "127.0.0.1") == (client.rep, client.host)
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            assert refuses(client.place), "nobody else is let in"
+            client.expect_to_work(peer)
+    line = access_log.wait_for("end=")
+    assert "cmd=BIND dst=" in line
+    assert " bound=127.0.0.1:%d via=127.0.0.1 rep='succeeded' up=19B down=13B" % client.port in line
+
+
+def test_a_peer_connects_by_ipv6(proxy):
+    """In IPv6, too."""
+    with Waiting(proxy.port, "::1") as client, client.peer() as peer:
+        assert "::1" == client.host
+        client.expect_peer(peer)
+        client.expect_to_work(peer)
+
+
+@pytest.mark.parametrize("dst", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
+def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
+    """The address told is one that anybody can connect to: never 0.0.0.0 or ::."""
+    with Waiting(proxy.port, dst) as client:
+        assert client.host not in ("0.0.0.0", "::")
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+
+
+def test_anybody_may_connect_with_socks4(proxy):
+    """0.0.0.0 is anybody there, and no SOCKS4a."""
+    with Waiting(proxy.port, "0.0.0.0", way="4") as client:
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+
+
+@pytest.mark.parametrize("dst", ["127.0.0.2", "::ffff:127.0.0.2"])
+def test_the_address_of_the_peer_is_compared(proxy, dst):
+    """As an IPv4 address, however it is written; its port may be any."""
+    with Waiting(proxy.port, dst, dst_port=21) as client, client.peer("127.0.0.2") as peer:
+        client.expect_peer(peer)
+        client.expect_to_work(peer)
+
+
+@every_way
+def test_a_stranger_ends_it(proxy, way, access_log):
+    """Who comes from elsewhere is cut off, and the client hears 02 or 91."""
+    with Waiting(proxy.port, "127.0.0.2", way) as client:
+        with client.peer("127.0.0.3") as stranger:
+            client.expect_refusal(2)
+            stranger.expect_reset()
+        assert refuses(client.place)
+    why = "127.0.0.3 connected to %s:%d, where 127.0.0.2 was waited for" % client.place
+    assert "end=refused why='%s'" % why in access_log.wait_for("end=")
+
+
+def test_any_address_of_a_name_will_do(proxy_with_names):
+    """A name's addresses are all waited for."""
+    for source in ("127.0.0.4", "127.0.0.5"):
+        with Waiting(proxy_with_names.port, "ftp.test", "5 by name") as client:
+            with client.peer(source) as peer:
+                client.expect_peer(peer)
+    with Waiting(proxy_with_names.port, "ftp.test", "4a") as client:
+        client.peer("127.0.0.6").close()
+        client.expect_refusal(2)
+
+
+@pytest.fixture
+def proxy_with_names():
+    """A proxy that knows some names."""
+    known = {
+        "ftp.test": ["127.0.0.4", "127.0.0.5", "::1"],
+        "six.test": ["::1"],
+        "zero.test": ["0.0.0.0"],
+        "none.test": [],
+    }
+    with run_proxy(resolve=known.get) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("way", ["4a", "5 by name"])
+@pytest.mark.parametrize("name, rep", [("none.test", 4), ("zero.test", 4)])
+def test_a_name_that_is_nobody(proxy_with_names, way, name, rep):
+    """A name without an address is refused; one that is 0.0.0.0 does not mean anybody."""
+    with Waiting(proxy_with_names.port, name, way) as client:
+        assert client.refused(rep) == client.rep
+        client.talk.expect_eof()
+
+
+def test_socks4_cannot_name_an_ipv6_address(proxy_with_names, access_log):
+    """A host that has only such is refused, since no reply could say where to connect to."""
+    with Waiting(proxy_with_names.port, "six.test", "4a") as client:
+        assert 91 == client.rep
+    access_log.wait_for("end=refused why='no address that a peer could connect from'")
+
+
+@every_way
+def test_bytes_that_come_early_are_kept(proxy, way):
+    """Those with the request and those after the first reply: all, in order, for the peer."""
+    with Waiting(proxy.port, way=way, early=b"first, ") as client:
+        client.talk.send(b"second").finish()
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            peer.expect(b"first, second").expect_eof()
+            peer.send(b"answer").finish()
+        client.talk.expect(b"answer").expect_eof()
+
+
+def test_many_early_bytes_are_kept_without_taking_memory(proxy):
+    """They stay where they are, so a client that says much has to wait."""
+    data = bytes(range(256)) * 32768
+    with Waiting(proxy.port) as client:
+        client.talk.sock.setblocking(False)
+        sent = 0
+        while True:
+            try:
+                sent += client.talk.sock.send(data[sent:])
+            except BlockingIOError:
+                break
+        assert sent < len(data)
+        client.talk.sock.settimeout(TIMEOUT)
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            assert data[:sent] == peer.receive(sent)
+
+
+def test_nobody_comes_in_time(access_log):
+    """The second reply says so (06; 91), and all is closed."""
+    with run_proxy(bind_timeout=0.1) as proxy:
+        for way, rep in (("4", 91), ("5", 6)):
+            with Waiting(proxy.port, way=way) as client:
+                client.expect_refusal(rep)
+                assert refuses(client.place)
+                access_log.wait_for("why='nobody connected to %s:%d in time'" % client.place)
+
+
+def test_a_client_that_closes_is_not_waited_for(proxy, access_log):
+    """Nor its peer: the listener goes at once; who only says no more still hears why."""
+    for end in (Talk.close, Talk.reset):
+        client = Waiting(proxy.port)
+        end(client.talk)
+        access_log.wait_for("bound=%s:%d secs=" % client.place)
+        assert "end=client-gone" in access_log.lines[-1]
+        assert refuses(client.place)
+    with Waiting(proxy.port) as client:
+        client.talk.finish()
+        client.expect_refusal(1)
+
+
+def test_a_client_that_resets_behind_early_bytes(proxy, access_log):
+    """That is noticed, too, though its bytes are not read."""
+    client = Waiting(proxy.port)
+    client.talk.send(b"early")
+    (job,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
+    wait_until(lambda: job._session.mask == 0, "the early bytes were seen")
+    client.talk.reset()
+    access_log.wait_for("end=client-gone")
+    assert refuses(client.place)
+
+
+def test_a_peer_that_resets_at_once(proxy):
+    """The client hears who it was, and that it broke off."""
+    with Waiting(proxy.port) as client:
+        sock = socket.create_connection(client.place, TIMEOUT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        sock.close()
+        assert client.granted == client.reply()[0]
+        client.talk.expect_reset()
+
+
+def test_one_peer_of_several(proxy):
+    """The first one counts, the others are refused."""
+    with Waiting(proxy.port) as client, client.peer() as first:
+        client.expect_peer(first)
+        assert refuses(client.place)
+        client.expect_to_work(first)
+
+
+def test_the_end_of_the_proxy_ends_it():
+    """Listener, client and all."""
+    with run_proxy() as proxy:
+        client = Waiting(proxy.port)
+    client.talk.expect_eof()
+    assert refuses(client.place)
+    client.talk.close()
+
+
+def test_the_port_is_of_the_range(access_log):
+    """Of --bind-ports, one after another; a client has half of them at once."""
+    low = closed_port()
+    with run_proxy(bind_ports="%d-%d" % (low, low)) as proxy:
+        for count in range(1, 4):
+            with Waiting(proxy.port) as client, client.peer() as peer:
+                assert low == client.port
+                client.expect_peer(peer)
+                client.expect_to_work(peer)
+            access_log.wait_for("id=%d " % count)
+        with Waiting(proxy.port) as first, Waiting(proxy.port) as second:
+            assert (0, 2) == (first.rep, second.rep)
+        access_log.wait_for(
+            "end=limit why='127.0.0.1 waits at half of all ports already "
+            "(--bind-ports %d-%d)'" % (low, low)
+        )
+
+
+def test_a_port_that_is_anothers_is_not_taken(access_log):
+    """Not even one of a range of one; REP 02, which is a limit's."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        with run_proxy(bind_ports="%d-%d" % (port, port)) as proxy, Waiting(proxy.port) as client:
+            assert 2 == client.rep
+    access_log.wait_for("end=limit why='no port is free (--bind-ports %d-%d)'" % (port, port))
+
+
+def test_limits_count_it():
+    """A client that waits is a connection, and another one may be too many."""
+    with run_proxy(max_per_client=1) as proxy, Waiting(proxy.port):
+        with Waiting(proxy.port) as client:
+            assert 2 == client.rep
+        with Waiting(proxy.port, way="4") as client:
+            assert 91 == client.rep
+
+
+@pytest.mark.parametrize("request_", [socks4("127.0.0.1", 0, cmd=BIND), None])
+def test_the_request_cut_anywhere(proxy, request_):
+    """BIND means the same however TCP cuts it."""
+    data = request_ or GREETING + socks5("127.0.0.1", 0, BIND)
+    with Talk.to(proxy.port) as talk:
+        talk.send_bytewise(data)
+        assert (b"\0\x5a" if request_ else b"\5\0") == talk.receive(2)
