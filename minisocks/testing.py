@@ -146,6 +146,12 @@ class _ScriptedTalk(Handshake):
 
     script: Optional[Script]
 
+    def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+        if self.script is None:
+            return super().listening(bnd_ip, bnd_port)
+        bnd = self.script.address() or (bnd_ip, bnd_port)
+        return super().listening(*bnd)[: self.script.truncate_reply]
+
     def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
         if self.script is None:
             return super().success(bnd_ip, bnd_port)
@@ -188,8 +194,15 @@ class _ScriptedSession(Session):
         else:
             self._grant(upstream, via, bnd)
 
+    def listening(self, ip: bytes, port: int) -> None:
+        super().listening(ip, port)
+        self._end_if_truncated()
+
     def associated(self, ip: bytes, port: int) -> None:
         super().associated(ip, port)
+        self._end_if_truncated()
+
+    def _end_if_truncated(self) -> None:
         if self._script.truncate_reply is not None:
             self.sock.shutdown(socket.SHUT_WR)
 

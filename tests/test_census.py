@@ -208,11 +208,11 @@ def test_a_user_has_a_limit(target, access_log):
 
 def test_whoever_the_rules_refuse_is_not_counted():
     """A client that may not go there is told so, limit or not, and takes nobody's place."""
-    with run_proxy(max_connections=1) as proxy:
+    with run_proxy(max_connections=1, rule=("deny to there.test", "allow")) as proxy:
         for _ in range(3):
             with Talk.to(proxy.port) as talk:
-                talk.send(GREETING + socks5("127.0.0.1", 80, cmd=2)).expect(b"\x05\x00")
-                talk.expect(failure5(7)).expect_eof()
+                talk.send(GREETING + socks5(b"there.test", 80)).expect(b"\x05\x00")
+                talk.expect(failure5(2)).expect_eof()
         assert 0 == len(proxy.services.census)
 
 
@@ -369,7 +369,7 @@ def test_repeats_are_folded(target):
                 with Talk.to(proxy.port, source=(source, 0)) as talk:
                     assert 2 == talk.connect5("127.0.0.1", target.port)[0]
             with Talk.to(proxy.port) as talk, contextlib.suppress(socket.error):
-                talk.send(GREETING + socks5("127.0.0.1", 80, cmd=2)).rest()
+                talk.send(GREETING + socks5("127.0.0.1", 80, cmd=9)).rest()
             wait_until(lambda: len(kinds) == 2)
     why = "127.0.0.1 has 1 connections already (--max-per-client 1)"
     assert (b"\x7f\0\0\1", "limit", why) in kinds

@@ -68,7 +68,7 @@ def test_a_refused_connection_is_recorded_before_its_client_knows():
     with run_proxy() as proxy:
         for message, host, rep in (
             (GREETING + socks5("127.0.0.1", closed_port()), "127.0.0.1", Rep.CONNECTION_REFUSED),
-            (GREETING + socks5("127.0.0.1", 1, cmd=2), "127.0.0.1", Rep.COMMAND_NOT_SUPPORTED),
+            (GREETING + socks5("127.0.0.1", 1, cmd=9), None, Rep.COMMAND_NOT_SUPPORTED),
             (b"\x05\x01\x02", None, Rep.NOT_ALLOWED),
             (socks4a(b"", 1), None, Rep.GENERAL_FAILURE),
             (b"GET / HTTP/1.0\r\n\r\n", None, None),

@@ -2,13 +2,13 @@
 
 import contextlib
 import itertools
-import os
 import socket
 import sys
 import threading
 
 import pytest
 
+from holdings import State, settled
 from support import (
     CommandLine,
     FakeTarget,
@@ -31,37 +31,6 @@ pytestmark = pytest.mark.skipif(
 
 GREETING = b"\x05\x01\x02"
 AUTH = password_message(b"karl", b"secret")
-
-
-class State:
-    """What a process holds, at a moment."""
-
-    def __init__(self, pid):
-        self.descriptors = len(os.listdir("/proc/%d/fd" % pid))
-        with open("/proc/%d/status" % pid) as file:
-            fields = dict(line.split(":", 1) for line in file)
-        self.threads = int(fields["Threads"])
-        self.kilobytes = int(fields["VmRSS"].split()[0])
-
-    def __repr__(self):
-        return "%d descriptors, %d threads, %d KB" % (
-            self.descriptors,
-            self.threads,
-            self.kilobytes,
-        )
-
-
-def settled(pid):
-    """Return what a process holds once that stays the same for a while."""
-    seen = []
-
-    def is_settled():
-        seen.append(State(pid).descriptors)
-        threading.Event().wait(0.02)
-        return len(seen) > 15 and len(set(seen[-15:])) == 1
-
-    wait_until(is_settled, "a process at rest")
-    return State(pid)
 
 
 def leave_after(message, leave):
@@ -121,7 +90,7 @@ def visits(targets, refused, hole):
         socks5("255.255.255.255", 9),
         socks5(b"a\0b", 9),
         socks5(b"..", 9),
-        socks5("127.0.0.1", targets[0].port, cmd=2),
+        socks5("127.0.0.1", targets[0].port, cmd=9),
         b"\x05\x01\x00\x07",
     ):
         found += [leave_after(GREETING + AUTH + request, nothing)]

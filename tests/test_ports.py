@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError, LimitReached
 from minisocks.ports import MAX_TRIES, Ports, address_of, public_address
 from minisocks.settings import Config
@@ -114,7 +113,7 @@ def test_a_range_that_others_have_is_not_tried_for_ever():
 
 def test_an_address_that_has_gone_is_an_error_with_its_reason():
     """A client that reached an address which the host has lost meanwhile hears REP 01."""
-    with pytest.raises(DialError, match="no socket for the client's datagrams: ") as caught:
+    with pytest.raises(DialError, match="no socket on 192.0.2.77: ") as caught:
         Ports("--udp-ports").open(KIND, ("192.0.2.77", 1))
     assert 1 == caught.value.rep
 
@@ -139,7 +138,7 @@ PUBLIC = Config(public_address=("203.0.113.5", "2001:db8::5"))
 
 
 @pytest.mark.parametrize(
-    "config, ip, client, expected",
+    "config, ip, other, expected",
     [
         (PUBLIC, "10.0.0.1", "10.0.0.7", "203.0.113.5"),
         (PUBLIC, "10.0.0.1", "198.51.100.7", "203.0.113.5"),
@@ -148,12 +147,16 @@ PUBLIC = Config(public_address=("203.0.113.5", "2001:db8::5"))
         (PUBLIC, "::1", "::1", "::1"),
         (PUBLIC, "10.0.0.1", "10.0.0.1", "10.0.0.1"),
         (Config(public_address=("203.0.113.5",)), "fd00::1", "fd00::7", "fd00::1"),
+        (PUBLIC, "10.0.0.1", "127.0.0.1", "10.0.0.1"),
+        (PUBLIC, "10.0.0.1", "", "203.0.113.5"),
+        (PUBLIC, "127.0.0.1", "", "127.0.0.1"),
         (Config(), "10.0.0.1", "10.0.0.7", "10.0.0.1"),
     ],
 )
-def test_the_public_address(config, ip, client, expected):
+def test_the_public_address(config, ip, other, expected):
     """Of the family in question, for who is not on this host; else the real one."""
-    assert packed_ip(expected) == public_address(config, packed_ip(ip), Client((client, 1)))
+    told = public_address(config, packed_ip(ip), packed_ip(other) or b"")
+    assert packed_ip(expected) == told
 
 
 @pytest.mark.parametrize(

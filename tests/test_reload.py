@@ -223,7 +223,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
         "user": "ann:secret", "rule": "allow from loopback", "prefer": "ipv4",
         "source": "127.0.0.1", "interface": "lo",
         "pidfile": str(tmp_path / "q"), "log_file": str(tmp_path / "new.log"),
-        "public_address": "192.0.2.1", "udp_ports": "40000-40999",
+        "public_address": "192.0.2.1", "udp_ports": "40000-40999", "bind_ports": "41000-41999",
         "syslog": str(tmp_path / "nowhere"), "log_format": "json", "users_file": "/dev/null",
     }  # fmt: skip
     by_kind = {"flag": "yes", "seconds": "7", "count": "5", "bytes": "2M"}

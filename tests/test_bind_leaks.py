@@ -1,0 +1,153 @@
+"""After a thousand BINDs that end at every step, everything is as before."""
+
+import contextlib
+import itertools
+import socket
+import sys
+import threading
+
+import pytest
+
+from bind_client import WAYS, Waiting
+from holdings import State, settled
+from support import BIND, GREETING, CommandLine, Talk, socks4, socks5, wait_until
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="looks at /proc of the process"
+)
+
+#: An address for each client, so that no limit of one is in the way.
+SOURCES = itertools.count()
+
+
+def source():
+    number = next(SOURCES)
+    return "127.2.%d.%d" % (number // 250 % 250, 1 + number % 250)
+
+
+def waiting(port, *args):
+    return Waiting(port, *args, source=source())
+
+
+def cut(request, size, leave):
+    """Say the first bytes of *request*, and leave."""
+
+    def visit(port):
+        with Talk.to(port, source=(source(), 0)) as talk:
+            talk.send(request[:size])
+            leave(talk)
+
+    return visit
+
+
+def left(way, early, leave):
+    """Wait for a peer, perhaps with early bytes, and leave before it comes."""
+
+    def visit(port):
+        with waiting(port, "127.0.0.1", way, early) as client:
+            leave(client.talk)
+
+    return visit
+
+
+def stranger(way):
+    """Be found by somebody else."""
+
+    def visit(port):
+        with waiting(port, "127.0.0.9", way) as client:
+            with contextlib.suppress(ConnectionError):
+                client.peer().close()
+            client.expect_refusal(2)
+
+    return visit
+
+
+def alone(way):
+    """Wait until the time is over."""
+
+    def visit(port):
+        with waiting(port, "127.0.0.1", way) as client:
+            client.expect_refusal(6)
+
+    return visit
+
+
+def met(way, dst, end):
+    """Be connected, say something, and *end* it."""
+
+    def visit(port):
+        with waiting(port, dst, way, b"early") as client, client.peer() as peer:
+            client.expect_peer(peer)
+            peer.expect(b"early")
+            end(client, peer)
+
+    return visit
+
+
+def refused(way, dst):
+    """Name a peer that cannot be waited for."""
+
+    def visit(port):
+        with waiting(port, dst, way) as client:
+            assert client.rep == client.granted or client.talk.rest() == b""
+
+    return visit
+
+
+def visits():
+    """Return one visit for each way and step at which a BIND can end."""
+    nothing, finish = Talk.close, Talk.finish
+    found = []
+    for request in (GREETING + socks5("127.0.0.1", 0, BIND), socks4("127.0.0.1", 0, cmd=BIND)):
+        for leave in (nothing, finish, Talk.reset):
+            found += [cut(request, size, leave) for size in range(len(request) + 1)]
+    for way in WAYS:
+        for leave in (nothing, finish, Talk.reset):
+            found += [left(way, early, leave) for early in (b"", b"early")]
+        found += [stranger(way), alone(way)]
+        for dst in ("127.0.0.1", "0.0.0.0"):
+            found += [
+                met(way, dst, lambda client, peer: client.expect_to_work(peer)),
+                met(way, dst, lambda client, peer: peer.reset()),
+                met(way, dst, lambda client, peer: client.talk.reset()),
+                met(way, dst, lambda client, peer: None),
+            ]
+    found += [refused("5", "2001:db8::1"), refused("5 by name", ".."), refused("4a", "..")]
+    return found
+
+
+def test_nothing_is_left_of_a_thousand_binds():
+    """Descriptors, threads and memory are back to the start, however each ended."""
+    options = ("-l", "0", "--open", "-q", "--grace", "0", "--bind-timeout", "0.3")
+    with CommandLine(*options) as command:
+        pid, port = command.process.pid, command.ports[0]
+        empty, todo, wrong = settled(pid), visits(), []
+
+        def work(share):
+            for visit in share:
+                try:
+                    visit(port)
+                except (AssertionError, socket.timeout) as exc:
+                    wrong.append(exc)
+                except OSError:
+                    pass  # a reset that the visit asked for
+
+        def carry_out(times):
+            done = (todo * (times // len(todo) + 1))[:times]
+            threads = [threading.Thread(target=work, args=(done[n::4],)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            wait_until(lambda: State(pid).descriptors <= empty.descriptors, "descriptors back")
+
+        carry_out(300)  # grows what stays
+        before = State(pid)
+        carry_out(1000)
+        after = State(pid)
+        print("%d ways; %r, then %r, then %r" % (len(todo), empty, before, after))
+        assert [] == wrong
+        assert empty.descriptors == after.descriptors
+        assert after.kilobytes - before.kilobytes < 1024
+        assert 0 == command.end()
+        assert [] == [line for line in command.lines if "Trace" in line]
