@@ -13,7 +13,7 @@ class Waiting:
     """A client of a proxy that waits for a peer.
 
     Args:
-        port: the proxy's.
+        port: the proxy's, or the connection to it.
         dst: DST.ADDR as text.
         way: one of ``WAYS``.
         early: what it says behind its request, at once.
@@ -22,9 +22,12 @@ class Waiting:
     first reply.
     """
 
-    def __init__(self, port, dst="127.0.0.1", way="5", early=b"", dst_port=0, to="127.0.0.1", source=None):
+    def __init__(self, port, dst="127.0.0.1", way="5", early=b"", dst_port=0, source=None):
         self.way = way
-        self.talk = Talk.to(port, to, source and (source, 0))
+        if isinstance(port, socket.socket):
+            self.talk = Talk(port)
+        else:
+            self.talk = Talk.to(port, source=source and (source, 0))
         if way == "4":
             request = socks4(dst, dst_port, b"ann", BIND)
         elif way == "4a":
@@ -58,10 +61,11 @@ class Waiting:
         """Return what says no, for the reason *rep*, in this protocol."""
         return rep if self.way[0] == "5" else 91
 
-    def peer(self, source=None):
-        """Connect as a peer from the address *source*; its end."""
-        sock = socket.create_connection(self.place, TIMEOUT, source and (source, 0))
-        return Talk(sock)
+    def peer(self, source=None, host=None, to=None):
+        """Connect as a peer from the address *source*, of another *host*, to *to*; its end."""
+        if host is not None:
+            return Talk(host.connect(source, self.port, to or self.host))
+        return Talk(socket.create_connection(self.place, TIMEOUT, source and (source, 0)))
 
     def expect_refusal(self, rep):
         """Hear the second reply, which says no and no address, and the end."""
