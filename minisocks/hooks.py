@@ -45,6 +45,7 @@ class ProxyRequest(NamedTuple):
     #: the client wrote otherwise (``127.1``) is a name here; the addresses that it
     #: stands for are for the built-in rules to judge.  Of UDP_ASSOCIATE first where the
     #: client will send from, as it says, mostly 0.0.0.0 and 0; then each of its targets.
+    #: Of BIND whom the client waits for; 0.0.0.0 or :: is anybody.
     host: str
     #: DST.PORT.
     port: int

@@ -1,5 +1,6 @@
 """A client that asks for BIND, in each protocol, and peers that connect to it."""
 
+import contextlib
 import socket
 import struct
 
@@ -66,6 +67,12 @@ class Waiting:
         if host is not None:
             return Talk(host.connect(source, self.port, to or self.host))
         return Talk(socket.create_connection(self.place, TIMEOUT, source and (source, 0)))
+
+    def expect_stranger(self, source=None, host=None):
+        """Have somebody connect who is cut off, and hear the second reply say that he may not."""
+        with contextlib.suppress(ConnectionResetError), self.peer(source, host) as stranger:
+            stranger.expect_reset()
+        self.expect_refusal(2)
 
     def expect_refusal(self, rep):
         """Hear the second reply, which says no and no address, and the end."""

@@ -69,9 +69,7 @@ def test_the_address_faces_it_in_ipv6(network):
 def test_another_host_is_a_stranger(network):
     """It reaches the socket, and ends it."""
     with waiting(network, SERVER) as client:
-        with client.peer(STRANGER, network.stranger) as stranger:
-            client.expect_refusal(2)
-            stranger.expect_reset()
+        client.expect_stranger(STRANGER, network.stranger)
 
 
 def test_anybody_comes_by_the_way_out(network):
@@ -146,9 +144,7 @@ def test_rules_for_the_peer_that_came(network):
     with waiting(network, "0.0.0.0", rule=rule) as client:
         network.stranger.ip("route add 10.1.0.0/24 via 10.2.0.2")
         try:
-            with client.peer(STRANGER, network.stranger) as peer:
-                client.expect_refusal(2)
-                peer.expect_reset()
+            client.expect_stranger(STRANGER, network.stranger)
         finally:
             network.stranger.ip("route del 10.1.0.0/24")
     (line,) = network.proxy.refusals()

@@ -1,0 +1,200 @@
+"""Whom BIND may wait for, and who may come: rules asked twice, with addresses of every kind."""
+
+import contextlib
+import os
+import socket
+import threading
+
+import pytest
+
+import namespace as net
+from bind_client import WAYS, Waiting
+from forms import LINK_LOCAL, PRIVATE, THIS_HOST
+from support import BIND, GREETING, Talk, password_message, run_proxy, socks5, wait_until
+
+NOT_ALLOWED = 2
+LAN = {"allow_lan": True}
+every_way = pytest.mark.parametrize("way", WAYS)
+
+#: What means anybody: to be waited for is not to be reached.
+ANYBODY = ("0.0.0.0", "::", "::ffff:0.0.0.0", b"0", b"0.0.0.0", b"0.0", b"::", b"::ffff:0:0")
+
+
+def first_reply(here, source, dst, **settings):
+    """Return REP for a client at *source* that wants to wait for *dst*."""
+    with Talk(here.connect(source, here.proxy(**settings))) as talk:
+        talk.send(GREETING + socks5(dst, 0, BIND)).expect(b"\5\0")
+        return talk.receive_reply5()[0]
+
+
+@pytest.mark.parametrize("dst", [d for d in THIS_HOST if d not in ANYBODY], ids=repr)
+def test_this_host_is_not_waited_for_by_clients_from_elsewhere(here, dst):
+    """In any form; a name that means 0.0.0.0 is nobody."""
+    rep = first_reply(here, net.PRIVATE4, dst, **LAN)
+    assert rep in ((4,) if dst == b"zero.test" else (NOT_ALLOWED,))
+
+
+@pytest.mark.parametrize("dst", PRIVATE + LINK_LOCAL, ids=repr)
+def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
+    """Nor link-local ones, with --open and by the rules built in."""
+    assert NOT_ALLOWED == first_reply(here, net.PUBLIC4, dst, open=True)
+
+
+@every_way
+def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
+    """Even where anybody may connect, who connects from there is refused."""
+    port = here.proxy(**LAN)
+    with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0" if "4a" != way else "0", way) as client:
+        assert client.granted == client.rep
+        client.expect_stranger(net.LOOPBACK4, here)
+
+
+def test_this_host_is_a_peer_of_a_client_on_it(here):
+    """Who is on the proxy's host may be connected with it."""
+    with Waiting(here.connect(net.LOOPBACK4, here.proxy(**LAN)), net.PRIVATE4) as client:
+        assert net.PRIVATE4 == client.host
+        with client.peer(net.PRIVATE4, here) as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+
+
+def test_a_name_is_looked_up_once(here):
+    """What it resolved to and passed is waited for, and not what it has become."""
+    here.asked()  # which has it begin anew
+    port = here.proxy(rule=["deny to private", "allow"])
+    with Waiting(here.connect(net.LOOPBACK4, port), "rebind.test", "5 by name") as client:
+        assert (0, net.PUBLIC4) == (client.rep, client.host)
+        with client.peer(net.PUBLIC4, here) as peer:
+            client.expect_peer(peer)
+    assert ["rebind.test"] == here.asked()
+
+
+@every_way
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ["deny command bind", "allow"],
+        ["allow command connect udp"],
+        ["deny command bind to 127.0.0.0/8 ::1", "allow"],
+        ["deny command bind port 21", "allow"],
+        ["deny from 127.0.0.1 command bind", "allow"],
+    ],
+)
+def test_a_rule_about_bind_refuses_it(way, rule):
+    """By command, client, peer, or the port that is named: REP 02 (91); CONNECT is as ever."""
+    with run_proxy(rule=rule) as proxy, Waiting(proxy.port, way=way, dst_port=21) as client:
+        assert client.refused(NOT_ALLOWED) == client.rep
+        client.talk.expect_eof()
+
+
+def test_a_rule_that_denies_it_to_all_refuses_anybody():
+    """Before anything listens, where no peer could pass."""
+    for rule in (["deny command bind", "allow"], ["allow command connect"]):
+        with run_proxy(rule=rule) as proxy, Waiting(proxy.port, "0.0.0.0") as client:
+            assert NOT_ALLOWED == client.rep
+
+
+@pytest.mark.parametrize("rule", [["deny to {} command bind", "allow"], ["allow port 99"]])
+def test_a_rule_about_the_peer_that_came(rule, access_log):
+    """It is asked with that peer's address, and the port that the client named."""
+    with run_proxy() as proxy, Waiting(proxy.port, "0.0.0.0") as client:
+        host = client.host
+    with run_proxy(rule=[text.format(host) for text in rule]) as proxy:
+        with Waiting(proxy.port, "0.0.0.0", dst_port=21) as client:
+            client.expect_stranger(host)
+    access_log.wait_for("%s:21" % host)
+
+
+def test_a_reload_while_it_waits():
+    """Who comes is held against the rules there are by then."""
+    with run_proxy(rule=["allow"]) as proxy, Waiting(proxy.port) as client:
+        proxy.reload(proxy.config._replace(rule=("deny to loopback", "allow")))
+        client.expect_stranger()
+
+
+def test_a_user_of_a_rule():
+    """A password makes a user, whom a rule may let wait."""
+    settings = {"user": "ann:secret", "rule": ["allow user ann command bind"]}
+    with run_proxy(**settings) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\5\1\2" + password_message(b"ann", b"secret")).expect(b"\5\2\1\0")
+            talk.send(socks5("127.0.0.1", 0, BIND))
+            assert 0 == talk.receive_reply5()[0]
+        with Waiting(proxy.port, way="4") as client:
+            assert 91 == client.rep
+
+
+def test_the_programs_hook_is_asked():
+    """With whom the client waits for; what it denies is refused."""
+    asked, threads = [], set()
+
+    def authorize(request):
+        asked.append((request.cmd, request.host, request.port))
+        threads.add(threading.current_thread().name)
+        return request.port != 9
+
+    with run_proxy(authorize=authorize) as proxy:
+        with Waiting(proxy.port, dst_port=21) as client, client.peer() as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+        with Waiting(proxy.port, "0.0.0.0", "4", dst_port=9) as client:
+            assert 91 == client.rep
+    assert [("BIND", "127.0.0.1", 21), ("BIND", "0.0.0.0", 9)] == asked
+    assert {"minisocks-handler"} == threads
+
+
+def test_a_client_on_a_unix_socket(tmp_path):
+    """It waits as any other; anybody's address is then that of the way out, or loopback."""
+    path = str(tmp_path / "s")
+    with run_proxy(listen="unix:" + path):
+        for dst in ("127.0.0.1", "0.0.0.0"):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            with Waiting(sock, dst) as client, client.peer() as peer:
+                client.expect_peer(peer)
+                client.expect_to_work(peer)
+
+
+def use_up_descriptors(stack):
+    """Leave this process none."""
+    while True:
+        try:
+            fd = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            return
+        stack.callback(os.close, fd)
+
+
+def test_no_descriptor_for_the_peer(access_log):
+    """The client hears 01, and the peer is cut off; nothing is left."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with run_proxy() as proxy, Waiting(proxy.port) as client:
+        peer = socket.socket()
+        with contextlib.ExitStack() as stack, peer:
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            use_up_descriptors(stack)
+            peer.connect(client.place)
+            assert (1, "0.0.0.0", 0) == client.reply()
+        client.talk.expect_eof()
+        wait_until(lambda: not len(proxy), "the end of all")
+    access_log.wait_for("could not be let in: Too many open files")
+
+
+def test_no_descriptor_for_the_listener(access_log):
+    """The first reply says 01."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with run_proxy() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING).expect(b"\5\0")
+        with contextlib.ExitStack() as stack:
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            use_up_descriptors(stack)
+            talk.send(socks5("127.0.0.1", 0, BIND))
+            assert 1 == talk.receive_reply5()[0]
+        talk.expect_eof()
+    access_log.wait_for("no way to 127.0.0.1: Too many open files")
