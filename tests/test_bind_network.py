@@ -1,4 +1,4 @@
-"""BIND between hosts: which address faces whom, with cables, a firewall and a NAT of the tests' own.
+"""BIND between hosts: which address faces whom, by cables, a firewall and a NAT of our own.
 
 A client, a server and a stranger, each with a cable to the proxy's host, which forwards
 nothing.  The stranger's is also the way to everywhere else, where a test says so.

@@ -44,7 +44,8 @@ def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
 def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
     """Even where anybody may connect, who connects from there is refused."""
     port = here.proxy(**LAN)
-    with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0" if "4a" != way else "0", way) as client:
+    dst = "0" if way == "4a" else "0.0.0.0"
+    with Waiting(here.connect(net.PRIVATE4, port), dst, way) as client:
         assert client.granted == client.rep
         client.expect_stranger(net.LOOPBACK4, here)
 
