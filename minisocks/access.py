@@ -43,7 +43,8 @@ class Access(NamedTuple):
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
-        return cls(users, Rules(rules, bool(users), is_own_address), _files_of(config, lists))
+        judge = Rules(rules, bool(users), is_own_address, config.ident)
+        return cls(users, judge, _files_of(config, lists))
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

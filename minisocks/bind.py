@@ -55,7 +55,7 @@ class Bind(Job):
         # Until there is a peer for them, the client's bytes stay where they are; mask 0
         # still tells a reset.
         session.watch(0, self)
-        seconds = session.services.config.bind_timeout
+        seconds = max(0.0, session.services.config.bind_timeout - session.waited)
         self._deadline = loop.call_later(seconds, self, self._too_late)
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         try:

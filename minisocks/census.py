@@ -55,6 +55,18 @@ class Census(Witness):
                 self._users[user] = by_user + 1
             record.counted_by = self
 
+    def identified(self, record: Record, user: bytes, config: Config) -> None:
+        """Count *record*, which is in, as one of *user*, whose name its client has from now on.
+
+        Raises:
+            LimitReached: it would be one more than *config* allows; it has no name then.
+        """
+        with self._lock:
+            by_user, who = self._users.get(user, 0), "user %s has" % quoted(user)
+            _demand(who, by_user, "--max-per-user", config.max_per_user)
+            self._users[user] = by_user + 1
+            record.client.user = user
+
     def ended(self, record: Record) -> None:
         """Count *record* out."""
         client = record.client

@@ -20,14 +20,17 @@ class Client:
         port: TCP port, 0 on a unix socket.
         is_local: it is on this host: loopback or a unix socket.
         is_inside: it is on a private or link-local network.
-        user: who gave the right password, None before that or without one.
+        user: who gave the right password, or whom ident confirmed; None before that or
+            without either.
+        is_unproven: its user is only what its own host says, where others show passwords.
     """
 
-    __slots__ = ("_scoped", "ip", "is_inside", "is_local", "port", "user")
+    __slots__ = ("_scoped", "ip", "is_inside", "is_local", "is_unproven", "port", "user")
 
     def __init__(self, peer: Any) -> None:
         """*peer* is what ``accept`` returned as the address."""
         self.user: Optional[bytes] = None
+        self.is_unproven = False
         #: The text of an address that its bytes do not tell all of: fe80::7%eth0.
         self._scoped: Optional[str] = None
         if not isinstance(peer, tuple):

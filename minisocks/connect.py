@@ -67,7 +67,8 @@ class Connect(Job):
         loop, config = session.services.loop, session.services.config
         # Nothing is read from the client meanwhile; mask 0 still tells a reset.
         session.watch(0, self)
-        self._deadline = loop.call_later(config.connect_timeout, self, self._too_late)
+        seconds = max(0.0, config.connect_timeout - session.waited)
+        self._deadline = loop.call_later(seconds, self, self._too_late)
         if self._dial is not None:
             self._step()
             return

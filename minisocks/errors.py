@@ -29,7 +29,7 @@ that one place can turn any of them into a reply.
 
 from typing import Any, Optional, Sequence, Tuple
 
-from minisocks.wire import Rep
+from minisocks.wire import Cd, Rep
 
 __all__ = [
     "AuthFailed",
@@ -38,9 +38,11 @@ __all__ = [
     "HandshakeError",
     "HandshakeTimeout",
     "HookFailed",
+    "IdentMismatch",
     "LimitReached",
     "ListenError",
     "MinisocksError",
+    "NoIdentd",
     "NotChecked",
     "NotRunning",
     "NotSocks",
@@ -138,6 +140,8 @@ class HandshakeError(MinisocksError):
 
     #: What the client is told; None: close without a word.
     rep: Optional[Rep] = Rep.GENERAL_FAILURE
+    #: The CD of a SOCKS4 reply; only what identd has to do with has one of its own.
+    cd = Cd.REJECTED
 
 
 class ProtocolError(HandshakeError):
@@ -183,6 +187,20 @@ class RefusedByRules(HandshakeError):
     """The client may not come in, or may not go where it wants to."""
 
     rep = Rep.NOT_ALLOWED
+
+
+class NoIdentd(HandshakeError):
+    """Whether a SOCKS4 client is who it says cannot be asked: nobody answers (RFC 1413)."""
+
+    rep = Rep.NOT_ALLOWED
+    cd = Cd.NO_IDENTD
+
+
+class IdentMismatch(HandshakeError):
+    """A SOCKS4 client's identd does not say that it is who it says."""
+
+    rep = Rep.NOT_ALLOWED
+    cd = Cd.IDENTD_MISMATCH
 
 
 class LimitReached(HandshakeError):

@@ -27,7 +27,7 @@ from minisocks.errors import (
 from minisocks.sniff import sniff
 from minisocks.socks5 import Credentials
 from minisocks.stream import Stream
-from minisocks.wire import Address, Cmd, Method, Rep, Ver, quoted
+from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver, quoted
 
 __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
@@ -75,11 +75,13 @@ class Handshake:
         methods: the METHODs this client may use, the preferred one first.
             SOCKS4, which has none, passes when NO_AUTHENTICATION is there.
         guest: who it is if it gives no password.
+        asks_ident: whether SOCKS4 passes in any case, for its identd is asked who it is.
 
     Thread: one at a time.
     """
 
     __slots__ = (
+        "_asks_ident",
         "_failed",
         "_methods",
         "_out",
@@ -97,7 +99,9 @@ class Handshake:
         self,
         methods: Sequence[int] = (Method.NO_AUTHENTICATION,),
         guest: Optional[bytes] = None,
+        asks_ident: bool = False,
     ) -> None:
+        self._asks_ident = asks_ident
         self._methods = methods
         self._stream = Stream()
         self._stage = _Stage.VERSION
@@ -184,16 +188,18 @@ class Handshake:
         rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
         if rep is None or not self.started:
             return b""
-        return self._reply(rep, b"", 0)
+        return self._reply(rep, b"", 0, getattr(error, "cd", Cd.REJECTED))
 
-    def _reply(self, rep: Rep, bnd_ip: bytes, bnd_port: int) -> bytes:
+    def _reply(
+        self, rep: Rep, bnd_ip: bytes, bnd_port: int, failure: Cd = Cd.REJECTED
+    ) -> bytes:
         stage, self._stage = self._stage, _Stage.ANSWERED
         if stage == _Stage.GREETING:
             return bytes((Ver.SOCKS5, Method.NO_ACCEPTABLE))
         if stage == _Stage.AUTH:
             return bytes((socks5.AUTH_VERSION, 1))
         if stage == _Stage.REQUEST4:
-            return socks4.encode_reply(rep, bnd_ip, bnd_port)
+            return socks4.encode_reply(rep, bnd_ip, bnd_port, failure)
         if stage == _Stage.REQUEST5:
             return socks5.encode_reply(rep, bnd_ip, bnd_port)
         return b""
@@ -211,7 +217,7 @@ class Handshake:
 
     def _socks4(self) -> _Steps:
         request = yield from socks4.parse_request(self._stream)
-        if Method.NO_AUTHENTICATION not in self._methods:
+        if Method.NO_AUTHENTICATION not in self._methods and not self._asks_ident:
             raise AuthFailed("a password is needed, and SOCKS4 has none")
         yield self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
 

@@ -49,15 +49,15 @@ class ProxyRequest(NamedTuple):
     host: str
     #: DST.PORT.
     port: int
-    #: Who gave the right password; None without one.
+    #: Who gave the right password, or whom ident confirmed; None without either.
     user: Optional[str]
-    #: USERID of SOCKS4, which proves nothing; empty with SOCKS5.
+    #: USERID of SOCKS4, which alone proves nothing; empty with SOCKS5.
     userid: str
 
     @classmethod
     def of(cls, client: Client, request: Request) -> "ProxyRequest":
         """Return what *client* wants, for programs."""
-        user = None if request.user is None else as_text(request.user)
+        user = None if client.user is None else as_text(client.user)
         dst, userid = request.dst, as_text(request.userid)
         cmd = Cmd(request.cmd).name
         return cls(client, int(request.ver), cmd, dst.name, dst.port, user, userid)

@@ -16,9 +16,10 @@ from minisocks.connect import Connect
 from minisocks.errors import AuthFailed, DialError, HandshakeError
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_authorized
+from minisocks.inquiry import Inquiry
 from minisocks.login import Login
 from minisocks.session import Session
-from minisocks.wire import Cmd, quoted
+from minisocks.wire import Cmd, Ver, quoted
 
 __all__ = ["COMMANDS", "Turn", "negotiate"]
 
@@ -74,6 +75,11 @@ def negotiate(session: Session, turn: Turn) -> None:
             if isinstance(event, Credentials) and _is_undecided(session, event):
                 session.services.loop.submit(Login(session, event))
                 return
+            if session.awaits_identity and isinstance(event, Request):
+                if session.identity is None:
+                    session.services.loop.submit(Inquiry(session, event))
+                    return
+                _identify(session, event, session.identity)
             if not turn.may_wait and _takes_long(session, event):
                 turn.hand_over(session)
                 return
@@ -165,13 +171,47 @@ def _consider(session: Session, request: Request) -> None:
     client.user = request.user
     session.asked(request)
     _demand_still(session, request.user)
+    if request.ver == Ver.SOCKS4 and session.services.config.ident:
+        # Not to be had by anybody: that we connect to a host that may have nothing here.
+        rules.foresee_somebody(client).demand()
+        session.awaits_identity = True
+    else:
+        _judge(session, request)
+    # First: nobody is to be shed for who is refused anyway.
+    session.services.census.enter(session.record, session.services.config)
+    session.services.memory.admit()
+
+
+def _judge(session: Session, request: Request) -> None:
+    """Hold a *request* against the rules, as far as they can be asked before anything is resolved.
+
+    Raises:
+        RefusedByRules: it does not pass.
+    """
+    rules, client = session.services.rules, session.client
     if request.cmd == Cmd.UDP_ASSOCIATE:
         rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
     else:
         rules.foresee(client, request.ver, request.cmd, request.dst).demand()
-    # First: nobody is to be shed for who is refused anyway.
-    session.services.census.enter(session.record, session.services.config)
-    session.services.memory.admit()
+
+
+def _identify(session: Session, request: Request, user: bytes) -> None:
+    """Have the client be *user*, as its identd says, and hold its *request* against the rules.
+
+    Who runs an identd decides what it says.  So it makes nobody who has a password, and
+    where there are passwords it makes nobody who has shown one.
+
+    Raises:
+        HandshakeError: it does not pass.
+    """
+    services, client = session.services, session.client
+    session.awaits_identity = False
+    if request.user is None:  # else it has shown a password, of late
+        client.is_unproven = bool(services.users)
+        if services.users.may_be(user):
+            raise AuthFailed("who is %s has to show a password, and SOCKS4 has none" % quoted(user))
+        services.census.identified(session.record, user, services.config)
+    _judge(session, request)
 
 
 def _demand_still(session: Session, user: Optional[bytes]) -> None:

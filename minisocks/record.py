@@ -149,7 +149,7 @@ class Record:
 
     @property
     def user(self) -> Optional[str]:
-        """Who gave the right password; None without one."""
+        """Who gave the right password, or whom ident confirmed; None without either."""
         return None if self.client.user is None else as_text(self.client.user)
 
     @property

@@ -106,6 +106,13 @@ ROWS = (
         least=0,
         most=30 * 86400,
     ),
+    Setting(
+        _WHO,
+        "ident",
+        "flag",
+        "Ask the host of each SOCKS4 client who it is (RFC 1413), and refuse it if that is not "
+        "what it says. This proves nothing about hosts that others run.",
+    ),
     Setting(_WHO, "allow_lan", "flag", "Let clients on private networks in without a password."),
     Setting(_WHO, "open", "flag", "Let any client in without a password."),
     Setting(

@@ -74,6 +74,7 @@ class Rules:
         rules: as ``defaults.in_force`` returns them.
         has_users: whether somebody has a password.
         is_own: says of the bytes of an address whether it is this host's, now; for ``self``.
+        asks_ident: whether SOCKS4 clients have a user, whom their identd has named.
     """
 
     __slots__ = (
@@ -83,13 +84,19 @@ class Rules:
         "_is_own",
         "_last_name",
         "_rows",
+        "asks_ident",
         "has_users",
         "rules",
     )
 
     def __init__(
-        self, rules: Sequence[Rule], has_users: bool = False, is_own: IsOwn = _nothing_is_ours
+        self,
+        rules: Sequence[Rule],
+        has_users: bool = False,
+        is_own: IsOwn = _nothing_is_ours,
+        asks_ident: bool = False,
     ) -> None:
+        self.asks_ident = asks_ident
         self.rules = tuple(rules)
         self.has_users = has_users
         self._is_own = is_own
@@ -144,7 +151,7 @@ class Rules:
                 continue
             if row.versions is not None and ver not in row.versions:
                 continue
-            if row.users is not None and not _has_user(row.users, row.any_user, client.user):
+            if row.users is not None and not _has_user(row.users, row.any_user, client):
                 continue
             if row.sources is not None and not _matches(
                 row.sources, forms_of(client.ip), row.allows, self._is_own
@@ -164,12 +171,19 @@ class Rules:
             return Decision(True, "", number)
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
+    def foresee_somebody(self, client: Client) -> Decision:
+        """Decide whether any rule allows *client* anything, whoever its user may be."""
+        forms = forms_of(client.ip)
+        for row in self._rows_for(client.ip):
+            if row.allows and (row.sources is None or row.sources.cover(forms, self._is_own)):
+                return _NOT_YET
+        return Decision(False, self._shut_out(client))
+
     def lets_in(self, client: Client) -> bool:
         """Return whether any rule allows *client*, with its ``user`` if it has one, anything."""
-        user = client.user
         return any(
             row.allows
-            and (row.users is None or _has_user(row.users, row.any_user, user))
+            and (row.users is None or _has_user(row.users, row.any_user, client))
             and (row.sources is None or row.sources.cover(forms_of(client.ip), self._is_own))
             for row in self._rows_for(client.ip)
         )
@@ -182,7 +196,7 @@ class Rules:
         And, where the address is not known yet (no *forms*), whether a rule before it allows
         some: then it may not be the one.
         """
-        port, user = dst.port, client.user
+        port = dst.port
         name, parents = self._name_of(dst)
         # Most targets have one form, of which this is the quickest way to ask.
         size, address = forms[0] if len(forms) == 1 else (0, 0)
@@ -196,7 +210,7 @@ class Rules:
                 continue
             if ports is not None and not _has_port(ports, port):
                 continue
-            if users is not None and not _has_user(users, any_user, user):
+            if users is not None and not _has_user(users, any_user, client):
                 continue
             if sources is not None and not _matches(
                 sources, forms_of(client.ip), allows, is_own
@@ -259,7 +273,7 @@ class Rules:
             found.append("no rule allows anything: nobody can use this proxy; add an allow rule")
         for number, rule in enumerate(self.rules, 1):
             named = rule.users is not None and (rule.users or rule.any_user)
-            if named and not self.has_users:
+            if named and not self.has_users and not self.asks_ident:
                 found.append("rule %d never matches: it wants a user, and there are none" % number)
             if number < len(self.rules) and rule[2:] == ALL[2:-1] + (rule.is_built_in,):
                 found.append("the rules behind rule %d are never asked: it matches all" % number)
@@ -267,6 +281,10 @@ class Rules:
 
     def describe(self) -> str:
         """Return one sentence that says who may come in."""
+        text = self._describe()
+        return text + "; by SOCKS4 only whom ident confirms" if self.asks_ident else text
+
+    def _describe(self) -> str:
         allowing = [rule for rule in self.rules if rule.allows]
         if self.has_own:
             return "whom the rules allow (minisocks check shows them)"
@@ -337,7 +355,10 @@ def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:
     return False
 
 
-def _has_user(users: FrozenSet[bytes], any_user: bool, user: Optional[bytes]) -> bool:
-    if user is None:
-        return not users and not any_user
-    return any_user or user in users
+def _has_user(users: FrozenSet[bytes], any_user: bool, client: Client) -> bool:
+    user = client.user
+    if user is not None and user in users:
+        return True
+    if user is None or client.is_unproven:
+        return not users and not any_user  # "none": it has shown no password
+    return any_user

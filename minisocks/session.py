@@ -116,10 +116,12 @@ class Session:
     """
 
     __slots__ = (
+        "awaits_identity",
         "client",
         "deadline",
         "event",
         "fd",
+        "identity",
         "mask",
         "parked",
         "proof",
@@ -128,6 +130,7 @@ class Session:
         "sock",
         "talk",
         "verdict",
+        "waited",
     )
 
     def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
@@ -148,7 +151,12 @@ class Session:
             # Else whoever comes without is nobody, and may have rules for that.
             guest = services.logins.guest(self.client)
             methods += (Method.NO_AUTHENTICATION,) if guest is not None else ()
-        self.talk = Handshake(methods, guest)
+        self.talk = Handshake(methods, guest, services.config.ident)
+        #: Whether rules are asked only once its identd has said who it is; and who that is.
+        self.awaits_identity = False
+        self.identity: Optional[bytes] = None
+        #: Seconds of its request's time that are gone already.
+        self.waited = 0.0
         #: By what its password was right, ``Users.proof``; None: it has shown none.
         self.proof: Optional[bytes] = None
         #: Whether its password is right, as far as we know without the program's hook.

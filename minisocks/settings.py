@@ -40,6 +40,8 @@ class Config(NamedTuple):
     # Seconds for which an address that has logged in may come in without a
     # password: browsers cannot send one by SOCKS. 0: it may not.
     auth_once: float = 0.0
+    # Ask identd who SOCKS4 clients are. Many hosts have none.
+    ident: bool = False
     # Clients on private networks may come in without a password.
     allow_lan: bool = False
     # Any client may.

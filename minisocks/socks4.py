@@ -46,12 +46,14 @@ def parse_request(stream: Stream) -> Generator[None, None, Request4]:
     return Request4(cmd, Address(name, port, Atyp.DOMAINNAME), userid)
 
 
-def encode_reply(rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0) -> bytes:
-    """Encode a reply; every failure is 91 here.
+def encode_reply(
+    rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0, failure: Cd = Cd.REJECTED
+) -> bytes:
+    """Encode a reply; every failure is *failure* here.
 
     *bnd_ip* is 4 bytes; anything else cannot be said in SOCKS4 and is sent as
     0.0.0.0 (an IPv6 target reached by name, which RFC 3089 relies on).
     """
-    cd = Cd.GRANTED if rep == Rep.SUCCEEDED else Cd.REJECTED
+    cd = Cd.GRANTED if rep == Rep.SUCCEEDED else failure
     ip = bnd_ip if len(bnd_ip) == 4 else b"\0\0\0\0"
     return struct.pack("!BBH4s", 0, cd, bnd_port, ip)

@@ -178,7 +178,9 @@ class _ScriptedSession(Session):
     def __init__(self, services: Services, sock: socket.socket, peer: Any, script: Script) -> None:
         super().__init__(services, sock, peer)
         self._script = script
-        self.talk = talk = _ScriptedTalk(services.rules.methods(self.client))
+        self.talk = talk = _ScriptedTalk(
+            services.rules.methods(self.client), None, services.config.ident
+        )
         talk.script = None
 
     def asked(self, request: Request) -> None:

@@ -74,10 +74,13 @@ def judge(
     rules = access.rules
     if question.user is not None:
         client.user = encode(question.user)
+        client.is_unproven = question.ver == 4 and bool(access.users)
         text += " as %s" % question.user
         why = _why_not(access, client.user, question)
         if why:
             return Verdict(False, text, [("", False, why)])
+    elif question.ver == 4 and rules.asks_ident:
+        return Verdict(False, text, [("", False, "its identd has to say who it is (--as NAME)")])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
         return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])
 
@@ -111,6 +114,9 @@ def judge(
 
 def _why_not(access: Access, user: bytes, question: Question) -> str:
     """Return why *user* cannot have logged in; "" if he can."""
+    if question.ver == 4 and access.rules.asks_ident:
+        has_password = access.users.may_be(user)
+        return "SOCKS4 cannot show the password of %s" % question.user if has_password else ""
     if not access.users:
         return "there are no users"
     if question.ver == 4:

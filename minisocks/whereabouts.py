@@ -51,7 +51,7 @@ TAKE_VALUES = (
     "--user",
     "--users-file",
 )
-FLAGS = ("--allow-lan", "--daemon", "--ensure", "--open", "--quiet", "--verbose")
+FLAGS = ("--allow-lan", "--daemon", "--ensure", "--ident", "--open", "--quiet", "--verbose")
 _FLAGS_TAKEN_BACK = ["--no-" + name[2:] for name in FLAGS if name != "--ensure"]
 _SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-v": "--verbose"}
 

@@ -32,7 +32,7 @@ ABOVE = """
     server
     pool listener
     doors lobby negotiate
-    associate bind connect login
+    associate bind connect inquiry login
     rated targets
     association
     routes
@@ -60,7 +60,7 @@ BELOW = """
     layers
     rules
     settings sniff socks4 socks5
-    defaults rows
+    defaults rows identity
     rulelines
     setting usersfile
     inifile passwords penalties places values

@@ -1,0 +1,76 @@
+"""What is asked of a client's identd, and what it answers (RFC 1413).
+
+::
+
+    query    client's port , our port CR LF
+    answer   ports : USERID : OPSYS [, CHARSET] : user id CR LF
+             ports : ERROR : what CR LF
+
+The answer is a hint, as the RFC says (section 6): it is worth what the client's host is.
+"""
+
+from typing import Optional
+
+from minisocks.errors import IdentMismatch
+from minisocks.wire import quoted
+
+__all__ = ["MAX_LINE_BYTES", "check_user_id", "encode_query", "first_line"]
+
+#: "Clients should feel free to abort a connection if they receive 1000 characters without
+#: receiving an <EOL>" (section 6, note 2).  A user id may have 512 of them.
+MAX_LINE_BYTES = 1000
+#: Of what it says, so much is told.
+_MOST_TOLD = 64
+_BLANK = b" \t"
+
+
+def encode_query(client_port: int, our_port: int) -> bytes:
+    """Return the question who has the connection from *client_port* of its host to *our_port*."""
+    return b"%d, %d\r\n" % (client_port, our_port)
+
+
+def first_line(data: bytes) -> Optional[bytes]:
+    """Return the first line of *data*, without its end; None: it is not whole yet.
+
+    Raises:
+        IdentMismatch: it is too long.
+    """
+    end = data.find(b"\n", 0, MAX_LINE_BYTES)
+    if end < 0:
+        if len(data) >= MAX_LINE_BYTES:
+            raise IdentMismatch("its identd answers more than %d bytes" % MAX_LINE_BYTES)
+        return None
+    line = data[:end]
+    return line[:-1] if line.endswith(b"\r") else line
+
+
+def check_user_id(line: bytes, client_port: int, our_port: int, userid: bytes) -> None:
+    """Go on if *line* says that *userid* has the connection.
+
+    Compared as octets, whatever its character set (section 6, note 4): no codec is looked
+    up by a name out of the network.  Blanks around it do not count.
+
+    Raises:
+        IdentMismatch: it says anything else.
+    """
+    fields = line.split(b":", 3)
+    kind = fields[1].strip(_BLANK).upper() if len(fields) > 1 else b""
+    if kind not in (b"USERID", b"ERROR") or len(fields) < (4 if kind == b"USERID" else 3):
+        raise IdentMismatch("its identd answers %s" % quoted(line[:_MOST_TOLD]))
+    ports = [_number(text) for text in fields[0].split(b",")]
+    if ports != [client_port, our_port]:
+        what = quoted(fields[0][:_MOST_TOLD])
+        raise IdentMismatch("its identd answers about other ports: %s" % what)
+    if kind == b"ERROR":
+        what = quoted(fields[2].strip(_BLANK)[:_MOST_TOLD])
+        raise IdentMismatch("its identd does not say who it is: %s" % what)
+    said = fields[3]
+    if userid not in (said, said.strip(_BLANK)) or not userid:
+        told = quoted(userid[:_MOST_TOLD]), quoted(said.strip(_BLANK)[:_MOST_TOLD])
+        raise IdentMismatch("it says that it is %s, its identd says %s" % told)
+
+
+def _number(text: bytes) -> int:
+    """Return a port, or -1 for what is none."""
+    text = text.strip(_BLANK)
+    return int(text) if text.isdigit() and len(text) <= 5 else -1
