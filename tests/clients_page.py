@@ -5,6 +5,7 @@ import re
 import sys
 import xml.etree.ElementTree
 
+from bind_table import BIND_CLIENTS, BIND_PROTOCOLS
 from client_table import CLIENTS
 from socks_clients import ADDRESS_EXAMPLE, EXAMPLE, PROTOCOLS
 from udp_table import UDP_CLIENTS, UDP_PROTOCOLS
@@ -37,6 +38,11 @@ What was run
 "-" is what the client cannot do.
 
 .. results begin
+
+"""
+
+PEERS = """
+By BIND a peer connected to each of these, and said something, which arrived:
 
 """
 
@@ -153,8 +159,9 @@ def page(results):
     values["protocols"] = "\n".join(
         "%s\n    %s." % (heading(protocol), text) for protocol, text in PROTOCOLS.items()
     )
-    sections = "\n\n".join(section(client) for client in CLIENTS + UDP_CLIENTS)
+    sections = "\n\n".join(section(client) for client in CLIENTS + UDP_CLIENTS + BIND_CLIENTS)
     tables = table(results) + DATAGRAMS + table(results, UDP_CLIENTS, UDP_PROTOCOLS)
+    tables += PEERS + table(results, BIND_CLIENTS, BIND_PROTOCOLS)
     return HEAD % values + tables + FOOT + "\n" + sections
 
 

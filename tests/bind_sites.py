@@ -1,0 +1,109 @@
+"""Who connects back to the clients of ``test_bind_clients``: an FTP server, and one that is told.
+
+Each has ``port``, what its client then has as ``expected``, and ``connections``: how many BINDs
+that takes.
+"""
+
+import os
+import socket
+import subprocess
+import threading
+
+from support import TIMEOUT, closed_port, wait_until
+
+VSFTPD = """\
+listen=YES
+listen_address=127.0.0.1
+listen_port=%(port)d
+background=NO
+run_as_launching_user=YES
+seccomp_sandbox=NO
+anonymous_enable=YES
+no_anon_password=YES
+local_enable=NO
+anon_root=%(folder)s
+write_enable=YES
+anon_upload_enable=YES
+allow_writeable_chroot=YES
+pasv_enable=NO
+port_enable=YES
+connect_from_port_20=NO
+vsftpd_log_file=%(folder)s/log
+"""
+
+
+class Ftp:
+    """vsftpd, which knows no passive mode."""
+
+    connections = 2
+
+    def __init__(self, program, folder):
+        self.expected, self.port = os.urandom(3000000), closed_port()
+        self.folder = os.path.join(folder, "ftp")
+        self._program = program
+
+    def __enter__(self):
+        os.makedirs(os.path.join(self.folder, "up"))
+        with open(os.path.join(self.folder, "file"), "wb") as file:
+            file.write(self.expected)
+        # Not where it is served: what is there must not be changed by whoever comes.
+        config = self.folder + ".conf"
+        with open(config, "w") as file:
+            file.write(VSFTPD % {"port": self.port, "folder": self.folder})
+        self._process = subprocess.Popen(
+            [self._program, config], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        wait_until(self._answers, "an FTP server")
+        return self
+
+    def _answers(self):
+        assert self._process.poll() is None, self._process.stdout.read()
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), TIMEOUT) as sock:
+                return sock.recv(4) == b"220 "
+        except ConnectionRefusedError:
+            return False
+
+    def uploaded(self):
+        """Return what the client has put there."""
+        with open(os.path.join(self.folder, "up", "upload"), "rb") as file:
+            return file.read()
+
+    def __exit__(self, *exc):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+class Peer:
+    """Is told "HOST PORT", connects there, says ``expected`` and closes."""
+
+    connections = 1
+
+    def __init__(self):
+        self.expected = os.urandom(1000).hex().encode()
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(5)
+        self._listener.settimeout(TIMEOUT)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self):
+        try:
+            sock, _address = self._listener.accept()
+        except OSError:
+            return
+        with sock, sock.makefile() as file:
+            host, port = file.readline().split()
+        with socket.create_connection((host, int(port)), TIMEOUT) as sock:
+            sock.sendall(self.expected)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
