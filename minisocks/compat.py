@@ -20,6 +20,7 @@ __all__ = [
     "WRITE",
     "Poller",
     "Waker",
+    "bind_late",
     "close_quietly",
     "connect_result",
     "hang_up",
@@ -296,6 +297,25 @@ def unblock(sock: socket.socket) -> None:
     """Make *sock* non-blocking, unless it is: telling it is a system call."""
     if sock.gettimeout() != 0.0:
         sock.setblocking(False)
+
+
+#: What has no name in older Pythons: choose the port at connect, when the
+#: target is known, so that one port serves many targets.
+_LATE_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24 if _IS_LINUX else None)
+
+
+def bind_late(sock: socket.socket, address: Tuple[Any, ...]) -> None:
+    """Have *sock* connect from *address*, of which the port is 0.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if _LATE_PORT is not None:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _LATE_PORT, 1)
+        except OSError:
+            pass  # an old kernel: the port is chosen now
+    sock.bind(address)
 
 
 def connect_result(sock: socket.socket, sockaddr: Any) -> int:

@@ -6,7 +6,7 @@ import socket
 import time
 from typing import Any, Optional, Tuple
 
-from minisocks.compat import CAPACITY_ERRORS, READ, WRITE, connect_result
+from minisocks.compat import CAPACITY_ERRORS, READ, WRITE, bind_late, connect_result
 from minisocks.errors import DialError, HandshakeError, IdentMismatch, NoIdentd
 from minisocks.handshake import Request
 from minisocks.identity import MAX_LINE_BYTES, check_user_id, encode_query, first_line
@@ -35,12 +35,25 @@ class Inquiry(Job):
     Not by ``--source`` and the like: it goes to a client, not to a target.
     """
 
-    __slots__ = ("_answer", "_has_asked", "_place", "_request", "_session", "_since", "_sock", "_timer")
+    __slots__ = (
+        "_answer",
+        "_has_asked",
+        "_peer",
+        "_place",
+        "_reached",
+        "_request",
+        "_session",
+        "_since",
+        "_sock",
+        "_timer",
+    )
 
     def __init__(self, session: Session, request: Request) -> None:
         self._session = session
         self._request = request
         self._since = time.monotonic()
+        # Now: of a connection that is reset meanwhile nobody knows them any more.
+        self._reached, self._peer = session.sock.getsockname(), session.sock.getpeername()
         self._sock: Optional[socket.socket] = None
         self._timer: Optional[Timer] = None
         self._place: Tuple[Any, ...] = ()
@@ -54,7 +67,7 @@ class Inquiry(Job):
         session.watch(0, self)
         self._start_timer()
         try:
-            self._connect(session.sock.getsockname())
+            self._connect()
         except (HandshakeError, DialError) as exc:
             self._refuse(exc)
         except OSError as exc:
@@ -79,7 +92,7 @@ class Inquiry(Job):
         self._release()
         self._session.abort(why)
 
-    def _connect(self, reached: Any) -> None:
+    def _connect(self) -> None:
         """Begin to.
 
         Raises:
@@ -90,13 +103,15 @@ class Inquiry(Job):
         client = self._session.client
         if not client.ip:
             raise NoIdentd("a client on a unix socket has no identd to ask")
-        # With its scope: a link-local address is one only with that.
-        host, rest = text_ip(client.ip), () if len(client.ip) == 4 else (0, reached[3])
-        self._sock = self._new_socket(socket.AF_INET6 if rest else socket.AF_INET)
+        ours: Tuple[Any, ...] = (text_ip(unmapped(packed_ip(self._reached[0]) or b"")), 0)
+        self._place, family = (text_ip(client.ip), IDENT_PORT), socket.AF_INET
+        if len(client.ip) == 16:
+            # Each with its scope: a link-local address is one only with that.
+            ours, self._place = ours + self._reached[2:], self._place + self._peer[2:]
+            family = socket.AF_INET6
+        self._sock = self._new_socket(family)
         self._sock.setblocking(False)
-        ours = text_ip(unmapped(packed_ip(reached[0]) or b""))
-        self._sock.bind((ours, 0, *rest))
-        self._place = (host, IDENT_PORT, *rest)
+        bind_late(self._sock, ours)
         code = self._sock.connect_ex(self._place)
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             raise OSError(code, os.strerror(code))
@@ -158,8 +173,7 @@ class Inquiry(Job):
 
     def _ports(self) -> Tuple[int, int]:
         """Return the two that it is asked about, the one of its own host first."""
-        session = self._session
-        return session.client.port, session.sock.getsockname()[1]
+        return self._session.client.port, self._reached[1]
 
     def _confirmed(self) -> None:
         self._release()

@@ -4,11 +4,10 @@ import errno
 import logging
 import socket
 import struct
-import sys
 from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Sequence
 
-from minisocks.compat import CAPACITY_ERRORS, close_quietly
+from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.errors import RoadError
 from minisocks.resolver import Sockaddr
 from minisocks.settings import Config
@@ -16,10 +15,6 @@ from minisocks.settings import Config
 __all__ = ["Road"]
 
 log = logging.getLogger("minisocks")
-
-#: What has no name in older Pythons: choose the port at connect, when the
-#: target is known, so that one port serves many targets.
-_LATE_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24 if sys.platform == "linux" else None)
 
 _FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
@@ -66,12 +61,7 @@ class Road(NamedTuple):
             source = self.sources.get(sock.family)
             if source is None:
                 raise OSError(errno.ENETUNREACH, "no --source of this family")
-            if _LATE_PORT is not None:
-                try:
-                    sock.setsockopt(socket.IPPROTO_IP, _LATE_PORT, 1)
-                except OSError:
-                    pass  # an old kernel: the port is chosen now
-            sock.bind((source, 0))
+            bind_late(sock, (source, 0))
 
     def confine(self, sock: socket.socket) -> None:
         """Keep *sock*, which may also be one that listens, to the interface and the mark.
