@@ -171,10 +171,10 @@ def _consider(session: Session, request: Request) -> None:
     client.user = request.user
     session.asked(request)
     _demand_still(session, request.user)
-    if request.ver == Ver.SOCKS4 and session.services.config.ident:
+    session.awaits_identity = request.ver == Ver.SOCKS4 and session.services.config.ident
+    if session.awaits_identity and client.user is None:
         # Not to be had by anybody: that we connect to a host that may have nothing here.
         rules.foresee_somebody(client).demand()
-        session.awaits_identity = True
     else:
         _judge(session, request)
     # First: nobody is to be shed for who is refused anyway.
@@ -206,7 +206,9 @@ def _identify(session: Session, request: Request, user: bytes) -> None:
     """
     services, client = session.services, session.client
     session.awaits_identity = False
-    if request.user is None:  # else it has shown a password, of late
+    if request.user is not None:  # it has shown a password, of late
+        _demand_still(session, request.user)
+    else:
         client.is_unproven = bool(services.users)
         if services.users.may_be(user):
             raise AuthFailed("who is %s has to show a password, and SOCKS4 has none" % quoted(user))

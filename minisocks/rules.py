@@ -172,11 +172,19 @@ class Rules:
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
     def foresee_somebody(self, client: Client) -> Decision:
-        """Decide whether any rule allows *client* anything, whoever its user may be."""
+        """Decide whether any rule allows *client* anything, whomever its identd may name."""
         forms = forms_of(client.ip)
-        for row in self._rows_for(client.ip):
-            if row.allows and (row.sources is None or row.sources.cover(forms, self._is_own)):
+        rows = [
+            row
+            for row in self._rows_for(client.ip)
+            if row.allows and (row.sources is None or row.sources.cover(forms, self._is_own))
+        ]
+        for row in rows:
+            # Where there are passwords, who shows none comes under "none"; else under "any".
+            if row.users is None or row.users or row.any_user != self.has_users:
                 return _NOT_YET
+        if rows and self.has_users:
+            return Decision(False, "a password is needed, and SOCKS4 has none")
         return Decision(False, self._shut_out(client))
 
     def lets_in(self, client: Client) -> bool:

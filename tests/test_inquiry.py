@@ -1,0 +1,209 @@
+"""What asking an identd costs, and who is not even asked about."""
+
+import contextlib
+import sys
+
+import pytest
+
+from identd import identd, says_user
+from minisocks import compat, inquiry
+from minisocks.client import Client
+from minisocks.defaults import in_force
+from minisocks.rulelines import parse_rule
+from minisocks.rules import Rules
+from support import (
+    GRANTED4,
+    REJECTED4,
+    Talk,
+    closed_port,
+    no_descriptor_left,
+    nothing_left,
+    password_message,
+    run_proxy,
+    socks4,
+    socks5,
+    wait_until,
+)
+
+AT_ONCE = 50
+NO_IDENTD4, MISMATCH4 = b"\x00\x5c" + bytes(6), b"\x00\x5d" + bytes(6)
+
+
+def hangs(talk, *ports):
+    """Say nothing until the other end leaves."""
+    talk.rest()
+
+
+def refused(proxy, port, userid=b"ann", source=None):
+    """Return the reply to a client that is refused."""
+    with Talk.to(proxy.port, source=source) as talk:
+        reply = talk.send(socks4("127.0.0.1", port, userid)).receive(8)
+        talk.expect_eof()
+        return reply
+
+
+@pytest.mark.parametrize("how", ["confirmed", "another", "no identd", "in vain", "left", "ended"])
+def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
+    """However it ends: no descriptor, no thread, no place in the census."""
+    with nothing_left(), contextlib.ExitStack() as stack:
+        script = hangs if how in ("in vain", "left", "ended") else says_user(b"ann")
+        server = stack.enter_context(identd(monkeypatch, script))
+        if how == "no identd":
+            monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+        if how == "in vain":
+            monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.01)
+        proxy = stack.enter_context(run_proxy(ident=True))
+        userid = b"bob" if how == "another" else b"ann"
+        for _ in range(20):
+            talks = [Talk.to(proxy.port) for _ in range(AT_ONCE)]
+            for talk in talks:
+                talk.send(socks4("127.0.0.1", target.port, userid))
+            if how in ("left", "ended"):
+                wait_until(lambda: len(server.asked) == AT_ONCE, "the questions")
+                del server.asked[:]
+            if how == "ended":
+                proxy.stop()
+            for talk in talks:
+                if how == "left":
+                    talk.reset()
+                    continue
+                expected = {"confirmed": GRANTED4, "another": MISMATCH4, "ended": b""}
+                assert talk.receive(8).startswith(expected.get(how, NO_IDENTD4))
+                talk.close()
+            if how == "ended":
+                proxy.start()
+            wait_until(lambda: not len(proxy) and not len(proxy.services.census), "their end")
+        census = proxy.services.census
+        assert {} == census._users == census._clients
+
+
+def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
+    """The client hears 91, for its identd is not to blame; and later ones are asked again."""
+    with identd(monkeypatch, says_user(b"ann")) as server, run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann")[:-1])
+            wait_until(lambda: proxy.stats().handshakes == 1, "the session")
+            with no_descriptor_left():
+                talk.send(b"\0").expect(REJECTED4).expect_eof()
+        access_log.wait_for("why='its identd was not asked: Too many open files'")
+        assert [] == server.asked
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann"))
+            assert GRANTED4 == talk.receive(8)[:2]
+
+
+def test_a_client_that_has_said_its_last_word(monkeypatch, target):
+    """Its FIN is no reason to forget it: it may want to hear."""
+    with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann") + b"all").finish()
+            assert GRANTED4 == talk.receive(8)[:2]
+            assert b"all" == talk.rest()
+
+
+ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "allow"
+
+
+@pytest.mark.parametrize(
+    "texts, has_users, may",
+    [
+        ([ANN], False, True),
+        ([ANY], False, True),
+        ([NONE], False, False),
+        ([ALL], False, True),
+        ([ANN], True, True),
+        ([ANY], True, False),
+        ([NONE], True, True),
+        ([ALL], True, False),
+        ([ALL, ANN], True, True),
+        ([], True, False),
+        (["allow from 10.0.0.0/8 user ann"], True, False),
+        (["deny"], False, False),
+    ],
+)
+def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):
+    """An identd names somebody: without passwords he is one of any, with them one of none."""
+    own = [parse_rule(text, lambda path: ([], [])) for text in texts]
+    rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
+    assert may == rules.foresee_somebody(Client(("192.0.2.7", 1))).allowed
+
+
+def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, access_log):
+    """Where only a password lets in, nobody can have us connect to him; he hears which."""
+    with identd(monkeypatch, says_user(b"ann")) as server:
+        with run_proxy(ident=True, user="karl:secret") as proxy:
+            assert REJECTED4 == refused(proxy, target.port)
+    access_log.wait_for("why='a password is needed, and SOCKS4 has none'")
+    assert [] == server.callers
+
+
+def test_who_has_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch, target):
+    """What no rule allows its user is refused before."""
+    settings = {"user": "karl:secret", "auth_once": 60, "rule": ["allow user karl port 1"]}
+    with identd(monkeypatch, says_user(b"ann")) as server:
+        with run_proxy(ident=True, **settings) as proxy:
+            with Talk.to(proxy.port) as talk:
+                talk.send(b"\5\1\2" + password_message(b"karl", b"secret")).expect(b"\5\2\1\0")
+                talk.send(socks5(b"localhost", target.port)).expect(b"\5\2")
+            with Talk.to(proxy.port) as talk:
+                talk.send(socks4("0.0.0.1", target.port, b"ann") + b"localhost\0")
+                talk.expect(REJECTED4).expect_eof()
+    assert [] == server.callers
+
+
+def test_who_may_not_come_in_any_more_when_it_is_answered(monkeypatch, target, access_log):
+    """A login that has been taken back meanwhile is none."""
+    settings = {"user": ("karl:secret", "eve:x"), "auth_once": 60, "rule": ["allow user karl"]}
+
+    def script(talk, theirs, ours):
+        proxy.reload(proxy.config._replace(user=("eve:x",)))
+        says_user(b"ann")(talk, theirs, ours)
+
+    with identd(monkeypatch, script), run_proxy(ident=True, **settings) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\5\1\2" + password_message(b"karl", b"secret")).expect(b"\5\2\1\0")
+            talk.send(socks5("127.0.0.1", target.port)).expect(b"\5\0")
+        assert REJECTED4 == refused(proxy, target.port)
+    access_log.wait_for("why=\"'karl' may not come in any more\"")
+
+
+def test_a_user_that_gets_a_password_meanwhile_has_to_show_it(monkeypatch, target):
+    """By the users there are when it is answered."""
+
+    def script(talk, theirs, ours):
+        proxy.reload(proxy.config._replace(user=("ann:secret",)))
+        says_user(b"ann")(talk, theirs, ours)
+
+    with identd(monkeypatch, script), run_proxy(ident=True, open=True) as proxy:
+        assert REJECTED4 == refused(proxy, target.port)
+
+
+def test_a_limit_of_users_forgets_nobody(monkeypatch, target):
+    """Who is one too many of a user is counted out as who he was: nobody."""
+    with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True, max_per_user=1) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann"))
+            assert GRANTED4 == talk.receive(8)[:2]
+            for _ in range(3):
+                assert REJECTED4 == refused(proxy, target.port)
+            wait_until(lambda: len(proxy.services.census) == 1, "one")
+            assert {b"ann": 1} == proxy.services.census._users
+        wait_until(lambda: not len(proxy.services.census), "none")
+        assert {} == proxy.services.census._users
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_port_serves_many_hosts(monkeypatch, target):
+    """The port is chosen when it is known who is asked: else 28 000 a minute would be all."""
+    bound = []
+
+    def bind_late(sock, address):
+        compat.bind_late(sock, address)
+        bound.append(sock.getsockname())
+
+    monkeypatch.setattr(inquiry, "bind_late", bind_late)
+    with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann"))
+            assert GRANTED4 == talk.receive(8)[:2]
+    assert [("127.0.0.1", 0)] == bound
