@@ -95,14 +95,17 @@ def test_what_confirms(monkeypatch, target, how):
 
 
 DENYING = {
-    "another": (b"%d , %d : USERID : UNIX : bob\r\n", "it says that it is 'ann', its identd says 'bob'"),
+    "another": (
+        b"%d , %d : USERID : UNIX : bob\r\n",
+        "it says that it is 'ann', its identd says 'bob'",
+    ),
     "another case": (b"%d , %d : USERID : UNIX : Ann\r\n", "its identd says 'Ann'"),
     "UTF-16": (b"%d , %d : USERID : UNIX,UTF-16 : a\0n\0n\0\r\n", "its identd says"),
     "nobody": (b"%d , %d : USERID : UNIX : \r\n", "its identd says ''"),
     "other ports": (b"1 , 2 : USERID : UNIX : ann\r\n", "answers about other ports: '1 , 2 '"),
     "the ports the wrong way round": (None, "answers about other ports"),
     "no ports": (b"a , b : USERID : UNIX : ann\r\n", "answers about other ports"),
-    "a hidden user": (b"%d , %d : ERROR : HIDDEN-USER\r\n", "does not say who it is: 'HIDDEN-USER'"),
+    "a hidden user": (b"%d,%d : ERROR : HIDDEN-USER\r\n", "does not say who it is: 'HIDDEN-USER'"),
     "no user": (b"%d , %d : ERROR : NO-USER\r\n", "does not say who it is: 'NO-USER'"),
     "an error of its own": (b"%d,%d:ERROR:X-what:more\r\n", "does not say who it is: 'X-what'"),
     "no such field": (b"%d , %d : USERID : UNIX\r\n", "its identd answers '"),
