@@ -17,6 +17,8 @@
         AuthFailed
           Probe                       it only asks whether we live
         RefusedByRules
+        NoIdentd                      who it is cannot be asked: .cd is 92
+        IdentMismatch                 its identd says something else: .cd is 93
         LimitReached                  a limit of the operator's says no
         HandshakeTimeout
         HookFailed                    the embedding program's code did not say
