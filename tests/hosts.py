@@ -108,9 +108,55 @@ class Host(Namespace):
         """Return the lines logged since the last call."""
         return self._ask("log")
 
+    def run(self, *command):
+        """Run *command* there to its end; return its exit status and all that it said."""
+        return tuple(self._ask("run", command=command))
+
+    @contextlib.contextmanager
+    def running(self, *command):
+        """Have *command* run there meanwhile."""
+        pid = self._ask("begin", command=command)
+        try:
+            yield
+        finally:
+            self._ask("end", pid=pid)
+
 
 class _HostChild(Child):
     """What runs in a host."""
+
+    def __init__(self, control):
+        super().__init__(control)
+        self._processes = {}
+
+    def serve(self):
+        try:
+            super().serve()
+        finally:
+            for pid in list(self._processes):
+                self.do_end(pid)
+
+    def do_run(self, command):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def do_begin(self, command):
+        null = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+        self._processes[process.pid] = process
+        return process.pid
+
+    def do_end(self, pid):
+        process = self._processes.pop(pid)
+        process.terminate()
+        process.wait()
 
     def do_tool(self, command, text):
         return tool(command, text)
@@ -132,10 +178,16 @@ class _HostChild(Child):
 
 
 class Hosts:
-    """As many hosts as there are *names*; they are its attributes."""
+    """As many hosts as there are *names*; they are its attributes.
 
-    def __init__(self, *names):
+    Args:
+        has_users: whether this machine's users are there, for which one has to be root; else
+            there is one only.
+    """
+
+    def __init__(self, *names, has_users=False):
         self.names = names
+        self._ways = ("-n",) if has_users else ("-rn", "-n")
         self._process = None
         self._hosts = []
 
@@ -146,7 +198,7 @@ class Hosts:
             CannotMake: not permitted, or a tool is missing.
         """
         reasons = []
-        for flags in ("-rn", "-n"):
+        for flags in self._ways:
             try:
                 self._start(flags)
                 return self
@@ -214,11 +266,11 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def made_for_tests(*names):
+def made_for_tests(*names, **how):
     """Hosts while this lasts; where there can be none, skips with the reason."""
     import pytest
 
-    hosts = Hosts(*names)
+    hosts = Hosts(*names, **how)
     try:
         hosts.start()
     except CannotMake as exc:
