@@ -103,6 +103,51 @@ _SERVING = (
         "``--allow-lan``, which asks clients on private networks for none.",
     ),
     Mistake(
+        "no-identd",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='no identd at HOST: ...'",
+        "With ``--ident`` a SOCKS4 client is only let in if its host confirms its user, and nobody "
+        "could be asked there. ``Connection refused``: it has no identd. ``no answer in time``: a "
+        "firewall drops what comes in for port 113. The client hears 92.",
+        "Install an identd on the client's host (Debian: ``oidentd``) and let the proxy's address "
+        "through to port 113. Or set the client to SOCKS5, which is not asked about.",
+    ),
+    Mistake(
+        "identd-does-not-answer",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='the identd at HOST did not answer in time'",
+        "Something listens at port 113 of the client's host, and said no whole line in 30 s. The "
+        "client hears 92.",
+        "On the proxy's host ``nc HOST 113``, and a line ``1, 2``, should bring an error at once.",
+    ),
+    Mistake(
+        "another-user-by-ident",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused "
+        "why=\"it says that it is 'NAME', its identd says 'NAME'\"",
+        "The USERID that the client sends is not the user that its host says it runs as. The "
+        "client hears 93.",
+        "Set the client's USERID to the user's name there, capitals count: ``curl --proxy "
+        "socks4a://ann@HOST:1080``.",
+    ),
+    Mistake(
+        "identd-names-nobody",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why=\"its identd does not say who it is: 'WORD'\"",
+        "``HIDDEN-USER``: the user, or the host's administrator, does not want it told. "
+        "``NO-USER``: it knows no such connection; a NAT is in between, say. The client hears 93.",
+        "See to it at the client's host; or set the client to SOCKS5.",
+    ),
+    Mistake(
+        "ident-where-a-password-is-needed",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused "
+        "why=\"who is 'NAME' has to show a password, and SOCKS4 has none\"",
+        "What an identd says proves nothing, so a user who has a password is only who shows it. "
+        "The client hears 91.",
+        "Set the client to SOCKS5, with name and password.",
+    ),
+    Mistake(
         "this-host-refused",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='loopback addresses are not for clients from HOST'",
@@ -422,6 +467,25 @@ _SERVING = (
         "127.0.0.1 while the client is on another host.",
         "On the proxy's host, ``ss -ltn`` shows who listens where. For clients on the network "
         "start it with ``-l :1080 --allow-lan``, and let the port through the firewall.",
+    ),
+    Mistake(
+        "curl-shows-92",
+        AT_THE_CLIENT,
+        "curl: (N) Can't complete SOCKS4 connection to ... (92), request rejected because SOCKS "
+        "server cannot connect to identd on the client.",
+        "The proxy asks the hosts of SOCKS4 clients who they are (``--ident``), and this one could "
+        "not be asked.",
+        "Write ``socks5h://``; or see `No identd`_.",
+    ),
+    Mistake(
+        "curl-shows-93",
+        AT_THE_CLIENT,
+        "curl: (N) Can't complete SOCKS4 connection to ... (93), request rejected because the "
+        "client program and identd report different user-ids.",
+        "The name in the proxy's URL (without one: none) is not the user that this host says curl "
+        "runs as.",
+        "``socks4a://NAME@HOST:1080`` with the name that ``id -un`` prints; or see `Another user "
+        "by ident`_ and `Identd names nobody`_.",
     ),
     Mistake(
         "http-proxy-set-at-the-client",

@@ -20,6 +20,7 @@ import pytest
 import minisocks.pool
 import minisocks.resolver
 import namespace as net
+from identd import identd, says_line, says_user
 from instance import Instance
 from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
 from minisocks.pidfile import Pidfile
@@ -843,6 +844,41 @@ def _(stage):
     return said(stage, socks4("127.0.0.1", 80, b"ann"), REJECTED4, user=USER)
 
 
+NO_IDENTD4, MISMATCH4 = b"\x00\x5c" + bytes(6), b"\x00\x5d" + bytes(6)
+AS_ANN = socks4("127.0.0.1", 80, b"ann")
+
+
+@makes("no-identd")
+def _(stage):
+    stage.monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+    return said(stage, AS_ANN, NO_IDENTD4, ident=True)
+
+
+@makes("identd-does-not-answer")
+def _(stage):
+    stage.monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.1)
+    with identd(stage.monkeypatch, lambda talk, *ports: talk.rest()):
+        return said(stage, AS_ANN, NO_IDENTD4, ident=True)
+
+
+@makes("another-user-by-ident")
+def _(stage):
+    with identd(stage.monkeypatch, says_user(b"bob")):
+        return said(stage, AS_ANN, MISMATCH4, ident=True)
+
+
+@makes("identd-names-nobody")
+def _(stage):
+    with identd(stage.monkeypatch, says_line(b"%d , %d : ERROR : HIDDEN-USER\r\n")):
+        return said(stage, AS_ANN, MISMATCH4, ident=True)
+
+
+@makes("ident-where-a-password-is-needed")
+def _(stage):
+    with identd(stage.monkeypatch, says_user(b"ann")):
+        return said(stage, AS_ANN, REJECTED4, ident=True, user=USER, open=True)
+
+
 @makes("name-unknown")
 def _(stage):
     # No name server is asked about this one.
@@ -1082,6 +1118,22 @@ def _(stage):
     return curl("--proxy", "socks5h://127.0.0.1:%d" % closed_port(), "http://127.0.0.1:9/"), None
 
 
+BY_ANN = "socks4://ann@127.0.0.1:%d"
+
+
+@makes("curl-shows-92")
+def _(stage):
+    stage.monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+    with run_proxy(ident=True) as proxy:
+        return curl("--proxy", BY_ANN % proxy.port, "http://127.0.0.1:9/"), None
+
+
+@makes("curl-shows-93")
+def _(stage):
+    with identd(stage.monkeypatch, says_user(b"bob")), run_proxy(ident=True) as proxy:
+        return curl("--proxy", BY_ANN % proxy.port, "http://127.0.0.1:9/"), None
+
+
 @makes("http-proxy-set-at-the-client")
 def _(stage):
     with run_proxy() as proxy:
@@ -1135,7 +1187,8 @@ Numbers that clients show
 -------------------------
 
 A SOCKS5 client hears one of these numbers when it is refused (curl shows it in
-brackets); a SOCKS4 client hears 91 for all of them.
+brackets); a SOCKS4 client hears 91 for all of them, but 92 and 93 where its host was asked
+who it is (`No identd`_, `Another user by ident`_).
 
 """
 
