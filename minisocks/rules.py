@@ -331,7 +331,8 @@ class Rules:
     def _whom(self, client: Client) -> str:
         who = "clients from %s" % client.host
         if client.user is not None:
-            return "%s as %s" % (who, quoted(client.user))
+            who = "%s as %s" % (who, quoted(client.user))
+            return who + ", who has shown no password" if client.is_unproven else who
         return who + " without a password" if self.has_users else who
 
 

@@ -80,7 +80,8 @@ def judge(
         if why:
             return Verdict(False, text, [("", False, why)])
     elif question.ver == 4 and rules.asks_ident:
-        return Verdict(False, text, [("", False, "its identd has to say who it is (--as NAME)")])
+        why = rules.foresee_somebody(client).reason or "its identd has to say who it is (--as NAME)"
+        return Verdict(False, text, [("", False, why)])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
         return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])
 
@@ -115,6 +116,8 @@ def judge(
 def _why_not(access: Access, user: bytes, question: Question) -> str:
     """Return why *user* cannot have logged in; "" if he can."""
     if question.ver == 4 and access.rules.asks_ident:
+        if question.source == "unix":
+            return "a unix socket has no identd to ask: it hears 92"
         has_password = access.users.may_be(user)
         return "SOCKS4 cannot show the password of %s" % question.user if has_password else ""
     if not access.users:
