@@ -91,7 +91,7 @@ class Record:
         id: counts the connections of one proxy, from 1.
         client: the ``Client``: its address, and what is known of it.
         rep: the ``Rep`` that the client is told (RFC 1928 section 6; to a
-            SOCKS4 client 90 or 91), None before that and where none is told.
+            SOCKS4 client 90 to 93), None before that and where none is told.
         via: the IP address that was connected to, as text; None before that.  Of UDP
             the address and port that the client's datagrams are taken at.
             Of BIND the one that has connected.
