@@ -113,7 +113,6 @@ PERL = Client(
         "print while <$sock>;\n"
         "%(meet)s'"
         for protocol, how in {
-            "4": '4, Username => "%(user)s"',
             "5": "5",
             "password": '5, AuthType => "userpass", Username => "%(user)s", '
             'Password => "%(password)s"',
@@ -125,7 +124,8 @@ PERL = Client(
     literal=BIND_PROTOCOLS,
     example={"meet": ""},
     site="peer",
-    note="``meet`` is what has the peer connect.",
+    note="``meet`` is what has the peer connect. SOCKS4 it can say, but it reads the second reply\n"
+    "as one of SOCKS5.",
 )
 
 #: In the order of the page.
