@@ -316,6 +316,32 @@ def test_no_common_method(proxy, methods):
         talk.send(b"\x05" + bytes((len(methods),)) + methods).expect(b"\x05\xff").expect_eof()
 
 
+@pytest.mark.parametrize(
+    "settings, chosen",
+    [
+        ({}, b"\x00"),
+        ({"user": ("ann:secret",)}, b"\x02"),
+        ({"user": ("ann:secret",), "open": True}, b"\x02"),
+        ({"user": ("ann:secret",), "auth_once": 60}, b"\x02"),
+        ({"authenticate": lambda *args: True}, b"\x02"),
+    ],
+    ids=["nobody", "users", "users or nobody", "guests", "hook"],
+)
+def test_gssapi_is_never_chosen(target, settings, chosen):
+    """METHOD 01 alone is refused, whoever may come in; before another one it is passed over."""
+    with run_proxy(**settings) as proxy:
+        with Talk.to(proxy.port) as talk:
+            # A GSSAPI client's first token, as of RFC 1961, is not looked at.
+            talk.send(b"\x05\x01\x01" + b"\x01\x01\x00\x04\x60\x02\x06\x00")
+            talk.expect(b"\x05\xff").expect_eof()
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x03\x01\x00\x02").expect(b"\x05" + chosen)
+            if chosen == b"\x02":
+                talk.send(password_message(b"ann", b"secret")).expect(b"\x01\x00")
+            talk.send(socks5("127.0.0.1", target.port))
+            assert 0 == talk.receive_reply5()[0]
+
+
 @pytest.mark.parametrize("userid", [b"", b"ann", b"\xff" * 255])
 def test_any_userid(proxy, target, userid):
     """USERID proves nothing and stops nobody, up to 255 bytes."""

@@ -217,7 +217,7 @@ def test_the_time_of_authenticate_is_not_the_client_s(target):
 
 def test_authorize_is_told_what_is_wanted(target):
     """Client, protocol, command, host and port, user and user id, as text and in one spelling."""
-    asked = []
+    asked, sources = [], []
 
     def authorize(request):
         asked.append(request)
@@ -231,8 +231,10 @@ def test_authorize_is_told_what_is_wanted(target):
             socks4("127.0.0.1", 82),
         ):
             with Talk.to(proxy.port) as talk:
+                sources.append(talk.sock.getsockname())
                 talk.send(message).rest()
         with Talk.to(proxy.port) as talk:
+            sources.append(talk.sock.getsockname())
             log_in(talk)
             talk.send(socks5(b"127.1", 83)).rest()
     assert [
@@ -243,7 +245,7 @@ def test_authorize_is_told_what_is_wanted(target):
         (5, "CONNECT", "127.1", 83, "ann", ""),
     ] == [tuple(request)[1:] for request in asked]
     assert {ProxyRequest} == {type(request) for request in asked}
-    assert {"127.0.0.1"} == {request.client.host for request in asked}
+    assert sources == [(request.client.host, request.client.port) for request in asked]
 
 
 def test_authorize_decides_who_goes_where(target):

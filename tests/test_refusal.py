@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
+import minisocks.lingering
 from minisocks.resolver import Resolver
 from support import (
     GREETING,
@@ -182,6 +183,26 @@ def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
             # The client's own is left.
             wait_until(lambda: open_descriptors() == before + 1, "the descriptor given back")
             assert 0 == len(proxy)
+
+
+def test_a_client_that_says_little_is_closed_after_a_while_too(refused, monkeypatch):
+    """A byte now and then prolongs nothing: RFC 1928 has the connection end within 10 seconds."""
+    assert 0 < minisocks.lingering.LINGER_SECONDS < 10
+    monkeypatch.setattr(minisocks.lingering, "LINGER_SECONDS", 0.2)
+    proxy, message, reply = refused
+
+    with Talk.to(proxy.port) as talk:
+        talk.send(message).expect(reply).expect_eof()
+
+        def is_closed():
+            try:
+                talk.send(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_until(is_closed, "the server's close")
+    wait_until(lambda: len(proxy) == 0)
 
 
 @pytest.mark.parametrize("leave", [Talk.close, Talk.reset])

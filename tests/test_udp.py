@@ -182,6 +182,15 @@ def test_a_target_in_the_request_is_a_hint(listen_host, dst, target):
         client.expect_to_work(target)
 
 
+def test_another_address_that_the_client_names_is_not_let_in(proxy, target):
+    """Who sends is who has the TCP connection, whatever DST.ADDR says, its port or not."""
+    with udp_socket("127.0.0.9") as named:
+        with Associated(proxy.port, dst=named.getsockname()) as client:
+            named.sendto(header(V4, target.port) + b"stranger", client.place)
+            client.expect_to_work(target)
+            wait_for_drops(proxy.records[-1], stranger=1)
+
+
 # Where to
 
 

@@ -61,6 +61,25 @@ def test_odd_datagrams_are_dropped(client, proxy, target):
     assert {"malformed": len(odd)} == proxy.records[-1].datagrams.drops
 
 
+def test_nothing_is_said_about_datagrams(target):
+    """Relayed or dropped, and for whatever reason: the client hears nothing, by UDP or TCP."""
+    with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
+        with Associated(proxy.port) as client, UdpTarget("127.0.0.2") as stranger:
+            target.expect_from(client.send_to(target, b"relayed"), b"relayed")
+            client.send_raw(b"malformed")
+            client.send("127.0.0.9", 9, b"denied")
+            client.send("127.0.0.1", 0, b"not sent")
+            client.send(V4, closed_port(), b"nobody is there")
+            client.send_to(target, b"of a sequence that has no beginning", frag=2)
+            stranger.sock.sendto(b"unasked", target.source)
+            # What comes back now is the first datagram that the client gets.
+            client.expect_to_work(target)
+            wait_for_drops(
+                proxy.records[-1], malformed=1, denied=1, not_sent=1, fragments=1, unasked=1
+            )
+            client.talk.finish().expect_eof()
+
+
 def test_what_is_left_of_a_longer_datagram_is_not_read(client, proxy, target):
     """A short one behind a long one that was good is short all the same."""
     client.expect_to_work(target, b"x" * 100)
