@@ -207,3 +207,8 @@ def test_a_port_serves_many_hosts(monkeypatch, target):
             talk.send(socks4("127.0.0.1", target.port, b"ann"))
             assert GRANTED4 == talk.receive(8)[:2]
     assert [("127.0.0.1", 0)] == bound
+
+
+def test_it_has_the_time_that_the_documents_want():
+    """30 s at least for the answer (RFC 1413 section 4), within the memo's two minutes."""
+    assert 30.0 <= inquiry.SECONDS < 60.0

@@ -15,9 +15,6 @@ from support import ROOT
 NAME = r"``(tests/test_\w+\.py)::((?:\w+::)?\w+)``"
 TESTS = re.compile(r"Tests: (?:--|%s(?:, %s)*)" % (NAME, NAME))
 
-#: What has yet to be written, as it is named until then.
-PLACEHOLDER = "TODO_"
-
 #: The headings, each with the character below it: all sections of the documents.
 HEADINGS = [
     ("-", "Where minisocks differs"),
@@ -77,14 +74,13 @@ def defined(path):
 
 
 def stale(text):
-    """Return the tests that a page names and that are not there, placeholders left out."""
+    """Return the tests that a page names and that are not there."""
     named = sorted(set(re.findall(NAME, text)))
     known = {path: defined(path) for path, _ in named}
     return [
         "%s::%s" % (path, name)
         for path, name in named
-        if not name.startswith(PLACEHOLDER)
-        and not (name in known[path] and re.match("test_", name.split("::")[-1]))
+        if not (name in known[path] and re.match("test_", name.split("::")[-1]))
     ]
 
 
@@ -102,8 +98,7 @@ def test_every_test_that_is_named_is_there(page):
 def test_a_name_that_is_stale_is_found():
     """A test or a file that is gone, one of another file, and what is no test."""
     here = "tests/test_protocol_page.py"
-    for good in (here + "::test_a_name_that_is_stale_is_found", here + "::TODO_something"):
-        assert [] == stale("Tests: ``%s``" % good)
+    assert [] == stale("Tests: ``%s::test_a_name_that_is_stale_is_found``" % here)
     for bad in (
         here + "::test_nothing",
         here + "::stale",
@@ -112,13 +107,6 @@ def test_a_name_that_is_stale_is_found():
         "tests/test_socks4.py::test_a_name_that_is_stale_is_found",
     ):
         assert [bad] == stale("Tests: ``%s``" % bad)
-
-
-# Strict, so that the mark goes with the last placeholder.
-@pytest.mark.xfail(reason="tests of BIND and ident are still to be named", strict=True)
-def test_nothing_is_left_to_be_named(page):
-    """No entry names a test that has yet to be written."""
-    assert [] == [name for _, name in re.findall(NAME, page) if name.startswith(PLACEHOLDER)]
 
 
 def test_every_entry_says_what_shows_it(page):

@@ -165,7 +165,7 @@ def test_value_that_cannot_be_used_is_refused(values, option, part):
 def test_defaults_are_those_of_the_documents():
     """Port 1080 by RFC 1928 section 3; two minutes for the target by the SOCKS4 memo."""
     assert [1080] == [ListenAddress.parse(text).port for text in Config().listen]
-    assert 120.0 == Config().connect_timeout
+    assert 120.0 == Config().connect_timeout == Config().bind_timeout
 
 
 @pytest.mark.parametrize(
