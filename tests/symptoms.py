@@ -300,12 +300,35 @@ _SERVING = (
         reply=4,
     ),
     Mistake(
-        "bind-asked-for",
+        "bind-peer-stays-away",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='WORD is not supported'",
-        "The client asked for BIND (FTP in active mode), which this version does not have.",
-        "Use FTP in passive mode.",
-        reply=7,
+        "id=N client=CLIENT ... end=refused why='nobody connected to ADDRESS in time'",
+        "The client asked for BIND (FTP in active mode), and the server it waited for did not "
+        "connect to this address within ``--bind-timeout``: a firewall on the way, or a NAT.",
+        "Let the firewall pass the ports of a range, and give ``--bind-ports`` the same; behind a "
+        "NAT give ``--public-address`` too. Or use FTP in passive mode.",
+        reply=6,
+    ),
+    Mistake(
+        "bind-met-a-stranger",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='ADDRESS connected to ADDRESS, where WORD was "
+        "waited for'",
+        "Somebody else connected than the one that the client had named: a scanner, or a server "
+        "that connects from another of its addresses, as behind a load balancer.",
+        "If it is the server, have the client name the address that it comes from, or 0.0.0.0 for "
+        "anybody; or use FTP in passive mode.",
+        reply=2,
+    ),
+    Mistake(
+        "bind-ports-used-up",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=limit why='HOST waits at half of all ports already "
+        "(--bind-ports WORD)'",
+        "Each BIND that waits has a port, and one client has half of them at most.",
+        "Give ``--bind-ports`` a wider range, and let the firewall pass it; or a smaller "
+        "``--bind-timeout``.",
+        reply=2,
     ),
     Mistake(
         "udp-by-a-unix-socket",

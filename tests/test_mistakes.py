@@ -20,6 +20,7 @@ import pytest
 import minisocks.pool
 import minisocks.resolver
 import namespace as net
+from bind_client import Waiting
 from identd import identd, says_line, says_user
 from instance import Instance
 from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
@@ -27,7 +28,6 @@ from minisocks.pidfile import Pidfile
 from minisocks.resolver import MAX_THREADS, Resolver
 from minisocks.wire import Rep
 from support import (
-    BIND,
     GREETING,
     REJECTED4,
     ROOT,
@@ -931,9 +931,27 @@ def _(stage):
         return refused(stage, socks5("127.0.0.1", port), connect_timeout=0.1)
 
 
-@makes("bind-asked-for")
+@makes("bind-peer-stays-away")
 def _(stage):
-    return refused(stage, socks5("127.0.0.1", 80, cmd=BIND))
+    with run_proxy(bind_timeout=0.1) as proxy, Waiting(proxy.port) as client:
+        rep = client.reply()[0]
+    return stage.log.wait_for("end=refused"), rep
+
+
+@makes("bind-met-a-stranger")
+def _(stage):
+    with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
+        client.expect_stranger()
+    return stage.log.wait_for("end=refused"), 2
+
+
+@makes("bind-ports-used-up")
+def _(stage):
+    port = closed_port()
+    with run_proxy(bind_ports="%d-%d" % (port, port)) as proxy, Waiting(proxy.port):
+        with Waiting(proxy.port) as client:
+            rep = client.rep
+        return stage.log.wait_for("end=limit"), rep
 
 
 @makes("udp-by-a-unix-socket")
