@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from bind_client import Waiting
 from minisocks import ConfigError, Rep
 from minisocks.testing import Script, ScriptedProxy
 from support import (
@@ -310,6 +311,19 @@ def test_association_is_told_as_the_script_says():
         talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
         talk.expect(b"\x05\x00\x00\x01\xc0\x00\x02\x01\x00\x09")
         wait_until(lambda: len(proxy) == 1)
+
+
+def test_both_replies_to_bind_are_as_the_script_says():
+    """bnd: another address is told than there is, each time; the peer is connected all the same."""
+    told = 0, "192.0.2.1", 9
+    with ScriptedProxy(bnd="192.0.2.1:9", delay=0.05) as proxy, Waiting(proxy.port) as client:
+        assert told == (client.rep, client.host, client.port)
+        record = proxy.records[-1]
+        client.host, port = record.bound.split(":")
+        client.port = int(port)
+        with client.peer() as peer:
+            assert told == client.reply()
+            client.expect_to_work(peer)
 
 
 def test_script_must_be_one():
