@@ -123,6 +123,10 @@ def test_authenticate_is_told_text_and_the_client(target):
     with run_proxy(authenticate=authenticate) as proxy, Talk.to(proxy.port) as talk:
         assert b"\x01\x00" == log_in(talk, "änn".encode(), b"\xff\0x")
         assert [("änn", "\udcff\0x", "127.0.0.1", talk.sock.getsockname()[1])] == asked
+        # RFC 1929 wants a byte at least; whether to mind is the hook's affair.
+        with Talk.to(proxy.port) as nobody:
+            assert b"\x01\x00" == log_in(nobody, b"", b"")
+        assert ("", "") == asked[-1][:2]
 
 
 def test_with_authenticate_a_password_is_needed():
