@@ -25,6 +25,7 @@ from support import (
     run_command,
     run_proxy,
     socks4,
+    socks4a,
     socks5,
 )
 
@@ -42,6 +43,19 @@ def test_rules_of_a_program(target):
     with run_proxy(rule="allow port %d" % target.port) as proxy:
         assert 0 == rep(proxy.port, "127.0.0.1", target.port)
         assert 2 == rep(proxy.port, "127.0.0.1", 1)
+
+
+def test_rules_hold_for_each_protocol(target):
+    """A target's address and port count the same in SOCKS4, SOCKS4a and SOCKS5."""
+    rules = ["deny to 127.0.0.0/8 port 1", "deny to 127.0.0.9", "allow from loopback"]
+    wanted = [("127.0.0.1", target.port, True), ("127.0.0.1", 1, False), ("127.0.0.9", 80, False)]
+    with run_proxy(rule=rules) as proxy:
+        for host, port, allowed in wanted:
+            assert (0 if allowed else 2) == rep(proxy.port, host, port)
+            assert (0 if allowed else 2) == rep(proxy.port, host.encode(), port)
+            for request in (socks4(host, port), socks4a(host.encode(), port)):
+                with Talk.to(proxy.port) as talk:
+                    assert (90 if allowed else 91) == talk.send(request).receive(8)[1]
 
 
 def test_socks4_is_told_by_its_own_reply(target):

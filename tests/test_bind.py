@@ -1,6 +1,7 @@
 """BIND (RFC 1928 section 4, the SOCKS4 memos): two replies, one peer, bytes both ways."""
 
 import socket
+import threading
 
 import pytest
 
@@ -70,6 +71,7 @@ def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
 def test_anybody_may_connect_with_socks4(proxy):
     """0.0.0.0 is anybody there, and no SOCKS4a."""
     with Waiting(proxy.port, "0.0.0.0", way="4") as client:
+        assert (90, False) == (client.rep, client.host == "0.0.0.0")
         with client.peer() as peer:
             client.expect_peer(peer)
             client.expect_to_work(peer)
@@ -170,6 +172,33 @@ def test_nobody_comes_in_time(access_log):
                 client.expect_refusal(rep)
                 assert refuses(client.place)
                 access_log.wait_for("why='nobody connected to %s:%d in time'" % client.place)
+
+
+@pytest.mark.parametrize("way", ["4a", "5 by name"])
+def test_a_name_that_takes_too_long(way, access_log):
+    """Looking it up counts for --bind-timeout: one reply, which is the refusal."""
+    release = threading.Event()
+
+    def resolve(name):
+        release.wait(TIMEOUT)
+
+    try:
+        with run_proxy(bind_timeout=0.1, resolve=resolve) as proxy:
+            with Waiting(proxy.port, "slow.test", way) as client:
+                assert (client.refused(6), "0.0.0.0", 0) == (client.rep, client.host, client.port)
+                client.talk.expect_eof()
+            release.set()
+    finally:
+        release.set()
+    access_log.wait_for("why='the name was not resolved in time'")
+
+
+@every_way
+def test_a_refusal_arrives_though_bytes_came_early(proxy, way):
+    """Bytes for a peer that never came do not turn the second reply into a reset."""
+    with Waiting(proxy.port, "127.0.0.2", way, early=bytes(1000)) as client:
+        client.talk.send(bytes(100000))
+        client.expect_stranger("127.0.0.3")
 
 
 def test_a_client_that_closes_is_not_waited_for(proxy, access_log):

@@ -16,8 +16,10 @@ import pytest
 import minisocks.lingering
 from minisocks.resolver import Resolver
 from support import (
+    BIND,
     GREETING,
     REJECTED4,
+    UDP_ASSOCIATE,
     Talk,
     black_hole,
     closed_port,
@@ -62,7 +64,18 @@ REFUSALS = {
         {"user": ("ann:secret",)}, lambda _: socks4("127.0.0.1", 80), REJECTED4
     ),
     "junk": Refusal({}, lambda _: b"\x00", b""),
+    "udp, denied": Refusal(
+        {"rule": ("deny command udp", "allow")},
+        lambda _: GREETING + socks5("0.0.0.0", 0, UDP_ASSOCIATE),
+        b"\x05\x00" + failure5(2),
+    ),
     # by the loop
+    "socks5 bind, no such name": Refusal(
+        {}, lambda _: GREETING + socks5(b"nobody.test", 80, BIND), b"\x05\x00" + failure5(4)
+    ),
+    "socks4a bind, no such name": Refusal(
+        {}, lambda _: socks4a(b"nobody.test", 80, cmd=BIND), REJECTED4
+    ),
     "socks4a, no such name": Refusal({}, lambda _: socks4a(b"nobody.test", 80), REJECTED4),
     "socks5, no such name": Refusal(
         {}, lambda _: GREETING + socks5(b"nobody.test", 80), b"\x05\x00" + failure5(4)
