@@ -9,6 +9,7 @@ from identd import identd, says_user
 from minisocks import compat, inquiry
 from minisocks.client import Client
 from minisocks.defaults import in_force
+from minisocks.loop import Loop
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from support import (
@@ -75,6 +76,43 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
             wait_until(lambda: not len(proxy) and not len(proxy.services.census), "their end")
         census = proxy.services.census
         assert {} == census._users == census._clients
+
+
+def test_it_asks_one_thing_and_closes(monkeypatch, target):
+    """An identd that would take more questions hears the end, while the client is relayed."""
+    heard = []
+
+    def script(talk, theirs, ours):
+        says_user(b"ann")(talk, theirs, ours)
+        heard.append(talk.rest())
+
+    with identd(monkeypatch, script), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann"))
+            assert GRANTED4 == talk.receive(8)[:2]
+            wait_until(lambda: heard, "the end of the question")
+            talk.send(b"x").expect(b"x")
+    assert [b""] == heard
+
+
+def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target):
+    """The second 30 begin with the question; no byte of an answer begins others."""
+    limits, call_later = [], Loop.call_later
+
+    def spy(loop, seconds, job, callback):
+        if isinstance(job, inquiry.Inquiry):
+            limits.append(seconds)
+        return call_later(loop, seconds, job, callback)
+
+    def drips(talk, theirs, ours):
+        talk.send_bytewise(b"%d , %d : USERID : UNIX : ann\r\n" % (theirs, ours))
+
+    monkeypatch.setattr(Loop, "call_later", spy)
+    with identd(monkeypatch, drips), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann"))
+            assert GRANTED4 == talk.receive(8)[:2]
+    assert [30.0, 30.0] == limits
 
 
 def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
