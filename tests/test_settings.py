@@ -227,14 +227,6 @@ def test_table_and_config_name_the_same_settings():
     assert Config._fields == tuple(setting.name for setting in SETTINGS)
 
 
-def test_defaults_are_those_of_the_documents():
-    """Port 1080 (RFC 1928 section 3); 2 minutes for CONNECT and for BIND (the SOCKS4 memo)."""
-    config = Config()
-
-    assert [1080] == [ListenAddress.parse(text).port for text in config.listen]
-    assert (120.0, 120.0) == (config.connect_timeout, config.bind_timeout)
-
-
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
 def test_row_fits_the_type_of_its_default(setting):
     """The kind that a row says is the kind of value that Config has."""

@@ -157,15 +157,6 @@ def test_a_port_that_the_client_names_is_the_only_one(host, named, target):
             assert own.recv(100).endswith(b"answer")
 
 
-def test_an_address_that_the_client_names_is_not_let_in(proxy, target):
-    """Whatever DST.ADDR says, datagrams come from where the TCP connection does."""
-    with udp_socket("127.0.0.9") as named:
-        with Associated(proxy.port, dst=named.getsockname()) as client:
-            named.sendto(header(V4, target.port) + b"stranger", client.place)
-            client.expect_to_work(target)
-            wait_for_drops(proxy.records[-1], stranger=1)
-
-
 @pytest.mark.parametrize("listen_host", [V4, V6])
 @pytest.mark.parametrize(
     "dst",
