@@ -1,18 +1,19 @@
 """Where those connect that BIND waits for: a listening socket for each, facing them."""
 
 import socket
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
-from minisocks.client import Client, neighbourhood
-from minisocks.compat import close_quietly
+from minisocks.census import Shares
+from minisocks.client import Client
+from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.dialer import rep_of
-from minisocks.errors import DialError, LimitReached
+from minisocks.errors import DialError
 from minisocks.loop import Loop
 from minisocks.ports import Ports
 from minisocks.resolver import Sockaddr
 from minisocks.road import Road
 from minisocks.settings import Config
-from minisocks.wire import packed_ip, text_ip, unmapped
+from minisocks.wire import Rep, packed_ip, text_ip, unmapped
 
 __all__ = ["Berth", "Berths", "ways_from_anywhere"]
 
@@ -22,6 +23,9 @@ _ANYWHERE: List[Sockaddr] = [
     (socket.AF_INET, ("198.41.0.4", 53)),
     (socket.AF_INET6, ("2001:503:ba3e::2:30", 53, 0, 0)),
 ]
+#: So many at once, half of them for each client: a port that somebody listens on is one that
+#: this host's other programs cannot connect from.
+MAX_BERTHS = 1024
 #: Some systems have no way to port 0.
 _SOME_PORT = 9
 
@@ -47,13 +51,13 @@ class Berth:
 class Berths:
     """All of one proxy.
 
-    A class because of the bound: where there are only so many ports, no client has more
-    than half of them.  Loop thread, but for its making.
+    A class because of the bound: no client has more than half of the ports that there may
+    be.  Loop thread, but for its making.
     """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._by_client: Dict[bytes, int] = {}
+        self._shares = Shares("BINDs that wait")
         self._ports = Ports("--bind-ports", loop.pipes.close_spare)
 
     def change(self, config: Config) -> None:
@@ -66,41 +70,44 @@ class Berths:
         The first of them counts that there is a way to.
 
         Raises:
-            LimitReached: all ports are in use, or half of them by this client.
+            LimitReached: all that there may be are in use, or half of them by this client.
             DialError: there is no way, or no socket.
         """
-        place, count = neighbourhood(client.ip), self._ports.count
-        here = self._by_client.get(place, 0)
-        if count is not None and here >= max(1, count // 2):
-            raise LimitReached(
-                "%s waits at half of all ports already (--bind-ports %s)"
-                % (client.place, self._ports)
-            )
+        most, option = self._ports.count, " (--bind-ports %s)" % self._ports
+        if most is None or most > MAX_BERTHS:
+            most, option = MAX_BERTHS, ""
+        self._shares.enter(client, most, option)
+        try:
+            return self._open(client, road, ways)
+        except BaseException:
+            self._shares.leave(client)
+            raise
+
+    def _open(self, client: Client, road: Road, ways: Sequence[Sockaddr]) -> Berth:
         where, faced = self._facing(road, ways)
         sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
-        self._by_client[place] = here + 1
         return Berth(sock, ip, faced, client)
 
     def give_back(self, berth: Berth) -> None:
         """Listen there no more."""
         self._loop.close_later(berth.sock)
         self._ports.closed(berth.ip, berth.port)
-        place = neighbourhood(berth.client.ip)
-        left = self._by_client.pop(place) - 1
-        if left:
-            self._by_client[place] = left
+        self._shares.leave(berth.client)
 
     def _facing(self, road: Road, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
         """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
 
         Raises:
-            DialError: there is none to any.
+            DialError: there is none to any, or no descriptor.
         """
         host, error = "", OSError()
         for family, sockaddr in ways:
             try:
                 return self._our_end(road, family, sockaddr), sockaddr[0]
             except OSError as exc:
+                if exc.errno in CAPACITY_ERRORS:
+                    why = "no socket for its peer: %s" % exc.strerror
+                    raise DialError(why, Rep.GENERAL_FAILURE) from exc
                 host, error = sockaddr[0], exc
         why = "no way to %s: %s" % (host, error.strerror or error)
         raise DialError(why, rep_of(error)) from error

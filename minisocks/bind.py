@@ -55,16 +55,21 @@ class Bind(Job):
         # Until there is a peer for them, the client's bytes stay where they are; mask 0
         # still tells a reset.
         session.watch(0, self)
-        seconds = max(0.0, session.services.config.bind_timeout - session.waited)
+        seconds = session.services.config.bind_timeout - session.waited
+        if seconds <= 0:
+            self._refuse(DialError("no time was left for its peer", Rep.TTL_EXPIRED))
+            return
         self._deadline = loop.call_later(seconds, self, self._too_late)
-        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         try:
-            if not addresses:
-                self._lookup = look_up_for(session, self._request, self, self._resolved)
-            elif any(_ip_of(addresses[0])):
+            # Spelled like this only, as rules and the program's hook see it.
+            if dst.is_anybody:
+                self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
+                return
+            addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
+            if addresses:
                 self._expect(addresses)
             else:
-                self._expect_anybody(addresses[0][0])
+                self._lookup = look_up_for(session, self._request, self, self._resolved)
         except (HandshakeError, DialError) as exc:
             self._refuse(exc)
         except OSError as exc:
@@ -89,8 +94,7 @@ class Bind(Job):
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            # A name is never anybody, whatever it resolves to.
-            self._expect([address for address in outcome if any(_ip_of(address))])
+            self._expect(outcome)
         except (HandshakeError, DialError) as exc:
             self._refuse(exc)
         except OSError as exc:
@@ -104,6 +108,8 @@ class Bind(Job):
             OSError: the client has left.
         """
         session = self._session
+        # Whatever a name resolves to, or is but another spelling of, is never anybody.
+        addresses = [address for address in addresses if any(_ip_of(address))]
         ways = allowed(session, self._request, self._sayable(addresses))
         self._expected = frozenset(map(_ip_of, ways))
         self._listen(session.services.road.ordered(ways))
@@ -116,7 +122,7 @@ class Bind(Job):
         """
         session, request = self._session, self._request
         rules = session.services.rules
-        rules.foresee_any(session.client, request.ver, request.cmd).demand()
+        rules.foresee_any(session.client, request.ver, request.cmd, request.dst).demand()
         ways = ways_from_anywhere(family, session.sock.getsockname())
         self._listen(self._sayable(ways))
 

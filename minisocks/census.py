@@ -7,13 +7,13 @@ however that comes.
 import threading
 from typing import Dict, Hashable, Optional
 
-from minisocks.client import neighbourhood
+from minisocks.client import Client, neighbourhood
 from minisocks.errors import LimitReached
 from minisocks.record import Record, Witness
 from minisocks.settings import Config
 from minisocks.wire import quoted
 
-__all__ = ["Census"]
+__all__ = ["Census", "Shares"]
 
 
 class Census(Witness):
@@ -55,18 +55,6 @@ class Census(Witness):
                 self._users[user] = by_user + 1
             record.counted_by = self
 
-    def identified(self, record: Record, user: bytes, config: Config) -> None:
-        """Count *record*, which is in, as one of *user*, whose name its client has from now on.
-
-        Raises:
-            LimitReached: it would be one more than *config* allows; it has no name then.
-        """
-        with self._lock:
-            by_user, who = self._users.get(user, 0), "user %s has" % quoted(user)
-            _demand(who, by_user, "--max-per-user", config.max_per_user)
-            self._users[user] = by_user + 1
-            record.client.user = user
-
     def ended(self, record: Record) -> None:
         """Count *record* out."""
         client = record.client
@@ -87,3 +75,39 @@ def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
     left = counts.pop(key) - 1
     if left:
         counts[key] = left
+
+
+class Shares:
+    """So many of something at once, half of them for each client.
+
+    A class because the counts must agree.  Loop thread.
+
+    Args:
+        what: they are, for who is told that there is no room.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._all = 0
+        self._clients: Dict[Hashable, int] = {}
+
+    def enter(self, client: Client, most: int, option: str = "") -> None:
+        """Count one of *client*'s in, of *most*; *option*, in words, is what says how many.
+
+        Raises:
+            LimitReached: there is no room for it; it is not counted.
+        """
+        place, share = neighbourhood(client.ip), max(1, most // 2)
+        here = self._clients.get(place, 0)
+        if here >= share:
+            told = client.place, share, self._what, option
+            raise LimitReached("%s has %d %s already, half of all%s" % told)
+        if self._all >= most:
+            raise LimitReached("there are %d %s already%s" % (most, self._what, option))
+        self._all += 1
+        self._clients[place] = here + 1
+
+    def leave(self, client: Client) -> None:
+        """Count one of *client*'s out."""
+        self._all -= 1
+        _one_less(self._clients, neighbourhood(client.ip))

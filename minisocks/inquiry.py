@@ -38,6 +38,7 @@ class Inquiry(Job):
     __slots__ = (
         "_answer",
         "_has_asked",
+        "_is_counted",
         "_peer",
         "_place",
         "_reached",
@@ -57,7 +58,7 @@ class Inquiry(Job):
         self._sock: Optional[socket.socket] = None
         self._timer: Optional[Timer] = None
         self._place: Tuple[Any, ...] = ()
-        self._has_asked = False
+        self._is_counted = self._has_asked = False
         self._answer = b""
 
     def begin(self) -> None:
@@ -67,6 +68,9 @@ class Inquiry(Job):
         session.watch(0, self)
         self._start_timer()
         try:
+            most = max(1, session.services.config.max_handshakes // 2)
+            session.services.inquiries.enter(session.client, most, " (--max-handshakes)")
+            self._is_counted = True
             self._connect()
         except (HandshakeError, DialError) as exc:
             self._refuse(exc)
@@ -207,6 +211,9 @@ class Inquiry(Job):
         session.waited += time.monotonic() - self._since
         if self._timer is not None:
             self._timer.cancel()
+        if self._is_counted:
+            session.services.inquiries.leave(session.client)
+            self._is_counted = False
         if self._sock is not None:
             session.services.loop.close_later(self._sock)
         session.services.loop.done(self)

@@ -177,9 +177,8 @@ def _consider(session: Session, request: Request) -> None:
         rules.foresee_somebody(client).demand()
     else:
         _judge(session, request)
-    # First: nobody is to be shed for who is refused anyway.
-    session.services.census.enter(session.record, session.services.config)
-    session.services.memory.admit()
+    if not session.awaits_identity:
+        _enter(session)
 
 
 def _judge(session: Session, request: Request) -> None:
@@ -212,8 +211,19 @@ def _identify(session: Session, request: Request, user: bytes) -> None:
         client.is_unproven = bool(services.users)
         if services.users.may_be(user):
             raise AuthFailed("who is %s has to show a password, and SOCKS4 has none" % quoted(user))
-        services.census.identified(session.record, user, services.config)
+        client.user = user
     _judge(session, request)
+    _enter(session)
+
+
+def _enter(session: Session) -> None:
+    """Count the connection; after the rules: nobody is to be shed for who is refused anyway.
+
+    Raises:
+        LimitReached: there is no room for it.
+    """
+    session.services.census.enter(session.record, session.services.config)
+    session.services.memory.admit()
 
 
 def _demand_still(session: Session, user: Optional[bytes]) -> None:

@@ -142,8 +142,13 @@ class Rules:
             return _NOT_YET
         return Decision(False, self._refusal(client, number, dst, None), number)
 
-    def foresee_any(self, client: Client, ver: int, cmd: int) -> Decision:
-        """Decide whether there may be any target at all that *client* may reach by *cmd*."""
+    def foresee_any(
+        self, client: Client, ver: int, cmd: int, dst: Optional[Address] = None
+    ) -> Decision:
+        """Decide whether there may be any target at all that *client* may reach by *cmd*.
+
+        *dst* is what stands for all of them, 0.0.0.0 or ``::``: a rule may deny that.
+        """
         if not self.lets_in(client):
             return Decision(False, self._shut_out(client))
         for row in self._rows_for(client.ip):
@@ -159,10 +164,20 @@ class Rules:
                 continue
             if row.allows:
                 return _NOT_YET
+            if dst is not None and self._denies_all(row, dst):
+                return Decision(False, self._refusal(client, row.number, dst, None), row.number)
             if row.targets is None and row.ports is None:
                 text = "rule %d denies %s to %s" % (row.number, Cmd(cmd).name, self._whom(client))
                 return Decision(False, text, row.number)
         return Decision(False, "no rule allows %s to %s" % (Cmd(cmd).name, self._whom(client)))
+
+    def _denies_all(self, row: "_Row", dst: Address) -> bool:
+        """Return whether *row* is a rule of the settings that speaks of the address *dst*."""
+        if row.targets is None or self.rules[row.number - 1].is_built_in:
+            return False
+        size = 4 if dst.name == "0.0.0.0" else 16
+        fits = row.ports is None or _has_port(row.ports, dst.port)
+        return fits and row.targets.networks.holds(size, 0)
 
     def decide(self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes) -> Decision:
         """Decide about an address that the target *dst* has: 4 or 16 bytes."""

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 
 from minisocks.access import Access
 from minisocks.berths import Berths
-from minisocks.census import Census
+from minisocks.census import Census, Shares
 from minisocks.client import Client, neighbourhood
 from minisocks.compat import UNWATCHED, close_quietly
 from minisocks.deadline import Deadline
@@ -65,6 +65,8 @@ class Services:
         self.exchange = Exchange(self.loop)
         #: Where those connect that BIND waits for.
         self.berths = Berths(self.loop)
+        #: Those whose identd is asked who they are.
+        self.inquiries = Shares("inquiries by ident")
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(config, road, access)

@@ -57,7 +57,7 @@ def parse_credentials(stream: Stream) -> Generator[None, None, Credentials]:
     """Parse a username/password message (RFC 1929 section 2).
 
     RFC 1929 wants 1 to 255 bytes each; real clients send empty ones, which
-    are taken here and match no user.
+    are taken here and match no user that minisocks makes.
 
     Raises:
         ProtocolError: VER is not 1.

@@ -10,7 +10,7 @@ from minisocks.resolver import look_up, numeric_addresses
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
 from minisocks.values import encode, is_port
-from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip, unmapped
+from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
 __all__ = ["Question", "Verdict", "judge"]
 
@@ -100,8 +100,8 @@ def judge(
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port)
     except DialError as exc:
         return Verdict(False, text, [("", False, str(exc))])
-    if cmd == Cmd.BIND and not any(unmapped(packed_ip(addresses[0][1][0]) or b"")):
-        decision = rules.foresee_any(client, question.ver, cmd)
+    if cmd == Cmd.BIND and dst.is_anybody:
+        decision = rules.foresee_any(client, question.ver, cmd, dst)
         why = by(decision) or "whoever connects is held against the rules then"
         return Verdict(decision.allowed, text, [("", decision.allowed, why)])
     rows = []

@@ -117,6 +117,11 @@ class Address(NamedTuple):
     atyp: int
 
     @property
+    def is_anybody(self) -> bool:
+        """Whether it is 0.0.0.0 or ``::``, spelled like this: by that BIND means anybody."""
+        return self.name in ("0.0.0.0", "::")
+
+    @property
     def name(self) -> str:
         """``host`` as programs compare it: text, a name in small letters, no final dot."""
         text = as_text(self.host)

@@ -323,7 +323,7 @@ _SERVING = (
     Mistake(
         "bind-ports-used-up",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=limit why='HOST waits at half of all ports already "
+        "id=N client=CLIENT ... end=limit why='HOST has N BINDs that wait already, half of all "
         "(--bind-ports WORD)'",
         "Each BIND that waits has a port, and one client has half of them at most.",
         "Give ``--bind-ports`` a wider range, and let the firewall pass it; or a smaller "

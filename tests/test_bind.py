@@ -58,7 +58,7 @@ def test_a_peer_connects_by_ipv6(proxy):
         client.expect_to_work(peer)
 
 
-@pytest.mark.parametrize("dst", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
+@pytest.mark.parametrize("dst", ["0.0.0.0", "::"])
 def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
     """The address told is one that anybody can connect to: never 0.0.0.0 or ::."""
     with Waiting(proxy.port, dst) as client:
@@ -66,6 +66,14 @@ def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
         with client.peer() as peer:
             client.expect_peer(peer)
             client.expect_to_work(peer)
+
+
+@pytest.mark.parametrize("dst", [b"0", b"0x0", b"0.0", b"0::0", "::ffff:0.0.0.0"])
+def test_anybody_is_spelled_in_one_way(proxy, dst):
+    """As rules and a program's hook see it; whatever else is 0.0.0.0 is nobody."""
+    with Talk.to(proxy.port) as talk:
+        talk.send(GREETING + socks5(dst, 0, BIND)).expect(b"\5\0")
+        assert 4 == talk.receive_reply5()[0]
 
 
 def test_anybody_may_connect_with_socks4(proxy):
@@ -265,7 +273,7 @@ def test_the_port_is_of_the_range(access_log):
         with Waiting(proxy.port) as first, Waiting(proxy.port) as second:
             assert (0, 2) == (first.rep, second.rep)
         access_log.wait_for(
-            "end=limit why='127.0.0.1 waits at half of all ports already "
+            "end=limit why='127.0.0.1 has 1 BINDs that wait already, half of all "
             "(--bind-ports %d-%d)'" % (low, low)
         )
 

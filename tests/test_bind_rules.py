@@ -17,7 +17,9 @@ LAN = {"allow_lan": True}
 every_way = pytest.mark.parametrize("way", WAYS)
 
 #: What means anybody: to be waited for is not to be reached.
-ANYBODY = ("0.0.0.0", "::", "::ffff:0.0.0.0", b"0", b"0.0.0.0", b"0.0", b"::", b"::ffff:0:0")
+ANYBODY = ("0.0.0.0", "::", b"0.0.0.0", b"::")
+#: What is nobody's address.
+NOBODY = ("::ffff:0.0.0.0", b"0", b"0.0", b"::ffff:0:0", b"zero.test")
 
 
 def first_reply(here, source, dst, **settings):
@@ -31,7 +33,7 @@ def first_reply(here, source, dst, **settings):
 def test_this_host_is_not_waited_for_by_clients_from_elsewhere(here, dst):
     """In any form; a name that means 0.0.0.0 is nobody."""
     rep = first_reply(here, net.PRIVATE4, dst, **LAN)
-    assert rep in ((4,) if dst == b"zero.test" else (NOT_ALLOWED,))
+    assert (4 if dst in NOBODY else NOT_ALLOWED) == rep
 
 
 @pytest.mark.parametrize("dst", PRIVATE + LINK_LOCAL, ids=repr)
@@ -44,8 +46,7 @@ def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
 def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
     """Even where anybody may connect, who connects from there is refused."""
     port = here.proxy(**LAN)
-    dst = "0" if way == "4a" else "0.0.0.0"
-    with Waiting(here.connect(net.PRIVATE4, port), dst, way) as client:
+    with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0", way) as client:
         assert client.granted == client.rep
         client.expect_stranger(net.LOOPBACK4, here)
 
@@ -90,9 +91,17 @@ def test_a_rule_about_bind_refuses_it(way, rule):
 
 def test_a_rule_that_denies_it_to_all_refuses_anybody():
     """Before anything listens, where no peer could pass."""
-    for rule in (["deny command bind", "allow"], ["allow command connect"]):
+    for rule in (
+        ["deny command bind", "allow"],
+        ["allow command connect"],
+        ["deny to 0.0.0.0 command bind", "allow"],
+        ["deny to 0.0.0.0/0 command bind port 0", "allow"],
+    ):
         with run_proxy(rule=rule) as proxy, Waiting(proxy.port, "0.0.0.0") as client:
-            assert NOT_ALLOWED == client.rep
+            assert NOT_ALLOWED == client.rep, rule
+    for rule in (["deny to loopback", "allow"], ["deny to 0.0.0.0 port 9", "allow"]):
+        with run_proxy(rule=rule) as proxy, Waiting(proxy.port, "0.0.0.0") as client:
+            assert 0 == client.rep, rule
 
 
 @pytest.mark.parametrize("rule", [["deny to {} command bind", "allow"], ["allow port 99"]])
@@ -198,4 +207,18 @@ def test_no_descriptor_for_the_listener(access_log):
             talk.send(socks5("127.0.0.1", 0, BIND))
             assert 1 == talk.receive_reply5()[0]
         talk.expect_eof()
-    access_log.wait_for("no way to 127.0.0.1: Too many open files")
+    access_log.wait_for("no socket for its peer: Too many open files")
+
+
+def test_one_client_does_not_take_all_ports(monkeypatch, access_log):
+    """Each has half of all that may wait at once, also where no range says how many."""
+    monkeypatch.setattr("minisocks.berths.MAX_BERTHS", 4)
+    with run_proxy() as proxy, contextlib.ExitStack() as stack:
+
+        def waiting(source):
+            return stack.enter_context(Waiting(proxy.port, source=source))
+
+        assert [0, 0, 2] == [waiting("127.0.0.1").rep for _ in range(3)]
+        assert [0, 0] == [waiting("127.0.0.2").rep for _ in range(2)]
+        assert 2 == waiting("127.0.0.3").rep
+        access_log.wait_for("why='there are 4 BINDs that wait already'")

@@ -139,36 +139,6 @@ def test_counts_are_what_a_list_of_all_says(steps):
     assert is_empty(census)
 
 
-@hypothesis_settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 9), st.sampled_from([None, b"ann", b"bob"])),
-        max_size=60,
-    )
-)
-def test_who_gets_a_name_later_is_counted_by_it(steps):
-    """As ident names them; who would be one too many of a user stays, without a name."""
-    census, config = Census(), Config(max_per_user=3)
-    there = {}
-    for number, user in steps:
-        if number not in there:
-            there[number] = record("10.0.0.1")
-            census.enter(there[number], config)
-        elif user is None or there[number].client.user is not None:
-            there.pop(number).finish("client-fin")
-        elif sum(each.client.user == user for each in there.values()) < 3:
-            census.identified(there[number], user, config)
-            assert user == there[number].client.user
-        else:
-            with pytest.raises(LimitReached, match="has 3 connections already"):
-                census.identified(there[number], user, config)
-            assert there[number].client.user is None
-        assert len(there) == len(census)
-    for each in there.values():
-        each.finish("client-fin")
-    assert is_empty(census)
-
-
 # In a proxy
 
 WAYS = {

@@ -240,6 +240,21 @@ def test_a_client_on_a_unix_socket(tmp_path, target):
         Talk(sock).send(socks4("127.0.0.1", target.port, b"ann")).expect(NO_IDENTD4).expect_eof()
 
 
+def test_a_bind_that_has_no_time_left_is_refused_at_once(monkeypatch, access_log):
+    """Where asking took all of --bind-timeout, nothing listens."""
+    release = threading.Event()
+
+    def script(talk, theirs, ours):
+        release.wait()
+        says_user(b"ann")(talk, theirs, ours)
+
+    with identd(monkeypatch, script), run_proxy(ident=True, bind_timeout=0.1) as proxy:
+        threading.Timer(0.2, release.set).start()
+        with Waiting(proxy.port, way="4") as client:
+            assert (91, 0) == (client.rep, client.port)
+    access_log.wait_for("why='no time was left for its peer'")
+
+
 def test_bind_is_asked_about_too(monkeypatch):
     """Before anything listens."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
@@ -292,7 +307,7 @@ def test_many_wait_without_a_thread(monkeypatch, target):
         release.wait()
         says_user(b"ann")(talk, theirs, ours)
 
-    with identd(monkeypatch, script) as server, run_proxy(ident=True) as proxy:
+    with identd(monkeypatch, script) as server, run_proxy(ident=True, max_handshakes=400) as proxy:
         with contextlib.ExitStack() as stack:
             stack.callback(release.set)
             talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(100)]
@@ -308,15 +323,22 @@ def test_many_wait_without_a_thread(monkeypatch, target):
 # Users, rules and limits
 
 
-def test_limits_count_who_waits(monkeypatch, target):
-    """A client's share is used up by those that wait for its identd; a user's, by his name."""
+def test_limits_count_who_waits(monkeypatch, target, access_log):
+    """Of an address so many are asked about at once, and they are no connections yet."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
-        with run_proxy(ident=True, max_per_client=2) as proxy, contextlib.ExitStack() as stack:
+        settings = {"ident": True, "max_handshakes": 8, "max_connections": 1}
+        with run_proxy(**settings) as proxy, contextlib.ExitStack() as stack:
             for _ in range(2):
                 talk = stack.enter_context(Talk.to(proxy.port))
                 talk.send(socks4("127.0.0.1", target.port, b"ann"))
             wait_until(lambda: len(server.asked) == 2, "the questions")
             assert REJECTED4 == ask(proxy, target)
+            access_log.wait_for(
+                "end=limit why='127.0.0.1 has 2 inquiries by ident already, half of all "
+                "(--max-handshakes)'"
+            )
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
     with identd(monkeypatch, says_user(b"ann")):
         with run_proxy(ident=True, max_per_user=1) as proxy, Talk.to(proxy.port) as talk:
             for _ in range(2):
