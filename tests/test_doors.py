@@ -35,7 +35,8 @@ class Server:
     def get_request(self):
         if not self.waiting:
             self._waker.drain()
-            raise BlockingIOError
+            if not self.waiting:  # else its wake-up may just have been drained
+                raise BlockingIOError
         client = self.waiting.pop(0)
         if isinstance(client, Exception):
             raise client
