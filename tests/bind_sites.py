@@ -4,6 +4,7 @@ Each has ``port``, what its client then has as ``expected``, and ``connections``
 that takes.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -76,12 +77,17 @@ class Ftp:
 
 
 class Peer:
-    """Is told "HOST PORT", connects there, says ``expected`` and closes."""
+    """Is told "HOST PORT", connects there, hears a line, says ``expected`` and closes.
+
+    One that never ``comes`` is told, and no more.
+    """
 
     connections = 1
 
-    def __init__(self):
+    def __init__(self, comes=True):
         self.expected = os.urandom(1000).hex().encode()
+        self.heard = None
+        self._comes = comes
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(5)
@@ -93,10 +99,18 @@ class Peer:
         try:
             sock, _address = self._listener.accept()
         except OSError:
-            return
-        with sock, sock.makefile() as file:
-            host, port = file.readline().split()
+            return  # it was not told
+        # Either side may be cut off: a stranger, or a client that has heard enough.
+        with contextlib.suppress(ConnectionError):
+            with sock, sock.makefile() as file:
+                place = file.readline().split()
+            if self._comes:
+                self._visit(*place)
+
+    def _visit(self, host, port):
         with socket.create_connection((host, int(port)), TIMEOUT) as sock:
+            with sock.makefile("rb") as file:
+                self.heard = file.readline()
             sock.sendall(self.expected)
 
     def __enter__(self):

@@ -1,19 +1,21 @@
 """The table of clients that wait for a peer (BIND): what a user types for each, by protocol.
 
-curl is among them with socksify in front of it: by itself it has no active FTP through a
-SOCKS proxy, and says so (``--ftp-port`` is ignored, and PASV used).  PySocks, python-socks,
+curl is among them with socksify in front of it: by itself it listens with a socket of its own
+whatever the proxy (7.88.1; ``ftp_state_use_port`` in its lib/ftp.c).  PySocks, python-socks,
 proxychains4, tsocks and ncat have no BIND.
+
+A client has ``site``, who connects back; whether it ``resolves`` names even where the others
+leave them to the proxy; and what it says when a BIND is ``refused``.
 """
 
 from client_table import PACKAGED, each
-from socks_clients import Client, NodeClient
+from socks_clients import Client, NodeClient, PerlClient
 from udp_table import DANTE, WITH_PASSWORD
 
-#: The client names an address; those of SOCKS4a and names are for other clients.
-BIND_PROTOCOLS = ("4", "5", "password")
-
+#: Not ``fake``, which leaves names to the proxy: for BIND the library takes what it has of the
+#: latest CONNECT, be it an address or a name, for an address (Rbind.c, ``lastconnect``).
 DANTE_FILE = """\
-resolveprotocol: fake
+resolveprotocol: udp
 route {
     from: 0.0.0.0/0 to: 0.0.0.0/0 via: 127.0.0.1 port = %%(proxy)s
     proxyprotocol: %s
@@ -27,12 +29,17 @@ DANTE_FILES = {
     "5": DANTE_FILE % ("socks_v5", "none"),
     "password": DANTE_FILE % ("socks_v5", "username"),
 }
+BY_DANTE = (
+    "FTP in active mode, a file there and one back. The version is Dante's. It looks names up\n"
+    "itself, with a password too: with ``resolveprotocol: fake`` it would take the first four\n"
+    "letters of a name for the address that it waits for."
+)
 
 
 def by_socksify(title, download, upload, program, **others):
     """Return the client that gets a file with one line, and puts one with another."""
     lines = {}
-    for protocol in BIND_PROTOCOLS:
+    for protocol in DANTE_FILES:
         before = DANTE + WITH_PASSWORD * (protocol == "password") + "socksify "
         lines[protocol] = before + download + "\n" + before + upload
     return Client(
@@ -41,9 +48,9 @@ def by_socksify(title, download, upload, program, **others):
         file=("socks.conf", DANTE_FILES),
         programs=("socksify", program, "vsftpd"),
         version=PACKAGED + ["dante-client"],
-        literal=BIND_PROTOCOLS,
         example={"port": "21"},
         site="ftp",
+        resolves=True,
         **others,
     )
 
@@ -54,9 +61,11 @@ CURL = by_socksify(
     "curl --ftp-port - --upload-file upload ftp://%(host)s:%(port)s/up/",
     "curl",
     package="dante-client, curl, vsftpd",
-    note="FTP in active mode, a file there and one back. The version is Dante's, whose\n"
+    refused="bind(port=0) failed",
+    note=BY_DANTE + "\n"
     "SOCKS_AUTOADD_LANROUTES=no is needed only for servers on networks that this host is in.\n"
-    "Without socksify curl has no active mode by a proxy.",
+    "``--disable-eprt`` is for servers that know only PORT. Without socksify, by ``--proxy``,\n"
+    "curl has the server connect to curl itself, past the proxy.",
 )
 
 TNFTP = by_socksify(
@@ -65,16 +74,15 @@ TNFTP = by_socksify(
     "tnftp -A -u ftp://%(host)s:%(port)s/up/ upload",
     "tnftp",
     package="dante-client, tnftp, vsftpd",
-    note="FTP in active mode, a file there and one back. The version is Dante's.",
+    refused="Can't bind for data connection",
+    note=BY_DANTE,
 )
 
 NODE = NodeClient(
     "node: socks",
     "const use = data => process.stdout.write(data);\n"
-    "const tell = text => {\n"
-    '  const [port, host] = process.env.TELL.split(" ");\n'
-    '  require("net").connect(port, host).end(text + "\\n");\n'
-    "};\n",
+    "const tell = (host, port) =>\n"
+    '  require("net").connect(process.env.PEER, "127.0.0.1").end(`${host} ${port}\\n`);\n',
     each(
         'const {SocksClient} = require("socks");\n\n'
         "const client = new SocksClient({\n"
@@ -82,50 +90,65 @@ NODE = NodeClient(
         '  command: "bind",\n'
         '  destination: {host: "%(host)s", port: 0},\n'
         "});\n"
-        'client.on("bound", ({remoteHost}) => tell(`${remoteHost.host} ${remoteHost.port}`));\n'
+        'client.on("bound", ({remoteHost}) => tell(remoteHost.host, remoteHost.port));\n'
         'client.on("established", ({socket}) => {\n'
         '  socket.on("data", use);\n'
         "  socket.resume();\n"
+        '  socket.write("hello\\n");\n'
         "});\n"
         "client.connect();\n",
         {
             "4": 'type: 4, userId: "%(user)s"',
+            "4a": 'type: 4, userId: "%(user)s"',
             "5": "type: 5",
+            "5h": "type: 5",
             "password": 'type: 5, userId: "%(user)s", password: "%(password)s"',
         },
     ),
-    literal=BIND_PROTOCOLS,
+    literal=("4", "5"),
     site="peer",
-    note="``tell`` is what has the peer connect.",
+    resolves=False,
+    refused="rejected connection - NotAllowed",
+    #: What it says when a stranger has come, and when nobody has.
+    second={
+        "4": ("rejected incoming bound connection - (Failed)",) * 2,
+        "5": (
+            "rejected incoming bound connection - NotAllowed",
+            "rejected incoming bound connection - TTLExpired",
+        ),
+    },
+    note="``tell`` is what has the peer connect. ``SocksClient.createConnection`` is for CONNECT.",
 )
 NODE.title += ", BIND"
 
-PERL = Client(
+PERL = PerlClient(
     "IO::Socket::Socks, BIND",
-    {
-        protocol: "perl -MIO::Socket::Socks -e '\n"
+    "IO::Socket::Socks",
+    'sub tell_peer { IO::Socket::INET->new("127.0.0.1:$ENV{PEER}")->print("@_\\n") }\n',
+    each(
+        "use IO::Socket::Socks;\n\n"
         "my $sock = IO::Socket::Socks->new(\n"
-        '    ProxyAddr => "127.0.0.1", ProxyPort => %(proxy)s, SocksVersion => ' + how + ",\n"
+        '    ProxyAddr => "127.0.0.1", ProxyPort => %(proxy)s, {},\n'
         '    BindAddr => "%(host)s", BindPort => 0,\n'
         ") or die $SOCKS_ERROR;\n"
-        'meet(join " ", ($sock->dst)[0, 1]);\n'
+        "tell_peer(($sock->dst)[0, 1]);\n"
         "$sock->accept or die $SOCKS_ERROR;\n"
-        "print while <$sock>;\n"
-        "%(meet)s'"
-        for protocol, how in {
-            "5": "5",
-            "password": '5, AuthType => "userpass", Username => "%(user)s", '
-            'Password => "%(password)s"',
-        }.items()
-    },
-    programs=("perl",),
+        'print $sock "hello\\n";\n'
+        "print while <$sock>;\n",
+        {
+            "5": "SocksVersion => 5, SocksResolve => 0",
+            "5h": "SocksVersion => 5",
+            "password": 'SocksVersion => 5, AuthType => "userpass", '
+            'Username => "%(user)s", Password => "%(password)s"',
+        },
+    ),
     package="libio-socket-socks-perl",
-    version=["perl", "-MIO::Socket::Socks", "-e", "print $IO::Socket::Socks::VERSION"],
-    literal=BIND_PROTOCOLS,
-    example={"meet": ""},
     site="peer",
-    note="``meet`` is what has the peer connect. SOCKS4 it can say, but it reads the second reply\n"
-    "as one of SOCKS5.",
+    resolves=False,
+    refused="Not allowed",
+    second={"5": ("Not allowed", "TTL expired")},
+    note="``tell_peer`` is what has the peer connect. It can ask by SOCKS4, but reads the second\n"
+    "reply as one of SOCKS5.",
 )
 
 #: In the order of the page.

@@ -5,7 +5,7 @@ import re
 import sys
 import xml.etree.ElementTree
 
-from bind_table import BIND_CLIENTS, BIND_PROTOCOLS
+from bind_table import BIND_CLIENTS
 from client_table import CLIENTS
 from socks_clients import ADDRESS_EXAMPLE, EXAMPLE, PROTOCOLS
 from udp_table import UDP_CLIENTS, UDP_PROTOCOLS
@@ -161,7 +161,7 @@ def page(results):
     )
     sections = "\n\n".join(section(client) for client in CLIENTS + UDP_CLIENTS + BIND_CLIENTS)
     tables = table(results) + DATAGRAMS + table(results, UDP_CLIENTS, UDP_PROTOCOLS)
-    tables += PEERS + table(results, BIND_CLIENTS, BIND_PROTOCOLS)
+    tables += PEERS + table(results, BIND_CLIENTS)
     return HEAD % values + tables + FOOT + "\n" + sections
 
 

@@ -221,6 +221,25 @@ class NodeClient(Client):
         return ["node", "-e", self.rest + line]
 
 
+class PerlClient(Client):
+    """A module of perl's; ``rest`` defines the functions that the lines call."""
+
+    language = "perl"
+
+    def __init__(self, title, module, rest, lines, **others):
+        super().__init__(title, lines, programs=("perl",), **others)
+        self.module, self.rest = module, rest
+        self._version = ["perl", "-M" + module, "-e", "print $%s::VERSION" % module]
+
+    def check(self):
+        super().check()
+        if run(["perl", "-M" + self.module, "-e", "1"]).status != 0:
+            raise Missing("perl's %s is not installed (package %s)" % (self.module, self.package))
+
+    def command(self, line):
+        return ["perl", "-e", line + self.rest]
+
+
 class Wrapper(Client):
     """One that leads any program through the proxy."""
 
