@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -204,9 +205,22 @@ def _end_one() -> None:
     global _MUST_END_ONE
     os.close(os.open(os.devnull, os.O_RDONLY))
     _MUST_END_ONE = False
+    before = _kernels_threads()
     thread = threading.Thread(target=int, daemon=True)
     thread.start()
     thread.join()
+    for _ in range(100):  # to ``join`` it has ended before it has, to the C library
+        if _kernels_threads() <= before:
+            break
+        time.sleep(0.001)
+
+
+def _kernels_threads() -> int:
+    """Return a number that grows by one with each thread there is, without a descriptor."""
+    try:
+        return os.stat("/proc/self/task").st_nlink
+    except OSError:
+        return 0
 
 
 def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
