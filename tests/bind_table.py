@@ -93,7 +93,6 @@ NODE = NodeClient(
         'client.on("bound", ({remoteHost}) => tell(remoteHost.host, remoteHost.port));\n'
         'client.on("established", ({socket}) => {\n'
         '  socket.on("data", use);\n'
-        "  socket.resume();\n"
         '  socket.write("hello\\n");\n'
         "});\n"
         "client.connect();\n",
