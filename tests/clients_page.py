@@ -42,7 +42,8 @@ What was run
 """
 
 PEERS = """
-By BIND a peer connected to each of these, and said something, which arrived:
+By BIND a peer connected to each of these, and what both said arrived; none of the others
+above has BIND in these versions:
 
 """
 
