@@ -91,9 +91,10 @@ class Bind(Job):
 
     def _resolved(self, outcome: Outcome) -> None:
         self._lookup = None
+        if isinstance(outcome, Exception):
+            self._refuse(outcome)
+            return
         try:
-            if isinstance(outcome, Exception):
-                raise outcome
             self._expect(outcome)
         except (HandshakeError, DialError) as exc:
             self._refuse(exc)
