@@ -9,7 +9,7 @@ import socket
 from typing import Any, FrozenSet, List, Optional
 
 from minisocks.berths import Berth, ways_from_anywhere
-from minisocks.compat import ACCEPTED_INHERIT, CAPACITY_ERRORS, READ, tune
+from minisocks.compat import CAPACITY_ERRORS, READ, tune
 from minisocks.errors import DialError, HandshakeError, RefusedByRules
 from minisocks.handshake import Request
 from minisocks.loop import Job, Timer
@@ -183,8 +183,7 @@ class Bind(Job):
             self._refuse(exc)
             return
         peer.setblocking(False)
-        if not ACCEPTED_INHERIT:
-            tune(peer)
+        tune(peer)
         self._release()
         session.granted(peer, sockaddr, sockaddr)
 

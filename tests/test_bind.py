@@ -7,6 +7,7 @@ import pytest
 
 from bind_client import WAYS, Waiting
 from minisocks.bind import Bind
+from minisocks.relay import Pair
 from support import (
     BIND,
     GREETING,
@@ -241,6 +242,17 @@ def test_a_peer_that_resets_at_once(proxy):
         sock.close()
         assert client.granted == client.reply()[0]
         client.talk.expect_reset()
+
+
+def test_a_peer_that_vanishes_is_noticed(proxy):
+    """Its connection has what every relayed one has: keepalive, and no delay."""
+    with Waiting(proxy.port) as client, client.peer() as peer:
+        client.expect_peer(peer)
+        client.talk.send(b"x")
+        peer.expect(b"x")
+        (pair,) = [job for job in proxy.services.loop._jobs if isinstance(job, Pair)]
+        assert pair._up.dst.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert pair._up.dst.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_one_peer_of_several(proxy):
