@@ -13,7 +13,7 @@ from minisocks.ports import Ports
 from minisocks.resolver import Sockaddr
 from minisocks.road import Road
 from minisocks.settings import Config
-from minisocks.wire import Rep, packed_ip, text_ip, unmapped
+from minisocks.wire import Rep, plain_ip, text_ip
 
 __all__ = ["Berth", "Berths", "ways_from_anywhere"]
 
@@ -135,7 +135,7 @@ def ways_from_anywhere(family: int, reached: Any) -> List[Sockaddr]:
     ways = sorted(_ANYWHERE, key=lambda way: way[0] != family)
     if not isinstance(reached, tuple):  # a unix socket
         return [*ways, (socket.AF_INET, ("127.0.0.1", 0))]
-    ip = unmapped(packed_ip(reached[0]) or b"")
+    ip = plain_ip(reached[0])
     if len(ip) == 4:
         return [*ways, (socket.AF_INET, (text_ip(ip), 0))]
     return [*ways, (socket.AF_INET6, reached)]

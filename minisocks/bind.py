@@ -6,18 +6,19 @@ SOCKS4 memo).  One connection, from whom the client names; who else comes ends i
 
 import errno
 import socket
-from typing import Any, FrozenSet, List, Optional
+from typing import FrozenSet, List, Optional
 
 from minisocks.berths import Berth, ways_from_anywhere
-from minisocks.compat import CAPACITY_ERRORS, READ, tune
+from minisocks.compat import READ, tune
 from minisocks.errors import DialError, HandshakeError, RefusedByRules
 from minisocks.handshake import Request
 from minisocks.loop import Job, Timer
 from minisocks.ports import address_of, public_address
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
+from minisocks.room import with_room
 from minisocks.session import Session
 from minisocks.targets import allowed, look_up_for
-from minisocks.wire import Rep, Ver, packed_ip, text_ip, unmapped
+from minisocks.wire import Rep, Ver, plain_ip, text_ip
 
 __all__ = ["Bind"]
 
@@ -143,7 +144,7 @@ class Bind(Job):
         session = self._session
         services = session.services
         self._berth = berth = services.berths.take(session.client, services.road, ways)
-        other = _ip_of((0, (berth.faced,))) if self._expected else b""
+        other = plain_ip(berth.faced) if self._expected else b""
         session.record.bound = str(address_of(berth.ip, berth.port))
         session.listening(public_address(services.config, berth.ip, other), berth.port)
         services.loop.watch(berth.sock.fileno(), READ, self)
@@ -167,7 +168,9 @@ class Bind(Job):
     def _accept(self) -> None:
         assert self._berth is not None
         try:
-            peer, sockaddr = self._taken(self._berth.sock)
+            # Spare pipes have descriptors.
+            pipes = self._session.services.loop.pipes
+            peer, sockaddr = with_room(self._berth.sock.accept, pipes.close_spare)
         except BlockingIOError:
             return
         except OSError as exc:
@@ -177,7 +180,7 @@ class Bind(Job):
             return
         session = self._session
         try:
-            self._check(_ip_of((0, sockaddr)))
+            self._check(plain_ip(sockaddr[0]))
         except RefusedByRules as exc:
             session.services.loop.close_later(peer, reset=True)
             self._refuse(exc)
@@ -186,21 +189,6 @@ class Bind(Job):
         tune(peer)
         self._release()
         session.granted(peer, sockaddr, sockaddr)
-
-    def _taken(self, listener: socket.socket) -> Any:
-        """Return who has connected, as ``accept`` does.
-
-        Raises:
-            OSError: nobody, or there is no descriptor.
-        """
-        try:
-            return listener.accept()
-        except OSError as exc:
-            # Spare pipes have descriptors.
-            pipes = self._session.services.loop.pipes
-            if exc.errno not in CAPACITY_ERRORS or not pipes.close_spare():
-                raise
-        return listener.accept()
 
     def _check(self, ip: bytes) -> None:
         """Go on if the peer at *ip* is the one that is waited for, and allowed.
@@ -258,5 +246,5 @@ class Bind(Job):
 
 
 def _ip_of(address: Sockaddr) -> bytes:
-    """Return the 4 or 16 bytes of *address*; a mapped one is what it maps to."""
-    return unmapped(packed_ip(address[1][0]) or b"")
+    """Return the bytes of *address*."""
+    return plain_ip(address[1][0])

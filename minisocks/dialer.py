@@ -15,6 +15,7 @@ from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tun
 from minisocks.errors import DialError
 from minisocks.resolver import Sockaddr
 from minisocks.road import Road
+from minisocks.room import with_room
 from minisocks.wire import Rep
 
 __all__ = ["Dial", "interleaved", "rep_of"]
@@ -197,12 +198,7 @@ class Dial:
         return sock
 
     def _socket(self, family: int) -> socket.socket:
-        try:
-            return socket.socket(family, _KIND)
-        except OSError as exc:
-            if exc.errno not in CAPACITY_ERRORS or not self._make_room():
-                raise
-        return socket.socket(family, _KIND)
+        return with_room(lambda: socket.socket(family, _KIND), self._make_room)
 
     def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
         code = connect_result(sock, sockaddr)

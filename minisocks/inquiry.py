@@ -6,13 +6,14 @@ import socket
 import time
 from typing import Any, Optional, Tuple
 
-from minisocks.compat import CAPACITY_ERRORS, READ, WRITE, bind_late, connect_result
+from minisocks.compat import READ, WRITE, bind_late, connect_result
 from minisocks.errors import DialError, HandshakeError, IdentMismatch, NoIdentd
 from minisocks.handshake import Request
 from minisocks.identity import MAX_LINE_BYTES, check_user_id, encode_query, first_line
 from minisocks.loop import Job, Timer
+from minisocks.room import with_room
 from minisocks.session import Session
-from minisocks.wire import Rep, packed_ip, text_ip, unmapped
+from minisocks.wire import Rep, plain_ip, text_ip
 
 __all__ = ["Inquiry"]
 
@@ -107,7 +108,7 @@ class Inquiry(Job):
         client = self._session.client
         if not client.ip:
             raise NoIdentd("a client on a unix socket has no identd to ask")
-        ours: Tuple[Any, ...] = (text_ip(unmapped(packed_ip(self._reached[0]) or b"")), 0)
+        ours: Tuple[Any, ...] = (text_ip(plain_ip(self._reached[0])), 0)
         self._place, family = (text_ip(client.ip), IDENT_PORT), socket.AF_INET
         if len(client.ip) == 16:
             # Each with its scope: a link-local address is one only with that.
@@ -122,13 +123,12 @@ class Inquiry(Job):
         self._session.services.loop.watch(self._sock.fileno(), WRITE, self)
 
     def _new_socket(self, family: int) -> socket.socket:
-        pipes = self._session.services.loop.pipes
+        pipes = self._session.services.loop.pipes  # the spare ones have descriptors
         try:
-            return socket.socket(family, socket.SOCK_STREAM)
+            return with_room(
+                lambda: socket.socket(family, socket.SOCK_STREAM), pipes.close_spare
+            )
         except OSError as exc:
-            # Spare pipes have descriptors.
-            if exc.errno in CAPACITY_ERRORS and pipes.close_spare():
-                return socket.socket(family, socket.SOCK_STREAM)
             why = "its identd was not asked: %s" % exc.strerror
             raise DialError(why, Rep.GENERAL_FAILURE) from exc
 

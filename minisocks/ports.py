@@ -5,12 +5,13 @@ import os
 import socket
 from typing import Any, Callable, Optional, Set, Tuple
 
-from minisocks.compat import CAPACITY_ERRORS, close_quietly, set_up_listener
+from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import DialError, LimitReached
 from minisocks.networks import LOOPBACK
+from minisocks.room import with_room
 from minisocks.settings import Config
 from minisocks.values import PortRange
-from minisocks.wire import Address, Atyp, Rep, packed_ip, text_ip, unmapped
+from minisocks.wire import Address, Atyp, Rep, packed_ip, plain_ip, text_ip
 
 __all__ = ["Ports", "public_address"]
 
@@ -67,7 +68,7 @@ class Ports:
             LimitReached: the range has no free port.
             DialError: there can be no socket there.
         """
-        ip = unmapped(packed_ip(where[0]) or b"")
+        ip = plain_ip(where[0])
         if len(ip) == 4:
             sockaddr: Tuple[Any, ...] = (text_ip(ip),)
             family, rest = socket.AF_INET, ()
@@ -95,12 +96,7 @@ class Ports:
         Raises:
             OSError: there can be none.
         """
-        try:
-            sock = socket.socket(family, kind | _NONBLOCK)
-        except OSError as exc:
-            if exc.errno not in CAPACITY_ERRORS or not self._make_room():
-                raise
-            sock = socket.socket(family, kind | _NONBLOCK)
+        sock = with_room(lambda: socket.socket(family, kind | _NONBLOCK), self._make_room)
         sock.setblocking(False)
         return sock
 

@@ -19,6 +19,7 @@ __all__ = [
     "Ver",
     "as_text",
     "packed_ip",
+    "plain_ip",
     "quoted",
     "text_ip",
     "unmapped",
@@ -164,6 +165,11 @@ def packed_ip(text: str) -> Optional[bytes]:
 def unmapped(ip: bytes) -> bytes:
     """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
     return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
+
+
+def plain_ip(text: str) -> bytes:
+    """Return the bytes of an address, a mapped one's being what it maps to; of none, none."""
+    return unmapped(packed_ip(text) or b"")
 
 
 def text_ip(packed: bytes) -> str:

@@ -50,7 +50,7 @@ ABOVE = """
     lingering relay errand
     census delivery flow idle
     loop record deriver
-    whereabouts
+    whereabouts room
     deadline compat machine pidfile pipes logincost
 """
 
