@@ -1,6 +1,7 @@
 """What a process holds: descriptors, threads, memory.  Looks at its /proc."""
 
 import os
+import socket
 import threading
 
 from support import wait_until
@@ -35,3 +36,33 @@ def settled(pid):
 
     wait_until(is_settled, "a process at rest")
     return State(pid)
+
+
+def carry_out(visits, times, visit):
+    """Call *visit* with *times* of *visits*, over and over, in four threads; return what was wrong.
+
+    A connection may break: that is what some of them are for.
+    """
+    wrong = []
+
+    def work(share):
+        for one in share:
+            try:
+                visit(one)
+            except (AssertionError, socket.timeout) as exc:
+                wrong.append(exc)
+            except OSError:
+                pass  # a reset that was asked for
+
+    done = (visits * (times // len(visits) + 1))[:times]
+    threads = [threading.Thread(target=work, args=(done[n::4],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return wrong
+
+
+def wait_until_closed(pid, empty):
+    """Return once the process has no more descriptors than in the state *empty*."""
+    wait_until(lambda: State(pid).descriptors <= empty.descriptors, "descriptors back")

@@ -1,15 +1,13 @@
 """After a thousand BINDs that end at every step, everything is as before."""
 
 import itertools
-import socket
 import sys
-import threading
 
 import pytest
 
 from bind_client import WAYS, Waiting
-from holdings import State, settled
-from support import BIND, GREETING, CommandLine, Talk, socks4, socks5, wait_until
+from holdings import State, carry_out, settled, wait_until_closed
+from support import BIND, GREETING, CommandLine, Talk, socks4, socks5
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="looks at /proc of the process"
@@ -118,29 +116,16 @@ def test_nothing_is_left_of_a_thousand_binds():
     options = ("-l", "0", "--open", "-q", "--grace", "0", "--bind-timeout", "0.3")
     with CommandLine(*options) as command:
         pid, port = command.process.pid, command.ports[0]
-        empty, todo, wrong = settled(pid), visits(), []
+        empty, todo = settled(pid), visits()
 
-        def work(share):
-            for visit in share:
-                try:
-                    visit(port)
-                except (AssertionError, socket.timeout) as exc:
-                    wrong.append(exc)
-                except OSError:
-                    pass  # a reset that the visit asked for
+        def connect(times):
+            wrong = carry_out(todo, times, lambda visit: visit(port))
+            wait_until_closed(pid, empty)
+            return wrong
 
-        def carry_out(times):
-            done = (todo * (times // len(todo) + 1))[:times]
-            threads = [threading.Thread(target=work, args=(done[n::4],)) for n in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            wait_until(lambda: State(pid).descriptors <= empty.descriptors, "descriptors back")
-
-        carry_out(300)  # grows what stays
+        wrong = connect(300)  # grows what stays
         before = State(pid)
-        carry_out(1000)
+        wrong += connect(1000)
         after = State(pid)
         print("%d ways; %r, then %r, then %r" % (len(todo), empty, before, after))
         assert [] == wrong

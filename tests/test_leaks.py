@@ -2,13 +2,11 @@
 
 import contextlib
 import itertools
-import socket
 import sys
-import threading
 
 import pytest
 
-from holdings import State, settled
+from holdings import State, carry_out, settled, wait_until_closed
 from support import (
     CommandLine,
     FakeTarget,
@@ -22,7 +20,6 @@ from support import (
     socks4,
     socks4a,
     socks5,
-    wait_until,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -120,35 +117,23 @@ def test_nothing_is_left_of_two_thousand_connections():
         pid = command.process.pid
         empty = settled(pid)
         todo = visits(targets, closed_port(), hole)
-        wrong = []
         numbers = itertools.count()
 
-        def work(share):
-            for visit in share:
-                try:
-                    # From an address of its own: who gives a wrong password has to wait.
-                    number = next(numbers)
-                    source = ("127.1.%d.%d" % (number // 250, 1 + number % 250), 0)
-                    with Talk.to(command.ports[0], source=source) as talk:
-                        visit(talk)
-                except (AssertionError, socket.timeout) as exc:
-                    wrong.append(exc)
-                except OSError:
-                    pass  # a reset that a script asked for
+        def pay(visit):
+            # From an address of its own: who gives a wrong password has to wait.
+            number = next(numbers)
+            source = ("127.1.%d.%d" % (number // 250, 1 + number % 250), 0)
+            with Talk.to(command.ports[0], source=source) as talk:
+                visit(talk)
 
         def connect(times):
-            done = (todo * (times // len(todo) + 1))[:times]
-            threads = [threading.Thread(target=work, args=(done[n::4],)) for n in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            # What lingers, or dials, ends by itself.
-            wait_until(lambda: State(pid).descriptors <= empty.descriptors, "descriptors back")
+            wrong = carry_out(todo, times, pay)
+            wait_until_closed(pid, empty)  # what lingers, or dials, ends by itself
+            return wrong
 
-        connect(500)  # grows what stays: threads, caches, the allocator's arenas
+        wrong = connect(500)  # grows what stays: threads, caches, the allocator's arenas
         before = State(pid)
-        connect(2000)
+        wrong += connect(2000)
         after = State(pid)
         print("%d ways; %r, then %r, then %r" % (len(todo), empty, before, after))
         assert [] == wrong
