@@ -282,6 +282,17 @@ def made_for_tests(*names, **how):
 
 
 @contextlib.contextmanager
+def without_bugs(made):
+    """Hosts for one test, in which the server at *made.proxy* must log no bug of its own."""
+    from support import wait_until
+
+    made.proxy.logged()
+    yield made
+    wait_until(lambda: made.proxy.connections() == 0, "the end of all connections")
+    assert [] == made.proxy.bugs()
+
+
+@contextlib.contextmanager
 def or_skip():
     """Skip with the reason if this machine lacks what is needed inside."""
     import pytest

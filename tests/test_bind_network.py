@@ -8,7 +8,6 @@ import pytest
 
 import hosts
 from bind_client import Waiting
-from support import wait_until
 
 CLIENT, PROXY, STRANGER, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.3.0.1"
 SERVER6 = "fd03::1"
@@ -35,10 +34,8 @@ def lan():
 @pytest.fixture
 def network(lan):
     """The hosts, for a test in which the server must log no bug of its own."""
-    lan.proxy.logged()
-    yield lan
-    wait_until(lambda: lan.proxy.connections() == 0, "the end of all connections")
-    assert [] == lan.proxy.bugs()
+    with hosts.without_bugs(lan):
+        yield lan
 
 
 def waiting(network, dst, way="5", **settings):
@@ -180,10 +177,9 @@ def nat_hosts():
 def test_the_public_address_is_where_a_nat_lets_the_server_in(nat_hosts, dst):
     """It is told, with a port that the router passes on, and the server connects to it."""
     port = nat_hosts.proxy.proxy(rule=["allow"], public_address=[OUTSIDE], bind_ports=PORTS)
-    with Waiting(nat_hosts.proxy.connect(INSIDE, port), dst) as client:
-        assert OUTSIDE == client.host
-        with client.peer(FAR, nat_hosts.server) as peer:
-            client.expect_peer(peer)
-            client.expect_to_work(peer)
-    wait_until(lambda: nat_hosts.proxy.connections() == 0, "the end of all connections")
-    assert [] == nat_hosts.proxy.bugs()
+    with hosts.without_bugs(nat_hosts):
+        with Waiting(nat_hosts.proxy.connect(INSIDE, port), dst) as client:
+            assert OUTSIDE == client.host
+            with client.peer(FAR, nat_hosts.server) as peer:
+                client.expect_peer(peer)
+                client.expect_to_work(peer)

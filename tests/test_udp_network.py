@@ -48,10 +48,8 @@ def lan():
 @pytest.fixture
 def network(lan):
     """The hosts, for a test in which the server must log no bug of its own."""
-    lan.proxy.logged()
-    yield lan
-    wait_until(lambda: lan.proxy.connections() == 0, "the end of all connections")
-    assert [] == lan.proxy.bugs()
+    with hosts.without_bugs(lan):
+        yield lan
 
 
 class Association:
@@ -309,10 +307,8 @@ def nat_hosts():
 @pytest.fixture
 def behind_nat(nat_hosts):
     """Them, for a test in which the server must log no bug of its own."""
-    nat_hosts.proxy.logged()
-    yield nat_hosts
-    wait_until(lambda: nat_hosts.proxy.connections() == 0, "the end of all connections")
-    assert [] == nat_hosts.proxy.bugs()
+    with hosts.without_bugs(nat_hosts):
+        yield nat_hosts
 
 
 @pytest.mark.parametrize("told", [PUBLIC, INSIDE])
