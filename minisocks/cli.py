@@ -68,13 +68,11 @@ class _Command(click.Command):
             name,
             callback=run,
             help=summary,
-            params=[*map(_option, settings), *more, _VERSION],
+            params=[*map(_option, settings), *more, _VERSION, _HELP],
             epilog=_EPILOG if settings else None,
-            context_settings={
-                "help_option_names": ["-h", "--help"],
-                "max_content_width": WIDTH,
-                "allow_extra_args": True,
-            },
+            context_settings={"max_content_width": WIDTH, "allow_extra_args": True},
+            # click prints its own past the console, and without stdout it prints nothing.
+            add_help_option=False,
         )
         self.settings = settings
         self.more = more
@@ -182,8 +180,17 @@ def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
         context.exit()
 
 
+def _show_help(context: click.Context, _option: Any, wanted: bool) -> None:
+    if wanted:
+        console.print_line(context.get_help())
+        context.exit()
+
+
 _VERSION = click.Option(
     ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version
+)
+_HELP = click.Option(
+    ["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_help
 )
 #: What tells a running process from others.
 _WHICH = (CONFIG_FILE, *(s for s in SETTINGS if s.name in ("listen", "pidfile")))
@@ -270,12 +277,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         console.crash()
         raise
     console.finish(status)
+    console.flush_stderr()
     return status
 
 
 def _status_of(argv: List[str]) -> int:
     try:
-        _run(argv)
+        try:
+            _run(argv)
+        finally:
+            console.flush_stdout()
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)
     except click.ClickException as exc:
@@ -291,8 +302,7 @@ def _status_of(argv: List[str]) -> int:
     except _Denied:
         return EXIT_CANNOT
     except BrokenPipeError:
-        console.give_up_stdout()
-        return EXIT_CANNOT
+        return EXIT_CANNOT  # what reads stdout has ended, as head does
     except _Failure as exc:
         console.fail(str(exc))
         return exc.status

@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any, Dict, Tuple
 
-from minisocks.console import print_line, say
+from minisocks.console import flush_stdout, print_line, say
 from minisocks.errors import NotRunning, ServiceError
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.remote import request
@@ -94,6 +94,7 @@ def status(path: str, form: str = "text", watch: bool = False) -> None:
         print_line(_CLEAR + text if watch and form == "text" else text)
         if not watch:
             return
+        flush_stdout()
         time.sleep(WATCH_SECONDS)
 
 

@@ -16,7 +16,8 @@ __all__ = [
     "fail",
     "fill_standard_descriptors",
     "finish",
-    "give_up_stdout",
+    "flush_stderr",
+    "flush_stdout",
     "in_background",
     "print_bytes",
     "print_line",
@@ -96,7 +97,7 @@ def fail(sentence: str) -> None:
 
 
 def print_line(line: str) -> None:
-    """Write *line* to stdout, in whatever that can show.
+    """Write *line* to stdout, in whatever that can show; ``flush_stdout`` writes it out.
 
     Raises:
         OSError: it is closed, or full.
@@ -105,11 +106,10 @@ def print_line(line: str) -> None:
         raise OSError(9, "stdout is closed")
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()
 
 
 def print_bytes(line: bytes) -> None:
-    """Write *line* to stdout as it is, whatever the locale.
+    """Write *line* to stdout as it is, whatever the locale; ``flush_stdout`` writes it out.
 
     Raises:
         OSError: as ``print_line``.
@@ -117,12 +117,47 @@ def print_bytes(line: bytes) -> None:
     if sys.stdout is None:
         raise OSError(9, "stdout is closed")
     sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.flush()
 
 
-def give_up_stdout() -> None:
-    """Whoever read stdout has seen enough: what is in its buffer must not fail at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def flush_stdout() -> None:
+    """Write what the buffer of stdout holds.  Every command ends with this.
+
+    Python does the same when the process exits, but a failure there is "Exception ignored"
+    and exit status 120. So what cannot be written here is discarded.
+
+    Raises:
+        OSError: it is full, or the reader has closed the pipe.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard("stdout")
+        raise
+
+
+def flush_stderr() -> None:
+    """Write what the buffer of stderr holds, or discard it.  The process ends with this.
+
+    A failure when the process exits would be exit status 120 instead of the command's own.
+    """
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard("stderr")
+
+
+def _discard(name: str) -> None:
+    """Empty the buffer of ``sys.stdout`` or ``sys.stderr`` into /dev/null."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, getattr(sys, name).fileno())
+        os.close(null)
+    except OSError:  # no /dev/null here: what is None is not flushed at exit
+        setattr(sys, name, None)
 
 
 def _escaped(found: Match[str]) -> str:
