@@ -55,7 +55,10 @@ def detach(keep: Sequence[int]) -> Detached:
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed, when Python started
-            stream.flush()
+            try:
+                stream.flush()
+            except OSError:
+                pass  # full: no reason not to serve
     if os.fork():
         for fd in (writer, *keep):
             os.close(fd)  # who waits has no part in them: a lock ends with the other process

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import ROOT, TIMEOUT, environment, run_command, wait_until
+from support import MODULE, ROOT, TIMEOUT, environment, run_command, wait_until
 
 
 def test_it_returns_when_it_serves(instance, target):
@@ -77,6 +77,17 @@ def test_closed_streams_are_no_hindrance(instance, closed, option):
     assert "Traceback" not in done.stderr
     assert instance.pid
     assert 4 == _open_files(instance.pid).count("/dev/null")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("option", ["--daemon", "--ensure"])
+def test_a_full_stderr_is_no_hindrance(instance, option):
+    """It serves where what it has to warn of cannot be written."""
+    program = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *MODULE]
+    env = environment(MINISOCKS_UNKNOWN="1")
+
+    assert (0, "", "") == run_command("-c", instance.file, option, program=program, env=env)
+    assert instance.pid
 
 
 def test_a_start_that_fails_says_why(instance, tmp_path):
