@@ -125,13 +125,22 @@ def test_what_cannot_be_hashed_is_a_sentence(args, stdin, status, sentence):
     assert b"s3cret" not in err
 
 
+#: The command line, which Ctrl-C ends: a shell has its background processes ignore that.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from minisocks.cli import main
+sys.exit(main())
+"""
+
+
 class Terminal:
     """A child on a terminal of its own, its stdout elsewhere."""
 
     def __init__(self, *args):
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*MODULE, "hash-password", *args],
+            [sys.executable, "-c", INTERRUPTIBLE, "hash-password", *args],
             stdin=slave,
             stdout=subprocess.PIPE,
             stderr=slave,

@@ -343,6 +343,7 @@ def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
     pidfile = str(tmp_path / "p")
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.execv(  # noqa: S606  # a child of a terminal of its own
             sys.executable,
             [sys.executable, "-m", "minisocks", "-l", "0", "--pidfile", pidfile],
