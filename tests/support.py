@@ -318,15 +318,15 @@ MODULE = (sys.executable, "-m", "minisocks")
 def run_command(*args, program=(sys.executable, "-W", "error") + MODULE[1:], **kwargs):
     """Run ``python -m minisocks`` to its end; return status, stdout and stderr.
 
-    Warnings are errors there.
+    Warnings are errors there. Text is UTF-8 both ways, whatever the locale of the tests.
     """
     kwargs.setdefault("cwd", ROOT)
     child = subprocess.run(
-        list(program) + list(args),
+        list(program) + [arg.encode() for arg in args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        universal_newlines=True,
+        encoding="utf-8",
         timeout=60,
         **kwargs,
     )

@@ -337,7 +337,7 @@ def test_the_answer_as_json(rules):
 )
 def test_questions_that_cannot_be_understood(args, sentence):
     """One sentence, and exit status 2."""
-    status, out, err = run_command("check", *args)
+    status, out, err = run_command("check", *args, env=environment(LC_ALL="C.UTF-8"))
     assert (2, "") == (status, out)
     assert err.startswith(sentence)
     assert 1 == err.count("\n")
