@@ -50,8 +50,8 @@ ABOVE = """
     lingering relay errand
     census delivery flow idle
     loop record deriver
-    whereabouts room
-    deadline compat machine pidfile pipes logincost
+    whereabouts room processor
+    affinity deadline compat machine pidfile pipes logincost
 """
 
 #: No socket objects, threads, clock or log from here on.
