@@ -15,6 +15,7 @@ from minisocks.client import neighbourhood
 from minisocks.compat import start_thread
 from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
+from minisocks.processor import release_thread
 from minisocks.record import LIMIT_ENDS, Record
 from minisocks.settings import Config
 
@@ -263,6 +264,7 @@ class Log(logging.Handler):
             self._changed.notify()
 
     def _work(self) -> None:
+        release_thread()
         while self._wait():
             try:
                 self._take()

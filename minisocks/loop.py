@@ -22,16 +22,9 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
-from minisocks.compat import (
-    READ,
-    Poller,
-    Waker,
-    close_quietly,
-    hang_up,
-    log_bug,
-    start_thread,
-)
+from minisocks.compat import READ, Poller, Waker, close_quietly, hang_up, log_bug, start_thread
 from minisocks.pipes import Pipes
+from minisocks.processor import Processor
 
 __all__ = ["BUFFER_BYTES", "Job", "Loop", "Timer"]
 
@@ -40,6 +33,8 @@ log = logging.getLogger("minisocks")
 #: What one read may take, hence what a direction that is blocked may hold in
 #: memory: 64 KiB.  Shared by all jobs; they run one after another.
 BUFFER_BYTES = 65536
+#: Rounds after which it asks for the time, and seconds after which the processor looks.
+LOOK_ROUNDS, LOOK_SECONDS = 256, 10.0
 
 
 class Job:
@@ -104,7 +99,9 @@ class Loop:
     A class because its thread, descriptors and timers live and end together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processor: Optional[Processor] = None) -> None:
+        self._processor = processor or Processor(None)
+        self._rounds_left, self._look_at = LOOK_ROUNDS, 0.0
         self._waker = Waker()
         try:
             self._poller = Poller()
@@ -305,6 +302,7 @@ class Loop:
 
     def _run(self) -> None:
         self._ident = threading.get_ident()
+        self._processor.keep()
         while not self._stopping:
             try:
                 self._round()
@@ -339,6 +337,12 @@ class Loop:
             self.on_closed()
         if not len(self):
             self._tell_empty()
+        self._rounds_left -= 1
+        if not self._rounds_left:  # no timer: an idle loop is not woken up for it
+            self._rounds_left = LOOK_ROUNDS
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_SECONDS
+                self._processor.look()
 
     def _tell_empty(self) -> None:
         self.pipes.close_spare()

@@ -7,6 +7,7 @@ import time
 from typing import Callable, Deque, Optional
 
 from minisocks.compat import log_bug, start_thread
+from minisocks.processor import release_thread
 from minisocks.record import Record
 
 __all__ = ["Reporter"]
@@ -85,6 +86,7 @@ class Reporter:
         return ""
 
     def _work(self) -> None:
+        release_thread()
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:

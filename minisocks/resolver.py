@@ -27,6 +27,7 @@ from typing import (
 
 from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
 from minisocks.errors import DialError, HandshakeError
+from minisocks.processor import release_thread
 from minisocks.wire import Atyp, Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
@@ -318,6 +319,7 @@ class Resolver:
             self._most_threads = MAX_THREADS
 
     def _work(self) -> None:
+        release_thread()
         has_left = False
         try:
             while self._look_one_up():

@@ -13,6 +13,7 @@ from minisocks.values import (
     check_path,
     check_ports,
     check_preference,
+    check_processor,
     check_syslog,
     check_user,
 )
@@ -282,6 +283,16 @@ ROWS = (
         "Go to the background once it listens. Logs to syslog unless --log-file says where.",
         of_process=True,
         is_fixed=True,
+    ),
+    Setting(
+        _SERVICE,
+        "processor",
+        "text",
+        "Keep the threads that serve clients to one processor (Linux): auto, none, or its number. "
+        "Python runs one of them at a time, and to change processors takes time. On the command "
+        "line, without it: auto.",
+        "WHICH",
+        accept=check_processor,
     ),
     Setting(
         _LOGGING,

@@ -15,6 +15,7 @@ from minisocks.logs import Log, destinations
 from minisocks.machine import Room, find_room, raise_descriptor_limit
 from minisocks.orders import Orders, hangs_on
 from minisocks.pidfile import Pidfile, control_path
+from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
 from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
@@ -310,7 +311,11 @@ class Service:
         return os.path.join(self._home, path)
 
     def _fitted(self, config: Config) -> Config:
-        """Return *config* with what the descriptors allow, where nobody says how many."""
+        """Return *config* with what this machine has, where nothing is said.
+
+        As many connections as the descriptors allow, and any one processor.
+        """
+        config = config._replace(processor=config.processor or AUTO)
         if config.max_connections is not None:
             return config
         room = find_room(self._descriptors, config.max_handshakes)

@@ -25,6 +25,7 @@ from minisocks.lingering import Lingering, Porch
 from minisocks.logins import Logins
 from minisocks.loop import Job, Loop
 from minisocks.memory import Memory
+from minisocks.processor import Processor
 from minisocks.rate import RatedPair, Rates, Share
 from minisocks.record import Record
 from minisocks.relay import Pair
@@ -57,7 +58,9 @@ class Services:
         #: What makes a session of an accepted socket; a test may put its own here.
         self.session_type: Callable[..., Session] = Session
         road, access = Road.of(config), Access.of(config, self.hooks)
-        self.loop = Loop()
+        #: The one that the threads of this proxy keep to which serve clients.
+        self.processor = Processor(config.processor)
+        self.loop = Loop(self.processor)
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop)
         self.logins = Logins(self.loop)
@@ -85,6 +88,9 @@ class Services:
         with the old ones.
         """
         self.config = config
+        self.processor.change(config.processor)
+        if self.loop.is_current():
+            self.processor.keep()  # the handler threads do so before their next clients
         self.users, self.rules, self.files = access
         self.logins.adopt(access.users, config.auth_once, config.max_handshakes)
         self.road = road

@@ -17,9 +17,9 @@ class Setting(NamedTuple):
 
     ``kind`` is flag, seconds, count, bytes, text, or texts (may be repeated).  Numbers
     go from ``least`` to ``most``, and are None where the default is None: no limit,
-    which people write as none.  ``accept`` raises ``ConfigError`` for a text that
-    cannot be used.  ``of_process``: a proxy in a program has no use for it;
-    ``is_fixed``: a change of it needs a restart.
+    which people write as none.  A text is None if it is not set and its default is None.
+    ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: a
+    proxy in a program has no use for it; ``is_fixed``: a change of it needs a restart.
     """
 
     group: str
@@ -131,6 +131,8 @@ class Setting(NamedTuple):
             if not self.least <= value <= self.most:
                 numbers = tuple(map(self._shown_number, (value, self.least, self.most)))
                 raise ConfigError(self.option, "%s is out of range: %s to %s" % numbers)
+        elif value is None and self.default is None:
+            return
         elif not isinstance(value, str):
             raise ConfigError(self.option, "takes text, not %r" % type(value).__name__)
         elif self.accept is not None:

@@ -89,6 +89,9 @@ class Config(NamedTuple):
     pidfile: str = ""
     # Leave the terminal once it listens.
     daemon: bool = False
+    # auto, none, or the number of the processor that threads which serve clients keep to.
+    # None: none, for a program's threads are its own affair. The command line takes auto.
+    processor: Optional[str] = None
     # Where the log goes; "": not to a file. Neither file nor syslog: to stderr.
     log_file: str = ""
     # local, PATH or HOST:PORT; "": not to syslog.

@@ -15,6 +15,7 @@ __all__ = [
     "check_path",
     "check_ports",
     "check_preference",
+    "check_processor",
     "check_syslog",
     "check_user",
     "encode",
@@ -170,6 +171,20 @@ def check_preference(text: str) -> None:
     """
     if text not in ("ipv4", "ipv6", "system"):
         raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
+
+
+def check_processor(text: str) -> None:
+    """Accept auto, none, or the number of a processor.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    # str.isdigit alone takes other scripts' digits.
+    is_number = 0 < len(text) <= 4 and all("0" <= c <= "9" for c in text)
+    if text not in ("auto", "none") and not is_number:
+        raise ConfigError(
+            "--processor", "%.40r is neither auto nor none, nor a number from 0 up" % text
+        )
 
 
 def check_address(option: str, which: str, is_told: bool = False) -> Callable[[str], None]:

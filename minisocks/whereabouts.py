@@ -43,6 +43,7 @@ TAKE_VALUES = (
     "--memory-limit",
     "--pidfile",
     "--prefer",
+    "--processor",
     "--public-address",
     "--rate",
     "--rule",

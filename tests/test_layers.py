@@ -29,6 +29,7 @@ SPECIAL = {
     "bind_ports": (["1-2", "3-4", "5"], ["1-2", "3-4", "5"]),
     "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),
     "pidfile": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "processor": (["auto", "none", "3"], ["auto", "none", "3"]),
     "log_file": (["/a", "/b", "c"], ["/a", "/b", "c"]),
     "syslog": (["local", "/dev/log", "10.0.0.1:514"], ["local", "/dev/log", "10.0.0.1:514"]),
     "log_format": (["json", "text", "json"], ["json", "text", "json"]),

@@ -9,9 +9,13 @@ import threading
 
 import pytest
 
+import minisocks.loop
+from minisocks import Proxy
 from minisocks.affinity import System, Times
+from minisocks.errand import run_in
+from minisocks.loop import LOOK_ROUNDS, Job, Loop
 from minisocks.processor import AUTO, Processor, release_thread
-from support import ROOT, TIMEOUT, log_kept
+from support import ROOT, TIMEOUT, CommandLine, FakeTarget, Talk, log_kept, wait_until
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 two_processors = pytest.mark.skipif(len(MAY_USE) < 2, reason="needs two processors, and Linux")
@@ -523,11 +527,13 @@ def test_a_system_without_the_calls():
         "for name in ('sched_setaffinity', 'sched_getaffinity', 'sysconf'):\n"
         "    if hasattr(os, name):\n"
         "        delattr(os, name)\n"
+        "from minisocks import Proxy\n"
         "from minisocks.processor import Processor, preview, release_thread\n"
         "release_thread()\n"
-        "processor = Processor('auto')\n"
-        "processor.look()\n"
-        "print(processor.number, preview('auto')[0], preview('0')[0])\n"
+        "with Proxy(listen='127.0.0.1:0', processor='auto') as proxy:\n"
+        "    processor = proxy.services.processor\n"
+        "    processor.look()\n"
+        "    print(processor.number, preview('auto')[0], preview('0')[0])\n"
     )
     out = subprocess.check_output(
         [sys.executable, "-W", "error", "-c", program], cwd=ROOT, universal_newlines=True
@@ -617,3 +623,154 @@ def test_a_mask_changed_from_outside_is_noticed():
     looked = in_thread(loop)
     other.join(TIMEOUT)
     assert [{processor.number}] * 2 == [looked, *results]
+
+
+@pytest.mark.skipif(not MAY_USE, reason="needs Linux")
+def test_no_system_call_where_none_is_in_use():
+    """A program whose proxies keep to none is left alone altogether."""
+    program = (
+        "import os\n"
+        "def refuse(*args):\n"
+        "    raise AssertionError('a system call')\n"
+        "os.sched_setaffinity = os.sched_getaffinity = refuse\n"
+        "from minisocks import Proxy\n"
+        "from minisocks.processor import release_thread\n"
+        "release_thread()\n"
+        "with Proxy(listen='127.0.0.1:0', on_connection=print) as proxy:\n"
+        "    services = proxy.services\n"
+        "    services.processor.look()\n"
+        "    print(services.processor.number, services.config.processor)\n"
+    )
+    out = subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, universal_newlines=True
+    )
+    assert "None None\n" == out
+
+
+# In the proxy
+
+
+class Watched(Processor):
+    """Counts who keeps to it, and who looks."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.kept, self.looks = [], []
+
+    def keep(self):
+        self.kept.append(threading.current_thread().name)
+
+    def look(self):
+        self.looks.append(threading.current_thread().name)
+
+
+class Spins(Job):
+    """Has the loop go round so many times, without an event."""
+
+    def __init__(self, loop, rounds):
+        self.loop, self.left = loop, rounds
+        self.done = threading.Event()
+
+    def begin(self):
+        self.left -= 1
+        if self.left > 0:
+            self.loop.call_soon(self, self.begin)
+            return
+        self.loop.done(self)
+        self.done.set()
+
+    def abort(self, why):
+        self.done.set()
+
+
+def test_a_busy_loop_looks_and_an_idle_one_is_not_woken(monkeypatch):
+    """Its thread keeps at the start; it looks after so many rounds, and then not for 10 s."""
+    monkeypatch.setattr(minisocks.loop, "LOOK_SECONDS", 3600.0)  # however slow this machine is
+    processor = Watched()
+    loop = Loop(processor)
+    loop.start()
+    wait_until(lambda: processor.kept, "the start")
+    assert ["minisocks-loop"] == processor.kept
+    assert [] == processor.looks
+    for rounds, looks in ((10, 0), (LOOK_ROUNDS, 1), (5 * LOOK_ROUNDS, 1)):
+        spins = Spins(loop, rounds)
+        loop.submit(spins)
+        assert spins.done.wait(TIMEOUT)
+        assert ["minisocks-loop"] * looks == processor.looks
+    loop._look_at = 0.0  # that time is over
+    spins = Spins(loop, LOOK_ROUNDS)
+    loop.submit(spins)
+    assert spins.done.wait(TIMEOUT)
+    assert 2 == len(processor.looks)
+    monkeypatch.setattr(minisocks.loop, "LOOK_SECONDS", 0.0)
+    loop._look_at = 0.0
+    spins = Spins(loop, 4 * LOOK_ROUNDS)
+    loop.submit(spins)
+    assert spins.done.wait(TIMEOUT)
+    assert 2 + 4 <= len(processor.looks) <= 2 + 5  # it does not ask for the time each round
+    loop.stop()
+
+
+def in_loop(proxy, function):
+    """Run *function* in the loop's thread, and return its result."""
+    results = []
+    run_in(proxy.services.loop, lambda: results.append(function()))
+    return results[0]
+
+
+@two_processors
+def test_a_program_s_proxy_keeps_to_none_unless_told(proxy):
+    """And then its own threads only; a reload changes it both ways, at once for the loop."""
+    everything = set(MAY_USE)
+    assert (None, everything) == (proxy.services.processor.number, in_loop(proxy, own_mask))
+    for wanted in (str(MAY_USE[1]), "none", "auto", None):
+        proxy.reload(proxy.config._replace(processor=wanted))
+        number = proxy.services.processor.number
+        assert (number is None) == (wanted in (None, "none"))
+        assert in_loop(proxy, own_mask) == (everything if number is None else {number})
+        assert everything == own_mask() == in_thread(own_mask)
+
+
+@two_processors
+def test_threads_for_names_and_reports_have_the_process_s_mask():
+    """Although the loop, which is bound, may start them."""
+    masks = {}
+
+    def resolve(name):
+        masks["resolve"] = own_mask()
+
+    def on_connection(record):
+        masks["on_connection"] = own_mask()
+
+    with FakeTarget() as target:
+        with Proxy(
+            listen="127.0.0.1:0", processor="auto", resolve=resolve, on_connection=on_connection
+        ) as proxy:
+            assert {proxy.services.processor.number} == in_loop(proxy, own_mask)
+            with Talk.to(proxy.port) as talk:
+                talk.connect5(b"localhost", target.port)
+            wait_until(lambda: len(masks) == 2, "the report")
+    assert dict.fromkeys(("resolve", "on_connection"), set(MAY_USE)) == masks
+
+
+def masks_of(command):
+    """Return the mask of the main thread, and those of the others, as the kernel tells."""
+    masks, pid = {}, command.process.pid
+    for thread in os.listdir("/proc/%d/task" % pid):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            masks[int(thread)] = set(os.sched_getaffinity(int(thread)))
+    return masks.pop(pid), list(masks.values())
+
+
+@two_processors
+def test_the_command_line_s_loop_keeps_to_one():
+    """Unless told to keep to none; the main thread and the log's keep to none."""
+    everything = set(MAY_USE)
+    with CommandLine("-l", "0") as command:
+        wait_until(lambda: any(len(mask) == 1 for mask in masks_of(command)[1]), "a bound thread")
+        main, others = masks_of(command)
+        assert everything == main
+        assert everything in others
+    with CommandLine("-l", "0", "--processor", "none") as command:
+        main, others = masks_of(command)
+        assert [everything] * len(others) == others
