@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a mi
 
     from minisocks.client import Client
     from minisocks.errors import ConfigError, ListenError, MinisocksError
+    from minisocks.handler import SocksHandler
     from minisocks.hooks import ProxyRequest
     from minisocks.proxy import Proxy
     from minisocks.record import Record
+    from minisocks.server import SocksServer
     from minisocks.settings import Config
     from minisocks.stats import Stats
     from minisocks.wire import Rep
@@ -33,6 +35,8 @@ __all__ = [
     "ProxyRequest",
     "Record",
     "Rep",
+    "SocksHandler",
+    "SocksServer",
     "Stats",
     "__version__",
 ]
@@ -50,6 +54,8 @@ _HOMES: "Dict[str, str]" = {
     "ProxyRequest": "hooks",
     "Record": "record",
     "Rep": "wire",
+    "SocksHandler": "handler",
+    "SocksServer": "server",
     "Stats": "stats",
 }
 

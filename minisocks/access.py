@@ -1,4 +1,4 @@
-"""Who may come in and what they may reach, made of the settings: all of it, or nothing."""
+"""What decides about clients, made of the settings: all of it, or nothing."""
 
 from typing import Dict, NamedTuple, Tuple
 
@@ -8,6 +8,7 @@ from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.machine import is_own_address
 from minisocks.passwords import Hash
+from minisocks.road import Road
 from minisocks.rulelines import Lines, parse_lines, parse_rule
 from minisocks.rules import Rules
 from minisocks.settings import Config
@@ -24,8 +25,13 @@ MAX_LIST_BYTES = 64 << 20
 
 
 class Access(NamedTuple):
-    """What decides about clients.  Immutable; a reload puts another one in its place."""
+    """What decides about clients.  Immutable; a reload puts another one in its place.
 
+    So a handler that reads it once never has new users with old rules.
+    """
+
+    config: Config
+    road: Road
     users: Users
     rules: Rules
     #: The files that were read for it.
@@ -44,7 +50,7 @@ class Access(NamedTuple):
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
         judge = Rules(rules, bool(users), is_own_address, config.ident)
-        return cls(users, judge, _files_of(config, lists))
+        return cls(config, Road.of(config), users, judge, _files_of(config, lists))
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

@@ -26,7 +26,7 @@ class Associate(Job):
         self._request = request
 
     def start(self) -> None:
-        """Have the loop carry it out.  Thread: the loop's, or a handler's.
+        """Have the loop carry it out.  Thread: a handler's.
 
         Raises:
             UnsupportedCommand: by a unix socket; the session still is the caller's.
@@ -34,7 +34,7 @@ class Associate(Job):
         if not self._session.client.ip:
             # Datagrams would come from an address, and anybody on this host has that.
             raise UnsupportedCommand("UDP needs a client that has an IP address: no unix socket")
-        self._session.services.loop.submit(self)
+        self._session.submit(self)
 
     def begin(self) -> None:
         """Open the relay socket, say where it is, and relay."""
@@ -74,7 +74,7 @@ class Associate(Job):
         exchange.enter(association, client)
         record.granted(str(address_of(ip, place[1])))
         try:
-            session.associated(public_address(services.config, ip, client.ip), place[1])
+            session.associated(public_address(services.access.config, ip, client.ip), place[1])
         except OSError:
             exchange.leave(association, client)
             exchange.ports.closed(ip, place[1])
@@ -84,7 +84,7 @@ class Associate(Job):
 
 
 def _association(session: Session, relay: socket.socket, ip: bytes, port: int) -> Association:
-    services, client, rate = session.services, session.client, session.services.config.rate
+    services, client, rate = session.services, session.client, session.services.access.config.rate
     if rate is None:
         return Association(services, session.record, session.sock, relay, ip, port)
     share = Share(services.rates, client, rate)

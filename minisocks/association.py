@@ -23,7 +23,7 @@ from minisocks.ports import connect_quietly
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
-from minisocks.session import Services
+from minisocks.services import Services
 from minisocks.wire import Atyp, packed_ip, quoted, unmapped
 
 __all__ = ["Association"]
@@ -159,7 +159,7 @@ class Association(Job):
 
     def ask_again(self) -> None:
         """Ask about each target again, for rules have changed; end if its user has gone."""
-        user, users = self.client.user, self._services.users
+        user, users = self.client.user, self._services.access.users
         if user is not None:
             # Who came in by a password shown before has shown none.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
@@ -330,13 +330,13 @@ class Association(Job):
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            services.road.prepare(sock)
+            services.access.road.prepare(sock)
             self._loop.watch(sock.fileno(), READ, self)
         except BaseException:
             close_quietly(sock)
             raise
         self._targets[size] = sock
-        seconds = services.config.idle_timeout
+        seconds = services.access.config.idle_timeout
         if seconds is not None and self.idle is None:
             self.idle = TargetsIdle(self._loop, self, self._record, seconds)
             self.idle.begin()

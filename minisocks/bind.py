@@ -46,8 +46,8 @@ class Bind(Job):
         self._expected: FrozenSet[bytes] = frozenset()
 
     def start(self) -> None:
-        """Have the loop carry it out.  Thread: the loop's, or a handler's."""
-        self._session.services.loop.submit(self)
+        """Have the loop carry it out.  Thread: a handler's."""
+        self._session.submit(self)
 
     def begin(self) -> None:
         """Find out whom to wait for, and wait."""
@@ -56,7 +56,7 @@ class Bind(Job):
         # Until there is a peer for them, the client's bytes stay where they are; mask 0
         # still tells a reset.
         session.watch(0, self)
-        seconds = session.services.config.bind_timeout - session.waited
+        seconds = session.services.access.config.bind_timeout - session.waited
         if seconds <= 0:
             self._refuse(DialError("no time was left for its peer", Rep.TTL_EXPIRED))
             return
@@ -114,7 +114,7 @@ class Bind(Job):
         addresses = [address for address in addresses if any(_ip_of(address))]
         ways = allowed(session, self._request, self._sayable(addresses))
         self._expected = frozenset(map(_ip_of, ways))
-        self._listen(session.services.road.ordered(ways))
+        self._listen(session.services.access.road.ordered(ways))
 
     def _expect_anybody(self, family: int) -> None:
         """Wait for whoever comes, first of all by *family*.
@@ -123,7 +123,7 @@ class Bind(Job):
             HandshakeError, DialError, OSError: as above.
         """
         session, request = self._session, self._request
-        rules = session.services.rules
+        rules = session.services.access.rules
         rules.foresee_any(session.client, request.ver, request.cmd, request.dst).demand()
         ways = ways_from_anywhere(family, session.sock.getsockname())
         self._listen(self._sayable(ways))
@@ -143,10 +143,10 @@ class Bind(Job):
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
         services = session.services
-        self._berth = berth = services.berths.take(session.client, services.road, ways)
+        self._berth = berth = services.berths.take(session.client, services.access.road, ways)
         other = plain_ip(berth.faced) if self._expected else b""
         session.record.bound = str(address_of(berth.ip, berth.port))
-        session.listening(public_address(services.config, berth.ip, other), berth.port)
+        session.listening(public_address(services.access.config, berth.ip, other), berth.port)
         services.loop.watch(berth.sock.fileno(), READ, self)
         session.watch(READ, self)
 
@@ -188,7 +188,11 @@ class Bind(Job):
         peer.setblocking(False)
         tune(peer)
         self._release()
-        session.granted(peer, sockaddr, sockaddr)
+        try:
+            session.granted(peer, sockaddr, sockaddr)
+        except OSError as exc:
+            session.services.loop.close_later(peer)
+            session.gone(exc)
 
     def _check(self, ip: bytes) -> None:
         """Go on if the peer at *ip* is the one that is waited for, and allowed.
@@ -206,7 +210,8 @@ class Bind(Job):
                 % (text_ip(ip), self._place(), request.dst.name)
             )
         dst = request.dst if self._expected else address_of(ip, request.dst.port)
-        session.services.rules.decide(session.client, request.ver, request.cmd, dst, ip).demand()
+        rules = session.services.access.rules
+        rules.decide(session.client, request.ver, request.cmd, dst, ip).demand()
 
     def _place(self) -> str:
         return self._session.record.bound or ""

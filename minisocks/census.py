@@ -44,11 +44,12 @@ class Census(Witness):
         place, user = neighbourhood(client.ip), client.user
         with self._lock:
             here, by_user = self._clients.get(place, 0), self._users.get(user, 0)
-            _demand("there are", self._all, "--max-connections", config.max_connections)
-            _demand(client.place + " has", here, "--max-per-client", config.max_per_client)
-            if user is not None:
-                who = "user %s has" % quoted(user)
-                _demand(who, by_user, "--max-per-user", config.max_per_user)
+            if _is_reached(self._all, config.max_connections):
+                raise _limit("there are", config.max_connections, "--max-connections")
+            if _is_reached(here, config.max_per_client):
+                raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
+            if user is not None and _is_reached(by_user, config.max_per_user):
+                raise _limit("user %s has" % quoted(user), config.max_per_user, "--max-per-user")
             self._all += 1
             self._clients[place] = here + 1
             if user is not None:
@@ -65,10 +66,13 @@ class Census(Witness):
                 _one_less(self._users, client.user)
 
 
-def _demand(who: str, count: int, option: str, limit: Optional[int]) -> None:
-    if limit is not None and count >= limit:
-        # Not the count, which may be more after a reload: the words must stay the same.
-        raise LimitReached("%s %d connections already (%s %d)" % (who, limit, option, limit))
+def _is_reached(count: int, limit: Optional[int]) -> bool:
+    return limit is not None and count >= limit
+
+
+def _limit(who: str, limit: Optional[int], option: str) -> LimitReached:
+    # Not the count, which may be more after a reload: the words must stay the same.
+    return LimitReached("%s %s connections already (%s %s)" % (who, limit, option, limit))
 
 
 def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:

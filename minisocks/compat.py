@@ -5,29 +5,28 @@ import logging
 import os
 import re
 import select
-import signal
 import socket
 import sys
-import threading
-import time
 import traceback
 from typing import Any, Callable, Dict, List, Tuple
 
 __all__ = [
     "ACCEPTED_INHERIT",
     "CAPACITY_ERRORS",
+    "PEER_CLOSED",
     "READ",
+    "UNSHARED_POLLERS",
     "UNWATCHED",
     "WRITE",
+    "PlainPoller",
     "Poller",
     "Waker",
     "bind_late",
     "close_quietly",
     "connect_result",
     "hang_up",
-    "is_own_thread",
     "log_bug",
-    "start_thread",
+    "send_now",
     "tame_traceback",
     "tell",
     "tune",
@@ -52,6 +51,8 @@ _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 READ, WRITE = 1, 4
 #: Neither readable nor writable nor dead: no poller knows the descriptor.
 UNWATCHED = -1
+#: Mask of PlainPoller: the peer has sent FIN, or we have shut our reading side down (Linux).
+PEER_CLOSED = getattr(select, "POLLRDHUP", 0x2000 if _IS_LINUX else 0)
 
 
 class _SelectPoll:
@@ -99,12 +100,12 @@ class _Poll:
         pass
 
 
-if hasattr(select, "epoll"):
-    Poller: Callable[[], Any] = select.epoll
-elif hasattr(select, "poll"):
-    Poller = _Poll
-else:
-    Poller = _SelectPoll
+#: Needs no descriptor, and a forked child shares nothing of it: epoll's registrations it does.
+PlainPoller: Callable[[], Any] = _Poll if hasattr(select, "poll") else _SelectPoll
+#: For many descriptors.
+Poller: Callable[[], Any] = select.epoll if hasattr(select, "epoll") else PlainPoller
+#: Pollers of which a thread may register no descriptors while another thread waits with them.
+UNSHARED_POLLERS = (_Poll, _SelectPoll)
 
 
 class Waker:
@@ -146,10 +147,6 @@ class Waker:
         self._writer.close()
 
 
-# 3.8 warns about the numbers that the C library keeps for itself; 3.6 skips them.
-_ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
-
-
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -184,69 +181,6 @@ def tell(level: int, message: str, *args: object) -> None:
         log.log(level, message, *args)
     except Exception:  # noqa: BLE001, S110  # a program's log may fail
         pass
-
-
-#: How the threads of every proxy are called.
-THREAD_PREFIX = "minisocks-"
-
-
-def is_own_thread() -> bool:
-    """Say whether this is a thread of a proxy, and not the program's."""
-    return threading.current_thread().name.startswith(THREAD_PREFIX)
-
-
-#: The first thread that ends in these Pythons has the C library load another one, and if no
-#: descriptor is left just then, that aborts the whole process.
-_MUST_END_ONE = sys.version_info < (3, 9, 6)
-
-
-def _end_one() -> None:
-    """Have a thread end while there are descriptors."""
-    global _MUST_END_ONE
-    os.close(os.open(os.devnull, os.O_RDONLY))
-    _MUST_END_ONE = False
-    before = _kernels_threads()
-    thread = threading.Thread(target=int, daemon=True)
-    thread.start()
-    thread.join()
-    for _ in range(100):  # to ``join`` it has ended before it has, to the C library
-        if _kernels_threads() <= before:
-            break
-        time.sleep(0.001)
-
-
-def _kernels_threads() -> int:
-    """Return a number that grows by one with each thread there is, without a descriptor."""
-    try:
-        return os.stat("/proc/self/task").st_nlink
-    except OSError:
-        return 0
-
-
-def start_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread that no signal will ever be delivered to.
-
-    Daemon, because a resolver thread inside ``getaddrinfo`` cannot be ended and
-    must not keep the process.  Signals belong to the main thread: delivered to
-    another one, they would interrupt nothing that waits for them.
-
-    Raises:
-        RuntimeError: the system has no room for another thread.
-        OSError: the first one of the process only: there is no descriptor left.
-    """
-    if _MUST_END_ONE:
-        _end_one()
-    thread = threading.Thread(target=target, name=THREAD_PREFIX + name, daemon=True)
-    if not hasattr(signal, "pthread_sigmask"):
-        thread.start()
-        return thread
-    # Blocked here and not in the new thread, which a signal could hit first.
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
-    try:
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-    return thread
 
 
 _KEEPALIVE = [
@@ -305,6 +239,18 @@ def unpace(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, b"reno")
     except OSError:
         pass  # the peer has gone, which the next call tells; or it is not to be had
+
+
+def send_now(sock: socket.socket, data: bytes) -> int:
+    """Send what *sock* takes at once; return how much that is.
+
+    If *sock* has a timeout, ``send`` first asks whether it may: one system call more, for a few
+    bytes that there always is room for.
+
+    Raises:
+        OSError: as ``send`` of a socket that does not block.
+    """
+    return sock.send(data) if os.name == "nt" else os.write(sock.fileno(), data)
 
 
 def unblock(sock: socket.socket) -> None:

@@ -6,7 +6,7 @@ The rest waits in the loop.
 
 from typing import List, Optional, Set
 
-from minisocks.compat import WRITE
+from minisocks.compat import WRITE, close_quietly
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
@@ -39,32 +39,37 @@ class Connect(Job):
         self._watched: Set[int] = set()
 
     def start(self) -> None:
-        """Go as far as needs no waiting; the session is in good hands after.
+        """Go as far as needs no waiting; the loop has the session after.
 
-        Thread: the loop's, or a handler's.
+        Thread: a handler's.
 
         Raises:
             RefusedByRules, DialError: the session still is the caller's.
+            OSError: likewise; the client has left.
         """
         session, dst = self._session, self._request.dst
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         if not addresses:
-            session.services.loop.submit(self)  # begins with the name
+            session.submit(self)  # begins with the name
             return
         self._dial = self._new_dial(addresses)
         try:
             upstream = self._dial.step()
         finally:
             self._dial.close_discarded()
-        if upstream is not None:
+        if upstream is None:
+            session.submit(self)
+            return
+        try:
             session.granted(upstream, self._dial.via, self._dial.bnd)
-        else:
-            session.services.loop.submit(self)
+        except OSError:
+            close_quietly(upstream)
+            raise
 
     def begin(self) -> None:
         """Take the rest over: a name to look up, or attempts to wait for."""
         session = self._session
-        loop, config = session.services.loop, session.services.config
+        loop, config = session.services.loop, session.services.access.config
         # Nothing is read from the client meanwhile; mask 0 still tells a reset.
         session.watch(0, self)
         seconds = max(0.0, config.connect_timeout - session.waited)
@@ -109,13 +114,8 @@ class Connect(Job):
             RefusedByRules: none.
         """
         services = self._session.services
-
-        def make_room() -> bool:
-            # Spare pipes are the loop's, and have descriptors.
-            return services.loop.is_current() and services.loop.pipes.close_spare()
-
         passed = allowed(self._session, self._request, addresses)
-        return Dial(passed, road=services.road, make_room=make_room)
+        return Dial(passed, road=services.access.road, make_room=services.make_room)
 
     def _step(self) -> None:
         dial, session = self._dial, self._session
@@ -128,7 +128,11 @@ class Connect(Job):
         if upstream is not None:
             session.services.loop.unwatch(upstream.fileno())
             self._release()
-            session.granted(upstream, dial.via, dial.bnd)
+            try:
+                session.granted(upstream, dial.via, dial.bnd)
+            except OSError as exc:
+                session.services.loop.close_later(upstream)
+                session.gone(exc)
         else:
             self._watch_attempts(dial)
 

@@ -32,5 +32,5 @@ class Deadline:
         """
         left = self.at - time.monotonic()
         if left <= 0:
-            raise HandshakeTimeout("the handshake took too long")
+            raise HandshakeTimeout("the handshake took too long (--handshake-timeout)")
         return left

@@ -1,11 +1,13 @@
 """Have the loop do something, and wait for it."""
 
 import threading
-from typing import Callable
+from typing import Callable, List, Optional, TypeVar
 
 from minisocks.loop import Job, Loop
 
 __all__ = ["run_in"]
+
+_T = TypeVar("_T")
 
 
 class _Errand(Job):
@@ -28,11 +30,13 @@ class _Errand(Job):
         self.done.set()
 
 
-def run_in(loop: Loop, work: Callable[[], None]) -> None:
-    """Return when *loop* has done *work*, or has ended without.
+def run_in(loop: Loop, work: Callable[[], _T]) -> Optional[_T]:
+    """Return what *work* returns once *loop* has done it; None if the loop has ended without.
 
     Thread: any; in the loop's own it is done at once.
     """
-    errand = _Errand(loop, work)
+    results: List[_T] = []
+    errand = _Errand(loop, lambda: results.append(work()))
     loop.submit(errand)
     errand.done.wait()
+    return results[0] if results else None

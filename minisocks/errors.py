@@ -23,6 +23,7 @@
         HandshakeTimeout
         HookFailed                    the embedding program's code did not say
         NotChecked                    a password could not even be checked
+        ProxyStops                    the proxy ends while the client still speaks
       DialError                       .rep, .attempts
 
 ``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
@@ -50,6 +51,7 @@ __all__ = [
     "NotSocks",
     "Probe",
     "ProtocolError",
+    "ProxyStops",
     "RefusedByRules",
     "RoadError",
     "RuleError",
@@ -225,7 +227,13 @@ class HookFailed(HandshakeError):
 
 
 class NotChecked(HandshakeError):
-    """A password could not be checked: too many wait for that, or there is no thread for it."""
+    """A password could not be checked in time."""
+
+
+class ProxyStops(HandshakeError):
+    """The proxy stops while the handshake goes on."""
+
+    rep = None
 
 
 class DialError(MinisocksError):

@@ -1,5 +1,6 @@
 """One direction of a pair: where it stands, and what waits in it."""
 
+import errno
 import socket
 from typing import Optional, Union
 
@@ -7,7 +8,7 @@ from minisocks.compat import READ, UNWATCHED, WRITE
 from minisocks.loop import BUFFER_BYTES
 from minisocks.pipes import Pipe, Pipes
 
-__all__ = ["Flow", "wish"]
+__all__ = ["Flow", "wish", "word_of"]
 
 
 class Flow:
@@ -93,3 +94,8 @@ def wish(outgoing: Flow, incoming: Flow) -> int:
     # Else mask 0 still tells of a reset: who has half-closed may vanish
     # while the other end says nothing, and the pair would never end.
     return mask
+
+
+def word_of(code: int) -> str:
+    """Return how an end has died, by its errno."""
+    return "lost" if code == errno.ETIMEDOUT else "reset"

@@ -2,7 +2,7 @@
 
 All four are optional arguments of ``Proxy``.  They are plain callables, not
 coroutines, and may take their time: they run in threads that nobody else needs,
-up to a bound (``HandlerPool.hand_over``, ``resolver.MAX_THREADS``).  Several may
+up to a bound (``--max-handshakes``, ``resolver.MAX_THREADS``).  Several may
 run at the same time, but for ``on_connection``.  What one of them raises, be it
 SystemExit, is the program's bug: it is logged with its traceback, and the client
 is refused (REP 01; 91).

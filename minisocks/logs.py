@@ -12,12 +12,12 @@ import time
 from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Sequence
 
 from minisocks.client import neighbourhood
-from minisocks.compat import start_thread
 from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
 from minisocks.processor import release_thread
 from minisocks.record import LIMIT_ENDS, Record
 from minisocks.settings import Config
+from minisocks.threads import start_thread
 
 __all__ = ["Log", "destinations"]
 

@@ -22,9 +22,11 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
-from minisocks.compat import READ, Poller, Waker, close_quietly, hang_up, log_bug, start_thread
+from minisocks.compat import READ, UNSHARED_POLLERS, Poller, Waker, close_quietly, hang_up, log_bug
+from minisocks.job import Job, Timer
 from minisocks.pipes import Pipes
 from minisocks.processor import Processor
+from minisocks.threads import start_thread
 
 __all__ = ["BUFFER_BYTES", "Job", "Loop", "Timer"]
 
@@ -35,62 +37,6 @@ log = logging.getLogger("minisocks")
 BUFFER_BYTES = 65536
 #: Rounds after which it asks for the time, and seconds after which the processor looks.
 LOOK_ROUNDS, LOOK_SECONDS = 256, 10.0
-
-
-class Job:
-    """Something the loop does.  All methods are called in the loop's thread.
-
-    A job owns its sockets from ``Loop.submit`` on, and says ``Loop.done`` once
-    when it has given them to ``Loop.close_later`` or to another job.
-    """
-
-    __slots__ = ()
-
-    #: Whether ``len`` of the loop counts it, and its end is waited for.
-    counts = True
-
-    def begin(self) -> None:
-        """Register what it waits for.  Events come from the next round on."""
-        raise NotImplementedError
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Act: *fd* is ready, or dead.  A bounded amount of work, no waiting."""
-        raise NotImplementedError
-
-    def abort(self, why: str) -> None:
-        """Release everything at once; also before ``begin``.  Must not raise."""
-        raise NotImplementedError
-
-    def is_held_back(self) -> bool:
-        """Return whether it is kept from going on, so that its silence is not its own."""
-        return False
-
-
-class Timer:
-    """A job's callback at a time; ``cancel`` it when it is no longer wanted."""
-
-    __slots__ = ("_loop", "callback", "job")
-
-    def __init__(self, loop: "Loop", job: Job, callback: Callable[[], None]) -> None:
-        self._loop = loop
-        self.job: Optional[Job] = job
-        self.callback: Optional[Callable[[], None]] = callback
-
-    def cancel(self) -> None:
-        """Forget it; any number of times."""
-        if self.callback is not None:
-            self._forget()
-            self._loop._timer_cancelled()
-
-    def take(self) -> "Tuple[Optional[Job], Optional[Callable[[], None]]]":
-        """Return job and callback, once: its time has come."""
-        taken = self.job, self.callback
-        self._forget()
-        return taken
-
-    def _forget(self) -> None:
-        # Else timer and job would keep each other, and the job its session.
-        self.job = self.callback = None
 
 
 class Loop:
@@ -128,8 +74,6 @@ class Loop:
         self.pipes = Pipes()
         #: Shared space for reads.  Loop thread only, within one call.
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
-        #: Called (loop thread) when descriptors have become free.
-        self.on_closed: Callable[[], None] = _nothing
         #: The jobs of which bytes wait in memory, and some that had: since when.
         self.stalled: Dict[Job, float] = {}
         #: Called (loop thread) when there is one more of them, or one has more.
@@ -160,8 +104,11 @@ class Loop:
         else:
             with self._lock:
                 if not self._stopping:
+                    is_shared = not isinstance(self._poller, UNSHARED_POLLERS)
+                    masks = job.watched_at_once() if is_shared else None
                     self._take_in(job)
-                    self.call_soon(job, job.begin)
+                    if masks is None or not self._watch_from_elsewhere(job, masks):
+                        self.call_soon(job, job.begin)
                     return
         thread = self._thread
         if thread is threading.current_thread():
@@ -172,6 +119,24 @@ class Loop:
         with self._lock:
             job.abort("shutdown")
             self._close_sockets()
+
+    def _watch_from_elsewhere(self, job: Job, masks: Dict[int, int]) -> bool:
+        """Have the descriptors of *masks* be reported to *job*; return whether that could be.
+
+        The loop is not woken up for it, which is a tenth of what a connection costs.  Until all
+        of them are registered it ignores what the poller says of them, for it knows no job.
+        """
+        registered = []
+        try:
+            for fd, mask in masks.items():
+                self._poller.register(fd, mask)
+                registered.append(fd)
+        except OSError:
+            for fd in registered:
+                self._poller.unregister(fd)
+            return False
+        self._watching.update(dict.fromkeys(masks, job))  # in one step
+        return True
 
     def call_soon(self, job: Job, callback: Callable[..., None], *args: Any) -> None:
         """Call it in the loop's thread after the events of this round.
@@ -253,7 +218,7 @@ class Loop:
 
     def call_later(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
         """Call *callback* after *seconds* unless cancelled or *job* is done."""
-        timer = Timer(self, job, callback)
+        timer = Timer(job, callback, self._timer_cancelled)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), timer))
         return timer
 
@@ -334,7 +299,6 @@ class Loop:
         self._run_timers()
         if self._closing:
             self._close_sockets()
-            self.on_closed()
         if not len(self):
             self._tell_empty()
         self._rounds_left -= 1

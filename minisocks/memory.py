@@ -8,8 +8,10 @@ import heapq
 import time
 from typing import List, Optional, Tuple
 
+from minisocks.errand import run_in
 from minisocks.errors import LimitReached
 from minisocks.loop import BUFFER_BYTES, Job, Loop
+from minisocks.pending import Pending
 from minisocks.relay import SHORT_TURNS, Pair
 from minisocks.values import shown_bytes
 
@@ -27,13 +29,17 @@ class Memory(Job):
     """Keeps the connections of a loop below a limit.
 
     A class because it remembers whom it found: in a flood of those who take nothing it
-    does not look at all of them for each.  Loop thread, but for ``admit``.
+    does not look at all of them for each.  Loop thread, except ``admit``.
+
+    Args:
+        pending: the handshakes that are not finished, each counted as a connection.
     """
 
     counts = False
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, pending: Pending) -> None:
         self._loop = loop
+        self._pending = pending
         self._limit: Optional[int] = None
         #: Whoever was stalled when it looked last and has not been shed, the greediest last.
         self._found: List[Pair] = []
@@ -44,7 +50,7 @@ class Memory(Job):
         """How many bytes are counted.  Any thread."""
         loop = self._loop
         waiting = loop.pipes.pending_bytes + loop.pipes.held_bytes
-        return BUFFER_BYTES + len(loop) * BYTES_EACH + waiting
+        return BUFFER_BYTES + (len(loop) + len(self._pending)) * BYTES_EACH + waiting
 
     def change(self, limit: Optional[int]) -> None:
         """Go by *limit* from now on; None: there is none."""
@@ -70,23 +76,19 @@ class Memory(Job):
         self.change(None)
 
     def admit(self) -> None:
-        """See whether there is room for one connection more.  Any thread.
+        """See whether there is room for a connection whose handshake is pending.  Any thread.
 
         Raises:
             LimitReached: no, and nothing is stalled that could be shed for it.
         """
-        if self._limit is None or self.used + BYTES_EACH <= self._limit:
+        limit = self._limit
+        if limit is None or self.used <= limit:
             return
-        if self._loop.is_current():
-            self._shed(BYTES_EACH)
-            if self._limit is None or self.used + BYTES_EACH <= self._limit:
-                return
-        elif self._loop.stalled:
-            return  # who is stalled makes room
-        raise LimitReached(
-            "there is no memory for more connections (--memory-limit %s)"
-            % shown_bytes(self._limit)
-        )
+        # The loop's own word: a moment later a flow may hold more, for a moment.
+        if not run_in(self._loop, self._make_room):
+            raise LimitReached(
+                "there is no memory for more connections (--memory-limit %s)" % shown_bytes(limit)
+            )
 
     def _check(self) -> None:
         if self._limit is not None and not self._is_called and self.used > self._limit:
@@ -96,10 +98,15 @@ class Memory(Job):
             self._loop.short_turns = SHORT_TURNS
             self._loop.call_soon(self, self._shed)
 
-    def _shed(self, for_more: int = 0) -> None:
-        """Reset one after the other until it is enough, or nobody is left who is stalled."""
+    def _make_room(self) -> bool:
+        """Shed what must be; return whether there is room then."""
+        self._shed()
+        return self._limit is None or self.used <= self._limit
+
+    def _shed(self) -> None:
+        """Reset one after the other until it is enough, or none is left that is stalled."""
         self._is_called = False
-        while self._limit is not None and self.used + for_more > self._limit:
+        while self._limit is not None and self.used > self._limit:
             pair = self._greediest()
             if pair is None:
                 return

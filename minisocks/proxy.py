@@ -6,9 +6,10 @@ signals, no log handlers and nothing else that is the process's.
 
 import logging
 import threading
-from typing import Any, Callable, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
 
 from minisocks.compat import tame_traceback
+from minisocks.handler import SocksHandler
 from minisocks.hooks import (
     Authenticate,
     Authorize,
@@ -22,7 +23,8 @@ from minisocks.listener import Listener
 from minisocks.record import Record
 from minisocks.resolver import Resolver
 from minisocks.run import Run
-from minisocks.session import Services, Session
+from minisocks.server import SocksServer
+from minisocks.services import Services
 from minisocks.settings import Config
 from minisocks.stats import Stats
 from minisocks.values import ListenAddress
@@ -73,8 +75,9 @@ class Proxy:
     Thread: any.  Several may live in one process, and share nothing.
     """
 
-    #: What makes a session of an accepted socket; a test may put its own here.
-    session_type: Callable[..., Session] = Session
+    #: What accepts for a listener, and what serves a client; a subclass may put its own here.
+    server_type: Type[SocksServer] = SocksServer
+    handler_type: Type[SocksHandler] = SocksHandler
 
     def __init__(
         self,
@@ -301,17 +304,17 @@ class Proxy:
             return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0, 0)
         if self._run is not run:
             return run.journal.stats(0)
-        handshakes = run.pool.parked + len(run.services.logins)
-        associations = len(run.services.exchange)
-        return run.journal.stats(len(self), handshakes, run.pool.threads, associations)
+        services = run.services
+        counts = len(self), len(services.pending), run.acceptor.threads, len(services.exchange)
+        return run.journal.stats(*counts)
 
     def __len__(self) -> int:
         """Return how many connections are open, in whatever state.
 
-        Those that a hook is called for are among them.
+        Unfinished handshakes are among them.
         """
         run = self._run
-        return run.pool.open if run is not None else 0
+        return len(run.services.loop) + len(run.services.pending) if run is not None else 0
 
     def __bool__(self) -> bool:
         """Return True: a proxy without connections is one, too."""
@@ -341,5 +344,5 @@ class Proxy:
         elif hooks.authorize is not None and resolver is None:
             resolver = Resolver(waits_when_closed=True)  # it is asked there about datagrams
         services = Services(self.config, resolver, self._hooks, journal)
-        services.session_type = self.session_type
-        return Run(services, journal, closes_resolver=self._resolver is None)
+        types = self.server_type, self.handler_type
+        return Run(services, journal, self._resolver is None, *types)

@@ -230,6 +230,7 @@ class RatedPair(Pair):
     __slots__ = ("_early", "_share", "_throttle")
 
     may_splice = False  # tokens are counted by the byte
+    begins_at_once = False
     flow_type = _RatedFlow
     _up: _RatedFlow
     _down: _RatedFlow

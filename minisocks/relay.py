@@ -5,19 +5,18 @@ direction whose receiver is slow (and then reads no more from its sender).
 
 The fast path is ``Pair.on_ready`` and what it calls:
 
-* A message that is there is read into the loop's one buffer and sent at once.  Most
-  are taken whole, and then nothing else has to be asked or changed: no system call
-  but ``recv`` and ``send``, and of Python these few lines.
+* A message is read into the loop's one buffer and sent at once.  Most are taken whole,
+  and then there is no system call but ``recv`` and ``send``.
 * When a read fills the buffer, more of the kind will come: that direction goes
   through a pipe from then on (``pipes.Pipe``), a MiB with two system calls and
-  nothing copied.  For short messages a pipe would be dearer (1.4 times the processor
-  time), so a direction that brings little goes back to the buffer.
+  nothing copied.  For short messages a pipe would take 1.4 times the processor
+  time, so a direction that brings little goes back to the buffer.
 * The poller is told what is wanted only when that changes.
 """
 
 import errno
 import socket
-from typing import Optional, Type, Union
+from typing import Dict, Optional, Type, Union
 
 from minisocks.compat import (
     CAPACITY_ERRORS,
@@ -29,7 +28,7 @@ from minisocks.compat import (
     unsent_bytes,
 )
 from minisocks.delivery import Delivery, Progress
-from minisocks.flow import Flow, wish
+from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.pipes import PIPE_BYTES, Pipe
@@ -64,8 +63,8 @@ class Pair(Job):
 
         client --up--> upstream      open -> eof -> done   (FIN passed on)
         client <-down- upstream      open -> eof -> done
-        both done: close.  A reset end: what it had sent is delivered first,
-        then the other end is reset too.
+        both done: close.  A reset end: what it had sent is delivered first, then
+        the other end is reset too.
 
     Args:
         early: what the client sent behind its request; the target's first bytes.
@@ -73,20 +72,14 @@ class Pair(Job):
     """
 
     __slots__ = (
-        "_client_mask",
-        "_delivery",
-        "_down",
-        "_end",
-        "_loop",
-        "_pipe_timer",
-        "_record",
-        "_up",
-        "_upstream_mask",
-        "idle",
+        *("_client_mask", "_delivery", "_down", "_end", "_loop", "_pipe_timer", "_record"),
+        *("_up", "_upstream_mask", "idle"),
     )
 
     #: Whether bytes may go by where Python does not see them.
     may_splice = True
+    #: Whether ``begin`` only watches, where there is nothing to send yet.
+    begins_at_once = True
     #: What a direction is.
     flow_type: Type[Flow] = Flow
 
@@ -103,7 +96,7 @@ class Pair(Job):
         self._record = record
         self._up = self.flow_type(client, upstream, early)
         self._down = self.flow_type(upstream, client, b"")
-        # What the loop was last told to wait for. Telling it is a system call.
+        # What the loop was last told to wait for: telling it is a system call.
         self._client_mask = client_mask
         self._upstream_mask = UNWATCHED
         self._end = ""
@@ -126,6 +119,17 @@ class Pair(Job):
         if self.idle is not None:
             self.idle.begin()
         self._update()
+
+    def watched_at_once(self) -> Optional[Dict[int, int]]:
+        """Return both ends, for reading: most pairs begin with nothing else."""
+        is_plain = self.idle is None and self._up.pending is None
+        if not self.begins_at_once or not is_plain or self._client_mask != UNWATCHED:
+            return None
+        for sock in (self._up.src, self._down.src):
+            unblock(sock)
+        self._client_mask = self._upstream_mask = READ
+        # The client last, which often speaks first: what it says is of use only behind that.
+        return {self._down.src.fileno(): READ, self._up.src.fileno(): READ}
 
     @property
     def held(self) -> int:
@@ -243,7 +247,7 @@ class Pair(Job):
             # Its receiver is gone, but what the receiver had sent before may
             # still wait in the kernel: the other direction reads on to its end.
             self._break(flow)
-            self._note(flow.dst, _word(exc.errno or 0))
+            self._note(flow.dst, word_of(exc.errno or 0))
             return
         if flow is self._up:
             self._record.up += sent
@@ -308,7 +312,7 @@ class Pair(Job):
 
     def _reset(self, flow: Flow, code: int) -> None:
         """``flow.src`` is dead: nothing comes from it and nothing goes to it."""
-        self._note(flow.src, _word(code))
+        self._note(flow.src, word_of(code))
         self._break(self._down if flow is self._up else self._up)
         flow.eof = True
         self._finish_if_drained(flow)
@@ -320,7 +324,7 @@ class Pair(Job):
             self._reset(outgoing, code)
         elif code:
             # It waits for a slow reader, who first gets all that it had said.
-            self._note(outgoing.src, _word(code))
+            self._note(outgoing.src, word_of(code))
             self._break(incoming)
         elif outgoing.eof:
             # A unix socket closed in good order: no break, but nobody there.
@@ -392,7 +396,3 @@ class Pair(Job):
         loop.close_later(up.dst, reset=self._is_broken())
         self._record.finish(self._end)
         loop.done(self)
-
-
-def _word(code: int) -> str:
-    return "lost" if code == errno.ETIMEDOUT else "reset"

@@ -6,9 +6,10 @@ import threading
 import time
 from typing import Callable, Deque, Optional
 
-from minisocks.compat import log_bug, start_thread
+from minisocks.compat import log_bug
 from minisocks.processor import release_thread
 from minisocks.record import Record
+from minisocks.threads import start_thread
 
 __all__ = ["Reporter"]
 
@@ -80,7 +81,7 @@ class Reporter:
 
     def _ensure_thread(self) -> str:
         try:
-            self._thread = start_thread(self._work, "reporter")
+            self._thread = start_thread(self._work, "reporter", True)
         except RuntimeError as exc:
             return "no thread for on_connection: %s" % exc  # the next record tries again
         return ""

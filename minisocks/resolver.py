@@ -25,9 +25,10 @@ from typing import (
     Union,
 )
 
-from minisocks.compat import CAPACITY_ERRORS, log_bug, start_thread
+from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
 from minisocks.processor import release_thread
+from minisocks.threads import start_thread
 from minisocks.wire import Atyp, Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
@@ -215,6 +216,7 @@ class Resolver:
     ) -> None:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
+        self._runs_hooks = waits_when_closed or getaddrinfo is not socket.getaddrinfo
         self._waiting = _Queue()
         self._changed = threading.Condition()
         self._threads = 0
@@ -306,7 +308,7 @@ class Resolver:
 
     def _start_thread(self, lookup: Lookup) -> None:
         try:
-            start_thread(self._work, "resolver")
+            start_thread(self._work, "resolver", self._runs_hooks)
         except RuntimeError as exc:
             self._most_threads = self._threads
             if not self._threads:

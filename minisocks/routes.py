@@ -22,7 +22,7 @@ from minisocks.loop import Job, Timer
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
-from minisocks.session import Services
+from minisocks.services import Services
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, text_ip, unmapped
 
 __all__ = ["NotSent", "Routes", "drop_of"]
@@ -161,7 +161,7 @@ class Routes:
         return services.exchange.names.get(dst.host)
 
     def _foresee(self, dst: Address) -> None:
-        rules, client = self._services.rules, self._record.client
+        rules, client = self._services.access.rules, self._record.client
         rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
 
     def _send_first(
@@ -175,7 +175,7 @@ class Routes:
         decision = Decision(False, "no address that could be written to")
         error: OSError = NotSent(Drop.NO_ADDRESS)
         places: List[Tuple[bool, int, bytes, Any]] = []
-        for _family, sockaddr in self._services.road.ordered(addresses):
+        for _family, sockaddr in self._services.access.road.ordered(addresses):
             ip = packed_ip(sockaddr[0])
             if ip is None:
                 continue
@@ -209,7 +209,7 @@ class Routes:
         self._counts.up += 1
 
     def _decide(self, dst: Address, ip: bytes) -> Decision:
-        rules, client = self._services.rules, self._record.client
+        rules, client = self._services.access.rules, self._record.client
         return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip)
 
     def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:

@@ -4,18 +4,18 @@ import errno
 import logging
 import os
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
 
+from minisocks.acceptor import Acceptor
 from minisocks.access import Access
-from minisocks.compat import is_own_thread
 from minisocks.errand import run_in
+from minisocks.handler import SocksHandler
 from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
-from minisocks.pool import HandlerPool
-from minisocks.road import Road
 from minisocks.server import SocksServer
-from minisocks.session import Services
+from minisocks.services import Services
 from minisocks.settings import Config
+from minisocks.threads import is_own_thread
 from minisocks.values import ListenAddress
 
 __all__ = ["Run"]
@@ -43,11 +43,19 @@ class Run:
     thread of ours does not, since it may be the one that is waited for.
     """
 
-    def __init__(self, services: Services, journal: Journal, closes_resolver: bool) -> None:
+    def __init__(
+        self,
+        services: Services,
+        journal: Journal,
+        closes_resolver: bool,
+        server_type: Type[SocksServer],
+        handler_type: Type[SocksHandler],
+    ) -> None:
         self.services = services
         self.journal = journal
+        self._server_type, self._handler_type = server_type, handler_type
         try:
-            self.pool = HandlerPool(services, services.config.max_handshakes)
+            self.acceptor = Acceptor(services)
         except BaseException:
             services.loop.stop()
             raise
@@ -72,13 +80,13 @@ class Run:
                 ``end`` it then, too.
         """
         services = self.services
-        services.road.check()
-        self._doors = self._open(services.config.listen)
+        services.access.road.check()
+        self._doors = self._open(services.access.config.listen)
         self._given = [self._door(item) for item in given]
         # Before anybody is served: a hook may ask.
         self._note_bound()
         services.loop.start()
-        self.pool.start([door.server for door in self._all_doors()])
+        self.acceptor.start([door.server for door in self._all_doors()])
 
     def change(self, config: Config) -> None:
         """Go by *config* from now on; connections are not touched.
@@ -91,8 +99,7 @@ class Run:
             RuntimeError: it has been told to stop.
         """
         access = Access.of(config, self.services.hooks)
-        road = Road.of(config)
-        road.check()
+        access.road.check()
         with self._changing:
             if self._stopper:
                 raise RuntimeError("the proxy stops")
@@ -109,12 +116,8 @@ class Run:
             added = [door.server for doors in opened.values() for door in doors]
             removed = [door for doors in left.values() for door in doors]
 
-            def change() -> None:
-                self.services.adopt(config, road, access)
-                self.pool.resize(config.max_handshakes)
-                self.pool.change_servers(added, [door.server for door in removed])
-
-            run_in(self.services.loop, change)
+            run_in(self.services.loop, lambda: self.services.adopt(access))
+            self.acceptor.change(added, [door.server for door in removed])
             for door in removed:
                 door.listener.close()
             known = {**self._doors, **opened}
@@ -122,7 +125,8 @@ class Run:
             self._note_bound()
 
     def _door(self, listener: Listener) -> _Door:
-        return _Door(listener, SocksServer(listener.sock, self.services, self.pool))
+        parts = listener.sock, self.services, self._handler_type, self.acceptor
+        return _Door(listener, self._server_type(*parts))
 
     def _open(self, texts: Sequence[str]) -> _DoorsByText:
         """Open all of *texts*, or none."""
@@ -142,7 +146,7 @@ class Run:
         """Close *gone* and open *new*; on failure open *gone* again."""
         removed = [door for text in gone for door in self._doors.pop(text)]
         servers = [door.server for door in removed]
-        run_in(self.services.loop, lambda: self.pool.change_servers([], servers))
+        self.acceptor.change([], servers)
         for door in removed:
             door.listener.close()
         try:
@@ -155,7 +159,7 @@ class Run:
             else:
                 self._doors.update(again)
                 servers = [door.server for doors in again.values() for door in doors]
-                run_in(self.services.loop, lambda: self.pool.change_servers(servers, []))
+                self.acceptor.change(servers, [])
             self._note_bound()
             raise
 
@@ -180,10 +184,9 @@ class Run:
             if self._stopper != me and not is_own_thread():
                 self._deaf.wait()
             return self._stopper != me or self._deaf.is_set()
-        self.services.stopping = True
         try:
             if not self._is_forked():
-                self.pool.stop()
+                self.acceptor.stop()
         finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
             with self._changing:
                 for door in self._all_doors():
@@ -203,7 +206,6 @@ class Run:
         try:
             if not self._is_forked():
                 self.services.loop.stop()
-                self.services.logins.join()
                 if self._closes_resolver:
                     self.services.resolver.close()
                 self.journal.close()

@@ -1,56 +1,52 @@
-"""SocksServer and SocksHandler: the pool's clients, in socketserver's terms."""
+"""SocksServer: one listener, in socketserver's terms."""
 
 import socket
 import socketserver
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Set, Tuple, Type
 
+from minisocks.acceptor import Acceptor
 from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
-from minisocks.negotiate import negotiate
-from minisocks.pool import HandlerPool
-from minisocks.session import Services
+from minisocks.handler import SocksHandler
+from minisocks.services import Services
 
-__all__ = ["SocksHandler", "SocksServer"]
-
-
-class SocksHandler(socketserver.BaseRequestHandler):
-    """Serve one client: read the version byte, run the handshake, hand over.
-
-    Not a ``StreamRequestHandler``: that one reads ahead, and bytes that a client
-    sent behind its request would be lost.
-    """
-
-    server: "SocksServer"
-
-    def handle(self) -> None:
-        """Run the handshake; afterwards the relay, or nobody, owns the socket."""
-        services = self.server.services
-        session = services.session_type(services, self.request, self.client_address)
-        negotiate(session, self.server.pool)
+__all__ = ["SocksServer"]
 
 
 class SocksServer(socketserver.ThreadingTCPServer):
     """One listener.
 
-    ``serve_forever``, ``shutdown`` and ``handle`` mean what they mean in
-    socketserver; what is behind them is a pool of threads that several servers
-    may share (as those of a ``Proxy`` do).
+    Each method means what it means in ``socketserver``, so that a subclass may override it:
+    ``get_request`` accepts, ``verify_request`` may refuse, ``process_request`` serves a client
+    in the handler thread that calls it, ``finish_request`` makes a ``RequestHandlerClass``,
+    ``handle_error`` logs.  Four things differ.  The threads are those of an ``Acceptor``, which
+    several servers may share (as those of a ``Proxy`` do); ``shutdown`` is theirs, too.
+    ``shutdown_request`` is called only for sockets that the loop has not taken over.
+    ``service_actions`` is not called, because nothing polls.
 
     Args:
-        listener: a socket that is bound and listens, ours or given to us.
+        listener: a socket that is bound and listens, made here or given.
+        services: what its clients share; their loop has to run.
+        RequestHandlerClass: makes what serves a client.
+        acceptor: whose threads serve; without it the server has its own.
     """
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(
-        self, listener: socket.socket, services: Services, pool: Optional[HandlerPool] = None
+        self,
+        listener: socket.socket,
+        services: Services,
+        RequestHandlerClass: Type[SocksHandler] = SocksHandler,
+        acceptor: Optional[Acceptor] = None,
     ) -> None:
         # BaseServer's, because TCPServer's would make a socket of its own.
-        socketserver.BaseServer.__init__(self, listener.getsockname(), SocksHandler)
+        socketserver.BaseServer.__init__(self, listener.getsockname(), RequestHandlerClass)
         self.socket = listener
         self.address_family = listener.family
         self.services = services
-        self.pool = pool or HandlerPool(services, services.config.max_handshakes)
+        self.acceptor = acceptor or Acceptor(services)
+        self._handed_over: Set[Any] = set()
         listener.setblocking(False)
         tune(listener)
 
@@ -61,14 +57,18 @@ class SocksServer(socketserver.ThreadingTCPServer):
     def serve_forever(self, poll_interval: float = 0.0) -> None:
         """Serve until ``shutdown``.  *poll_interval* is not needed: nothing polls.
 
-        The loop does, which has to run.
+        Raises:
+            RuntimeError: there is no thread to be had.
         """
-        self.pool.start([self])
-        self.pool.wait()
+        self.acceptor.start([self])
+        self.acceptor.wait()
 
     def shutdown(self) -> None:
-        """Accept no more and end handshakes; connections live on."""
-        self.pool.stop()
+        """Accept no more and end handshakes; connections live on.
+
+        Returns when the handler threads have ended, or after 5 s: a hook may hang.  Any thread.
+        """
+        self.acceptor.stop()
 
     def get_request(self) -> Tuple[socket.socket, Any]:
         """Accept a client, without waiting.
@@ -77,23 +77,33 @@ class SocksServer(socketserver.ThreadingTCPServer):
             OSError: there is none, or no descriptor for it.
         """
         request, address = self.socket.accept()
-        request.setblocking(False)
         if not ACCEPTED_INHERIT:
             tune(request)
         return request, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one client in this thread, the loop's.
-
-        ``shutdown_request`` is not called behind it: the session owns the
-        socket, and has passed it on or closed it.  (``detach`` would be another
-        way, but behaves differently from 3.6 to 3.13.)
-        """
+        """Serve one client in this thread, a handler's."""
         try:
             self.finish_request(request, client_address)
-        except Exception:  # noqa: BLE001  # our bug: the handler itself could not be made
+        except Exception:  # noqa: BLE001  # as socketserver does
             self.handle_error(request, client_address)
-            self.shutdown_request(request)
+        finally:
+            if request in self._handed_over:
+                self._handed_over.discard(request)
+            else:
+                self.shutdown_request(request)
+
+    def hand_over(self, request: Any) -> None:
+        """Take note that *request* is the loop's.  A handler calls it, in its thread.
+
+        (To ``detach`` the socket would be another way, but that behaves differently from
+        3.6 to 3.13.)
+        """
+        self._handed_over.add(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the socket of a client that the loop has not taken over."""
+        close_quietly(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback where the log goes, and not to stderr."""

@@ -28,10 +28,6 @@ __all__ = ["Service"]
 
 log = logging.getLogger("minisocks")
 
-#: A handler or resolver needs little; the system's default of 8 MB a thread is
-#: address space that small machines count.
-STACK_BYTES = 256 * 1024
-
 #: What a change of needs the log to be opened anew.
 _OF_LOG = ("log_file", "syslog", "log_format")
 
@@ -100,7 +96,6 @@ class Service:
         if self._log.problem:
             console.warn("the log goes nowhere: %s" % self._log.problem)
         room = find_room(self._descriptors, config.max_handshakes)
-        threading.stack_size(STACK_BYTES)
         with Orders() as self._orders:
             self._log.start(config)
             try:
@@ -124,9 +119,9 @@ class Service:
     def _announced(self, room: Room) -> List[Tuple[str, str]]:
         services = self._proxy.services
         assert services is not None
-        for sentence in services.rules.oddities():
+        for sentence in services.access.rules.oddities():
             self._warn(sentence)
-        return announce.at_start(self._proxy.addresses, self._config, services.rules, room)
+        return announce.at_start(self._proxy.addresses, self._config, services.access.rules, room)
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config
@@ -275,7 +270,7 @@ class Service:
             told: Dict[str, Any] = {"error": sentence}
         else:
             services = self._proxy.services
-            read = list(services.files) if services is not None else []
+            read = list(services.access.files) if services is not None else []
             log.info("reloaded, %s", change_told(changed, read))
             if fixed:
                 log.warning("needs a restart: %s", ", ".join(fixed))

@@ -122,7 +122,7 @@ _METRICS = (
     ("connections_total", "counter", "Connections with a request, or that ended before.", "total"),
     ("connections_succeeded_total", "counter", "Those whose target was connected.", "succeeded"),
     ("handshakes_unfinished", "gauge", "Handshakes that wait for their client.", "handshakes"),
-    ("handler_threads", "gauge", "Threads for hooks.", "threads"),
+    ("handler_threads", "gauge", "Threads that accept clients and speak with them.", "threads"),
 )
 
 

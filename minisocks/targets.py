@@ -37,7 +37,7 @@ def allowed(session: Session, request: Request, addresses: List[Sockaddr]) -> Li
     Raises:
         RefusedByRules: none.
     """
-    rules, client = session.services.rules, session.client
+    rules, client = session.services.access.rules, session.client
     ver, cmd, dst = request.ver, request.cmd, request.dst
     passed = []
     decision = Decision(False, "no address that could be connected to")

@@ -15,18 +15,20 @@ test, on this host; do not let it serve anybody else.
 
 import errno
 import socket
-from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Type, Union
 
 from minisocks.compat import READ, close_quietly
 from minisocks.errors import ConfigError, HandshakeError
 from minisocks.flow import Flow
+from minisocks.handler import SocksHandler
 from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
 from minisocks.loop import Job
 from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
 from minisocks.relay import Pair
-from minisocks.session import Services, Session
+from minisocks.services import Services
+from minisocks.session import Session
 from minisocks.setting import closest
 from minisocks.settings import Config
 from minisocks.values import ListenAddress
@@ -112,7 +114,7 @@ class ScriptedProxy(Proxy):
             settings.setdefault("listen", "127.0.0.1:0")
         super().__init__(config, **settings)
         self.script = Script(**script)
-        self.session_type = self._make_session
+        self.handler_type = self._handler_type()
 
     @property
     def script(self) -> Script:
@@ -126,8 +128,17 @@ class ScriptedProxy(Proxy):
             raise TypeError("a script is a Script, not %r" % type(script).__name__)
         self._script = script.checked()
 
-    def _make_session(self, services: Services, sock: socket.socket, peer: Any) -> Session:
-        return _ScriptedSession(services, sock, peer, self._script)
+    def _handler_type(self) -> Type[SocksHandler]:
+        proxy = self
+
+        class Handler(SocksHandler):
+            """Serves one client by the script as it is when the client comes."""
+
+            def make_session(self) -> Session:
+                services, script = self.server.services, proxy.script
+                return _ScriptedSession(services, self.request, self.client_address, script)
+
+        return Handler
 
 
 class _Scripted(HandshakeError):
@@ -145,6 +156,10 @@ class _ScriptedTalk(Handshake):
     __slots__ = ("script",)
 
     script: Optional[Script]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.script = None
 
     def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
         if self.script is None:
@@ -175,13 +190,11 @@ class _ScriptedSession(Session):
 
     __slots__ = ("_script",)
 
+    talk_type = _ScriptedTalk
+
     def __init__(self, services: Services, sock: socket.socket, peer: Any, script: Script) -> None:
         super().__init__(services, sock, peer)
         self._script = script
-        self.talk = talk = _ScriptedTalk(
-            services.rules.methods(self.client), None, services.config.ident
-        )
-        talk.script = None
 
     def asked(self, request: Request) -> None:
         super().asked(request)
@@ -192,7 +205,7 @@ class _ScriptedSession(Session):
 
     def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         if self._script.delay:
-            self._later(lambda: self._grant(upstream, via, bnd), upstream)
+            self._later(lambda: self._grant_late(upstream, via, bnd), upstream)
         else:
             self._grant(upstream, via, bnd)
 
@@ -235,10 +248,17 @@ class _ScriptedSession(Session):
         self.record.finish("scripted")
         self.part(reply)
 
+    def _grant_late(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+        try:
+            self._grant(upstream, via, bnd)
+        except OSError as exc:
+            close_quietly(upstream)
+            self.gone(exc)
+
     def _later(
         self, then: Optional[Callable[[], None]], upstream: Optional[socket.socket] = None
     ) -> None:
-        self.services.loop.submit(_Pause(self, self._script.delay, then, upstream))
+        self.submit(_Pause(self, self._script.delay, then, upstream))
 
 
 class _Pause(Job):
@@ -308,6 +328,7 @@ class _DroppingPair(Pair):
     __slots__ = ("_left",)
 
     may_splice = False  # it counts what passes
+    begins_at_once = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args[:-1])

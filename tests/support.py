@@ -18,6 +18,7 @@ import threading
 import time
 
 from minisocks import Proxy
+from minisocks.handler import SocksHandler
 
 #: For a wait that ends much earlier when all is well, in seconds.
 TIMEOUT = 20.0 * float(os.environ.get("TEST_SCALE", "1"))
@@ -288,10 +289,24 @@ def closed_port(host="127.0.0.1"):
                 return port
 
 
+def handler_with(session_type):
+    """Return a handler's class whose sessions are *session_type*'s."""
+
+    class Handler(SocksHandler):
+        def make_session(self):
+            return session_type(self.server.services, self.request, self.client_address)
+
+    return Handler
+
+
 @contextlib.contextmanager
-def run_proxy(resolver=None, listen=("127.0.0.1:0",), listeners=(), **settings):
+def run_proxy(
+    resolver=None, listen=("127.0.0.1:0",), listeners=(), handler_type=SocksHandler, **settings
+):
     """A proxy in this process, by settings and hooks."""
-    with Proxy(listen=listen, listeners=listeners, resolver=resolver, **settings) as proxy:
+    proxy = Proxy(listen=listen, listeners=listeners, resolver=resolver, **settings)
+    proxy.handler_type = handler_type
+    with proxy:
         yield proxy
 
 

@@ -29,29 +29,31 @@ ABOVE = """
     __init__
     proxy
     run
-    server
-    pool listener
-    doors lobby negotiate
-    associate bind connect inquiry login
+    server listener
+    acceptor handler
+    associate bind connect ident
     rated targets
+    session
     association
     routes
-    session
+    services
+    memory logins
     access known
-    berths exchange
-    logins
-    guests
-    auth
+    berths exchange turns
+    pending guests
+    auth clientsocket
     hooks
     dialer journal
     road
     resolver reporter
-    memory rate ports
+    rate ports
     lingering relay errand
     census delivery flow idle
-    loop record deriver
-    whereabouts room processor
-    affinity deadline compat machine pidfile pipes logincost
+    loop record
+    job processor
+    affinity edge
+    whereabouts room
+    deadline compat machine pidfile pipes logincost threads
 """
 
 #: No socket objects, threads, clock or log from here on.

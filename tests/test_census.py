@@ -277,7 +277,7 @@ def test_a_hook_that_is_slower_than_the_end_leaves_nothing(target):
         census = proxy.services.census
         stopping = threading.Thread(target=proxy.stop)
         stopping.start()
-        wait_until(lambda: proxy.services is None or proxy.services.stopping)
+        wait_until(lambda: not proxy.addresses)
         go_on.set()
         stopping.join()
         wait_until(lambda: is_empty(census))

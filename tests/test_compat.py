@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from minisocks import compat
-from support import GREETING, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from minisocks import compat, threads
+from support import GREETING, ROOT, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
 
 
 @pytest.fixture(params=["epoll", "poll", "select"])
@@ -95,12 +94,52 @@ def test_threads_take_no_signals():
     masks = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
-    compat.start_thread(
+    threads.start_thread(
         lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "test"
     ).join()
 
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= set(masks[0])
     assert before == signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_the_stack_of_a_thread_is_ours_and_the_program_keeps_its_own(monkeypatch):
+    """The size is put back, whatever it was, also if the thread cannot be started."""
+    sizes = []
+
+    def start(thread):
+        sizes.append(threading.stack_size())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_start_without_signals", start)
+    before = threading.stack_size(1 << 20)
+    try:
+        for runs_hooks in (False, True):
+            with pytest.raises(RuntimeError):
+                threads.start_thread(int, "test", runs_hooks)
+        assert 1 << 20 == threading.stack_size()
+    finally:
+        threading.stack_size(before)
+    assert [threads.STACK_BYTES, threads.HOOK_STACK_BYTES] == sizes
+
+
+def test_a_hook_that_calls_itself_without_end_does_not_end_the_program():
+    """It raises RecursionError in its thread; with less of a stack the process would die."""
+    code = (
+        "import logging\n"
+        "from minisocks import Proxy\n"
+        "logging.disable(logging.CRITICAL)\n"
+        "from support import ROOT, GREETING, Talk, socks5\n"
+        "def hook(request):\n"
+        "    return sorted([1], key=lambda one: hook(request))\n"
+        "with Proxy(listen='127.0.0.1:0', authorize=hook) as proxy:\n"
+        "    with Talk.to(proxy.port) as talk:\n"
+        "        print(talk.connect5('127.0.0.1', 1)[0])\n"
+    )
+    path = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), ROOT])
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, check=False
+    )
+    assert (0, b"1\n") == (done.returncode, done.stdout)
 
 
 def test_waker_never_blocks_and_survives_its_end():

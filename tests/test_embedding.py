@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-from minisocks import Config, ConfigError, ListenError, Proxy
+from minisocks import Config, ConfigError, ListenError, Proxy, SocksHandler, SocksServer
 from minisocks.resolver import Resolver
 from minisocks.session import Session
 from support import (
@@ -26,6 +26,7 @@ from support import (
     TIMEOUT,
     Talk,
     failure5,
+    handler_with,
     nothing_left,
     own_threads,
     run_proxy,
@@ -378,22 +379,44 @@ def test_log_that_raises_stops_nobody(target, error):
         logger.removeHandler(handler)
 
 
-# The seam for sessions that misbehave
+# The seams for programs with a server or handler of their own
+
+
+def test_server_and_handler_can_be_replaced(target):
+    """A proxy's ``server_type`` and ``handler_type`` serve its clients."""
+    asked = []
+
+    class Server(SocksServer):
+        def verify_request(self, request, client_address):
+            asked.append(client_address)
+            return super().verify_request(request, client_address)
+
+    class Handler(SocksHandler):
+        def handle(self):
+            asked.append(self.client_address)
+            super().handle()
+
+    class MyProxy(Proxy):
+        server_type = Server
+        handler_type = Handler
+
+    with MyProxy(listen="127.0.0.1:0") as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        assert [talk.sock.getsockname()] * 2 == asked
 
 
 def test_sessions_can_be_replaced(target):
-    """A proxy's ``session_type`` makes its sessions: a test kit's may say what it likes."""
+    """A handler makes the session: a test kit's may say what it likes."""
 
     class Liar(Session):
         __slots__ = ()
 
         def granted(self, upstream, via, bnd):
-            upstream.close()
-            self.send(failure5(0x42))
-            self.gone()
+            self.conn.send(failure5(0x42))
+            raise ConnectionAbortedError("that was all")
 
     class LyingProxy(Proxy):
-        session_type = Liar
+        handler_type = handler_with(Liar)
 
     with nothing_left(), LyingProxy(listen="127.0.0.1:0") as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING + socks5("127.0.0.1", target.port))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-import minisocks.pool
+import minisocks.acceptor
 import minisocks.resolver
 from minisocks import Proxy, ProxyRequest
 from minisocks.resolver import Resolver
@@ -21,6 +21,7 @@ from support import (
     FakeTarget,
     Talk,
     closed_port,
+    handler_with,
     open_descriptors,
     own_threads,
     password_message,
@@ -202,18 +203,17 @@ def test_the_time_of_authenticate_is_not_the_client_s(target):
             sessions.append(self)
 
     def authenticate(*args):
-        given.append(sessions[0].deadline.at)
+        given.append(sessions[0].conn.deadline.at)
         until = time.monotonic() + 0.05
         while time.monotonic() < until:
             threading.Event().wait(0.05)
         return True
 
-    with run_proxy(authenticate=authenticate) as proxy:
-        proxy.services.session_type = Kept
+    with run_proxy(authenticate=authenticate, handler_type=handler_with(Kept)) as proxy:
         with Talk.to(proxy.port) as talk:
             assert b"\x01\x00" == log_in(talk)
             assert_works(talk, "127.0.0.1", target.port)
-    assert sessions[0].deadline.at >= given[0] + 0.05
+    assert sessions[0].conn.deadline.at >= given[0] + 0.05
 
 
 # authorize(request)
@@ -331,8 +331,8 @@ def test_the_built_in_rules_come_before_authorize():
     """Who may not come in, or not by that name, is not asked about."""
     asked = []
     for settings in ({}, {"allow_lan": True}):
+        settings = dict(settings, handler_type=handler_with(FromLan))
         with run_proxy(authorize=lambda r: asked.append(r) or True, **settings) as proxy:
-            proxy.services.session_type = FromLan
             assert 2 == rep_for(proxy, b"localhost")
     assert [] == asked
 
@@ -344,8 +344,7 @@ def test_the_built_in_rules_hold_after_authorize_and_resolve(target):
         "authorize": lambda request: asked.append(request.host) or True,
         "resolve": {"inside.example": ["127.0.0.1", "::1"], "alone.example": "127.0.0.1"}.get,
     }
-    with run_proxy(allow_lan=True, **hooks) as proxy:
-        proxy.services.session_type = FromLan
+    with run_proxy(allow_lan=True, handler_type=handler_with(FromLan), **hooks) as proxy:
         for host in (b"inside.example", b"alone.example", "127.0.0.1", "::1"):
             assert 2 == rep_for(proxy, host, target.port)
     assert ["inside.example", "alone.example", "127.0.0.1", "::1"] == asked
@@ -549,7 +548,7 @@ def test_any_hook_may_stop_the_proxy(name, target):
 def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target):
     """None of them waits for another that waits for it."""
     # So long that the test would fail if one did.
-    monkeypatch.setattr(minisocks.pool, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(minisocks.acceptor, "STOP_SECONDS", 60.0)
     monkeypatch.setattr(minisocks.resolver, "CLOSE_SECONDS", 60.0)
     everybody = threading.Barrier(hooks + 1)
     stopped = []
@@ -580,7 +579,7 @@ def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target)
 
 def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
     """What it allows after ``stop`` has returned is not dialed any more."""
-    monkeypatch.setattr(minisocks.pool, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.acceptor, "STOP_SECONDS", 0.1)
     asked, go_on = threading.Event(), threading.Event()
 
     def authorize(request):

@@ -153,7 +153,7 @@ def test_an_identd_that_resets(monkeypatch, target):
 
 def test_no_identd(monkeypatch, target, access_log):
     """92, and why."""
-    monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+    monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
     with run_proxy(ident=True) as proxy:
         assert NO_IDENTD4 == ask(proxy, target)
     access_log.wait_for("end=refused why='no identd at 127.0.0.1: Connection refused'")
@@ -162,7 +162,7 @@ def test_no_identd(monkeypatch, target, access_log):
 @pytest.mark.parametrize("half", [b"", b"%d , %d : USERID :"])
 def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
     """92, once it has had its time, also if it has said something."""
-    monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.ident.SECONDS", 0.2)
 
     def script(talk, theirs, ours):
         talk.send(half % (theirs, ours) if half else b"")
@@ -187,7 +187,7 @@ def test_an_identd_that_drips(monkeypatch, target):
             while not server.is_over.wait(0.01):
                 talk.send(b" ")
 
-    monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.3)
+    monkeypatch.setattr("minisocks.ident.SECONDS", 0.3)
     with identd(monkeypatch, for_ever) as server, run_proxy(ident=True) as proxy:
         assert NO_IDENTD4 == ask(proxy, target)
 
@@ -196,9 +196,9 @@ def test_an_identd_that_cannot_be_reached(monkeypatch, target):
     """A host that answers nothing at all: 92, when its time is over."""
     from support import black_hole
 
-    monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.ident.SECONDS", 0.2)
     with black_hole() as port, run_proxy(ident=True) as proxy:
-        monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", port)
+        monkeypatch.setattr("minisocks.ident.IDENT_PORT", port)
         assert NO_IDENTD4 == ask(proxy, target)
 
 
@@ -299,8 +299,8 @@ def test_the_end_of_the_proxy_ends_it(monkeypatch, target):
             talk.expect_eof()
 
 
-def test_many_wait_without_a_thread(monkeypatch, target):
-    """And all are let go on at once."""
+def test_many_are_asked_about_at_once(monkeypatch, target):
+    """None waits for another one's identd."""
     release = threading.Event()
 
     def script(talk, theirs, ours):
@@ -314,7 +314,6 @@ def test_many_wait_without_a_thread(monkeypatch, target):
             for talk in talks:
                 talk.send(socks4("127.0.0.1", target.port, b"ann"))
             wait_until(lambda: len(server.asked) == 100, "100 questions")
-            assert [] == [t for t in threading.enumerate() if "minisocks-handler" in t.name]
             release.set()
             for talk in talks:
                 assert GRANTED4 == talk.receive(8)[:2]
@@ -323,22 +322,27 @@ def test_many_wait_without_a_thread(monkeypatch, target):
 # Users, rules and limits
 
 
-def test_limits_count_who_waits(monkeypatch, target, access_log):
-    """Of an address so many are asked about at once, and they are no connections yet."""
+def test_a_question_is_a_pending_handshake_and_no_connection(monkeypatch, target, access_log):
+    """With --max-handshakes of them, one more ends the oldest, which hears 91."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
         settings = {"ident": True, "max_handshakes": 8, "max_connections": 1}
         with run_proxy(**settings) as proxy, contextlib.ExitStack() as stack:
-            for _ in range(2):
-                talk = stack.enter_context(Talk.to(proxy.port))
-                talk.send(socks4("127.0.0.1", target.port, b"ann"))
-            wait_until(lambda: len(server.asked) == 2, "the questions")
-            assert REJECTED4 == ask(proxy, target)
-            access_log.wait_for(
-                "end=limit why='127.0.0.1 has 2 inquiries by ident already, half of all "
-                "(--max-handshakes)'"
-            )
+            talks = []
+            for count in range(1, 9):
+                talks.append(stack.enter_context(Talk.to(proxy.port)))
+                talks[-1].send(socks4("127.0.0.1", target.port, b"ann"))
+                wait_until(lambda: len(server.asked) == count, "the questions")  # noqa: B023
             with Talk.to(proxy.port) as talk:
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+            talks[0].expect(REJECTED4).expect_eof()
+            access_log.wait_for(
+                "end=limit why='there are too many unfinished handshakes (--max-handshakes 8)'"
+            )
+            wait_until(lambda: proxy.stats().handshakes == 7, "the others")
+
+
+def test_a_user_that_ident_confirms_has_its_limit(monkeypatch, target):
+    """--max-per-user counts it from when it is confirmed."""
     with identd(monkeypatch, says_user(b"ann")):
         with run_proxy(ident=True, max_per_user=1) as proxy, Talk.to(proxy.port) as talk:
             for _ in range(2):
@@ -405,7 +409,7 @@ def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert REJECTED4 == ask(proxy, target)
-        access_log.wait_for("why=\"who is 'ann' has to show a password, and SOCKS4 has none\"")
+        access_log.wait_for("why=\"user 'ann' needs a password; SOCKS4 cannot send one\"")
     with identd(monkeypatch, says_user(b"bob")):
         with run_proxy(ident=True, authenticate=lambda *args: False, rule=["allow"]) as proxy:
             assert REJECTED4 == ask(proxy, target, b"bob")

@@ -22,8 +22,8 @@ from support import (
 
 IMPATIENT = """
 import sys
-import minisocks.pool, minisocks.resolver
-minisocks.pool.IDLE_SECONDS = minisocks.resolver.IDLE_SECONDS = 0.2
+import minisocks.resolver
+minisocks.resolver.IDLE_SECONDS = 0.2
 from minisocks.cli import main
 del sys.argv[1:4]  # python -m minisocks
 sys.exit(main())

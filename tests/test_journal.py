@@ -137,7 +137,7 @@ def test_stats_add_up(target):
         stats = proxy.stats()
         assert (2, 6, 2) == (stats.open, stats.total, stats.succeeded)
         assert (200, 200) == (stats.up, stats.down)
-        assert 0 == stats.threads
+        assert 1 <= stats.threads <= 5  # one leads, one has served the last client
         assert stats.uptime > 0
         assert {
             "connection refused": 1,

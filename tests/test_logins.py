@@ -1,24 +1,29 @@
-"""Whose password is checked next, what that costs, and who need not show one again."""
+"""What checking a password costs, which clients wait for that, and which need not show one."""
 
 import contextlib
+import hashlib
 import socket
 import threading
 import time
 
 import pytest
 
-from minisocks import Proxy, logins
+from minisocks import Proxy, passwords
 from minisocks.auth import Users
 from minisocks.client import Client
-from minisocks.errors import ConfigError, NotChecked
+from minisocks.clientsocket import ClientSocket
+from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
 from minisocks.handshake import Credentials
-from minisocks.logins import Logins, Waiter
-from minisocks.passwords import Hash
+from minisocks.logins import Logins
+from minisocks.passwords import MAX_ITERATIONS, Hash
+from minisocks.pending import Pending
+from minisocks.processor import Processor
 from support import (
     TIMEOUT,
     Talk,
     log_kept,
     nothing_left,
+    own_threads,
     password_message,
     run_proxy,
     socks4,
@@ -33,424 +38,14 @@ HASHES = {
     b"slow": Hash.of(b"slow", SALT, 2000),
 }
 ANN, BOB = Credentials(b"ann", b"secret"), Credentials(b"bob", b"hunter2")
-HERE = Client(("192.0.2.1", 7))
+HERE = "192.0.2.1"
 GREETING = b"\x05\x01\x02"
 RIGHT, WRONG = b"\x01\x00", b"\x01\x01"
 
 
-class Alone:
-    """Loop, clock and deriver of ``Logins``, all by hand."""
-
-    def __init__(self, users=None):
-        self.now = 1000.0
-        self.timers = []
-        self.works = []
-        self.logins = Logins(self, lambda: self.now, lambda: self)
-        self.logins.adopt(users or Users(hashed=HASHES), 0.0)
-        self.derived = []
-
-    # As a loop and its timer
-
-    def call_soon(self, job, callback, *args):
-        callback(*args)
-
-    def call_later(self, seconds, job, callback):
-        self.timers.append((seconds, callback))
-        return self
-
-    def cancel(self):
-        self.timers.clear()
-
-    # As a deriver; and as a loop, which takes jobs by the same name
-
-    def submit(self, *args):
-        if len(args) == 2:
-            self.works.append(args)
-            assert 1 == len(self.works)
-
-    def close(self):
-        self.works.clear()
-
-    # For the tests
-
-    def answer(self):
-        """Have what is derived come out."""
-        work, on_answer = self.works.pop()
-        self.derived.append(self.logins._current.credentials)
-        on_answer(work(lambda: None))
-
-    def answer_all(self):
-        """Have all come out, penalties served."""
-        while len(self.logins):
-            if self.works:
-                self.answer()
-            else:
-                self.wait()
-
-    def wait(self):
-        """Let the time pass until the timer; return how long that is."""
-        ((seconds, callback),) = self.timers
-        self.timers.clear()
-        self.now += seconds
-        callback()
-        return seconds
-
-
-class Somebody(Waiter):
-    """A client that waits."""
-
-    def __init__(self, alone, credentials, host="192.0.2.1", is_gone=False):
-        self.logins = alone.logins
-        self.client = Client((host, 1) if host else "")
-        self.credentials = credentials
-        self.is_gone = is_gone
-        self.said = None
-        try:
-            self.logins.wait(self)
-        except NotChecked as exc:
-            self.said = str(exc)
-
-    def has_left(self):
-        if self.is_gone:
-            self.logins.leave(self)
-        return self.is_gone
-
-    def answered(self, ok):
-        assert self.said is None
-        self.said = ok
-
-    def refused(self, error):
-        assert self.said is None
-        self.said = str(error)
-
-    def abort(self, why):
-        self.logins.leave(self)
-        self.refused(why)
-
-
-@pytest.mark.parametrize(
-    "user, password, expected",
-    [
-        (b"ann", b"secret", True),
-        (b"ann", b"hunter2", False),
-        (b"bob", b"hunter2", True),
-        (b"nobody", b"secret", False),
-        (b"", b"", False),
-    ],
-)
-def test_the_right_password_is_right(user, password, expected):
-    """Each user's own, after a derivation, and no other."""
-    alone = Alone()
-    assert alone.logins.verdict(Credentials(user, password), HERE) is None
-    waiter = Somebody(alone, Credentials(user, password))
-    assert waiter.said is None
-    alone.answer()
-
-    assert expected is waiter.said
-    assert 0 == len(alone.logins)
-
-
-@pytest.mark.parametrize("user", [b"ann", b"slow", b"nobody", b"plain"])
-def test_every_wrong_password_costs_the_same(user, monkeypatch):
-    """Whether there is such a user, and how many iterations its hash has, does not show."""
-    iterations = []
-    for module in ("passwords", "auth"):
-        monkeypatch.setattr(
-            "minisocks.%s.derive" % module,
-            lambda password, salt, count, pause: iterations.append(count) or bytes(32),
-        )
-    alone = Alone(Users([(b"plain", b"plain")], hashed=HASHES))
-    waiter = Somebody(alone, Credentials(user, b"wrong"))
-    alone.answer()
-
-    assert waiter.said is False
-    assert 2000 == sum(iterations)
-
-
-def test_passwords_that_are_known_cost_nothing():
-    """A --user beside the file is answered at once; so is everybody where no hashes are."""
-    assert Alone(Users([ANN], hashed=HASHES)).logins.verdict(ANN, HERE) is True
-    assert Alone(Users([ANN])).logins.verdict(ANN, HERE) is True
-    assert Alone(Users([ANN])).logins.verdict(BOB, HERE) is False
-    assert Alone(Users(hashed={})).logins.verdict(BOB, HERE) is False
-
-
-def test_fifty_at_once_cost_one():
-    """The connections of a browser share a derivation, and later ones need none."""
-    alone = Alone()
-    waiters = [Somebody(alone, ANN) for _ in range(50)]
-    alone.answer()
-
-    assert [True] * 50 == [waiter.said for waiter in waiters]
-    assert [] == alone.works
-    assert alone.logins.verdict(ANN, HERE) is True
-    assert alone.logins.verdict(Credentials(b"ann", b"wrong"), HERE) is None
-
-
-def test_fifty_wrong_ones_are_one_failure():
-    """A browser that is sure of a wrong password is not slowed as if it had guessed fifty."""
-    alone = Alone()
-    waiters = [Somebody(alone, Credentials(b"ann", b"wrong")) for _ in range(50)]
-    alone.answer()
-    last = Somebody(alone, ANN)
-
-    assert [False] * 50 == [waiter.said for waiter in waiters]
-    alone.answer()
-    assert last.said is True
-
-
-def test_who_has_left_costs_nothing():
-    """It is looked after its client before, and not derived for nobody."""
-    alone = Alone()
-    first = Somebody(alone, ANN)
-    gone = [Somebody(alone, BOB, is_gone=True), Somebody(alone, BOB, is_gone=True)]
-    third = Somebody(alone, Credentials(b"slow", b"slow"))
-    alone.answer_all()
-
-    assert [b"ann", b"slow"] == [credentials.user for credentials in alone.derived]
-    assert [True, None, None, True] == [one.said for one in [first, *gone, third]]
-
-
-def test_one_of_those_who_share_may_leave():
-    """The others are answered, and the bound counts right."""
-    alone = Alone()
-    first, second, third = [Somebody(alone, ANN) for _ in range(3)]
-    alone.logins.leave(first)
-    alone.logins.leave(first)
-    assert 2 == len(alone.logins)
-    alone.answer()
-
-    assert [None, True, True] == [one.said for one in (first, second, third)]
-
-
-def test_all_may_leave_while_it_is_derived():
-    """The answer finds nobody, and what it says is remembered."""
-    alone = Alone()
-    waiter = Somebody(alone, ANN)
-    alone.logins.leave(waiter)
-    assert 0 == len(alone.logins)
-    alone.answer()
-
-    assert waiter.said is None
-    assert alone.logins.verdict(ANN, HERE) is True
-
-
-def test_addresses_take_turns():
-    """One that wants a hundred delays the others by one."""
-    alone = Alone()
-    many = [Somebody(alone, Credentials(b"ann", b"%d" % i)) for i in range(100)]
-    others = [Somebody(alone, ANN, "192.0.2.2"), Somebody(alone, BOB, "192.0.2.3")]
-    alone.answer()  # that was under way
-    alone.answer()
-    assert [True, None] == [other.said for other in others]
-    alone.answer()
-    assert [True, True] == [other.said for other in others]
-    assert [False, None] == [one.said for one in many[:2]]
-    alone.answer_all()
-    assert [False] * 100 == [one.said for one in many]
-
-
-def test_one_v6_client_has_one_turn():
-    """All addresses of a /64 are one, and those of another are another."""
-    alone = Alone()
-    for i in range(5):
-        Somebody(alone, Credentials(b"ann", b"%d" % i), "2001:db8::%d" % i)
-    other = Somebody(alone, ANN, "2001:db8:0:1::1")
-    alone.answer()
-    alone.answer()
-
-    assert other.said is True
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "127.0.0.1", ""])
-def test_who_fails_often_waits_before_it_costs(host):
-    """Three are free; then each derivation is put off, twice as long each time."""
-    alone = Alone()
-    waits = []
-    with log_kept("minisocks") as log:
-        for i in range(8):
-            waiter = Somebody(alone, Credentials(b"ann", b"%d" % i), host)
-            waits.append(0 if alone.works else alone.wait())
-            alone.answer()
-            assert waiter.said is False
-
-    assert [0, 0, 0, 0.5, 1, 2, 4] == waits[:7]
-    assert 1 == len(log.lines)
-    assert "client=%s has failed to log in 3 times" % (host or "unix") in log.lines[0]
-
-
-def test_the_others_do_not_wait_for_it():
-    """Nor is a timer left behind that is not needed."""
-    alone = Alone()
-    for i in range(4):
-        Somebody(alone, Credentials(b"ann", b"%d" % i))
-    for _ in range(3):
-        alone.answer()
-    assert (0, 1) == (len(alone.works), len(alone.timers))
-    other = Somebody(alone, BOB, "192.0.2.2")
-    assert (1, 0) == (len(alone.works), len(alone.timers))
-    alone.answer()
-    assert other.said is True
-    assert (0, 1) == (len(alone.works), len(alone.timers))
-
-
-def test_a_success_does_not_make_up_for_failures():
-    """Whoever guesses may have an account of his own; but what is remembered never waits."""
-    alone = Alone()
-    for i in range(3):
-        Somebody(alone, Credentials(b"ann", b"%d" % i))
-        alone.answer()
-    right = Somebody(alone, BOB)
-    assert 0.5 == alone.wait()
-    alone.answer()
-    assert right.said is True
-    alone.logins.failed(right.client, b"ann")
-    Somebody(alone, Credentials(b"ann", b"x"))
-    assert 1 == alone.wait()
-    assert alone.logins.verdict(BOB, HERE) is True
-
-
-def test_what_fails_without_a_derivation_counts_too():
-    """Where a hook, or nobody, has the last word."""
-    alone = Alone()
-    client = Client(("192.0.2.1", 1))
-    for _ in range(3):
-        alone.logins.failed(client, b"ann")
-    Somebody(alone, ANN)
-
-    assert ([], 0.5) == (alone.works, alone.timers[0][0])
-
-
-def test_a_hook_has_the_last_word():
-    """What the file does not know is no failure yet."""
-    alone = Alone(Users(hashed=HASHES, authenticate=lambda *args: True))
-    for i in range(5):
-        Somebody(alone, Credentials(b"eve", b"%d" % i))
-        alone.answer()
-
-    assert [] == alone.timers
-
-
-def test_one_address_has_its_share():
-    """Beyond it a login fails at once, and one line says so."""
-    alone = Alone()
-    with log_kept("minisocks") as log:
-        tries = [Credentials(b"ann", b"%d" % i) for i in range(logins.MAX_OF_ADDRESS)]
-        some = [Somebody(alone, one) for one in tries]
-        more = [Somebody(alone, ANN) for _ in range(3)]
-    other = Somebody(alone, ANN, "192.0.2.2")
-
-    assert {None} == {one.said for one in some}
-    assert ["too many logins wait to be checked"] * 3 == [one.said for one in more]
-    assert other.said is None
-    (line,) = log.lines
-    assert "at capacity: 128 logins wait" in line
-    assert "from 192.0.2.1" in line
-
-
-def test_the_greediest_makes_room(monkeypatch):
-    """When all places are taken, the newest of the address that has most goes."""
-    monkeypatch.setattr(logins, "MAX_WAITING", 5)
-    alone = Alone()
-    many = [Somebody(alone, Credentials(b"ann", b"%d" % i)) for i in range(4)]
-    one = Somebody(alone, ANN, "192.0.2.2")
-    two = Somebody(alone, ANN, "192.0.2.3")
-    three = Somebody(alone, BOB, "192.0.2.3")
-    assert [None] * 2 == [many[0].said, many[1].said]
-    assert ["too many logins wait to be checked"] * 2 == [many[2].said, many[3].said]
-    four = Somebody(alone, BOB, "192.0.2.3")  # has as many as anybody else
-    assert "too many logins wait to be checked" == four.said
-    alone.answer_all()
-    assert [True] * 3 == [one.said, two.said, three.said]
-
-
-def test_a_reload_counts_at_once():
-    """Who waits is held against the file as it is now; what was found before it does not count."""
-    alone = Alone()
-    under_way, waits = Somebody(alone, ANN), Somebody(alone, BOB)
-    other = {b"ann": Hash.of(b"new", SALT, 10), b"bob": Hash.of(b"hunter2", SALT, 10)}
-    alone.logins.adopt(Users(hashed=other), 0.0)
-    alone.answer_all()
-
-    assert (False, True) == (under_way.said, waits.said)
-    assert alone.logins.verdict(ANN, HERE) is None
-    assert alone.logins.verdict(BOB, HERE) is True
-    alone.logins.adopt(Users(hashed={b"ann": other[b"ann"]}), 0.0)
-    assert alone.logins.verdict(BOB, HERE) is None
-
-
-def test_who_waits_when_the_file_goes_is_refused():
-    """There is nothing left to hold its password against."""
-    alone = Alone()
-    waiters = [Somebody(alone, ANN), Somebody(alone, BOB)]
-    alone.logins.adopt(Users(), 0.0)
-    alone.answer_all()
-
-    assert [False, False] == [waiter.said for waiter in waiters]
-
-
-def test_no_thread_is_no_wrong_password(monkeypatch):
-    """The client is refused, a line says why, and the next one finds a thread or not."""
-    alone = Alone()
-    with monkeypatch.context() as patch, log_kept("minisocks") as log:
-
-        def fail(*args):
-            if len(args) == 2:
-                raise RuntimeError("can't start new thread")
-
-        patch.setattr(alone, "submit", fail)
-        waiter = Somebody(alone, ANN)
-    assert "there is no thread to check a password" == waiter.said
-    assert ["at capacity: no thread to check a password: can't start new thread"] == log.lines
-    second = Somebody(alone, ANN)
-    alone.answer()
-    assert second.said is True
-
-
-def test_a_derivation_that_fails_is_no_wrong_password():
-    """Out of memory, say: this client is refused, the next one is checked."""
-    alone = Alone()
-    first, second = Somebody(alone, ANN), Somebody(alone, BOB)
-    alone.works.pop()[1](None)
-    alone.answer()
-
-    assert ("checking the password failed", True) == (first.said, second.said)
-
-
-@pytest.mark.parametrize("why", ["shutdown", "internal error"])
-def test_abort_leaves_nobody_behind(why):
-    """All who wait are told; after a bug of ours the next one is served again."""
-    alone = Alone()
-    waiters = [Somebody(alone, ANN), Somebody(alone, BOB)]
-    alone.logins.abort(why)
-    assert [why] * 2 == [waiter.said for waiter in waiters]
-    assert ([], 0) == (alone.works, len(alone.logins))
-    after = Somebody(alone, ANN)
-    if why == "shutdown":
-        assert "the proxy ends" == after.said
-    else:
-        alone.answer()
-        assert after.said is True
-
-
-# Through a whole proxy
-
-
-@pytest.fixture
-def users_file(tmp_path):
-    """A file of users; call it to write other ones."""
-    path = tmp_path / "users"
-
-    def write(hashes=HASHES):
-        path.write_bytes(
-            b"".join(b"%s:%s\n" % (n, h.text().encode()) for n, h in hashes.items())
-        )
-        path.chmod(0o600)
-        return str(path)
-
-    write()
-    write.path = str(path)
-    return write
+def wrong(number):
+    """Return a wrong password for ann, another one for each number."""
+    return Credentials(b"ann", b"%d" % number)
 
 
 class Gate:
@@ -468,12 +63,18 @@ class Gate:
             self.most = max(self.most, self.at_once)
             self.derived.append(password)
             self.begun.release()
-            while not self.go_on.acquire(timeout=0.01):
-                pause()
-            self.at_once -= 1
+            try:
+                while not self.go_on.acquire(timeout=0.01):
+                    pause()
+            finally:
+                self.at_once -= 1
             return fits(users, password, known, pause)
 
         monkeypatch.setattr(Users, "fits", wait_and_say)
+
+    def wait(self):
+        """Return when one more derivation has begun."""
+        assert self.begun.acquire(timeout=TIMEOUT)
 
     def open(self):
         """Let all through."""
@@ -485,6 +86,526 @@ class Gate:
 def gate(monkeypatch):
     """A gate that is closed."""
     return Gate(monkeypatch)
+
+
+class Conn(ClientSocket):
+    """A client's socket, from any address, whose pauses are counted."""
+
+    def __init__(self, host):
+        ours, theirs = socket.socketpair()
+        super().__init__(ours, Client((host, 1) if host else ""), TIMEOUT)
+        self.talk = Talk(theirs)
+        self.pauses = 0
+
+    def pause(self, seconds):
+        """Count it, too."""
+        self.pauses += 1
+        super().pause(seconds)
+
+    def close(self):
+        """Close both ends."""
+        self.sock.close()
+        self.talk.close()
+
+
+class Patient(Conn):
+    """One whose penalties are served by moving the clock, which goes by hand."""
+
+    def __init__(self, alone, host):
+        super().__init__(host)
+        self._alone = alone
+
+    def pause(self, seconds):
+        """Have the time pass, unless its turn has come."""
+        if self.alarm().is_set():
+            super().pause(seconds)
+        else:
+            self._alone.now += seconds
+            self._alone.waits.append(seconds)
+
+
+class Login(threading.Thread):
+    """A thread that has a password checked, as a handler's.
+
+    ``said`` is the answer, or what was raised instead of one.
+    """
+
+    def __init__(self, alone, credentials, host):
+        super().__init__(daemon=True)
+        self.conn = Conn(host)
+        self.said = None
+        self._alone = alone
+        self._credentials = credentials
+        self.start()
+
+    def run(self):
+        try:
+            self.said = self._alone.check(self.conn, self._credentials)
+        except Exception as exc:  # noqa: BLE001  # the test looks at it
+            self.said = exc
+
+    def end(self):
+        """Return the answer, waiting for it."""
+        self.join(TIMEOUT)
+        assert not self.is_alive()
+        return self.said
+
+
+class Alone:
+    """``Logins`` without a proxy: its clock goes by hand.
+
+    ``waits`` holds the seconds that clients had to wait before they were checked.
+    """
+
+    def __init__(self):
+        self.now = 1000.0
+        self.waits = []
+        self.pending = Pending(1000, Processor(None))
+        self.logins = Logins(self.pending, lambda: self.now)
+        self.adopt(Users(hashed=HASHES))
+        self._begun = []
+
+    def adopt(self, users, auth_once=0.0):
+        """Go by *users* from now on."""
+        self.logins.adopt(users, auth_once)
+
+    def check(self, conn, credentials):
+        """Return whether *credentials* are right, as a handler asks."""
+        self.pending.enter(conn)
+        try:
+            return self.logins.check(conn, credentials) is not None
+        finally:
+            self.pending.leave(conn)
+
+    def ask(self, credentials, host=HERE):
+        """Return whether *credentials* are right, in this thread."""
+        conn = Patient(self, host)
+        try:
+            return self.check(conn, credentials)
+        finally:
+            conn.close()
+
+    def begin(self, credentials, host=HERE):
+        """Return a login that is under way in a thread of its own."""
+        login = Login(self, credentials, host)
+        self._begun.append(login)
+        return login
+
+    def waiting(self, credentials, host=HERE):
+        """Return one that waits already."""
+        login = self.begin(credentials, host)
+        wait_until(lambda: login.conn.pauses, "its pause")
+        return login
+
+    def move_on(self, seconds):
+        """Move the clock, and have all that wait look at it."""
+        self.now += seconds
+        for login in self._begun:
+            login.conn.alarm().set()
+
+    def close(self):
+        """Demand that all threads have come back, and have left nothing."""
+        for login in self._begun:
+            login.end()
+            login.conn.close()
+        assert 0 == len(self.pending)
+
+
+@pytest.fixture
+def alone():
+    """Logins without a proxy."""
+    made = Alone()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "user, password, expected",
+    [
+        (b"ann", b"secret", True),
+        (b"ann", b"hunter2", False),
+        (b"bob", b"hunter2", True),
+        (b"eve", b"secret", False),
+        (b"", b"", False),
+    ],
+)
+def test_the_right_password_is_right(alone, gate, user, password, expected):
+    """Each user's own, after one derivation, and no other."""
+    gate.open()
+
+    assert expected is alone.ask(Credentials(user, password))
+    assert [password] == gate.derived
+
+
+def test_what_is_returned_says_by_what_it_was_right(alone):
+    """The proof holds as long as the user's line does."""
+    conn = Conn(HERE)
+    proof = alone.logins.check(conn, ANN)
+    conn.close()
+
+    assert Users(hashed=HASHES).holds(b"ann", proof)
+    assert not Users(hashed={b"ann": HASHES[b"bob"]}).holds(b"ann", proof)
+
+
+@pytest.mark.parametrize("user", [b"ann", b"slow", b"eve", b"plain"])
+def test_every_wrong_password_costs_the_same(alone, user, monkeypatch):
+    """Whether there is such a user, and how many iterations its hash has, does not show."""
+    iterations = []
+    for module in ("passwords", "auth"):
+        monkeypatch.setattr(
+            "minisocks.%s.derive" % module,
+            lambda password, salt, count, pause: iterations.append(count) or bytes(32),
+        )
+    alone.adopt(Users([(b"plain", b"plain")], hashed=HASHES))
+
+    assert not alone.ask(Credentials(user, b"wrong"))
+    assert 2000 == sum(iterations)
+
+
+@pytest.mark.parametrize(
+    "users, credentials, expected",
+    [
+        (Users([ANN], hashed=HASHES), ANN, True),
+        (Users([ANN]), ANN, True),
+        (Users([ANN]), BOB, False),
+        (Users(hashed={}), BOB, False),
+    ],
+)
+def test_passwords_that_are_known_cost_nothing(alone, gate, users, credentials, expected):
+    """A --user beside the file is answered at once; so is every client where no hashes are."""
+    alone.adopt(users)
+
+    assert expected is alone.ask(credentials)
+    assert [] == gate.derived
+
+
+def test_fifty_at_once_cost_one(alone, gate):
+    """The connections of a browser share a derivation, and later ones need none."""
+    first = alone.begin(ANN)
+    gate.wait()
+    others = [alone.waiting(ANN) for _ in range(49)]
+    gate.open()
+
+    assert {True} == {login.end() for login in [first, *others]}
+    assert alone.ask(ANN)
+    assert [b"secret"] == gate.derived
+    assert not alone.ask(wrong(1))
+    assert [b"secret", b"1"] == gate.derived
+
+
+def test_fifty_wrong_ones_are_one_failure(alone, gate):
+    """A browser that is sure of a wrong password is not slowed as if it had guessed fifty."""
+    first = alone.begin(wrong(1))
+    gate.wait()
+    others = [alone.waiting(wrong(1)) for _ in range(49)]
+    gate.open()
+    assert {False} == {login.end() for login in [first, *others]}
+
+    assert [b"1"] == gate.derived
+    alone.ask(wrong(2))
+    alone.ask(wrong(3))
+    assert [] == alone.waits
+    alone.ask(wrong(4))
+    assert [0.5] == alone.waits
+
+
+def test_a_client_that_has_left_costs_nothing(alone, gate):
+    """Each is looked after when its turn comes, and its password is not derived then."""
+    first = alone.begin(ANN)
+    gate.wait()
+    gone = [alone.waiting(BOB), alone.waiting(wrong(1))]
+    third = alone.waiting(Credentials(b"slow", b"slow"))
+    for login in gone:
+        login.conn.talk.close()
+    gate.open()
+
+    assert [True, True] == [first.end(), third.end()]
+    assert {ConnectionResetError} == {type(login.end()) for login in gone}
+    assert [b"secret", b"slow"] == gate.derived
+
+
+def test_one_of_those_that_share_may_leave(alone, gate):
+    """The others are answered, also if it is the one whose turn it is."""
+    first = alone.begin(ANN)
+    gate.wait()
+    second, third = alone.waiting(ANN), alone.waiting(ANN)
+    first.conn.talk.close()
+    second.conn.talk.close()
+    assert isinstance(second.end(), ConnectionResetError)
+    gate.open()
+
+    assert third.end() is True
+    assert [b"secret"] == gate.derived
+
+
+def test_all_may_leave_while_it_is_derived(alone, gate):
+    """What is found then is remembered."""
+    login = alone.begin(ANN)
+    gate.wait()
+    login.conn.talk.close()
+    gate.open()
+    login.end()
+
+    assert alone.ask(ANN)
+    assert [b"secret"] == gate.derived
+
+
+def test_one_v6_client_has_one_turn_and_one_penalty(alone, gate):
+    """All addresses of a /64 are one, and those of another are another."""
+    logins = [alone.begin(wrong(0), "2001:db8::")]
+    gate.wait()
+    logins += [alone.waiting(wrong(i), "2001:db8::%d" % i) for i in range(1, 3)]
+    other = alone.waiting(ANN, "2001:db8:0:1::1")
+    gate.open()
+
+    assert other.end() is True
+    assert {False} == {login.end() for login in logins}
+    assert [b"0", b"secret", b"1", b"2"] == gate.derived
+    alone.ask(ANN, "2001:db8:0:1::2")
+    assert [] == alone.waits
+    alone.ask(BOB, "2001:db8::9")
+    assert [0.5] == alone.waits
+
+
+@pytest.mark.parametrize("host", [HERE, "127.0.0.1", ""])
+def test_a_client_that_fails_often_waits_before_it_costs(alone, host):
+    """Three are free; then each derivation is put off, twice as long each time."""
+    with log_kept("minisocks") as log:
+        for i in range(8):
+            assert not alone.ask(wrong(i), host)
+
+    assert [0.5, 1, 2, 4, 8] == alone.waits
+    assert 1 == len(log.lines)
+    assert "client=%s has failed to log in 3 times" % (host or "unix") in log.lines[0]
+
+
+def test_other_addresses_do_not_wait_for_it(alone, gate):
+    """While one waits for its penalty, another one's password is derived."""
+    gate.open()
+    for i in range(3):
+        alone.ask(wrong(i))
+    slowed = alone.waiting(wrong(3))
+
+    assert alone.ask(BOB, "192.0.2.2")
+    assert slowed.said is None
+    assert [b"0", b"1", b"2", b"hunter2"] == gate.derived
+    alone.move_on(0.5)
+    assert slowed.end() is False
+
+
+def test_a_success_does_not_make_up_for_failures(alone):
+    """A client that guesses may have a user of its own; but what is remembered never waits."""
+    for i in range(3):
+        alone.ask(wrong(i))
+    assert alone.ask(BOB)
+    assert [0.5] == alone.waits
+    alone.ask(wrong(4))
+    alone.waits.clear()
+
+    assert alone.ask(BOB)
+    assert [] == alone.waits
+    alone.ask(wrong(5))
+    assert [1] == alone.waits
+
+
+@pytest.mark.parametrize(
+    "users",
+    [Users([ANN]), Users(hashed={}), Users(authenticate=lambda user, *_: user == "ann")],
+)
+def test_what_fails_without_a_derivation_counts_too(alone, users):
+    """Where only passwords are that are known as they are, or an empty file, or a hook."""
+    alone.adopt(users)
+    for i in range(5):
+        assert not alone.ask(Credentials(b"bob", b"%d" % i))
+
+    assert [0.5, 1] == alone.waits
+
+
+def test_a_hook_has_the_last_word(alone):
+    """What the file does not know is no failure yet, and what the hook does not know is one."""
+    users = Users(hashed=HASHES, authenticate=lambda user, password, client: user == "eve")
+    alone.adopt(users)
+    for i in range(5):
+        assert alone.ask(Credentials(b"eve", b"%d" % i))
+    for i in range(3):
+        assert not alone.ask(Credentials(b"bob", b"%d" % i))
+    assert [] == alone.waits
+    assert alone.ask(Credentials(b"eve", b""))
+
+    assert [0.5] == alone.waits
+
+
+def test_a_hook_that_does_not_say_counts_no_failure(alone, bugs):
+    """Its client hears of an error, which is no wrong password."""
+    alone.adopt(Users(authenticate=lambda *args: None))
+    logins = [alone.begin(wrong(i)) for i in range(4)]
+
+    assert {"the authenticate hook failed"} == {str(login.end()) for login in logins}
+    assert 4 == len(bugs)
+    alone.adopt(Users(authenticate=lambda *args: True))
+    assert alone.ask(ANN)
+    assert [] == alone.waits
+
+
+def test_a_reload_counts_at_once(alone, gate):
+    """A client that waits is checked by the file as it is now; what was found before is void."""
+    under_way = alone.begin(ANN)
+    gate.wait()
+    waits = alone.waiting(BOB)
+    other = {b"ann": Hash.of(b"new", SALT, 10), b"bob": Hash.of(b"hunter2", SALT, 10)}
+    alone.adopt(Users(hashed=other))
+    gate.open()
+
+    assert [False, True] == [under_way.end(), waits.end()]
+    assert not alone.ask(ANN)
+    del gate.derived[:]
+    assert alone.ask(BOB)
+    assert [] == gate.derived
+    alone.adopt(Users(hashed={b"ann": other[b"ann"]}))
+    assert not alone.ask(BOB)
+
+
+def test_a_client_that_waits_when_the_file_goes_is_refused(alone, gate):
+    """There is nothing left to hold its password against."""
+    under_way = alone.begin(ANN)
+    gate.wait()
+    waits = alone.waiting(BOB)
+    alone.adopt(Users())
+    gate.open()
+
+    assert [False, False] == [under_way.end(), waits.end()]
+
+
+def test_a_password_that_is_hashed_anew_meanwhile_is_checked_anew(alone, gate):
+    """The same one, by what is in the file by then."""
+    login = alone.begin(ANN)
+    gate.wait()
+    alone.adopt(Users(hashed={b"ann": Hash.of(b"secret", b"other salt", 10)}))
+    gate.open()
+
+    assert login.end() is True
+    assert [b"secret", b"secret"] == gate.derived
+
+
+def test_a_derivation_that_fails_is_no_wrong_password(alone, monkeypatch):
+    """Out of memory, say: its client hears of an error, and the next one is checked."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Users, "fits", lambda *args: bytearray(1 << 62))
+        for _ in range(4):
+            with pytest.raises(MemoryError):
+                alone.ask(ANN)
+
+    assert alone.ask(ANN)
+    assert [] == alone.waits
+
+
+def test_a_handshake_that_is_ended_waits_no_more(alone, gate):
+    """Its thread comes back at once, while another one's password is still derived."""
+    under_way = alone.begin(ANN)
+    gate.wait()
+    waits = alone.waiting(BOB)
+    alone.pending.resize(2)
+    other = alone.waiting(wrong(1), "192.0.2.2")
+
+    assert isinstance(waits.end(), LimitReached)
+    assert under_way.said is None
+    gate.open()
+    assert [True, False] == [under_way.end(), other.end()]
+    assert [b"secret", b"1"] == gate.derived
+
+
+def test_a_handshake_whose_password_is_derived_is_not_ended(alone, gate):
+    """Else the derivation would have been for nothing: the newcomer is ended."""
+    under_way = alone.begin(ANN)
+    gate.wait()
+    alone.pending.resize(1)
+    newcomer = alone.begin(BOB, "192.0.2.2")
+
+    assert isinstance(newcomer.end(), LimitReached)
+    gate.open()
+    assert under_way.end() is True
+
+
+def test_the_end_of_the_proxy_ends_all(alone, gate):
+    """The one whose password is derived at its next pause, and no other one is begun."""
+    logins = [alone.begin(ANN)]
+    gate.wait()
+    logins += [alone.waiting(wrong(i), "192.0.2.%d" % i) for i in range(5)]
+    alone.pending.close()
+
+    assert {ProxyStops} == {type(login.end()) for login in logins}
+    assert [b"secret"] == gate.derived
+
+
+def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
+    """Then the client hears that its password was not even checked."""
+    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    for i in range(4):
+        alone.ask(wrong(i))
+    login = alone.begin(ANN)
+
+    assert isinstance(login.end(), NotChecked)
+
+
+# Guesses at what is remembered, or known as it is
+
+
+def test_what_is_remembered_is_no_help_from_elsewhere(alone, gate):
+    """Else a client elsewhere could guess at it for nothing."""
+    gate.open()
+    for host in (HERE, HERE, "192.0.2.9"):
+        assert alone.ask(ANN, host)
+
+    assert [b"secret", b"secret"] == gate.derived
+
+
+def test_a_user_beside_a_client_that_guesses_waits_for_what_is_remembered(alone, gate):
+    """From the same address, for the same name: then the user waits as well, and others do not."""
+    gate.open()
+    for right in (ANN, BOB):
+        assert alone.ask(right)
+    for _ in range(3):
+        alone.logins.failed(Client((HERE, 1)), b"ann")
+
+    assert alone.ask(BOB)
+    assert [] == alone.waits
+    assert alone.ask(ANN)
+    assert [0.5] == alone.waits
+    assert alone.ask(ANN)
+    assert [0.5] == alone.waits
+    assert [b"secret", b"hunter2"] == gate.derived
+
+
+@pytest.mark.parametrize("credentials, expected", [(ANN, True), (BOB, False)])
+def test_a_client_that_guesses_at_passwords_that_are_known_waits(
+    alone, gate, credentials, expected
+):
+    """Right or wrong: the answer comes when its time does, and costs nothing."""
+    alone.adopt(Users([ANN]))
+    for _ in range(3):
+        alone.logins.failed(Client((HERE, 1)), b"ann")
+
+    assert expected is alone.ask(credentials)
+    assert [0.5] == alone.waits
+    assert [] == gate.derived
+
+
+# Through a whole proxy
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    """A file of users; call it to write other ones."""
+    path = tmp_path / "users"
+
+    def write(hashes=HASHES):
+        path.write_bytes(b"".join(b"%s:%s\n" % (n, h.text().encode()) for n, h in hashes.items()))
+        path.chmod(0o600)
+        return str(path)
+
+    write()
+    write.path = str(path)
+    return write
 
 
 @contextlib.contextmanager
@@ -509,6 +630,21 @@ def may_connect(port, target, source="127.0.0.1"):
             return False
         connects(talk, target)
         return True
+
+
+def queued(proxy):
+    """Return how many logins wait for their turn."""
+    return len(proxy.services.logins._turns)
+
+
+def handlers():
+    """Return the handler threads of all proxies."""
+    return [thread for thread in own_threads() if "handler" in thread.name]
+
+
+def wait_for_handshakes(proxy, count):
+    """Return when so many handshakes are unfinished."""
+    wait_until(lambda: proxy.stats().handshakes == count, "%d handshakes" % count)
 
 
 def test_a_login_goes_to_its_target(users_file, target, access_log):
@@ -537,8 +673,8 @@ def test_one_derivation_at_a_time(users_file, target, gate):
                 stack.enter_context(login(proxy.port, b"ann", b"%d" % i, "127.0.0.%d" % (i + 2)))
                 for i in range(8)
             ]
-            assert gate.begun.acquire(timeout=TIMEOUT)
-            wait_until(lambda: len(proxy.services.logins) == 8, "8 logins")
+            gate.wait()
+            wait_for_handshakes(proxy, 8)
             with login(proxy.port, b"plain", b"plain") as talk:
                 talk.expect(RIGHT)
                 connects(talk, target)
@@ -554,7 +690,8 @@ def test_fifty_connections_cost_one_derivation(users_file, target, gate):
     with run_proxy(users_file=users_file.path) as proxy:
         with contextlib.ExitStack() as stack:
             talks = [stack.enter_context(login(proxy.port)) for _ in range(50)]
-            wait_until(lambda: len(proxy.services.logins) == 50, "50 logins")
+            gate.wait()
+            wait_until(lambda: queued(proxy) == 49, "49 logins in the queue")
             gate.open()
             for talk in talks:
                 talk.expect(RIGHT)
@@ -573,13 +710,12 @@ def test_a_client_that_leaves_leaves_nothing(users_file, gate, leave):
         for i in range(3):
             talk = Talk.to(proxy.port).send(GREETING).expect(b"\x05\x02")
             talks.append(talk.send(password_message(b"ann", b"%d" % i)))
-            wait_until(lambda: len(proxy.services.logins) == len(talks), "a login")
-        assert gate.begun.acquire(timeout=TIMEOUT)
+            wait_for_handshakes(proxy, len(talks))
+            if not i:
+                gate.wait()
         for talk in talks:
             getattr(talk, leave)()
-        if leave == "reset":
-            wait_until(lambda: len(proxy) == 0, "the end of all")
-            assert 0 == len(proxy.services.logins)
+        wait_for_handshakes(proxy, 1)  # those that wait notice
         gate.open()
         wait_until(lambda: len(proxy) == 0, "the end of all")
         with login(proxy.port) as talk:
@@ -587,11 +723,25 @@ def test_a_client_that_leaves_leaves_nothing(users_file, gate, leave):
         assert [b"0", b"secret"] == gate.derived
 
 
+def test_two_hundred_guesses_delay_another_address_by_one(users_file, gate):
+    """From one address, all at once; counted is what is derived before the other's password."""
+    with run_proxy(users_file=users_file.path) as proxy, contextlib.ExitStack() as stack:
+        for i in range(200):
+            stack.enter_context(login(proxy.port, password=b"%d" % i, source="127.0.0.2"))
+        gate.wait()
+        wait_until(lambda: queued(proxy) == 199, "199 logins in the queue")
+        with login(proxy.port, source="127.0.0.3") as talk:
+            wait_until(lambda: queued(proxy) == 200, "the honest one behind them")
+            gate.open()
+            talk.expect(RIGHT)
+        assert 1 == gate.derived.index(b"secret")
+
+
 def test_waiting_is_not_the_client_s_own_time(users_file, target, gate):
     """A login that takes longer than the handshake may is no timeout."""
     with run_proxy(users_file=users_file.path, handshake_timeout=0.3) as proxy:
         with login(proxy.port) as talk:
-            assert gate.begun.acquire(timeout=TIMEOUT)
+            gate.wait()
             too_late = time.monotonic() + 0.35
             wait_until(lambda: time.monotonic() > too_late, "the deadline")
             gate.open()
@@ -599,30 +749,126 @@ def test_waiting_is_not_the_client_s_own_time(users_file, target, gate):
             connects(talk, target)
 
 
-def test_stop_does_not_wait_for_passwords(users_file, gate):
-    """Who waits is closed, and the thread ends at its next pause."""
+@pytest.mark.parametrize("end", ["stop", "stop_listening"])
+def test_the_end_does_not_wait_for_passwords(users_file, gate, end):
+    """Clients that wait are closed without a word, and the derivation ends at its next pause."""
     with nothing_left():
         proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)
         proxy.start()
-        with login(proxy.port) as one, login(proxy.port, b"bob") as two:
-            wait_until(lambda: len(proxy.services.logins) == 2, "2 logins")
-            assert gate.begun.acquire(timeout=TIMEOUT)
-            proxy.stop()
-            for talk in (one, two):
-                talk.expect_eof()
-
-
-def test_drain_does_not_wait_for_passwords(users_file, gate):
-    """Unfinished handshakes end when listening does."""
-    with run_proxy(users_file=users_file.path) as proxy, login(proxy.port) as talk:
-        assert gate.begun.acquire(timeout=TIMEOUT)
-        proxy.stop_listening()
-        talk.expect_eof()
+        with login(proxy.port) as one:
+            gate.wait()
+            with login(proxy.port, b"bob") as two:
+                wait_until(lambda: queued(proxy) == 1, "the second login in the queue")
+                getattr(proxy, end)()
+                for talk in (one, two):
+                    talk.expect_eof()
         assert 0 == len(proxy)
+        assert [] == handlers()
+        proxy.stop()
+    assert [b"secret"] == gate.derived
+
+
+@pytest.mark.parametrize("end", ["stop", "stop_listening"])
+def test_the_end_interrupts_a_derivation_by_hand(users_file, monkeypatch, end):
+    """As a Python without OpenSSL derives, which takes seconds for a hash that may be dear."""
+    ended, begun, by_hand = [], threading.Event(), passwords._by_hand
+
+    def derive(*args):
+        begun.set()
+        try:
+            by_hand(*args)
+        except ProxyStops as exc:
+            ended.append(str(exc))
+            raise
+        ended.append("to its end")
+
+    monkeypatch.setattr(passwords, "is_fast", lambda: False)
+    monkeypatch.setattr(passwords, "_by_hand", derive)
+    users_file({b"ann": Hash(MAX_ITERATIONS, SALT, bytes(32))})
+    with nothing_left():
+        proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)
+        proxy.start()
+        with login(proxy.port) as one:
+            assert begun.wait(TIMEOUT)
+            with login(proxy.port, b"bob") as two:
+                wait_until(lambda: queued(proxy) == 1, "the second login in the queue")
+                getattr(proxy, end)()
+                for talk in (one, two):
+                    talk.expect_eof()
+        assert [] == handlers()
+        proxy.stop()
+    assert ["shutdown"] == ended
+
+
+class OpenSSL:
+    """A derivation by OpenSSL that takes until it is told to go on."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.passwords = set()
+        derive = hashlib.pbkdf2_hmac
+
+        def pbkdf2_hmac(*args):
+            self.passwords.add(args[1])
+            self.begun.set()
+            assert self.go_on.wait(TIMEOUT)
+            return derive(*args)
+
+        pbkdf2_hmac.__module__ = "_hashlib"
+        monkeypatch.setattr(hashlib, "pbkdf2_hmac", pbkdf2_hmac)
+
+
+@pytest.fixture
+def openssl(monkeypatch):
+    """OpenSSL, which takes long."""
+    made = OpenSSL(monkeypatch)
+    yield made
+    made.go_on.set()
+
+
+@pytest.mark.parametrize("end", ["stop", "stop_listening"])
+def test_the_end_waits_for_one_derivation_by_openssl(users_file, openssl, end):
+    """It cannot be interrupted; but no other one is begun, and then all threads have ended."""
+    with nothing_left():
+        proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)
+        proxy.start()
+        with login(proxy.port) as one:
+            assert openssl.begun.wait(TIMEOUT)
+            with login(proxy.port, b"bob") as two:
+                wait_until(lambda: queued(proxy) == 1, "the second login in the queue")
+                stopper = threading.Thread(target=getattr(proxy, end))
+                stopper.start()
+                two.expect_eof()
+                openssl.go_on.set()
+                stopper.join(TIMEOUT)
+                one.expect_eof()
+        assert not stopper.is_alive()
+        assert [] == handlers()
+        proxy.stop()
+    assert {b"secret"} == openssl.passwords
+
+
+@pytest.mark.parametrize("end", ["stop", "stop_listening"])
+def test_the_end_leaves_a_long_derivation_by_openssl_alone(
+    users_file, openssl, end, monkeypatch
+):
+    """It waits for so long and no longer; when it is over the thread ends, and leaves nothing."""
+    monkeypatch.setattr("minisocks.acceptor.STOP_SECONDS", 0.01)
+    with nothing_left():
+        proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)
+        proxy.start()
+        with login(proxy.port) as talk:
+            assert openssl.begun.wait(TIMEOUT)
+            getattr(proxy, end)()
+            assert 1 == len(handlers())
+            openssl.go_on.set()
+            wait_until(lambda: not handlers(), "the end of the thread")
+            talk.expect_eof()
+        proxy.stop()
 
 
 def test_the_hook_is_asked_about_others(users_file, target):
-    """By a thread of its own, once the file has said no."""
+    """By the client's own thread, once the file has said no."""
     asked = []
 
     def authenticate(user, password, client):
@@ -636,16 +882,16 @@ def test_the_hook_is_asked_about_others(users_file, target):
             with login(proxy.port, b"eve") as talk:
                 talk.expect(RIGHT)
                 connects(talk, target)
-        with login(proxy.port, b"nobody") as talk:
+        with login(proxy.port, b"dan") as talk:
             talk.expect(WRONG).expect_eof()
 
     assert [("eve", "secret", "minisocks-handler")] * 5 + [
-        ("nobody", "secret", "minisocks-handler")
+        ("dan", "secret", "minisocks-handler")
     ] == asked
 
 
-def test_an_empty_file_lets_nobody_in(users_file, target):
-    """Not even from loopback: who takes the last user out does not mean to open the door."""
+def test_an_empty_file_lets_no_client_in(users_file, target):
+    """Not even from loopback: to take the last user out does not mean to do without passwords."""
     users_file({})
     with run_proxy(users_file=users_file.path) as proxy:
         assert not may_connect(proxy.port, target)
@@ -709,7 +955,7 @@ def test_an_address_that_has_logged_in_needs_no_password(users_file, target, acc
             talk.send(socks4("127.0.0.1", target.port)).expect(b"\x00\x5a")
         assert access_log.wait_for("user='ann'")
         assert not may_connect(proxy.port, target, "127.0.0.2")
-        # Who shows a password is asked for it all the same.
+        # A client that shows a password is asked for it all the same.
         with Talk.to(proxy.port) as talk:
             talk.send(b"\x05\x02\x00\x02").expect(b"\x05\x02").send(password_message(b"ann", b"x"))
             talk.expect(WRONG).expect_eof()
@@ -720,7 +966,7 @@ def test_an_address_that_has_logged_in_needs_no_password(users_file, target, acc
 
 
 def test_without_auth_once_no_address_is_remembered(users_file, target):
-    """It is off unless somebody wants it."""
+    """It is off unless the settings say so."""
     with run_proxy(users_file=users_file.path) as proxy:
         with login(proxy.port) as talk:
             talk.expect(RIGHT)
@@ -752,7 +998,7 @@ def test_auth_once_is_no_longer_than_the_user(users_file, target):
         assert not may_connect(proxy.port, target)
 
 
-def test_rules_and_hooks_see_who_it_is(users_file, target):
+def test_rules_and_hooks_see_the_user(users_file, target):
     """A client that is let in without a password has the name that it had with it."""
     seen = []
 
@@ -785,7 +1031,7 @@ def test_auth_once_works_for_every_kind_of_user(target):
 
 
 def test_a_unix_socket_is_not_remembered(users_file, tmp_path):
-    """Everybody on this host would come by the same address."""
+    """All clients on this host would come by the same address."""
     path = str(tmp_path / "s")
     with run_proxy(listen="unix:" + path, users_file=users_file.path, auth_once=600):
         for greeting, expected in ((GREETING, b"\x05\x02"), (b"\x05\x01\x00", b"\x05\xff")):
@@ -812,98 +1058,66 @@ def test_no_line_tells_a_password(users_file, access_log):
     assert "pbkdf2" not in shown
 
 
-# Guesses at what is remembered, or known as it is
+def test_guesses_by_socks_are_slowed_with_user_only(target, monkeypatch):
+    """After three wrong ones the answer to the next one, a right one, is not there at once."""
+    pauses, pause = [], ClientSocket.pause
 
+    def noted(conn, seconds):
+        pauses.append((conn.client.host, seconds))
+        pause(conn, seconds)
 
-def test_what_is_remembered_is_no_help_from_elsewhere():
-    """Else somebody could guess at it for nothing."""
-    alone = Alone()
-    Somebody(alone, ANN)
-    alone.answer()
-
-    assert alone.logins.verdict(ANN, HERE) is True
-    assert alone.logins.verdict(ANN, Client(("192.0.2.9", 1))) is None
-
-
-def test_who_guesses_beside_a_user_waits_for_what_is_remembered():
-    """From the same address, for the same name: then the user waits as well, and others do not."""
-    alone = Alone()
-    for right in (ANN, BOB):
-        Somebody(alone, right)
-        alone.answer()
-    for _ in range(3):
-        alone.logins.failed(HERE, b"ann")
-
-    assert alone.logins.verdict(ANN, HERE) is None
-    assert alone.logins.verdict(BOB, HERE) is True
-    waiter = Somebody(alone, ANN)
-    assert 0.5 == alone.wait()
-    assert ([], True) == (alone.works, waiter.said)  # without another derivation
-    assert alone.logins.verdict(ANN, HERE) is True
-
-
-def test_who_guesses_at_passwords_that_are_known_waits():
-    """Right or wrong: the answer comes when its turn does, and costs nothing."""
-    alone = Alone(Users([ANN]))
-    assert alone.logins.verdict(BOB, HERE) is False
-    for _ in range(3):
-        alone.logins.failed(HERE, b"ann")
-    for credentials, expected in ((ANN, True), (BOB, False)):
-        assert alone.logins.verdict(credentials, HERE) is None
-        waiter = Somebody(alone, credentials)
-        alone.wait()
-        assert ([], expected) == (alone.works, waiter.said)
-        alone.logins.failed(HERE, b"eve")
-
-
-def test_a_password_that_is_hashed_anew_meanwhile_is_checked_anew():
-    """The same one, by what is in the file by then."""
-    alone = Alone()
-    waiter = Somebody(alone, ANN)
-    alone.logins.adopt(Users(hashed={b"ann": Hash.of(b"secret", b"other salt", 10)}), 0.0)
-    alone.answer()
-    assert waiter.said is None
-    alone.answer()
-    assert waiter.said is True
-
-
-def test_guesses_by_socks_are_slowed_with_user_only(target):
-    """After three wrong ones the next answer, also to the right one, is not there at once."""
+    monkeypatch.setattr(ClientSocket, "pause", noted)
     with run_proxy(user=("ann:secret",)) as proxy:
-        for _ in range(4):
-            with Talk.to(proxy.port) as talk:
-                talk.send(GREETING + password_message(b"ann", b"wrong")).expect(b"\x05\x02" + WRONG)
-        logins = proxy.services.logins
-        with Talk.to(proxy.port) as talk:
-            talk.send(GREETING + password_message(b"ann", b"secret")).expect(b"\x05\x02")
-            wait_until(lambda: len(logins) == 1, "its place in the row")
-            assert 1 == proxy.stats().handshakes
+        now = [1000.0]
+        proxy.services.logins._clock = lambda: now[0]
+        for _ in range(3):
+            with login(proxy.port, password=b"wrong") as talk:
+                talk.expect(WRONG).expect_eof()
+        assert [] == pauses
+        with login(proxy.port) as talk:
+            wait_until(lambda: pauses, "its pause")
+            with login(proxy.port, source="127.0.0.2") as other:
+                other.expect(RIGHT)
+                assert 2 == proxy.stats().handshakes
+            assert {("127.0.0.1", 0.5)} == set(pauses)
+            now[0] += 0.5
             talk.expect(RIGHT).send(socks5("127.0.0.1", target.port))
             assert 0 == talk.receive_reply5()[0]
 
 
-def test_who_waits_is_bounded_like_other_handshakes(monkeypatch):
-    """By --max-handshakes, half of them for an address; and in time."""
-    monkeypatch.setattr("minisocks.login.MOST_SECONDS", 0.3)
-    with nothing_left(), run_proxy(user=("ann:secret",), max_handshakes=4) as proxy:
+def test_a_login_that_waits_is_bounded_like_other_handshakes(users_file, gate, access_log):
+    """By --max-handshakes: one more ends the oldest that waits, and its thread comes back."""
+    settings = {"users_file": users_file.path, "max_handshakes": 4}
+    with run_proxy(**settings) as proxy, contextlib.ExitStack() as stack:
+        talks = []
+        for i in range(5):
+            talks.append(stack.enter_context(login(proxy.port, b"ann", b"%d" % i)))
+            if not i:
+                gate.wait()
+        talks[1].expect(WRONG).expect_eof()
+        access_log.wait_for("there are too many unfinished handshakes (--max-handshakes 4)")
+        wait_until(lambda: queued(proxy) == 3, "3 logins in the queue")
+        assert 4 == proxy.stats().handshakes
+        gate.open()
+        for i in (0, 2, 3):
+            talks[i].expect(WRONG).expect_eof()
+        assert [b"0", b"2", b"3"] == gate.derived[:3]
+
+
+def test_a_login_that_waits_too_long_is_refused(access_log, monkeypatch):
+    """It hears that its password is wrong, for there is no other word for it; the log says why."""
+    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    with nothing_left(), run_proxy(user=("ann:secret",)) as proxy:
         for _ in range(8):
             proxy.services.logins.failed(Client(("127.0.0.1", 1)), b"ann")
-        with log_kept("minisocks") as log:
-            talks = []
-            for n in range(4):
-                talk = Talk.to(proxy.port)
-                talk.send(GREETING + password_message(b"ann", b"%d" % n)).expect(b"\x05\x02")
-                talks.append(talk)
-            for talk in talks:
-                talk.expect(WRONG).expect_eof()
-                talk.close()
-            wait_until(lambda: len(proxy) == 0)
-    assert any("too many logins wait" in line for line in log.lines)
-    assert any("was not checked in time" in line for line in log.lines)
+        with login(proxy.port) as talk:
+            talk.expect(WRONG).expect_eof()
+        access_log.wait_for("why='the password was not checked in time'")
+        wait_until(lambda: len(proxy) == 0, "its end")
 
 
-def test_a_guest_is_no_user_where_nobody_needs_to_be_one(target):
-    """Who may come in without a password keeps the rules of those who have none."""
+def test_a_guest_is_no_user_where_none_is_needed(target):
+    """A client that may come in without a password keeps the rules of those that have none."""
     rules = ["allow to loopback user none", "allow to 192.0.2.0/24 user ann"]
     with run_proxy(user=("ann:secret",), rule=rules, auth_once=60.0) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -914,7 +1128,7 @@ def test_a_guest_is_no_user_where_nobody_needs_to_be_one(target):
 
 
 @pytest.mark.parametrize("kind", ["password", "guest"])
-def test_a_user_who_is_removed_meanwhile_does_not_come_in(target, kind):
+def test_a_user_that_is_removed_meanwhile_does_not_come_in(target, kind):
     """Also with a handshake that was begun before."""
     with run_proxy(user=("ann:secret", "bob:x"), auth_once=600) as proxy:
         with Talk.to(proxy.port) as first:

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import minisocks.pipes
+from minisocks.errand import run_in
 from minisocks.errors import LimitReached
 from minisocks.loop import Loop
 from minisocks.memory import BYTES_EACH, Memory
@@ -74,7 +75,7 @@ def test_the_greediest_go_first_and_no_more_than_must(loop):
     print("seed %d" % seed)
     rng, order = random.Random(seed), []
     sizes = rng.sample(range(1000, 60000), 600)
-    memory = Memory(loop)
+    memory = Memory(loop, ())
     pairs = [Stub(loop, order, size) for size in sizes]
     memory.change(memory.used - 100000)
     memory._shed()
@@ -90,7 +91,7 @@ def test_the_greediest_go_first_and_no_more_than_must(loop):
 def test_who_has_long_been_stalled_goes_before_who_flows(loop):
     """A fast transfer holds much for a moment at a time, and is not shed for that."""
     order = []
-    memory = Memory(loop)
+    memory = Memory(loop, ())
     for size in (1000, 3000, 2000):
         loop.stalled[Stub(loop, order, size)] -= 60
     Stub(loop, order, MIB)
@@ -102,7 +103,7 @@ def test_who_has_long_been_stalled_goes_before_who_flows(loop):
 def test_many_more_than_are_remembered_can_be_shed(loop):
     """Also where all must go: those that flow again are left alone."""
     order = []
-    memory = Memory(loop)
+    memory = Memory(loop, ())
     pairs = [Stub(loop, order, 5000) for _ in range(1000)]
     flowing = pairs[::2]
     for pair in flowing:
@@ -117,7 +118,7 @@ def test_many_more_than_are_remembered_can_be_shed(loop):
 
 def test_off_it_is_not_even_asked(loop):
     """Without a limit nothing is looked at when somebody stalls, and with one each time."""
-    memory = Memory(loop)
+    memory = Memory(loop, ())
     off = loop.on_stalled
     memory.change(10 * MIB)
     assert off is not loop.on_stalled
@@ -128,19 +129,34 @@ def test_off_it_is_not_even_asked(loop):
 
 
 def test_what_is_counted(loop):
-    """The loop's buffer, each connection, and what waits; with nobody stalled it is full."""
-    memory = Memory(loop)
+    """The loop's buffer, each connection and pending handshake, and what waits."""
+    pending = []
+    memory = Memory(loop, pending)
     empty = memory.used
-    stub = Stub(loop, [], 70000)
+    Stub(loop, [], 70000)
     assert empty + 70000 + BYTES_EACH == memory.used
-    memory.change(memory.used + BYTES_EACH)
-    memory.admit()
-    memory.change(memory.used)
-    memory.admit()  # not in the loop's thread: who is stalled makes room
-    loop.stalled.clear()
-    with pytest.raises(LimitReached, match="no memory for more connections"):
+    pending.append("a handshake")
+    assert empty + 70000 + 2 * BYTES_EACH == memory.used
+
+
+def test_a_handshake_is_admitted_if_there_is_room_or_room_is_made():
+    """With nothing stalled that could be shed it is refused; and each one counts itself."""
+    running, pending, order = Loop(), ["this handshake"], []
+    memory = Memory(running, pending)
+    running.start()
+    try:
+        size = memory.used
+        run_in(running, lambda: memory.change(size))
         memory.admit()
-    assert 70000 == stub.size
+        run_in(running, lambda: Stub(running, order, 70000))
+        memory.admit()
+        assert [70000] == [size for size, _why in order]
+        pending.append("another one")
+        with pytest.raises(LimitReached, match="no memory for more connections"):
+            memory.admit()
+    finally:
+        running._jobs.clear()
+        running.stop()
 
 
 @pytest.fixture
@@ -194,7 +210,7 @@ def test_a_stalled_pair_is_shed_and_others_live(relayed, access_log):
     """Both its ends are reset, the log has the reason; who is not stalled notices nothing."""
     quiet, stalled = relayed(), relayed()
     stalled.fill(stalled.target)
-    memory = Memory(quiet.loop)
+    memory = Memory(quiet.loop, ())
     quiet.loop.call_soon(quiet.pair, memory.change, memory.used - 1)
     stalled.wait_closed()
     why = "why='shed: it held most of what its receiver does not take (--memory-limit "

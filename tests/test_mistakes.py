@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-import minisocks.pool
+import minisocks.acceptor
 import minisocks.resolver
 import namespace as net
 from bind_client import Waiting
@@ -850,13 +850,13 @@ AS_ANN = socks4("127.0.0.1", 80, b"ann")
 
 @makes("no-identd")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+    stage.monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
     return said(stage, AS_ANN, NO_IDENTD4, ident=True)
 
 
 @makes("identd-does-not-answer")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.1)
+    stage.monkeypatch.setattr("minisocks.ident.SECONDS", 0.1)
     with identd(stage.monkeypatch, lambda talk, *ports: talk.rest()):
         return said(stage, AS_ANN, NO_IDENTD4, ident=True)
 
@@ -1106,9 +1106,9 @@ def _(stage):
         raise RuntimeError("can't start new thread")
 
     with contextlib.ExitStack() as stack:
-        proxy = stack.enter_context(run_proxy(authorize=lambda request: True))
-        stage.monkeypatch.setattr(minisocks.pool, "start_thread", no_room)
-        stack.enter_context(Talk.to(proxy.port)).send(GREETING + socks5("127.0.0.1", 9))
+        proxy = stack.enter_context(run_proxy())
+        stage.monkeypatch.setattr(minisocks.acceptor, "start_thread", no_room)
+        stack.enter_context(Talk.to(proxy.port)).send(GREETING)
         return stage.log.wait_for("at capacity"), None
 
 
@@ -1141,7 +1141,7 @@ BY_ANN = "socks4://ann@127.0.0.1:%d"
 
 @makes("curl-shows-92")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+    stage.monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
     with run_proxy(ident=True) as proxy:
         return curl("--proxy", BY_ANN % proxy.port, "http://127.0.0.1:9/"), None
 

@@ -639,7 +639,7 @@ def test_no_system_call_where_none_is_in_use():
         "with Proxy(listen='127.0.0.1:0', on_connection=print) as proxy:\n"
         "    services = proxy.services\n"
         "    services.processor.look()\n"
-        "    print(services.processor.number, services.config.processor)\n"
+        "    print(services.processor.number, services.access.config.processor)\n"
     )
     out = subprocess.check_output(
         [sys.executable, "-W", "error", "-c", program], cwd=ROOT, universal_newlines=True

@@ -147,7 +147,7 @@ def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
             unfinished = [stack.enter_context(Talk.to(proxy.port)) for _ in range(6)]
             for talk in unfinished[3:]:
                 talk.send(b"\x05")
-            wait_until(lambda: len(proxy.services.loop) == 7)
+            wait_until(lambda: proxy.stats().handshakes == 6 and len(proxy) == 7)
             proxy.stop_listening()
             for talk in unfinished[:3]:
                 talk.expect_eof()
@@ -420,7 +420,7 @@ def test_stop_with_a_grace_that_is_none_stops_nothing(grace, target):
 
 def test_a_stop_that_is_interrupted_can_be_repeated(monkeypatch):
     """Ctrl-C while a hook is waited for: the next stop of the same thread ends it all."""
-    for step in ("pool.stop", "services.loop.stop"):
+    for step in ("acceptor.stop", "services.loop.stop"):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()
         run = proxy._run

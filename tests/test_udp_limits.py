@@ -13,6 +13,7 @@ from support import (
     FakeTarget,
     Talk,
     closed_port,
+    handler_with,
     nothing_left,
     password_message,
     run_proxy,
@@ -229,10 +230,10 @@ def test_a_range_that_a_reload_changes(target, stack):
 
 
 class LeavesBeforeTheReply(Session):
-    """A session whose client has left, the first time."""
+    """A session whose client has left, the second time."""
 
     def associated(self, ip, port):
-        if self.record.id == 1:
+        if self.record.id == 2:
             raise BrokenPipeError(errno.EPIPE, "the client has left")
         super().associated(ip, port)
 
@@ -241,8 +242,11 @@ def test_a_client_that_has_left_by_then_takes_no_place(stack):
     """Its relay socket, port and place are given back when the reply cannot be sent."""
     with target_of_a_range() as free:
         port = free.port
-    with run_proxy(max_associations=1, udp_ports="%d-%d" % (port, port)) as proxy:
-        proxy.services.session_type = LeavesBeforeTheReply
+    settings = {"max_associations": 1, "udp_ports": "%d-%d" % (port, port)}
+    with run_proxy(handler_type=handler_with(LeavesBeforeTheReply), **settings) as proxy:
+        with Talk.to(proxy.port) as talk:  # now there are as many threads as one client needs
+            talk.send(b"\x05\x01\xff").rest()
+        wait_until(lambda: len(proxy) == 0)
         with nothing_left(), Talk.to(proxy.port) as talk:
             talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
             talk.expect_eof()

@@ -292,7 +292,8 @@ def test_rules_are_asked_once_for_a_target(target):
     asked = []
     rule = "deny command udp to 127.0.0.7"
     with run_proxy(rule=(rule, "allow")) as proxy, Associated(proxy.port) as client:
-        rules = proxy.services.rules
+        services = proxy.services
+        rules = services.access.rules
 
         class Counting:
             def decide(self, client, ver, cmd, dst, ip):
@@ -302,7 +303,7 @@ def test_rules_are_asked_once_for_a_target(target):
             def __getattr__(self, name):
                 return getattr(rules, name)
 
-        proxy.services.rules = Counting()
+        services.access = services.access._replace(rules=Counting())
         for _ in range(3):
             client.send("127.0.0.7", target.port, b"x")
             client.expect_to_work(target)

@@ -2,14 +2,16 @@
 
 import contextlib
 import sys
+import time
 
 import pytest
 
 from identd import identd, says_user
-from minisocks import compat, inquiry
+from minisocks import compat, ident
 from minisocks.client import Client
+from minisocks.clientsocket import ClientSocket
+from minisocks.compat import READ, WRITE
 from minisocks.defaults import in_force
-from minisocks.loop import Loop
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from support import (
@@ -50,9 +52,9 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
         script = hangs if how in ("in vain", "left", "ended") else says_user(b"ann")
         server = stack.enter_context(identd(monkeypatch, script))
         if how == "no identd":
-            monkeypatch.setattr("minisocks.inquiry.IDENT_PORT", closed_port())
+            monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
         if how == "in vain":
-            monkeypatch.setattr("minisocks.inquiry.SECONDS", 0.01)
+            monkeypatch.setattr("minisocks.ident.SECONDS", 0.01)
         proxy = stack.enter_context(run_proxy(ident=True))
         userid = b"bob" if how == "another" else b"ann"
         for _ in range(20):
@@ -97,22 +99,25 @@ def test_it_asks_one_thing_and_closes(monkeypatch, target):
 
 def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target):
     """The second 30 begin with the question; no byte of an answer begins others."""
-    limits, call_later = [], Loop.call_later
+    limits, wait_for = [], ClientSocket.wait_for
 
-    def spy(loop, seconds, job, callback):
-        if isinstance(job, inquiry.Inquiry):
-            limits.append(seconds)
-        return call_later(loop, seconds, job, callback)
+    def spy(conn, sock, mask, until):
+        limits.append((mask, until))
+        wait_for(conn, sock, mask, until)
 
     def drips(talk, theirs, ours):
         talk.send_bytewise(b"%d , %d : USERID : UNIX : ann\r\n" % (theirs, ours))
 
-    monkeypatch.setattr(Loop, "call_later", spy)
+    monkeypatch.setattr(ClientSocket, "wait_for", spy)
+    before = time.monotonic()
     with identd(monkeypatch, drips), run_proxy(ident=True) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann"))
             assert GRANTED4 == talk.receive(8)[:2]
-    assert [30.0, 30.0] == limits
+    after = time.monotonic()
+    for mask in (WRITE, READ):
+        (until,) = {until for what, until in limits if what == mask} or {before + 30.0}
+        assert before + 30.0 <= until <= after + 30.0
 
 
 def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
@@ -239,7 +244,7 @@ def test_a_port_serves_many_hosts(monkeypatch, target):
         compat.bind_late(sock, address)
         bound.append(sock.getsockname())
 
-    monkeypatch.setattr(inquiry, "bind_late", bind_late)
+    monkeypatch.setattr(ident, "bind_late", bind_late)
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann"))
@@ -249,4 +254,4 @@ def test_a_port_serves_many_hosts(monkeypatch, target):
 
 def test_it_has_the_time_that_the_documents_want():
     """30 s at least for the answer (RFC 1413 section 4), within the memo's two minutes."""
-    assert 30.0 <= inquiry.SECONDS < 60.0
+    assert 30.0 <= ident.SECONDS < 60.0

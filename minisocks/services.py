@@ -1,0 +1,83 @@
+"""What every client of one proxy shares."""
+
+import itertools
+from typing import Optional
+
+from minisocks.access import Access
+from minisocks.berths import Berths
+from minisocks.census import Census
+from minisocks.errand import run_in
+from minisocks.exchange import Exchange
+from minisocks.hooks import Hooks
+from minisocks.journal import Journal
+from minisocks.lingering import Porch
+from minisocks.logins import Logins
+from minisocks.loop import Loop
+from minisocks.memory import Memory
+from minisocks.pending import Pending
+from minisocks.processor import Processor
+from minisocks.rate import Rates
+from minisocks.resolver import Resolver
+from minisocks.settings import Config
+
+__all__ = ["Services"]
+
+
+class Services:
+    """What every client of one proxy shares."""
+
+    def __init__(
+        self,
+        config: Config,
+        resolver: Optional[Resolver] = None,
+        hooks: Optional[Hooks] = None,
+        journal: Optional[Journal] = None,
+    ) -> None:
+        self.hooks = hooks or Hooks()
+        self.journal = journal or Journal()
+        #: Who is connected.
+        self.census = Census()
+        #: The number of the next connection.
+        self.ids = itertools.count(1)
+        #: What decides about clients, as of now.
+        self.access = Access.of(config, self.hooks)
+        self.processor = Processor(config.processor)
+        self.loop = Loop(self.processor)
+        #: Handshakes that are not finished; and what they wait for when they have a password.
+        self.pending = Pending(config.max_handshakes, self.processor)
+        self.logins = Logins(self.pending)
+        #: What slows clients down, and what sheds them where memory is short.
+        self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
+        #: What those share who relay datagrams.
+        self.exchange = Exchange(self.loop)
+        #: Where those connect that BIND waits for.
+        self.berths = Berths(self.loop)
+        #: Where refused clients are heard out.
+        self.porch = Porch(config.max_handshakes)
+        self.adopt(self.access)
+        self.resolver = resolver or Resolver()
+
+    def adopt(self, access: Access) -> None:
+        """Have what comes from now on go by *access*.  Loop thread, once it runs.
+
+        What has been asked before goes on with what it was told.
+        """
+        config = access.config
+        self.logins.adopt(access.users, config.auth_once)
+        self.access = access
+        self.processor.change(config.processor)
+        if self.loop.is_current():
+            self.processor.keep()  # the handler threads do so before their next clients
+        self.pending.resize(config.max_handshakes)
+        self.porch.room = config.max_handshakes
+        self.rates.change(config.rate)
+        self.memory.change(config.memory_limit)
+        self.exchange.change(config)
+        self.berths.change(config)
+
+    def make_room(self) -> bool:
+        """Close descriptors that are only kept for later; return whether there were any.
+
+        Thread: any.
+        """
+        return bool(run_in(self.loop, self.loop.pipes.close_spare))

@@ -1,0 +1,347 @@
+"""Derivations of passwords: one at a time, and addresses take turns."""
+
+import contextlib
+import random
+import sys
+import threading
+
+import pytest
+
+from minisocks.client import Client, neighbourhood
+from minisocks.errors import LimitReached
+from minisocks.turns import Turns
+from support import TIMEOUT, wait_until
+
+A, B, C = (neighbourhood(Client(("192.0.2.%d" % i, 1)).ip) for i in (1, 2, 3))
+
+
+class Handler(threading.Thread):
+    """A thread that waits for its turn, and keeps it until it is told to pass it on.
+
+    ``said`` is the answer that it got, "turn" after a turn of its own, or what was raised.
+    """
+
+    def __init__(self, queue, address, mark):
+        super().__init__(daemon=True)
+        self.said = None
+        self.pauses = 0
+        self._queue = queue
+        self._address, self._mark = address, mark
+        self._alarm = threading.Event()
+        self._why = None
+        self._answer = None
+        self._go_on = threading.Event()
+        self.start()
+
+    # As a client's socket
+
+    def alarm(self):
+        return self._alarm
+
+    def pause(self, seconds):
+        self.pauses += 1
+        if self._alarm.wait(min(seconds, TIMEOUT)):
+            self._alarm.clear()
+        if self._why is not None:
+            raise self._why
+
+    # For the tests
+
+    def end(self, why):
+        """Have its wait end with an exception."""
+        self._why = why
+        self._alarm.set()
+        return self
+
+    def pass_on(self, answer=None):
+        """Have its turn end with an answer."""
+        self._answer = answer
+        self._go_on.set()
+        self.join(TIMEOUT)
+        assert "turn" == self.said
+
+    def result(self):
+        """Return what came of it, waiting for that."""
+        self.join(TIMEOUT)
+        assert not self.is_alive()
+        return self.said
+
+    def run(self):
+        try:
+            self.said = self._queue.turns.wait(self, self._address, self._mark)
+            if self.said is None:
+                self._have_turn()
+                self.said = "turn"
+        except Exception as exc:  # noqa: BLE001  # the test looks at it
+            self.said = exc
+
+    def _have_turn(self):
+        queue = self._queue
+        queue.at_once += 1
+        queue.most = max(queue.most, queue.at_once)
+        queue.had.append(self)
+        assert self._go_on.wait(TIMEOUT)
+        queue.at_once -= 1
+        queue.turns.pass_on(self._address, self._mark, self._answer)
+
+
+class Queue:
+    """``Turns``, and the threads that have had one, in their order."""
+
+    def __init__(self):
+        self.turns = Turns()
+        self.had = []
+        self.at_once = self.most = 0
+        self._handlers = []
+
+    def enter(self, address, mark=b""):
+        """Return a thread that has its turn or waits for it; *mark*: unlike all others."""
+        count = len(self.turns)
+        handler = Handler(self, address, mark or b"%d" % len(self._handlers))
+        self._handlers.append(handler)
+        wait_until(lambda: handler in self.had or len(self.turns) > count, "its place")
+        return handler
+
+    def turn(self, number):
+        """Return the thread that has the turn of this number, waiting for it."""
+        wait_until(lambda: len(self.had) > number, "turn %d" % number)
+        return self.had[number]
+
+    def close(self):
+        """Let all through; demand that there was one at a time and that nothing is left."""
+        for handler in self._handlers:
+            handler._go_on.set()
+        for handler in self._handlers:
+            handler.result()
+        assert 1 == self.most
+        assert 0 == len(self.turns)
+        self.enter(A).pass_on()  # whatever there was before, the next one has its turn
+
+
+@pytest.fixture
+def queue():
+    """A queue in which none waits."""
+    made = Queue()
+    yield made
+    made.close()
+
+
+def test_the_first_one_has_its_turn_at_once(queue):
+    """And so has the next one after it."""
+    for _ in range(3):
+        queue.enter(A).pass_on()
+
+    assert 3 == len(queue.had)
+
+
+def test_one_at_a_time(queue):
+    """Each in its turn: of one address the first that came."""
+    handlers = [queue.enter(A) for _ in range(5)]
+    assert handlers[:1] == queue.had
+    assert 4 == len(queue.turns)
+    for number, handler in enumerate(handlers):
+        assert handler is queue.turn(number)
+        assert number + 1 == len(queue.had)
+        handler.pass_on()
+
+
+@pytest.mark.parametrize(
+    "hosts, order",
+    [
+        (["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"], [0, 3, 1, 2]),
+        (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.2"], [0, 3, 1, 2]),
+        (["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1"], [0, 1, 2, 3]),
+        (["", "", "192.0.2.2", ""], [0, 2, 1, 3]),
+    ],
+)
+def test_addresses_take_turns(queue, hosts, order):
+    """A /64 is one address, and so are all clients of unix sockets."""
+    handlers = []
+    for host in hosts:
+        handlers.append(queue.enter(neighbourhood(Client((host, 1) if host else "").ip)))
+    for number, which in enumerate(order):
+        assert handlers[which] is queue.turn(number)
+        handlers[which].pass_on()
+
+
+def test_one_that_wants_a_hundred_delays_the_others_by_one(queue):
+    """The one that is under way; and it goes on when they have had their turns."""
+    many = [queue.enter(A) for _ in range(100)]
+    others = [queue.enter(B), queue.enter(C), queue.enter(B)]
+    order = [many[0], others[0], others[1], many[1], others[2], *many[2:]]
+    for number, handler in enumerate(order):
+        assert handler is queue.turn(number)
+        handler.pass_on()
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_equal_marks_get_one_answer(queue, answer):
+    """Of one address, wherever they stand; those of other addresses and other marks do not."""
+    first = queue.enter(A, b"same")
+    equal = [queue.enter(A, b"same")]
+    others = [queue.enter(A, b"other"), queue.enter(B, b"same")]
+    equal.append(queue.enter(A, b"same"))
+    first.pass_on(answer)
+
+    assert [answer, answer] == [handler.result() for handler in equal]
+    queue.turn(1).pass_on()
+    queue.turn(2).pass_on()
+    assert {first, *others} == set(queue.had)
+
+
+def test_without_an_answer_equals_have_their_own_turns(queue):
+    """A derivation that was broken off answers nothing."""
+    handlers = [queue.enter(A, b"same") for _ in range(3)]
+    for number, handler in enumerate(handlers):
+        assert handler is queue.turn(number)
+        handler.pass_on(None)
+
+
+def test_one_that_comes_after_the_answer_has_its_own_turn(queue):
+    """What was answered before is not kept here."""
+    queue.enter(A, b"same").pass_on(True)
+    last = queue.enter(A, b"same")
+
+    assert last is queue.turn(1)
+
+
+ENDS = [LimitReached("ended for another"), ConnectionResetError("the client left"), MemoryError()]
+
+
+@pytest.mark.parametrize("why", ENDS)
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_one_that_is_ended_gives_its_place_back(queue, why, which):
+    """Whether it is ended for another, its client leaves, or memory is short."""
+    first = queue.enter(A)
+    waiting = [queue.enter(A), queue.enter(B), queue.enter(B)]
+    gone = waiting.pop(which)
+    assert why is gone.end(why).result()
+    assert 2 == len(queue.turns)
+    first.pass_on()
+    queue.turn(1).pass_on()
+    queue.turn(2).pass_on()
+
+    assert {first, *waiting} == set(queue.had)
+
+
+@pytest.mark.parametrize("why", ENDS)
+def test_one_that_is_ended_when_its_turn_comes_passes_it_on(queue, why):
+    """It had the turn already, and did not know."""
+    first, gone, last = queue.enter(A), queue.enter(A), queue.enter(A)
+    gone._why = why
+    first.pass_on()
+
+    assert why is gone.result()
+    assert last is queue.turn(1)
+
+
+def test_one_that_is_ended_when_it_is_answered_leaves_the_others_theirs(queue):
+    """It is out of the queue already."""
+    first = queue.enter(A, b"same")
+    gone, other = queue.enter(A, b"same"), queue.enter(A, b"same")
+    gone._why = LimitReached("ended for another")
+    first.pass_on(True)
+
+    assert gone.result() is gone._why
+    assert other.result() is True
+
+
+def test_all_that_wait_may_be_ended_at_once(queue):
+    """Then the next one that comes has its turn when that of the first is over."""
+    first = queue.enter(A)
+    others = [queue.enter(address) for address in (A, B, C, A)]
+    for handler in others:
+        handler.end(LimitReached("shutdown"))
+    assert {LimitReached} == {type(handler.result()) for handler in others}
+    assert 0 == len(queue.turns)
+    last = queue.enter(B)
+    first.pass_on()
+
+    assert last is queue.turn(1)
+
+
+def test_an_alarm_that_was_set_before_means_nothing(queue):
+    """A thread that wakes up looks whether it has its turn, and waits on."""
+    first, second = queue.enter(A), queue.enter(A)
+    for _ in range(3):
+        pauses = second.pauses
+        second.alarm().set()
+        wait_until(lambda: second.pauses > pauses, "another pause")  # noqa: B023
+    assert [first] == queue.had
+    first.pass_on()
+
+    assert second is queue.turn(1)
+
+
+@contextlib.contextmanager
+def hasty_switches():
+    """Have threads take turns as often as Python can, so that races show."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_whatever_threads_do_none_waits_for_ever():
+    """They come, get answers, leave, are ended and raise, all at once and at any moment."""
+    seed = random.randrange(1 << 32)
+    print("seed %d" % seed)
+    turns, inside, had = Turns(), [], []
+    crowd = []
+
+    class Visitor(threading.Thread):
+        """Waits for many turns, and is ended in the middle of them again and again."""
+
+        def __init__(self, rng):
+            super().__init__(daemon=True)
+            self.rng = rng
+            self.event = threading.Event()
+            self.why = None
+            self.bug = None
+
+        def alarm(self):
+            return self.event
+
+        def pause(self, seconds):
+            if self.event.wait(TIMEOUT):
+                self.event.clear()
+            else:
+                raise AssertionError("none woke it up")
+            why, self.why = self.why, None
+            if why is not None or self.rng.random() < 0.1:
+                raise ConnectionResetError
+
+        def run(self):
+            try:
+                for _ in range(200):
+                    self.visit(self.rng.choice((A, B, C)), self.rng.choice((b"x", b"y", b"z")))
+            except BaseException as exc:  # noqa: BLE001  # the test looks at it
+                self.bug = exc
+
+        def visit(self, address, mark):
+            with contextlib.suppress(ConnectionResetError):
+                if turns.wait(self, address, mark) is None:
+                    inside.append(self)
+                    had.append(len(inside))
+                    self.end_another()
+                    inside.remove(self)
+                    turns.pass_on(address, mark, self.rng.choice((None, True, False)))
+            self.end_another()
+
+        def end_another(self):
+            other = self.rng.choice(crowd)
+            other.why = ConnectionResetError()
+            other.event.set()
+
+    with hasty_switches():
+        crowd += [Visitor(random.Random(seed + i)) for i in range(16)]
+        for visitor in crowd:
+            visitor.start()
+        for visitor in crowd:
+            visitor.join(TIMEOUT)
+    assert [None] * 16 == [visitor.bug for visitor in crowd]
+    assert not any(visitor.is_alive() for visitor in crowd)
+    assert {1} == set(had)
+    assert 0 == len(turns)
+    last = Visitor(random.Random(1))
+    assert turns.wait(last, A, b"") is None
