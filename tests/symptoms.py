@@ -142,7 +142,7 @@ _SERVING = (
         "ident-where-a-password-is-needed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
-        "why=\"who is 'NAME' has to show a password, and SOCKS4 has none\"",
+        "why=\"user 'NAME' needs a password; SOCKS4 cannot send one\"",
         "What an identd says proves nothing, so a user who has a password is only who shows it. "
         "The client hears 91.",
         "Set the client to SOCKS5, with name and password.",
@@ -477,9 +477,8 @@ _SERVING = (
         "threads-used-up",
         IN_THE_LOG,
         "at capacity: no new thread: can't start new thread; going on with N",
-        "The system has no room for another thread, which a hook of the program needs. Clients "
-        "for whom a hook is to be called wait for those that there are, and are refused when "
-        "there is none; when there is room again, the log says so.",
+        "The system has no room for another thread. Clients are served by those that there are; "
+        "when there is room again, the log says so.",
         "``ulimit -u`` shows how many the user may have, ``free`` what memory is left.",
     ),
     Mistake(
