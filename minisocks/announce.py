@@ -9,6 +9,7 @@ from minisocks import __version__
 from minisocks.client import Client
 from minisocks.layers import Layered
 from minisocks.machine import Room
+from minisocks.processor import AUTO, NONE
 from minisocks.rules import Rules
 from minisocks.setting import Setting
 from minisocks.settings import SETTINGS, Config
@@ -24,6 +25,8 @@ _BY_ROOM = "max_connections"
 Line = Tuple[str, str]
 #: What a login costs: seconds, and iterations.
 Login = Dict[str, Any]
+#: The processor that serving threads would keep to: what is wanted, and its number.
+Kept = Dict[str, Any]
 
 
 def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> List[Line]:
@@ -38,15 +41,21 @@ def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> 
     return lines
 
 
-def as_table(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> List[str]:
+def as_table(
+    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+) -> List[str]:
     """Return the settings and the rules in force for people, passwords left out.
 
     Args:
         login: what one costs, if it costs anything.
+        kept: the processor, if that is known.
     """
     rows = []
     for setting in SETTINGS:
-        for value in _shown(setting, chosen.config) or ["none"]:
+        values = _shown(setting, chosen.config) or ["none"]
+        if kept and setting.name == "processor":
+            values = [_processor(kept)]
+        for value in values:
             rows.append((setting.key, value, chosen.sources[setting.name]))
     name_width = max(len(row[0]) for row in rows)
     value_width = min(30, max(len(row[1]) for row in rows))
@@ -64,7 +73,9 @@ def as_table(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> Li
     return lines
 
 
-def as_data(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> Dict[str, Any]:
+def as_data(
+    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+) -> Dict[str, Any]:
     """Return the same for programs."""
     settings = {}
     for setting in SETTINGS:
@@ -78,6 +89,8 @@ def as_data(chosen: Layered, rules: Rules, login: Optional[Login] = None) -> Dic
         "may_come_in": rules.describe(),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
+    if kept:
+        data["processor"] = kept
     return dict(data, login=login) if login else data
 
 
@@ -90,6 +103,14 @@ def _limits(config: Config, room: Room) -> str:
         elif setting.name == _BY_ROOM and room.limit is not None:
             limits.append("%s %d (what the descriptors allow)" % (setting.key, room.limit))
     return ", ".join(limits)
+
+
+def _processor(kept: Kept) -> str:
+    """Return what is wanted, and what it is here where that does not say it."""
+    wanted, number = kept["wanted"], kept["number"]
+    if wanted == AUTO:
+        return "%s (%s now)" % (wanted, "none" if number is None else "processor %d" % number)
+    return str(wanted) if wanted == NONE or number is not None else "%s (none here)" % wanted
 
 
 def _shown(setting: Setting, config: Config) -> List[str]:

@@ -9,6 +9,7 @@ from minisocks.auth import Users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
+from minisocks.processor import AUTO, preview
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -25,8 +26,13 @@ def check(chosen: Layered, as_json: bool) -> None:
     rules = access.rules
     for sentence in rules.oddities():
         console.warn(sentence)
+    wanted = chosen.config.processor or AUTO
+    number, problem = preview(wanted)
+    if problem:
+        console.warn("keeping to no processor: %s" % problem)
     show = announce.as_data if as_json else announce.as_table
-    _print(show(chosen, rules, _login(access.users)), as_json)
+    kept = {"wanted": wanted, "number": number}
+    _print(show(chosen, rules, _login(access.users), kept), as_json)
 
 
 def _login(users: Users) -> Optional[Dict[str, Any]]:

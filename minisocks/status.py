@@ -1,7 +1,7 @@
 """What a running minisocks says of itself: collected, and shown in three ways."""
 
 import os
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from minisocks import __version__
 from minisocks.settings import SETTINGS
@@ -19,7 +19,8 @@ Status = Dict[str, Any]
 
 def collect(proxy: "Proxy", state: str) -> Status:
     """Return the figures of *proxy*, ready for JSON.  Any thread."""
-    stats = proxy.stats()
+    stats, services = proxy.stats(), proxy.services
+    processor = services.processor if services is not None else None
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -35,6 +36,8 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "handshakes": stats.handshakes,
         "threads": stats.threads,
         "associations": stats.associations,
+        "processor": processor and processor.number,
+        "processor_wanted": processor and processor.wanted,
         "limits": _limits(proxy),
         "clients": _clients(proxy),
     }
@@ -81,6 +84,8 @@ def as_text(status: Status) -> List[str]:
     ]
     if status.get("associations"):
         rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
+    if "processor" in status:  # an older process may not know of it
+        rows.append(("processor", _processor(status["processor"], status.get("processor_wanted"))))
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
     if refused:
         rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
@@ -95,6 +100,11 @@ def as_text(status: Status) -> List[str]:
         cells = (row["client"], row["open"], _size(row["up"]), _size(row["down"]))
         lines.append("%-39s %6d %10s %10s" % cells)
     return lines
+
+
+def _processor(number: Optional[int], wanted: Optional[str]) -> str:
+    text = "none" if number is None else "%d" % number
+    return "%s (%s)" % (text, wanted) if wanted not in (None, text) else text
 
 
 def _size(count: int) -> str:
@@ -123,6 +133,7 @@ _METRICS = (
     ("connections_succeeded_total", "counter", "Those whose target was connected.", "succeeded"),
     ("handshakes_unfinished", "gauge", "Handshakes that wait for their client.", "handshakes"),
     ("handler_threads", "gauge", "Threads that accept clients and speak with them.", "threads"),
+    ("processor", "gauge", "The processor that serving threads keep to.", "processor"),
 )
 
 
@@ -133,7 +144,7 @@ def as_prometheus(status: Status) -> List[str]:
         "minisocks_info%s 1" % _labels(version=str(status["version"]), state=status["state"])
     )
     for name, kind, text, key in _METRICS:
-        if key in status:  # an older process may not know of it
+        if status.get(key) is not None:  # an older process may not know of it
             lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
     lines += _head("bytes_total", "counter", "Bytes relayed; up is from clients to targets.")
     for direction in ("up", "down"):

@@ -1,11 +1,15 @@
 """``minisocks check``: the settings in force, their sources, who may come in."""
 
 import json
+import os
+import re
 
 import pytest
 
 from minisocks.settings import SETTINGS, Config
 from support import environment, run_command
+
+MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 pytestmark = pytest.mark.usefixtures("every_click")
 
@@ -65,6 +69,47 @@ def test_json(file):
     assert {"value": Config().quiet, "source": "default"} == data["settings"]["quiet"]
     assert "without a password, any other client with one" in data["may_come_in"]
     assert {"rule": "allow user any", "built_in": True} in data["rules"]
+
+
+def processor(*args, **variables):
+    """Return the row of the processor, what JSON has of it, and the warnings."""
+    status, out, warnings = run_command("check", *args, env=environment(**variables))
+    data = json.loads(run_command("check", "--json", *args, env=environment(**variables))[1])
+    (row,) = [line for line in out.splitlines() if line.startswith("processor ")]
+    assert 0 == status
+    return " ".join(row.split()), data, warnings
+
+
+def test_the_processor_says_which_one_it_is_here():
+    """auto is what the command line has where nothing is said, and is one of those there are."""
+    row, data, warnings = processor()
+    number = data["processor"]["number"]
+    assert {"wanted": "auto", "number": number} == data["processor"]
+    assert {"value": None, "source": "default"} == data["settings"]["processor"]
+    assert re.match(r"processor auto \((none|processor \d+) now\) default\Z", row)
+    assert (number is None) == (len(MAY_USE) < 2)
+    assert number is None or number in MAY_USE
+    assert "" == warnings
+
+    row, data, warnings = processor("--processor", "none", MINISOCKS_PROCESSOR="auto")
+    assert ("processor none command line", "") == (row, warnings)
+    assert {"wanted": "none", "number": None} == data["processor"]
+
+
+@pytest.mark.skipif(not MAY_USE, reason="needs Linux")
+def test_a_processor_that_cannot_be_had_is_a_warning():
+    """It says which ones can; the same number is all right where it is one of them."""
+    row, data, warnings = processor(MINISOCKS_PROCESSOR="9999")
+    assert "processor 9999 (none here) MINISOCKS_PROCESSOR" == row
+    assert {"wanted": "9999", "number": None} == data["processor"]
+    assert warnings == (
+        "warning: keeping to no processor: this process may use %s, and not 9999; "
+        "say --processor auto, or one of these\n" % ", ".join(map(str, MAY_USE))
+    )
+    number = MAY_USE[-1]
+    row, data, warnings = processor("--processor", str(number))
+    assert ("processor %d command line" % number, "") == (row, warnings)
+    assert {"wanted": str(number), "number": number} == data["processor"]
 
 
 def test_name_with_a_line_break_forges_no_row():

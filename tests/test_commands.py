@@ -131,6 +131,9 @@ def test_status_for_people(instance, target):
     assert ["bytes", "1", "B", "up,", "1", "B", "down"] in lines
     assert ["refused", "connection", "refused:", "1"] in lines
     assert ["client", "open", "up", "down"] in lines
+    (processor,) = [line[1:] for line in lines if line[0:1] == ["processor"]]
+    assert "(auto)" == processor[1]
+    assert processor[0] == "none" or int(processor[0]) in range(os.cpu_count())
     assert ["127.0.0.1", "1", "1", "B", "1", "B"] in lines
 
 
@@ -145,6 +148,8 @@ def test_status_for_programs(instance, target):
         data[key] for key in ("state", "open", "succeeded", "up", "down")
     )
     assert [{"client": "127.0.0.1", "open": 1, "up": 1, "down": 1}] == data["clients"]
+    assert "auto" == data["processor_wanted"]
+    assert data["processor"] is None or data["processor"] in range(os.cpu_count())
 
 
 def test_status_for_prometheus(instance, target):
@@ -163,6 +168,8 @@ def test_status_for_prometheus(instance, target):
     assert 2 == found["minisocks_connections_total", ()]
     assert 1 == found["minisocks_bytes_total", ("up",)]
     assert 1 == found["minisocks_refused_total", ("connection refused",)]
+    number = json.loads(instance.command("status", "--json")[1])["processor"]
+    assert number == found.get(("minisocks_processor", ()))
 
 
 def test_labels_are_escaped():
@@ -194,6 +201,47 @@ def test_large_figures_are_readable():
     assert "limits" not in text  # there are none; older ones do not know of any
     status["limits"] = {"max-per-client": 20, "rate": 1500000, "idle-timeout": 60.0}
     assert "limits        max-per-client 20, rate 1.5M, idle-timeout 60 s" in as_text(status)
+
+
+@pytest.mark.parametrize(
+    "number, wanted, shown",
+    [
+        (1, "auto", "processor     1 (auto)"),
+        (0, "0", "processor     0"),
+        (None, None, "processor     none"),
+        (None, "auto", "processor     none (auto)"),
+        (None, "7", "processor     none (7)"),
+    ],
+)
+def test_the_processor_is_shown(number, wanted, shown):
+    """Its number, and what is wanted where that is something else."""
+    status = dict.fromkeys(["pid", "uptime", "open", "total", "succeeded", "up", "down"], 0)
+    status.update(dict.fromkeys(["handshakes", "threads", "associations"], 0))
+    status.update(version="1", state="serving", addresses=[], refused={}, clients=[])
+    assert not [line for line in as_text(status) if line.startswith("processor")]
+    status.update(processor=number, processor_wanted=wanted)
+    assert shown in as_text(status)
+    line = "minisocks_processor %s" % number
+    assert (line in as_prometheus(status)) == (number is not None)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_a_reload_changes_the_processor(instance):
+    """To a number, to none, and to what it was."""
+    number = max(os.sched_getaffinity(0))
+    for setting, expected in (
+        ("processor = %d" % number, (number, str(number))),
+        ("processor = none", (None, None)),
+        ("processor = 9999", (None, "9999")),
+    ):
+        instance.configure(setting)
+        assert "changed: processor" in instance.command("reload")[2]
+        status = instance.ask("status")
+        assert expected == (status["processor"], status["processor_wanted"])
+    instance.wait_for_line("keeping to no processor: this process may use")
+    instance.configure("")
+    assert 0 == instance.command("reload")[0]
+    assert "auto" == instance.ask("status")["processor_wanted"]
 
 
 def test_only_one_form_at_once(instance):
