@@ -258,8 +258,8 @@ def test_room_is_made_of_spare_pipes():
         run_in(services.loop, lambda: pipes.give_back(pipe))
         assert services.make_room() is True
         assert before - 2 == open_descriptors()
-        services.loop._jobs.clear()
     finally:
+        services.loop._jobs.clear()
         services.loop.stop()
         services.resolver.close()
 

@@ -22,7 +22,6 @@ TIMES = 20
 #: System calls for a connection that comes alone, says three bytes to a numeric target
 #: on this host, hears them again and ends with FIN, and why each is needed.
 ALLOWED = {
-    "epoll_wait": 6,  # its bytes; the answer; two FINs; and what is split
     "poll": 4,  # a client, for the leader; its greeting and its request, for its handler
     "accept4": 2,  # the client; nobody else
     "getsockname": 2,  # Python's, of what was accepted; BND.ADDR
@@ -89,15 +88,17 @@ def test_system_calls_of_a_connection(traced, target):
     for _ in range(TIMES):
         one_connection(command, target)
     made = count(at_rest(calls)[len(before) :])
-    # How often threads wait for each other is up to the scheduler, and strace.
+    # How often threads wait for each other is up to the scheduler, and strace: also how often
+    # the loop sees a pair that a handler has registered, and not shown to it yet.
     made.pop("futex", None)
+    made.pop("epoll_wait", None)
     each = {name: number / TIMES for name, number in made.items()}
     print("%.1f for each connection: %s" % (sum(each.values()), sorted(each.items())))
-    # A handful of others, however many connections: a signal, memory.
+    # A handful of others, however many connections: a signal, memory, a look at the processor.
     extra = {name: number for name, number in made.items() if name not in ALLOWED}
-    assert sum(extra.values()) < TIMES / 2, extra
+    assert sum(extra.values()) < TIMES, extra
     assert {} == {name: n for name, n in each.items() if n > ALLOWED.get(name, 1)}
-    assert 30 < sum(each.values()) < 42
+    assert 25 < sum(each.values()) < 38
     assert each["connect"] == 2, "the trace is of something else"
 
 
