@@ -98,7 +98,12 @@ class Acceptor:
         """
         with self._guard:
             self._wish = _Wish(tuple(servers), threading.Event())
+            self._followers += 1
+        try:
             self._start_thread()
+        except BaseException:
+            self._followers -= 1
+            raise
 
     def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
         """Serve *added*, too, and of *removed* only the clients that wait there already.
@@ -110,7 +115,10 @@ class Acceptor:
             stay = tuple(server for server in self._wish.servers if server not in removed)
             wish = self._wish = _Wish(stay + tuple(added), threading.Event())
         self._waker.wake()
-        _wait_until(wish.is_adopted.wait, CHANGE_SECONDS)
+        _wait_until(
+            lambda seconds: self._stopping.is_set() or wish.is_adopted.wait(seconds),
+            CHANGE_SECONDS,
+        )
 
     def wait(self) -> None:
         """Return when ``stop`` has been called."""
@@ -127,8 +135,9 @@ class Acceptor:
         with self._guard:
             threads = self._threads.difference([threading.current_thread()])
         _wait_until(lambda seconds: _join(threads, seconds), STOP_SECONDS)
-        with self._lead:
+        if self._lead.acquire(timeout=1.0):  # else a leader is held up, and needs it
             self._waker.close()
+            self._lead.release()
         self._stopped.set()
 
     # A handler thread
@@ -153,6 +162,10 @@ class Acceptor:
             with self._guard:
                 self._threads.discard(threading.current_thread())
                 self._followers -= is_following
+                was_last = not self._followers and not self._stopping.is_set()
+                self._followers += was_last
+            if was_last:  # a fault of ours has ended it
+                self._start_thread()
 
     def _leave_lead(self) -> int:
         """See to it that another thread leads; return the number of this thread's client."""
@@ -161,20 +174,34 @@ class Acceptor:
             self._fresh += 1
             self._count += 1
             number = self._count
-            most = self._services.access.config.max_handshakes + 1
-            if self._followers or self._stopping.is_set() or len(self._threads) >= most:
+            if self._followers or self._stopping.is_set() or self._is_full():
                 return number
-            try:
-                self._start_thread()
-            except (RuntimeError, OSError, MemoryError) as exc:
+            self._followers += 1  # the new one
+        # Not under the guard: with no memory left the start of a thread may never return.
+        try:
+            self._start_thread()
+        except (RuntimeError, OSError, MemoryError) as exc:
+            with self._guard:
+                self._followers -= 1
                 # Those that are there go on; one of them always ends its handshake to lead.
                 count = len(self._threads)
                 self._services.pending.have_threads(max(1, count - 1))
                 self._thread_supply.reached("no new thread: %s; going on with %d", exc, count)
-            else:
+        else:
+            with self._guard:
                 self._services.pending.have_threads(None)
                 self._thread_supply.passed()
-            return number
+        return number
+
+    def _is_full(self) -> bool:
+        """Return whether there are as many threads as may be.
+
+        One more than handshakes, and that one ends the oldest.  Threads that are in a subclass's
+        code outside of the handshake cannot be ended: for those there may be as many again.
+        """
+        most = self._services.access.config.max_handshakes
+        spare = 1 if len(self._services.pending) >= most else most
+        return len(self._threads) >= most + spare
 
     def _follow(self, number: int) -> bool:
         """Return whether this thread stays, now that its client, that *number*, is served."""
@@ -189,8 +216,10 @@ class Acceptor:
     def _start_thread(self) -> None:
         hooks = self._services.hooks
         runs_hooks = hooks.authenticate is not None or hooks.authorize is not None
-        self._threads.add(start_thread(self._work, "handler", runs_hooks))
-        self._followers += 1
+        thread = start_thread(self._work, "handler", runs_hooks)
+        with self._guard:
+            if thread.is_alive():
+                self._threads.add(thread)
 
     # The leader
 
@@ -198,10 +227,10 @@ class Acceptor:
         """Return a client that has been accepted; None: the acceptor stops."""
         with self._lead:
             while not self._stopping.is_set():
-                if self._fresh >= MAX_FRESH:
-                    self._wait_for_quick_clients()
-                    continue
                 try:
+                    if self._fresh >= MAX_FRESH:
+                        self._wait_for_quick_clients()
+                        continue
                     accepted = self._accept_one()
                 except Exception:  # noqa: BLE001  # out of memory, or our bug: the others wait for us
                     log_bug("accepting failed")
@@ -260,6 +289,9 @@ class Acceptor:
         server, left = self._leaving.pop()
         try:
             request, address = server.get_request()
+        except (ConnectionAbortedError, InterruptedError):
+            self._leaving.append((server, left))  # that client has left; others may wait
+            return None
         except OSError:
             return None
         if left > 1:
@@ -302,17 +334,24 @@ class Acceptor:
 
 def _serve(server: Any, request: Any, address: Any) -> None:
     """Serve one client, as ``BaseServer`` does; raises nothing: the thread has others."""
+    is_served = False
     try:
-        try:
-            if server.verify_request(request, address):
-                server.process_request(request, address)
-            else:
-                server.shutdown_request(request)
-        except Exception:  # noqa: BLE001  # as BaseServer does
-            server.handle_error(request, address)
-            server.shutdown_request(request)
+        if server.verify_request(request, address):
+            is_served = True  # and what becomes of its socket is seen to there
+            server.process_request(request, address)
+    except Exception:  # noqa: BLE001  # as BaseServer does
+        _guarded(server.handle_error, request, address)
     except BaseException:  # noqa: BLE001  # of a subclass: SystemExit would end the thread
         log_bug("serving %r failed", address)
+    if not is_served:
+        _guarded(server.shutdown_request, request)
+
+
+def _guarded(call: Callable[..., None], *args: Any) -> None:
+    try:
+        call(*args)
+    except BaseException:  # noqa: BLE001  # of a subclass, as above
+        log_bug("%s failed", call.__name__)
 
 
 def _tell_dead(exc: OSError) -> None:

@@ -21,7 +21,7 @@ class Census(Witness):
 
     A class because the counts must agree with each other: a connection is in all of
     them or in none.  Counts also without limits, for a reload may bring some.  Any
-    thread: where there are hooks, it is a handler's.
+    thread.
     """
 
     def __init__(self) -> None:

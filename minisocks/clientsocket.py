@@ -150,6 +150,7 @@ class ClientSocket:
                 self._has_closed(why)
                 self._is_half_closed = True
                 poller.modify(self.sock.fileno(), 0)  # a reset only
+                self.check()  # ended before that was noted, it would not be told any more
 
     def _has_closed(self, why: str) -> bool:
         """Return whether the client has sent FIN, and nothing before that we have not read.

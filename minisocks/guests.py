@@ -21,8 +21,8 @@ class Verified:
     """Passwords that were found to be right, as keyed hashes, and from where they came.
 
     By address, too: else somebody elsewhere could guess at what is remembered, which
-    costs nothing.  A class because of the bound: who has not logged in for longest makes
-    room.  Loop thread.
+    costs nothing.  A class because of the bound: the one that has not logged in for longest
+    makes room.  Guarded by its owner.
     """
 
     def __init__(self) -> None:
@@ -84,12 +84,17 @@ class Guests:
                 del self._guests[next(iter(self._guests))]
             self._guests[client.host] = _Guest(user, proof, now)
 
-    def user_at(self, client: Client, since: float) -> Optional[bytes]:
-        """Return who has come from that address, not before *since*; None: nobody."""
+    def user_at(self, client: Client, since: float, users: Users) -> Optional[bytes]:
+        """Return the user that has logged in from that address since then; None: there is none.
+
+        By what *users* has now: a login that was under way during a reload may be added late.
+        """
         if not self._guests or not client.ip:
             return None
         guest = self._guests.get(client.host)
-        return guest.user if guest is not None and guest.at > since else None
+        if guest is None or guest.at <= since or not users.holds(guest.user, guest.proof):
+            return None
+        return guest.user
 
     def keep(self, users: Users, since: float) -> None:
         """Forget those that *users* has no more, and those from before *since*."""

@@ -68,12 +68,16 @@ class SocksHandler(socketserver.BaseRequestHandler):
             session.abort(str(exc))
         except (HandshakeError, DialError) as exc:
             session.refuse(exc)
+            # The parser keeps the error, whose traceback has the parser: only the garbage
+            # collector would free them.
+            exc.with_traceback(None)
         except OSError as exc:
             session.gone(exc)
         except Exception as exc:  # noqa: BLE001  # our bug: answer, and serve others
             log_bug("id=%d handshake failed", session.record.id)
             session.refuse(exc)
         finally:
+            session.talk.stop_parsing()
             if session.in_loop:
                 self.server.hand_over(self.request)
 
@@ -152,6 +156,11 @@ class SocksHandler(socketserver.BaseRequestHandler):
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
             session.conn.check()  # a hook may be slower than the proxy's end
+            if services.access is not session.access:
+                # And than a reload, by which the client may have nothing here any more.
+                session.access = services.access
+                self.check_user(request.user)
+                self.check_rules(request)
 
     def identify(self, request: Request) -> None:
         """Ask the client's identd whether the client is the user that it says (RFC 1413).

@@ -68,8 +68,7 @@ _COMMANDS = {Ver.SOCKS4: (Cmd.CONNECT, Cmd.BIND), Ver.SOCKS5: tuple(Cmd)}
 class Handshake:
     """One conversation, from VER to the reply.
 
-    A class because it is put aside while a slow client thinks, and taken up
-    again by another thread: its state is all that is kept of the client then.
+    A class because it stops wherever bytes lack, and goes on there when they have come.
 
     Args:
         methods: the METHODs this client may use, the preferred one first.
@@ -151,6 +150,10 @@ class Handshake:
     def credentials_checked(self, ok: bool) -> None:
         """Say whether the last ``Credentials`` are right."""
         self._verdict = ok
+
+    def stop_parsing(self) -> None:
+        """Let go of the parser, once nothing more is fed: the two would keep each other."""
+        self._steps.close()
 
     def data_to_send(self) -> bytes:
         """Return what is to be sent now, once."""

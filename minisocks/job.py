@@ -6,7 +6,7 @@ __all__ = ["Job", "Timer"]
 
 
 class Job:
-    """Something the loop does.  All methods are called in the loop's thread.
+    """Something the loop does.  Methods are called in the loop's thread, unless they say so.
 
     A job owns its sockets from ``Loop.submit`` on, and says ``Loop.done`` once
     when it has given them to ``Loop.close_later`` or to another job.
@@ -32,9 +32,12 @@ class Job:
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return what ``begin`` would watch, by descriptor, if it would do nothing else.
 
-        It is not called then.  Thread: the one that submits it.
+        It is not called then.  Thread: the one that submits it, as for ``watched``.
         """
         return None
+
+    def watched(self) -> None:
+        """Take note that all of that is watched; nothing is reported before."""
 
     def is_held_back(self) -> bool:
         """Return whether it is kept from going on, so that its silence is not its own."""

@@ -66,7 +66,7 @@ class Logins:
         """Return the user that has logged in from the client's address, if that is enough."""
         if not self._auth_once:
             return None
-        return self._guests.user_at(client, self._clock() - self._auth_once)
+        return self._guests.user_at(client, self._clock() - self._auth_once, self._users)
 
     def check(self, conn: ClientSocket, credentials: Credentials) -> Optional[bytes]:
         """Return by what *credentials* are right, ``Users.proof``; None: they are wrong.
@@ -92,7 +92,7 @@ class Logins:
             if seconds > 0:
                 conn.pause(seconds)
             else:
-                answer = self._answer(conn, address, credentials, users)
+                answer = self._answer(conn, address, credentials, users, until)
         if not answer:
             return None
         self._welcome(client, credentials, users)
@@ -124,7 +124,12 @@ class Logins:
         return seconds
 
     def _answer(
-        self, conn: ClientSocket, address: bytes, credentials: Credentials, users: Users
+        self,
+        conn: ClientSocket,
+        address: bytes,
+        credentials: Credentials,
+        users: Users,
+        until: float,
     ) -> Optional[bool]:
         """Return whether *credentials* are right; None: look again."""
         with self._lock:
@@ -135,7 +140,7 @@ class Logins:
             self._remember(address, credentials, users)
             return True
         if known is not None:
-            answer = self._derive(conn, address, credentials, users, known)
+            answer = self._derive(conn, address, credentials, users, known, until)
             if answer is not False or not users.may_take_long:
                 return answer
         if users.may_take_long:
@@ -152,6 +157,7 @@ class Logins:
         credentials: Credentials,
         users: Users,
         known: Hash,
+        until: float,
     ) -> Optional[bool]:
         """Return whether the password belongs to *known*; None: look again.
 
@@ -163,8 +169,9 @@ class Logins:
             conn.check()
             time.sleep(YIELD_SECONDS)
 
-        mark = keyed(*credentials)
-        answer = self._turns.wait(conn, address, mark)
+        # With the hash: an answer by another one is none.
+        mark = keyed(*credentials, known.salt, known.checksum)
+        answer = self._turns.wait(conn, address, mark, until)
         if answer is not None:
             return answer
         try:

@@ -135,6 +135,7 @@ class Loop:
             for fd in registered:
                 self._poller.unregister(fd)
             return False
+        job.watched()
         self._watching.update(dict.fromkeys(masks, job))  # in one step
         return True
 

@@ -1,7 +1,7 @@
 """Pairs: bytes both ways between a client and its target, until both are done.
 
-Lives in the loop.  Never blocks; holds at most one read's worth of bytes for a
-direction whose receiver is slow (and then reads no more from its sender).
+Lives in the loop.  Never blocks; holds at most what one read gave for a direction whose
+receiver is slow.
 
 The fast path is ``Pair.on_ready`` and what it calls:
 
@@ -76,10 +76,8 @@ class Pair(Job):
         *("_up", "_upstream_mask", "idle"),
     )
 
-    #: Whether bytes may go by where Python does not see them.
-    may_splice = True
-    #: Whether ``begin`` only watches, where there is nothing to send yet.
-    begins_at_once = True
+    #: Whether bytes may go by where Python does not see them, and ``begin`` may only watch.
+    may_splice = begins_at_once = True
     #: What a direction is.
     flow_type: Type[Flow] = Flow
 
@@ -127,9 +125,12 @@ class Pair(Job):
             return None
         for sock in (self._up.src, self._down.src):
             unblock(sock)
-        self._client_mask = self._upstream_mask = READ
-        # The client last, which often speaks first: what it says is of use only behind that.
+        # The client last, which often speaks first.
         return {self._down.src.fileno(): READ, self._up.src.fileno(): READ}
+
+    def watched(self) -> None:
+        """Take note of it."""
+        self._client_mask = self._upstream_mask = READ
 
     @property
     def held(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Optional, Type
 from minisocks.access import Access
 from minisocks.client import Client, neighbourhood
 from minisocks.clientsocket import ClientSocket
-from minisocks.compat import UNWATCHED
+from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import LimitReached, NotSocks, Probe
 from minisocks.handshake import Handshake, Request
 from minisocks.idle import Idle
@@ -79,6 +79,7 @@ class Session:
     def submit(self, job: Job) -> None:
         """Have *job* go on in the loop, which owns the client's socket from now on."""
         self.in_loop = True
+        unblock(self.sock)
         self.services.loop.submit(job)
 
     def watch(self, mask: int, job: Job) -> None:
@@ -181,6 +182,6 @@ class Session:
             self.record.finish(why)
 
     def close(self) -> None:
-        """Close the client's socket, if the loop has it; else the server does (``in_loop``)."""
+        """Close the client's socket, if the loop has it.  Else the server does, soon."""
         if self.in_loop:
             self.services.loop.close_later(self.sock)

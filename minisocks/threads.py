@@ -56,8 +56,20 @@ STACK_BYTES = 256 * 1024
 #: raises RecursionError after 1000 calls, but before that it needs up to 1 MiB (measured on 3.6
 #: to 3.13); with less the whole process would end.
 HOOK_STACK_BYTES = 2 * 1024 * 1024
+#: How long the start of a thread waits for that of another one.
+START_SECONDS = 1.0
 #: The size of the stack is one for all that starts threads: one of ours at a time changes it.
 _starting = threading.Lock()
+
+
+def _forked() -> None:
+    """Let a forked child start threads, whatever its parent was at."""
+    global _starting
+    _starting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Python 3.7
+    os.register_at_fork(after_in_child=_forked)
 
 
 def start_thread(
@@ -79,12 +91,19 @@ def start_thread(
     if _MUST_END_ONE:
         _end_one()
     thread = threading.Thread(target=target, name=THREAD_PREFIX + name, daemon=True)
-    with _starting:
+    # A start waits for the new thread's first step.  That never comes if there is no memory for
+    # it, and then no other start may wait behind this one for ever.
+    lock = _starting
+    if not lock.acquire(timeout=START_SECONDS):
+        raise RuntimeError("can't start new thread: one that is being started hangs")
+    try:
         stack_bytes = threading.stack_size(HOOK_STACK_BYTES if runs_hooks else STACK_BYTES)
         try:
             _start_without_signals(thread)
         finally:
             threading.stack_size(stack_bytes)
+    finally:
+        lock.release()
     return thread
 
 

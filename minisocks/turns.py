@@ -1,9 +1,11 @@
 """Derivations of passwords: one at a time, and addresses take turns."""
 
 import threading
+import time
 from typing import Dict, List, Optional
 
 from minisocks.clientsocket import ClientSocket
+from minisocks.errors import NotChecked
 
 __all__ = ["Turns"]
 
@@ -41,12 +43,18 @@ class Turns:
         with self._lock:
             return sum(map(len, self._waiting.values()))
 
-    def wait(self, conn: ClientSocket, address: bytes, mark: bytes) -> Optional[bool]:
+    def wait(
+        self, conn: ClientSocket, address: bytes, mark: bytes, until: float = float("inf")
+    ) -> Optional[bool]:
         """Return the answer for *mark* that another thread got; None: it is this thread's turn.
 
         After its turn the thread calls ``pass_on``.
 
+        Args:
+            until: monotonic seconds.
+
         Raises:
+            NotChecked: it has neither by then.
             HandshakeError, OSError: from ``ClientSocket.pause``; it waits no more.
         """
         waiter = _Waiter(conn.alarm(), mark)
@@ -55,7 +63,9 @@ class Turns:
             self._next()
         try:
             while not waiter.has_turn and waiter.answer is None:
-                conn.pause(float("inf"))
+                if time.monotonic() >= until:
+                    raise NotChecked("the password was not checked in time")
+                conn.pause(until - time.monotonic())
         except BaseException:
             self._give_up(address, waiter)
             raise

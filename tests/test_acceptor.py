@@ -81,6 +81,22 @@ class Server:
         self._waker.close()
 
 
+class FakePending:
+    """So many pending handshakes."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def have_threads(self, threads):
+        pass
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def accepting():
     """Makes an acceptor with servers; returns both."""
@@ -145,15 +161,17 @@ def test_threads_that_come_back_to_enough_others_end(accepting):
     assert acceptor.threads <= MAX_FOLLOWERS
 
 
-def test_there_is_one_thread_more_than_handshakes_may_be(accepting):
-    """With all of them serving the next client waits in the queue, and is served after."""
+@pytest.mark.parametrize("pending, most", [(8, 9), (0, 16)])
+def test_there_is_one_thread_more_than_handshakes_may_be(accepting, monkeypatch, pending, most):
+    """The next client waits, and is served after.  Outside of handshakes as many again may be."""
     acceptor, (server,) = accepting()
+    monkeypatch.setattr(acceptor._services, "pending", FakePending(pending))
     server.go_on.clear()
-    server.come(*range(20))
-    wait_until(lambda: len(server.served) == 9)
-    assert 9 == acceptor.threads
+    server.come(*range(30))
+    wait_until(lambda: len(server.served) == most)
+    assert most == acceptor.threads
     server.go_on.set()
-    wait_until(lambda: len(server.served) == 20)
+    wait_until(lambda: len(server.served) == 30)
 
 
 def test_more_clients_than_quick_ones_are_waited_for_only_a_moment(accepting, monkeypatch):
@@ -198,6 +216,31 @@ def test_without_new_threads_those_there_are_serve(accepting, monkeypatch, warni
     assert 2 == len(warnings_said(""))
 
 
+def test_a_start_that_never_returns_holds_up_one_thread(accepting, monkeypatch):
+    """As happens without memory: the others accept and serve, and can be stopped."""
+    acceptor, (server,) = accepting()
+    server.come("first")
+    wait_until(lambda: acceptor.threads == 2 and server.served == ["first"])
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def start_thread(*args):
+        hangs.set()
+        assert go_on.wait(TIMEOUT)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(minisocks.acceptor, "start_thread", start_thread)
+    server.go_on.clear()
+    server.come("second")
+    wait_until(lambda: "second" in server.served)
+    server.come("third")
+    assert hangs.wait(TIMEOUT)
+    server.go_on.set()
+    server.come("fourth")
+    wait_until(lambda: "fourth" in server.served)
+    go_on.set()
+    wait_until(lambda: "third" in server.served)
+
+
 def test_a_handler_that_leaves_its_thread_takes_nothing_with_it(accepting, bugs):
     """SystemExit, too, of a subclass ends one client and no thread."""
     acceptor, (server,) = accepting()
@@ -212,8 +255,7 @@ def test_a_handler_that_leaves_its_thread_takes_nothing_with_it(accepting, bugs)
     for _ in range(20):
         server.come("bad", "good")
     wait_until(lambda: server.served.count("good") == 20)
-    wait_until(lambda: acceptor._fresh == 0)
-    assert 20 == len(bugs)
+    wait_until(lambda: len(bugs) == 20 and acceptor._fresh == 0)
     assert 1 <= acceptor.threads <= MAX_FOLLOWERS + 1
 
 

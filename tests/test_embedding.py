@@ -405,6 +405,38 @@ def test_server_and_handler_can_be_replaced(target):
         assert [talk.sock.getsockname()] * 2 == asked
 
 
+def test_a_pair_that_cannot_be_registered_at_once_is_begun_by_the_loop(target):
+    """Where the kernel has no room for a watch just then: no byte is lost, nothing hangs."""
+    failed = []
+
+    class Poller:
+        """The loop's, which has no room the first time another thread asks."""
+
+        def __init__(self, real):
+            self._real = real
+
+        def register(self, fd, mask):
+            own = threading.current_thread().name
+            if own == "minisocks-handler" and len(failed) < 2:
+                failed.append(fd)
+                if len(failed) == 2:  # the second of the two
+                    raise OSError(28, "No space left on device")
+            self._real.register(fd, mask)
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+    with nothing_left(), run_proxy() as proxy:
+        loop = proxy.services.loop
+        loop._poller = Poller(loop._poller)
+        loop.wake()
+        for _ in range(2):
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+                talk.send(b"works").expect(b"works")
+        assert 2 == len(failed)
+
+
 def test_sessions_can_be_replaced(target):
     """A handler makes the session: a test kit's may say what it likes."""
 

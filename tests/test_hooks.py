@@ -715,3 +715,22 @@ def test_exception_that_quotes_a_client_forges_no_line(name, bugs):
     assert any("2026-01-01" in line for line in lines)
     assert [] == [line for line in lines[1:] if not line.startswith("    ")]
     assert not any(c in line for line in lines for c in "\r\x1b\x85\u2028")
+
+
+def test_a_reload_while_authorize_ponders_counts(target):
+    """A user that is gone by the hook's yes does not come in; nor one that rules deny by then."""
+    for change in ({"user": ("bob:x",)}, {"rule": ("deny",)}):
+
+        def authorize(request, change=change):
+            thread = threading.Thread(
+                target=lambda: proxy.reload(proxy.config._replace(**change))
+            )
+            thread.start()
+            thread.join(TIMEOUT)
+            return True
+
+        with run_proxy(user=("ann:secret", "bob:x"), authorize=authorize) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert b"\x01\x00" == log_in(talk)
+                talk.send(socks5("127.0.0.1", target.port))
+                assert 2 == talk.receive_reply5()[0]

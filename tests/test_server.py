@@ -1,5 +1,6 @@
 """SocksServer and SocksHandler: what they promise is socketserver's."""
 
+import gc
 import os
 import signal
 import socket
@@ -265,6 +266,21 @@ def test_a_handler_that_raises_behind_its_handshake_harms_no_connection(running,
         talk.send(b"still here").expect(b"still here")
 
 
+def test_a_server_that_raises_behind_its_handler_harms_no_connection(running, bugs, target):
+    """An overridden process_request may fail when the loop has the socket already."""
+
+    class Broken(SocksServer):
+        def process_request(self, request, client_address):
+            super().process_request(request, client_address)
+            raise ZeroDivisionError("on purpose")
+
+    one = running(Broken)
+    with Talk.to(one.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+        wait_until(lambda: bugs)
+        talk.send(b"still here").expect(b"still here")
+
+
 def test_a_fault_in_a_handshake_is_answered(running, bugs):
     """Our own bug gives REP 01 to its client, and the next one is served."""
 
@@ -279,6 +295,29 @@ def test_a_fault_in_a_handshake_is_answered(running, bugs):
             assert 1 == talk.connect5("127.0.0.1", 9)[0]
             talk.expect_eof()
     wait_until(lambda: len(bugs) == 6)
+
+
+def test_a_client_leaves_nothing_for_the_garbage_collector(running):
+    """However it ends, nothing that had to do with it keeps itself alive."""
+    one = running()
+
+    def visits(message, times):
+        for _ in range(times):
+            with Talk.to(one.port) as talk:
+                talk.send(message).finish().rest()
+        wait_until(lambda: len(one.services.loop) + len(one.services.pending) == 0)
+        wait_until(lambda: one.server.acceptor._fresh == 0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for message in (b"", b"\x05", b"\x05\x01", b"GET / HTTP/1.0\r\n\r\n", b"\x05\x01\xff"):
+            visits(message, 2)
+            gc.collect()
+            visits(message, 20)
+            assert gc.collect() < 100, message
+    finally:
+        gc.enable()
 
 
 def test_shutdown_is_bounded_though_a_hook_hangs(running, monkeypatch):
