@@ -75,6 +75,8 @@ class Acceptor:
         self._guard = threading.Lock()  # guards all below
         self._wish = self._adopted
         self._threads: Set[threading.Thread] = set()
+        #: How many there are, those that are being started among them.
+        self._thread_count = 0
         #: Of the threads, those that lead or wait for that.
         self._followers = 0
         #: How many clients there have been; those up to the second are served, or slow.
@@ -88,7 +90,7 @@ class Acceptor:
     @property
     def threads(self) -> int:
         """How many threads there are."""
-        return len(self._threads)
+        return self._thread_count
 
     def start(self, servers: Sequence[Any]) -> None:
         """Start serving *servers*; their loop has to run.
@@ -98,11 +100,11 @@ class Acceptor:
         """
         with self._guard:
             self._wish = _Wish(tuple(servers), threading.Event())
-            self._followers += 1
+            self._expect_thread(1)
         try:
             self._start_thread()
         except BaseException:
-            self._followers -= 1
+            self._expect_thread(-1)
             raise
 
     def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
@@ -162,8 +164,9 @@ class Acceptor:
             with self._guard:
                 self._threads.discard(threading.current_thread())
                 self._followers -= is_following
+                self._thread_count -= 1
                 was_last = not self._followers and not self._stopping.is_set()
-                self._followers += was_last
+                self._expect_thread(was_last)
             if was_last:  # a fault of ours has ended it
                 self._start_thread()
 
@@ -176,15 +179,15 @@ class Acceptor:
             number = self._count
             if self._followers or self._stopping.is_set() or self._is_full():
                 return number
-            self._followers += 1  # the new one
+            self._expect_thread(1)
         # Not under the guard: with no memory left the start of a thread may never return.
         try:
             self._start_thread()
         except (RuntimeError, OSError, MemoryError) as exc:
             with self._guard:
-                self._followers -= 1
+                self._expect_thread(-1)
                 # Those that are there go on; one of them always ends its handshake to lead.
-                count = len(self._threads)
+                count = self._thread_count
                 self._services.pending.have_threads(max(1, count - 1))
                 self._thread_supply.reached("no new thread: %s; going on with %d", exc, count)
         else:
@@ -201,7 +204,7 @@ class Acceptor:
         """
         most = self._services.access.config.max_handshakes
         spare = 1 if len(self._services.pending) >= most else most
-        return len(self._threads) >= most + spare
+        return self._thread_count >= most + spare
 
     def _follow(self, number: int) -> bool:
         """Return whether this thread stays, now that its client, that *number*, is served."""
@@ -212,6 +215,11 @@ class Acceptor:
             stays = self._followers < MAX_FOLLOWERS and not self._stopping.is_set()
             self._followers += stays
             return stays
+
+    def _expect_thread(self, change: int) -> None:
+        """Count a thread that is about to be started in, or out again.  Guarded."""
+        self._thread_count += change
+        self._followers += change
 
     def _start_thread(self) -> None:
         hooks = self._services.hooks

@@ -30,7 +30,8 @@ LOOKED_AT = 16
 class Penalties:
     """Failures by address.
 
-    A class because of the bound.  Guarded by its owner.  Times are seconds of one clock, the caller's.
+    A class because of the bound.  Guarded by its owner.  Times are seconds of one clock,
+    the caller's.
     """
 
     def __init__(self) -> None:

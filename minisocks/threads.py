@@ -68,8 +68,9 @@ def _forked() -> None:
     _starting = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # Python 3.7
-    os.register_at_fork(after_in_child=_forked)
+_at_fork = getattr(os, "register_at_fork", None)  # since Python 3.7
+if _at_fork is not None:
+    _at_fork(after_in_child=_forked)
 
 
 def start_thread(
