@@ -119,6 +119,7 @@ class ClientSocket:
         self.check()
         why = "the client left before its password was checked"
         if self._has_closed(why):
+            self.check()  # ``end`` looks like the client's FIN
             raise ConnectionResetError(why)
 
     def wait_for(self, sock: socket.socket, mask: int, until: float) -> None:

@@ -21,8 +21,8 @@ class Verified:
     """Passwords that were found to be right, as keyed hashes, and from where they came.
 
     By address, too: else somebody elsewhere could guess at what is remembered, which
-    costs nothing.  A class because of the bound: the one that has not logged in for longest
-    makes room.  Guarded by its owner.
+    costs nothing.  A class because of the bound: who has not logged in for longest makes
+    room.  One thread at a time.
     """
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class _Guest(NamedTuple):
 class Guests:
     """Addresses that may come in without a password, because they have shown one.
 
-    A class because of the bound, and the lock: a hook's yes comes from another
-    thread.  The one that has shown its password longest ago makes room.
+    A class because of the bound: the one that has shown its password longest ago makes
+    room.  Any thread.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards all below
         self._guests: Dict[str, _Guest] = {}  # by address, longest ago first
 
     def __len__(self) -> int:
@@ -84,17 +84,13 @@ class Guests:
                 del self._guests[next(iter(self._guests))]
             self._guests[client.host] = _Guest(user, proof, now)
 
-    def user_at(self, client: Client, since: float, users: Users) -> Optional[bytes]:
-        """Return the user that has logged in from that address since then; None: there is none.
-
-        By what *users* has now: a login that was under way during a reload may be added late.
-        """
-        if not self._guests or not client.ip:
+    def user_at(self, client: Client, since: float) -> Optional[bytes]:
+        """Return who has come from that address, not before *since*; None: nobody."""
+        if not client.ip:
             return None
-        guest = self._guests.get(client.host)
-        if guest is None or guest.at <= since or not users.holds(guest.user, guest.proof):
-            return None
-        return guest.user
+        with self._lock:
+            guest = self._guests.get(client.host)
+        return guest.user if guest is not None and guest.at > since else None
 
     def keep(self, users: Users, since: float) -> None:
         """Forget those that *users* has no more, and those from before *since*."""

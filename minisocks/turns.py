@@ -1,11 +1,7 @@
 """Derivations of passwords: one at a time, and addresses take turns."""
 
 import threading
-import time
-from typing import Dict, List, Optional
-
-from minisocks.clientsocket import ClientSocket
-from minisocks.errors import NotChecked
+from typing import Callable, Dict, List, Optional
 
 __all__ = ["Turns"]
 
@@ -44,43 +40,45 @@ class Turns:
             return sum(map(len, self._waiting.values()))
 
     def wait(
-        self, conn: ClientSocket, address: bytes, mark: bytes, until: float = float("inf")
+        self, alarm: threading.Event, address: bytes, mark: bytes, pause: Callable[[], None]
     ) -> Optional[bool]:
         """Return the answer for *mark* that another thread got; None: it is this thread's turn.
 
-        After its turn the thread calls ``pass_on``.
+        After its turn the thread calls ``pass_on``.  What *pause* raises ends the wait.
 
         Args:
-            until: monotonic seconds.
-
-        Raises:
-            NotChecked: it has neither by then.
-            HandshakeError, OSError: from ``ClientSocket.pause``; it waits no more.
+            alarm: is set when there is something new.
+            pause: returns then, or earlier; it clears *alarm*.
         """
-        waiter = _Waiter(conn.alarm(), mark)
-        with self._lock:
-            self._waiting.setdefault(address, []).append(waiter)
-            self._next()
+        waiter = _Waiter(alarm, mark)
         try:
-            while not waiter.has_turn and waiter.answer is None:
-                if time.monotonic() >= until:
-                    raise NotChecked("the password was not checked in time")
-                conn.pause(until - time.monotonic())
+            with self._lock:
+                self._waiting.setdefault(address, []).append(waiter)
+                self._next()
+            while True:
+                # Also if it has its turn at once: the client may have left already.
+                pause()
+                if waiter.has_turn or waiter.answer is not None:
+                    return waiter.answer
         except BaseException:
             self._give_up(address, waiter)
             raise
-        return waiter.answer
 
     def pass_on(self, address: bytes, mark: bytes, answer: Optional[bool]) -> None:
         """Let the next thread have its turn; those that wait for the same get *answer*, if any."""
         with self._lock:
-            if answer is not None:
-                for waiter in list(self._waiting.get(address, ())):
-                    if waiter.mark == mark:
-                        waiter.answer = answer
-                        self._take_out(address, waiter)
-                        waiter.alarm.set()
-            self._end_turn(address)
+            try:
+                if answer is not None:
+                    self._tell(address, mark, answer)
+            finally:  # also without the memory for that: all would wait for this turn's end
+                self._end_turn(address)
+
+    def _tell(self, address: bytes, mark: bytes, answer: bool) -> None:
+        for waiter in list(self._waiting.get(address, ())):
+            if waiter.mark == mark:
+                waiter.answer = answer
+                self._take_out(address, waiter)
+                waiter.alarm.set()
 
     def _end_turn(self, address: bytes) -> None:
         self._is_taken = False
@@ -99,14 +97,15 @@ class Turns:
         waiter.alarm.set()
 
     def _take_out(self, address: bytes, waiter: _Waiter) -> None:
-        here = self._waiting[address]
-        here.remove(waiter)
+        here = self._waiting.get(address, [])
+        if waiter in here:
+            here.remove(waiter)
         if not here:
-            del self._waiting[address]
+            self._waiting.pop(address, None)
 
     def _give_up(self, address: bytes, waiter: _Waiter) -> None:
         with self._lock:
             if waiter.has_turn:
                 self._end_turn(address)
-            elif waiter.answer is None:
+            else:
                 self._take_out(address, waiter)

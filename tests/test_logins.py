@@ -13,11 +13,14 @@ from minisocks.auth import Users
 from minisocks.client import Client
 from minisocks.clientsocket import ClientSocket
 from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
+from minisocks.guests import Verified
 from minisocks.handshake import Credentials
 from minisocks.logins import Logins
 from minisocks.passwords import MAX_ITERATIONS, Hash
+from minisocks.penalties import Penalties
 from minisocks.pending import Pending
 from minisocks.processor import Processor
+from minisocks.turns import Turns
 from support import (
     TIMEOUT,
     Talk,
@@ -130,9 +133,9 @@ class Login(threading.Thread):
     ``said`` is the answer, or what was raised instead of one.
     """
 
-    def __init__(self, alone, credentials, host):
+    def __init__(self, alone, credentials, conn):
         super().__init__(daemon=True)
-        self.conn = Conn(host)
+        self.conn = conn
         self.said = None
         self._alone = alone
         self._credentials = credentials
@@ -185,9 +188,9 @@ class Alone:
         finally:
             conn.close()
 
-    def begin(self, credentials, host=HERE):
+    def begin(self, credentials, host=HERE, conn=None):
         """Return a login that is under way in a thread of its own."""
-        login = Login(self, credentials, host)
+        login = Login(self, credentials, conn or Conn(host))
         self._begun.append(login)
         return login
 
@@ -293,6 +296,26 @@ def test_fifty_at_once_cost_one(alone, gate):
     assert [b"secret", b"1"] == gate.derived
 
 
+def test_one_that_comes_to_the_queue_when_its_answer_is_there_costs_nothing(
+    alone, gate, monkeypatch
+):
+    """Between its look at what is remembered and its turn, the same password was found right."""
+    gate.open()
+    wait, others = Turns.wait, []
+
+    def wait_behind_another(*args):
+        if not others:
+            others.append(None)
+            others.append(alone.begin(ANN).end())
+        return wait(*args)
+
+    monkeypatch.setattr(Turns, "wait", wait_behind_another)
+
+    assert alone.ask(ANN)
+    assert [None, True] == others
+    assert [b"secret"] == gate.derived
+
+
 def test_fifty_wrong_ones_are_one_failure(alone, gate):
     """A browser that is sure of a wrong password is not slowed as if it had guessed fifty."""
     first = alone.begin(wrong(1))
@@ -322,6 +345,17 @@ def test_a_client_that_has_left_costs_nothing(alone, gate):
     assert [True, True] == [first.end(), third.end()]
     assert {ConnectionResetError} == {type(login.end()) for login in gone}
     assert [b"secret", b"slow"] == gate.derived
+
+
+def test_a_client_that_leaves_at_once_costs_nothing(alone, gate):
+    """Also when no other waits, so that it could have its turn at once."""
+    gate.open()
+    conn = Conn(HERE)
+    conn.talk.close()
+    login = alone.begin(ANN, conn=conn)
+
+    assert isinstance(login.end(), ConnectionResetError)
+    assert [] == gate.derived
 
 
 def test_one_of_those_that_share_may_leave(alone, gate):
@@ -379,6 +413,24 @@ def test_a_client_that_fails_often_waits_before_it_costs(alone, host):
     assert "client=%s has failed to log in 3 times" % (host or "unix") in log.lines[0]
 
 
+def test_those_that_wait_for_their_turns_wait_for_the_penalty_too(alone, gate):
+    """Of ten guesses at once three are derived; the others look again when their turns come."""
+    logins = [alone.begin(wrong(0))]
+    gate.wait()
+    logins += [alone.waiting(wrong(i)) for i in range(1, 10)]
+    gate.open()
+    for login in logins[:3]:
+        assert login.end() is False
+    wait_until(lambda: 0 == len(alone.logins._turns), "an empty queue")
+    assert [b"0", b"1", b"2"] == gate.derived
+    alone.move_on(0.5)
+    wait_until(lambda: 4 == sum(login.said is False for login in logins), "one more answer")
+    alone.pending.close()
+
+    assert 6 == sum(isinstance(login.end(), ProxyStops) for login in logins)
+    assert 4 == len(gate.derived)
+
+
 def test_other_addresses_do_not_wait_for_it(alone, gate):
     """While one waits for its penalty, another one's password is derived."""
     gate.open()
@@ -421,6 +473,25 @@ def test_what_fails_without_a_derivation_counts_too(alone, users):
     assert [0.5, 1] == alone.waits
 
 
+def test_guesses_at_once_are_no_more_than_guesses_one_by_one(alone, monkeypatch):
+    """Of fifty that cost nothing, all at the same time, three are answered; the others wait."""
+    knows, all_are_there = Users.knows, threading.Event()
+
+    def knows_late(*args):
+        assert all_are_there.wait(TIMEOUT)
+        return knows(*args)
+
+    monkeypatch.setattr(Users, "knows", knows_late)
+    alone.adopt(Users([ANN]))
+    logins = [alone.begin(wrong(i)) for i in range(50)]
+    all_are_there.set()
+    wait_until(lambda: all(one.said is False or one.conn.pauses for one in logins), "all")
+
+    assert 3 == sum(one.said is False for one in logins)
+    for one in logins:
+        one.conn.end(LimitReached("the test is over"))
+
+
 def test_a_hook_has_the_last_word(alone):
     """What the file does not know is no failure yet, and what the hook does not know is one."""
     users = Users(hashed=HASHES, authenticate=lambda user, password, client: user == "eve")
@@ -457,6 +528,7 @@ def test_a_reload_counts_at_once(alone, gate):
     gate.open()
 
     assert [False, True] == [under_way.end(), waits.end()]
+    assert [b"hunter2", b"secret", b"secret"] == sorted(gate.derived)
     assert not alone.ask(ANN)
     del gate.derived[:]
     assert alone.ask(BOB)
@@ -487,19 +559,89 @@ def test_a_password_that_is_hashed_anew_meanwhile_is_checked_anew(alone, gate):
     assert [b"secret", b"secret"] == gate.derived
 
 
-def test_a_derivation_that_fails_is_no_wrong_password(alone, monkeypatch):
-    """Out of memory, say: its client hears of an error, and the next one is checked."""
+def test_an_answer_is_only_for_those_that_ask_by_the_same_hash(alone, gate, monkeypatch):
+    """A password that was right a moment ago is wrong for a login that comes after the reload."""
+    gate.open()
+    pass_on, late = Turns.pass_on, []
+
+    def pass_on_after_reload(*args):
+        if not late:
+            alone.adopt(Users(hashed={b"ann": HASHES[b"bob"]}))
+            late.append(alone.waiting(ANN))
+        pass_on(*args)
+
+    monkeypatch.setattr(Turns, "pass_on", pass_on_after_reload)
+    alone.ask(ANN)
+
+    assert late[0].end() is False
+
+
+def test_an_address_whose_user_goes_at_the_last_moment_is_not_remembered(alone):
+    """The settings are read anew when its password is right, and before the address is noted."""
+
+    def reload(user, password, client):
+        alone.adopt(Users([BOB]), 600.0)
+        return True
+
+    alone.adopt(Users(authenticate=reload), 600.0)
+    alone.ask(ANN)
+    assert alone.logins.guest(Client((HERE, 2))) is None
+    alone.ask(BOB)
+
+    assert b"bob" == alone.logins.guest(Client((HERE, 2)))
+
+
+def test_fifty_at_once_are_one_line_in_the_log(alone, gate):
+    """Which says for how long their address may come in without a password."""
+    alone.adopt(Users(hashed=HASHES), 600.0)
+    first = alone.begin(ANN)
+    gate.wait()
+    others = [alone.waiting(ANN) for _ in range(49)]
+    with log_kept("minisocks") as log:
+        gate.open()
+        assert {True} == {login.end() for login in [first, *others]}
+
+    assert 1 == len(log.lines)
+    assert "may come in without a password for 600 s, as 'ann'" in log.lines[0]
+
+
+@pytest.mark.parametrize(
+    "place, credentials",
+    [
+        ((Pending, "busy"), ANN),
+        ((Processor, "released"), ANN),
+        ((Users, "fits"), ANN),
+        ((Verified, "add"), ANN),
+        ((Penalties, "add"), wrong(1)),
+    ],
+)
+def test_whatever_fails_in_a_turn_the_next_one_has_its_own(
+    alone, gate, monkeypatch, place, credentials
+):
+    """Out of memory, say: its client hears of an error, which is no wrong password."""
+    gate.open()
+
+    def fail(*args):
+        raise MemoryError
+
     with monkeypatch.context() as patch:
-        patch.setattr(Users, "fits", lambda *args: bytearray(1 << 62))
+        patch.setattr(*place, fail)
         for _ in range(4):
             with pytest.raises(MemoryError):
-                alone.ask(ANN)
+                alone.ask(credentials)
 
     assert alone.ask(ANN)
+    assert alone.ask(BOB, "192.0.2.2")
     assert [] == alone.waits
 
 
-def test_a_handshake_that_is_ended_waits_no_more(alone, gate):
+@pytest.fixture
+def only_alarms(monkeypatch):
+    """Have nothing but an alarm end a pause: threads do not look again each second."""
+    monkeypatch.setattr("minisocks.clientsocket.PAUSE_SECONDS", 10 * TIMEOUT)
+
+
+def test_a_handshake_that_is_ended_waits_no_more(alone, gate, only_alarms):
     """Its thread comes back at once, while another one's password is still derived."""
     under_way = alone.begin(ANN)
     gate.wait()
@@ -514,6 +656,47 @@ def test_a_handshake_that_is_ended_waits_no_more(alone, gate):
     assert [b"secret", b"1"] == gate.derived
 
 
+class EndedLate(Conn):
+    """One that is ended for another as soon as its password has been derived."""
+
+    def __init__(self, gate):
+        super().__init__(HERE)
+        self._gate = gate
+
+    def check(self):
+        """Be ended in the very moment in which it may be again."""
+        if self._gate.derived and self.may_end:
+            self.end(LimitReached("ended for another"))
+        super().check()
+
+
+def test_a_wrong_password_of_a_handshake_that_is_ended_late_is_a_failure(alone, gate):
+    """One, since those that wait for the same have the answer."""
+    first = alone.begin(wrong(1), conn=EndedLate(gate))
+    gate.wait()
+    second = alone.waiting(wrong(1))
+    gate.open()
+    assert isinstance(first.end(), LimitReached)
+    assert second.end() is False
+    assert [b"1"] == gate.derived
+    for i in range(2, 4):
+        assert not alone.ask(wrong(i))
+    assert [] == alone.waits
+    assert not alone.ask(wrong(4))
+
+    assert [0.5] == alone.waits
+
+
+def test_a_right_password_of_a_handshake_that_is_ended_late_is_remembered(alone, gate):
+    """The derivation was not for nothing."""
+    login = alone.begin(ANN, conn=EndedLate(gate))
+    gate.open()
+    assert isinstance(login.end(), LimitReached)
+
+    assert alone.ask(ANN)
+    assert [b"secret"] == gate.derived
+
+
 def test_a_handshake_whose_password_is_derived_is_not_ended(alone, gate):
     """Else the derivation would have been for nothing: the newcomer is ended."""
     under_way = alone.begin(ANN)
@@ -526,7 +709,7 @@ def test_a_handshake_whose_password_is_derived_is_not_ended(alone, gate):
     assert under_way.end() is True
 
 
-def test_the_end_of_the_proxy_ends_all(alone, gate):
+def test_the_end_of_the_proxy_ends_all(alone, gate, only_alarms):
     """The one whose password is derived at its next pause, and no other one is begun."""
     logins = [alone.begin(ANN)]
     gate.wait()
@@ -537,14 +720,37 @@ def test_the_end_of_the_proxy_ends_all(alone, gate):
     assert [b"secret"] == gate.derived
 
 
+def test_the_end_of_the_proxy_ends_a_login_that_waits_for_its_penalty(alone, only_alarms):
+    """However long that is."""
+    for i in range(10):
+        alone.ask(wrong(i))
+    login = alone.waiting(ANN)
+    alone.pending.close()
+
+    assert isinstance(login.end(), ProxyStops)
+
+
 def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
     """Then the client hears that its password was not even checked."""
-    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
     for i in range(4):
         alone.ask(wrong(i))
+    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
     login = alone.begin(ANN)
 
     assert isinstance(login.end(), NotChecked)
+
+
+def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatch):
+    """However many are before it; its place is given back."""
+    first = alone.begin(ANN)
+    gate.wait()
+    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    second = alone.begin(BOB)
+
+    assert isinstance(second.end(), NotChecked)
+    assert 0 == len(alone.logins._turns)
+    gate.open()
+    assert first.end() is True
 
 
 # Guesses at what is remembered, or known as it is
@@ -1094,9 +1300,9 @@ def test_a_login_that_waits_is_bounded_like_other_handshakes(users_file, gate, a
             talks.append(stack.enter_context(login(proxy.port, b"ann", b"%d" % i)))
             if not i:
                 gate.wait()
+            wait_until(lambda: queued(proxy) == min(i, 3), "its place")  # noqa: B023
         talks[1].expect(WRONG).expect_eof()
         access_log.wait_for("there are too many unfinished handshakes (--max-handshakes 4)")
-        wait_until(lambda: queued(proxy) == 3, "3 logins in the queue")
         assert 4 == proxy.stats().handshakes
         gate.open()
         for i in (0, 2, 3):

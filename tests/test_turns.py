@@ -21,54 +21,53 @@ class Handler(threading.Thread):
     ``said`` is the answer that it got, "turn" after a turn of its own, or what was raised.
     """
 
-    def __init__(self, queue, address, mark):
+    def __init__(self, queue, address, mark, alarm=None):
         super().__init__(daemon=True)
         self.said = None
         self.pauses = 0
         self._queue = queue
         self._address, self._mark = address, mark
-        self._alarm = threading.Event()
+        self.alarm = alarm or threading.Event()
         self._why = None
         self._answer = None
         self._go_on = threading.Event()
         self.start()
 
-    # As a client's socket
-
-    def alarm(self):
-        return self._alarm
-
-    def pause(self, seconds):
+    def pause(self):
+        """Wait as a client's socket does."""
         self.pauses += 1
-        if self._alarm.wait(min(seconds, TIMEOUT)):
-            self._alarm.clear()
+        if self.alarm.wait(TIMEOUT):
+            self.alarm.clear()
         if self._why is not None:
             raise self._why
-
-    # For the tests
 
     def end(self, why):
         """Have its wait end with an exception."""
         self._why = why
-        self._alarm.set()
+        self.alarm.set()
         return self
+
+    def tell_to_pass_on(self, answer):
+        """Have its turn end with an answer, and do not wait for that."""
+        self._answer = answer
+        self._go_on.set()
 
     def pass_on(self, answer=None):
         """Have its turn end with an answer."""
-        self._answer = answer
-        self._go_on.set()
-        self.join(TIMEOUT)
-        assert "turn" == self.said
+        self.tell_to_pass_on(answer)
+        assert "turn" == self.result()
 
     def result(self):
         """Return what came of it, waiting for that."""
         self.join(TIMEOUT)
-        assert not self.is_alive()
+        assert not self.is_alive(), "it waits for ever"
         return self.said
 
     def run(self):
         try:
-            self.said = self._queue.turns.wait(self, self._address, self._mark)
+            self.said = self._queue.turns.wait(
+                self.alarm, self._address, self._mark, self.pause
+            )
             if self.said is None:
                 self._have_turn()
                 self.said = "turn"
@@ -260,12 +259,42 @@ def test_all_that_wait_may_be_ended_at_once(queue):
     assert last is queue.turn(1)
 
 
+class Broken(threading.Event):
+    """An alarm for which there is no memory."""
+
+    def set(self):
+        raise MemoryError
+
+
+def test_one_that_cannot_even_be_told_of_its_turn_passes_it_on(queue):
+    """Out of memory: it hears of that, and the next one has its turn."""
+    gone = Handler(queue, A, b"", Broken())
+    assert isinstance(gone.result(), MemoryError)
+    last = queue.enter(A)
+
+    assert last is queue.turn(0)
+
+
+def test_one_that_cannot_tell_an_answer_passes_its_turn_on(queue):
+    """Out of memory: others do not wait for it for ever; the one that was not told finds out."""
+    first = queue.enter(A, b"same")
+    equal = Handler(queue, A, b"same", Broken())
+    wait_until(lambda: equal.pauses, "its place")
+    last = queue.enter(A)
+    first.tell_to_pass_on(True)
+
+    assert last is queue.turn(1)
+    assert isinstance(first.result(), MemoryError)
+    threading.Event.set(equal.alarm)  # as after a second
+    assert equal.result() is True
+
+
 def test_an_alarm_that_was_set_before_means_nothing(queue):
     """A thread that wakes up looks whether it has its turn, and waits on."""
     first, second = queue.enter(A), queue.enter(A)
     for _ in range(3):
         pauses = second.pauses
-        second.alarm().set()
+        second.alarm.set()
         wait_until(lambda: second.pauses > pauses, "another pause")  # noqa: B023
     assert [first] == queue.had
     first.pass_on()
@@ -295,16 +324,13 @@ def test_whatever_threads_do_none_waits_for_ever():
         def __init__(self, rng):
             super().__init__(daemon=True)
             self.rng = rng
-            self.event = threading.Event()
+            self.alarm = threading.Event()
             self.why = None
             self.bug = None
 
-        def alarm(self):
-            return self.event
-
-        def pause(self, seconds):
-            if self.event.wait(TIMEOUT):
-                self.event.clear()
+        def pause(self):
+            if self.alarm.wait(TIMEOUT):
+                self.alarm.clear()
             else:
                 raise AssertionError("none woke it up")
             why, self.why = self.why, None
@@ -320,7 +346,7 @@ def test_whatever_threads_do_none_waits_for_ever():
 
         def visit(self, address, mark):
             with contextlib.suppress(ConnectionResetError):
-                if turns.wait(self, address, mark) is None:
+                if turns.wait(self.alarm, address, mark, self.pause) is None:
                     inside.append(self)
                     had.append(len(inside))
                     self.end_another()
@@ -331,7 +357,7 @@ def test_whatever_threads_do_none_waits_for_ever():
         def end_another(self):
             other = self.rng.choice(crowd)
             other.why = ConnectionResetError()
-            other.event.set()
+            other.alarm.set()
 
     with hasty_switches():
         crowd += [Visitor(random.Random(seed + i)) for i in range(16)]
@@ -344,4 +370,4 @@ def test_whatever_threads_do_none_waits_for_ever():
     assert {1} == set(had)
     assert 0 == len(turns)
     last = Visitor(random.Random(1))
-    assert turns.wait(last, A, b"") is None
+    assert turns.wait(last.alarm, A, b"", last.pause) is None
