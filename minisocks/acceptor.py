@@ -203,7 +203,7 @@ class Acceptor:
         code outside of the handshake cannot be ended: for those there may be as many again.
         """
         most = self._services.access.config.max_handshakes
-        spare = 1 if len(self._services.pending) >= most else most
+        spare = 1 if len(self._services.pending) * 2 >= most else most
         return self._thread_count >= most + spare
 
     def _follow(self, number: int) -> bool:

@@ -69,7 +69,8 @@ class _SelectPoll:
     def unregister(self, fd: int) -> None:
         del self._masks[fd]
 
-    def poll(self, timeout: float = -1) -> List[Tuple[int, int]]:
+    def poll(self, timeout: float = -1, maxevents: int = -1) -> List[Tuple[int, int]]:
+        # Of *maxevents* no notice is taken: the first would always be the same ones.
         readers = [fd for fd, mask in self._masks.items() if mask & READ]
         writers = [fd for fd, mask in self._masks.items() if mask & WRITE]
         # Windows reports a failed connect in the third set only.
@@ -93,7 +94,7 @@ class _Poll:
         self.modify = self._poll.modify
         self.unregister = self._poll.unregister
 
-    def poll(self, timeout: float = -1) -> List[Tuple[int, int]]:
+    def poll(self, timeout: float = -1, maxevents: int = -1) -> List[Tuple[int, int]]:
         return self._poll.poll(None if timeout < 0 else int(timeout * 1000) + 1)
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ __all__ = ["Answer", "Control"]
 
 #: Requests are short; more is nobody we know.
 MAX_REQUEST_BYTES = 4096
+#: Requests are flat.
+MAX_NESTING = 8
 #: How long a caller may take to ask, and to take the answer.
 CALLER_SECONDS = 30.0
 #: With no descriptor left, how long until the next caller is looked for.
@@ -251,6 +253,8 @@ class _Caller(Job):
 
 def _wish(line: bytes) -> Dict[str, Any]:
     """Return what *line* asks for; nothing we know if it is no request."""
+    if line.count(b"[") + line.count(b"{") > MAX_NESTING:
+        return {}  # the parser calls itself for each, and this thread's stack is small
     try:
         wish = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -68,6 +68,8 @@ class Loop:
         self._stopping = False
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
+        #: How many events a round may have; -1: as many as there are.
+        self.most_events = -1
         #: How many more turns of bulk are short ones, for the sake of short messages.
         self.short_turns = 0
         #: What bytes may go through.  Loop thread only.
@@ -281,7 +283,7 @@ class Loop:
     def _round(self) -> None:
         self._sleeping = True
         timeout = 0.0 if self._calls or self._stopping else self._seconds_to_timer()
-        events = self._poller.poll(timeout)
+        events = self._poller.poll(timeout, self.most_events)
         self._sleeping = False
         watching, jobs = self._watching, self._jobs
         for fd, mask in events:

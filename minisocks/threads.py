@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Callable
 
-__all__ = ["HOOK_STACK_BYTES", "STACK_BYTES", "is_own_thread", "start_thread"]
+__all__ = ["STACK_BYTES", "is_own_thread", "start_thread"]
 
 # 3.8 warns about the numbers that the C library keeps for itself; 3.6 skips them.
 _ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
@@ -49,13 +49,9 @@ def _kernels_threads() -> int:
         return 0
 
 
-#: Of each thread of ours.  The system's default of 8 MiB is address space that small machines
-#: count: 256 threads would have 2 GiB of it.
+#: Of threads that run only our code.  The system's default of 8 MiB is address space that small
+#: machines count: 256 threads would have 2 GiB of it.
 STACK_BYTES = 256 * 1024
-#: Of threads that run the embedding program's code.  If that calls itself without end, Python
-#: raises RecursionError after 1000 calls, but before that it needs up to 1 MiB (measured on 3.6
-#: to 3.13); with less the whole process would end.
-HOOK_STACK_BYTES = 2 * 1024 * 1024
 #: How long the start of a thread waits for that of another one.
 START_SECONDS = 1.0
 #: The size of the stack is one for all that starts threads: one of ours at a time changes it.
@@ -83,7 +79,10 @@ def start_thread(
     another one, they would interrupt nothing that waits for them.
 
     Args:
-        runs_hooks: whether *target* may call the embedding program's code.
+        runs_hooks: whether *target* may call the embedding program's code.  Its stack then is
+            what other threads of the program have.  Code that calls itself without end needs
+            up to 4 MiB until Python raises RecursionError (measured on 3.6 to 3.13); with less
+            it ends the whole process.
 
     Raises:
         RuntimeError: the system has no room for another thread.
@@ -98,7 +97,9 @@ def start_thread(
     if not lock.acquire(timeout=START_SECONDS):
         raise RuntimeError("can't start new thread: one that is being started hangs")
     try:
-        stack_bytes = threading.stack_size(HOOK_STACK_BYTES if runs_hooks else STACK_BYTES)
+        stack_bytes = threading.stack_size(STACK_BYTES)  # without a size it would set 0
+        if runs_hooks:
+            threading.stack_size(stack_bytes)
         try:
             _start_without_signals(thread)
         finally:

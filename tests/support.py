@@ -430,9 +430,9 @@ class CountingPoller:
         self._poller = poller
         self.rounds = 0
 
-    def poll(self, timeout=-1):
+    def poll(self, *args):
         self.rounds += 1
-        return self._poller.poll(timeout)
+        return self._poller.poll(*args)
 
     def __getattr__(self, name):
         return getattr(self._poller, name)

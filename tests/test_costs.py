@@ -97,7 +97,9 @@ def test_system_calls_of_a_connection(traced, target):
     # A handful of others, however many connections: a signal, memory, a look at the processor.
     extra = {name: number for name, number in made.items() if name not in ALLOWED}
     assert sum(extra.values()) < TIMES, extra
-    assert {} == {name: n for name, n in each.items() if n > ALLOWED.get(name, 1)}
+    # Of each call one more, in all: a file that the look at the processor has closed.
+    made = {name: number for name, number in made.items() if name not in extra}
+    assert {} == {n: m for n, m in made.items() if m > ALLOWED[n] * TIMES + 1}
     assert 25 < sum(each.values()) < 38
     assert each["connect"] == 2, "the trace is of something else"
 
