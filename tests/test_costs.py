@@ -177,7 +177,7 @@ def test_memory_of_an_idle_pair():
 def test_memory_of_an_idle_association(says, most):
     """Python keeps below 4 KB of one, half of it before its first datagram; 3.6 half more."""
     most = most if sys.version_info >= (3, 7) else most * 3 // 2
-    count = 100
+    count = 200  # so many that a thread which begins meanwhile, of 8 KB, is not seen
     with contextlib.ExitStack() as stack:
         port, ask = stack.enter_context(measured())
         target = stack.enter_context(UdpTarget())
@@ -193,6 +193,6 @@ def test_memory_of_an_idle_association(says, most):
         before = min(ask() for _ in range(3))
         for _ in range(count):
             associate()
-        each = (ask() - before) / count
+        each = (min(ask() for _ in range(3)) - before) / count
         print("%.0f bytes for each association" % each)
         assert 500 < each < most
