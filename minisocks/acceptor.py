@@ -104,7 +104,8 @@ class Acceptor:
         try:
             self._start_thread()
         except BaseException:
-            self._expect_thread(-1)
+            with self._guard:
+                self._expect_thread(-1)
             raise
 
     def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:

@@ -1,11 +1,17 @@
 """Who connected to us: one object, made once at accept."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
 from minisocks.wire import packed_ip, text_ip, unmapped
 
-__all__ = ["Client", "neighbourhood"]
+__all__ = ["THIS_HOST", "Client", "Groups", "groups_of", "neighbourhood"]
+
+#: The groups that a client is in, the widest first; the last is its address.
+Groups = Tuple[bytes, ...]
+
+#: The groups of a client on this host: all of its addresses and unix sockets are one client.
+THIS_HOST: Groups = (b"",)
 
 
 class Client:
@@ -49,6 +55,11 @@ class Client:
         self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
 
     @property
+    def groups(self) -> Groups:
+        """The groups that it is in, for limits that clients share."""
+        return THIS_HOST if self.is_local else groups_of(self.ip)
+
+    @property
     def host(self) -> str:
         """The address as text, made when asked for: a connection that is idle needs it no more."""
         return self._scoped or (text_ip(self.ip) if self.ip else "unix")
@@ -70,3 +81,14 @@ class Client:
 def neighbourhood(ip: bytes) -> bytes:
     """Return whose an address is: one IPv6 client has a whole /64."""
     return ip[:8] if len(ip) == 16 else ip
+
+
+def groups_of(ip: bytes) -> Groups:
+    """Return the groups of an address: networks as providers give them to one client.
+
+    IPv4: /16, /24, the address.  IPv6: /32, /40, /48, /56, /64, the address.  On one level,
+    groups of the two families have different lengths, so that they never are the same.
+    """
+    if len(ip) == 4:
+        return ip[:2], ip[:3], ip
+    return ip[:4], ip[:5], ip[:6], ip[:7], ip[:8], ip

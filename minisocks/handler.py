@@ -165,8 +165,9 @@ class SocksHandler(socketserver.BaseRequestHandler):
     def identify(self, request: Request) -> None:
         """Ask the client's identd whether the client is the user that it says (RFC 1413).
 
-        Whoever runs an identd decides what it says.  So it makes no client a user that has a
-        password; and where there are passwords, a client that it names has shown none.
+        The operator of the client's host decides what its identd says.  So it makes no client
+        a user that has a password; and where there are passwords, a client that it names has
+        shown none.
 
         Raises:
             HandshakeError: it is not; or may not come in, whatever the answer.

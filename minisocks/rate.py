@@ -230,7 +230,6 @@ class RatedPair(Pair):
     __slots__ = ("_early", "_share", "_throttle")
 
     may_splice = False  # tokens are counted by the byte
-    begins_at_once = False
     flow_type = _RatedFlow
     _up: _RatedFlow
     _down: _RatedFlow

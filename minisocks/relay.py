@@ -77,7 +77,7 @@ class Pair(Job):
     )
 
     #: Whether bytes may go by where Python does not see them, and ``begin`` may only watch.
-    may_splice = begins_at_once = True
+    may_splice = True
     #: What a direction is.
     flow_type: Type[Flow] = Flow
 
@@ -121,7 +121,7 @@ class Pair(Job):
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return both ends, for reading: most pairs begin with nothing else."""
         is_plain = self.idle is None and self._up.pending is None
-        if not self.begins_at_once or not is_plain or self._client_mask != UNWATCHED:
+        if not self.may_splice or not is_plain or self._client_mask != UNWATCHED:
             return None
         for sock in (self._up.src, self._down.src):
             unblock(sock)

@@ -328,7 +328,6 @@ class _DroppingPair(Pair):
     __slots__ = ("_left",)
 
     may_splice = False  # it counts what passes
-    begins_at_once = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args[:-1])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from minisocks.client import Client
+from minisocks.client import THIS_HOST, Client, groups_of
+from minisocks.wire import packed_ip
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,34 @@ def test_unknown_address_does_not_pass_for_a_unix_socket(peer):
     """A client whose address cannot be read is an error, and not a local client."""
     with pytest.raises(ValueError, match="no address in"):
         Client(peer)
+
+
+@pytest.mark.parametrize("peer", [("127.0.0.1", 1), ("127.9.9.9", 1), ("::1", 1, 0, 0), "", None])
+def test_all_addresses_of_this_host_are_one_client(peer):
+    """Loopback and unix sockets share what this host may have."""
+    assert THIS_HOST == Client(peer).groups
+
+
+@pytest.mark.parametrize(
+    "one, other, shared",
+    [
+        ("192.0.2.1", "192.0.2.1", 3),
+        ("192.0.2.1", "192.0.2.2", 2),
+        ("192.0.2.1", "192.0.3.1", 1),
+        ("192.0.2.1", "192.1.2.1", 0),
+        ("2001:db8::1", "2001:db8::1", 6),
+        ("2001:db8::1", "2001:db8::2", 5),
+        ("2001:db8::1", "2001:db8:0:1::1", 4),
+        ("2001:db8::1", "2001:db8:0:100::1", 3),
+        ("2001:db8::1", "2001:db8:1::1", 2),
+        ("2001:db8::1", "2001:db8:100::1", 1),
+        ("2001:db8::1", "2001:db9::1", 0),
+        ("32.1.13.184", "2001:db8::1", 0),
+    ],
+)
+def test_groups_are_the_networks_that_two_addresses_share(one, other, shared):
+    """The widest first, and no IPv4 group is an IPv6 group."""
+    groups, others = groups_of(packed_ip(one)), groups_of(packed_ip(other))
+
+    assert [True] * shared == [a == b for a, b in zip(groups, others)][:shared]
+    assert not any(a == b for a, b in list(zip(groups, others))[shared:])
