@@ -64,7 +64,7 @@ class Associate(Job):
         session = self._session
         services, client, record = session.services, session.client, session.record
         exchange = services.exchange
-        exchange.check_room(client)
+        exchange.make_room(client)
         relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()
         port = _expected_port(self._request.dst, client.ip)

@@ -10,9 +10,9 @@ dict.
 """
 
 import socket
+import time
 from typing import Any, Dict, Optional
 
-from minisocks.client import Client
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
 from minisocks.errors import HandshakeError
@@ -70,6 +70,7 @@ class Association(Job):
         "_timer",
         "idle",
         "proof",
+        "used",
     )
 
     #: Datagrams of a socket in one turn.
@@ -100,6 +101,8 @@ class Association(Job):
         self._targets: Dict[int, socket.socket] = {}
         self._reassembly: Optional[Reassembly] = None
         self._timer: Optional[Timer] = None
+        #: When there was a datagram last, monotonic.
+        self.used = time.monotonic()
         #: By what the password of the client's user was right; None: it has shown none.
         self.proof: Optional[bytes] = None
         #: What closes the sockets to targets when nothing is said for long.
@@ -137,29 +140,19 @@ class Association(Job):
             exchange.ports.closed(self._ip, self._relay.getsockname()[1])
         except OSError:
             pass  # somebody else has closed it
-        loop.close_later(self._relay)
+        loop.close_later(self._relay, frees_port=True)
         loop.close_later(self._control)
         record.finish(why)
         loop.done(self)
 
-    @property
-    def client(self) -> Client:
-        """Whose it is."""
-        return self._record.client
-
-    @property
-    def entries(self) -> int:
-        """How much is known of its targets."""
-        return self._routes.known.entries if self._routes is not None else 0
-
-    def forget_some(self) -> None:
-        """Forget the targets not used for longest: others need room."""
-        if self._routes is not None:
-            self._routes.known.forget_some()
+    def end(self, why: str) -> None:
+        """End it, for the reason *why*: there is no room for it."""
+        self._record.why = why
+        self.abort("limit")
 
     def ask_again(self) -> None:
         """Ask about each target again, for rules have changed; end if its user has gone."""
-        user, users = self.client.user, self._services.access.users
+        user, users = self._record.client.user, self._services.access.users
         if user is not None:
             # Who came in by a password shown before has shown none.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
@@ -186,6 +179,7 @@ class Association(Job):
     def _from_client(self) -> None:
         """Send on what the client has written."""
         self._loop.short_turns = SHORT_TURNS
+        self.used = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         routes, counts = self._routes or self._make_routes(), self._counts
         ways = routes.known.ways
@@ -282,6 +276,7 @@ class Association(Job):
         """Send the client what targets have written; *start* is how long its header will be."""
         assert self._routes is not None
         self._loop.short_turns = SHORT_TURNS
+        self.used = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         headers, counts, space = self._routes.known.headers, self._counts, buffer[start:]
         for _ in range(self.batch):

@@ -1,15 +1,15 @@
 """Where those connect that BIND waits for: a listening socket for each, facing them."""
 
 import socket
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
-from minisocks.census import Shares
 from minisocks.client import Client
 from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.dialer import rep_of
-from minisocks.errors import DialError
+from minisocks.errors import DialError, LimitReached
 from minisocks.loop import Loop
 from minisocks.ports import Ports
+from minisocks.quota import Quota
 from minisocks.resolver import Sockaddr
 from minisocks.road import Road
 from minisocks.settings import Config
@@ -23,8 +23,8 @@ _ANYWHERE: List[Sockaddr] = [
     (socket.AF_INET, ("198.41.0.4", 53)),
     (socket.AF_INET6, ("2001:503:ba3e::2:30", 53, 0, 0)),
 ]
-#: So many at once, half of them for each client: a port that somebody listens on is one that
-#: this host's other programs cannot connect from.
+#: So many at once: a port that is listened on is one that this host's other programs cannot
+#: connect from.
 MAX_BERTHS = 1024
 #: Some systems have no way to port 0.
 _SOME_PORT = 9
@@ -38,61 +38,81 @@ class Berth:
         faced: the address that it faces, as text.
     """
 
-    __slots__ = ("client", "faced", "ip", "port", "sock")
+    __slots__ = ("client", "end", "faced", "ip", "port", "sock")
 
-    def __init__(self, sock: socket.socket, ip: bytes, faced: str, client: Client) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        ip: bytes,
+        faced: str,
+        client: Client,
+        end: Callable[[LimitReached], None],
+    ) -> None:
         self.sock = sock
         self.ip = ip
         self.port: int = sock.getsockname()[1]
         self.faced = faced
         self.client = client
+        self.end = end
 
 
 class Berths:
     """All of one proxy.
 
-    A class because of the bound: no client has more than half of the ports that there may
-    be.  Loop thread, but for its making.
+    A class because of the bound, which clients share.  Loop thread, but for its making.
     """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._shares = Shares("BINDs that wait")
+        self._quota: Quota[Berth] = Quota(MAX_BERTHS)
         self._ports = Ports("--bind-ports", loop.pipes.close_spare)
 
     def change(self, config: Config) -> None:
         """Go by *config* from now on."""
         self._ports.change(config.bind_ports)
 
-    def take(self, client: Client, road: Road, ways: Sequence[Sockaddr]) -> Berth:
-        """Listen where whoever is at one of *ways* can connect to; give it back.
+    def take(
+        self,
+        client: Client,
+        road: Road,
+        ways: Sequence[Sockaddr],
+        end: Callable[[LimitReached], None],
+    ) -> Berth:
+        """Listen where a peer at one of *ways* can connect to; ``give_back`` ends that.
 
         The first of them counts that there is a way to.
 
+        Args:
+            end: called, at most once, when it has to make room for another client's; it
+                gives it back.
+
         Raises:
-            LimitReached: all that there may be are in use, or half of them by this client.
+            LimitReached: all that there may be are in use, and none makes room.
             DialError: there is no way, or no socket.
         """
-        most, option = self._ports.count, " (--bind-ports %s)" % self._ports
-        if most is None or most > MAX_BERTHS:
-            most, option = MAX_BERTHS, ""
-        self._shares.enter(client, most, option)
-        try:
-            return self._open(client, road, ways)
-        except BaseException:
-            self._shares.leave(client)
-            raise
-
-    def _open(self, client: Client, road: Road, ways: Sequence[Sockaddr]) -> Berth:
+        self._make_room(client)
         where, faced = self._facing(road, ways)
         sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
-        return Berth(sock, ip, faced, client)
+        berth = Berth(sock, ip, faced, client, end)
+        self._quota.add(berth, client.groups)
+        return berth
+
+    def _make_room(self, client: Client) -> None:
+        quota, count = self._quota, self._ports.count
+        quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
+        if quota.is_full:
+            option = " (--bind-ports %s)" % self._ports if quota.most == count else ""
+            why = LimitReached("there are %d BINDs that wait already%s" % (quota.most, option))
+            victim = quota.victim(client.groups)
+            if victim is None:
+                raise why
+            victim.end(why)
 
     def give_back(self, berth: Berth) -> None:
         """Listen there no more."""
-        self._loop.close_later(berth.sock)
+        self._loop.close_later(berth.sock, frees_port=True)
         self._ports.closed(berth.ip, berth.port)
-        self._shares.leave(berth.client)
+        self._quota.remove(berth, berth.client.groups)
 
     def _facing(self, road: Road, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
         """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.

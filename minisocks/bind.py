@@ -143,7 +143,9 @@ class Bind(Job):
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
         services = session.services
-        self._berth = berth = services.berths.take(session.client, services.access.road, ways)
+        self._berth = berth = services.berths.take(
+            session.client, services.access.road, ways, self._refuse
+        )
         other = plain_ip(berth.faced) if self._expected else b""
         session.record.bound = str(address_of(berth.ip, berth.port))
         session.listening(public_address(services.access.config, berth.ip, other), berth.port)

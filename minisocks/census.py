@@ -7,13 +7,18 @@ however that comes.
 import threading
 from typing import Dict, Hashable, Optional
 
-from minisocks.client import Client, neighbourhood
 from minisocks.errors import LimitReached
+from minisocks.quota import Allowance
 from minisocks.record import Record, Witness
 from minisocks.settings import Config
 from minisocks.wire import quoted
 
-__all__ = ["Census", "Shares"]
+__all__ = ["Census"]
+
+#: How many times of what is free one group of clients may have: one alone has 8/9 of all.
+FACTOR = 8
+#: One part of so many is kept for this host.
+KEPT = 16
 
 
 class Census(Witness):
@@ -26,13 +31,13 @@ class Census(Witness):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._all = 0
+        self._all = Allowance(None, FACTOR, KEPT)
         self._clients: Dict[Hashable, int] = {}
         self._users: Dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         """Return how many connections there are."""
-        return self._all
+        return len(self._all)
 
     def enter(self, record: Record, config: Config) -> None:
         """Count *record* in, until it ends.
@@ -41,16 +46,19 @@ class Census(Witness):
             LimitReached: it would be one more than *config* allows; it is not counted.
         """
         client = record.client
-        place, user = neighbourhood(client.ip), client.user
+        place, groups, user = client.key, client.groups, client.user
         with self._lock:
+            self._all.most = config.max_connections
             here, by_user = self._clients.get(place, 0), self._users.get(user, 0)
-            if _is_reached(self._all, config.max_connections):
+            if _is_reached(len(self._all), config.max_connections):
                 raise _limit("there are", config.max_connections, "--max-connections")
+            if not self._all.has_room(groups):
+                raise _share(client.place, config.max_connections)
             if _is_reached(here, config.max_per_client):
                 raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
             if user is not None and _is_reached(by_user, config.max_per_user):
                 raise _limit("user %s has" % quoted(user), config.max_per_user, "--max-per-user")
-            self._all += 1
+            self._all.add(groups)
             self._clients[place] = here + 1
             if user is not None:
                 self._users[user] = by_user + 1
@@ -60,8 +68,8 @@ class Census(Witness):
         """Count *record* out."""
         client = record.client
         with self._lock:
-            self._all -= 1
-            _one_less(self._clients, neighbourhood(client.ip))
+            self._all.remove(client.groups)
+            _one_less(self._clients, client.key)
             if client.user is not None:
                 _one_less(self._users, client.user)
 
@@ -75,43 +83,12 @@ def _limit(who: str, limit: Optional[int], option: str) -> LimitReached:
     return LimitReached("%s %s connections already (%s %s)" % (who, limit, option, limit))
 
 
+def _share(place: str, limit: Optional[int]) -> LimitReached:
+    text = "%s and its network have their share of the connections (--max-connections %s)"
+    return LimitReached(text % (place, limit))
+
+
 def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
     left = counts.pop(key) - 1
     if left:
         counts[key] = left
-
-
-class Shares:
-    """So many of something at once, half of them for each client.
-
-    A class because the counts must agree.  Loop thread.
-
-    Args:
-        what: they are, for who is told that there is no room.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._all = 0
-        self._clients: Dict[Hashable, int] = {}
-
-    def enter(self, client: Client, most: int, option: str = "") -> None:
-        """Count one of *client*'s in, of *most*; *option*, in words, is what says how many.
-
-        Raises:
-            LimitReached: there is no room for it; it is not counted.
-        """
-        place, share = neighbourhood(client.ip), max(1, most // 2)
-        here = self._clients.get(place, 0)
-        if here >= share:
-            told = client.place, share, self._what, option
-            raise LimitReached("%s has %d %s already, half of all%s" % told)
-        if self._all >= most:
-            raise LimitReached("there are %d %s already%s" % (most, self._what, option))
-        self._all += 1
-        self._clients[place] = here + 1
-
-    def leave(self, client: Client) -> None:
-        """Count one of *client*'s out."""
-        self._all -= 1
-        _one_less(self._clients, neighbourhood(client.ip))

@@ -8,7 +8,7 @@ from minisocks.wire import packed_ip, text_ip, unmapped
 __all__ = ["THIS_HOST", "Client", "Groups", "groups_of", "neighbourhood"]
 
 #: The groups that a client is in, the widest first; the last is its address.
-Groups = Tuple[bytes, ...]
+Groups = Tuple[Any, ...]
 
 #: The groups of a client on this host: all of its addresses and unix sockets are one client.
 THIS_HOST: Groups = (b"",)
@@ -53,6 +53,11 @@ class Client:
             self._scoped = host
         self.is_local = ip in LOOPBACK
         self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
+
+    @property
+    def key(self) -> bytes:
+        """What is one client for a limit of each client: this host, an address, or a /64."""
+        return THIS_HOST[0] if self.is_local else neighbourhood(self.ip)
 
     @property
     def groups(self) -> Groups:

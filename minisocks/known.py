@@ -112,4 +112,4 @@ class Known:
     def _count(self, change: int) -> None:
         if change:
             self.entries += change
-            self._exchange.remember(self._client, change)
+            self._exchange.remember(self, self._client, change)

@@ -1,10 +1,12 @@
 """Refused clients, heard out."""
 
 import socket
-from typing import Dict, List, Optional
+from typing import Optional
 
+from minisocks.client import THIS_HOST, Groups
 from minisocks.compat import READ, unblock
 from minisocks.loop import Job, Loop, Timer
+from minisocks.quota import Quota
 
 __all__ = ["Lingering", "Porch"]
 
@@ -20,22 +22,22 @@ class Lingering(Job):
     reply that is on its way.  So read and discard until EOF, a bound or 2 s.
     """
 
-    __slots__ = ("_left", "_loop", "_porch", "_sock", "_timer", "address")
+    __slots__ = ("_left", "_loop", "_porch", "_sock", "_timer", "groups")
 
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
         porch: "Optional[Porch]" = None,
-        address: bytes = b"",
+        groups: Groups = THIS_HOST,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._left = LINGER_BYTES
         self._timer: Optional[Timer] = None
         self._porch = porch
-        #: Whose it is (of IPv6: the /64).
-        self.address = address
+        #: Those of the client.
+        self.groups = groups
 
     def begin(self) -> None:
         """Start listening, and the clock."""
@@ -71,36 +73,32 @@ class Lingering(Job):
 
 
 class Porch:
-    """Where refused clients are heard out: so many of them, and of an address half of that.
+    """Where refused clients are heard out: so many of them.
 
-    A class because of the bound: somebody who is refused and stays would else have all
-    descriptors.  The one who has been there for longest goes.  Loop thread.
+    A class because of the bound: a client that is refused and stays would else have all
+    descriptors.  Loop thread.
     """
 
     def __init__(self, room: int) -> None:
-        #: How many are heard out at once.
-        self.room = room
-        self._count = 0
-        self._here: Dict[bytes, List[Lingering]] = {}
+        self._quota: Quota[Lingering] = Quota(room, fewer=1)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._quota)
+
+    def resize(self, room: int) -> None:
+        """Have so many at most from now on."""
+        self._quota.most = room
 
     def enter(self, one: Lingering) -> None:
-        """Count *one* in; somebody may have to go."""
-        here = self._here.setdefault(one.address, [])
-        here.append(one)
-        self._count += 1
-        if self._count > self.room:
-            here = max(self._here.values(), key=len)
-        if self._count > self.room or len(here) > max(1, self.room // 2):
-            here[0].abort("no room")
+        """Count *one* in; another may have to go."""
+        if self._quota.is_full:
+            victim = self._quota.victim(one.groups)
+            if victim is None:
+                one.abort("no room")
+                return
+            victim.abort("no room")
+        self._quota.add(one, one.groups)
 
     def leave(self, one: Lingering) -> None:
         """Count *one* out."""
-        here = self._here.get(one.address, [])
-        if one in here:
-            here.remove(one)
-            self._count -= 1
-            if not here:
-                del self._here[one.address]
+        self._quota.remove(one, one.groups)

@@ -17,6 +17,7 @@ import collections
 import heapq
 import itertools
 import logging
+import os
 import socket
 import threading
 import time
@@ -230,12 +231,19 @@ class Loop:
         self.stalled[job] = time.monotonic()
         self.on_stalled()
 
-    def close_later(self, sock: socket.socket, reset: bool = False) -> None:
+    def close_later(
+        self, sock: socket.socket, reset: bool = False, frees_port: bool = False
+    ) -> None:
         """Unwatch *sock* now and close it at the end of the round.
 
-        *reset*: the peer gets a RST, because its stream broke off.
+        Args:
+            reset: the peer gets a RST, because its stream broke off.
+            frees_port: its port can be had again at once.
         """
         self.unwatch(sock.fileno())
+        if frees_port and os.name == "posix":
+            # The number stays taken until the end of the round; what had it is closed.
+            os.dup2(self._waker.fileno(), sock.fileno(), False)
         self._closing.append((sock, reset))
 
     def done(self, job: Job) -> None:

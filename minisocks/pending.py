@@ -1,32 +1,26 @@
-"""Pending handshakes: each has a handler thread, so there is a bound, and no client has all."""
+"""Pending handshakes: each has a handler thread, so there is a bound, which clients share."""
 
 import contextlib
 import threading
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterator, Optional
 
-from minisocks.client import neighbourhood
+from minisocks.client import Groups
 from minisocks.clientsocket import ClientSocket
 from minisocks.edge import Edge
 from minisocks.errors import HandshakeError, LimitReached, ProxyStops
 from minisocks.processor import Processor
+from minisocks.quota import Quota
 
 __all__ = ["Pending"]
 
-#: Handshakes of one address, the oldest first.
-_Handshakes = Dict[ClientSocket, None]
-
 
 class Pending:
-    """All handshakes that are not finished, by client address.
+    """All handshakes that are not finished.
 
-    A class because of the bound.  When there are too many, the oldest handshake of the address
-    that has most is ended, so that a scanner is only in its own way.  No address has more than
-    half of them, so that the first client does not have all; except for this host's own
-    addresses, which all its programs share.
-
-    Ended can be a handshake whose thread waits: for its client, for its turn to check a
-    password, for an identd.  Not one whose thread checks a password just now, or is in a hook
-    of the embedding program.
+    A class because of the bound.  When there are too many, one makes room (``quota``).  Ended can
+    be a handshake whose thread waits: for its client, for its turn to check a password or to
+    ask the program, for an identd.  Not one whose thread checks a password just now, or is in a
+    hook of the embedding program.
 
     Args:
         room: how many there may be.
@@ -40,14 +34,15 @@ class Pending:
         self._lock = threading.Lock()  # guards all below
         self._room = room
         self._threads: Optional[int] = None
-        self._count = 0
-        self._by_address: Dict[bytes, _Handshakes] = {}
+        #: Those that can be ended, and those that cannot.
+        self._quota: Quota[ClientSocket] = Quota(room, fewer=1)
+        self._kept: Dict[ClientSocket, None] = {}
         self._is_closed = False
         self._edge = Edge("handshakes can be taken on again")
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return self._count
+        return len(self._quota) + len(self._kept)
 
     def resize(self, room: int) -> None:
         """Have so many at most from now on; those that are there stay."""
@@ -66,29 +61,24 @@ class Pending:
             LimitReached: there is no room, and none can be made.
             ProxyStops: there will be no more.
         """
-        client = conn.client
-        address = neighbourhood(client.ip)
         with self._lock:
             if self._is_closed:
                 raise ProxyStops("shutdown")
-            self._by_address.setdefault(address, {})[conn] = None
-            self._count += 1
-            here = self._by_address[address]
-            share = (self._room + 1) // 2
-            if len(here) > share and not client.is_local:
-                why = "%s has %d unfinished handshakes (--max-handshakes %d: half of them)"
-                self._make_room(conn, [here], why % (client.place, share, self._room))
-            elif self._count > self._most():
-                why = "there are too many unfinished handshakes (--max-handshakes %d)"
-                most_first = sorted(self._by_address.values(), key=len, reverse=True)
-                self._make_room(conn, most_first, why % self._room)
+            groups, quota = conn.client.groups, self._quota
+            quota.most = self._most() - len(self._kept)
+            if quota.is_full:
+                self._make_room(groups)
             else:
                 self._edge.passed()
+            quota.add(conn, groups)
 
     def leave(self, conn: ClientSocket) -> None:
         """Count *conn* out; nothing if it has been ended."""
         with self._lock:
-            self._take_out(conn)
+            if conn.may_end:
+                self._quota.remove(conn, conn.client.groups)
+            else:
+                self._kept.pop(conn, None)
 
     @contextlib.contextmanager
     def busy(self, conn: ClientSocket) -> Iterator[None]:
@@ -104,6 +94,9 @@ class Pending:
         finally:
             with self._lock:
                 conn.may_end = True
+                if conn in self._kept:
+                    del self._kept[conn]
+                    self._quota.add(conn, conn.client.groups)
         conn.check()
 
     def keep(self, conn: ClientSocket) -> None:
@@ -114,43 +107,34 @@ class Pending:
         """
         with self._lock:
             conn.check()
-            conn.may_end = False
+            if conn.may_end:
+                conn.may_end = False
+                if self._quota.remove(conn, conn.client.groups):
+                    self._kept[conn] = None
 
     def close(self) -> None:
         """End all handshakes, and those to come."""
         with self._lock:
             self._is_closed = True
-            for here in list(self._by_address.values()):
-                for conn in list(here):
-                    if conn.may_end:
-                        self._end(conn, ProxyStops("shutdown"))
-                    else:
-                        # Behind a hook it is looked at; a client that is about to be relayed is.
-                        conn.ended = ProxyStops("shutdown")
+            for conn in self._quota.items():
+                self._end(conn, ProxyStops("shutdown"))
+            for conn in self._kept:
+                # Behind a hook it is looked at; a client that is about to be relayed is.
+                conn.ended = ProxyStops("shutdown")
 
     def _most(self) -> int:
         return self._room if self._threads is None else min(self._room, self._threads)
 
-    def _make_room(self, newcomer: ClientSocket, groups: List[_Handshakes], why: str) -> None:
-        error = LimitReached(why)
-        for here in groups:
-            for conn in here:
-                if conn.may_end and conn is not newcomer:
-                    self._end(conn, error)
-                    return
-        self._take_out(newcomer)
-        self._edge.reached("hooks hold %d handler threads; clients are refused", self._count)
-        raise error
+    def _make_room(self, groups: Groups) -> None:
+        victim = self._quota.victim(groups)
+        why = "there are too many unfinished handshakes (--max-handshakes %d)" % self._room
+        if victim is not None:
+            self._end(victim, LimitReached(why))
+            return
+        text = "hooks hold %d handler threads; clients are refused"
+        self._edge.reached(text, len(self._kept))
+        raise LimitReached(why)
 
     def _end(self, conn: ClientSocket, why: HandshakeError) -> None:
-        self._take_out(conn)
+        self._quota.remove(conn, conn.client.groups)
         conn.end(why)
-
-    def _take_out(self, conn: ClientSocket) -> None:
-        address = neighbourhood(conn.client.ip)
-        here = self._by_address.get(address, {})
-        if conn in here:
-            del here[conn]
-            self._count -= 1
-            if not here:
-                del self._by_address[address]

@@ -9,7 +9,7 @@ import collections
 import time
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
-from minisocks.client import Client, neighbourhood
+from minisocks.client import Client
 from minisocks.flow import Flow
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.relay import Pair
@@ -178,7 +178,7 @@ class Rates:
 
     def join(self, client: Client, rate: int) -> Throttle:
         """Return the throttle of *client* for one pair more; *rate* is for a new one."""
-        place = neighbourhood(client.ip)
+        place = client.key
         throttle = self._throttles.get(place)
         if throttle is None:
             throttle = self._throttles[place] = Throttle(self._loop, rate)
@@ -191,7 +191,7 @@ class Rates:
 
         Else who opens one connection after the other would begin each with a full one.
         """
-        place = neighbourhood(client.ip)
+        place = client.key
         throttle = self._throttles[place]
         throttle.pairs -= 1
         if not throttle.pairs and not throttle.is_ending:

@@ -4,30 +4,20 @@
 a few daemon threads of its own; whoever waits keeps its own deadline and walks
 away.  Daemon threads and no executor: that one joins its threads at exit.
 
-Clients take turns, and none has more than half of the threads, nor of the places to
-wait: one that asks for a thousand names whose server is gone is only in its own way.
+Clients share the threads and the places to wait (``quota``): one that asks for a thousand
+names whose server is gone is only in its own way.
 """
 
-import collections
 import socket
 import threading
 import time
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    Hashable,
-    Iterable,
-    List,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
+from minisocks.client import THIS_HOST, Groups
 from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
 from minisocks.processor import release_thread
+from minisocks.quota import Allowance, Queue, Quota
 from minisocks.threads import start_thread
 from minisocks.wire import Atyp, Rep, quoted
 
@@ -39,11 +29,11 @@ Sockaddr = Tuple[int, Any]
 #: Of a lookup.  ``HandshakeError``: what was asked first says no.
 Outcome = Union[List[Sockaddr], DialError, HandshakeError]
 
-MAX_THREADS = 16
+MAX_THREADS = 64
+#: Of those that are free a group of clients has less than this part.
+THREADS_FACTOR = 0.25
 #: Names that may wait for a thread. Each costs one descriptor of a client anyway.
 MAX_WAITING = 1024
-#: Of both, so much for each client.
-CLIENT_THREADS, CLIENT_WAITING = MAX_THREADS // 2, MAX_WAITING // 2
 #: A lookup that takes this long waits for a name server that does not answer:
 #: the C library asks again after 5 s.
 STUCK_SECONDS = 5.0
@@ -51,6 +41,8 @@ STUCK_SECONDS = 5.0
 IDLE_SECONDS = 10.0
 #: How long ``close`` waits for lookups that are the program's own code.
 CLOSE_SECONDS = 5.0
+
+_TOO_MANY = "too many names are being looked up"
 
 # What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
 # LookupError (the idna codec, on Pythons that lack it), ValueError (others').
@@ -108,96 +100,25 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
 class Lookup:
     """One name being looked up.  ``cancel`` it when nobody waits any more."""
 
-    __slots__ = ("callback", "client", "first", "host", "port")
+    __slots__ = ("callback", "first", "groups", "host", "port")
 
     def __init__(
         self,
         host: bytes,
         port: int,
         callback: Callable[[Outcome], None],
-        client: Optional[Hashable] = None,
+        groups: Groups = THIS_HOST,
         first: Optional[Callable[[], None]] = None,
     ) -> None:
         self.host = host
         self.port = port
         self.first = first
-        self.client = client
+        self.groups = groups
         self.callback: Optional[Callable[[Outcome], None]] = callback
 
     def cancel(self) -> None:
         """Do not call back, and do not start if not begun.  Any thread."""
         self.callback = None
-
-
-class _Queue:
-    """Lookups that wait, by client.  Who was served goes behind all others.
-
-    A class because turns, shares and the total go together.  Guarded by its owner.
-    """
-
-    def __init__(self) -> None:
-        self._by_client: Dict[Optional[Hashable], Deque[Lookup]] = {}  # whose turn it is first
-        self._busy: Dict[Optional[Hashable], int] = {}
-        self._total = 0
-
-    def __len__(self) -> int:
-        return self._total
-
-    def of(self, client: Optional[Hashable]) -> int:
-        """Return how many wait for *client*."""
-        return len(self._by_client.get(client, ()))
-
-    def add(self, lookup: Lookup) -> None:
-        """Have *lookup* wait."""
-        self._by_client.setdefault(lookup.client, collections.deque()).append(lookup)
-        self._total += 1
-
-    def remove(self, lookup: Lookup) -> None:
-        """Forget *lookup*, which waits."""
-        self._put_back(lookup.client, [w for w in self._pop(lookup.client) if w is not lookup])
-
-    def sweep(self) -> None:
-        """Forget those that nobody waits for any more."""
-        for client in list(self._by_client):
-            self._put_back(client, [w for w in self._pop(client) if w.callback is not None])
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._by_client.clear()
-        self._total = 0
-
-    def has_share(self, client: Optional[Hashable]) -> bool:
-        """Return whether *client* may have one thread more.  None: nobody's, has no bound."""
-        return client is None or self._busy.get(client, 0) < CLIENT_THREADS
-
-    def take(self) -> Optional[Lookup]:
-        """Return the next that may have a thread, and count it; None if there is none."""
-        for client in self._by_client:  # at most two of them have their share
-            if self.has_share(client):
-                waiting = self._pop(client)
-                lookup = waiting.popleft()
-                self._put_back(client, waiting)
-                self._busy[client] = self._busy.get(client, 0) + 1
-                return lookup
-        return None
-
-    def done(self, client: Optional[Hashable]) -> None:
-        """Count one out that ``take`` returned."""
-        left = self._busy.pop(client) - 1
-        if left:
-            self._busy[client] = left
-
-    def _pop(self, client: Optional[Hashable]) -> Deque[Lookup]:
-        waiting = self._by_client.pop(client)
-        self._total -= len(waiting)
-        return waiting
-
-    def _put_back(self, client: Optional[Hashable], waiting: Iterable[Lookup]) -> None:
-        """Have them wait behind those of all other clients."""
-        waiting = waiting if isinstance(waiting, collections.deque) else collections.deque(waiting)
-        if waiting:
-            self._by_client[client] = waiting
-            self._total += len(waiting)
 
 
 class Resolver:
@@ -217,15 +138,17 @@ class Resolver:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
         self._runs_hooks = waits_when_closed or getaddrinfo is not socket.getaddrinfo
-        self._waiting = _Queue()
+        self._running = Allowance(MAX_THREADS, THREADS_FACTOR)
+        self._queue: Queue[Lookup] = Queue(self._running)
+        self._waiting: Quota[Lookup] = Quota(MAX_WAITING)
         self._changed = threading.Condition()
         self._threads = 0
         #: Those that are about to end, or have.
         self._ended: List[threading.Thread] = []
         #: How many can be had; fewer than MAX_THREADS once one could not.
         self._most_threads = MAX_THREADS
-        #: By thread: since when, and for whom.
-        self._busy: Dict[int, Tuple[float, Optional[Hashable]]] = {}
+        #: By thread: since when, and for which client.
+        self._busy: Dict[int, Tuple[float, Groups]] = {}
         self._closed = False
 
     def submit(
@@ -233,32 +156,35 @@ class Resolver:
         host: bytes,
         port: int,
         callback: Callable[[Outcome], None],
-        client: Optional[Hashable] = None,
+        groups: Groups = THIS_HOST,
         first: Optional[Callable[[], None]] = None,
     ) -> Lookup:
         """Look *host* up; *callback* gets the addresses or the error.
 
-        It is called in a thread of the resolver, at most once.  Any thread.
+        It is called in a thread of the resolver, at most once; or in the thread of a later
+        call, when the lookup has to make room for that one.  Any thread.
 
         Args:
-            client: who is to have no more than a share; all with None are one client, and
-                it has no bound.
+            groups: those of the client, which shares threads and places with others.
             first: called before, in that thread; it may take long, and raises a
                 ``HandshakeError`` if nothing is to be looked up.
 
         Raises:
             DialError: no thread can take it now, nor soon (REP 01).
         """
-        lookup = Lookup(host, port, callback, client, first)
+        lookup = Lookup(host, port, callback, groups, first)
         with self._changed:
-            self._check_room(client)
-            self._waiting.add(lookup)
+            victim = self._make_room(groups)
+            self._waiting.add(lookup, groups)
+            self._queue.add(lookup, groups)
             idle = self._threads - len(self._busy)
-            may_begin = self._waiting.has_share(client)
+            may_begin = self._running.has_room(groups)
             if may_begin and len(self._waiting) > idle and self._threads < MAX_THREADS:
                 self._start_thread(lookup)
             if may_begin:
                 self._changed.notify()
+        if victim is not None and victim.callback is not None:
+            victim.callback(DialError(_TOO_MANY, Rep.GENERAL_FAILURE))
         return lookup
 
     def close(self) -> None:
@@ -270,7 +196,8 @@ class Resolver:
         until = time.monotonic() + CLOSE_SECONDS
         with self._changed:
             self._closed = True
-            self._waiting.clear()
+            for lookup in self._waiting.items():
+                self._forget(lookup)
             self._changed.notify_all()
             while True:
                 busy = set(self._busy) if self._waits else set()
@@ -283,28 +210,54 @@ class Resolver:
         for thread in ended:
             thread.join()  # it has only its last line before it
 
-    def _check_room(self, client: Optional[Hashable]) -> None:
-        before = time.monotonic() - STUCK_SECONDS
-        stuck = [whose for since, whose in self._busy.values() if since < before]
-        if stuck and len(stuck) >= self._most_threads:
-            raise DialError(
-                "all %d resolver threads wait for name servers that do not answer" % len(stuck),
-                Rep.GENERAL_FAILURE,
-            )
-        if client is not None and stuck.count(client) >= CLIENT_THREADS:
-            raise DialError(
-                "the client's share of resolver threads waits for name servers that do not answer",
-                Rep.GENERAL_FAILURE,
-            )
-        if self._is_full(client):
-            self._waiting.sweep()  # those whose clients have left make room first
-        if self._closed or self._is_full(client):
-            raise DialError("too many names are being looked up", Rep.GENERAL_FAILURE)
+    def _make_room(self, groups: Groups) -> Optional[Lookup]:
+        """Return the lookup that was taken out for one of *groups*, if one had to be.
 
-    def _is_full(self, client: Optional[Hashable]) -> bool:
-        if len(self._waiting) >= MAX_WAITING:
-            return True
-        return client is not None and self._waiting.of(client) >= CLIENT_WAITING
+        Raises:
+            DialError: there is no room.
+        """
+        self._check_threads(groups)
+        if self._waiting.is_full:
+            for lookup in self._waiting.items():  # those whose clients have left go first
+                if lookup.callback is None:
+                    self._forget(lookup)
+        victim = self._waiting.victim(groups) if self._waiting.is_full else None
+        if self._closed or (victim is None and self._waiting.is_full):
+            raise DialError(_TOO_MANY, Rep.GENERAL_FAILURE)
+        if victim is not None:
+            self._forget(victim)
+        return victim
+
+    def _check_threads(self, groups: Groups) -> None:
+        """Go on if a thread will be free for one of *groups* soon.
+
+        Raises:
+            DialError: all that there can be wait for name servers that do not answer.
+        """
+        if self._running.has_room(groups) and len(self._busy) < self._most_threads:
+            return
+        before = time.monotonic() - STUCK_SECONDS
+        stuck = [theirs[0] == groups[0] for since, theirs in self._busy.values() if since < before]
+        if len(stuck) >= self._most_threads:
+            text = "all %d resolver threads wait for name servers that do not answer" % len(stuck)
+            raise DialError(text, Rep.GENERAL_FAILURE)
+        running = sum(theirs[0] == groups[0] for _since, theirs in self._busy.values())
+        if running and sum(stuck) >= running and not self._running.has_room(groups):
+            text = "the client's share of resolver threads waits for name servers without answer"
+            raise DialError(text, Rep.GENERAL_FAILURE)
+
+    def _forget(self, lookup: Lookup) -> None:
+        """Have *lookup* wait no more."""
+        self._waiting.remove(lookup, lookup.groups)
+        self._queue.remove(lookup, lookup.groups)
+
+    def _take(self) -> Optional[Lookup]:
+        """Return the lookup that goes next, if any may."""
+        taken = self._queue.take()
+        if taken is None:
+            return None
+        self._waiting.remove(*taken)
+        return taken[0]
 
     def _start_thread(self, lookup: Lookup) -> None:
         try:
@@ -312,7 +265,7 @@ class Resolver:
         except RuntimeError as exc:
             self._most_threads = self._threads
             if not self._threads:
-                self._waiting.remove(lookup)
+                self._forget(lookup)
                 raise DialError(
                     "no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE
                 ) from exc
@@ -343,21 +296,21 @@ class Resolver:
         """Count this thread's lookup out, if it has one."""
         busy = self._busy.pop(threading.get_ident(), None)
         if busy is not None:
-            self._waiting.done(busy[1])
+            self._queue.done(busy[1])
 
     def _look_one_up(self) -> bool:
         """Do the next lookup; False if none came for a while."""
         me = threading.get_ident()
         with self._changed:
             self._rest()
-            lookup = self._waiting.take()
+            lookup = self._take()
             if lookup is None and not self._closed:
                 self._changed.wait(IDLE_SECONDS)
-                lookup = self._waiting.take()
+                lookup = self._take()
             if lookup is None:
                 self._leave()  # in the same breath, or a lookup would count on this thread
                 return False
-            self._busy[me] = (time.monotonic(), lookup.client)
+            self._busy[me] = (time.monotonic(), lookup.groups)
         if lookup.callback is not None:
             try:
                 outcome = self._resolve(lookup)

@@ -10,9 +10,9 @@ another port than it was written to (TFTP does), if the rules allow that one, to
 
 import errno
 import functools
-from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from minisocks.client import neighbourhood
+from minisocks.client import Groups
 from minisocks.datagram import encode_header
 from minisocks.errors import DialError, HandshakeError
 from minisocks.exchange import NAME_SECONDS
@@ -30,6 +30,9 @@ __all__ = ["NotSent", "Routes", "drop_of"]
 #: Targets of one association whose names are looked up, and datagrams that wait for each.
 MAX_LOOKUPS = 8
 MAX_WAITING = 8
+
+#: What asks the program's hook counts as one client of its own.
+THE_PROGRAM: Groups = (b"program",)
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
@@ -238,16 +241,15 @@ class Routes:
             raise NotSent(Drop.NO_ROOM)
         services, client, question = self._services, self._record.client, self._question(dst)
         loop, owner = services.loop, self._owner
-        # All programs of this host are one client, and the host is theirs.
-        share: Optional[Hashable] = None if client.is_local else neighbourhood(client.ip)
+        groups: Groups = client.groups
         if question is not None:
-            share = "the program"  # however slow it is, others' names have half of the threads
+            groups = THE_PROGRAM  # however slow it is, there are threads for clients' names
         waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
-            share,
+            groups,
             question,
         )
         self._waiting[key] = waiting

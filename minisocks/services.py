@@ -69,7 +69,7 @@ class Services:
         if self.loop.is_current():
             self.processor.keep()  # the handler threads do so before their next clients
         self.pending.resize(config.max_handshakes)
-        self.porch.room = config.max_handshakes
+        self.porch.resize(config.max_handshakes)
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.exchange.change(config)

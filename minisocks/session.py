@@ -5,7 +5,7 @@ import socket
 from typing import Any, Optional, Type
 
 from minisocks.access import Access
-from minisocks.client import Client, neighbourhood
+from minisocks.client import Client
 from minisocks.clientsocket import ClientSocket
 from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import LimitReached, NotSocks, Probe
@@ -165,8 +165,8 @@ class Session:
         except OSError:
             self.close()  # it has left
             return
-        services, address = self.services, neighbourhood(self.client.ip)
-        self.submit(Lingering(services.loop, self.sock, services.porch, address))
+        services = self.services
+        self.submit(Lingering(services.loop, self.sock, services.porch, self.client.groups))
 
     def gone(self, exc: Exception) -> None:
         """Close, because the client left before it had an answer."""

@@ -2,7 +2,6 @@
 
 from typing import Callable, List
 
-from minisocks.client import neighbourhood
 from minisocks.handshake import Request
 from minisocks.loop import Job
 from minisocks.resolver import Lookup, Outcome, Sockaddr
@@ -26,8 +25,7 @@ def look_up_for(
         request.dst.host,
         request.dst.port,
         lambda outcome: services.loop.call_soon(job, resolved, outcome),
-        # All programs of this host are one client, and the host is theirs.
-        None if client.is_local else neighbourhood(client.ip),
+        client.groups,
     )
 
 

@@ -65,7 +65,7 @@ BELOW = """
     defaults rows identity
     rulelines
     setting usersfile
-    inifile passwords penalties places values
+    inifile passwords penalties places quota values
     client stats
     mistakes names networks stream
     errors
