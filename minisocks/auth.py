@@ -74,10 +74,13 @@ class Users:
         # to let everybody in.
         return bool(self._known) or self._has_file or self.may_take_long
 
+    def is_listed(self, user: bytes) -> bool:
+        """Return whether there is a user of this name; those of the hook are not known."""
+        return (bool(self._names) and keyed(user) in self._names) or user in self._hashed
+
     def may_be(self, user: bytes) -> bool:
-        """Return whether there is a user of this name, as far as is known without the hook."""
-        is_known = bool(self._names) and keyed(user) in self._names
-        return is_known or user in self._hashed or self.may_take_long
+        """Return whether there may be a user of this name: the hook may have any."""
+        return self.is_listed(user) or self.may_take_long
 
     @property
     def may_take_long(self) -> bool:

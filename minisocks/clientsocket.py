@@ -117,7 +117,7 @@ class ClientSocket:
         if alarm.wait(min(seconds, PAUSE_SECONDS)):
             alarm.clear()
         self.check()
-        why = "the client left before its password was checked"
+        why = "the client left while it waited for an answer"
         if self._has_closed(why):
             self.check()  # ``end`` looks like the client's FIN
             raise ConnectionResetError(why)

@@ -146,21 +146,33 @@ class SocksHandler(socketserver.BaseRequestHandler):
         if request.ver == Ver.SOCKS4 and session.access.config.ident:
             self.identify(request)
         self.check_rules(request)
-        # From here on nothing waits for the client, so that it is not ended for others.
-        services.pending.keep(session.conn)
-        # Behind the rules: no connection is shed for a client that is refused anyway.
-        services.census.enter(session.record, session.access.config)
-        services.memory.admit()
         hook = services.hooks.authorize
-        if hook is not None:
+        if hook is None:
+            self.count_in()
+            return
+        conn = session.conn
+        with services.turns.turn(conn, lambda: conn.pause(conn.deadline.remaining())):
+            self.count_in()
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
-            session.conn.check()  # a hook may be slower than the proxy's end
-            if services.access is not session.access:
-                # And than a reload, by which the client may have nothing here any more.
-                session.access = services.access
-                self.check_user(request.user)
-                self.check_rules(request)
+        session.conn.check()  # a hook may be slower than the proxy's end
+        if services.access is not session.access:
+            # And than a reload, by which the client may have nothing here any more.
+            session.access = services.access
+            self.check_user(request.user)
+            self.check_rules(request)
+
+    def count_in(self) -> None:
+        """Count the connection in; from here on it is not ended for other clients.
+
+        Raises:
+            LimitReached: there is no room for it.
+            HandshakeError: it has been ended already.
+        """
+        session = self.session
+        session.services.pending.keep(session.conn)
+        session.services.census.enter(session.record, session.access.config)
+        session.services.memory.admit()
 
     def identify(self, request: Request) -> None:
         """Ask the client's identd whether the client is the user that it says (RFC 1413).

@@ -1,8 +1,13 @@
-"""Passwords: who waits before one is checked, what checking costs, and who may do without.
+"""Passwords: which login waits before it is checked, what that costs, and which needs none.
 
-A derivation takes a processor for a part of a second.  So there is one at a time, and
-addresses take turns (``turns``).  A client that fails often waits before it costs anything
+A derivation takes a processor for a part of a second.  So there is one at a time, and clients
+share that (``turns``).  A client that fails often waits before it costs anything
 (``penalties``), and what was found to be right is remembered (``guests``).
+
+A row is all logins of one address as one user; those as users that there are not are one row,
+because a client can invent a new name for each guess.  Failures count for their row, and of the
+rows of an address the one with fewest failures is next: a user beside a client that guesses does
+not wait for its guesses.
 """
 
 import logging
@@ -11,13 +16,13 @@ import time
 from typing import Callable, Optional, Tuple
 
 from minisocks.auth import Users, keyed
-from minisocks.client import Client, neighbourhood
+from minisocks.client import Client, Groups
 from minisocks.clientsocket import ClientSocket
 from minisocks.errors import NotChecked
 from minisocks.guests import Guests, Verified
 from minisocks.handshake import Credentials
 from minisocks.passwords import Hash
-from minisocks.penalties import FREE, Penalties
+from minisocks.penalties import FREE, Penalties, Scope, scopes_of
 from minisocks.pending import Pending
 from minisocks.turns import Turns
 from minisocks.wire import quoted
@@ -38,13 +43,23 @@ class _Login:
     A class because of the time that all its waits have together.
     """
 
-    __slots__ = ("_until", "address", "conn", "credentials")
+    __slots__ = ("_until", "address", "conn", "credentials", "row")
 
-    def __init__(self, conn: ClientSocket, credentials: Credentials) -> None:
+    def __init__(self, conn: ClientSocket, credentials: Credentials, users: Users) -> None:
         self.conn = conn
         self.credentials = credentials
-        self.address = neighbourhood(conn.client.ip)
+        self.address = conn.client.key
+        self.row = _row_of(conn.client, credentials.user, users)
         self._until = time.monotonic() + MOST_SECONDS
+
+    def demand(self, seconds: float) -> None:
+        """Go on if there is so much time left.
+
+        Raises:
+            NotChecked: there is not.
+        """
+        if time.monotonic() + seconds > self._until:
+            raise NotChecked("the password cannot be checked in time; try again in a minute")
 
     def pause(self, seconds: float = MOST_SECONDS) -> None:
         """Wait for so long, or for a shorter time; see ``ClientSocket.pause``.
@@ -54,8 +69,7 @@ class _Login:
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
-        if time.monotonic() >= self._until:
-            raise NotChecked("the password was not checked in time")
+        self.demand(0.0)
         self.conn.pause(seconds)
 
 
@@ -66,23 +80,30 @@ class Logins:
 
     Args:
         pending: knows which handler threads may be ended.
+        hook_turns: how clients share the program's hook.
         clock: as ``time.monotonic``.
 
     Thread: any; ``check`` waits, hence a handler's.
     """
 
-    def __init__(self, pending: Pending, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pending: Pending,
+        hook_turns: Turns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pending = pending
+        self._hook_turns = hook_turns
         self._clock = clock
-        self._turns = Turns()
+        self._turns = Turns(1, self._rank)
+        #: Seconds that the last derivation took.
+        self._derivation = 0.0
         self._lock = threading.Lock()  # guards all below when it changes
         #: What decides, and for how long an address is remembered: replaced by a reload.
         self._users, self._auth_once = Users(), 0.0
         self._guests = Guests()
         self._verified = Verified()
-        #: By address; and by address and user, for guesses at what is remembered.
         self._penalties = Penalties()
-        self._guesses = Penalties()
 
     def adopt(self, users: Users, auth_once: float) -> None:
         """Go by *users* from now on; an address may do without for *auth_once* seconds."""
@@ -108,11 +129,12 @@ class Logins:
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
-        login, answer = _Login(conn, credentials), None
+        login, answer = _Login(conn, credentials, self._users), None
         while answer is None:
             users = self._users
             seconds, answer = self._at_once(login, users)
             if seconds > 0:
+                login.demand(seconds)
                 login.pause(seconds)
             elif answer is None:
                 answer = self._slowly(login, users)
@@ -124,7 +146,7 @@ class Logins:
     def failed(self, client: Client, user: bytes) -> None:
         """Count a wrong password for *user*."""
         with self._lock:
-            failures = self._count_failure(neighbourhood(client.ip), user)
+            failures = self._count_failure(_row_of(client, user, self._users))
         _tell(client, failures)
 
     def _at_once(self, login: _Login, users: Users) -> Tuple[float, Optional[bool]]:
@@ -135,7 +157,7 @@ class Logins:
         """
         address, credentials = login.address, login.credentials
         with self._lock:
-            seconds = self._wait_seconds(login, users)
+            seconds = self._wait_seconds(login)
             if seconds > 0:
                 return seconds, None
             if self._verified.has(address, credentials, users):
@@ -145,26 +167,36 @@ class Logins:
                 return 0.0, True
             if users.has_hashes or users.may_take_long:
                 return 0.0, None
-            failures = self._count_failure(address, credentials.user)
+            failures = self._count_failure(login.row)
         _tell(login.conn.client, failures)
         return 0.0, False
 
-    def _wait_seconds(self, login: _Login, users: Users) -> float:
+    def _wait_seconds(self, login: _Login) -> float:
         """Return how long *login* has to wait before it is checked.  Locked."""
-        address, credentials = login.address, login.credentials
+        if not self._penalties:
+            return 0.0
         now = self._clock()
-        seconds = self._penalties.wait_seconds(address, now)
-        if seconds > 0 and self._verified.has(address, credentials, users):
-            # A user beside a client that guesses does not wait, unless that guesses at
-            # this very user: answers at once would tell it more than others learn.
-            seconds = self._guesses.wait_seconds(keyed(address, credentials.user), now)
-        return seconds
+        return max(
+            self._penalties.wait_seconds(_key(scope, login.row), now, *scope[1:])
+            for scope in scopes_of(login.row[:-1])
+        )
 
-    def _count_failure(self, address: bytes, user: bytes) -> int:
-        """Return how many failures *address* has with this one.  Locked."""
+    def _count_failure(self, row: Groups) -> int:
+        """Return how many failures *row* has with this one.  Locked."""
         now = self._clock()
-        self._guesses.add(keyed(address, user), now)
-        return self._penalties.add(address, now)
+        counts = [
+            self._penalties.add(_key(scope, row), now, scope.free)
+            for scope in scopes_of(row[:-1])
+        ]
+        return counts[0]
+
+    def _rank(self, groups: Groups) -> float:
+        """Return how many failures a row has; for addresses and networks it makes no difference."""
+        if not isinstance(groups[-1], tuple):
+            return 0.0
+        scope = scopes_of(groups[:-1])[0]
+        with self._lock:
+            return self._penalties.score(_key(scope, groups), self._clock())
 
     def _slowly(self, login: _Login, users: Users) -> Optional[bool]:
         """Return whether *login* is right: by a derivation, by the hook; None: look again."""
@@ -174,7 +206,7 @@ class Logins:
             answer = self._derive(login, users, known)
             if answer is not False or not users.may_take_long:
                 return answer
-        with self._pending.busy(conn):
+        with self._hook_turns.turn(conn, login.pause), self._pending.busy(conn):
             is_right = users.verify(credentials, conn.client)
             if not is_right:
                 self.failed(conn.client, credentials.user)
@@ -194,14 +226,17 @@ class Logins:
 
         # With the hash: after a reload an answer says nothing about another one.
         mark = keyed(*credentials, known.text().encode())
-        answer = self._turns.wait(conn.alarm(), login.address, mark, login.pause)
+        login.demand(self._turns.waiting(login.row) * self._derivation)
+        answer = self._turns.wait(conn.alarm(), login.row, mark, login.pause)
         if answer is None:
             try:
                 # Settings may have been read anew while this one waited, others have failed, or
                 # the same password have been found to be right.
                 if users is self._users and not self._is_to_look_again(login, users):
                     with self._pending.busy(conn):
+                        began = time.monotonic()
                         is_right = users.fits(credentials.password, known, let_others_run)
+                        self._derivation = time.monotonic() - began
                         # Inside: behind it this login may be ended, and others have the answer.
                         if is_right:
                             self._remember(login, users)
@@ -209,13 +244,13 @@ class Logins:
                             self.failed(conn.client, credentials.user)
                         answer = is_right
             finally:
-                self._turns.pass_on(login.address, mark, answer)
+                self._turns.pass_on(login.row, mark, answer)
         return answer if known == self._users.hash_of(credentials.user) else None
 
     def _is_to_look_again(self, login: _Login, users: Users) -> bool:
         with self._lock:
             has_answer = self._verified.has(login.address, login.credentials, users)
-            return has_answer or self._wait_seconds(login, users) > 0
+            return has_answer or self._wait_seconds(login) > 0
 
     def _remember(self, login: _Login, users: Users) -> None:
         with self._lock:
@@ -240,12 +275,23 @@ class Logins:
             )
 
 
+def _key(scope: Scope, row: Groups) -> bytes:
+    """Return what the failures of *row* count by in one of its groups."""
+    return keyed(scope.group, row[-1][1])
+
+
+def _row_of(client: Client, user: bytes, users: Users) -> Groups:
+    """Return the row of a login: the client's groups, and the user in them."""
+    name = user if users.is_listed(user) else b""
+    return client.groups + (("user", name),)
+
+
 def _tell(client: Client, failures: int) -> None:
     """Say in the log that *client* has failed so often that it has to wait from now on."""
     if failures == FREE:
         log.warning(
-            "client=%s has failed to log in %d times: from now on its logins wait "
-            "before they are checked",
+            "client=%s has failed to log in %d times as one user: from now on its logins as "
+            "that user wait before they are checked",
             client.host,
             failures,
         )

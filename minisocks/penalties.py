@@ -1,34 +1,58 @@
-"""Who has failed to log in, and how long the next try has to wait for that.  Pure.
+"""Failed logins, and how long the next try has to wait for them.  Pure.
 
-The first failures are free: people mistype.  Then each wait is twice the last one, up
-to half a minute, and a minute without failures is worth half of them.  Somebody who
-guesses on gets about one guess in 13 s.  A success changes nothing: whoever guesses
-may have a password of his own.
+The first failures are free: people mistype.  Then each wait is twice the last one, and a minute
+without failures is worth half of them.  A success changes nothing: a client that guesses may
+have a password of its own.
 """
 
 import itertools
 import math
-from typing import Dict, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
-__all__ = ["FREE", "Penalties"]
+from minisocks.client import Groups
 
-#: So many failures cost nothing.
+__all__ = ["FREE", "Penalties", "Scope", "scopes_of"]
+
+#: So many failures of one client cost nothing.
 FREE = 3
 FIRST_SECONDS = 0.5
+#: The longest wait of one client: with it, a client that guesses on has one guess in 13 s.
 MOST_SECONDS = 30.0
+#: And of a wider group, where clients wait for each other's failures.
+MOST_GROUP_SECONDS = 2.0
 #: After so many seconds half of the failures are forgotten.
 HALF_LIFE_SECONDS = 60.0
-#: More are not counted, or a browser that is sure of a wrong password would keep
-#: everybody beside it out for long: two minutes later all waits are over.
-MOST = 10
-#: Addresses remembered at once; of so many that have not failed for longest, the one
-#: that has failed least makes room.
-MAX_ADDRESSES = 4096
+#: So many more than are free count, or a browser that is sure of a wrong password would keep
+#: all beside it out for long: two minutes later all waits are over.
+MOST = 7
+#: Entries at once; of so many that have not failed for longest, the one that has failed least
+#: makes room.
+MAX_ENTRIES = 4096
 LOOKED_AT = 16
 
 
+class Scope(NamedTuple):
+    """A client or a wider group: how many failures cost nothing, and the longest wait."""
+
+    group: bytes
+    free: int
+    most_seconds: float
+
+
+def scopes_of(groups: Groups) -> List[Scope]:
+    """Return a client's scopes, its own first; in IPv6 that is its /64.
+
+    A wider group has twice as many free failures as the one in it.
+    """
+    groups = groups[:-1] if len(groups) > 3 else groups
+    scopes = [Scope(groups[-1], FREE, MOST_SECONDS)]
+    for group in reversed(groups[:-1]):
+        scopes.append(Scope(group, 2 * scopes[-1].free, MOST_GROUP_SECONDS))
+    return scopes
+
+
 class Penalties:
-    """Failures by address.
+    """Failures by any key.
 
     A class because of the bound.  Guarded by its owner.  Times are seconds of one clock,
     the caller's.
@@ -41,26 +65,28 @@ class Penalties:
     def __len__(self) -> int:
         return len(self._failed)
 
-    def add(self, address: bytes, now: float) -> int:
+    def add(self, key: bytes, now: float, free: int = FREE) -> int:
         """Count a failure; return how many there are."""
-        score = min(self.score(address, now) + 1, float(MOST))
-        self._failed.pop(address, None)
-        while len(self._failed) >= MAX_ADDRESSES:
+        score = min(self.score(key, now) + 1, float(free + MOST))
+        self._failed.pop(key, None)
+        while len(self._failed) >= MAX_ENTRIES:
             # Of those that have not failed for longest: to look at all of them takes too long.
             oldest = itertools.islice(self._failed, LOOKED_AT)
             del self._failed[min(oldest, key=lambda one: self.score(one, now))]
-        self._failed[address] = score, now
+        self._failed[key] = score, now
         return round(score)
 
-    def score(self, address: bytes, now: float) -> float:
+    def score(self, key: bytes, now: float) -> float:
         """Return how many failures count at the time *now*."""
-        score, at = self._failed.get(address, (0.0, now))
+        score, at = self._failed.get(key, (0.0, now))
         return score * math.pow(0.5, (now - at) / HALF_LIFE_SECONDS)
 
-    def wait_seconds(self, address: bytes, now: float) -> float:
-        """Return how long, from *now*, the address has to wait: since its last failure."""
-        score, at = self._failed.get(address, (0.0, now))
-        if round(score) < FREE:
+    def wait_seconds(
+        self, key: bytes, now: float, free: int = FREE, most: float = MOST_SECONDS
+    ) -> float:
+        """Return how long, from *now*, the next try has to wait: since the last failure."""
+        score, at = self._failed.get(key, (0.0, now))
+        if round(score) < free:
             return 0.0
-        delay = min(FIRST_SECONDS * 2.0 ** (round(score) - FREE), MOST_SECONDS)
+        delay = min(FIRST_SECONDS * 2.0 ** (round(score) - free), most)
         return max(0.0, at + delay - now)

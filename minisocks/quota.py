@@ -256,7 +256,7 @@ class Queue(Generic[_Item]):
     """What waits for an ``Allowance``: the group with fewest running goes first.
 
     Then, in it, the group with fewest on the next level, and so on; of those with equally many
-    the one that has not been served for longest.
+    one of which nothing has ended for longest.
 
     Args:
         running: what is running, by the widest groups; this object counts in and out.
@@ -271,9 +271,15 @@ class Queue(Generic[_Item]):
         self._counts: Dict[Groups, int] = {}
         self._rank = rank
         self._waiting: _Waiting = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return self._length
 
     def add(self, item: _Item, groups: Groups) -> None:
         """Have *item* wait."""
+        self._length += 1
         here = self._waiting
         for key in groups[:-1]:
             here = here.setdefault(key, {})
@@ -292,7 +298,7 @@ class Queue(Generic[_Item]):
         """Forget *item*; return whether it waited."""
         if item not in self.waiting(groups):
             return False
-        self._take_out(self._waiting, groups, item)
+        self._take_out(groups, item)
         return True
 
     def take(self) -> Optional[Tuple[_Item, Groups]]:
@@ -300,6 +306,8 @@ class Queue(Generic[_Item]):
 
         ``done`` counts it out.
         """
+        if not self._length:
+            return None
         here: Any = self._waiting
         path: Groups = ()
         while isinstance(here, dict):
@@ -309,7 +317,7 @@ class Queue(Generic[_Item]):
             path += (key,)
             here = here[key]
         item = here[0]
-        self._take_out(self._waiting, path, item, has_been_served=True)
+        self._take_out(path, item)
         self._running.add(path)
         for level in range(1, len(path) + 1):
             self._counts[path[:level]] = self._counts.get(path[:level], 0) + 1
@@ -322,6 +330,13 @@ class Queue(Generic[_Item]):
             left = self._counts.pop(groups[:level]) - 1
             if left:
                 self._counts[groups[:level]] = left
+        # Now, not when it was taken: others may have come since, which go first.
+        here: Any = self._waiting
+        for key in groups:
+            if not isinstance(here, dict) or key not in here:
+                break
+            here[key] = below = here.pop(key)
+            here = below
 
     def _first(self, here: _Waiting, path: Groups) -> Optional[bytes]:
         """Return the key of the group in *here* that goes first; None: none may."""
@@ -342,16 +357,13 @@ class Queue(Generic[_Item]):
                 break  # so that no more are looked at than are running
         return best
 
-    def _take_out(
-        self, here: Any, groups: Groups, item: _Item, has_been_served: bool = False
-    ) -> None:
-        key = groups[0]
-        below = here.pop(key) if has_been_served else here[key]  # served: behind the others
-        if len(groups) > 1:
-            self._take_out(below, groups[1:], item, has_been_served)
-        else:
-            below.remove(item)
-        if has_been_served and below:
-            here[key] = below
-        elif not below:
-            here.pop(key, None)
+    def _take_out(self, groups: Groups, item: _Item) -> None:
+        self._length -= 1
+        path: List[Any] = [self._waiting]
+        for key in groups:
+            path.append(path[-1][key])
+        path.pop().remove(item)
+        for here, key in zip(reversed(path), reversed(groups)):
+            if here[key]:
+                break
+            del here[key]

@@ -19,6 +19,7 @@ from minisocks.processor import Processor
 from minisocks.rate import Rates
 from minisocks.resolver import Resolver
 from minisocks.settings import Config
+from minisocks.turns import Turns
 
 __all__ = ["Services"]
 
@@ -43,9 +44,11 @@ class Services:
         self.access = Access.of(config, self.hooks)
         self.processor = Processor(config.processor)
         self.loop = Loop(self.processor)
-        #: Handshakes that are not finished; and what they wait for when they have a password.
+        #: Handshakes that are not finished; their turns at the program's hooks; and what they
+        #: wait for when they have a password.
         self.pending = Pending(config.max_handshakes, self.processor)
-        self.logins = Logins(self.pending)
+        self.turns = Turns(config.max_handshakes)
+        self.logins = Logins(self.pending, self.turns)
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
         #: What those share who relay datagrams.
@@ -69,6 +72,7 @@ class Services:
         if self.loop.is_current():
             self.processor.keep()  # the handler threads do so before their next clients
         self.pending.resize(config.max_handshakes)
+        self.turns.resize(config.max_handshakes)
         self.porch.resize(config.max_handshakes)
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)

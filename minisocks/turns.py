@@ -1,9 +1,17 @@
-"""Derivations of passwords: one at a time, and addresses take turns."""
+"""Turns: handler threads that wait until they may do what cannot be ended."""
 
+import contextlib
 import threading
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Iterator, Optional
+
+from minisocks.client import Groups
+from minisocks.clientsocket import ClientSocket
+from minisocks.quota import Allowance, Queue
 
 __all__ = ["Turns"]
+
+#: Of the turns that are free a group of clients has less than this part, but one at least.
+FACTOR = 0.25
 
 
 class _Waiter:
@@ -19,28 +27,43 @@ class _Waiter:
 
 
 class Turns:
-    """Which handler thread may derive next.
+    """Which handler threads may derive a password, or ask the program's hook.
 
-    A class because of the queue: an address that wants five hundred derivations delays the
-    others by the one that is under way.  Those of one address that ask about the same name and
+    A class because of the queue: a client that wants five hundred derivations delays the
+    others by the one that is under way.  Those of one row that ask about the same name and
     password get one answer, so that fifty connections of a browser are one derivation.
+
+    A row is what *groups* is below: those of a client, and what else tells logins apart.
+
+    Args:
+        most: how many may have their turn at once.
+        rank: as ``Queue`` takes it.
 
     Thread: handlers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int, rank: Optional[Callable[[Groups], float]] = None) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._is_taken = False
-        #: By address, the next one first.
-        self._waiting: Dict[bytes, List[_Waiter]] = {}
+        self._running = Allowance(most, FACTOR)
+        self._queue: Queue[_Waiter] = Queue(self._running, rank)
+
+    def resize(self, most: int) -> None:
+        """Let so many have their turn at once from now on."""
+        with self._lock:
+            self._running.most = most
+            self._next()
 
     def __len__(self) -> int:
-        """Return how many threads wait, the one whose turn it is left out."""
+        """Return how many threads wait, those that have their turn left out."""
+        return len(self._queue)
+
+    def waiting(self, groups: Groups) -> int:
+        """Return how many threads of this row wait."""
         with self._lock:
-            return sum(map(len, self._waiting.values()))
+            return len(self._queue.waiting(groups))
 
     def wait(
-        self, alarm: threading.Event, address: bytes, mark: bytes, pause: Callable[[], None]
+        self, alarm: threading.Event, groups: Groups, mark: bytes, pause: Callable[[], None]
     ) -> Optional[bool]:
         """Return the answer for *mark* that another thread got; None: it is this thread's turn.
 
@@ -53,7 +76,7 @@ class Turns:
         waiter = _Waiter(alarm, mark)
         try:
             with self._lock:
-                self._waiting.setdefault(address, []).append(waiter)
+                self._queue.add(waiter, groups)
                 self._next()
             while True:
                 # Also if it has its turn at once: the client may have left already.
@@ -61,51 +84,48 @@ class Turns:
                 if waiter.has_turn or waiter.answer is not None:
                     return waiter.answer
         except BaseException:
-            self._give_up(address, waiter)
+            with self._lock:
+                if waiter.has_turn:
+                    self._end_turn(groups)
+                else:
+                    self._queue.remove(waiter, groups)
             raise
 
-    def pass_on(self, address: bytes, mark: bytes, answer: Optional[bool]) -> None:
+    def pass_on(self, groups: Groups, mark: bytes, answer: Optional[bool]) -> None:
         """Let the next thread have its turn; those that wait for the same get *answer*, if any."""
         with self._lock:
             try:
                 if answer is not None:
-                    self._tell(address, mark, answer)
+                    self._tell(groups, mark, answer)
             finally:  # also without the memory for that: all would wait for this turn's end
-                self._end_turn(address)
+                self._end_turn(groups)
 
-    def _tell(self, address: bytes, mark: bytes, answer: bool) -> None:
-        for waiter in list(self._waiting.get(address, ())):
+    @contextlib.contextmanager
+    def turn(self, conn: ClientSocket, pause: Callable[[], None]) -> Iterator[None]:
+        """Have a turn of the client's inside; raises what *pause* raises, see ``wait``."""
+        groups = conn.client.groups
+        self.wait(conn.alarm(), groups, b"", pause)
+        try:
+            yield
+        finally:
+            self.pass_on(groups, b"", None)
+
+    def _tell(self, groups: Groups, mark: bytes, answer: bool) -> None:
+        for waiter in self._queue.waiting(groups):
             if waiter.mark == mark:
                 waiter.answer = answer
-                self._take_out(address, waiter)
+                self._queue.remove(waiter, groups)
                 waiter.alarm.set()
 
-    def _end_turn(self, address: bytes) -> None:
-        self._is_taken = False
-        if address in self._waiting:
-            # Now, not when its turn began: others may have come since, which go first.
-            self._waiting[address] = self._waiting.pop(address)
+    def _end_turn(self, groups: Groups) -> None:
+        self._queue.done(groups)
         self._next()
 
     def _next(self) -> None:
-        if self._is_taken or not self._waiting:
-            return
-        address = next(iter(self._waiting))
-        waiter = self._waiting[address][0]
-        self._take_out(address, waiter)
-        self._is_taken = waiter.has_turn = True
-        waiter.alarm.set()
-
-    def _take_out(self, address: bytes, waiter: _Waiter) -> None:
-        here = self._waiting.get(address, [])
-        if waiter in here:
-            here.remove(waiter)
-        if not here:
-            self._waiting.pop(address, None)
-
-    def _give_up(self, address: bytes, waiter: _Waiter) -> None:
-        with self._lock:
-            if waiter.has_turn:
-                self._end_turn(address)
-            else:
-                self._take_out(address, waiter)
+        while True:
+            taken = self._queue.take()
+            if taken is None:
+                return
+            waiter, _groups = taken
+            waiter.has_turn = True
+            waiter.alarm.set()

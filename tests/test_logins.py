@@ -164,7 +164,7 @@ class Alone:
         self.now = 1000.0
         self.waits = []
         self.pending = Pending(1000, Processor(None))
-        self.logins = Logins(self.pending, lambda: self.now)
+        self.logins = Logins(self.pending, Turns(1000), lambda: self.now)
         self.adopt(Users(hashed=HASHES))
         self._begun = []
 
@@ -397,7 +397,7 @@ def test_one_v6_client_has_one_turn_and_one_penalty(alone, gate):
     assert [b"0", b"secret", b"1", b"2"] == gate.derived
     alone.ask(ANN, "2001:db8:0:1::2")
     assert [] == alone.waits
-    alone.ask(BOB, "2001:db8::9")
+    alone.ask(ANN, "2001:db8::9")
     assert [0.5] == alone.waits
 
 
@@ -446,18 +446,17 @@ def test_other_addresses_do_not_wait_for_it(alone, gate):
 
 
 def test_a_success_does_not_make_up_for_failures(alone):
-    """A client that guesses may have a user of its own; but what is remembered never waits."""
+    """Neither one as this user, by another client at this address, nor one as another user."""
     for i in range(3):
         alone.ask(wrong(i))
     assert alone.ask(BOB)
-    assert [0.5] == alone.waits
-    alone.ask(wrong(4))
-    alone.waits.clear()
-
-    assert alone.ask(BOB)
     assert [] == alone.waits
-    alone.ask(wrong(5))
-    assert [1] == alone.waits
+    assert alone.ask(ANN)
+    assert [0.5] == alone.waits
+
+    alone.ask(wrong(4))
+    assert alone.ask(ANN)
+    assert [0.5, 1] == alone.waits
 
 
 @pytest.mark.parametrize(
@@ -500,8 +499,11 @@ def test_a_hook_has_the_last_word(alone):
         assert alone.ask(Credentials(b"eve", b"%d" % i))
     for i in range(3):
         assert not alone.ask(Credentials(b"bob", b"%d" % i))
+        assert not alone.ask(Credentials(b"mallory", b"%d" % i))
     assert [] == alone.waits
-    assert alone.ask(Credentials(b"eve", b""))
+    assert alone.ask(Credentials(b"eve", b""))  # the hook's users are one for this
+    assert [0.5] == alone.waits
+    assert alone.ask(BOB)  # its own wait is over by now
 
     assert [0.5] == alone.waits
 
@@ -753,6 +755,77 @@ def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatc
     assert first.end() is True
 
 
+# Shared addresses
+
+
+def test_a_new_user_behind_a_shared_address_does_not_wait_for_guesses(alone, gate):
+    """Fifty at one user, and fifty at names that no user has; its password comes third."""
+    logins = [alone.begin(wrong(0))]
+    gate.wait()
+    logins += [alone.waiting(wrong(i)) for i in range(1, 50)]
+    logins += [alone.waiting(Credentials(b"x%d" % i, b"x")) for i in range(50)]
+    right = alone.waiting(BOB)
+    gate.open()
+
+    assert right.end() is True
+    assert gate.derived.index(b"hunter2") <= 2
+    alone.pending.close()
+
+
+def test_invented_names_are_one_user(alone):
+    """A new name for each guess is no way around the wait, nor does it delay a user there is."""
+    for i in range(4):
+        assert not alone.ask(Credentials(b"x%d" % i, b"x"))
+    assert [0.5] == alone.waits
+
+    assert alone.ask(ANN)
+    assert [0.5] == alone.waits
+
+
+@pytest.mark.parametrize(
+    "make, free",
+    [
+        (lambda i: "192.0.2.%d" % i, 6),
+        (lambda i: "192.0.%d.2" % i, 12),
+        (lambda i: "2001:db8:0:%x::1" % i, 6),
+        (lambda i: "2001:db8:0:%x00::1" % i, 12),
+        (lambda i: "2001:db8:%x::1" % i, 24),
+        (lambda i: "2001:db8:%x00::1" % i, 48),
+    ],
+)
+def test_guesses_from_many_addresses_of_a_network_wait(alone, make, free):
+    """At one user, each from an address of its own: the wider the network, the more are free."""
+    for i in range(1, free + 3):
+        assert not alone.ask(wrong(i), make(i))
+
+    assert [0.5, 1.0] == alone.waits
+    alone.ask(BOB, make(free + 5))
+    alone.ask(ANN, "198.51.100.1")
+    assert [0.5, 1.0] == alone.waits
+
+
+def test_a_wait_for_the_guesses_of_others_is_short(alone):
+    """However many there were from its network, a user waits 2 s for them."""
+    for i in range(100):
+        alone.logins.failed(Client(("192.0.2.%d" % i, 1)), b"ann")
+
+    assert alone.ask(ANN, "192.0.2.200")
+    assert [2.0] == alone.waits
+
+
+def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
+    """By how long the last derivation took, and how many of its kind are before it."""
+    alone.logins._derivation = 31.0
+    logins = [alone.begin(wrong(0))]
+    gate.wait()
+    logins += [alone.waiting(wrong(i)) for i in (1, 2)]
+
+    assert isinstance(alone.begin(wrong(3)).end(), NotChecked)
+    other = alone.waiting(BOB)  # of another user none waits
+    gate.open()
+    assert other.end() is True
+
+
 # Guesses at what is remembered, or known as it is
 
 
@@ -782,7 +855,7 @@ def test_a_user_beside_a_client_that_guesses_waits_for_what_is_remembered(alone,
     assert [b"secret", b"hunter2"] == gate.derived
 
 
-@pytest.mark.parametrize("credentials, expected", [(ANN, True), (BOB, False)])
+@pytest.mark.parametrize("credentials, expected", [(ANN, True), (wrong(1), False)])
 def test_a_client_that_guesses_at_passwords_that_are_known_waits(
     alone, gate, credentials, expected
 ):
@@ -929,18 +1002,18 @@ def test_a_client_that_leaves_leaves_nothing(users_file, gate, leave):
         assert [b"0", b"secret"] == gate.derived
 
 
-def test_two_hundred_guesses_delay_another_address_by_one(users_file, gate):
-    """From one address, all at once; counted is what is derived before the other's password."""
+def test_two_hundred_guesses_delay_another_user_by_one(users_file, gate):
+    """All at once, and from the same address; counted is what is derived before."""
     with run_proxy(users_file=users_file.path) as proxy, contextlib.ExitStack() as stack:
         for i in range(200):
-            stack.enter_context(login(proxy.port, password=b"%d" % i, source="127.0.0.2"))
+            stack.enter_context(login(proxy.port, password=b"%d" % i))
         gate.wait()
         wait_until(lambda: queued(proxy) == 199, "199 logins in the queue")
-        with login(proxy.port, source="127.0.0.3") as talk:
+        with login(proxy.port, *BOB) as talk:
             wait_until(lambda: queued(proxy) == 200, "the honest one behind them")
             gate.open()
             talk.expect(RIGHT)
-        assert 1 == gate.derived.index(b"secret")
+        assert 1 == gate.derived.index(b"hunter2")
 
 
 def test_waiting_is_not_the_client_s_own_time(users_file, target, gate):
@@ -1273,7 +1346,7 @@ def test_guesses_by_socks_are_slowed_with_user_only(target, monkeypatch):
         pause(conn, seconds)
 
     monkeypatch.setattr(ClientSocket, "pause", noted)
-    with run_proxy(user=("ann:secret",)) as proxy:
+    with run_proxy(user=("ann:secret", "bob:hunter2")) as proxy:
         now = [1000.0]
         proxy.services.logins._clock = lambda: now[0]
         for _ in range(3):
@@ -1282,7 +1355,7 @@ def test_guesses_by_socks_are_slowed_with_user_only(target, monkeypatch):
         assert [] == pauses
         with login(proxy.port) as talk:
             wait_until(lambda: pauses, "its pause")
-            with login(proxy.port, source="127.0.0.2") as other:
+            with login(proxy.port, *BOB) as other:
                 other.expect(RIGHT)
                 assert 2 == proxy.stats().handshakes
             assert {("127.0.0.1", 0.5)} == set(pauses)
@@ -1318,7 +1391,7 @@ def test_a_login_that_waits_too_long_is_refused(access_log, monkeypatch):
             proxy.services.logins.failed(Client(("127.0.0.1", 1)), b"ann")
         with login(proxy.port) as talk:
             talk.expect(WRONG).expect_eof()
-        access_log.wait_for("why='the password was not checked in time'")
+        access_log.wait_for("why='the password cannot be checked in time")
         wait_until(lambda: len(proxy) == 0, "its end")
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks import penalties
-from minisocks.penalties import MAX_ADDRESSES, Penalties
+from minisocks.penalties import MAX_ENTRIES, Penalties
 
 A, B = b"\xc0\0\2\1", b"\xc0\0\2\2"
 
@@ -61,16 +61,16 @@ def test_guessing_on_is_slow():
 def test_the_table_is_bounded():
     """However many addresses fail, those that fail most are remembered."""
     table = failing(5)
-    for i in range(MAX_ADDRESSES + 50):
+    for i in range(MAX_ENTRIES + 50):
         table.add(i.to_bytes(8, "big"), 1.0)
 
-    assert MAX_ADDRESSES == len(table)
+    assert MAX_ENTRIES == len(table)
     assert 2 == table.wait_seconds(A, 0.0)
 
 
 def test_who_has_failed_least_makes_room(monkeypatch):
     """By what counts now, not by what it was."""
-    monkeypatch.setattr(penalties, "MAX_ADDRESSES", 2)
+    monkeypatch.setattr(penalties, "MAX_ENTRIES", 2)
     table = failing(3)
     table.add(B, 200.0)
     table.add(b"new", 200.0)

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from minisocks.client import Client, neighbourhood
+from minisocks.client import Client
 from minisocks.errors import LimitReached
 from minisocks.turns import Turns
 from support import TIMEOUT, wait_until
 
-A, B, C = (neighbourhood(Client(("192.0.2.%d" % i, 1)).ip) for i in (1, 2, 3))
+A, B, C = (Client(("192.%d.2.1" % i, 1)).groups for i in (1, 2, 3))
 
 
 class Handler(threading.Thread):
@@ -88,7 +88,7 @@ class Queue:
     """``Turns``, and the threads that have had one, in their order."""
 
     def __init__(self):
-        self.turns = Turns()
+        self.turns = Turns(1)
         self.had = []
         self.at_once = self.most = 0
         self._handlers = []
@@ -157,7 +157,7 @@ def test_addresses_take_turns(queue, hosts, order):
     """A /64 is one address, and so are all clients of unix sockets."""
     handlers = []
     for host in hosts:
-        handlers.append(queue.enter(neighbourhood(Client((host, 1) if host else "").ip)))
+        handlers.append(queue.enter(Client((host, 1) if host else "").groups))
     for number, which in enumerate(order):
         assert handlers[which] is queue.turn(number)
         handlers[which].pass_on()
@@ -315,7 +315,7 @@ def test_whatever_threads_do_none_waits_for_ever():
     """They come, get answers, leave, are ended and raise, all at once and at any moment."""
     seed = random.randrange(1 << 32)
     print("seed %d" % seed)
-    turns, inside, had = Turns(), [], []
+    turns, inside, had = Turns(1), [], []
     crowd = []
 
     class Visitor(threading.Thread):
@@ -371,3 +371,53 @@ def test_whatever_threads_do_none_waits_for_ever():
     assert 0 == len(turns)
     last = Visitor(random.Random(1))
     assert turns.wait(last.alarm, A, b"", last.pause) is None
+
+
+class Waiting:
+    """A client's handler thread that has a turn, until it may end."""
+
+    def __init__(self, peer):
+        self.client = Client(peer)
+        self.has_turn = False
+        self.may_end = threading.Event()
+        self._alarm = threading.Event()
+
+    def alarm(self):
+        return self._alarm
+
+    def pause(self):
+        assert self._alarm.wait(TIMEOUT)
+        self._alarm.clear()
+
+    def begin(self, turns):
+        """Return the thread."""
+        thread = threading.Thread(target=self.have_turn, args=(turns,), daemon=True)
+        thread.start()
+        return thread
+
+    def have_turn(self, turns):
+        with turns.turn(self, self.pause):
+            self.has_turn = True
+            assert self.may_end.wait(TIMEOUT)
+
+
+def test_one_client_leaves_turns_to_others():
+    """However long its hooks take: of sixteen it has four at most, and another has one at once."""
+    turns, threads = Turns(16), []
+    holders = contextlib.ExitStack()
+    conns = [Waiting(("192.0.2.1", 1)) for _ in range(16)]
+    other = Waiting(("198.51.100.1", 1))
+    with holders:
+        for conn in conns:
+            threads.append(conn.begin(turns))
+        wait_until(lambda: 13 == len(turns), "those that wait")
+
+        assert 3 == sum(conn.has_turn for conn in conns)
+        threads.append(other.begin(turns))
+        wait_until(lambda: other.has_turn, "its turn")
+        for conn in (*conns, other):
+            holders.callback(conn.may_end.set)
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert 0 == len(turns)
