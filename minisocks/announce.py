@@ -3,18 +3,19 @@
 Text only; who prints it, and in which colours, is the caller's affair.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from minisocks import __version__
 from minisocks.client import Client
 from minisocks.layers import Layered
 from minisocks.machine import Room
+from minisocks.networks import LOOPBACK, Networks
 from minisocks.processor import AUTO, NONE
 from minisocks.rules import Rules
 from minisocks.setting import Setting
 from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress
-from minisocks.wire import packed_ip
+from minisocks.wire import Cmd, packed_ip, text_ip
 
 __all__ = ["as_data", "as_table", "at_start"]
 
@@ -25,18 +26,35 @@ _BY_ROOM = "max_connections"
 Line = Tuple[str, str]
 #: What a login costs: seconds, and iterations.
 Login = Dict[str, Any]
+#: Networks in which the other hosts may be strangers, though ``--allow-lan`` lets them in.
+_SHARED = [
+    (Networks("100.64.0.0/10", "100.64.0.0/10"), "of a carrier's NAT, or a VPN such as Tailscale"),
+    (Networks("169.254.0.0/16", "169.254.0.0/16"), "link-local"),
+]
 #: The processor that serving threads would keep to: what is wanted, and its number.
 Kept = Dict[str, Any]
 
 
-def at_start(addresses: List[str], config: Config, rules: Rules, room: Room) -> List[Line]:
-    """Return the lines for a proxy that listens on *addresses*."""
+def at_start(
+    addresses: List[str],
+    config: Config,
+    rules: Rules,
+    room: Room,
+    own: Sequence[Tuple[str, bytes]] = (),
+) -> List[Line]:
+    """Return the lines for a proxy that listens on *addresses*.
+
+    Args:
+        own: names and IPv4 addresses of this host's interfaces.
+    """
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
     lines.append(("may come in:", rules.describe()))
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
     limits = _limits(config, room)
     if limits:
         lines.append(("limits:", limits))
+    if config.allow_lan and not all(map(_is_loopback, addresses)):
+        lines += [("take care:", text) for text in _shared(rules, own)]
     lines.append(("try it:", _try(addresses, rules)))
     return lines
 
@@ -92,6 +110,31 @@ def as_data(
     if kept:
         data["processor"] = kept
     return dict(data, login=login) if login else data
+
+
+def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
+    """Yield what ``--allow-lan`` means on interfaces behind which strangers may be.
+
+    Also where none of the listeners has such an address: the kernel takes what is for one of
+    its addresses from every interface.
+    """
+    for name, ip in own:
+        neighbour = Client((text_ip(ip[:3] + bytes([ip[3] ^ 1])), 0))
+        if rules.foresee_any(neighbour, 5, Cmd.CONNECT).allowed:
+            for network, what in _SHARED:
+                if ip in network:
+                    yield _STRANGERS % (name, text_ip(ip), what, network.name)
+
+
+_STRANGERS = (
+    "%s has %s (%s), and --allow-lan lets every host of that network in, and into private "
+    "networks. If they are not all yours, add --rule 'deny from %s'"
+)
+
+
+def _is_loopback(address: str) -> bool:
+    listener = ListenAddress.parse(address)
+    return bool(listener.path) or (packed_ip(listener.host) or b"") in LOOPBACK
 
 
 def _limits(config: Config, room: Room) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any, Optional, Tuple
 
-from minisocks.networks import LINK_LOCAL, LOOPBACK, PRIVATE
+from minisocks.networks import LOOPBACK
 from minisocks.wire import packed_ip, text_ip, unmapped
 
 __all__ = ["THIS_HOST", "Client", "Groups", "groups_of", "neighbourhood"]
@@ -25,13 +25,12 @@ class Client:
             on a unix socket, which is on this host.
         port: TCP port, 0 on a unix socket.
         is_local: it is on this host: loopback or a unix socket.
-        is_inside: it is on a private or link-local network.
         user: who gave the right password, or whom ident confirmed; None before that or
             without either.
         is_unproven: its user is only what its own host says, where others show passwords.
     """
 
-    __slots__ = ("_scoped", "ip", "is_inside", "is_local", "is_unproven", "port", "user")
+    __slots__ = ("_scoped", "ip", "is_local", "is_unproven", "port", "user")
 
     def __init__(self, peer: Any) -> None:
         """*peer* is what ``accept`` returned as the address."""
@@ -41,7 +40,7 @@ class Client:
         self._scoped: Optional[str] = None
         if not isinstance(peer, tuple):
             self.ip, self.port = b"", 0
-            self.is_local, self.is_inside = True, False
+            self.is_local = True
             return
         host, self.port = peer[0], peer[1]
         ip = packed_ip(host)
@@ -52,7 +51,6 @@ class Client:
         if len(ip) == 16 and "%" in host:
             self._scoped = host
         self.is_local = ip in LOOPBACK
-        self.is_inside = not self.is_local and (ip in PRIVATE or ip in LINK_LOCAL)
 
     @property
     def key(self) -> bytes:

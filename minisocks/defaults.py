@@ -3,9 +3,11 @@
 In force are the rules of the settings and some built in, "safe, not closed":
 
 * A client from elsewhere does not reach this host's loopback, link-local, metadata and
-  unspecified addresses in any form, nor a whole network by multicast; a client from a public
-  address, no private networks.  These two rules stand before the first one that allows
-  without naming addresses in ``to``; so a rule opens what it names.
+  unspecified addresses in any form, nor a whole network by multicast.  Only a client from a
+  private network reaches private networks; those that a host may share with strangers, of a
+  carrier's NAT and of a link, count as private with ``allow_lan`` only.  These two rules stand
+  before the first one that allows without naming addresses in ``to``; so a rule opens what it
+  names.
 * Without rules of the settings: only clients on this host may come in, or, if there are users,
   whoever has a password.  ``allow_lan`` lets private networks in too, ``open`` everybody.
 * Where there are users, a rule that allows and does not speak of users means those who have
@@ -26,7 +28,8 @@ def _built_in(text: str) -> Rule:
 _OURS = _built_in(
     "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
 )
-_INSIDE = _built_in("deny from public to private")
+_INSIDE = _built_in("deny from public reserved linklocal 100.64.0.0/10 to private reserved")
+_INSIDE_OF_LAN = _built_in("deny from public reserved to private reserved")
 _FROM_HERE = _built_in("allow from loopback")
 FROM_LAN = _built_in("allow from loopback private linklocal")
 _WITH_PASSWORD = _built_in("allow user any")
@@ -39,7 +42,7 @@ def in_force(
     """Return the rules in their order, given those of the settings."""
     rules = [_with_user(rule) if has_users else rule for rule in own]
     place = next((i for i, rule in enumerate(rules) if _opens_all(rule)), len(rules))
-    rules[place:place] = [_OURS, _INSIDE]
+    rules[place:place] = [_OURS, _INSIDE_OF_LAN if allow_lan else _INSIDE]
     if not own:
         rules.append(_WITH_PASSWORD if has_users else _FROM_HERE)
     if allow_lan:

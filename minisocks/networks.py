@@ -16,6 +16,7 @@ __all__ = [
     "MULTICAST",
     "NOT_PUBLIC",
     "PRIVATE",
+    "RESERVED",
     "UNSPECIFIED",
     "Networks",
     "Row",
@@ -140,20 +141,46 @@ LOOPBACK = Networks("loopback", "127.0.0.0/8 ::1/128")
 #: "This network" (RFC 1122 3.2.1.3): Linux connects 0.0.0.0 and :: to itself.
 UNSPECIFIED = Networks("unspecified", "0.0.0.0/8 ::/128")
 LINK_LOCAL = Networks("linklocal", "169.254.0.0/16 fe80::/10")
-#: Where cloud providers hand out a machine's credentials, as far as the
-#: address is not link-local: AWS, Google, Alibaba, Oracle, Azure.
+#: Where cloud providers hand out a machine's credentials, to each program that can connect there.
+#: Single addresses only, each as its provider's document has it; they are in other sets, too.
 METADATA = Networks(
     "metadata",
-    "fd00:ec2::254/128 fd20:ce::254/128 100.100.100.200/32 192.0.0.192/32 168.63.129.16/32",
+    # AWS, "Access instance metadata for an EC2 instance"; the IPv4 address also by Google, "About
+    # VM metadata"; Azure, "Azure Instance Metadata Service"; Oracle, "Getting Instance Metadata";
+    # OpenStack, "Metadata service"; DigitalOcean, Hetzner, IBM, Huawei, UpCloud, Vultr and others.
+    "169.254.169.254 fd00:ec2::254 "
+    # AWS, "Amazon ECS task IAM role"; "Set up the Amazon EKS Pod Identity Agent".
+    "169.254.170.2 169.254.170.23 fd00:ec2::23 "
+    # Google, "About VM metadata"; GKE, "Workload Identity Federation": its own server on a node.
+    "fd20:ce::254 169.254.169.252 "
+    # Azure, "What is IP address 168.63.129.16?"
+    "168.63.129.16 "
+    # Oracle, "Getting Instance Metadata"; Compute, "Retrieve Predefined Instance Metadata".
+    "fd00:c1::a9fe:a9fe 192.0.0.192 "
+    # OpenStack Nova, "Metadata service"; Akamai, "Use the Metadata service API" has both.
+    "fe80::a9fe:a9fe fd00:a9fe:a9fe::1 "
+    # Scaleway, as cloud-init's document "Scaleway" has them.
+    "169.254.42.42 fd00:42::42 "
+    # Alibaba Cloud, "Instance metadata"; for IPv6 cloud-init's data source "AliYun".
+    "100.100.100.200 fd00:100::100:200 "
+    # Tencent Cloud, "Querying Instance Metadata": metadata.tencentyun.com.
+    "169.254.0.23 "
+    # UCloud, "metadata-server"; Volcano Engine, the credentials of its container network Cello.
+    "100.80.80.80 100.96.0.96",
 )
 #: RFC 1918, RFC 6598 (carrier NAT), RFC 4193, and the old site-local range.
 PRIVATE = Networks(
     "private", "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7 fec0::/10"
 )
+#: What is no address of the Internet and nobody's private network either: RFC 1112 section 4
+#: (class E, which Linux connects to), RFC 2544 (benchmarks), RFC 6890 (protocol assignments, as
+#: between a router and its provider's DS-Lite).  A client from there is no more trusted than one
+#: from a public address.
+RESERVED = Networks("reserved", "240.0.0.0/4 198.18.0.0/15 192.0.0.0/24")
 #: RFC 5771 and RFC 4291 section 2.7; and who is meant by all of them, the broadcast address.
 MULTICAST = Networks("multicast", "224.0.0.0/4 255.255.255.255/32 ff00::/8")
 #: All of these: what is none of them is public.
-NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, MULTICAST)
+NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, RESERVED, MULTICAST)
 
 _ZERO16 = b"\0" * 16
 _LOOPBACK4, _LOOPBACK6 = b"\x7f\0\0\1", _ZERO16[:15] + b"\1"

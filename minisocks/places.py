@@ -3,6 +3,9 @@
 An address is held against them in all its forms: ``::ffff:10.0.0.7`` is 10.0.0.7, and
 ``2002:a00:7::1`` may be.  What denies one of the forms denies the address.  What allows it has
 to name the address itself; and of what else it may stand for all that is not public.
+
+Addresses that hand out credentials (``metadata``) are allowed by that set or by themselves, one
+by one, and by no network or other set that they happen to be in.
 """
 
 from typing import Callable, FrozenSet, Iterable, Optional, Tuple
@@ -15,6 +18,7 @@ from minisocks.networks import (
     MULTICAST,
     NOT_PUBLIC,
     PRIVATE,
+    RESERVED,
     UNSPECIFIED,
     Networks,
     Row,
@@ -31,9 +35,11 @@ IsOwn = Callable[[bytes], Optional[bool]]
 
 _STATIC = {
     networks.name: networks
-    for networks in (LINK_LOCAL, LOOPBACK, METADATA, MULTICAST, PRIVATE, UNSPECIFIED)
+    for networks in (
+        *(METADATA, LINK_LOCAL, LOOPBACK, MULTICAST),  # the first that has it is the one told
+        *(PRIVATE, RESERVED, UNSPECIFIED),
+    )
 }
-_NOTHING = Networks("nothing")
 #: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
@@ -57,7 +63,13 @@ def is_public(size: int, number: int) -> bool:
     return not _ANY_SET.holds(size, number)
 
 
-_ANY_SET = Networks("", "", [row for networks in NOT_PUBLIC for row in networks.rows()])
+def _all_of(sets: Iterable[Networks]) -> Networks:
+    return Networks("", "", [row for networks in sets for row in networks.rows()])
+
+
+_ANY_SET = _all_of(NOT_PUBLIC)
+#: For clients: one whose address hands out credentials elsewhere is what its network is.
+_ANY_OF_CLIENTS = _all_of(networks for networks in NOT_PUBLIC if networks is not METADATA)
 
 
 class Places:
@@ -67,10 +79,11 @@ class Places:
         rows: its networks.
         names: its names of hosts; only in ``to``.
         sets: those of ``SETS`` that it names.
+        are_clients: it is a ``from``.
     """
 
     __slots__ = (
-        "_named",
+        "_known",
         "_not_meant",
         "_sets",
         "has_everything",
@@ -84,22 +97,25 @@ class Places:
         rows: Iterable[Row] = (),
         names: Iterable[str] = (),
         sets: FrozenSet[str] = frozenset(),
+        are_clients: bool = False,
     ) -> None:
-        named = list(rows)
-        rows = list(named)
+        rows = list(rows)
+        # Of a range, single addresses are left only at its ends, which are written down.
+        named = METADATA.rows() if are_clients or "metadata" in sets else rows
+        #: What an ``allow`` leaves out, though one of its networks has it.
+        self._not_meant = Networks("", "", set(METADATA.rows()).difference(named))
         for name in sets.intersection(_STATIC):
             rows += _STATIC[name].rows()
         self.networks = Networks("", "", rows)
         #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         self._sets = sets
-        #: What is named without being meant: 100.100.100.200 is in ``private``.
-        self._not_meant = METADATA
-        if "metadata" in sets or sets.isdisjoint(_STATIC):
-            self._not_meant = _NOTHING
-        self._named = Networks("", "", named)
+        #: What is not public, as far as this clause is concerned.
+        self._known = _ANY_OF_CLIENTS if are_clients else _ANY_SET
         #: Whether ``networks`` tells all about addresses.
-        self.is_static = sets.isdisjoint(("private", "public", "remote", "self"))
+        self.is_static = sets.isdisjoint(("public", "remote", "self")) and not any(
+            self.networks.holds(size, number) for size, _bits, number in self._not_meant.rows()
+        )
         self.names = Names(names)
 
     @property
@@ -127,18 +143,16 @@ class Places:
 
     def cover(self, forms: Forms, is_own: IsOwn) -> bool:
         """Return whether the address is in, and what else it may stand for: for what allows."""
-        if not self.touch(forms[:1], is_own, False):
-            return False
-        if self._not_meant.holds(*forms[0]) and not self._named.holds(*forms[0]):
-            return False
-        for form in forms[1:]:
-            if not is_public(*form) and not self.touch((form,), is_own, False):
+        for form in forms:
+            if form is not forms[0] and is_public(*form):
+                continue
+            if self._not_meant.holds(*form) or not self.touch((form,), is_own, False):
                 return False
         return True
 
     def _in_dynamic(self, size: int, number: int, is_own: IsOwn, in_doubt: bool) -> bool:
         sets = self._sets
-        if "public" in sets and is_public(size, number):
+        if "public" in sets and not self._known.holds(size, number):
             return True
         if "remote" in sets and not LOOPBACK.holds(size, number):
             return True

@@ -172,7 +172,7 @@ def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines) -> Pl
                 raise line.wrong(str(exc), word) from None
         else:
             names.append(_name(line, clause, word))
-    return Places(rows, names, frozenset(sets))
+    return Places(rows, names, frozenset(sets), clause == "from")
 
 
 _NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"

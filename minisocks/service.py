@@ -10,6 +10,7 @@ from minisocks import announce, console
 from minisocks.control import Answer, Control
 from minisocks.daemon import detach
 from minisocks.errors import ServiceError
+from minisocks.interfaces import own_ipv4
 from minisocks.layers import Layered
 from minisocks.logs import Log, destinations
 from minisocks.machine import Room, find_room, raise_descriptor_limit
@@ -121,7 +122,8 @@ class Service:
         assert services is not None
         for sentence in services.access.rules.oddities():
             self._warn(sentence)
-        return announce.at_start(self._proxy.addresses, self._config, services.access.rules, room)
+        rules, addresses = services.access.rules, self._proxy.addresses
+        return announce.at_start(addresses, self._config, rules, room, own_ipv4())
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config

@@ -18,15 +18,32 @@ THIS_HOST = [
 
 #: Not for clients from elsewhere either.
 LINK_LOCAL = [
-    net.LINK_LOCAL4, net.METADATA4, net.METADATA6, net.METADATA4_ALIBABA,
+    net.LINK_LOCAL4, *net.METADATA, net.METADATA_ON_LINK,
     "fe80::1", "::ffff:169.254.169.254", "2002:a9fe:a9fe::",
     b"169.254.169.254", b"0xa9fea9fe", b"2852039166", b"fe80::1%lo", b"metadata.test",
+    "64:ff9b::a9fe:a9fe", b"fe80::a9fe:a9fe%lo",
 ]  # fmt: skip
 
 PRIVATE = [
     net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.PRIVATE6,
     "::ffff:10.0.0.1", "64:ff9b::a00:1",
     b"10.0.0.1", b"10.1", b"0xa000001", b"fd00::1", b"private.test", b"private6.test",
+]  # fmt: skip
+
+#: In no set that clients may be trusted for, and not to be reached by those from elsewhere.
+RESERVED = [*net.RESERVED, "::ffff:240.0.0.1", b"240.1", b"198.18.1", b"0xc0000001"]
+
+#: Forms of addresses that hand out credentials, beside those that ``LINK_LOCAL`` has.
+METADATA = [
+    *net.METADATA, net.METADATA_ON_LINK, b"fe80::a9fe:a9fe%lo", b"metadata.test",
+    b"169.254.43518", b"0xa9feaa02", b"100.6579400", b"0xc00000c0", b"0250.63.129.16",
+    b"fd00:ec2:0::0254", b"FD00:C1::169.254.169.254", b"::ffff:169.254.170.23",
+]  # fmt: skip
+#: The same, wrapped as gateways unwrap them; no route of the tests goes there.
+WRAPPED_METADATA = [
+    "::169.254.169.254", "::ffff:0:a9fe:a9fe", "64:ff9b::a9fe:aa02", "64:ff9b:1::a9fe:aa17",
+    "2002:a9fe:2a2a::1", "2002:6464:64c8::", "2001:0:a83f:8110::", "2001:0:808:808:0:0:3fff:ff3f",
+    "2001:db8::5efe:169.254.169.254", "fe80::200:5efe:100.100.100.200",
 ]  # fmt: skip
 
 PUBLIC = [
@@ -46,7 +63,9 @@ NOWHERE = {
     "64:ff9b::7f00:1",
     "2002:7f00:1::1",
     "fe80::1",
+    net.METADATA_ON_LINK,
     "2002:a9fe:a9fe::",
+    "64:ff9b::a9fe:a9fe",
     "64:ff9b::a00:1",
     b"fe80::1%lo",
 }

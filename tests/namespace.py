@@ -24,6 +24,18 @@ OTHER_PRIVATE4, CARRIER4 = "192.168.1.1", "100.64.0.1"
 PUBLIC4, PUBLIC6 = "203.0.113.5", "2001:db8::5"
 LINK_LOCAL4, METADATA4, METADATA4_ALIBABA = "169.254.7.7", "169.254.169.254", "100.100.100.200"
 METADATA6 = "fd00:ec2::254"
+#: All that hand out credentials, but for one that is on each link.
+METADATA = [
+    *(METADATA4, "169.254.170.2", "169.254.170.23", "169.254.169.252", "169.254.42.42"),
+    *("169.254.0.23", METADATA4_ALIBABA, "100.80.80.80", "100.96.0.96"),
+    *("168.63.129.16", "192.0.0.192"),
+    *(METADATA6, "fd00:ec2::23", "fd00:42::42", "fd00:a9fe:a9fe::1", "fd00:c1::a9fe:a9fe"),
+    *("fd20:ce::254", "fd00:100::100:200"),
+]
+#: On one link, which a name says: fe80::a9fe:a9fe%lo.
+METADATA_ON_LINK = "fe80::a9fe:a9fe"
+#: In networks that are neither public nor anybody's own.
+RESERVED = ["240.0.0.1", "255.255.255.254", "198.18.0.1", "198.19.255.254", "192.0.0.1"]
 LOCAL = (
     PRIVATE4,
     PRIVATE6,
@@ -32,9 +44,9 @@ LOCAL = (
     PUBLIC4,
     PUBLIC6,
     LINK_LOCAL4,
-    METADATA4,
-    METADATA4_ALIBABA,
-    METADATA6,
+    *METADATA,
+    METADATA_ON_LINK,
+    *RESERVED,
 )
 
 #: No route leads there; and a route says that nobody is there.

@@ -53,7 +53,7 @@ ABOVE = """
     job processor
     affinity edge
     whereabouts room
-    deadline compat machine pidfile pipes logincost threads
+    deadline compat interfaces machine pidfile pipes logincost threads
 """
 
 #: No socket objects, threads, clock or log from here on.

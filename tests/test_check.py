@@ -252,7 +252,7 @@ def test_rules_in_force_are_numbered(rules):
         "  2  allow from 10.0.0.0/8 to 10.0.0.0/8 public user none",
         "  3  deny to @%s" % (rules.parent / "list"),
         "  4  %s  (built in)" % OURS,
-        "  5  deny from public to private  (built in)",
+        "  5  deny from public reserved linklocal 100.64.0.0/10 to private reserved  (built in)",
         "  6  allow user ann",
     ] == lines[begin + 1 :]
     assert any(line.startswith("rule ") and "%s, line 6" % rules in line for line in lines)

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 import namespace as net
-from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
+from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, RESERVED, SYSTEM_NAMES, THIS_HOST
 from support import (
     GRANTED4,
     GREETING,
@@ -28,13 +28,17 @@ OK, NOT_ALLOWED, NETWORK, HOST, REFUSED = 0, 2, 3, 4, 5
 DEFAULT = {}
 LAN = {"allow_lan": True}
 OPEN = {"open": True}
+LAN_OPEN = dict(LAN, **OPEN)
 USER = {"user": ["ann:secret"]}
 USER_LAN = dict(USER, **LAN)
 USER_OPEN = dict(USER, **OPEN)
 
 LOCAL_CLIENTS = [net.LOOPBACK4, "127.8.8.8", net.LOOPBACK6]
-PRIVATE_CLIENTS = [net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.LINK_LOCAL4, net.PRIVATE6]
-PUBLIC_CLIENTS = [net.PUBLIC4, net.PUBLIC6]
+#: With --allow-lan they are what private clients are, and else what public ones are.
+SHARED_CLIENTS = [net.CARRIER4, net.LINK_LOCAL4]
+OWN_CLIENTS = [net.PRIVATE4, net.OTHER_PRIVATE4, net.PRIVATE6]
+PRIVATE_CLIENTS = OWN_CLIENTS + SHARED_CLIENTS
+PUBLIC_CLIENTS = [net.PUBLIC4, net.PUBLIC6, net.RESERVED[0], net.RESERVED[2], net.RESERVED[4]]
 EVERY_CLIENT = LOCAL_CLIENTS + PRIVATE_CLIENTS + PUBLIC_CLIENTS
 
 
@@ -178,9 +182,11 @@ def _sources(*kinds):
     """Return clients and the settings that let them in."""
     rows = []
     if "private" in kinds:
-        rows += [(source, s) for source in PRIVATE_CLIENTS for s in (LAN, OPEN, USER)]
+        rows += [(source, s) for source in OWN_CLIENTS for s in (LAN, OPEN, USER)]
+        rows += [(source, s) for source in SHARED_CLIENTS for s in (LAN, LAN_OPEN)]
     if "public" in kinds:
-        rows += [(source, s) for source in PUBLIC_CLIENTS for s in (OPEN, USER)]
+        rows += [(source, s) for source in PUBLIC_CLIENTS + SHARED_CLIENTS for s in (OPEN, USER)]
+        rows += [(source, LAN_OPEN) for source in PUBLIC_CLIENTS]
     return rows
 
 
@@ -213,14 +219,18 @@ def test_socks4_to_0_0_0_0_is_refused_to_a_client_from_elsewhere(here, target):
     assert [] == target.reached()
 
 
-@pytest.mark.parametrize("dst", PRIVATE, ids=repr)
+@pytest.mark.parametrize("dst", PRIVATE + RESERVED, ids=repr)
 def test_a_client_from_a_public_address_cannot_reach_private_networks(here, target, dst):
-    """An open proxy is no way into the network behind it."""
+    """An open proxy is no way into the network behind it, nor is one with passwords.
+
+    Not for link-local clients and those of a carrier's NAT either, unless the operator has said
+    by --allow-lan that they are of the LAN.
+    """
     for source, settings in _sources("public"):
         _refused(here, target, source, settings, dst)
 
 
-@pytest.mark.parametrize("dst", [d for d in PRIVATE if d not in NOWHERE], ids=repr)
+@pytest.mark.parametrize("dst", [d for d in PRIVATE + RESERVED if d not in NOWHERE], ids=repr)
 def test_a_client_from_a_private_network_can_reach_private_networks(here, target, dst):
     """What a client on the LAN wants of the LAN is its own business."""
     rows = _sources("private")
@@ -323,7 +333,8 @@ def test_the_log_says_which_addresses_are_not_for_whom(here, settings):
     expected = {
         "127.0.0.1": "loopback addresses are not for clients from",
         "0.0.0.0": "unspecified addresses are not for clients from",
-        net.METADATA4: "linklocal addresses are not for clients from",
+        net.METADATA4: "metadata addresses are not for clients from",
+        net.LINK_LOCAL4: "linklocal addresses are not for clients from",
         net.METADATA6: "metadata addresses are not for clients from",
         b"localhost": "'localhost':80 is this host, which",
         b"loopback.test": "dst='loopback.test':80",

@@ -24,17 +24,21 @@ INSIDE = [
     "172.31.255.254",
     "192.168.1.7",
     "::ffff:192.168.1.7",
-    "100.64.0.7",
-    "169.254.3.7",
-    "fe80::7%eth0",
     "fd12::7",
 ]
+# What --allow-lan has in it, and what is trusted with private networks only by that.
+SHARED = ["100.64.0.7", "100.100.100.200", "169.254.3.7", "169.254.169.254", "fe80::7%eth0"]
 PUBLIC = [
     "203.0.113.7",
     "::ffff:203.0.113.7",
     "2001:db8::7",
     "172.32.0.1",
     "100.128.0.1",
+    "240.0.0.7",
+    "198.18.0.7",
+    "192.0.0.2",
+    "192.0.0.192",
+    "168.63.129.16",
     "::ffff:0:7f00:1",
     "::127.0.0.1",
     "2002:7f00:1::",
@@ -64,6 +68,7 @@ def kinds():
     return (
         [(h, "local") for h in LOCAL]
         + [(h, "inside") for h in INSIDE]
+        + [(h, "shared") for h in SHARED]
         + [(h, "public") for h in PUBLIC]
     )
 
@@ -71,14 +76,14 @@ def kinds():
 #: (users, --allow-lan, --open) -> the kinds that come in without a password.
 COME_IN = {
     (False, False, False): ["local"],
-    (False, True, False): ["local", "inside"],
-    (False, False, True): ["local", "inside", "public"],
-    (False, True, True): ["local", "inside", "public"],
+    (False, True, False): ["local", "inside", "shared"],
+    (False, False, True): ["local", "inside", "shared", "public"],
+    (False, True, True): ["local", "inside", "shared", "public"],
     # Where passwords are given out, this host needs one too, unless told otherwise.
     (True, False, False): [],
-    (True, True, False): ["local", "inside"],
-    (True, False, True): ["local", "inside", "public"],
-    (True, True, True): ["local", "inside", "public"],
+    (True, True, False): ["local", "inside", "shared"],
+    (True, False, True): ["local", "inside", "shared", "public"],
+    (True, True, True): ["local", "inside", "shared", "public"],
 }
 
 
@@ -135,10 +140,11 @@ THIS_HOST = """
     2002:7f00:1::5efe:8.8.8.8
 """
 
-# What a LAN has. The last two are behind a disguise.
+# What a LAN has, or nobody.
 PRIVATE = """
     10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 fd12::1 fec0::1 ::ffff:10.0.0.1
-    2002:c0a8:101::1
+    2002:c0a8:101::1 240.0.0.1 255.255.255.254 198.18.0.1 198.19.255.255 192.0.0.1
+    64:ff9b::198.18.0.1
 """
 
 # What anybody may reach. NAT64 is how a network with IPv6 only reaches IPv4.
@@ -152,7 +158,9 @@ ONE_OF_EACH = [
     ("127.0.0.1", "local"),
     ("unix", "local"),
     ("10.0.0.7", "inside"),
-    ("fe80::7%eth0", "inside"),
+    ("fe80::7%eth0", "shared"),
+    ("100.64.0.7", "shared"),
+    ("240.0.0.7", "public"),
     ("203.0.113.7", "public"),
     ("2001:db8::7", "public"),
 ]
@@ -181,7 +189,10 @@ def test_this_host_is_reached_from_this_host_only(host, kind, target):
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 def test_private_networks_are_not_reached_from_public_ones(host, kind, target):
     """A client from a public address may not reach private networks, others may."""
-    assert (kind != "public") == may_reach((True, False, False), host, target)
+    for setting in SETTINGS:
+        if setting[0]:
+            is_trusted = kind in ("local", "inside") or (kind == "shared" and setting[1])
+            assert is_trusted == may_reach(setting, host, target)
 
 
 @pytest.mark.parametrize("target", OUTSIDE.split())
@@ -194,13 +205,18 @@ def test_the_world_is_reached_by_all(host, kind, target):
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", kinds())
 def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
-    """--open, --allow-lan and a password say who comes in, and no more."""
+    """--open and a password say who comes in, and no more.
+
+    --allow-lan says besides what the LAN is.
+    """
     may = [
         may_reach(setting, host, target)
         for target in ("127.0.0.1", "169.254.169.254", "192.168.1.1", "8.8.8.8")
     ]
 
-    assert {"local": [1, 1, 1, 1], "inside": [0, 0, 1, 1], "public": [0, 0, 0, 1]}[kind] == may
+    expected = {"local": [1, 1, 1, 1], "inside": [0, 0, 1, 1], "public": [0, 0, 0, 1]}
+    expected["shared"] = expected["inside" if setting[1] else "public"]
+    assert expected[kind] == may
 
 
 @pytest.mark.parametrize(
@@ -210,6 +226,8 @@ def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
         ("::", "unspecified"),
         ("fe80::1", "linklocal"),
         ("100.100.100.200", "metadata"),
+        ("169.254.169.254", "metadata"),
+        ("198.18.0.1", "reserved"),
         ("10.0.0.1", "private"),
     ],
 )
@@ -337,7 +355,8 @@ def rules(*texts, **kwargs):
 
 
 OURS = "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
-INSIDE_OF = "deny from public to private"
+INSIDE_OF = "deny from public reserved linklocal 100.64.0.0/10 to private reserved"
+INSIDE_OF_LAN = "deny from public reserved to private reserved"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +366,7 @@ INSIDE_OF = "deny from public to private"
         (
             [],
             {"allow_lan": True},
-            [OURS, INSIDE_OF, "allow from loopback", "allow from loopback private linklocal"],
+            [OURS, INSIDE_OF_LAN, "allow from loopback", "allow from loopback private linklocal"],
         ),
         ([], {"open": True}, [OURS, INSIDE_OF, "allow from loopback", "allow"]),
         ([], {"has_users": True}, [OURS, INSIDE_OF, "allow user any"]),
@@ -356,7 +375,7 @@ INSIDE_OF = "deny from public to private"
         (
             ["deny port 25"],
             {"allow_lan": True},
-            ["deny port 25", OURS, INSIDE_OF, "allow from loopback private linklocal"],
+            ["deny port 25", OURS, INSIDE_OF_LAN, "allow from loopback private linklocal"],
         ),
         (
             ["deny port 25", "allow to 127.0.0.1", "allow from private", "deny to public"],
