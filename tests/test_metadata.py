@@ -1,0 +1,127 @@
+"""What hands out a machine's credentials is opened by its own set or address, and by nothing else.
+
+In the tests' network all these addresses are this host's, and one target listens on every one of
+them.  Most clients are on loopback, so that nothing stands in their way but the rules of the
+settings.
+"""
+
+import pytest
+
+import namespace as net
+from forms import METADATA, NOWHERE, WRAPPED_METADATA
+from minisocks.networks import METADATA as THE_SET
+from minisocks.wire import packed_ip
+from support import GREETING, Talk, socks4, socks5
+
+OK, NOT_ALLOWED = 0, 2
+
+#: What has all of them in it, as sets or as networks; and names nobody's credentials.
+WIDER = [
+    "linklocal private reserved public",
+    "0.0.0.0/0 ::/0",
+    "169.254.0.0/16 fe80::/10 100.64.0.0/10 168.63.129.0/24 192.0.0.0/24 fc00::/7",
+    "169.254.169.252/30 169.254.0.0-169.254.255.255 100.64.0.0/10 fd00::/8 64:ff9b::/96 2002::/16",
+    "self",
+]
+REACHED = [dst for dst in METADATA if dst not in NOWHERE]
+
+
+@pytest.fixture
+def target(here):
+    """What must be reached, or not."""
+    with net.Everywhere(here) as running:
+        yield running
+
+
+def rep(here, rules, dst, port, source=net.LOOPBACK4, **settings):
+    """Ask by SOCKS5 at a proxy with these rules; return REP."""
+    proxy = here.proxy(rule=rules, **settings)
+    with Talk(here.connect(source, proxy)) as talk:
+        talk.send(GREETING).expect(b"\x05\x00")
+        return talk.send(socks5(dst, port)).receive_reply5()[0]
+
+
+def test_the_set_is_the_list():
+    """The addresses of these tests are all that the set has, and each is one address."""
+    listed = {packed_ip(text) for text in [*net.METADATA, net.METADATA_ON_LINK]}
+    assert {(len(ip), 0, int.from_bytes(ip, "big")) for ip in listed} == set(THE_SET.rows())
+
+
+@pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
+def test_denied_they_are_not_reached(here, target, dst):
+    """By any form of such an address, though all else is allowed."""
+    assert NOT_ALLOWED == rep(here, ["deny to metadata", "allow"], dst, target.port)
+    assert [] == target.reached()
+
+
+@pytest.mark.parametrize("rule", ["allow", "allow to metadata", "allow to metadata private"])
+@pytest.mark.parametrize("dst", REACHED, ids=repr)
+def test_they_are_reached_where_that_is_said(here, target, dst, rule):
+    """By the set; by a client of this host, which could connect there itself, without ``to``."""
+    assert OK == rep(here, [rule], dst, target.port)
+    assert 1 == len(target.reached())
+
+
+@pytest.mark.parametrize("wider", WIDER)
+@pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
+def test_no_wider_set_or_network_opens_them(here, target, dst, wider):
+    """Not ``private`` or ``linklocal``, not their networks, not 0.0.0.0/0, for any client."""
+    for source in (net.LOOPBACK4, net.PRIVATE4, net.PUBLIC4):
+        assert NOT_ALLOWED == rep(here, ["allow to " + wider], dst, target.port, source)
+    assert [] == target.reached()
+
+
+@pytest.mark.parametrize("flags", [{"allow_lan": True}, {"open": True}], ids=repr)
+@pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
+def test_what_says_only_who_may_come_in_does_not_open_them(here, target, dst, flags):
+    """A rule without ``to``, --open or --allow-lan, for clients from elsewhere."""
+    for rules in ([], ["allow"], ["allow from private"], ["deny port 25"]):
+        assert NOT_ALLOWED == rep(here, rules, dst, target.port, net.PRIVATE4, **flags)
+    assert [] == target.reached()
+
+
+@pytest.mark.parametrize("dst", net.METADATA, ids=repr)
+def test_one_is_opened_by_its_own_address(here, target, dst):
+    """As /32 or /128, alone or at the end of a range; and no other by that."""
+    size = 128 if ":" in dst else 32
+    other = next(ip for ip in net.METADATA if (":" in ip) == (":" in dst) and ip != dst)
+    for rule in ("allow to %s" % dst, "allow to %s/%d" % (dst, size), "allow to %s-%s" % (dst, dst)):
+        assert OK == rep(here, [rule], dst, target.port, net.PRIVATE4)
+        assert NOT_ALLOWED == rep(here, [rule], other, target.port, net.PRIVATE4)
+    assert [dst] * 3 == target.reached()
+
+
+def test_one_by_its_address_beside_the_network_that_it_is_in(here, target):
+    """What is named is meant, in whatever company."""
+    rules = ["allow to linklocal 169.254.42.42 private"]
+    expected = {"169.254.42.42": OK, net.LINK_LOCAL4: OK, net.PRIVATE4: OK, net.METADATA4: 2}
+    for dst, expected_rep in expected.items():
+        assert expected_rep == rep(here, rules, dst, target.port, net.PRIVATE4)
+    assert ["169.254.42.42", net.LINK_LOCAL4, net.PRIVATE4] == target.reached()
+
+
+@pytest.mark.parametrize("dst", ["64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"])
+@pytest.mark.parametrize("rule", ["allow to linklocal 64:ff9b::/96 2002::/16", "allow to %s/128"])
+def test_a_gateway_that_may_unwrap_it_changes_nothing(here, target, dst, rule):
+    """The address within the address is to be named, too."""
+    rule = rule.replace("%s", dst)
+    assert NOT_ALLOWED == rep(here, [rule], dst, target.port)
+    # No route goes there; the rules have let it pass.
+    assert 3 == rep(here, [rule + " 169.254.169.254"], dst, target.port)
+
+
+def test_by_socks4(here, target):
+    """The same rules."""
+    for rule, cd in (("allow to linklocal", 91), ("allow to metadata", 90)):
+        with Talk(here.connect(net.LOOPBACK4, here.proxy(rule=[rule]))) as talk:
+            assert cd == talk.send(socks4(net.METADATA4, target.port)).receive(8)[1]
+    assert [net.METADATA4] == target.reached()
+
+
+@pytest.mark.parametrize("source", [net.METADATA4, net.METADATA4_ALIBABA])
+def test_as_a_client_such_an_address_is_what_its_network_is(here, target, source):
+    """In a VPN or a carrier's network it may be anybody's."""
+    assert OK == rep(here, [], net.PRIVATE4, target.port, source, allow_lan=True)
+    assert OK == rep(here, ["allow from private linklocal"], net.PUBLIC4, target.port, source)
+    assert NOT_ALLOWED == rep(here, ["allow from 10.0.0.0/8"], net.PUBLIC4, target.port, source)
+    assert [net.PRIVATE4, net.PUBLIC4] == target.reached()
