@@ -100,6 +100,8 @@ class Places:
         are_clients: bool = False,
     ) -> None:
         rows = list(rows)
+        #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
+        self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         # Of a range, single addresses are left only at its ends, which are written down.
         named = METADATA.rows() if are_clients or "metadata" in sets else rows
         #: What an ``allow`` leaves out, though one of its networks has it.
@@ -107,8 +109,6 @@ class Places:
         for name in sets.intersection(_STATIC):
             rows += _STATIC[name].rows()
         self.networks = Networks("", "", rows)
-        #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
-        self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         self._sets = sets
         #: What is not public, as far as this clause is concerned.
         self._known = _ANY_OF_CLIENTS if are_clients else _ANY_SET

@@ -7,11 +7,43 @@ from minisocks.access import Access
 from minisocks.announce import at_start
 from minisocks.hooks import Hooks
 from minisocks.machine import Room
+from minisocks.wire import packed_ip
 
 OPEN = {"open": True}
 LAN = {"allow_lan": True}
 USER = {"user": ("ann:secret",)}
 NOBODY = "nobody can come in by this address yet: add --allow-lan, --user or --open"
+
+
+CARRIER, LINK = "100.64.0.1", "169.254.7.7"
+OWN = [("lo", "127.0.0.1"), ("eth0", "192.168.1.1"), ("eth1", CARRIER), ("eth2", LINK)]
+ANYWHERE = ["0.0.0.0:1080", "[::]:1080"]
+
+
+@pytest.mark.parametrize(
+    "addresses, settings, expected",
+    [
+        (ANYWHERE, LAN, [CARRIER, LINK]),
+        (ANYWHERE, dict(LAN, **OPEN), [CARRIER, LINK]),
+        (ANYWHERE, dict(LAN, **USER), [CARRIER, LINK]),
+        (ANYWHERE, dict(LAN, rule=("deny from linklocal",)), [CARRIER]),
+        (ANYWHERE, dict(LAN, rule=("deny from 100.64.0.0/10 169.254.0.0/16",)), []),
+        # The kernel takes packets for this address from each interface.
+        (["127.0.0.1:1080", "192.168.1.1:1080"], LAN, [CARRIER, LINK]),
+        (["127.0.0.1:1080", "[::1]:1080", "unix:/run/m.sock"], LAN, []),
+        (ANYWHERE, OPEN, []),
+        (ANYWHERE, {}, []),
+    ],
+)
+def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected):
+    """Of each interface with such an address, unless the rules say otherwise."""
+    config = Config(**settings)
+    rules = Access.of(config, Hooks()).rules
+    own = [(name, packed_ip(address)) for name, address in OWN]
+    lines = at_start(addresses, config, rules, Room(None, None, None), own)
+
+    said = [text for what, text in lines if what == "take care:"]
+    assert expected == [text.split(" has ")[1].split()[0] for text in said]
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,9 @@ INSIDE_OF_LAN = "deny from public reserved to private reserved"
         (["allow to 0.0.0.0/0"], {}, [OURS, INSIDE_OF, "allow to 0.0.0.0/0"]),
         (["allow to ::/0"], {}, [OURS, INSIDE_OF, "allow to ::/0"]),
         (["allow to public"], {}, ["allow to public", OURS, INSIDE_OF]),
+        # A set is meant, however wide its networks are.
+        (["allow to multicast"], {}, ["allow to multicast", OURS, INSIDE_OF]),
+        (["allow to reserved"], {}, ["allow to reserved", OURS, INSIDE_OF]),
         # Where there are users, who speaks of none means all of them.
         (
             ["allow to public", "allow user none", "deny port 1", "allow user ann"],

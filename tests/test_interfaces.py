@@ -1,0 +1,36 @@
+"""The addresses that interfaces have, as the kernel tells them."""
+
+import ast
+import sys
+
+import pytest
+
+import hosts
+from minisocks.interfaces import own_ipv4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells them so")
+def test_this_host_has_loopback():
+    """And whatever else: of each the name and 4 bytes."""
+    found = own_ipv4()
+
+    assert b"\x7f\0\0\1" in [ip for _name, ip in found]
+    assert all(name and len(ip) == 4 for name, ip in found)
+
+
+def test_every_address_of_every_interface_is_told():
+    """Several on one, with a label or without; none of IPv6."""
+    with hosts.made_for_tests("one", "other") as made:
+        with hosts.or_skip():
+            made.cable(("one", "10.1.0.1/24", "10.1.0.9/24", "fd01::1/64"), ("other",))
+            made.one.ip("addr add 169.254.3.4/16 dev other label other:0")
+        ask = "from minisocks.interfaces import own_ipv4; print(own_ipv4())"
+        status, text = made.one.run(sys.executable, "-c", ask)
+
+    assert 0 == status, text
+    assert {
+        ("lo", b"\x7f\0\0\1"),
+        ("other", b"\x0a\1\0\1"),
+        ("other", b"\x0a\1\0\x09"),
+        ("other:0", b"\xa9\xfe\3\4"),
+    } == set(ast.literal_eval(text))
