@@ -163,8 +163,8 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='private addresses are not for clients from HOST'",
         "A client from a public address may not reach the private network behind the proxy, "
-        "even with a password; nor may one from a link-local address or a carrier's NAT (100.64/10, "
-        "also Tailscale) without ``--allow-lan``.",
+        "even with a password; nor may one from a link-local address or a carrier's NAT "
+        "(100.64/10, also Tailscale) without ``--allow-lan``.",
         "Let the client come from inside: through a VPN or an SSH tunnel. If the network of its "
         "address is yours, allow it with a rule: ``allow from 100.64.0.0/10 to private``.",
         reply=2,

@@ -85,9 +85,10 @@ def test_one_is_opened_by_its_own_address(here, target, dst):
     """As /32 or /128, alone or at the end of a range; and no other by that."""
     size = 128 if ":" in dst else 32
     other = next(ip for ip in net.METADATA if (":" in ip) == (":" in dst) and ip != dst)
-    for rule in ("allow to %s" % dst, "allow to %s/%d" % (dst, size), "allow to %s-%s" % (dst, dst)):
-        assert OK == rep(here, [rule], dst, target.port, net.PRIVATE4)
-        assert NOT_ALLOWED == rep(here, [rule], other, target.port, net.PRIVATE4)
+    for named in (dst, "%s/%d" % (dst, size), "%s-%s" % (dst, dst)):
+        rules = ["allow to " + named]
+        assert OK == rep(here, rules, dst, target.port, net.PRIVATE4)
+        assert NOT_ALLOWED == rep(here, rules, other, target.port, net.PRIVATE4)
     assert [dst] * 3 == target.reached()
 
 
