@@ -172,7 +172,7 @@ METADATA = Networks(
 PRIVATE = Networks(
     "private", "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7 fec0::/10"
 )
-#: What is no address of the Internet and nobody's private network either: RFC 1112 section 4
+#: What no host of the Internet has, and no private network by its documents: RFC 1112 section 4
 #: (class E, which Linux connects to), RFC 2544 (benchmarks), RFC 6890 (protocol assignments, as
 #: between a router and its provider's DS-Lite).  A client from there is no more trusted than one
 #: from a public address.

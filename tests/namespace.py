@@ -34,7 +34,7 @@ METADATA = [
 ]
 #: On one link, which a name says: fe80::a9fe:a9fe%lo.
 METADATA_ON_LINK = "fe80::a9fe:a9fe"
-#: In networks that are neither public nor anybody's own.
+#: In networks that are neither public nor private.
 RESERVED = ["240.0.0.1", "255.255.255.254", "198.18.0.1", "198.19.255.254", "192.0.0.1"]
 LOCAL = (
     PRIVATE4,

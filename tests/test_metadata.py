@@ -15,7 +15,7 @@ from support import GREETING, Talk, socks4, socks5
 
 OK, NOT_ALLOWED = 0, 2
 
-#: What has all of them in it, as sets or as networks; and names nobody's credentials.
+#: What has some of them in it, as sets or as networks.
 WIDER = [
     "linklocal private reserved public",
     "0.0.0.0/0 ::/0",
@@ -121,7 +121,7 @@ def test_by_socks4(here, target):
 
 @pytest.mark.parametrize("source", [net.METADATA4, net.METADATA4_ALIBABA])
 def test_as_a_client_such_an_address_is_what_its_network_is(here, target, source):
-    """In a VPN or a carrier's network it may be anybody's."""
+    """In a VPN or a carrier's network any client may have it."""
     assert OK == rep(here, [], net.PRIVATE4, target.port, source, allow_lan=True)
     assert OK == rep(here, ["allow from private linklocal"], net.PUBLIC4, target.port, source)
     assert NOT_ALLOWED == rep(here, ["allow from 10.0.0.0/8"], net.PUBLIC4, target.port, source)

@@ -140,7 +140,7 @@ THIS_HOST = """
     2002:7f00:1::5efe:8.8.8.8
 """
 
-# What a LAN has, or nobody.
+# What a LAN has, or no network by its documents.
 PRIVATE = """
     10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 fd12::1 fec0::1 ::ffff:10.0.0.1
     2002:c0a8:101::1 240.0.0.1 255.255.255.254 198.18.0.1 198.19.255.255 192.0.0.1

@@ -151,7 +151,7 @@ def test_clients_inside_reach_each_other(network, source, reached, way):
     ],
 )
 def test_the_cloud_hands_out_its_credentials_only_where_that_is_said(network, rule, expected, dst):
-    """To a client inside, whom the same rules let into every private network."""
+    """To a client inside, which the same rules let into every private network."""
     settings = {"rule": [rule], "open": True}
     with Target(network.cloud) as target:
         answer = rep(network, network.inside, LAN_CLIENT, ROUTER, dst, target.port, settings)
