@@ -142,7 +142,8 @@ LOOPBACK = Networks("loopback", "127.0.0.0/8 ::1/128")
 UNSPECIFIED = Networks("unspecified", "0.0.0.0/8 ::/128")
 LINK_LOCAL = Networks("linklocal", "169.254.0.0/16 fe80::/10")
 #: Where cloud providers hand out a machine's credentials, to each program that can connect there.
-#: Single addresses only, each as its provider's document has it; they are in other sets, too.
+#: Single addresses only, each from its provider's document or program; all but 168.63.129.16 are
+#: in other sets, too.
 METADATA = Networks(
     "metadata",
     # AWS, "Access instance metadata for an EC2 instance"; the IPv4 address also by Google, "About
@@ -151,11 +152,11 @@ METADATA = Networks(
     "169.254.169.254 fd00:ec2::254 "
     # AWS, "Amazon ECS task IAM role"; "Set up the Amazon EKS Pod Identity Agent".
     "169.254.170.2 169.254.170.23 fd00:ec2::23 "
-    # Google, "About VM metadata"; GKE, "Workload Identity Federation": its own server on a node.
+    # Google, "About VM metadata" (IPv6 only); GKE's "metadata server" on each of its nodes.
     "fd20:ce::254 169.254.169.252 "
     # Azure, "What is IP address 168.63.129.16?"
     "168.63.129.16 "
-    # Oracle, "Getting Instance Metadata"; Compute, "Retrieve Predefined Instance Metadata".
+    # Oracle's SDK for Python, instance principals; "Retrieve Predefined Instance Metadata".
     "fd00:c1::a9fe:a9fe 192.0.0.192 "
     # OpenStack Nova, "Metadata service"; Akamai, "Use the Metadata service API" has both.
     "fe80::a9fe:a9fe fd00:a9fe:a9fe::1 "
