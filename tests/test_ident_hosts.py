@@ -89,7 +89,7 @@ def listening(host, address, port=0, scope=0):
 def test_it_is_asked_between_the_addresses_of_the_connection(lan, source, reached):
     """Each of both with its own scope, where it is link-local."""
     lan.proxy.logged()
-    port = lan.proxy.proxy(rule=["allow"], ident=True)
+    port = lan.proxy.proxy(rule=["allow to " + PROXY], ident=True)
     scope = lan.client.index("proxy")
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(listening(lan.proxy, PROXY))

@@ -90,7 +90,8 @@ class Association:
 
 def associate(network, reached=PROXY, settings=None, **others):
     """Return an association of the client's host."""
-    port = network.proxy.proxy(rule=["allow"], **(settings or {}))
+    # Targets are in private networks, which are opened to link-local clients by name only.
+    port = network.proxy.proxy(rule=["allow to private", "allow"], **(settings or {}))
     scope = network.client.index("proxy") if reached.startswith("fe80") else 0
     return Association(network.client, reached, port, scope, **others)
 
