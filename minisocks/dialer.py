@@ -27,6 +27,8 @@ MAX_ADDRESSES = 16
 #: given up, once it has had its time.
 MAX_ATTEMPTS = 4
 ATTEMPT_SECONDS = 5.0
+#: So many failures are told in words: a line of the log is for people.
+MAX_TOLD = 4
 
 _ANY_ROAD = Road()
 
@@ -244,4 +246,6 @@ class Dial:
 
 
 def _tell(failures: Sequence[Tuple[Any, OSError]]) -> str:
-    return "; ".join("%s: %s" % (sockaddr[0], exc.strerror) for sockaddr, exc in failures)
+    told = ["%s: %s" % (sockaddr[0], exc.strerror) for sockaddr, exc in failures[:MAX_TOLD]]
+    more = len(failures) - len(told)
+    return "; ".join(told + ["and %d more" % more] * bool(more))

@@ -1,22 +1,19 @@
-"""What all UDP associations of one proxy share: their bounds, and the names they ask for.
+"""What all UDP associations of one proxy share: their bounds.
 
 Nothing that one client does with datagrams may take what others need: sockets, ports,
 memory.  So clients share each bound (``quota``).
 """
 
-import collections
-import time
-from typing import Any, Callable, Optional
+from typing import Any
 
 from minisocks.client import Client
 from minisocks.errors import LimitReached
 from minisocks.loop import Loop
 from minisocks.ports import Ports
 from minisocks.quota import Allowance, Quota
-from minisocks.resolver import Outcome
 from minisocks.settings import Config
 
-__all__ = ["Exchange", "Names"]
+__all__ = ["Exchange"]
 
 #: Bytes of datagrams that wait, for a name's address or for the rest of their fragments.  A
 #: group of clients has no more of them than are free.
@@ -33,44 +30,6 @@ LEAST_ENTRIES = 8
 #: Of ``--memory-limit``, so much for each of the two.
 LIMIT_SHARE = 8
 
-#: How long a name's addresses are used, and how long it has none; no TTL is known here.
-NAME_SECONDS = 30.0
-NO_NAME_SECONDS = 5.0
-MAX_NAMES = 512
-
-
-class Names:
-    """What the resolver has said of late.  A bounded table; loop thread."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._known: "collections.OrderedDict[bytes, Any]" = collections.OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def add(self, name: bytes, outcome: Outcome) -> None:
-        """Remember what came of *name*."""
-        if isinstance(outcome, Exception):
-            outcome = outcome.with_traceback(None)  # which has all that was there when it came
-        seconds = NAME_SECONDS if isinstance(outcome, list) else NO_NAME_SECONDS
-        self._known.pop(name, None)
-        self._known[name] = (self._clock() + seconds, outcome)
-        if len(self._known) > MAX_NAMES:
-            self._known.popitem(last=False)
-
-    def get(self, name: bytes) -> Optional[Outcome]:
-        """Return what came of *name*; None if that is not known, or too old."""
-        until, outcome = self._known.get(name, (0.0, None))
-        if outcome is not None and self._clock() < until:
-            return outcome  # type: ignore[no-any-return]  # as ``add`` was given it
-        self._known.pop(name, None)
-        return None
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._known.clear()
-
 
 class Exchange:
     """The associations there are, and what they have in common.
@@ -85,7 +44,6 @@ class Exchange:
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
         self._option = ""
         self._weight = 0
-        self.names = Names()
         # Spare pipes have descriptors.
         self.ports = Ports("--udp-ports", lambda: loop.pipes.close_spare())
 
@@ -116,7 +74,6 @@ class Exchange:
         self._held.most = min(MAX_HELD_BYTES, share)
         self._targets.most = min(MAX_TARGETS, share // TARGET_BYTES)
         self._weigh()
-        self.names.clear()
         for association in self._associations.items():
             association.ask_again()
 

@@ -10,6 +10,8 @@ __all__ = ["Known", "Way"]
 
 #: What is remembered for one association.
 MAX_ENTRIES = 2048
+#: Of a header, and of the name in it once more: so many count as one entry.
+WEIGHED_BYTES = 64
 
 #: How to send to a target: a function of the datagram and of something; which.
 Way = Tuple[Callable[[Any, Any], int], Any]
@@ -64,7 +66,7 @@ class Known:
         """Remember how to send what is headed *key*."""
         if key not in self.ways:
             self._make_room()
-            self._count(1)
+            self._count(_weight(key))
         self.ways[key] = way
 
     def add_header(self, source: Any, header: bytes) -> None:
@@ -78,11 +80,11 @@ class Known:
         keys = [key for key, way in self.ways.items() if which(key, way)]
         for key in keys:
             del self.ways[key]
-        self._count(-len(keys))
+        self._count(-sum(map(_weight, keys)))
 
     def forget_decisions(self) -> None:
         """Forget all but whom the client has written to."""
-        self._count(-len(self.ways) - len(self.headers))
+        self._count(-sum(map(_weight, self.ways)) - len(self.headers))
         # In place: the association may be looking at them just now.
         self.ways.clear()
         self.headers.clear()
@@ -113,3 +115,8 @@ class Known:
         if change:
             self.entries += change
             self._exchange.remember(self, self._client, change)
+
+
+def _weight(key: bytes) -> int:
+    """Return as how many entries a way counts: what is headed by a long name takes more."""
+    return 1 + len(key) // WEIGHED_BYTES

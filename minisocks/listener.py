@@ -11,6 +11,7 @@ import stat
 import time
 from typing import Any, List, NamedTuple, Tuple
 
+from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.values import ListenAddress
@@ -114,11 +115,7 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
             errno.EADDRNOTAVAIL,
             "cannot listen on %s: %s" % (address, getattr(exc, "strerror", exc)),
         ) from exc
-    found: List[Tuple[int, Any]] = []
-    for family, _type, _proto, _name, sockaddr in rows:
-        if family in (socket.AF_INET, socket.AF_INET6) and (family, sockaddr) not in found:
-            found.append((family, sockaddr))
-    return found
+    return first_addresses(rows)
 
 
 def _bind(family: int, sockaddr: Any) -> socket.socket:

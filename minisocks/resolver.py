@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
+from minisocks.addresses import Sockaddr, first_addresses
 from minisocks.client import THIS_HOST, Groups
 from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
@@ -22,9 +23,6 @@ from minisocks.threads import start_thread
 from minisocks.wire import Atyp, Rep, quoted
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
-
-#: Family and what ``connect`` takes.
-Sockaddr = Tuple[int, Any]
 
 #: Of a lookup.  ``HandshakeError``: what was asked first says no.
 Outcome = Union[List[Sockaddr], DialError, HandshakeError]
@@ -65,15 +63,8 @@ def numeric_addresses(host: bytes, port: int, atyp: int = Atyp.DOMAINNAME) -> Li
 
 
 def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) -> List[Sockaddr]:
-    rows = getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
-    found: List[Sockaddr] = []
-    for family, _type, _proto, _name, sockaddr in rows:
-        if family not in (socket.AF_INET, socket.AF_INET6) or (family, sockaddr) in found:
-            continue
-        # A Python built without IPv6 has bytes instead of an address.
-        if isinstance(sockaddr[0], str):
-            found.append((family, sockaddr))
-    return found
+    kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
+    return first_addresses(getaddrinfo(host, port, 0, kind, proto, flags))
 
 
 def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Sockaddr]:

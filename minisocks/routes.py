@@ -12,10 +12,11 @@ import errno
 import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from minisocks.answers import NAME_SECONDS
 from minisocks.client import Groups
 from minisocks.datagram import encode_header
+from minisocks.dialer import MAX_ADDRESSES, interleaved
 from minisocks.errors import DialError, HandshakeError
-from minisocks.exchange import NAME_SECONDS
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.known import Known, Way
 from minisocks.loop import Job, Timer
@@ -161,7 +162,7 @@ class Routes:
         if found:
             return found
         self._foresee(dst)
-        return services.exchange.names.get(dst.host)
+        return services.answers.get(dst.host)
 
     def _foresee(self, dst: Address) -> None:
         rules, client = self._services.access.rules, self._record.client
@@ -177,35 +178,57 @@ class Routes:
         """
         decision = Decision(False, "no address that could be written to")
         error: OSError = NotSent(Drop.NO_ADDRESS)
-        places: List[Tuple[bool, int, bytes, Any]] = []
-        for _family, sockaddr in self._services.access.road.ordered(addresses):
-            ip = packed_ip(sockaddr[0])
-            if ip is None:
-                continue
+        first: Optional[Tuple[bytes, Any]] = None
+        for ip, short, place in self._places(dst, addresses):
             decision = self._decide(dst, ip)
-            if decision.allowed:
-                short = _answering(ip)
-                host = sockaddr[0] if short is ip else text_ip(short)
-                place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
-                # Who is written to already first: of a name's addresses, always the same.
-                is_new = self.known.contact(_whose(place, short)) is None
-                places.append((is_new, len(places), short, place))
-        if not places:
-            decision.demand()
-        for _, _, ip, place in sorted(places):
+            if not decision.allowed:
+                continue
             try:
-                way = (self._socket_for(len(ip)).sendto, place)
+                way = (self._socket_for(len(short)).sendto, place)
                 sent = way[0](data, place)
             except OSError as exc:
                 error = exc.with_traceback(None)  # else it would keep this, and this it
                 if exc.errno in _FOR_ALL_ADDRESSES:
                     break
+                first = first or (short, place)
             else:
-                self.known.add_contact(dst, _whose(place, ip))
+                self.known.add_contact(dst, _whose(place, short))
                 self._add_way(key, way)
                 self._sent(sent)
                 return
+        if isinstance(error, NotSent):
+            decision.demand()
+        if first is not None and len(addresses) > 1:
+            # Not all of them for each datagram, since a name server can say very many.
+            short, place = first
+            self.known.add_contact(dst, _whose(place, short))
+            self._add_way(key, (self._send_to, place))
         self._dropped(key, error)
+
+    def _places(self, dst: Address, addresses: List[Sockaddr]) -> List[Tuple[bytes, bytes, Any]]:
+        """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
+        known: List[Tuple[bytes, bytes, Any]] = []
+        others: List[Tuple[bytes, bytes, Any]] = []
+        for _family, sockaddr in interleaved(self._services.access.road.ordered(addresses)):
+            ip = packed_ip(sockaddr[0])
+            if ip is None:
+                continue
+            short = _answering(ip)
+            host = sockaddr[0] if short is ip else text_ip(short)
+            place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
+            # Who is written to already first: of a name's addresses, always the same.
+            is_new = self.known.contact(_whose(place, short)) is None
+            (others if is_new else known).append((ip, short, place))
+        return (known + others)[:MAX_ADDRESSES]
+
+    def _send_to(self, data: Any, place: Any) -> int:
+        """Send *data* where it could not be sent before, and may be by now.
+
+        Raises:
+            OSError: it still cannot.
+        """
+        sent: int = self._socket_for(16 if ":" in place[0] else 4).sendto(data, place)
+        return sent
 
     def _sent(self, count: int) -> None:
         self._record.up += count
@@ -271,7 +294,7 @@ class Routes:
             return  # all was forgotten when the answer was on its way here already
         del self._lookups[key]
         if self._services.hooks.authorize is None and not _is_passing(outcome):
-            self._services.exchange.names.add(dst.host, outcome)
+            self._services.answers.add(dst.host, outcome)
         waiting = self._taken(key)
         if isinstance(outcome, Exception):
             self._dropped(key, outcome, len(waiting))

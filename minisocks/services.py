@@ -4,6 +4,7 @@ import itertools
 from typing import Optional
 
 from minisocks.access import Access
+from minisocks.answers import Answers
 from minisocks.berths import Berths
 from minisocks.census import Census
 from minisocks.errand import run_in
@@ -51,6 +52,8 @@ class Services:
         self.logins = Logins(self.pending, self.turns)
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
+        #: What name servers have said of late.
+        self.answers = Answers(self.loop)
         #: What those share who relay datagrams.
         self.exchange = Exchange(self.loop)
         #: Where those connect that BIND waits for.
@@ -76,6 +79,7 @@ class Services:
         self.porch.resize(config.max_handshakes)
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
+        self.answers.change(config.memory_limit)
         self.exchange.change(config)
         self.berths.change(config)
 

@@ -1,7 +1,8 @@
 """What a client names, as addresses: looked up, and those of them that it may reach."""
 
-from typing import Callable, List
+from typing import Callable, List, Optional
 
+from minisocks.addresses import MAX_ADDRESSES
 from minisocks.handshake import Request
 from minisocks.loop import Job
 from minisocks.resolver import Lookup, Outcome, Sockaddr
@@ -14,17 +15,33 @@ __all__ = ["allowed", "look_up_for"]
 
 def look_up_for(
     session: Session, request: Request, job: Job, resolved: Callable[[Outcome], None]
-) -> Lookup:
+) -> Optional[Lookup]:
     """Have the name that *request* is about looked up; *job* is called back.  Loop thread.
+
+    Returns:
+        What is to be cancelled when *job* waits no more; None: the answer is on its way.
 
     Raises:
         DialError: too many names are waited for already.
     """
-    services, client = session.services, session.client
+    services, client, dst = session.services, session.client, request.dst
+    loop, answers = services.loop, services.answers
+    known = answers.long_one(dst.host, dst.port)
+    if known is not None:
+        loop.call_soon(job, resolved, known)
+        return None
+
+    def heard(outcome: Outcome) -> None:
+        # To take a long answer apart holds up all threads for some 5 ms: once for each name, and
+        # not for each connection.
+        if isinstance(outcome, list) and len(outcome) == MAX_ADDRESSES:
+            answers.add(dst.host, outcome)
+        resolved(outcome)
+
     return services.resolver.submit(
-        request.dst.host,
-        request.dst.port,
-        lambda outcome: services.loop.call_soon(job, resolved, outcome),
+        dst.host,
+        dst.port,
+        lambda outcome: loop.call_soon(job, heard, outcome),
         client.groups,
     )
 

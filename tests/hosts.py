@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -21,6 +22,12 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 #: An answer may come by another way than the question went.
 _QUIET = "for f in all default; do echo 0 >/proc/sys/net/ipv4/conf/$f/rp_filter; done"
+
+#: What is read takes the place of a file, if there is one, as long as this mount namespace lasts.
+_COVER = """
+[ -e "$1" ] || exit 0
+file=$(mktemp) && cat >"$file" && mount --bind "$file" "$1" && rm "$file"
+"""
 
 
 class Host(Namespace):
@@ -100,6 +107,32 @@ class Host(Namespace):
         """Return the number of an interface, which is the scope of addresses there."""
         return self._ask("index", name=name)
 
+    def ask_names_of(self, address):
+        """Have the name server at *address*, and no other; for all hosts, with ``own_files``.
+
+        Raises:
+            CannotMake: files cannot be put over those of the machine.
+        """
+        files = {"resolv.conf": "nameserver %s\n" % address, "nsswitch.conf": "hosts: files dns\n"}
+        for name, text in files.items():
+            self._do(["sh", "-c", _COVER, "sh", "/etc/" + name], text)
+
+    def new_proxy(self, **settings):
+        """Return the port of a proxy that no other test has."""
+        return self._ask("proxy", settings=settings)
+
+    def known_names(self):
+        """Return what the newest proxy remembers: names, and how many addresses by family."""
+        return self._ask("known_names")
+
+    def bytes_of_names(self):
+        """Return how many bytes that counts as, and how many all that is counted."""
+        return tuple(self._ask("bytes_of_names"))
+
+    def resident_bytes(self):
+        """Return how much memory the process there has."""
+        return self._ask("resident_bytes")
+
     def forward(self):
         """Be a router for IPv4."""
         self._do(["sh"], "echo 1 >/proc/sys/net/ipv4/ip_forward")
@@ -173,6 +206,22 @@ class _HostChild(Child):
             return "/dev/net/tun: %s" % exc.strerror
         return file
 
+    def do_known_names(self):
+        known = self._proxies[-1].services.answers._known
+        families = (int(socket.AF_INET), int(socket.AF_INET6))
+        return [
+            (name.decode(), [sum(one[0] == family for one in outcome) for family in families])
+            for name, (_until, _size, outcome) in known.copy().items()
+        ]
+
+    def do_bytes_of_names(self):
+        services = self._proxies[-1].services
+        return services.answers.bytes, services.memory.used
+
+    def do_resident_bytes(self):
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
     def do_index(self, name):
         return socket.if_nametoindex(name)
 
@@ -183,11 +232,13 @@ class Hosts:
     Args:
         has_users: whether this machine's users are there, for which one has to be root; else
             there is one only.
+        own_files: whether files may be put over those of the machine (``ask_names_of``).
     """
 
-    def __init__(self, *names, has_users=False):
+    def __init__(self, *names, has_users=False, own_files=False):
         self.names = names
-        self._ways = ("-n",) if has_users else ("-rn", "-n")
+        ways = ("-n",) if has_users else ("-rn", "-n")
+        self._ways = tuple(way + "m" * own_files for way in ways)
         self._process = None
         self._hosts = []
 

@@ -39,7 +39,7 @@ ABOVE = """
     services
     memory logins
     access known
-    berths exchange turns
+    answers berths exchange turns
     pending guests
     auth clientsocket
     hooks
@@ -67,7 +67,7 @@ BELOW = """
     setting usersfile
     inifile passwords penalties places quota values
     client stats
-    mistakes names networks stream
+    addresses mistakes names networks stream
     errors
     wire
 """

@@ -379,3 +379,15 @@ def test_room_is_made_for_a_descriptor(clock):
             with outcome(dials[0]), pytest.raises(DialError, match="Too many open files"):
                 dials[1].step()
     assert [1, 1] == asked
+
+
+def test_of_many_failures_a_few_are_told(clock):
+    """The first four in words, and how many more there were; the error has all of them."""
+    dial = Dial([(V4, ("224.0.0.%d" % n, 9)) for n in range(1, 13)], clock)
+    with pytest.raises(DialError) as caught:
+        dial.step()
+    dial.close_discarded()
+    assert 12 == len(caught.value.attempts)
+    told = str(caught.value).split("; ")
+    assert ["224.0.0.%d" % n for n in range(1, 5)] == [one.split(": ")[0] for one in told[:4]]
+    assert ["and 8 more"] == told[4:]

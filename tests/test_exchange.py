@@ -1,4 +1,4 @@
-"""What associations share: bounds for all and for each client, and names for a while."""
+"""What associations share: bounds for all and for each client."""
 
 import pytest
 from hypothesis import given
@@ -6,37 +6,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from minisocks.client import Client
-from minisocks.errors import DialError, LimitReached
-from minisocks.exchange import (
-    MAX_HELD_BYTES,
-    MAX_NAMES,
-    MAX_TARGETS,
-    NAME_SECONDS,
-    NO_NAME_SECONDS,
-    TARGET_BYTES,
-    Exchange,
-    Names,
-)
+from minisocks.errors import LimitReached
+from minisocks.exchange import MAX_HELD_BYTES, MAX_TARGETS, TARGET_BYTES, Exchange
 from minisocks.loop import Loop
 from minisocks.settings import Config
-from minisocks.wire import Rep
 
 ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
 SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
-
-FOUND = [(2, ("192.0.2.1", 53))]
-FAILED = DialError("no such host", Rep.HOST_UNREACHABLE)
-
-
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
 
 @pytest.fixture
 def loop():
@@ -61,47 +37,6 @@ class Forgets:
 
     def ask_again(self):
         self.forgotten += 1
-
-
-# Names
-
-
-@pytest.mark.parametrize("outcome, seconds", [(FOUND, NAME_SECONDS), (FAILED, NO_NAME_SECONDS)])
-def test_a_name_is_known_for_a_while(outcome, seconds):
-    """Its addresses, or that it has none; and then it is asked about again."""
-    clock = Clock()
-    names = Names(clock)
-    assert names.get(b"a.test") is None
-    names.add(b"a.test", outcome)
-    clock.now += seconds - 0.01
-    assert outcome is names.get(b"a.test")
-    clock.now += 0.02
-    assert names.get(b"a.test") is None
-    assert 0 == len(names)
-    assert 0 < NO_NAME_SECONDS < NAME_SECONDS <= 60
-
-
-def test_a_name_that_is_looked_up_again_is_young_again():
-    """What came last counts, for its own time."""
-    clock = Clock()
-    names = Names(clock)
-    names.add(b"a.test", FAILED)
-    clock.now += NO_NAME_SECONDS - 1
-    names.add(b"a.test", FOUND)
-    clock.now += NAME_SECONDS - 1
-    assert FOUND is names.get(b"a.test")
-    names.clear()
-    assert names.get(b"a.test") is None
-
-
-def test_few_names_are_known():
-    """The oldest is forgotten for one too many."""
-    names = Names(Clock())
-    for number in range(MAX_NAMES + 5):
-        names.add(b"%d.test" % number, FOUND)
-    assert MAX_NAMES == len(names)
-    assert names.get(b"4.test") is None
-    assert FOUND is names.get(b"5.test")
 
 
 # Associations

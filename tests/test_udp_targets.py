@@ -1,18 +1,23 @@
 """What is asked once for a target of datagrams, and remembered: names and rules."""
 
 import contextlib
+import errno
 import socket
 import threading
 import time
 
 import pytest
 
+from minisocks.answers import NAME_SECONDS
+from minisocks.association import Association
 from minisocks.client import Client
+from minisocks.dialer import MAX_ADDRESSES
 from minisocks.errors import DialError
-from minisocks.exchange import KEPT_ENTRIES, LEAST_ENTRIES, NAME_SECONDS, TARGET_BYTES
+from minisocks.exchange import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
 from minisocks.known import MAX_ENTRIES
 from minisocks.resolver import Resolver
 from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
+from minisocks.rules import Rules
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, associations, header, in_loop, wait_for_drops
@@ -88,6 +93,73 @@ def test_a_name_has_the_first_address_that_can_be_written_to(target):
                 client.send(b"a.test", target.port, b"x")
                 target.expect(b"x")
             denied.expect_nothing()
+
+
+@pytest.fixture
+def decisions(monkeypatch):
+    """The addresses that the rules are asked about."""
+    asked, decide = [], Rules.decide
+
+    def counting(self, client, ver, cmd, dst, ip):
+        asked.append(ip)
+        return decide(self, client, ver, cmd, dst, ip)
+
+    monkeypatch.setattr(Rules, "decide", counting)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        ({"rule": ("deny to 2001:db8::/32", "allow")}, "denied"),
+        ({"rule": ("allow",), "source": (V4,)}, "not_sent"),
+    ],
+    ids=["denied", "unreachable"],
+)
+def test_a_name_of_many_addresses_costs_the_loop_little(settings, why, target, decisions):
+    """Sixteen of them are looked at for the first datagram, and then none for the next ones."""
+    names = Names(many=["2001:db8::%x" % n for n in range(1, 200)])
+    with proxy_with(names, **settings) as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        del decisions[:]
+        for count in range(1, 6):
+            client.send(b"many.test", 9, b"x")
+            wait_for_drops(proxy.records[-1], **{why: count})
+        assert MAX_ADDRESSES == len(set(decisions)) == len(decisions) == 16
+        client.expect_to_work(target)
+    assert [b"many.test"] == names.asked
+
+
+def test_an_address_of_the_other_family_is_not_behind_all_of_one(target):
+    """Families are tried in turn: here there is no IPv6."""
+    names = Names(many=["2001:db8::%x" % n for n in range(1, 99)] + [V4])
+    with proxy_with(names, source=(V4,), rule=("allow",)) as proxy:
+        with Associated(proxy.port) as client:
+            client.send(b"many.test", target.port, b"x")
+            target.expect(b"x")
+
+
+def test_a_name_that_could_not_be_written_to_is_tried_again(target, monkeypatch):
+    """With the next datagram, which is all it takes; and its answers are heard."""
+    socket_for, has_room = Association.socket_for, threading.Event()
+
+    def failing(self, size):
+        if not has_room.is_set():
+            raise OSError(errno.EMFILE, "no descriptor")
+        return socket_for(self, size)
+
+    monkeypatch.setattr(Association, "socket_for", failing)
+    names = Names(a=[V4, "127.0.0.2"])
+    with proxy_with(names) as proxy, Associated(proxy.port) as client:
+        for count in range(1, 4):
+            client.send(b"a.test", target.port, b"lost")
+            wait_for_drops(proxy.records[-1], not_sent=count)
+        has_room.set()
+        for _ in range(2):
+            client.send(b"a.test", target.port, b"x")
+            target.expect(b"x").answer(b"y")
+            client.expect(target, b"y")
+        assert 2 == proxy.records[-1].datagrams.up
 
 
 def test_datagrams_wait_for_a_name_and_others_do_not(target):
@@ -183,7 +255,7 @@ def test_a_name_is_looked_up_again_in_time(target):
             (job,) = associations(proxy)
             timer = job._routes._timer
             ways = len(job._routes.known.ways)
-            proxy.services.exchange.names._clock = lambda: time.monotonic() + NAME_SECONDS
+            proxy.services.answers._clock = lambda: time.monotonic() + NAME_SECONDS
             in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
             assert ways - 1 == len(job._routes.known.ways)
             client.send(b"a.test", target.port, b"three")
@@ -225,7 +297,7 @@ def test_what_a_failing_name_was_asked_for_is_not_kept():
         for _ in range(20):
             client.send(b"gone.test", 9, b"x" * 1000)
         wait_for_drops(proxy.records[-1], no_address=21)
-        outcome = proxy.services.exchange.names.get(b"gone.test")
+        outcome = proxy.services.answers.get(b"gone.test")
     assert isinstance(outcome, DialError)
     assert None is outcome.__traceback__
 

@@ -1,0 +1,36 @@
+"""What the system's resolver returns, made short where it is received."""
+
+import socket
+from typing import Any, Dict, Iterable, List, Tuple
+
+__all__ = ["MAX_ADDRESSES", "Sockaddr", "first_addresses"]
+
+#: Family and what ``connect`` takes.
+Sockaddr = Tuple[int, Any]
+
+#: Addresses of one name, an even number: a name server may answer with 4000 by TCP, and all
+#: that looks at them later would take as long.
+MAX_ADDRESSES = 64
+
+
+def first_addresses(rows: Iterable[Any]) -> List[Sockaddr]:
+    """Return the different IPv4 and IPv6 addresses among the first *rows*, in their order.
+
+    At most 64.  Of more, each family keeps its first 32 and what the other one leaves: an
+    answer full of one family hides no address of the other.  Any thread.
+
+    Args:
+        rows: what ``getaddrinfo`` returns.
+    """
+    found: Dict[Sockaddr, int] = {}  # which of its family it is, from 1
+    counts = {int(socket.AF_INET): 0, int(socket.AF_INET6): 0}
+    for family, _type, _proto, _name, sockaddr in rows:
+        if counts.get(family, MAX_ADDRESSES) == MAX_ADDRESSES or (family, sockaddr) in found:
+            continue
+        # A Python built without IPv6 has bytes instead of an address.
+        if isinstance(sockaddr[0], str):
+            counts[family] += 1
+            found[family, sockaddr] = counts[family]
+    last = sorted(found.values())[:MAX_ADDRESSES][-1:]
+    # As many are there as are told, because their number is even and families go in pairs.
+    return [address for address, number in found.items() if [number] <= last]
