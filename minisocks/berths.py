@@ -60,12 +60,15 @@ class Berths:
     """All of one proxy.
 
     A class because of the bound, which clients share.  Loop thread, but for its making.
+
+    Args:
+        make_room: called when there is no descriptor; whether it has closed some.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, make_room: Callable[[], bool]) -> None:
         self._loop = loop
         self._quota: Quota[Berth] = Quota(MAX_BERTHS)
-        self._ports = Ports("--bind-ports", loop.pipes.close_spare)
+        self._ports = Ports("--bind-ports", make_room)
 
     def change(self, config: Config) -> None:
         """Go by *config* from now on."""

@@ -10,14 +10,14 @@ from typing import FrozenSet, List, Optional
 
 from minisocks.berths import Berth, ways_from_anywhere
 from minisocks.compat import READ, tune
-from minisocks.errors import DialError, HandshakeError, RefusedByRules
+from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
-from minisocks.loop import Job, Timer
 from minisocks.ports import address_of, public_address
-from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
+from minisocks.resolver import Sockaddr, numeric_addresses
 from minisocks.room import with_room
 from minisocks.session import Session
-from minisocks.targets import allowed, look_up_for
+from minisocks.targets import allowed
+from minisocks.waiting import WaitingRequest
 from minisocks.wire import Rep, Ver, plain_ip, text_ip
 
 __all__ = ["Bind"]
@@ -26,7 +26,7 @@ __all__ = ["Bind"]
 _WAIT_ON = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
 
 
-class Bind(Job):
+class Bind(WaitingRequest):
     """One BIND under way.
 
     ::
@@ -34,14 +34,13 @@ class Bind(Job):
         resolve -> allowed? -> listen, first reply -> who came? -> second reply -> pair
     """
 
-    __slots__ = ("_berth", "_deadline", "_expected", "_lookup", "_request", "_session")
+    __slots__ = ("_berth", "_expected")
+
+    left = "the client left while it waited for its peer"
 
     def __init__(self, session: Session, request: Request) -> None:
-        self._session = session
-        self._request = request
+        super().__init__(session, request)
         self._berth: Optional[Berth] = None
-        self._lookup: Optional[Lookup] = None
-        self._deadline: Optional[Timer] = None
         #: The addresses that the peer may have; empty: any.
         self._expected: FrozenSet[bytes] = frozenset()
 
@@ -49,60 +48,24 @@ class Bind(Job):
         """Have the loop carry it out.  Thread: a handler's."""
         self._session.submit(self)
 
-    def begin(self) -> None:
-        """Find out whom to wait for, and wait."""
-        session, dst = self._session, self._request.dst
-        loop = session.services.loop
-        # Until there is a peer for them, the client's bytes stay where they are; mask 0
-        # still tells a reset.
-        session.watch(0, self)
-        seconds = session.services.access.config.bind_timeout - session.waited
-        if seconds <= 0:
-            self._refuse(DialError("no time was left for its peer", Rep.TTL_EXPIRED))
-            return
-        self._deadline = loop.call_later(seconds, self, self._too_late)
-        try:
-            # Spelled like this only, as rules and the program's hook see it.
-            if dst.is_anybody:
-                self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
-                return
-            addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
-            if addresses:
-                self._expect(addresses)
-            else:
-                self._lookup = look_up_for(session, self._request, self, self._resolved)
-        except (HandshakeError, DialError) as exc:
-            self._refuse(exc)
-        except OSError as exc:
-            self._gone(exc)
+    def time_limit(self) -> float:
+        """Return ``--bind-timeout``."""
+        return self._session.services.access.config.bind_timeout
 
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Somebody has connected; or the client has said something, or left."""
-        if fd != self._session.fd:
-            self._accept()
-        elif self._session.mask:
-            self._client_spoke()
+    def go_on(self) -> None:
+        """Find out which peer to wait for, and wait."""
+        dst = self._request.dst
+        # Spelled like this only, as rules and the program's hook see it.
+        if dst.is_anybody:
+            self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
+            return
+        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
+        if addresses:
+            self.resolved(addresses)
         else:
-            self._gone(ConnectionResetError("the client left while it waited for its peer"))
+            self.look_up()
 
-    def abort(self, why: str) -> None:
-        """Give up and close; the proxy ends."""
-        self._release()
-        self._session.abort(why)
-
-    def _resolved(self, outcome: Outcome) -> None:
-        self._lookup = None
-        if isinstance(outcome, Exception):
-            self._refuse(outcome)
-            return
-        try:
-            self._expect(outcome)
-        except (HandshakeError, DialError) as exc:
-            self._refuse(exc)
-        except OSError as exc:
-            self._gone(exc)
-
-    def _expect(self, addresses: List[Sockaddr]) -> None:
+    def resolved(self, addresses: List[Sockaddr]) -> None:
         """Wait for one of *addresses*, those that the client may be connected with.
 
         Raises:
@@ -150,29 +113,16 @@ class Bind(Job):
         session.record.bound = str(address_of(berth.ip, berth.port))
         session.listening(public_address(services.access.config, berth.ip, other), berth.port)
         services.loop.watch(berth.sock.fileno(), READ, self)
-        session.watch(READ, self)
 
-    def _client_spoke(self) -> None:
-        """See what it has said, without taking it: it is for the peer, and may be long."""
-        session = self._session
-        try:
-            data = session.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            self._gone(exc)
-            return
-        if data or session.talk.has_trailing_data:
-            session.watch(0, self)  # a FIN behind it is the peer's to hear, too
-        else:
-            self._gone(ConnectionResetError("the client closed before its peer came"))
+    def heard(self, fd: int) -> None:
+        """Accept a peer."""
+        self._accept()
 
     def _accept(self) -> None:
         assert self._berth is not None
         try:
-            # Spare pipes have descriptors.
-            pipes = self._session.services.loop.pipes
-            peer, sockaddr = with_room(self._berth.sock.accept, pipes.close_spare)
+            make_room = self._session.services.make_room
+            peer, sockaddr = with_room(self._berth.sock.accept, make_room)
         except BlockingIOError:
             return
         except OSError as exc:
@@ -218,38 +168,17 @@ class Bind(Job):
     def _place(self) -> str:
         return self._session.record.bound or ""
 
-    def _too_late(self) -> None:
-        why = "the name was not resolved in time"
-        if self._berth is not None:
-            why = "nobody connected to %s in time" % self._place()
-        self._refuse(DialError(why, Rep.TTL_EXPIRED))
+    def too_late(self) -> DialError:
+        """Return what it has waited for."""
+        if self._berth is None:
+            return super().too_late()
+        return DialError("nobody connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
 
-    def _gone(self, exc: OSError) -> None:
-        """End, since the client has left; who only says no more may still read why."""
-        session = self._session
-        self._release()
-        try:
-            session.sock.send(session.talk.refusal(exc))
-        except OSError:
-            pass  # it has left
-        session.gone(exc)
-
-    def _refuse(self, error: Exception) -> None:
-        self._release()
-        self._session.refuse(error)
-
-    def _release(self) -> None:
-        """Give back all but the client's socket."""
-        services = self._session.services
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._lookup is not None:
-            self._lookup.cancel()
-            self._lookup = None
+    def give_back(self) -> None:
+        """Listen no more."""
         if self._berth is not None:
             berth, self._berth = self._berth, None
-            services.berths.give_back(berth)
-        services.loop.done(self)
+            self._session.services.berths.give_back(berth)
 
 
 def _ip_of(address: Sockaddr) -> bytes:

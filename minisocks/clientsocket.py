@@ -8,9 +8,9 @@ from typing import Any, Optional
 from minisocks.client import Client
 from minisocks.compat import PEER_CLOSED, PlainPoller, send_now
 from minisocks.deadline import Deadline
-from minisocks.errors import HandshakeError
+from minisocks.errors import HandshakeError, HandshakeTimeout
 
-__all__ = ["ClientSocket"]
+__all__ = ["FIN_SECONDS", "ClientSocket"]
 
 #: One read.  A handshake is shorter; what a client sends behind it goes on to the target, so a
 #: large read only saves one of the relay's.
@@ -20,6 +20,9 @@ LATE_SECONDS = 0.1
 #: Longer waits for another thread are cut into pieces.  Before Python 3.11 such waits go by the
 #: wall clock, which jumps when a small machine learns the time; and the client may have left.
 PAUSE_SECONDS = 1.0
+#: So long a request goes on behind its client's FIN, without bytes for its target before that.
+#: A client that only says no more has had its answer by then, in most cases.
+FIN_SECONDS = 5.0
 
 
 class ClientSocket:
@@ -31,17 +34,20 @@ class ClientSocket:
     Attributes:
         ended: why the handshake is to end, as soon as its thread looks; None: it goes on.
         may_end: whether its thread would notice soon.  Guarded by ``Pending``.
+        has_early_data: whether there are bytes for its target already.
 
-    Thread: the handler's, except ``end``.
+    Thread: the handler's, except ``end``; then the loop's.
     """
 
     __slots__ = (
         "_alarm",
+        "_goes_on_until",
         "_is_half_closed",
         "_timeout",
         "client",
         "deadline",
         "ended",
+        "has_early_data",
         "may_end",
         "sock",
     )
@@ -55,6 +61,9 @@ class ClientSocket:
         #: Ends a pause; only handshakes that have paused need one.
         self._alarm: Optional[threading.Event] = None
         self._is_half_closed = False
+        self.has_early_data = False
+        #: How long its request goes on behind FIN; None: there was none, or bytes before it.
+        self._goes_on_until: Optional[float] = None
         #: What the socket has been told.  Telling it is a system call.
         self._timeout = 0.0
 
@@ -122,23 +131,43 @@ class ClientSocket:
             self.check()  # ``end`` looks like the client's FIN
             raise ConnectionResetError(why)
 
+    @property
+    def has_sent_fin(self) -> bool:
+        """Whether it is known that the client has sent FIN, and no bytes for its target."""
+        return self._goes_on_until is not None
+
+    def note_fin(self) -> float:
+        """Take note that it has; return how long its request goes on, in monotonic seconds."""
+        if self._goes_on_until is None:
+            self._goes_on_until = time.monotonic() + FIN_SECONDS
+        return self._goes_on_until
+
     def wait_for(self, sock: socket.socket, mask: int, until: float) -> None:
         """Return when *sock*, another one, is ready; a client that only says no more stays.
+
+        For ``FIN_SECONDS``; until the end, if there are bytes for its target.
 
         Args:
             until: monotonic seconds.
 
         Raises:
             socket.timeout: it is not ready in time.
+            HandshakeTimeout: nor is it so long behind the client's FIN.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
         why = "the client left while its identd was asked"
         poller = PlainPoller()
         poller.register(sock.fileno(), mask)
-        poller.register(self.sock.fileno(), PEER_CLOSED)
+        # Of one that is known to have sent FIN only a reset is to be told.
+        poller.register(self.sock.fileno(), 0 if self._is_half_closed else PEER_CLOSED)
         while True:
-            left = until - time.monotonic()
+            now, fin_until = time.monotonic(), self._goes_on_until
+            if fin_until is not None and now >= fin_until:
+                raise HandshakeTimeout(
+                    "its identd did not answer in the %d s after the client's FIN" % FIN_SECONDS
+                )
+            left = (until if fin_until is None else min(until, fin_until)) - now
             if left <= 0:
                 raise socket.timeout("timed out")
             ready = [fd for fd, _mask in poller.poll(left)]
@@ -148,7 +177,8 @@ class ClientSocket:
             if ready:
                 if self._is_half_closed:
                     raise ConnectionResetError(why)
-                self._has_closed(why)
+                if self._has_closed(why) and not self.has_early_data:
+                    self.note_fin()
                 self._is_half_closed = True
                 poller.modify(self.sock.fileno(), 0)  # a reset only
                 self.check()  # ended before that was noted, it would not be told any more

@@ -29,6 +29,8 @@ MAX_ATTEMPTS = 4
 ATTEMPT_SECONDS = 5.0
 #: So many failures are told in words: a line of the log is for people.
 MAX_TOLD = 4
+#: Where there was no descriptor to spare for one more, it is looked again after so long.
+RETRY_SECONDS = 1.0
 
 _ANY_ROAD = Road()
 
@@ -78,7 +80,10 @@ class Dial:
     writable or for ``wait_seconds`` to pass.  One thread at a time.
 
     Args:
-        make_room: called when there is no descriptor; whether it has closed some.
+        make_room: called when there is no descriptor for an attempt while there is no other;
+            whether it has closed some.
+        may_add: whether there may be one more attempt beside others.  Where not, addresses are
+            tried one after another, each for ``ATTEMPT_SECONDS``.
 
     Attributes:
         attempts: sockets on their way, by descriptor, oldest first; with where
@@ -91,6 +96,7 @@ class Dial:
         "_clock",
         "_failures",
         "_make_room",
+        "_may_add",
         "_next_at",
         "_road",
         "_waiting",
@@ -106,9 +112,11 @@ class Dial:
         clock: Callable[[], float] = time.monotonic,
         road: Road = _ANY_ROAD,
         make_room: Callable[[], bool] = lambda: False,
+        may_add: Callable[[], bool] = lambda: True,
     ) -> None:
         self._road = road
         self._make_room = make_room
+        self._may_add = may_add
         self._waiting = interleaved(road.ordered(addresses))[:MAX_ADDRESSES]
         self._clock = clock
         self._next_at = 0.0
@@ -135,8 +143,9 @@ class Dial:
             if self._has_connected(fd, sock, sockaddr):
                 return sock
         while self.wait_seconds() == 0.0:
-            if len(self.attempts) == MAX_ATTEMPTS:
-                self._fail(next(iter(self.attempts)), errno.ETIMEDOUT)
+            if self.attempts and (len(self.attempts) == MAX_ATTEMPTS or not self._may_add()):
+                self._end_oldest()
+                continue
             family, sockaddr = self._waiting.pop(0)
             started = self._start(family, sockaddr)
             if started is not None and self._has_connected(started.fileno(), started, sockaddr):
@@ -157,6 +166,18 @@ class Dial:
             due = max(due, since + ATTEMPT_SECONDS)
         return max(0.0, due - self._clock())
 
+    def take_back(self) -> Optional[socket.socket]:
+        """Give up the oldest attempt but the first; its address is tried again later.
+
+        Returns:
+            Its socket, which is the caller's then; None: there is one attempt at most.
+        """
+        if len(self.attempts) < 2:
+            return None
+        sock, sockaddr, _since = self.attempts.pop(list(self.attempts)[1])
+        self._put_off(sock.family, sockaddr)
+        return sock
+
     def give_up(self) -> DialError:
         """Discard every attempt; return the error for having run out of time."""
         addresses = [sockaddr for _sock, sockaddr, _since in self.attempts.values()]
@@ -174,6 +195,9 @@ class Dial:
         try:
             sock = self._socket(family)
         except OSError as exc:
+            if self.attempts and exc.errno in CAPACITY_ERRORS:
+                self._put_off(family, sockaddr)
+                return None
             self._failures.append((sockaddr, exc))
             if exc.errno in CAPACITY_ERRORS:
                 self._waiting = []  # the next one would fail the same way
@@ -200,7 +224,23 @@ class Dial:
         return sock
 
     def _socket(self, family: int) -> socket.socket:
+        if self.attempts:
+            return socket.socket(family, _KIND)  # nothing is closed for one more
         return with_room(lambda: socket.socket(family, _KIND), self._make_room)
+
+    def _put_off(self, family: int, sockaddr: Any) -> None:
+        """Have an address be the next one, when there may be a descriptor for it."""
+        self._waiting.insert(0, (family, sockaddr))
+        self._next_at = self._clock() + RETRY_SECONDS
+
+    def _end_oldest(self) -> None:
+        """Give the oldest attempt up if it has had its time; else look again later."""
+        fd, (_sock, _sockaddr, since) = next(iter(self.attempts.items()))
+        now = self._clock()
+        if now >= since + ATTEMPT_SECONDS:
+            self._fail(fd, errno.ETIMEDOUT)
+        else:
+            self._next_at = now + RETRY_SECONDS
 
     def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
         code = connect_result(sock, sockaddr)

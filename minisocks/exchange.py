@@ -4,7 +4,7 @@ Nothing that one client does with datagrams may take what others need: sockets, 
 memory.  So clients share each bound (``quota``).
 """
 
-from typing import Any
+from typing import Any, Callable
 
 from minisocks.client import Client
 from minisocks.errors import LimitReached
@@ -35,17 +35,19 @@ class Exchange:
     """The associations there are, and what they have in common.
 
     A class because the counts must agree with each other.  Loop thread, but for its making.
+
+    Args:
+        make_room: called when there is no descriptor; whether it has closed some.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, make_room: Callable[[], bool] = lambda: False) -> None:
         self._loop = loop
         self._associations: Quota[Any] = Quota(0, age=_last_used)
         self._held = Allowance(MAX_HELD_BYTES, HELD_FACTOR)
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
         self._option = ""
         self._weight = 0
-        # Spare pipes have descriptors.
-        self.ports = Ports("--udp-ports", lambda: loop.pipes.close_spare())
+        self.ports = Ports("--udp-ports", make_room)
 
     def __len__(self) -> int:
         """Return how many associations there are."""

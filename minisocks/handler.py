@@ -193,6 +193,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         else:
             self.check_rules(request)
         began = time.monotonic()
+        session.conn.has_early_data = session.talk.has_trailing_data
         confirm(session.conn, request.userid, services.make_room)
         session.waited = time.monotonic() - began
         session.access = services.access

@@ -1,12 +1,19 @@
 """What this machine has: room for descriptors and memory, and its own addresses."""
 
 import errno
+import os
 import socket
 from typing import Iterable, List, NamedTuple, Optional
 
 from minisocks.wire import packed_ip, text_ip
 
-__all__ = ["Room", "find_room", "is_own_address", "raise_descriptor_limit"]
+__all__ = [
+    "Room",
+    "descriptors_to_spare",
+    "find_room",
+    "is_own_address",
+    "raise_descriptor_limit",
+]
 
 #: For the listeners, the loop, the threads, the log, and what else is open.
 SPARE_DESCRIPTORS = 32
@@ -83,6 +90,33 @@ def raise_descriptor_limit() -> Optional[int]:
     except (OSError, ValueError):
         limit = soft
     return limit if limit > 0 else None  # -1 is "no limit"
+
+
+def descriptors_to_spare() -> Optional[int]:
+    """Return how many may be opened until fewer than a quarter of the descriptors are free.
+
+    Less than 0 if fewer are.  None: there is no limit.  Any thread.
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit - limit // 4 - _open_descriptors(limit) if limit > 0 else None
+
+
+def _open_descriptors(limit: int) -> int:
+    """Return how many descriptors this process has open; of *limit* all, if none can be had."""
+    try:
+        # Linux 6.2 and later tell it so; before, that is 0.
+        return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+    except OSError:
+        pass  # another system, or none is left to list them with
+    try:
+        with socket.socket() as probe:
+            return probe.fileno()  # all below it are in use
+    except OSError:
+        return limit
 
 
 def _available_memory() -> Optional[int]:

@@ -5,6 +5,7 @@ from typing import Optional
 
 from minisocks.access import Access
 from minisocks.answers import Answers
+from minisocks.attempts import ExtraAttempts
 from minisocks.berths import Berths
 from minisocks.census import Census
 from minisocks.errand import run_in
@@ -54,10 +55,12 @@ class Services:
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
         #: What name servers have said of late.
         self.answers = Answers(self.loop)
+        #: The attempts of dials that they may have beside their first ones.
+        self.attempts = ExtraAttempts(self.loop)
         #: What those share who relay datagrams.
-        self.exchange = Exchange(self.loop)
+        self.exchange = Exchange(self.loop, self.make_room)
         #: Where those connect that BIND waits for.
-        self.berths = Berths(self.loop)
+        self.berths = Berths(self.loop, self.make_room)
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(self.access)
@@ -84,8 +87,12 @@ class Services:
         self.berths.change(config)
 
     def make_room(self) -> bool:
-        """Close descriptors that are only kept for later; return whether there were any.
+        """Close descriptors of less worth than the one that is wanted; return whether there were.
 
+        Pipes that are only kept for later; where there is none, an extra attempt of a dial.
         Thread: any.
         """
-        return bool(run_in(self.loop, self.loop.pipes.close_spare))
+        return bool(run_in(self.loop, self._make_room))
+
+    def _make_room(self) -> bool:
+        return self.loop.pipes.close_spare() or self.attempts.take_back()

@@ -72,6 +72,7 @@ NAMES = {
     "no-network6.test": [NO_NETWORK6],
     "no-host.test": [NO_HOST4],
     "no-host6.test": [NO_HOST6],
+    "silent.test": ["10.9.0.%d" % n for n in range(1, 5)],
 }
 
 #: What it answers in turn: first this, the next time that.

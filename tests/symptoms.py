@@ -278,7 +278,8 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: no answer in time'",
         "The target did not answer within ``--connect-timeout``: it is switched off, or a "
-        "firewall on the way drops what is sent there.",
+        "firewall on the way drops what is sent there. With ``(5 s after its client's FIN)`` "
+        "behind it, the client had closed its connection before.",
         "From the proxy's host, ``ping TARGET`` and ``traceroute TARGET`` show how far it goes.",
         reply=6,
     ),

@@ -32,7 +32,8 @@ ABOVE = """
     server listener
     acceptor handler
     associate bind connect ident
-    rated targets
+    rated waiting
+    targets
     session
     association
     routes
@@ -47,7 +48,7 @@ ABOVE = """
     road
     resolver reporter
     rate ports
-    lingering relay errand
+    attempts lingering relay errand
     census delivery flow idle
     loop record
     job processor

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from bind_client import WAYS, Waiting
+from minisocks import clientsocket
 from minisocks.bind import Bind
 from minisocks.relay import Pair
 from support import (
@@ -210,17 +211,55 @@ def test_a_refusal_arrives_though_bytes_came_early(proxy, way):
         client.expect_stranger("127.0.0.3")
 
 
-def test_a_client_that_closes_is_not_waited_for(proxy, access_log):
-    """Nor its peer: the listener goes at once; who only says no more still hears why."""
-    for end in (Talk.close, Talk.reset):
-        client = Waiting(proxy.port)
-        end(client.talk)
-        access_log.wait_for("bound=%s:%d secs=" % client.place)
-        assert "end=client-gone" in access_log.lines[-1]
-        assert refuses(client.place)
+def test_a_client_that_resets_is_not_waited_for(proxy, access_log):
+    """Nor its peer: the listener goes at once."""
+    client = Waiting(proxy.port)
+    client.talk.reset()
+    access_log.wait_for("bound=%s:%d secs=" % client.place)
+    assert "end=client-gone" in access_log.lines[-1]
+    assert refuses(client.place)
+
+
+def test_a_client_that_closes_is_not_waited_for_long(monkeypatch, proxy, access_log):
+    """The listener goes some seconds later; a client that only says no more hears why."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
+    client = Waiting(proxy.port)
+    client.talk.close()
+    access_log.wait_for("nobody connected to %s:%d in time (5 s after" % client.place)
+    assert refuses(client.place)
     with Waiting(proxy.port) as client:
         client.talk.finish()
-        client.expect_refusal(1)
+        client.expect_refusal(6)
+
+
+def test_a_client_that_says_no_more_gets_its_peer(monkeypatch, proxy):
+    """Who comes within those seconds is let in."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 60.0)
+    with Waiting(proxy.port) as client:
+        client.talk.finish()
+        (job,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
+        wait_until(lambda: job._session.conn.has_sent_fin, "FIN was noticed")
+        with client.peer() as peer:
+            client.expect_peer(peer)
+            peer.expect_eof()
+            peer.send(b"answer").finish()
+        client.talk.expect(b"answer").expect_eof()
+
+
+def test_a_client_that_closes_while_its_name_is_looked_up(monkeypatch, access_log):
+    """Nothing listens when the name's address comes at last."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
+    release = threading.Event()
+    try:
+        with run_proxy(resolve=lambda name: release.wait(TIMEOUT) and []) as proxy:
+            with Talk.to(proxy.port) as talk:
+                talk.send(GREETING + socks5(b"slow.test", 0, BIND)).finish().expect(b"\5\0")
+                assert 6 == talk.receive_reply5()[0]
+                talk.expect_eof()
+            release.set()
+    finally:
+        release.set()
+    access_log.wait_for("the name was not resolved in time (5 s after its client's FIN)")
 
 
 def test_a_client_that_resets_behind_early_bytes(proxy, access_log):

@@ -17,7 +17,9 @@ from typing import NamedTuple
 import pytest
 
 import namespace as net
+from minisocks import clientsocket
 from minisocks.resolver import Resolver
+from minisocks.waiting import WaitingRequest
 from support import (
     GRANTED4,
     GREETING,
@@ -838,6 +840,87 @@ def test_a_client_that_half_closes_waits_for_a_failure_too():
             release()
 
             talk.expect(failure5(REFUSED)).expect_eof()
+
+
+def test_a_client_that_half_closes_without_a_word_for_its_target(monkeypatch):
+    """It is served all the same if its target answers within some seconds."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 60.0)
+    with FakeTarget(says(b"answer")) as target, under_way("a name") as (
+        proxy,
+        request,
+        release,
+        asked,
+    ):
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING + request(target.port)).finish().expect(b"\x05\x00")
+            wait_until(lambda: asked() and waiting_request(proxy)._session.conn.has_sent_fin)
+            release()
+
+            assert 0 == talk.receive_reply5()[0]
+            talk.expect(b"answer").expect_eof()
+
+
+def waiting_request(proxy):
+    """Return the one request that waits in the loop, once there is one."""
+    jobs = []
+
+    def is_there():
+        jobs[:] = [j for j in list(proxy.services.loop._jobs) if isinstance(j, WaitingRequest)]
+        return jobs
+
+    wait_until(is_there, "a request that waits")
+    (job,) = jobs
+    return job
+
+
+@pytest.mark.parametrize("what", ["a name", "a target"])
+def test_a_client_that_closes_is_not_waited_for_long(what, monkeypatch, access_log):
+    """Some seconds behind its FIN its request is given up, and all is freed."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
+    with under_way(what) as (proxy, request, _release, asked):
+        before = open_descriptors()
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING + request(9)).finish()
+            talk.expect(b"\x05\x00" + failure5(TTL)).expect_eof()
+        Talk.to(proxy.port).send(GREETING + request(9)).expect(b"\x05\x00").close()
+        wait_until(lambda: len(access_log.lines) == 2, "the end of both")
+        wait_until(lambda: len(proxy) == 0 and open_descriptors() == before, "no descriptor left")
+    assert all("in time (5 s after its client's FIN)" in line for line in access_log.lines)
+
+
+@pytest.mark.parametrize("when", ["with the request", "behind it"])
+@pytest.mark.parametrize("what", ["a name", "a target"])
+def test_a_client_that_closes_behind_bytes_for_its_target(what, when, monkeypatch, access_log):
+    """It may only have said all: its request goes on until --connect-timeout."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.0)
+    with under_way(what) as (proxy, request, _release, asked):
+        proxy.reload(proxy.config._replace(connect_timeout=0.3))
+        with Talk.to(proxy.port) as talk:
+            if when == "behind it":
+                talk.send(GREETING + request(9)).expect(b"\x05\x00")
+                job = waiting_request(proxy)
+                talk.send(b"x")
+                wait_until(lambda: job._session.mask == 0, "the byte was seen")
+            else:
+                talk.send(GREETING + request(9) + b"x").expect(b"\x05\x00")
+            talk.finish().expect(failure5(TTL)).expect_eof()
+    (line,) = access_log.lines
+    assert "in time" in line
+    assert "FIN" not in line
+    assert float(line.partition("secs=")[2].split()[0]) >= 0.29
+
+
+@pytest.mark.parametrize("behind", ["a byte", "its FIN"])
+def test_a_client_that_resets_later_while_we_dial(behind, monkeypatch, access_log):
+    """That is noticed whatever the client has done before."""
+    with under_way("a target") as (proxy, request, _release, asked):
+        talk = Talk.to(proxy.port).send(GREETING + request(9)).expect(b"\x05\x00")
+        job = waiting_request(proxy)
+        talk.send(b"x") if behind == "a byte" else talk.finish()
+        wait_until(lambda: job._session.mask == 0, "it was seen")
+        talk.reset()
+        wait_until(lambda: len(proxy) == 0, "the end of the dial")
+        assert "end=client-gone" in access_log.wait_for("end=")
 
 
 HALF_SAID = [

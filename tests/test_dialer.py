@@ -244,6 +244,67 @@ def test_no_more_than_4_addresses_are_tried_at_once(clock):
         release(dial)
 
 
+def test_without_room_for_more_addresses_are_tried_one_by_one(clock):
+    """Each has 5 s, the last one all that is left; when there is room they are tried beside."""
+    has_room = []
+    with black_hole() as silent:
+        dial = Dial([(V4, ("127.0.0.1", silent))] * 5, clock, may_add=lambda: bool(has_room))
+        began, starts = clock.now, []
+        while len(starts) < 3:
+            dial.step()
+            assert 1 == len(dial.attempts)
+            (since,) = {since for _sock, _sockaddr, since in dial.attempts.values()}
+            starts += [] if since in starts else [since]
+            assert 0.0 < dial.wait_seconds() <= 1.0
+            clock.now += dial.wait_seconds()
+        assert began == starts[0]
+        assert all(5.0 <= later - before < 6.0 for before, later in zip(starts, starts[1:]))
+        has_room.append(1)
+        clock.now += 1.0
+        dial.step()
+        assert 2 == len(dial.attempts)
+        release(dial)
+
+
+def test_an_attempt_that_is_taken_back_is_made_again(clock):
+    """Never the first one, which its dial is promised; the second is the next to be tried."""
+    with black_hole() as silent, black_hole() as other:
+        dial = Dial([(V4, ("127.0.0.1", silent)), (V4, ("127.0.0.1", other))], clock)
+        dial.step()
+        assert dial.take_back() is None
+        clock.now += 0.25
+        dial.step()
+        assert dial.wait_seconds() is None
+
+        dial.take_back().close()
+
+        assert [silent] == [sockaddr[1] for _, sockaddr, _ in dial.attempts.values()]
+        assert dial.take_back() is None
+        assert 1.0 == dial.wait_seconds()
+        clock.now += 1.0
+        dial.step()
+        assert [silent, other] == [sockaddr[1] for _, sockaddr, _ in dial.attempts.values()]
+        error = dial.give_up()
+        assert 2 == len(error.attempts), "an attempt that was taken back has not failed"
+        release(dial)
+
+
+def test_nothing_is_closed_for_one_attempt_more(clock):
+    """Where there is no descriptor for it, its address waits, and the dial goes on."""
+    asked = []
+    with black_hole() as silent, listening() as listener:
+        addresses = [(V4, ("127.0.0.1", silent)), at(listener)]
+        dial = Dial(addresses, clock, make_room=lambda: asked.append(1) or False)
+        dial.step()
+        clock.now += 0.25
+        with no_descriptor_left():
+            assert dial.step() is None
+        assert (1, []) == (len(dial.attempts), asked)
+        clock.now += 1.0
+        outcome(dial).close()
+        release(dial)
+
+
 def test_giving_up(clock):
     """Out of time: REP 06, every attempt is discarded, and the error tells of each."""
     refused = refusing()

@@ -252,7 +252,7 @@ def test_a_bind_that_has_no_time_left_is_refused_at_once(monkeypatch, access_log
         threading.Timer(0.2, release.set).start()
         with Waiting(proxy.port, way="4") as client:
             assert (91, 0) == (client.rep, client.port)
-    access_log.wait_for("why='no time was left for its peer'")
+    access_log.wait_for("why='no time was left when its identd had answered'")
 
 
 def test_bind_is_asked_about_too(monkeypatch):

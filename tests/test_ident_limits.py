@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
+import threading
 import time
 
 import pytest
 
 from identd import identd, says_user
-from minisocks import compat, ident
+from minisocks import clientsocket, compat, ident
 from minisocks.client import Client
 from minisocks.clientsocket import ClientSocket
 from minisocks.compat import READ, WRITE
@@ -142,6 +143,44 @@ def test_a_client_that_has_said_its_last_word(monkeypatch, target):
             talk.send(socks4("127.0.0.1", target.port, b"ann") + b"all").finish()
             assert GRANTED4 == talk.receive(8)[:2]
             assert b"all" == talk.rest()
+
+
+@pytest.mark.parametrize("early", [b"", b"all"])
+def test_a_client_that_closes_is_not_asked_about_for_long(early, monkeypatch, target, access_log):
+    """Some seconds behind its FIN; to the end, if there are bytes for its target before that."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
+    monkeypatch.setattr(ident, "SECONDS", 0.4 if early else 30.0)
+    with identd(monkeypatch, hangs), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann") + early).finish()
+            talk.expect(NO_IDENTD4 if early else REJECTED4).expect_eof()
+    why = "the identd at 127.0.0.1 did not answer in time"
+    if not early:
+        why = "its identd did not answer in the 0 s after the client's FIN"
+    assert why in access_log.wait_for("end=refused")
+
+
+def test_an_answer_in_pieces_to_a_client_that_has_said_its_last_word(monkeypatch, target):
+    """Its FIN is no reset, however often the answer is waited for."""
+    half_closed, waits, wait_for = threading.Event(), [], ClientSocket.wait_for
+
+    def spy(conn, sock, mask, until):
+        waits.append(mask)
+        wait_for(conn, sock, mask, until)
+
+    def script(talk, theirs, ours):
+        assert half_closed.wait(20)
+        talk.send(b"%d , %d : " % (theirs, ours))
+        wait_until(lambda: waits.count(READ) == 2, "the second wait")
+        talk.send(b"USERID : UNIX : ann\r\n")
+
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 60.0)
+    monkeypatch.setattr(ClientSocket, "wait_for", spy)
+    with identd(monkeypatch, script), run_proxy(ident=True) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann")).finish()
+            half_closed.set()
+            assert GRANTED4 == talk.receive(8)[:2]
 
 
 ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "allow"

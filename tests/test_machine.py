@@ -1,6 +1,7 @@
 """How many connections fit, by what is known of the machine."""
 
 import resource
+import socket
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from minisocks import machine
 from minisocks.machine import find_room
-from support import ROOT
+from support import ROOT, no_descriptor_left
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,47 @@ def test_no_limit_is_no_number(monkeypatch):
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
 
     assert machine.raise_descriptor_limit() is None
+
+
+@pytest.mark.parametrize("how", ["told", "listed", "by a number"])
+def test_descriptors_to_spare(monkeypatch, how):
+    """Of the limit a quarter less than are open; each that is opened is one less."""
+    if how != "told":
+        monkeypatch.setattr(machine.os, "stat", lambda path: Unknown)
+    if how == "by a number":
+        monkeypatch.setattr(machine.os, "listdir", not_there)
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = machine.descriptors_to_spare()
+    fillers = [socket.socket() for _ in range(10)]
+    try:
+        assert before - 10 == machine.descriptors_to_spare()
+        assert before <= limit - limit // 4
+    finally:
+        for filler in fillers:
+            filler.close()
+    assert before == machine.descriptors_to_spare()
+
+
+class Unknown:
+    """What a kernel before Linux 6.2 says of /proc/self/fd."""
+
+    st_size = 0
+
+
+def not_there(path):
+    """Have no /proc."""
+    raise FileNotFoundError(path)
+
+
+def test_without_a_descriptor_there_is_none_to_spare(monkeypatch):
+    """Also where it takes one to count them."""
+    monkeypatch.setattr(machine.os, "stat", lambda path: Unknown)
+    with no_descriptor_left():
+        limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert -(limit // 4) == machine.descriptors_to_spare()
+
+
+def test_without_a_limit_all_are_to_spare(monkeypatch):
+    """None is no number, here as well."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    assert machine.descriptors_to_spare() is None
