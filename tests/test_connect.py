@@ -708,10 +708,10 @@ def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeyp
     with FakeTarget() as target, run_proxy(Resolver(getaddrinfo)) as proxy:
         with contextlib.ExitStack() as stack:
             stack.callback(release.set)
-            waiting = [stack.enter_context(Talk.to(proxy.port)) for _ in range(16)]
+            waiting = [stack.enter_context(Talk.to(proxy.port)) for _ in range(64)]
             for talk in waiting:
                 talk.send(GREETING + socks5(b"slow.test", 80)).expect(b"\x05\x00")
-            wait_until(lambda: len(asked) == 16)
+            wait_until(lambda: len(asked) == 64)
             monkeypatch.setattr("minisocks.resolver.STUCK_SECONDS", 0.0)
 
             with Talk.to(proxy.port) as talk:
@@ -724,7 +724,7 @@ def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeyp
             release.set()
             for talk in waiting:
                 assert 0 == talk.receive_reply5()[0]
-    assert 16 == len(asked)
+    assert 64 == len(asked)
 
 
 def several(*addresses):
