@@ -110,7 +110,7 @@ UNSHARED_POLLERS = (_Poll, _SelectPoll)
 
 
 class Waker:
-    """A descriptor that another thread, or a signal, can make readable.
+    """A descriptor that another thread, or a signal's handler, can make readable.
 
     A socket pair and not a pipe, because Windows can wait only for sockets.
     """
@@ -124,23 +124,19 @@ class Waker:
         """Return the descriptor to wait on for reading."""
         return self._reader.fileno()
 
-    def writer_fileno(self) -> int:
-        """Return the descriptor for ``signal.set_wakeup_fd``."""
-        return self._writer.fileno()
-
-    def wake(self, note: bytes = b"\0") -> None:
-        """Make it readable.  Any thread."""
+    def wake(self) -> None:
+        """Make it readable.  Any thread, and a signal's handler."""
         try:
-            self._writer.send(note)
+            self._writer.send(b"\0")
         except OSError:
             pass  # full: it is readable already; or closed: nobody waits any more
 
-    def drain(self) -> bytes:
-        """Make it unreadable again and return the notes."""
+    def drain(self) -> bool:
+        """Take what makes it readable; return whether there was any."""
         try:
-            return self._reader.recv(4096)
+            return bool(self._reader.recv(4096))
         except OSError:
-            return b""
+            return False
 
     def close(self) -> None:
         """Close both ends."""

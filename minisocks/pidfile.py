@@ -11,7 +11,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Iterator, Optional
 
 __all__ = ["Pidfile", "control_path", "default_path"]
 
@@ -28,23 +28,83 @@ GLANCES, GLANCE_SECONDS = 10, 0.02
 
 
 def default_path(address: str) -> str:
-    """Return the pidfile of who listens on *address*, as ``--listen`` says it, and as this user.
+    """Return the pidfile of this user's process that listens on *address*, as ``--listen`` says it.
 
-    In ``/run`` for root, in ``/tmp/minisocks-UID`` for others (not in a directory that
-    comes and goes with a login: cron has none); beside it for a unix socket.
+    Beside the socket for a unix socket, in ``/run`` for root.  For others in a directory of
+    their own: the one that has the pidfile of a process that lives, or else the first that can
+    be had.
+
+    Raises:
+        ValueError: there is none.
     """
     if address.startswith("unix:"):
         return os.path.abspath(address[5:]) + ".pid"
     host, _, port = address.rpartition(":")
     host = host.strip("[]").replace("/", "_") or "any"
-    return os.path.join(_directory(), "minisocks-%s-%s.pid" % (host, port))
+    name = "minisocks-%s-%s.pid" % (host, port)
+    if not os.geteuid():
+        return os.path.join("/run" if os.path.isdir("/run") else "/var/run", name)
+    first = ""
+    for directory in _directories():
+        path = os.path.join(directory, name)
+        if _is_own(directory):
+            if _is_held(path):
+                return path
+        elif not _can_be_made(directory):
+            continue
+        first = first or path
+    if not first:
+        raise ValueError(_NO_DIRECTORY % os.geteuid())
+    return first
 
 
-def _directory() -> str:
+_NO_DIRECTORY = (
+    "there is no place for a pidfile, because /tmp/minisocks-%d is another user's, or open to "
+    "others, and this user has no home directory to write to: name a --pidfile"
+)
+
+
+def _directories() -> "Iterator[str]":
+    """Yield where a user other than root has pidfiles.
+
+    They are the same with and without a login, and whatever the environment says: cron has
+    neither XDG_RUNTIME_DIR nor a session, and ``/run/user`` is removed at logout.  Every user can
+    make the first one before its owner does, so there is a second one.
+    """
     uid = os.geteuid()
-    if uid:
-        return "/tmp/minisocks-%d" % uid  # noqa: S108  # made and checked by Pidfile
-    return "/run" if os.path.isdir("/run") else "/var/run"
+    yield "/tmp/minisocks-%d" % uid  # noqa: S108  # made and checked by Pidfile
+    import pwd  # seldom needed
+
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+        # Some system users have "/" or "/tmp".
+        if os.stat(home).st_uid == uid:
+            yield os.path.join(home, ".cache", "minisocks")
+    except (KeyError, OSError):
+        pass  # none, or it is not there
+
+
+def _is_own(directory: str) -> bool:
+    """Return whether it is this user's, and nobody else may enter it; no link to one either."""
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    return status.st_mode & 0o170077 == 0o40000 and status.st_uid == os.geteuid()
+
+
+def _can_be_made(directory: str) -> bool:
+    parent = os.path.dirname(directory)
+    if os.path.lexists(directory):
+        return False
+    return os.access(parent, os.W_OK | os.X_OK) or _can_be_made(parent)
+
+
+def _is_held(path: str) -> bool:
+    try:
+        return not Pidfile(path).is_free(is_own=True)
+    except OSError:
+        return False  # it will be told when it is used
 
 
 def control_path(path: str) -> str:
@@ -190,16 +250,16 @@ class Pidfile:
 
     def _make_directory(self) -> None:
         directory = os.path.dirname(self.path)
-        if directory != _directory() or not os.geteuid():
+        if not os.geteuid() or directory not in _directories():
             return
-        try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
-            pass
-        status = os.lstat(directory)
-        # 0o40000 is a directory, and no link to one.
-        if status.st_mode & 0o170077 != 0o40000 or status.st_uid != os.geteuid():
-            raise OSError(1, "%s is open to others: remove it" % directory)
+        for name in (os.path.dirname(directory), directory):
+            if not os.path.lexists(name):
+                try:
+                    os.mkdir(name, 0o700)
+                except FileExistsError:
+                    pass  # by another start
+        if not _is_own(directory):
+            raise OSError(1, "%s is another user's, or open to others" % directory)
 
 
 def _demand_file(fd: int, path: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import threading
 from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
 
+from minisocks.access import Access
 from minisocks.compat import tame_traceback
 from minisocks.handler import SocksHandler
 from minisocks.hooks import (
@@ -150,15 +151,32 @@ class Proxy:
         the next start goes by it.  Not in a hook.
 
         Raises:
-            ConfigError: a setting has a value that cannot be used; nothing has changed.
+            ConfigError: a setting has a value that cannot be used, or a file that it names
+                cannot be read; nothing has changed.
             ListenError, RoadError, OSError: something cannot be had; likewise.
             RuntimeError: it is being stopped.
         """
+        self.prepare(config)()
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """Read the files that *config* names; return what does the rest of ``reload``.
+
+        So the reading, which may take long, delays neither ``stop`` nor the thread that
+        goes on with the change.
+
+        Raises:
+            ConfigError: as ``reload``.
+        """
         config = config.checked()
-        with self._lifecycle:
-            if self._run is not None:
-                self._run.change(config)
-            self.config = config
+        access = Access.of(config, self._hooks)
+
+        def adopt() -> None:
+            with self._lifecycle:
+                if self._run is not None:
+                    self._run.change(access)
+                self.config = config
+
+        return adopt
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.

@@ -270,7 +270,7 @@ ROWS = (
         "pidfile",
         "text",
         "Lock this file, and be spoken to by FILE.sock. Without it: one by the first address to "
-        "listen on, in /run for root and in /tmp for others.",
+        "listen on, in /run for root, in /tmp/minisocks-UID or ~/.cache/minisocks for others.",
         "FILE",
         accept=check_path("--pidfile"),
         of_process=True,

@@ -14,7 +14,6 @@ from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
 from minisocks.server import SocksServer
 from minisocks.services import Services
-from minisocks.settings import Config
 from minisocks.threads import is_own_thread
 from minisocks.values import ListenAddress
 
@@ -88,18 +87,17 @@ class Run:
         services.loop.start()
         self.acceptor.start([door.server for door in self._all_doors()])
 
-    def change(self, config: Config) -> None:
-        """Go by *config* from now on; connections are not touched.
+    def change(self, access: Access) -> None:
+        """Go by *access* from now on; connections are not touched.
 
         Listeners that are in both stay, others are opened and closed.  All or nothing.
 
         Raises:
-            ConfigError, ListenError, RoadError, OSError: something cannot be had; nothing has
-                changed.
+            ListenError, RoadError, OSError: something cannot be had; nothing has changed.
             RuntimeError: it has been told to stop.
         """
-        access = Access.of(config, self.services.hooks)
         access.road.check()
+        config = access.config
         with self._changing:
             if self._stopper:
                 raise RuntimeError("the proxy stops")

@@ -18,9 +18,10 @@ from minisocks.orders import Orders, hangs_on
 from minisocks.pidfile import Pidfile, control_path
 from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
+from minisocks.reloads import Change, Reloads
 from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
-from minisocks.status import change_told, collect
+from minisocks.status import collect
 from minisocks.values import ListenAddress
 from minisocks.watchdog import take_turn
 from minisocks.whereabouts import locate
@@ -61,6 +62,9 @@ class Service:
         self._until: Optional[float] = None
         self._is_empty = threading.Event()
         self._had_terminal = False
+        steps = {"stop": self._stop, "reload": self._hang_up, "report": self._report}
+        self._orders = Orders(steps)
+        self._reloads = Reloads(self._read_change, self._orders.give)
 
     def run(self, ensure: bool = False) -> None:
         """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
@@ -79,43 +83,45 @@ class Service:
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
             console.in_background(detach([pidfile.fileno() for pidfile in self._pidfiles]))
+        # In the background that is not the one it came from; and nohup wants it to stay.
+        self._had_terminal = _has_terminal() and not hangs_on()
         try:
-            for pidfile in self._pidfiles:
-                self._write_number(pidfile)
-            self._serve(config, note, says_nothing=ensure)
+            # Before its number can be read, and until nothing of it is left.
+            with self._orders:
+                self._serve(config, note, says_nothing=ensure)
         finally:
             # Before whoever waits hears of the end: he may start another one.
             for pidfile in self._pidfiles:
                 pidfile.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
+        for pidfile in self._pidfiles:
+            self._write_number(pidfile)
         self._descriptors = raise_descriptor_limit()
         self._proxy = Proxy(self._fitted(config), keep_records=0)
         self._log = Log(config)
-        # In the background that is not the one it came from; and nohup wants it to stay.
-        self._had_terminal = _has_terminal() and not hangs_on()
         if self._log.problem:
             console.warn("the log goes nowhere: %s" % self._log.problem)
         room = find_room(self._descriptors, config.max_handshakes)
-        with Orders() as self._orders:
-            self._log.start(config)
-            try:
-                if note:
-                    log.warning("%s", note)
-                self._proxy.start()
-                self._open_control()
-                is_elsewhere = config.daemon or config.log_file or config.syslog
-                for line in self._announced(room):
-                    if not says_nothing:
-                        console.say(*line)
-                    if is_elsewhere:
-                        log.info("%s", " ".join(line))
-                console.finish(0)
-                self._warn = _warn_in_log
-                self._follow_orders()
-            finally:
-                self._proxy.stop()
-                self._log.close()
+        self._log.start(config)
+        try:
+            if note:
+                log.warning("%s", note)
+            self._proxy.start()
+            self._orders.serve()
+            self._open_control()
+            is_elsewhere = config.daemon or config.log_file or config.syslog
+            for line in self._announced(room):
+                if not says_nothing:
+                    console.say(*line)
+                if is_elsewhere:
+                    log.info("%s", " ".join(line))
+            console.finish(0)
+            self._warn = _warn_in_log
+            self._follow_orders()
+        finally:
+            self._proxy.stop()
+            self._log.close()
 
     def _announced(self, room: Room) -> List[Tuple[str, str]]:
         services = self._proxy.services
@@ -182,7 +188,11 @@ class Service:
 
     def _follow_address(self) -> None:
         """Have the pidfile of the first address, besides the one that it was started with."""
-        pidfile, _address = self._own_pidfile()
+        try:
+            pidfile, _address = self._own_pidfile()
+        except ServiceError as exc:
+            self._warn(str(exc))
+            return
         if pidfile.path in [mine.path for mine in self._pidfiles]:
             return
         try:
@@ -204,29 +214,31 @@ class Service:
         if what == "status":
             answer(dict(collect(self._proxy, self._state), ok=True))
         elif what == "reload":
-            self._orders.give(what, answer)
+            self._orders.give(lambda: self._reload(answer))
         elif what in ("stop", "drain"):
             # First the answer: behind it the loop may end.
             told = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
-            answer(told, lambda: self._orders.give(what, None))
+            order = self._stop if what == "stop" else self._drain
+            answer(told, lambda: self._orders.give(order))
         else:
             answer({"error": "no such request"})
 
     def _follow_orders(self) -> None:
         """Return when it is time to end."""
-        steps = {"stop": self._stop, "drain": self._drain, "report": self._report}
         while True:
             left = None if self._until is None else self._until - time.monotonic()
             is_over = self._is_empty.is_set() or (left is not None and left <= 0)
             if self._state != "serving" and is_over:
                 return
-            for what, answer in self._orders.wait(left):
-                if what != "reload":
-                    steps[what]()
-                elif answer is None and self._has_hung_up():
-                    self._stop()  # HUP as it was meant at first
-                else:
-                    self._reload(answer)
+            for order in self._orders.wait(left):
+                order()
+
+    def _hang_up(self) -> None:
+        """Reload, unless HUP has been sent as it was meant at first: the terminal is gone."""
+        if self._has_hung_up():
+            self._stop()
+        else:
+            self._reload()
 
     def _has_hung_up(self) -> bool:
         return self._had_terminal and not _has_terminal()
@@ -259,29 +271,14 @@ class Service:
         for record in live:
             log.info("%s", record)
 
-    def _reload(self, answer: Optional[Answer]) -> None:
+    def _reload(self, answer: Optional[Answer] = None) -> None:
         """Go by the settings as they are now, or tell what is wrong with them."""
         self._log.reopen()  # also where they cannot be used: who turns logs over relies on it
-        try:
-            if self._state != "serving":
-                raise ServiceError("it does not listen any more")
-            changed, fixed = self._change()
-        except (OSError, RuntimeError, ValueError, ServiceError) as exc:
-            sentence = getattr(exc, "sentence", None) or getattr(exc, "strerror", None) or str(exc)
-            log.error("not reloaded, the old settings stay: %s", sentence)
-            told: Dict[str, Any] = {"error": sentence}
-        else:
-            services = self._proxy.services
-            read = list(services.access.files) if services is not None else []
-            log.info("reloaded, %s", change_told(changed, read))
-            if fixed:
-                log.warning("needs a restart: %s", ", ".join(fixed))
-            told = {"ok": True, "changed": changed, "read": read, "restart": fixed}
-        if answer is not None:
-            answer(told)
+        self._reloads.ask(answer)
 
-    def _change(self) -> Tuple[List[str], List[str]]:
-        """Return what has changed, and what takes a restart to."""
+    def _read_change(self) -> Change:
+        """Return what makes the settings, as they are now, those in force.  Any thread."""
+        self._demand_serving()
         asked = self._read(self._home if self._config.daemon else "", self._warn).config
         differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
         # What only a restart changes stays, and is told again the next time.
@@ -289,20 +286,34 @@ class Service:
         asked = asked._replace(**stays)
         in_force = {s.name: getattr(self._config, s.name) for s in SETTINGS if s.is_fixed}
         config = (self._absolute(asked) if self._config.daemon else asked)._replace(**in_force)
+        adopt = self._proxy.prepare(self._fitted(config))
         opened = None
         if any(s.name in _OF_LOG for s in differing):
             opened = destinations(config)
-        try:
-            self._proxy.reload(self._fitted(config))
-        except BaseException:
-            for destination in opened or ():
-                destination.close()
-            raise
-        self._log.change(config, opened)
-        self._asked, self._config = asked, config
-        self._open_control()
-        changed = [s.key for s in differing if not s.is_fixed]
-        return changed, [s.key for s in differing if s.is_fixed]
+
+        def change() -> Dict[str, List[str]]:
+            try:
+                self._demand_serving()
+                adopt()
+            except BaseException:
+                for destination in opened or ():
+                    destination.close()
+                raise
+            self._log.change(config, opened)
+            self._asked, self._config = asked, config
+            self._open_control()
+            services = self._proxy.services
+            return {
+                "changed": [s.key for s in differing if not s.is_fixed],
+                "read": list(services.access.files) if services is not None else [],
+                "restart": [s.key for s in differing if s.is_fixed],
+            }
+
+        return change
+
+    def _demand_serving(self) -> None:
+        if self._state != "serving":
+            raise ServiceError("it does not listen any more")
 
     def _at_home(self, path: str) -> str:
         return os.path.join(self._home, path)

@@ -122,7 +122,8 @@ def locate(
         file: the text of the file of settings.
 
     Raises:
-        ValueError: the address is none; or it is port 0, which has no pidfile of its own.
+        ValueError: the address is none; or it is port 0, which has no pidfile of its own; or
+            there is no place for one.
         ConfigError: the file cannot be read.
     """
     texts: "Dict[str, str]" = {}

@@ -40,6 +40,16 @@ SLIPS = (
         "Remove it, or take a path in a directory where others cannot make files.",
     ),
     Mistake(
+        "no-place-for-a-pidfile",
+        AT_THE_START,
+        "minisocks: there is no place for a pidfile, because FILE is another user's, or open to "
+        "others, and this user has no home directory to write to: name a --pidfile",
+        "Every user may make this directory. Then ``~/.cache/minisocks`` is taken, in the home "
+        "that the system's list of users has; but this user has none of its own.",
+        "Name a ``--pidfile`` in a directory that only this user may write to, at the start and "
+        "for ``status``, ``reload`` and ``stop``. Or have root remove what is in the way.",
+    ),
+    Mistake(
         "no-default-pidfile",
         AT_THE_START,
         "warning: no pidfile FILE: ...",

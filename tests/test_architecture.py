@@ -23,8 +23,8 @@ ABOVE = """
     __main__ pytest_plugin
     cli testing
     checking chosen commands hashing service
-    announce console logs orders watchdog
-    daemon remote ensure status
+    announce console logs reloads watchdog
+    daemon remote orders ensure status
     control destinations folding verdict
     __init__
     proxy

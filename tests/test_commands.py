@@ -350,7 +350,7 @@ def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypa
     """A warning and no channel, unless the pidfile was asked for."""
     code = (
         "import sys, minisocks.pidfile as p\n"
-        "p._directory = lambda: '/no/such'\n"
+        "p.default_path = lambda address: '/no/such/p'\n"
         "from minisocks.cli import main; sys.exit(main())"
     )
     port = closed_port()
@@ -362,7 +362,7 @@ def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypa
         while not lines or not lines[-1].startswith("try it"):
             lines.append(process.stderr.readline())
             assert None is process.poll()
-        assert lines[0].startswith("warning: no pidfile /no/such/minisocks-127.0.0.1-%d.pid" % port)
+        assert lines[0].startswith("warning: no pidfile /no/such/p: No such file")
         Talk.to(port).close()
         process.terminate()
         process.communicate(timeout=TIMEOUT)

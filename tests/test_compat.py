@@ -143,11 +143,11 @@ def test_a_hook_that_calls_itself_without_end_does_not_end_the_program():
 
 
 def test_waker_never_blocks_and_survives_its_end():
-    """A waker takes any number of notes, and notes after it was closed."""
+    """A waker takes any number of calls, and calls after it was closed."""
     waker = compat.Waker()
     for _ in range(10000):
-        waker.wake(b"x" * 64)
-    assert b"x" in waker.drain()
+        waker.wake()
+    assert waker.drain()
     while waker.drain():
         pass
     waker.close()

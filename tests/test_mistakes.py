@@ -386,9 +386,16 @@ def first_line(stage, *args, code="pass"):
         return command.lines[0]
 
 
+@makes("no-place-for-a-pidfile")
+def _(stage):
+    # As for a user who has neither.
+    code = "import os, minisocks.pidfile as p; os.geteuid = lambda: 1000; p._directories = tuple"
+    return sabotaged(stage, code, "-l", "1080", "--daemon"), None
+
+
 @makes("no-default-pidfile")
 def _(stage):
-    code = "import minisocks.pidfile as p; p._directory = lambda: '/no/such'"
+    code = "import minisocks.pidfile as p; p.default_path = lambda address: '/no/such/p'"
     return first_line(stage, "-l", str(closed_port()), code=code), None
 
 
@@ -717,11 +724,11 @@ def _(stage):
     return stage.start(status=1, python=[sys.executable, "-S"]), None
 
 
-def sabotaged(stage, code):
+def sabotaged(stage, code, *args):
     """Start with *code* run before all else."""
     (stage.tmp_path / "sitecustomize.py").write_text(code)
     path = os.pathsep.join([str(stage.tmp_path), ROOT])
-    return stage.start("-l", "0", status=1, env={"PYTHONPATH": path})
+    return stage.start(*(args or ("-l", "0")), status=1, env={"PYTHONPATH": path})
 
 
 NO_MEMORY = """

@@ -1,13 +1,15 @@
 """The pidfile: one process has it, for as long as it lives."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
 
-from minisocks.pidfile import Pidfile, control_path, default_path
+from minisocks.pidfile import Pidfile, _directories, control_path, default_path
 from support import ROOT, TIMEOUT
 
 #: Takes the pidfile, says so, and has it until it reads a line.
@@ -239,27 +241,97 @@ def test_what_is_no_file_is_refused(path, make):
         Pidfile(path).acquire()
 
 
-def test_directory_in_tmp_is_made_and_has_to_be_ours(monkeypatch, tmp_path):
-    """For users other than root there is one in /tmp; one that others may enter is refused."""
-    monkeypatch.setattr("minisocks.pidfile._directory", lambda: str(tmp_path / "minisocks-1000"))
-    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 1000)
-    monkeypatch.setattr("minisocks.pidfile._demand_own", lambda fd, path: None)
-    path = default_path("127.0.0.1:1080")
-    assert str(tmp_path / "minisocks-1000" / "minisocks-127.0.0.1-1080.pid") == path
-    os.mkdir(os.path.dirname(path), 0o755)
-    with pytest.raises(OSError, match="is open to others: remove it"):
-        Pidfile(path).acquire()
-    os.rmdir(os.path.dirname(path))
-    os.symlink(str(tmp_path), os.path.dirname(path))
-    with pytest.raises(OSError, match="is open to others: remove it"):
-        Pidfile(path).acquire()
-    os.unlink(os.path.dirname(path))
+#: A user of no system, for as long as root runs these tests.
+OTHER_USER = 60000 + os.getpid() % 4000
 
-    if os.stat(str(tmp_path)).st_uid:
-        pytest.skip("not root: cannot play another user")
-    with pytest.raises(OSError, match="is open to others"):  # it is root's, who is not 1000
-        Pidfile(path).acquire()
-    assert 0o700 == os.stat(os.path.dirname(path)).st_mode & 0o777
+
+@pytest.fixture
+def folder():
+    """A folder of a user other than root; the test runs as that user."""
+    folder = tempfile.mkdtemp()
+    is_root = not os.geteuid()
+    if is_root:
+        os.chown(folder, OTHER_USER, -1)
+        os.seteuid(OTHER_USER)
+    yield folder
+    if is_root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def places(monkeypatch, folder):
+    """The two directories for its pidfiles, in there."""
+    os.mkdir(os.path.join(folder, "tmp"))
+    found = [os.path.join(folder, *path) for path in (("tmp", "own"), (".cache", "minisocks"))]
+    monkeypatch.setattr("minisocks.pidfile._directories", lambda: iter(found))
+    return found
+
+
+def held(directory):
+    """Return a pidfile for port 1080 in *directory*, which is locked."""
+    pidfile = Pidfile(os.path.join(directory, "minisocks-127.0.0.1-1080.pid"))
+    assert pidfile.acquire()
+    return pidfile
+
+
+def test_the_first_directory_that_can_be_had_is_taken(places):
+    """And made, for nobody else."""
+    for place in places:
+        pidfile = held(place)
+        assert pidfile.path == default_path("127.0.0.1:1080")
+        pidfile.release()
+        assert 0o700 == os.stat(place).st_mode & 0o777
+        shutil.rmtree(place)
+        with open(place, "w"):
+            pass  # another user was there first
+    with pytest.raises(ValueError, match=".*there is no place for a pidfile.* name a --pidfile"):
+        default_path("127.0.0.1:1080")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place, other: os.mkdir(place, 0o755),
+        lambda place, other: (os.mkdir(place), os.chmod(place, 0o710)),  # noqa: S103  # that is the point
+        lambda place, other: os.symlink(other, place),
+        lambda place, other: os.symlink("/no/such", place),
+        lambda place, other: os.mkfifo(place),
+    ],
+    ids=["readable", "group", "link", "dangling", "pipe"],
+)
+def test_a_directory_that_is_not_this_user_s_alone_is_passed_over(places, folder, make):
+    """Whatever is there, the second one is taken, and nothing in the first is touched."""
+    other = os.path.join(folder, "other")
+    os.mkdir(other, 0o700)
+    make(places[0], other)
+    path = default_path("127.0.0.1:1080")
+    assert places[1] == os.path.dirname(path)
+    with pytest.raises(OSError, match="another user's, or open to others"):
+        held(places[0])
+    assert [] == os.listdir(other)
+    held(places[1]).release()
+
+
+def test_a_process_that_lives_is_found_in_each(places):
+    """Wherever it was started, and whatever there is in the other one by now."""
+    for place in places:
+        pidfile = held(place)
+        for other in places:
+            if other != place:
+                held(other).release()
+        assert pidfile.path == default_path("127.0.0.1:1080")
+        assert places[0] == os.path.dirname(default_path("127.0.0.1:1081"))
+        pidfile.release()
+
+
+def test_places_are_not_the_environment_s(monkeypatch, tmp_path):
+    """Cron, a login and a service manager find the same one."""
+    before = list(_directories())
+    for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER", "LOGNAME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert before == list(_directories())
+    assert "/tmp/minisocks-%d" % os.geteuid() == before[0]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +349,7 @@ def test_default_is_by_user_and_listener(address, name, monkeypatch):
     monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 0)
     assert "/run/" + name == default_path(address)
     monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("minisocks.pidfile._directories", lambda: iter(["/tmp/minisocks-1000"]))
     assert "/tmp/minisocks-1000/" + name == default_path(address)
 
 

@@ -1,0 +1,83 @@
+"""Reloads: one at a time, each for all that have asked before it reads."""
+
+import collections
+
+import pytest
+
+from minisocks.errors import ConfigError
+from minisocks.reloads import Reloads
+from support import wait_until
+
+CHANGED = {"changed": ["quiet"], "read": [], "restart": []}
+
+
+class Main:
+    """The main thread's part: the orders that it has been given."""
+
+    def __init__(self):
+        self.orders = collections.deque()
+
+    def follow(self):
+        """Wait for an order, and carry it out."""
+        wait_until(lambda: self.orders)
+        self.orders.popleft()()
+
+
+@pytest.fixture
+def main():
+    return Main()
+
+
+def test_all_that_ask_before_it_reads_hear_of_it_and_no_others(main):
+    """Who asks while settings are being read hears of the next reload, which reads them anew."""
+    told = []
+    reloads = Reloads(lambda: lambda: CHANGED, main.orders.append)
+    for n in range(4):
+        reloads.ask(lambda answer, n=n: told.append((n, answer["ok"], answer["changed"])))
+    main.follow()
+    assert [(0, True, ["quiet"])] == told
+    main.follow()
+    assert [(n, True, ["quiet"]) for n in range(4)] == told
+    assert not main.orders
+
+
+@pytest.mark.parametrize("when", ["read", "changed"])
+@pytest.mark.parametrize("exc", [ConfigError("--grace", "no number"), OSError(2, "gone")])
+def test_what_is_wrong_is_told_and_the_next_one_goes_on(main, when, exc):
+    """Whether it was found while reading or while changing."""
+    told = []
+
+    def fail():
+        raise exc
+
+    reloads = Reloads(fail if when == "read" else lambda: fail, main.orders.append)
+    reloads.ask(told.append)
+    main.follow()
+    reloads.ask(told.append)
+    main.follow()
+    sentence = getattr(exc, "sentence", None) or exc.strerror
+    assert [{"error": sentence}] * 2 == told
+
+
+def test_a_bug_is_the_main_thread_s(main):
+    """What nobody has foreseen while reading ends the process as it ever did, with a traceback."""
+
+    def fail():
+        raise ZeroDivisionError
+
+    Reloads(fail, main.orders.append).ask(None)
+    with pytest.raises(ZeroDivisionError):
+        main.follow()
+
+
+def test_without_a_thread_it_is_done_all_the_same(main, monkeypatch):
+    """Where there is no room for one."""
+
+    def no_thread(*args):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("minisocks.reloads.start_thread", no_thread)
+    told = []
+    Reloads(lambda: lambda: CHANGED, main.orders.append).ask(told.append)
+    main.follow()
+    assert [dict(CHANGED, ok=True)] == told
