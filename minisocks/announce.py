@@ -159,8 +159,7 @@ def _processor(kept: Kept) -> str:
 def _shown(setting: Setting, config: Config) -> List[str]:
     value = getattr(config, setting.name)
     values = value if setting.kind == "texts" else [value]
-    # In a name of a user there may be anything.
-    return [setting.with_unit(one).replace("\n", "\\n") for one in values]
+    return [setting.with_unit(one) for one in values]
 
 
 def _try(addresses: List[str], rules: Rules) -> str:

@@ -20,11 +20,12 @@ from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
 from minisocks.ports import connect_quietly
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.services import Services
-from minisocks.wire import Atyp, packed_ip, quoted, unmapped
+from minisocks.wire import Atyp, packed_ip, unmapped
 
 __all__ = ["Association"]
 
@@ -157,7 +158,7 @@ class Association(Job):
             # Who came in by a password shown before has shown none.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
             if not holds:
-                self._record.why = "%s may not come in any more" % quoted(user)
+                self._record.why = "%s may not come in any more" % quoted(user, MOST_TOLD)
                 self.abort("logged-out")
                 return
         if self._routes is not None:

@@ -9,9 +9,9 @@ from typing import Dict, Hashable, Optional
 
 from minisocks.errors import LimitReached
 from minisocks.quota import Allowance
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
 from minisocks.settings import Config
-from minisocks.wire import quoted
 
 __all__ = ["Census"]
 
@@ -57,7 +57,8 @@ class Census(Witness):
             if _is_reached(here, config.max_per_client):
                 raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
             if user is not None and _is_reached(by_user, config.max_per_user):
-                raise _limit("user %s has" % quoted(user), config.max_per_user, "--max-per-user")
+                name = quoted(user, MOST_TOLD)
+                raise _limit("user %s has" % name, config.max_per_user, "--max-per-user")
             self._all.add(groups)
             self._clients[place] = here + 1
             if user is not None:

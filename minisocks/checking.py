@@ -1,6 +1,5 @@
 """The command check: the settings and rules in force, or what the rules say.  No click."""
 
-import json
 from typing import Any, Dict, Optional
 
 from minisocks import announce, console
@@ -10,6 +9,7 @@ from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
 from minisocks.processor import AUTO, preview
+from minisocks.quoting import as_json as to_json
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -70,5 +70,5 @@ def judge_one(
 
 
 def _print(what: Any, as_json: bool) -> None:
-    for line in [json.dumps(what, indent=2)] if as_json else what:
+    for line in to_json(what, indent=2).split("\n") if as_json else what:
         console.print_line(line)

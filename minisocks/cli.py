@@ -182,7 +182,8 @@ def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
 
 def _show_help(context: click.Context, _option: Any, wanted: bool) -> None:
     if wanted:
-        console.print_line(context.get_help())
+        for line in context.get_help().split("\n"):
+            console.print_line(line)
         context.exit()
 
 

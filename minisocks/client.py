@@ -5,7 +5,7 @@ from typing import Any, Optional, Tuple
 from minisocks.networks import LOOPBACK
 from minisocks.wire import packed_ip, text_ip, unmapped
 
-__all__ = ["THIS_HOST", "Client", "Groups", "groups_of", "neighbourhood"]
+__all__ = ["THIS_HOST", "Client", "Groups", "group_text", "groups_of", "neighbourhood", "site_of"]
 
 #: The groups that a client is in, the widest first; the last is its address.
 Groups = Tuple[Any, ...]
@@ -95,3 +95,18 @@ def groups_of(ip: bytes) -> Groups:
     if len(ip) == 4:
         return ip[:2], ip[:3], ip
     return ip[:4], ip[:5], ip[:6], ip[:7], ip[:8], ip
+
+
+def group_text(groups: Groups, level: int) -> str:
+    """Return the network that is one of the *groups* as text, of the last one the address."""
+    group, length = groups[level], len(groups[-1])
+    if not group:
+        return "this host"
+    text = text_ip(group + bytes(length - len(group)))
+    return text if len(group) == length else "%s/%d" % (text, 8 * len(group))
+
+
+def site_of(groups: Groups) -> bytes:
+    """Return the group that is likely to be one customer's network: IPv4 /24, IPv6 /48."""
+    site: bytes = groups[len(groups) // 3]
+    return site

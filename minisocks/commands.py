@@ -1,15 +1,15 @@
 """The commands that speak to a running minisocks: stop, drain, reload, status.  No click."""
 
-import json
 import os
 import time
-from typing import Any, Dict, Tuple
+from typing import Any, Dict
 
-from minisocks.console import flush_stdout, print_line, say
+from minisocks.console import clear_screen, flush_stdout, print_line, say
 from minisocks.errors import NotRunning, ServiceError
 from minisocks.pidfile import Pidfile, control_path
-from minisocks.remote import request
-from minisocks.status import as_prometheus, as_text, change_told
+from minisocks.quoting import as_json, shown_in
+from minisocks.remote import fits, request
+from minisocks.status import SHAPE, as_prometheus, as_text, change_told
 
 __all__ = ["drain", "reload", "status", "stop"]
 
@@ -23,11 +23,10 @@ ENDING_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 #: Between two tables of ``status --watch``.
 WATCH_SECONDS = 2.0
+#: Of an error that the process tells, so many characters: mistakes in settings can be long.
+MOST_TOLD = 2000
 
 _MISSHAPEN = "the process that has %s answers, but not as this minisocks does"
-
-#: To the upper left corner, and away with all below.
-_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def stop(path: str) -> None:
@@ -40,7 +39,7 @@ def stop(path: str) -> None:
     pidfile = Pidfile(path)
     pid = pidfile.holder()  # another one may follow it at once
     try:
-        grace = float(_ask(path, "stop", grace=(int, float))["grace"])
+        grace = float(_ask(path, "stop", grace=float)["grace"])
     except _HasEnded:
         return
     until = time.monotonic() + grace + END_SECONDS
@@ -56,7 +55,7 @@ def drain(path: str) -> None:
     Raises:
         NotRunning, ServiceError: as ``stop``.
     """
-    answer = _ask(path, "drain", open=(int,))
+    answer = _ask(path, "drain", open=int)
     say("draining:", "%d connections are open; it ends with the last one" % answer["open"])
 
 
@@ -67,8 +66,10 @@ def reload(path: str) -> None:
         NotRunning: there is none.
         ServiceError: they cannot be used; the old ones stay.
     """
-    answer = _ask(path, "reload", changed=(list,), restart=(list,))
-    say("reloaded,", change_told(answer["changed"], answer.get("read", ())))
+    answer = _ask(path, "reload", changed=[str], restart=[str])
+    # An older process may not tell.
+    read = answer["read"] if fits(answer.get("read"), [str]) else []
+    say("reloaded,", change_told(answer["changed"], read))
     if answer["restart"]:
         say("needs a restart:", ", ".join(answer["restart"]))
 
@@ -82,16 +83,21 @@ def status(path: str, form: str = "text", watch: bool = False) -> None:
         KeyboardInterrupt: somebody has watched enough.
     """
     while True:
-        answer = _ask(path, "status", ok=(bool,))
+        answer = shown_in(_ask(path, "status", ok=bool))
         del answer["ok"]
         try:
+            if not fits(answer, SHAPE):
+                raise ServiceError(_MISSHAPEN % path)
             if form == "json":
-                text = json.dumps(answer, indent=None if watch else 2)
+                lines = as_json(answer, indent=None if watch else 2).split("\n")
             else:
-                text = "\n".join((as_prometheus if form == "prometheus" else as_text)(answer))
+                lines = (as_prometheus if form == "prometheus" else as_text)(answer)
         except (LookupError, TypeError, ValueError, AttributeError):
             raise ServiceError(_MISSHAPEN % path) from None
-        print_line(_CLEAR + text if watch and form == "text" else text)
+        if watch and form == "text":
+            clear_screen()
+        for line in lines:
+            print_line(line)
         if not watch:
             return
         flush_stdout()
@@ -102,8 +108,11 @@ class _HasEnded(NotRunning):
     """It did run when it was asked."""
 
 
-def _ask(path: str, what: str, **parts: Tuple[type, ...]) -> Dict[str, Any]:
-    """Return the answer of the process that has *path*; *parts* are what has to be in it.
+def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
+    """Return the answer of the process that has *path*.
+
+    Args:
+        parts: what has to be in it, and of which shape; see ``remote.fits``.
 
     Raises:
         NotRunning, ServiceError: as ``stop``.
@@ -126,8 +135,8 @@ def _ask(path: str, what: str, **parts: Tuple[type, ...]) -> Dict[str, Any]:
             % (pidfile.holder() or "(starting)", where, getattr(exc, "strerror", None) or exc)
         ) from exc
     if "error" in answer:
-        raise ServiceError(str(answer["error"]))
-    if not all(isinstance(answer.get(name), kinds) for name, kinds in parts.items()):
+        raise ServiceError(str(answer["error"])[:MOST_TOLD])
+    if not all(fits(answer.get(name), shape) for name, shape in parts.items()):
         raise ServiceError(_MISSHAPEN % path)
     return answer
 

@@ -3,12 +3,13 @@
 import errno
 import logging
 import os
-import re
 import select
 import socket
 import sys
 import traceback
 from typing import Any, Callable, Dict, List, Tuple
+
+from minisocks.quoting import shown
 
 __all__ = [
     "ACCEPTED_INHERIT",
@@ -144,9 +145,6 @@ class Waker:
         self._writer.close()
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-
-
 def tame_traceback(record: logging.LogRecord) -> bool:
     """Write the traceback of *record* so that no line of it looks like another record.
 
@@ -155,8 +153,7 @@ def tame_traceback(record: logging.LogRecord) -> bool:
     """
     if record.exc_info and not record.exc_text:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-        text = _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
-        record.exc_text = "\n".join("    " + line for line in text.split("\n"))
+        record.exc_text = "\n".join("    " + shown(line) for line in text.split("\n"))
     return True
 
 

@@ -4,14 +4,15 @@ In the background it goes to whoever started it, until it serves.
 """
 
 import os
-import re
 import sys
 import traceback
-from typing import Iterable, Match, Optional
+from typing import Iterable, Optional
 
 from minisocks.daemon import Detached
+from minisocks.quoting import shown
 
 __all__ = [
+    "clear_screen",
     "crash",
     "fail",
     "fill_standard_descriptors",
@@ -26,8 +27,8 @@ __all__ = [
     "warn",
 ]
 
-#: What would move the cursor, or worse.
-_UNSAFE = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f]")
+#: To the upper left corner, and away with all below.
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
@@ -65,7 +66,7 @@ def crash() -> None:
     """Tell who waits for a process in the background of the exception that ends it."""
     if _background is not None:
         for line in traceback.format_exc().splitlines():
-            _background.say(line)
+            _background.say(shown(line))
         _background.finish(1)
 
 
@@ -97,7 +98,9 @@ def fail(sentence: str) -> None:
 
 
 def print_line(line: str) -> None:
-    """Write *line* to stdout, in whatever that can show; ``flush_stdout`` writes it out.
+    """Write *line* to stdout, whatever is in it, as stdout and a terminal can show it.
+
+    ``flush_stdout`` writes it out.
 
     Raises:
         OSError: it is closed, or full.
@@ -105,7 +108,13 @@ def print_line(line: str) -> None:
     if sys.stdout is None:
         raise OSError(9, "stdout is closed")
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(shown(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def clear_screen() -> None:
+    """Have the next lines on an empty screen, if stdout is a terminal or something like it."""
+    if sys.stdout is not None:
+        sys.stdout.write(_CLEAR)
 
 
 def print_bytes(line: bytes) -> None:
@@ -160,13 +169,9 @@ def _discard(name: str) -> None:
         setattr(sys, name, None)
 
 
-def _escaped(found: Match[str]) -> str:
-    return repr(found.group())[1:-1]
-
-
 def _write(about: str, colour: int, rest: str) -> None:
     """Write a line to stderr, at once; a closed stderr is no reason to end."""
-    rest = _UNSAFE.sub(_escaped, rest)  # in a file's name, or said by who knows whom
+    rest = shown(rest)  # it may be a file's name, or what another process says
     if _background is not None:
         _background.say("%s %s" % (about, rest))
         return

@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
+from minisocks.opening import demand_trusted
 
 __all__ = ["Answer", "Control"]
 
@@ -68,9 +69,11 @@ class Control(Job):
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._spare = os.open(os.devnull, os.O_RDONLY)
+            demand_trusted(path, follows=False)
             _remove_earlier(path)
             # The name is there when somebody answers, and never with another mode.
             new = path + "~"
+            demand_trusted(new, follows=False)
             _remove_earlier(new)
             self._sock.bind(new)
             os.chmod(new, 0o600)

@@ -12,6 +12,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 from minisocks.compat import close_quietly
 from minisocks.errors import ConfigError
+from minisocks.opening import demand_trusted, open_trusted
 
 __all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
 
@@ -101,7 +102,7 @@ class LogFile(Destination):
         """Open the file of that name, which may be another one by now."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         # Not waiting: for a FIFO there may be no reader yet, or not any more.
-        fd = os.open(self.path, flags | getattr(os, "O_NONBLOCK", 0), 0o640)
+        fd = open_trusted(self.path, flags | getattr(os, "O_NONBLOCK", 0), 0o640)
         self.close()
         self._fd = fd
 
@@ -229,6 +230,8 @@ def _connect(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if family == socket.AF_UNIX:
+            demand_trusted(address)  # else another user reads the log
         sock.connect(address)
     except BaseException:
         sock.close()

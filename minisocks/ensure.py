@@ -8,6 +8,7 @@ rest of the program do the whole work.
 import _socket  # not socket: that takes as long as all else
 import os
 
+from minisocks.opening import demand_trusted
 from minisocks.pidfile import Pidfile
 from minisocks.whereabouts import locate, read_file, scan
 
@@ -53,6 +54,8 @@ def ask(family: int, sockaddr: "Any", seconds: float) -> str:
     sock = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         sock.settimeout(seconds)
+        if family == _socket.AF_UNIX:
+            demand_trusted(sockaddr)
         sock.connect(sockaddr)
         sock.send(GREETING)
         sock.recv(2)

@@ -20,8 +20,9 @@ from minisocks.errors import AuthFailed, DialError, HandshakeError, ProxyStops
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.ident import confirm
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.session import Session
-from minisocks.wire import Cmd, Ver, quoted
+from minisocks.wire import Cmd, Ver
 
 __all__ = ["SocksHandler"]
 
@@ -201,7 +202,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         if request.user is None:
             users = session.access.users
             if users.may_be(request.userid):
-                name = quoted(request.userid)
+                name = quoted(request.userid, MOST_TOLD)
                 raise AuthFailed("user %s needs a password; SOCKS4 cannot send one" % name)
             client.is_unproven = bool(users)
             client.user = request.userid
@@ -220,7 +221,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         else:
             holds = session.services.logins.guest(session.client) == user
         if not holds:
-            raise AuthFailed("%s may not come in any more" % quoted(user))
+            raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
 
     def check_rules(self, request: Request) -> None:
         """Hold *request* against the rules, as far as they can be asked before a look-up.

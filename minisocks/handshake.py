@@ -24,10 +24,11 @@ from minisocks.errors import (
     ProtocolError,
     UnsupportedCommand,
 )
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.sniff import sniff
 from minisocks.socks5 import Credentials
 from minisocks.stream import Stream
-from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver, quoted
+from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver
 
 __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
@@ -240,7 +241,7 @@ class Handshake:
             credentials = yield from socks5.parse_credentials(self._stream)
             yield credentials
             if not self._verdict:
-                name = quoted(credentials.user)
+                name = quoted(credentials.user, MOST_TOLD)
                 raise AuthFailed("wrong user name or password, as %s" % name)
             self._user = credentials.user
             self._out += bytes((socks5.AUTH_VERSION, 0))

@@ -12,15 +12,13 @@ The answer is a hint, as the RFC says (section 6): it is worth what the client's
 from typing import Optional
 
 from minisocks.errors import IdentMismatch
-from minisocks.wire import quoted
+from minisocks.quoting import MOST_TOLD, quoted
 
 __all__ = ["MAX_LINE_BYTES", "check_user_id", "encode_query", "first_line"]
 
 #: "Clients should feel free to abort a connection if they receive 1000 characters without
 #: receiving an <EOL>" (section 6, note 2).  A user id may have 512 of them.
 MAX_LINE_BYTES = 1000
-#: Of what it says, so much is told.
-_MOST_TOLD = 64
 _BLANK = b" \t"
 
 
@@ -56,17 +54,17 @@ def check_user_id(line: bytes, client_port: int, our_port: int, userid: bytes) -
     fields = line.split(b":", 3)
     kind = fields[1].strip(_BLANK).upper() if len(fields) > 1 else b""
     if kind not in (b"USERID", b"ERROR") or len(fields) < (4 if kind == b"USERID" else 3):
-        raise IdentMismatch("its identd answers %s" % quoted(line[:_MOST_TOLD]))
+        raise IdentMismatch("its identd answers %s" % quoted(line[:MOST_TOLD]))
     ports = [_number(text) for text in fields[0].split(b",")]
     if ports != [client_port, our_port]:
-        what = quoted(fields[0][:_MOST_TOLD])
+        what = quoted(fields[0][:MOST_TOLD])
         raise IdentMismatch("its identd answers about other ports: %s" % what)
     if kind == b"ERROR":
-        what = quoted(fields[2].strip(_BLANK)[:_MOST_TOLD])
+        what = quoted(fields[2].strip(_BLANK)[:MOST_TOLD])
         raise IdentMismatch("its identd does not say who it is: %s" % what)
     said = fields[3]
     if userid not in (said, said.strip(_BLANK)) or not userid:
-        told = quoted(userid[:_MOST_TOLD]), quoted(said.strip(_BLANK)[:_MOST_TOLD])
+        told = quoted(userid, MOST_TOLD), quoted(said.strip(_BLANK)[:MOST_TOLD])
         raise IdentMismatch("it says that it is %s, its identd says %s" % told)
 
 

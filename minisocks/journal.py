@@ -97,7 +97,7 @@ class Journal(Witness):
                 self._up += record.up
                 self._down += record.down
             else:
-                why = _why(record)
+                why = record.reason
                 self._refused[why] = self._refused.get(why, 0) + 1
         if self._reporter is not None:
             self._reporter.report(record)
@@ -105,12 +105,3 @@ class Journal(Witness):
     def _enter(self, record: Record) -> None:
         self._total += 1
         self._records.append(record)
-
-
-def _why(record: Record) -> str:
-    if record.end == "limit":
-        return "limit"
-    if record.rep is not None:
-        return record.rep.phrase
-    end = str(record.end)
-    return "not SOCKS" if end == "not-socks" else end.replace("-", " ")

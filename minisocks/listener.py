@@ -14,6 +14,7 @@ from typing import Any, List, NamedTuple, Tuple
 from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
+from minisocks.opening import demand_trusted, open_trusted
 from minisocks.values import ListenAddress
 
 __all__ = ["Listener", "open_listeners"]
@@ -136,6 +137,7 @@ def _open_unix(path: str) -> Listener:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _DirectoryLock(path):
+            demand_trusted(path, follows=False)
             _remove_stale(path)
             listener.bind(path)
             # Before listen: until then nobody can connect, whatever the umask.
@@ -171,7 +173,7 @@ class _DirectoryLock:
         # Never for long: in /tmp anybody may hold this lock, and some file
         # systems have none. Without it, it is a race as ever.
         try:
-            self._fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_trusted(self._directory, os.O_RDONLY | os.O_CLOEXEC, others=True)
         except OSError:
             return
         for _ in range(LOCK_TRIES):

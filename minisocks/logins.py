@@ -24,8 +24,8 @@ from minisocks.handshake import Credentials
 from minisocks.passwords import Hash
 from minisocks.penalties import FREE, Penalties, Scope, scopes_of
 from minisocks.pending import Pending
+from minisocks.quoting import quoted
 from minisocks.turns import Turns
-from minisocks.wire import quoted
 
 __all__ = ["Logins"]
 

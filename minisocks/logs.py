@@ -5,17 +5,16 @@ gone, the loop least of all.  What cannot be written is counted, and told when i
 """
 
 import collections
-import json
 import logging
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Hashable, List, Optional, Sequence
+from typing import Callable, Deque, Dict, Iterable, List, Optional, Sequence
 
-from minisocks.client import neighbourhood
+from minisocks.budget import Budget
 from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
+from minisocks.lines import FORMATS, Entry, skipped_entry, sum_up
 from minisocks.processor import release_thread
-from minisocks.record import LIMIT_ENDS, Record
 from minisocks.settings import Config
 from minisocks.threads import start_thread
 
@@ -31,114 +30,6 @@ PAUSE_SECONDS = 0.05
 CLOSE_SECONDS = 2.0
 #: It is told so often that lines are lost.
 EDGE_SECONDS = 10.0
-
-#: Python's levels in syslog's numbers (RFC 5424 section 6.2.1).
-_SEVERITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
-
-
-class _Entry:
-    """One line to be, as text only when it is written: many are folded, or dropped."""
-
-    __slots__ = ("connection", "created", "kind", "level", "name", "repeats", "text", "trace")
-
-    def __init__(self, record: logging.LogRecord) -> None:
-        self.name = record.name
-        self.level = record.levelno
-        self.created = record.created
-        #: The record of a connection, which seldom changes before it is written.
-        self.connection: Optional[Record] = None
-        self.text = self.trace = ""
-        self.repeats = 0
-        args = record.args
-        if isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Record):
-            self.connection = args[0]
-        else:
-            self.text = record.getMessage()
-            self.trace = record.exc_text or ""  # tame_traceback has made it
-        self.kind = self._kind(record.msg)
-
-    def _kind(self, template: str) -> Optional[Hashable]:
-        """Return what lines of the same kind have in common; None: each is wanted."""
-        if self.level < logging.INFO:
-            return None
-        record = self.connection
-        if record is None:
-            return (self.name, self.level, self.text if template == "%s" else template)
-        if record.end in LIMIT_ENDS:
-            # Each limit by itself: behind other refusals none would be told.
-            whose = b"" if "(--max-connections " in record.why else record.client.ip
-            return (neighbourhood(whose), record.end, record.why)
-        if record.via is not None:
-            return None  # it went well: there is but one of it
-        return (neighbourhood(record.client.ip), record.end, record.rep)
-
-    @property
-    def message(self) -> str:
-        """What it says."""
-        text = self.text if self.connection is None else str(self.connection)
-        return "last message %d times: %s" % (self.repeats, text) if self.repeats else text
-
-    @property
-    def severity(self) -> int:
-        """Its level, as syslog counts."""
-        return next(number for level, number in _SEVERITIES if self.level >= level)
-
-
-def _sum_up(entry: _Entry, count: int) -> _Entry:
-    entry.repeats = count
-    return entry
-
-
-class _Text:
-    """Makes lines for people."""
-
-    _second = -1
-    _head = ""
-
-    def __call__(self, entry: _Entry, has_time: bool) -> str:
-        """Return its line, without the time if the destination has that."""
-        text = "%s: %s" % (entry.name, entry.message)
-        if entry.trace:
-            text += "\n" + entry.trace
-        return text if has_time else "%s %s" % (self._time(entry.created), text)
-
-    def _time(self, created: float) -> str:
-        # A sixth of the work for a line, and under load there are thousands in a second.
-        second = int(created)
-        if second != self._second:
-            self._second = second
-            self._head = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        return "%s,%03d" % (self._head, (created - second) * 1000)
-
-
-def _json(entry: _Entry, has_time: bool) -> str:
-    """Return the line of *entry* for programs."""
-    second = int(entry.created)
-    data: Dict[str, Any] = {
-        "time": "%s.%03dZ"
-        % (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
-            (entry.created - second) * 1000,
-        ),
-        "level": logging.getLevelName(entry.level).lower(),
-        "logger": entry.name,
-    }
-    if entry.connection is None:
-        data["message"] = entry.text
-    else:
-        data.update(entry.connection.as_data())
-    if entry.trace:
-        data["traceback"] = entry.trace
-    if entry.repeats:
-        data["repeats"] = entry.repeats
-    return json.dumps(data)
-
-
-_FORMATS: Dict[str, Callable[[], Callable[[_Entry, bool], str]]] = {
-    "text": _Text,
-    "json": lambda: _json,
-}
-
 
 def destinations(config: Config) -> List[Destination]:
     """Open where the settings want the log to be.
@@ -165,7 +56,7 @@ class Log(logging.Handler):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._waiting: Deque[_Entry] = collections.deque()
+        self._waiting: Deque[Entry] = collections.deque()
         #: Not with --verbose: who asks for it is looking for something.
         self._folds = not config.verbose
         self._changed = threading.Condition()
@@ -175,9 +66,10 @@ class Log(logging.Handler):
         self._wishes: Deque[Callable[[], None]] = collections.deque()
         self._dropped = 0
         # The log's thread only
-        self._folding: Folding[_Entry] = Folding(_sum_up)
+        self._folding: Folding[Entry] = Folding(sum_up)
+        self._budget = Budget()
         self._destinations = destinations(config)
-        self._format = _FORMATS[config.log_format]()
+        self._format = FORMATS[config.log_format]()
         self._lost, self._why_lost = 0, ""
         self._told_at = -EDGE_SECONDS
 
@@ -217,7 +109,7 @@ class Log(logging.Handler):
 
         def do() -> None:
             old, self._destinations = self._destinations, list(opened or ())
-            self._format = _FORMATS[config.log_format]()
+            self._format = FORMATS[config.log_format]()
             for destination in old:
                 destination.close()
 
@@ -238,10 +130,15 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have *record* written soon.  Never waits."""
-        if len(self._waiting) >= MAX_WAITING:
+        waiting, entry = len(self._waiting), Entry(record)
+        if waiting >= MAX_WAITING // 2 and self._folds and entry.is_refusal:
+            # The other half is for what clients cannot have for nothing.
+            self._budget.skip(entry.why)
+            return
+        if waiting >= MAX_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(_Entry(record))
+        self._waiting.append(entry)
         if self._sleeping or len(self._waiting) == MAX_WAITING // 2:
             with self._changed:
                 self._changed.notify()
@@ -276,7 +173,7 @@ class Log(logging.Handler):
         self._told_at = -EDGE_SECONDS  # or never
         try:
             self._take()
-            self._write(self._folding.rest())
+            self._write(self._affordable(self._folding.rest()) + self._skipped(self._budget.rest()))
         except Exception:  # noqa: BLE001, S110  # our bug: nobody is left to tell
             pass
         for destination in self._destinations:
@@ -288,7 +185,8 @@ class Log(logging.Handler):
             # Before it looks: who appends looks at the flag behind that.
             self._sleeping = True
             while not (self._waiting or self._wishes or self._closed):
-                seconds = self._folding.seconds()
+                waits = [self._folding.seconds(), self._budget.seconds()]
+                seconds = min((wait for wait in waits if wait is not None), default=None)
                 if seconds == 0:
                     break
                 self._changed.wait(seconds)
@@ -299,19 +197,34 @@ class Log(logging.Handler):
         """Write what waits, and what is due."""
         while self._wishes:
             self._wishes.popleft()()
-        entries = self._folding.due()
+        entries = self._affordable(self._folding.due()) + self._skipped(self._budget.due())
         for _ in range(len(self._waiting)):
             entry = self._waiting.popleft()
-            if entry.kind is None or not self._folds:
+            if entry.path is None or not self._folds:
                 entries.append(entry)
             else:
-                entries += self._folding.take(entry.kind, entry)
+                is_first = entry.is_refusal and self._budget.is_first(entry.site)
+                lines = self._folding.take(entry.path, entry, is_first)
+                entries += self._affordable(lines, entry if is_first else None)
         dropped, self._dropped = self._dropped, 0
         if dropped:
             self._lost_some(dropped, "they are not taken fast enough")
         self._write(entries)
 
-    def _write(self, entries: Sequence[_Entry]) -> None:
+    def _affordable(self, entries: Iterable[Entry], free: Optional[Entry] = None) -> List[Entry]:
+        """Return those that may be written, *free* in any case, and count the other ones."""
+        written = []
+        for entry in entries:
+            if entry is free or not entry.is_refusal or self._budget.allows():
+                written.append(entry)
+            else:
+                self._budget.skip(entry.why, entry.repeats or 1)
+        return written
+
+    def _skipped(self, refused: Optional[Dict[str, int]]) -> List[Entry]:
+        return [skipped_entry(refused)] if refused else []
+
+    def _write(self, entries: Sequence[Entry]) -> None:
         now = time.monotonic()
         telling = 0
         if self._why_lost and now >= self._told_at + EDGE_SECONDS:
@@ -339,11 +252,11 @@ class Log(logging.Handler):
         self._lost += count
         self._why_lost = why
 
-    def _loss(self) -> _Entry:
+    def _loss(self) -> Entry:
         text = "%d lines of the log are lost: %s" % (self._lost, self._why_lost)
         record = logging.makeLogRecord({"msg": text, "levelno": logging.WARNING})
         record.name = "minisocks"
-        return _Entry(record)
+        return Entry(record)
 
 
 def _set_levels(config: Config) -> None:

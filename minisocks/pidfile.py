@@ -9,6 +9,8 @@ Imports next to nothing: ``--ensure`` uses it every minute.
 
 import os
 
+from minisocks.opening import open_trusted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Optional
@@ -151,7 +153,7 @@ class Pidfile:
             return True
         self._make_directory()
         while True:
-            fd = os.open(self.path, _TO_WRITE, MODE)
+            fd = open_trusted(self.path, _TO_WRITE, MODE)
             try:
                 _demand_own(fd, self.path)
                 os.fchmod(fd, MODE)
@@ -217,7 +219,7 @@ class Pidfile:
         import fcntl
 
         try:
-            fd = os.open(self.path, _TO_READ)
+            fd = open_trusted(self.path, _TO_READ, others=not is_own and not os.geteuid())
         except (FileNotFoundError, NotADirectoryError):
             return True
         try:
@@ -234,7 +236,7 @@ class Pidfile:
     def holder(self) -> "Optional[int]":
         """Return the number of the process that has it; None if that is not known (yet)."""
         try:
-            fd = os.open(self.path, _TO_READ)
+            fd = open_trusted(self.path, _TO_READ, others=not os.geteuid())
         except OSError:
             return None
         try:

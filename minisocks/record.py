@@ -2,11 +2,12 @@
 
 import logging
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 from minisocks.client import Client
 from minisocks.handshake import Request
-from minisocks.wire import Cmd, Rep, as_text, quoted
+from minisocks.quoting import MOST_TOLD, encoded, escaped, quoted, sentence
+from minisocks.wire import MAX_FIELD_BYTES, Cmd, Rep, as_text
 
 __all__ = ["LIMIT_ENDS", "Datagrams", "Drop", "Record", "Witness", "access_log"]
 
@@ -76,7 +77,7 @@ class Datagrams:
     def __str__(self) -> str:
         text = "datagrams_up=%d datagrams_down=%d" % (self.up, self.down)
         drops = ", ".join("%s: %d" % item for item in sorted(self.drops.copy().items()))
-        return "%s drops=%r" % (text, drops) if drops else text
+        return "%s drops=%s" % (text, sentence(drops)) if drops else text
 
 
 class Record:
@@ -178,6 +179,15 @@ class Record:
         clock = self._clock
         return -clock if clock < 0 else time.monotonic() - clock
 
+    @property
+    def reason(self) -> str:
+        """Why it did not succeed, in so few words that there are few reasons."""
+        if self.end == "limit":
+            return "limit"
+        if self.rep is not None:
+            return self.rep.phrase
+        return "not SOCKS" if self.end == "not-socks" else str(self.end).replace("-", " ")
+
     def __str__(self) -> str:
         return " ".join(self._words())
 
@@ -185,16 +195,25 @@ class Record:
         return "<Record %s>" % self
 
     def as_data(self) -> Dict[str, Any]:
-        """Return what is known of it, ready for JSON, by the names of the attributes."""
+        """Return what is known of it, ready for JSON, by the names of the attributes.
+
+        What the client says is ``escaped``, and cut where it got nothing; then its length
+        is there, too: ``host_bytes``, ``user_bytes``, ``userid_bytes``.
+        """
+        user, request = self.client.user, self.request
+        host, userid = (request.dst.name, request.userid) if request else (None, None)
         data: Dict[str, Any] = {
             "id": self.id,
             "client": str(self.client),
-            "user": self.user,
+            "user": self._cut(user),
+            "user_bytes": self._length(user),
             "ver": self.ver,
             "cmd": self.cmd,
-            "host": self.host,
+            "host": self._cut(host),
+            "host_bytes": self._length(host),
             "port": self.port,
-            "userid": as_text(self.request.userid) if self.request else None,
+            "userid": self._cut(userid),
+            "userid_bytes": self._length(userid),
             "bound": self.bound,
             "via": self.via,
             "rep": self.rep.phrase if self.rep is not None else None,
@@ -237,7 +256,7 @@ class Record:
     def _words(self) -> List[str]:
         words = ["id=%d client=%s" % (self.id, self.client)]
         if self.client.user is not None:
-            words.append("user=%s" % quoted(self.client.user))
+            words.append("user=%s" % quoted(self.client.user, self._most))
         if self.request is not None:
             words.append(self._wish(self.request))
         if self.bound is not None:
@@ -245,7 +264,7 @@ class Record:
         if self.via is not None:
             words.append("via=%s" % self.via)
         if self.rep is not None:
-            words.append("rep=%r" % self.rep.phrase)
+            words.append("rep=%s" % sentence(self.rep.phrase))
         if self.via is not None:
             words.append("up=%dB down=%dB" % (self.up, self.down))
         if self.datagrams is not None:
@@ -254,11 +273,25 @@ class Record:
         if self.end is not None:
             words.append("end=%s" % self.end)
         if self.why:
-            words.append("why=%r" % self.why)
+            words.append("why=%s" % sentence(self.why))
         return words
 
     def _wish(self, request: Request) -> str:
-        text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, request.dst)
+        dst = request.dst.told(self._most)
+        text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, dst)
         if request.userid:
-            text += " userid=%s" % quoted(request.userid)
+            text += " userid=%s" % quoted(request.userid, self._most)
         return text
+
+    def _cut(self, said: Union[bytes, str, None]) -> Optional[str]:
+        return None if said is None else escaped(encoded(said)[: self._most])
+
+    def _length(self, said: Union[bytes, str, None]) -> Optional[int]:
+        """Return the length of what ``_cut`` cuts, in bytes; None: it is whole."""
+        length = len(encoded(said or b""))
+        return length if length > self._most else None
+
+    @property
+    def _most(self) -> int:
+        """How many bytes of a name are told: all of it, unless the client has got nothing."""
+        return MOST_TOLD if self.via is None else MAX_FIELD_BYTES

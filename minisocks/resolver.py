@@ -19,8 +19,9 @@ from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
 from minisocks.processor import release_thread
 from minisocks.quota import Allowance, Queue, Quota
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.threads import start_thread
-from minisocks.wire import Atyp, Rep, quoted
+from minisocks.wire import Atyp, Rep
 
 __all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
 
@@ -76,15 +77,15 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
     if b"\\" in host:
         # The C library takes it for the beginning of a number: \101 is A. So what is asked
         # for is another name than the rules were asked about.
-        raise DialError("%s is no name of a host" % quoted(host), Rep.HOST_UNREACHABLE)
+        raise DialError("%s is no name of a host" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
     try:
         found = _ask(getaddrinfo, host, port, 0)
     except _FAILURES as exc:
-        what = "%s cannot be resolved: %s" % (quoted(host), exc)
+        what = "%s cannot be resolved: %s" % (quoted(host, MOST_TOLD), exc)
         full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
         raise DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE) from exc
     if not found:
-        raise DialError("%s has no address" % quoted(host), Rep.HOST_UNREACHABLE)
+        raise DialError("%s has no address" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
     return found
 
 

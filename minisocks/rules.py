@@ -14,8 +14,9 @@ from minisocks.defaults import ALL, FROM_LAN
 from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
 from minisocks.places import Forms, IsOwn, Places, forms_of, named_set
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.rulelines import Rule
-from minisocks.wire import Address, Atyp, Cmd, Method, quoted, text_ip
+from minisocks.wire import Address, Atyp, Cmd, Method, text_ip
 
 __all__ = ["Decision", "Rules"]
 
@@ -346,7 +347,7 @@ class Rules:
     def _whom(self, client: Client) -> str:
         who = "clients from %s" % client.host
         if client.user is not None:
-            who = "%s as %s" % (who, quoted(client.user))
+            who = "%s as %s" % (who, quoted(client.user, MOST_TOLD))
             return who + ", who has shown no password" if client.is_unproven else who
         return who + " without a password" if self.has_users else who
 

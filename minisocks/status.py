@@ -9,7 +9,7 @@ from minisocks.settings import SETTINGS
 if TYPE_CHECKING:  # who only shows what another process says does without
     from minisocks.proxy import Proxy
 
-__all__ = ["as_prometheus", "as_text", "change_told", "collect"]
+__all__ = ["SHAPE", "as_prometheus", "as_text", "change_told", "collect"]
 
 #: So many clients are in the table: those that have most connections.
 MAX_CLIENTS = 1000
@@ -60,6 +60,23 @@ def _clients(proxy: "Proxy") -> List[Status]:
         row["down"] += record.down
     rows = sorted(table.values(), key=lambda row: (-row["open"], row["client"]))
     return rows[:MAX_CLIENTS]
+
+
+#: What has to be in an answer, if it is there; see ``remote.fits``.
+SHAPE = dict(
+    dict.fromkeys(("open", "total", "succeeded", "up", "down", "handshakes", "threads"), int),
+    version=str,
+    pid=int,
+    state=str,
+    addresses=[str],
+    uptime=float,
+    associations=int,
+    processor=int,
+    processor_wanted=str,
+    refused={str: int},
+    limits={str: float},
+    clients=[{"client": str, "open": int, "up": int, "down": int}],
+)
 
 
 def change_told(changed: Sequence[str], read: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ import enum
 import socket
 from typing import NamedTuple, Optional
 
+from minisocks.quoting import MOST_TOLD, quoted
+
 __all__ = [
     "Address",
     "Atyp",
@@ -20,7 +22,6 @@ __all__ = [
     "as_text",
     "packed_ip",
     "plain_ip",
-    "quoted",
     "text_ip",
     "unmapped",
 ]
@@ -132,9 +133,13 @@ class Address(NamedTuple):
         return as_text(self.host.lower()).rstrip(".") or text
 
     def __str__(self) -> str:
-        """Return text that is safe in a log line whatever the client sent."""
+        """Return text that is safe in a log line, and not too long, whatever the client sent."""
+        return self.told(MOST_TOLD)
+
+    def told(self, most: int = MAX_FIELD_BYTES) -> str:
+        """Return the same with so many bytes of a name, at most."""
         if self.atyp == Atyp.DOMAINNAME:
-            return "%s:%d" % (quoted(self.host), self.port)
+            return "%s:%d" % (quoted(self.host, most), self.port)
         shape = "[%s]:%d" if self.atyp == Atyp.IPV6 else "%s:%d"
         return shape % (self.host.decode("ascii"), self.port)
 
@@ -142,11 +147,6 @@ class Address(NamedTuple):
 def as_text(data: bytes) -> str:
     """Return a client's bytes as text; what is no UTF-8 becomes surrogates (PEP 383)."""
     return data.decode("utf-8", "surrogateescape")
-
-
-def quoted(data: bytes) -> str:
-    """Return a client's bytes in quotes, safe in a log line whatever they are."""
-    return repr(data)[1:]
 
 
 def packed_ip(text: str) -> Optional[bytes]:

@@ -62,7 +62,7 @@ SLIPS = (
         AT_THE_START,
         "warning: the log goes nowhere: syslog: ...",
         "In the background the log goes to syslog, unless told otherwise, and there is none here.",
-        "Start a syslog daemon, or name a file: ``--log-file /tmp/minisocks.log``.",
+        "Start a syslog daemon, or name a file: ``--log-file minisocks.log``.",
     ),
     Mistake(
         "family-unknown",

@@ -337,7 +337,7 @@ def run_command(*args, program=(sys.executable, "-W", "error") + MODULE[1:], **k
     """
     kwargs.setdefault("cwd", ROOT)
     child = subprocess.run(
-        list(program) + [arg.encode() for arg in args],
+        list(program) + [arg.encode("utf-8", "surrogateescape") for arg in args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,

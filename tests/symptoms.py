@@ -77,7 +77,7 @@ _SERVING = (
     Mistake(
         "wrong-password",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why=\"wrong user name or password, as 'NAME'\"",
+        "id=N client=CLIENT ... end=refused why='wrong user name or password, as \"NAME\"'",
         "The client sent a user name or a password that is not among those in force.",
         "Compare both, small and capital letters count. ``minisocks check`` shows the names in "
         "force and where they come from. In a URL ``@``, ``:``, ``/`` and ``%`` are written as "
@@ -124,7 +124,7 @@ _SERVING = (
         "another-user-by-ident",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
-        "why=\"it says that it is 'NAME', its identd says 'NAME'\"",
+        "why='it says that it is \"NAME\", its identd says \"NAME\"'",
         "The USERID that the client sends is not the user that its host says it runs as. The "
         "client hears 93.",
         "Set the client's USERID to the user's name there, capitals count: ``curl --proxy "
@@ -133,7 +133,7 @@ _SERVING = (
     Mistake(
         "identd-names-nobody",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why=\"its identd does not say who it is: 'WORD'\"",
+        "id=N client=CLIENT ... end=refused why='its identd does not say who it is: \"WORD\"'",
         "``HIDDEN-USER``: the user, or the host's administrator, does not want it told. "
         "``NO-USER``: it knows no such connection; a NAT is in between, say. The client hears 93.",
         "See to it at the client's host; or set the client to SOCKS5.",
@@ -142,7 +142,7 @@ _SERVING = (
         "ident-where-a-password-is-needed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
-        "why=\"user 'NAME' needs a password; SOCKS4 cannot send one\"",
+        "why='user \"NAME\" needs a password; SOCKS4 cannot send one'",
         "What an identd says proves nothing, so a user who has a password is only who shows it. "
         "The client hears 91.",
         "Set the client to SOCKS5, with name and password.",
@@ -227,8 +227,8 @@ _SERVING = (
     Mistake(
         "name-unknown",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why=\"'NAME' cannot be resolved: [Errno -2] "
-        'Name or service not known"',
+        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -2] "
+        "Name or service not known'",
         "The proxy's host asked its name servers, and they know no such name.",
         "Look for a slip of the pen in the address. If the client's own network knows the name "
         "and the proxy's does not, ask for the address instead.",
@@ -237,8 +237,8 @@ _SERVING = (
     Mistake(
         "name-servers-unreachable",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why=\"'NAME' cannot be resolved: [Errno -3] "
-        'Temporary failure in name resolution"',
+        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -3] "
+        "Temporary failure in name resolution'",
         "The name servers of the proxy's host do not answer; or it has none.",
         "On the proxy's host: ``cat /etc/resolv.conf`` shows whom it asks, "
         "``nslookup example.org`` whether they answer.",

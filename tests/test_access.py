@@ -89,7 +89,7 @@ def test_the_log_names_the_rule(caplog):
         assert 2 == rep(proxy.port, b"localhost", 1)
     lines = [record.getMessage() for record in caplog.records]
     assert any("why='rule 1 denies 127.0.0.1:1: deny port 1'" in line for line in lines)
-    assert any("why=\"rule 1 denies 'localhost':1: deny port 1\"" in line for line in lines)
+    assert any("why='rule 1 denies \"localhost\":1: deny port 1'" in line for line in lines)
 
 
 @pytest.mark.parametrize(

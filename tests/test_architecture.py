@@ -24,8 +24,9 @@ ABOVE = """
     cli testing
     checking chosen commands hashing service
     announce console logs reloads watchdog
+    lines
     daemon remote orders ensure status
-    control destinations folding verdict
+    budget control destinations folding verdict
     __init__
     proxy
     run
@@ -55,6 +56,7 @@ ABOVE = """
     affinity edge
     whereabouts room
     deadline compat interfaces machine pidfile pipes logincost threads
+    opening
 """
 
 #: No socket objects, threads, clock or log from here on.
@@ -71,6 +73,7 @@ BELOW = """
     addresses mistakes names networks stream
     errors
     wire
+    quoting
 """
 
 LAYERS = [line.split() for line in (ABOVE + BELOW).splitlines() if line.strip()]
@@ -79,8 +82,8 @@ CORE = BELOW.split()
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {
-    *("binascii", "difflib", "enum", "hashlib", "hmac", "ipaddress", "itertools", "math"),
-    *("re", "socket", "struct", "typing"),
+    *("binascii", "difflib", "enum", "hashlib", "hmac", "ipaddress", "itertools", "json"),
+    *("math", "re", "socket", "struct", "typing"),
 }
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 
@@ -358,3 +361,53 @@ target.close()
 def test_router_s_python_is_enough():
     """With what a router's Python has, a client gets by password to a target by name."""
     assert "hello b'\\x05\\x02\\x01\\x00'" == in_child(without_the_rest() + LIGHT)
+
+
+#: What may be opened without ``opening``: what no setting names, or what is only read; and
+#: sockets that have an address, not a path.
+OPENS = {
+    "affinity": 2,  # of /proc
+    "console": 2,  # /dev/null
+    "control": 1,  # /dev/null
+    "daemon": 1,  # /dev/null
+    "machine": 1,  # of /proc
+    "opening": 6,
+    "service": 1,  # /dev/tty
+    "threads": 1,  # /dev/null
+    "whereabouts": 2,  # files of settings
+}
+#: In modules that know unix sockets.
+CONNECTS = {
+    "compat": 2,  # TCP
+    "listener": 2,  # TCP; and one that has been looked at
+}
+
+
+def method(call):
+    """Return the name of what *call* calls, with that of a module in front of it."""
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        owner = function.value.id + "." if isinstance(function.value, ast.Name) else "."
+        return owner + function.attr
+    return getattr(function, "id", "")
+
+
+@every_module
+def test_files_are_opened_in_one_place(name):
+    """Log files, pidfiles and sockets are opened by ``opening``; another way needs a reason here.
+
+    A socket's path is looked at in the function that uses it.
+    """
+    calls = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)]
+    ways = ("open", "os.open", "io.open", "os.mkfifo", "os.mknod", "codecs.open")
+    assert OPENS.get(name, 0) == len([c for c in calls if method(c) in ways])
+
+    using = {"bind", "connect", "connect_ex"} if "AF_UNIX" in SOURCES[name] else ()
+    found = 0
+    for function in ast.walk(TREES[name]):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        inner = [method(n) for n in ast.walk(function) if isinstance(n, ast.Call)]
+        users = [m for m in inner if "." in m and m.rpartition(".")[2] in using]
+        found += 0 if "demand_trusted" in inner else len(users)
+    assert CONNECTS.get(name, 0) == found

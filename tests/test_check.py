@@ -177,14 +177,12 @@ def test_wrong_command_is_one_sentence(args, sentence):
 
 
 def test_file_is_not_utf_8(tmp_path):
-    """Bytes that are no UTF-8 go through as they are, as on the command line."""
+    """Bytes that are no UTF-8 are taken as they are, as on the command line, and shown escaped."""
     path = tmp_path / "f"
     path.write_bytes(b"\xef\xbb\xbf[minisocks]\r\nuser = j\xf6rg:p\xe4ss\r\n")
     path.chmod(0o600)
 
-    assert "user               j\\udcf6rg:..." in check("-c", str(path)).replace(
-        b"j\xf6rg".decode("utf-8", "surrogateescape"), "j\\udcf6rg"
-    )
+    assert r"user               j\xf6rg:..." in check("-c", str(path))
 
 
 def test_passwords_that_others_can_read(file):
@@ -405,3 +403,34 @@ def test_a_rule_that_cannot_be_meant_is_a_warning():
     status, _out, err = run_command("check", "--rule", "allow user ann")
     assert 0 == status
     assert "warning: rule 3 never matches: it wants a user, and there are none\n" == err
+
+
+EVIL = "\x1b[2J\u202e\udc80"
+SHOWN = r"\x1b[2J\xe2\x80\xae\x80"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_is_in_settings_moves_no_cursor(form):
+    """Nor is there half of a character in JSON; what can be seen stays, in any language."""
+    args = ["--user", "caf\u00e9%s:x" % EVIL, "--rule", "allow user \"%s\"" % EVIL]
+    status, out, err = run_command("check", *args, *form, env=environment(LC_ALL="C.UTF-8"))
+    assert 0 == status
+    for text in (out, err):
+        assert all(line.isprintable() for line in text.splitlines())
+    if form:
+        data = json.loads(out)
+        assert ["caf\u00e9%s:..." % SHOWN] == data["settings"]["user"]["value"]
+        assert 'allow user "%s"' % SHOWN in [rule["rule"] for rule in data["rules"]]
+    else:
+        assert "caf\u00e9%s:..." % SHOWN in out
+        assert 'allow user "%s"' % SHOWN in out
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_question_moves_no_cursor(form):
+    """It may come out of a log."""
+    args = ["--to", EVIL + ":1", "--as", EVIL, "--user", "ann:x"]
+    status, out, err = run_command("check", *args, *form, env=environment(LC_ALL="C.UTF-8"))
+    assert 1 == status
+    assert all(line.isprintable() for line in (out + err).splitlines())
+    assert SHOWN in (json.loads(out)["question"] if form else out)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minisocks.client import THIS_HOST, Client, groups_of
+from minisocks.client import THIS_HOST, Client, group_text, groups_of, site_of
 from minisocks.wire import packed_ip
 
 
@@ -71,3 +71,26 @@ def test_groups_are_the_networks_that_two_addresses_share(one, other, shared):
 
     assert [True] * shared == [a == b for a, b in zip(groups, others)][:shared]
     assert not any(a == b for a, b in list(zip(groups, others))[shared:])
+
+
+@pytest.mark.parametrize(
+    "host, texts, site",
+    [
+        ("192.0.2.9", ["192.0.0.0/16", "192.0.2.0/24", "192.0.2.9"], 1),
+        (
+            "2001:db8:1:203::5",
+            [
+                *("2001:db8::/32", "2001:db8::/40", "2001:db8:1::/48"),
+                *("2001:db8:1:200::/56", "2001:db8:1:203::/64", "2001:db8:1:203::5"),
+            ],
+            2,
+        ),
+        ("127.0.0.1", ["this host"], 0),
+    ],
+)
+def test_groups_have_names_and_one_is_a_site(host, texts, site):
+    """As networks are written; a site is a /24 or a /48, as one customer has it."""
+    groups = Client((host, 1)).groups
+
+    assert texts == [group_text(groups, level) for level in range(len(groups))]
+    assert groups[site] == site_of(groups)

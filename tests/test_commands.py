@@ -1,5 +1,6 @@
 """stop, drain, reload, status: what they say, what they do, how they exit."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,9 +13,11 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from minisocks import commands
+from minisocks.errors import ServiceError
 from minisocks.pidfile import Pidfile
 from minisocks.status import as_prometheus, as_text
-from support import ROOT, TIMEOUT, Talk, closed_port, run_command, wait_until
+from support import ROOT, TIMEOUT, Talk, closed_port, environment, run_command, wait_until
 
 pytestmark = pytest.mark.usefixtures("every_click")
 
@@ -426,18 +429,9 @@ def test_stop_of_one_that_ends_just_then_is_well(instance, monkeypatch):
         commands.status(instance.pidfile)
 
 
-@pytest.mark.parametrize("name", ["stop", "drain", "reload", "status"])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"{}\n", b'{"ok": true}\n', b'{"ok": 1, "open": "x", "changed": 5, "grace": []}\n',
-        b'{"ok": true, "grace": "x", "open": null, "changed": {}, "restart": 1}\n', b"[]\n", b"x\n",
-        b'{"error": "\\u001b[31mboo\\u0007\\n"}\n',
-    ],
-)  # fmt: skip
-def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
-    """Whoever has put himself there: no traceback, and nothing that a terminal acts on."""
-    path = str(tmp_path / "p")
+@contextlib.contextmanager
+def answering(path, answer):
+    """While this lasts, a process has the pidfile *path*, and gives one *answer*."""
     pidfile = Pidfile(path)
     assert pidfile.acquire()
     pidfile.write()
@@ -453,9 +447,94 @@ def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
 
         thread = threading.Thread(target=serve)
         thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+            pidfile.release()
+
+
+EVIL = "\x1b[2J\u202e\n# TYPE forged counter\nforged 1\udc80\x9b"
+ANSWER = {
+    "ok": True, "version": EVIL, "pid": 1, "state": EVIL, "addresses": [EVIL], "uptime": 1.5,
+    "open": 1, "total": 1, "succeeded": 1, "refused": {EVIL: 1}, "up": 1, "down": 1,
+    "handshakes": 0, "threads": 1, "associations": 1, "processor": 0, "processor_wanted": EVIL,
+    "limits": {"rate": 5, EVIL: 1}, EVIL: {EVIL: [EVIL]},
+    "clients": [{"client": EVIL, "open": 1, "up": 1, "down": 1}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["", "--json", "--prometheus"])
+def test_status_shows_what_a_process_says_without_doing_it(tmp_path, form):
+    """Whatever texts it sends: no line of their own, nothing that a terminal acts on."""
+    path = str(tmp_path / "p")
+    with answering(path, json.dumps(ANSWER).encode() + b"\n"):
+        status, out, err = run_command(
+            "status", "--pidfile", path, *form.split(), env=environment(LC_ALL="C.UTF-8")
+        )
+    assert (0, "") == (status, err)
+    assert all(line.isprintable() for line in out.splitlines())
+    assert not [line for line in out.splitlines() if line.startswith(("forged", "# TYPE forged"))]
+    if form == "--json":
+        shown = r"\x1b[2J\xe2\x80\xae\n# TYPE forged counter\nforged 1\x80\xc2\x9b"
+        assert shown == json.loads(out)["state"]
+        assert {shown: [shown]} == json.loads(out)[shown]
+    elif form == "--prometheus":
+        families = {family.name for family in text_string_to_metric_families(out)}
+        assert all(name.startswith("minisocks_") for name in families)
+
+
+NO_NUMBERS = ["1", True, float("nan"), float("inf"), 10**400, [1], {}, "1\nforged 1"]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("form", ["", "--json", "--prometheus"])
+def test_numbers_are_numbers(tmp_path, form, value):
+    """What is no figure is not shown as one, in no form and at no place."""
+    for change in (
+        {"open": value},
+        {"uptime": value},
+        {"refused": {"x": value}},
+        {"limits": {"rate": value}},
+        {"clients": [{"client": "x", "open": 1, "up": value, "down": 1}]},
+    ):
+        with pytest.raises(ServiceError, match="answers, but not as this minisocks does"):
+            answered(str(tmp_path / "p"), dict(ANSWER, **change), form[2:] or "text")
+
+
+def answered(path, answer, form):
+    """Show the status of a process that gives this *answer*."""
+    try:
+        with answering(path, json.dumps(answer).encode() + b"\n"):
+            commands.status(path, form)
+    finally:
+        os.unlink(path + ".sock")
+
+
+def test_an_answer_in_many_brackets_is_none(tmp_path):
+    """The parser calls itself for each."""
+    path = str(tmp_path / "p")
+    with pytest.raises(ServiceError, match="no answer of a minisocks"):
+        with answering(path, b"[" * 200000 + b"\n"):
+            commands.status(path)
+
+
+@pytest.mark.parametrize("name", ["stop", "drain", "reload", "status"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}\n", b'{"ok": true}\n', b'{"ok": 1, "open": "x", "changed": 5, "grace": []}\n',
+        b'{"ok": true, "grace": "x", "open": null, "changed": {}, "restart": 1}\n', b"[]\n", b"x\n",
+        b'{"error": "\\u001b[31mboo\\u0007\\n"}\n',
+        b'{"ok": true, "grace": NaN, "open": 1e999, "changed": [1], "restart": [null]}\n',
+        b'{"ok": true, "grace": true, "open": true, "changed": [[]], "restart": []}\n',
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
+    """Whoever has put himself there: no traceback, and nothing that a terminal acts on."""
+    path = str(tmp_path / "p")
+    with answering(path, answer):
         status, out, err = run_command(name, "--pidfile", path)
-        thread.join()
-    pidfile.release()
     assert (1, "", 1) == (status, out, err.count("\n"))
     assert err[:-1].isprintable()
 

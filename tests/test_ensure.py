@@ -138,7 +138,7 @@ def test_healthy_path_loads_next_to_nothing(instance):
         env={},
     )
     loaded = done.stdout.decode().split()
-    ours = ["", ".__main__", ".ensure", ".inifile", ".pidfile", ".whereabouts"]
+    ours = ["", ".__main__", ".ensure", ".inifile", ".opening", ".pidfile", ".whereabouts"]
 
     assert ["minisocks" + name for name in ours] == [n for n in loaded if "minisocks" in n]
     others = {name for name in loaded if not name.startswith(("minisocks", "encodings"))}

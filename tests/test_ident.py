@@ -409,7 +409,7 @@ def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert REJECTED4 == ask(proxy, target)
-        access_log.wait_for("why=\"user 'ann' needs a password; SOCKS4 cannot send one\"")
+        access_log.wait_for("why='user \"ann\" needs a password; SOCKS4 cannot send one'")
     with identd(monkeypatch, says_user(b"bob")):
         with run_proxy(ident=True, authenticate=lambda *args: False, rule=["allow"]) as proxy:
             assert REJECTED4 == ask(proxy, target, b"bob")

@@ -209,7 +209,7 @@ def test_curl_is_told_that_oidentd_names_another_user(site, tmp_path):
         status, said = site.curl("ann")
     assert 0 != status
     assert MISMATCH in said
-    assert "it says that it is 'ann', its identd says 'nobody'" in site.last_line()
+    assert 'it says that it is "ann", its identd says "nobody"' in site.last_line()
 
 
 def test_curl_is_told_that_a_rule_refuses(site, tmp_path):
@@ -237,7 +237,7 @@ def test_oidentd_hides_a_user(site, tmp_path):
         status, said = site.curl("nobody")
     assert 0 != status
     assert MISMATCH in said
-    assert "its identd does not say who it is: 'HIDDEN-USER'" in site.last_line()
+    assert 'its identd does not say who it is: "HIDDEN-USER"' in site.last_line()
 
 
 def test_oidentd_may_say_what_its_owner_wants(site, tmp_path):

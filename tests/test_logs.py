@@ -12,11 +12,12 @@ import time
 
 import pytest
 
-from minisocks import logs
+from minisocks import budget, logs
 from minisocks.client import Client
 from minisocks.compat import tame_traceback
 from minisocks.destinations import Destination
 from minisocks.folding import BURST
+from minisocks.lines import FORMATS, Entry, sum_up
 from minisocks.logs import MAX_WAITING, Log, destinations
 from minisocks.record import Record
 from minisocks.settings import Config
@@ -175,7 +176,7 @@ def test_json_is_a_line_of_data(log, memory):
     lines = [json.loads(text) for text in memory.texts]
     assert all(text.isascii() if hasattr(text, "isascii") else True for text in memory.texts)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", lines[0].pop("time"))
-    assert {"level": "warning", "logger": "minisocks", "message": "a \u00e9 \udc80\n"} == lines[0]
+    assert {"level": "warning", "logger": "minisocks", "message": "a \u00e9 \\x80\\n"} == lines[0]
     assert (7, "10.0.0.9:1007", "connection not allowed by ruleset", "refused") == tuple(
         lines[1][key] for key in ("id", "client", "rep", "end")
     )
@@ -201,6 +202,102 @@ def test_a_scan_is_folded(log, memory):
     assert "id=5000" in text
     assert "id=5001" in text
     assert 20 == text.count("client-fin")
+
+
+def test_many_refused_networks_are_one_sum_by_why(log, memory):
+    """A budget for all together; the first of each network is there, and what is granted, too."""
+    for n in range(3000):
+        access.info("%s", ended(host="2001:db8:0:%x::%x" % (n, n), id=n))
+        if n % 300 == 0:
+            wait_until(lambda: not log._waiting)
+    access.info("%s", ended(host="192.0.2.7", id=9000))
+    access.info("%s", ended(via="10.0.0.1", rep=Rep.SUCCEEDED, end="client-fin", id=9001))
+    log.close()
+    lines = [text for text in memory.texts if "client=[2001:db8" in text]
+    assert len(lines) < 2 * budget.BURST
+    assert [1, 1] == [len([t for t in memory.texts if " id=%d " % n in t]) for n in (9000, 9001)]
+    told = sum(int((re.findall("last message ([0-9]+) times", text) or [1])[0]) for text in lines)
+    (rest,) = re.findall(
+        "([0-9]+) more refusals, of which there are too many for a line each: "
+        "connection not allowed by ruleset: ([0-9]+)$",
+        "\n".join(memory.texts),
+        re.M,
+    )
+    assert rest[0] == rest[1]
+    assert 3000 == told + int(rest[0])
+
+
+def test_a_scan_from_everywhere_has_its_bound(log, memory):
+    """Each client in a network of its own: the burst, and the first of so many sites."""
+    began = time.monotonic()
+    for n in range(4000):
+        access.info("%s", ended(host="%d.%d.7.7" % (n % 200 + 11, n // 200), id=n))
+        if n % 300 == 0:
+            wait_until(lambda: not log._waiting)
+    log.close()
+    rate = budget.LINES_PER_SECOND * (time.monotonic() - began)
+    assert len(memory.texts) <= budget.BURST + budget.MAX_SITES + rate + 2
+    assert "times from many networks: id=" in "\n".join(memory.texts)
+
+
+def test_a_noisy_provider_hides_no_customer(log, memory):
+    """The first line of a /24 is there, although its /16 is folded as a whole by then."""
+    for n in range(256 * 12):
+        access.info("%s", ended(host="198.51.%d.%d" % (n % 60, n // 256), id=n))
+        if n % 300 == 0:
+            wait_until(lambda: not log._waiting)
+    access.info("%s", ended(host="198.51.77.7", id=9000))
+    log.close()
+    assert 1 == len([text for text in memory.texts if " id=9000 " in text])
+
+
+@pytest.mark.parametrize(
+    "host, depth, whence",
+    [
+        ("192.0.2.9", 0, " from many networks"),
+        ("192.0.2.9", 1, " from 192.0.0.0/16"),
+        ("192.0.2.9", 2, " from 192.0.2.0/24"),
+        ("192.0.2.9", 3, ""),
+        ("2001:db8:1:203:4::5", 3, " from 2001:db8:1::/48"),
+        ("2001:db8:1:203:4::5", 4, " from 2001:db8:1:200::/56"),
+        ("2001:db8:1:203:4::5", 6, ""),
+        ("127.0.0.1", 1, ""),
+    ],
+)
+def test_a_sum_names_the_network_that_it_is_of(host, depth, whence):
+    """Unless all of it comes from the address in the line; for programs by itself."""
+    entry = sum_up(entry_of(ended(host=host)), 7, depth)
+    assert entry.message.startswith("last message 7 times%s: id=" % whence)
+    data = json.loads(FORMATS["json"]()(entry, False))
+    assert (7, whence) == (data["repeats"], " from %s" % data["from"] if whence else "")
+
+
+def entry_of(story):
+    return Entry(record(logging.INFO, "%s", args=(story,)))
+
+
+def test_refusals_leave_room_for_others_when_lines_cannot_be_written(log, memory):
+    """They fill half of what waits at most; the others are counted by why."""
+    memory.free.clear()
+    logger.info("first")
+    wait_until(lambda: not log._waiting)
+    for n in range(2 * MAX_WAITING):
+        access.info("%s", ended(host="192.0.2.%d" % (n % 256), id=n))
+    for n in range(MAX_WAITING // 2):
+        access.info("%s", ended(via="10.0.0.1", rep=Rep.SUCCEEDED, end="client-fin", id=n))
+    memory.free.set()
+    log.close()
+    assert MAX_WAITING // 2 == len([text for text in memory.texts if "end=client-fin" in text])
+    assert not [text for text in memory.texts if "are lost" in text]
+
+
+def test_a_message_is_one_line(log, memory):
+    """Also where it has in it what another program or a file's name says."""
+    logger.warning("cannot read %s", "/a\n2026-01-01 minisocks: b\x1b[2J\u202e\udc80")
+    wait_until(lambda: memory.texts)
+    assert memory.texts[0].endswith(
+        "cannot read /a\\n2026-01-01 minisocks: b\\x1b[2J\\xe2\\x80\\xae\\x80"
+    )
 
 
 def test_a_folded_line_of_json_counts(log, memory):
@@ -306,7 +403,7 @@ def test_a_change_closes_what_was_before(log, memory):
 
 def test_a_bug_of_ours_costs_a_line(log, memory, monkeypatch):
     """The log's thread lives on."""
-    monkeypatch.setattr(logs._Entry, "severity", property(lambda self: 1 // 0))
+    monkeypatch.setattr(logs.Entry, "severity", property(lambda self: 1 // 0))
     logger.info("x")
     time.sleep(0.1)
     monkeypatch.undo()

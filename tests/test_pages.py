@@ -148,7 +148,7 @@ class Machine:
             self.script("/usr/" + name, '%s "$@"' % " ".join(words))
         self.script("/stubs/sudo", 'exec "$@"')
         self.script("/stubs/logger", "cat >>'%s'" % self.at("/tmp/logged"))
-        for where in (("tmp", "home/pi") if is_router else ("home/pi",)):
+        for where in (("usr/bin", "home/pi") if is_router else ("home/pi",)):
             shutil.copy(single_file, self.at("/%s/minisocks.pyz" % where))
         if is_router or shell == "ash":
             shutil.copy(single_file, self.at("/usr/local/bin/minisocks.pyz"))

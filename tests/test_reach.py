@@ -336,7 +336,7 @@ def test_the_log_says_which_addresses_are_not_for_whom(here, settings):
         net.METADATA4: "metadata addresses are not for clients from",
         net.LINK_LOCAL4: "linklocal addresses are not for clients from",
         net.METADATA6: "metadata addresses are not for clients from",
-        b"localhost": "'localhost':80 is this host, which",
+        b"localhost": '"localhost":80 is this host, which',
         b"loopback.test": "dst='loopback.test':80",
     }
 

@@ -1,5 +1,6 @@
 """The README says what is true.  ``python tests/test_readme.py`` rewrites its table."""
 
+import glob
 import os
 import re
 import textwrap
@@ -59,6 +60,16 @@ def test_options_are_not_stale():
     assert with_table(text) == text
 
 
+def test_no_command_uses_a_folder_that_all_users_share():
+    """Another user may have made a file or a link of that name before."""
+    documents = [README] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.rst")))
+    assert len(documents) > 10
+    for path in documents:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        assert [] == re.findall(r"(?m)^ {2,}.*[\s:]/tmp/.*$|^.*--[a-z-]+[ =]/tmp/.*$", text), path
+
+
 def test_the_file_shown_is_a_file_that_works():
     """The README's ini file sets what it says it sets."""
     (block,) = re.findall(r"(?m)^(    \[minisocks\]\n(?:    .*\n|\n)+)", read())
@@ -76,7 +87,7 @@ def test_the_commands_of_a_service_work(tmp_path):
     assert words == [word for command in commands for word in words if word in command]
     port = str(closed_port())
     for command in commands:
-        args = command.replace("1085", port).replace("/tmp/", "%s/" % tmp_path).split()[3:]
+        args = command.replace("1085", port).replace("~/", "%s/" % tmp_path).split()[3:]
         status, _, err = run_command(*args)
         assert 0 == status, err
     for end in ("", ".sock"):

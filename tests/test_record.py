@@ -18,9 +18,9 @@ from minisocks.settings import Config
 from minisocks.wire import Address, Atyp, Cmd, Rep
 from support import log_kept
 
-# KEY=VALUE, the value bare or a string literal; dst is a literal and a port.
+# KEY=VALUE, the value bare or a string literal, with its length if it is cut; dst has a port.
 _FIELD = re.compile(
-    r"""([a-z]+)=((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?::\d+)?|[^\s'"]+)(?: |\Z)"""
+    r"""([a-z]+)=((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?:\.\.\d+B)?(?::\d+)?|[^\s'"]+)(?: |\Z)"""
 )
 
 
@@ -178,7 +178,10 @@ def check_line(lines, nasty):
     assert expected == " ".join(key for key, _ in found)
     values = dict(found)
     assert {nasty} == {unquoted(values[key]) for key in ("user", "dst", "userid") if key in values}
-    assert nasty.decode("latin-1") == (ast.literal_eval(values["why"]) if nasty else "")
+    # In a sentence of ours quotes are double ones, so that those around it always are single.
+    why = nasty.decode("latin-1").replace("'", '"').encode()
+    assert why == (unquoted(values["why"]) if nasty else b"")
+    assert not set("$`") & set(line)
 
 
 @pytest.mark.parametrize("nasty", NASTY)
@@ -199,6 +202,48 @@ def lines():
 def test_no_bytes_at_all_can_forge_a_line(lines, nasty):
     """Any bytes come out of the line as they went in, and add nothing to it."""
     check_line(lines, nasty)
+
+
+LONG = b"n\xff" * 127
+CUT = "'%s'..254B" % ("n\\xff" * 32)
+
+
+def test_a_refusal_tells_64_bytes_of_a_name_and_its_length():
+    """So that no client fills a disk; a reader can tell that it is cut, and of how much."""
+    made = record(request(LONG, userid=LONG), LONG, Rep.NOT_ALLOWED)
+
+    assert [CUT, CUT + ":443", CUT] == [
+        value for key, value in fields(str(made)) if key in ("user", "dst", "userid")
+    ]
+    data = made.as_data()
+    for name in ("host", "user", "userid"):
+        assert ("n\\xff" * 32, 254) == (data[name], data[name + "_bytes"])
+    assert len(str(made)) < 1000
+
+
+def test_what_was_granted_is_told_whole():
+    """Which name it was can be proved later."""
+    made = record(request(LONG, userid=LONG), LONG, Rep.SUCCEEDED, "192.0.2.1")
+
+    values = dict(fields(str(made)))
+    assert {LONG} == {unquoted(values[key]) for key in ("user", "dst", "userid")}
+    data = made.as_data()
+    assert {"n\\xff" * 127} == {data[key] for key in ("user", "host", "userid")}
+    assert not [key for key in data if key.endswith("_bytes")]
+
+
+def test_no_error_s_sentence_tells_more_of_a_name():
+    """The reason of a refusal quotes names, too."""
+    from minisocks.errors import DialError
+    from minisocks.resolver import look_up
+
+    def nothing(*args):
+        raise OSError(1, "no")
+
+    with pytest.raises(DialError) as caught:
+        look_up(nothing, b"x" * 255, 1)
+    assert "'%s'..255B cannot be resolved" % ("x" * 64) in str(caught.value)
+    assert "%s:1" % ("'%s'..255B" % ("x" * 64)) == str(Address(b"x" * 255, 1, Atyp.DOMAINNAME))
 
 
 def test_no_line_is_made_that_nobody_reads(access_log):
