@@ -64,6 +64,7 @@ class Associate(Job):
         session = self._session
         services, client, record = session.services, session.client, session.record
         exchange = services.exchange
+        session.ask_again()
         exchange.make_room(client)
         relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()

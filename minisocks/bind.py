@@ -1,7 +1,8 @@
 """BIND: from a request to a listener, and from that to a pair; or to the reply that says why not.
 
 For protocols whose servers connect back, as FTP in active mode (RFC 1928 section 4, the
-SOCKS4 memo).  One connection, from whom the client names; who else comes ends it.
+SOCKS4 memo).  One connection, from whom the client names.  Whoever else connects is reset, and
+the client waits on; by SOCKS4 it ends it, as the memo says.
 """
 
 import errno
@@ -24,6 +25,12 @@ __all__ = ["Bind"]
 
 #: What a listener says of a peer that has gone again before we came to it.
 _WAIT_ON = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
+#: So many strangers are reset, each for the price of a refused client; then it ends.
+MAX_STRANGERS = 1000
+
+
+class _Stranger(RefusedByRules):
+    """The peer has another address than the one that is waited for."""
 
 
 class Bind(WaitingRequest):
@@ -34,7 +41,7 @@ class Bind(WaitingRequest):
         resolve -> allowed? -> listen, first reply -> who came? -> second reply -> pair
     """
 
-    __slots__ = ("_berth", "_expected")
+    __slots__ = ("_berth", "_expected", "_strangers", "_ways")
 
     left = "the client left while it waited for its peer"
 
@@ -43,6 +50,8 @@ class Bind(WaitingRequest):
         self._berth: Optional[Berth] = None
         #: The addresses that the peer may have; empty: any.
         self._expected: FrozenSet[bytes] = frozenset()
+        self._ways: List[Sockaddr] = []
+        self._strangers = 0
 
     def start(self) -> None:
         """Have the loop carry it out.  Thread: a handler's."""
@@ -65,6 +74,16 @@ class Bind(WaitingRequest):
         else:
             self.look_up()
 
+    def hold(self) -> bool:
+        """Hold it against users and rules: may any of its peers still be let in?"""
+        is_changed = super().hold()
+        if is_changed and self._berth is not None:
+            if self._expected:
+                allowed(self._session, self._request, self._ways)
+            else:
+                self._demand_anybody()
+        return is_changed
+
     def resolved(self, addresses: List[Sockaddr]) -> None:
         """Wait for one of *addresses*, those that the client may be connected with.
 
@@ -75,7 +94,7 @@ class Bind(WaitingRequest):
         session = self._session
         # Whatever a name resolves to, or is but another spelling of, is never anybody.
         addresses = [address for address in addresses if any(_ip_of(address))]
-        ways = allowed(session, self._request, self._sayable(addresses))
+        self._ways = ways = allowed(session, self._request, self._sayable(addresses))
         self._expected = frozenset(map(_ip_of, ways))
         self._listen(session.services.access.road.ordered(ways))
 
@@ -85,11 +104,19 @@ class Bind(WaitingRequest):
         Raises:
             HandshakeError, DialError, OSError: as above.
         """
+        self._demand_anybody()
+        ways = ways_from_anywhere(family, self._session.sock.getsockname())
+        self._listen(self._sayable(ways))
+
+    def _demand_anybody(self) -> None:
+        """Go on if a peer may come whose address is not known yet.
+
+        Raises:
+            RefusedByRules: none may.
+        """
         session, request = self._session, self._request
         rules = session.services.access.rules
         rules.foresee_any(session.client, request.ver, request.cmd, request.dst).demand()
-        ways = ways_from_anywhere(family, session.sock.getsockname())
-        self._listen(self._sayable(ways))
 
     def _sayable(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
         """Return those from where one of our addresses is seen that can be said in a reply.
@@ -135,7 +162,12 @@ class Bind(WaitingRequest):
             self._check(plain_ip(sockaddr[0]))
         except RefusedByRules as exc:
             session.services.loop.close_later(peer, reset=True)
-            self._refuse(exc)
+            self._strangers += 1
+            ends_it = isinstance(exc, _Stranger) and self._request.ver == Ver.SOCKS4
+            if ends_it or self._strangers >= MAX_STRANGERS:
+                self._refuse(exc)
+            else:
+                session.record.why = str(exc)  # for a refusal that may follow
             return
         peer.setblocking(False)
         tune(peer)
@@ -157,7 +189,7 @@ class Bind(WaitingRequest):
         """
         session, request = self._session, self._request
         if self._expected and ip not in self._expected:
-            raise RefusedByRules(
+            raise _Stranger(
                 "%s connected to %s, where %s was waited for"
                 % (text_ip(ip), self._place(), request.dst.name)
             )

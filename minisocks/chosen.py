@@ -5,11 +5,12 @@ No click: *given* is what the command line says, by the settings' names.
 
 import os
 import stat
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks import console
 from minisocks.errors import ConfigError
 from minisocks.layers import Layered, layered
+from minisocks.rulelines import with_files
 from minisocks.settings import CONFIG_FILE
 from minisocks.whereabouts import locate, read_file
 
@@ -41,7 +42,43 @@ def settings_of(
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
     if users_file and os.path.exists(users_file) and not _is_private(users_file):
         warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
+    _warn_of_writers(path, users_file, _lists(chosen, home), warn)
     return chosen
+
+
+def _lists(chosen: Layered, home: str) -> List[str]:
+    """Return the paths of the lists that rules name."""
+    found: List[str] = []
+
+
+    def note(path: str) -> str:
+        found.append(os.path.join(home, path))
+        return path
+
+    for text in chosen.config.rule:
+        with_files(text, note)
+    return found
+
+
+def _warn_of_writers(
+    path: str, users_file: Optional[str], lists: List[str], warn: Callable[[str], None]
+) -> None:
+    """Tell which files that decide about clients another account may write.
+
+    A file of users has to be its owner's alone.  Of the other files, a user's own group has
+    write access on many systems.
+    """
+    for name in dict.fromkeys([path, users_file or "", *lists]):
+        try:
+            mode = os.stat(name).st_mode
+        except OSError:
+            continue  # there is none, or to read it says why not
+        who = "others" if mode & stat.S_IWOTH else ""
+        if name == users_file and mode & stat.S_IWGRP:
+            who = who or "its group"
+        if who and stat.S_ISREG(mode):
+            told = name, who, name
+            warn("%s decides about clients, and %s may write it: chmod go-w %s" % told)
 
 
 def pidfile_of(given: Dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import List, Optional, Set
 
 from minisocks.compat import WRITE, close_quietly
 from minisocks.dialer import Dial
-from minisocks.errors import DialError
+from minisocks.errors import DialError, HandshakeError
 from minisocks.handshake import Request
 from minisocks.loop import Timer
 from minisocks.resolver import Sockaddr, numeric_addresses
@@ -44,7 +44,7 @@ class Connect(WaitingRequest):
         Thread: a handler's.
 
         Raises:
-            RefusedByRules, DialError: the session still is the caller's.
+            HandshakeError, DialError: the session still is the caller's.
             OSError: likewise; the client has left.
         """
         session, dst = self._session, self._request.dst
@@ -62,7 +62,7 @@ class Connect(WaitingRequest):
             return
         try:
             session.granted(upstream, self._dial.via, self._dial.bnd)
-        except OSError:
+        except (HandshakeError, OSError):
             close_quietly(upstream)
             raise
 
@@ -75,6 +75,18 @@ class Connect(WaitingRequest):
         if self._dial is None:
             self.look_up()
         else:
+            self._step(self._dial)
+
+    def hold(self) -> bool:
+        """Hold it against users and rules; only what may still be reached is dialed on."""
+        is_changed = super().hold()
+        if is_changed and self._dial is not None:
+            self._dial.keep(allowed(self._session, self._request, self._dial.addresses))
+        return is_changed
+
+    def go_on_with_less(self) -> None:
+        """Dial on, without the attempts that are given up."""
+        if self._dial is not None:
             self._step(self._dial)
 
     def resolved(self, addresses: List[Sockaddr]) -> None:

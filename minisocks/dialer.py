@@ -177,6 +177,17 @@ class Dial:
         sock, sockaddr, _since = self.attempts.pop(list(self.attempts)[1])
         self._put_off(sock.family, sockaddr)
         return sock
+    @property
+    def addresses(self) -> List[Sockaddr]:
+        """Those that are tried, and those that will be."""
+        return [(a[0].family, a[1]) for a in self.attempts.values()] + self._waiting
+
+    def keep(self, addresses: Sequence[Sockaddr]) -> None:
+        """Go on with those of *addresses* only; the others go to ``discarded``."""
+        self._waiting = [address for address in self._waiting if address in addresses]
+        for fd, (sock, sockaddr, _since) in list(self.attempts.items()):
+            if (sock.family, sockaddr) not in addresses:
+                self.discarded.append(self.attempts.pop(fd)[0])
 
     def give_up(self) -> DialError:
         """Discard every attempt; return the error for having run out of time."""

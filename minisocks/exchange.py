@@ -59,7 +59,7 @@ class Exchange:
         return len(self._targets)
 
     def change(self, config: Config) -> None:
-        """Go by *config* from now on; what rules have allowed is asked about again."""
+        """Go by *config* from now on."""
         most = config.max_associations
         self._option = "--max-associations %d" % most
         # Each has twice as many descriptors as a connection, and others want some, too.
@@ -76,8 +76,6 @@ class Exchange:
         self._held.most = min(MAX_HELD_BYTES, share)
         self._targets.most = min(MAX_TARGETS, share // TARGET_BYTES)
         self._weigh()
-        for association in self._associations.items():
-            association.ask_again()
 
     def make_room(self, client: Client) -> None:
         """See to it that *client* may have one association more; another may be ended for it.

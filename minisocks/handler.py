@@ -10,13 +10,13 @@
 
 import socketserver
 import time
-from typing import Any, Dict, Optional, Type, Union
+from typing import Any, Dict, Type, Union
 
 from minisocks.associate import Associate
 from minisocks.bind import Bind
 from minisocks.compat import log_bug
 from minisocks.connect import Connect
-from minisocks.errors import AuthFailed, DialError, HandshakeError, ProxyStops
+from minisocks.errors import DialError, HandshakeError, ProxyStops
 from minisocks.handshake import Credentials, Event, Request
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.ident import confirm
@@ -143,10 +143,10 @@ class SocksHandler(socketserver.BaseRequestHandler):
         session.access = services.access
         client.user = request.user
         session.asked(request)
-        self.check_user(request.user)
+        session.check_user()
         if request.ver == Ver.SOCKS4 and session.access.config.ident:
             self.identify(request)
-        self.check_rules(request)
+        session.check_rules()
         hook = services.hooks.authorize
         if hook is None:
             self.count_in()
@@ -157,11 +157,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
         session.conn.check()  # a hook may be slower than the proxy's end
-        if services.access is not session.access:
-            # And than a reload, by which the client may have nothing here any more.
-            session.access = services.access
-            self.check_user(request.user)
-            self.check_rules(request)
+        session.ask_again()  # and than a reload
 
     def count_in(self) -> None:
         """Count the connection in; from here on it is not ended for other clients.
@@ -178,9 +174,10 @@ class SocksHandler(socketserver.BaseRequestHandler):
     def identify(self, request: Request) -> None:
         """Ask the client's identd whether the client is the user that it says (RFC 1413).
 
-        The operator of the client's host decides what its identd says.  So it makes no client
-        a user that has a password; and where there are passwords, a client that it names has
-        shown none.
+        The operator of the client's host decides what its identd says.  So where there are
+        passwords, a client that it names has shown none; and it is a user only if a rule names
+        that one, who has no password.  All other names are as good as none, so that the client
+        does not learn from any answer which of them have passwords.
 
         Raises:
             HandshakeError: it is not; or may not come in, whatever the answer.
@@ -192,48 +189,21 @@ class SocksHandler(socketserver.BaseRequestHandler):
             # Else any client could have us connect to its host, which may have nothing here.
             session.access.rules.foresee_somebody(client).demand()
         else:
-            self.check_rules(request)
+            session.check_rules()
         began = time.monotonic()
         session.conn.has_early_data = session.talk.has_trailing_data
         confirm(session.conn, request.userid, services.make_room)
         session.waited = time.monotonic() - began
         session.access = services.access
-        self.check_user(request.user)
+        session.check_user()
         if request.user is None:
             users = session.access.users
-            if users.may_be(request.userid):
-                name = quoted(request.userid, MOST_TOLD)
-                raise AuthFailed("user %s needs a password; SOCKS4 cannot send one" % name)
             client.is_unproven = bool(users)
-            client.user = request.userid
-
-    def check_user(self, user: Optional[bytes]) -> None:
-        """Refuse a client whose line of users is gone by now, or whose time is over.
-
-        Raises:
-            AuthFailed: so it is.
-        """
-        session = self.session
-        if user is None:
-            return
-        if session.proof is not None:
-            holds = session.access.users.holds(user, session.proof)
-        else:
-            holds = session.services.logins.guest(session.client) == user
-        if not holds:
-            raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
-
-    def check_rules(self, request: Request) -> None:
-        """Hold *request* against the rules, as far as they can be asked before a look-up.
-
-        Raises:
-            RefusedByRules: it does not pass.
-        """
-        rules, client = self.session.access.rules, self.session.client
-        if request.cmd == Cmd.UDP_ASSOCIATE:
-            rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
-        else:
-            rules.foresee(client, request.ver, request.cmd, request.dst).demand()
+            if users and users.may_be(request.userid):
+                told = "user %s needs a password; SOCKS4 cannot send one"
+                session.record.why = told % quoted(request.userid, MOST_TOLD)
+            elif not users or session.access.rules.name(request.userid):
+                client.user = request.userid
 
     def begin(self, request: Request) -> None:
         """Begin what the client wants; what has to be waited for is the loop's.

@@ -141,7 +141,7 @@ def demand_authorized(hook: Authorize, request: ProxyRequest) -> None:
         HookFailed: it does not say.
     """
     if not demand_yes_or_no("authorize", request.client, hook, request):
-        raise RefusedByRules("refused by the program's authorize hook")
+        raise RefusedByRules("refused by the authorize hook of the program")
 
 
 def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:

@@ -1,8 +1,11 @@
 """What the loop does: jobs, and their timers."""
 
-from typing import Callable, Dict, Optional, Tuple
+import heapq
+import itertools
+import time
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-__all__ = ["Job", "Timer"]
+__all__ = ["Job", "Timer", "Timers"]
 
 
 class Job:
@@ -25,9 +28,16 @@ class Job:
         """Act: *fd* is ready, or dead.  A bounded amount of work, no waiting."""
         raise NotImplementedError
 
+    def on_bulk(self, fd: int, mask: int) -> None:
+        """Act, as ``on_ready``: *fd* was given to ``Loop.set_bulk``."""
+        self.on_ready(fd, mask)
+
     def abort(self, why: str) -> None:
         """Release everything at once; also before ``begin``.  Must not raise."""
         raise NotImplementedError
+
+    def ask_again(self) -> None:
+        """Take note that a reload has brought other users, or rules."""
 
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return what ``begin`` would watch, by descriptor, if it would do nothing else.
@@ -71,3 +81,52 @@ class Timer:
     def _forget(self) -> None:
         # Else timer and job would keep each other, and the job its session.
         self.job = self.callback = None
+
+
+class Timers:
+    """The timers of one loop.  Its thread only.
+
+    A class because cancelled ones stay among the others until their time, or until they
+    prevail: most are cancelled (a dial that succeeds cancels its limit of 120 s).
+    """
+
+    def __init__(self) -> None:
+        #: A heap: when, in what order, which.
+        self.entries: List[Tuple[float, int, Timer]] = []
+        self._ids = itertools.count()
+        #: How many of them are cancelled.
+        self.cancelled = 0
+
+    def add(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
+        """Return a new one, which is due in *seconds*."""
+        timer = Timer(job, callback, self._note_cancelled)
+        heapq.heappush(self.entries, (time.monotonic() + seconds, next(self._ids), timer))
+        return timer
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the next one is due, below 0 if there is none."""
+        entries = self.entries
+        while entries and entries[0][2].callback is None:
+            heapq.heappop(entries)
+            self.cancelled -= 1
+        if not entries:
+            return -1.0
+        return max(0.0, entries[0][0] - time.monotonic())
+
+    def due(self) -> Iterator[Tuple[Job, Callable[[], None]]]:
+        """Iterate over job and callback of those that are due; a callback may cancel others."""
+        entries, now = self.entries, time.monotonic() if self.entries else 0.0
+        while entries and entries[0][0] <= now:
+            job, callback = heapq.heappop(entries)[2].take()
+            if job is None or callback is None:
+                self.cancelled -= 1
+            else:
+                yield job, callback
+
+    def _note_cancelled(self) -> None:
+        self.cancelled += 1
+        if self.cancelled > 64 and self.cancelled * 2 > len(self.entries):
+            # In place: this may be called by a timer that is run just now.
+            self.entries[:] = [entry for entry in self.entries if entry[2].callback is not None]
+            heapq.heapify(self.entries)
+            self.cancelled = 0

@@ -1,21 +1,21 @@
 """The loop: one thread that waits for everything that threads should not.
 
-It knows descriptors, timers and jobs, and nothing about SOCKS.  A job is
-submitted from any thread and belongs to the loop from then on.
+It knows descriptors, timers and jobs, and nothing about SOCKS.  A job is submitted from any
+thread and belongs to the loop from then on.
 
 Rules, each bought with a bug:
 
 * Nothing a job does may raise out of the loop; a job that raises is aborted.
-* Sockets are closed at the end of a round, so that no event of this round
-  meets a descriptor that was closed and given out again.
-* A descriptor that would report "gone" for ever is unwatched by its job: epoll
-  cannot mask EPOLLHUP, and the loop would spin.
+* Sockets are closed at the end of a round, so that no event of this round meets a descriptor
+  that was closed and given out again.
+* A descriptor that would report "gone" for ever is unwatched by its job: epoll cannot mask
+  EPOLLHUP, and the loop would spin.
 * What an event says is a hint; outcomes come from the system calls.
+* Bulk comes behind all other work, and for a bounded time in each round: what one
+  client downloads delays no other client (``set_bulk``).
 """
 
 import collections
-import heapq
-import itertools
 import logging
 import os
 import socket
@@ -24,7 +24,7 @@ import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from minisocks.compat import READ, UNSHARED_POLLERS, Poller, Waker, close_quietly, hang_up, log_bug
-from minisocks.job import Job, Timer
+from minisocks.job import Job, Timer, Timers
 from minisocks.pipes import Pipes
 from minisocks.processor import Processor
 from minisocks.threads import start_thread
@@ -33,11 +33,13 @@ __all__ = ["BUFFER_BYTES", "Job", "Loop", "Timer"]
 
 log = logging.getLogger("minisocks")
 
-#: What one read may take, hence what a direction that is blocked may hold in
-#: memory: 64 KiB.  Shared by all jobs; they run one after another.
+#: What one read may take, hence what a direction that is blocked may hold in memory.
 BUFFER_BYTES = 65536
 #: Rounds after which it asks for the time, and seconds after which the processor looks.
 LOOK_ROUNDS, LOOK_SECONDS = 256, 10.0
+#: For so long a round moves bulk, before it looks what else there is to do: a CONNECT to a name
+#: takes three rounds.  So many at once; on a small machine each may take 5 ms.
+BULK_SECONDS, BULK_EVENTS = 0.008, 4
 
 
 class Loop:
@@ -61,15 +63,16 @@ class Loop:
         self._uncounted: Set[Job] = set()  # not a number: two threads change it
         self._ident = 0
         self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()
-        self._timers: List[Tuple[float, int, Timer]] = []
-        self._timer_ids = itertools.count()
-        self._cancelled = 0
+        #: A poller inside the other one, and its descriptors, which carry bulk.
+        self._bulk_poller: Any = None
+        self._bulk: Set[int] = set()
+        self._timers = Timers()
         self._closing: List[Tuple[socket.socket, bool]] = []
         self._sleeping = False
         self._stopping = False
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
-        #: How many events a round may have; -1: as many as there are.
+        #: How many events a round may have, and again of bulk; -1: as many as there are.
         self.most_events = -1
         #: How many more turns of bulk are short ones, for the sake of short messages.
         self.short_turns = 0
@@ -80,7 +83,7 @@ class Loop:
         #: The jobs of which bytes wait in memory, and some that had: since when.
         self.stalled: Dict[Job, float] = {}
         #: Called (loop thread) when there is one more of them, or one has more.
-        self.on_stalled: Callable[[], None] = _nothing
+        self.on_stalled: Callable[[], None] = lambda: None
         #: Called (loop thread) after each round that leaves no job.
         self._on_empty: List[Callable[[], None]] = []
 
@@ -148,8 +151,7 @@ class Loop:
         Not called if *job* is done by then.
         """
         self._calls.append((job, callback, args))
-        # Appended before the flag is read, and the loop sets the flag before
-        # it looks at the deque: one of the two always sees the other.
+        # Before the flag is read: the loop sets that before it looks at the deque.
         if self._sleeping:
             self._sleeping = False
             self._waker.wake()
@@ -198,10 +200,11 @@ class Loop:
     def watch(self, fd: int, mask: int, job: Job) -> None:
         """Report to *job* when *fd* is ready; mask 0: only when it is dead."""
         if fd in self._watching:
+            poller = self._bulk_poller if fd in self._bulk else self._poller
             try:
-                self._poller.modify(fd, mask)
+                poller.modify(fd, mask)
             except FileNotFoundError:  # somebody has closed what had this number
-                self._poller.register(fd, mask)
+                poller.register(fd, mask)
         else:
             self._poller.register(fd, mask)
         self._watching[fd] = job
@@ -215,16 +218,47 @@ class Loop:
         if job is not None and self._watching.get(fd) is not job:
             return
         if self._watching.pop(fd, None) is not None:
-            try:
-                self._poller.unregister(fd)
-            except OSError:
-                pass  # somebody else has closed it; Pythons before 3.9 say nothing
+            self._unregister(fd)
 
     def call_later(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
         """Call *callback* after *seconds* unless cancelled or *job* is done."""
-        timer = Timer(job, callback, self._timer_cancelled)
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), timer))
-        return timer
+        return self._timers.add(seconds, job, callback)
+
+    def set_bulk(self, fd: int, mask: int, is_bulk: bool) -> None:
+        """Have *fd*, which is watched for *mask*, be reported behind all others, or no more so.
+
+        To ``on_bulk``.  Not if it is not watched, or where there is no ``epoll`` or descriptor.
+        """
+        is_same = (fd in self._bulk) == is_bulk or fd not in self._watching
+        if is_same or (self._bulk_poller is None and not self._nest_poller()):
+            return
+        self._unregister(fd)
+        (self._bulk_poller if is_bulk else self._poller).register(fd, mask)
+        if is_bulk:
+            self._bulk.add(fd)
+
+    def _nest_poller(self) -> bool:
+        """Make the poller for bulk; return whether that could be."""
+        try:
+            poller = Poller()
+            self._poller.register(poller.fileno(), READ)
+        except (AttributeError, OSError):  # only epoll has a descriptor
+            return False
+        self._bulk_poller = poller
+        return True
+
+    def _unregister(self, fd: int) -> None:
+        poller = self._bulk_poller if fd in self._bulk else self._poller
+        self._bulk.discard(fd)
+        try:
+            poller.unregister(fd)
+        except OSError:
+            pass  # somebody else has closed it; Pythons before 3.9 say nothing
+
+    def ask_again(self) -> None:
+        """Have jobs hold what they do against users and rules of now."""
+        for job in list(self._jobs):
+            self._guarded(job, job.ask_again)
 
     def stalls(self, job: Job) -> None:
         """Take note that bytes of *job* wait, because their receiver takes no more."""
@@ -236,9 +270,8 @@ class Loop:
     ) -> None:
         """Unwatch *sock* now and close it at the end of the round.
 
-        Args:
-            reset: the peer gets a RST, because its stream broke off.
-            frees_port: its port can be had again at once.
+        *reset*: the peer gets a RST, because its stream broke off.  *frees_port*: its port can
+        be had again at once.
         """
         self.unwatch(sock.fileno())
         if frees_port and os.name == "posix":
@@ -290,10 +323,10 @@ class Loop:
 
     def _round(self) -> None:
         self._sleeping = True
-        timeout = 0.0 if self._calls or self._stopping else self._seconds_to_timer()
+        timeout = 0.0 if self._calls or self._stopping else self._timers.seconds_left()
         events = self._poller.poll(timeout, self.most_events)
         self._sleeping = False
-        watching, jobs = self._watching, self._jobs
+        watching, jobs, has_bulk = self._watching, self._jobs, False
         for fd, mask in events:
             job = watching.get(fd)
             if job in jobs:
@@ -304,10 +337,15 @@ class Loop:
                     self._failed(job)
             elif fd == self._waker.fileno():
                 self._waker.drain()
+            else:
+                has_bulk = True
         for _ in range(len(self._calls)):
             job, callback, args = self._calls.popleft()
             self._guarded(job, callback, *args)
-        self._run_timers()
+        if has_bulk and self._bulk:
+            self._move_bulk()
+        for job, callback in self._timers.due() if self._timers.entries else ():
+            self._guarded(job, callback)
         if self._closing:
             self._close_sockets()
         if not len(self):
@@ -319,8 +357,22 @@ class Loop:
                 self._look_at = time.monotonic() + LOOK_SECONDS
                 self._processor.look()
 
+    def _move_bulk(self) -> None:
+        """Have those that carry bulk go on, in turn, for a bounded time."""
+        until, most, count = time.monotonic() + BULK_SECONDS, self.most_events, 0
+        while True:
+            events = self._bulk_poller.poll(0.0, BULK_EVENTS)
+            for fd, mask in events:
+                job = self._watching.get(fd)
+                if job is not None:
+                    self._guarded(job, job.on_bulk, fd, mask)
+            count += len(events)
+            if len(events) < BULK_EVENTS or 0 < most <= count or time.monotonic() >= until:
+                return
+
     def _tell_empty(self) -> None:
         self.pipes.close_spare()
+        self._close_bulk_poller()
         for callback in list(self._on_empty):
             try:
                 callback()
@@ -332,34 +384,6 @@ class Loop:
         for sock, reset in closing:
             (hang_up if reset else close_quietly)(sock)
 
-    def _seconds_to_timer(self) -> float:
-        timers = self._timers
-        while timers and timers[0][2].callback is None:
-            heapq.heappop(timers)
-            self._cancelled -= 1
-        if not timers:
-            return -1.0
-        return max(0.0, timers[0][0] - time.monotonic())
-
-    def _run_timers(self) -> None:
-        timers, now = self._timers, time.monotonic() if self._timers else 0.0
-        while timers and timers[0][0] <= now:
-            job, callback = heapq.heappop(timers)[2].take()
-            if job is None or callback is None:
-                self._cancelled -= 1
-            else:
-                self._guarded(job, callback)
-
-    def _timer_cancelled(self) -> None:
-        # Cancelled timers stay in the heap until their time. Most are (a dial
-        # that succeeds cancels its limit of 120 s), so sweep when they prevail.
-        self._cancelled += 1
-        if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
-            # In place: this may be called by a timer that is run just now.
-            self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
-            heapq.heapify(self._timers)
-            self._cancelled = 0
-
     def _shut_down(self) -> None:
         for job in list(self._jobs):
             self._abort(job, "shutdown")
@@ -368,6 +392,8 @@ class Loop:
         self._poller.close()
         self._waker.close()
 
-
-def _nothing() -> None:
-    pass
+    def _close_bulk_poller(self) -> None:
+        if self._bulk_poller is not None and not self._bulk:
+            self._poller.unregister(self._bulk_poller.fileno())
+            self._bulk_poller.close()
+            self._bulk_poller = None

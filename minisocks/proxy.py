@@ -147,7 +147,8 @@ class Proxy:
     def reload(self, config: Config) -> None:
         """Go by *config* from now on, without touching connections; all or nothing.
 
-        Listeners that are in both stay, others are opened and closed.  Unless it runs,
+        Listeners that are in both stay, others are opened and closed.  What has been asked for
+        and not granted yet ends, if users or rules do not allow it any more.  Unless it runs,
         the next start goes by it.  Not in a hook.
 
         Raises:

@@ -1,7 +1,6 @@
 """Pairs: bytes both ways between a client and its target, until both are done.
 
-Lives in the loop.  Never blocks; holds at most what one read gave for a direction whose
-receiver is slow.
+Lives in the loop.  Never blocks; holds at most one read for a direction whose receiver is slow.
 
 The fast path is ``Pair.on_ready`` and what it calls:
 
@@ -18,15 +17,7 @@ import errno
 import socket
 from typing import Dict, Optional, Type, Union
 
-from minisocks.compat import (
-    CAPACITY_ERRORS,
-    READ,
-    UNWATCHED,
-    WRITE,
-    unblock,
-    unpace,
-    unsent_bytes,
-)
+from minisocks.compat import CAPACITY_ERRORS, READ, UNWATCHED, WRITE, unblock, unpace, unsent_bytes
 from minisocks.delivery import Delivery, Progress
 from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
@@ -36,18 +27,15 @@ from minisocks.record import Record
 
 __all__ = ["Pair"]
 
-#: A read that fills the buffer: more of the kind will come, and a pipe is a gain.
-BULK_BYTES = BUFFER_BYTES
-#: What counts as a short message.
-MESSAGE_BYTES = 4096
+#: A read that fills the buffer (more of the kind will come, and a pipe is a gain); and what
+#: counts as a short message.
+BULK_BYTES, MESSAGE_BYTES = BUFFER_BYTES, 4096
 #: A pipe that brings less than this so many times in a row is no gain any more.
-LITTLE_BYTES = 32 * 1024
-LITTLE_TIMES = 8
+LITTLE_BYTES, LITTLE_TIMES = 32 * 1024, 8
 #: What a pipe takes in a short turn: while others exchange short messages they wait for
 #: it, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
-TURN_BYTES = 64 * 1024
 #: So many turns behind a short message are short ones.
-SHORT_TURNS = 500
+TURN_BYTES, SHORT_TURNS = 64 * 1024, 500
 #: How long a receiver may keep a pipe and take nothing of what is in it.
 PIPE_SECONDS = 1.0
 #: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
@@ -162,6 +150,16 @@ class Pair(Job):
                 self._pump(outgoing)
         self._update()
 
+    def on_bulk(self, fd: int, mask: int) -> None:
+        """Do the same, and leave those that carry bulk when neither direction does so."""
+        self.on_ready(fd, mask)
+        if not self._up.bulk and not self._down.bulk:
+            self._set_bulk(False)
+
+    def _set_bulk(self, is_bulk: bool) -> None:
+        self._loop.set_bulk(self._up.src.fileno(), self._client_mask, is_bulk)
+        self._loop.set_bulk(self._up.dst.fileno(), self._upstream_mask, is_bulk)
+
     def abort(self, why: str) -> None:
         """Reset both ends: a FIN would pass a torn stream off as complete."""
         self._up.broken = self._down.broken = True
@@ -186,9 +184,11 @@ class Pair(Job):
         if size:
             if size <= MESSAGE_BYTES:
                 self._loop.short_turns = SHORT_TURNS
+                flow.bulk -= flow.bulk > 0  # as behind a pipe; there was none
             if size >= BULK_BYTES and self.may_splice:
                 if not flow.bulk:
                     unpace(flow.dst)
+                    self._set_bulk(True)
                 flow.bulk = LITTLE_TIMES
             self._push(flow, buffer[:size])
         else:

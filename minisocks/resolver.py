@@ -235,7 +235,7 @@ class Resolver:
             raise DialError(text, Rep.GENERAL_FAILURE)
         running = sum(theirs[0] == groups[0] for _since, theirs in self._busy.values())
         if running and sum(stuck) >= running and not self._running.has_room(groups):
-            text = "the client's share of resolver threads waits for name servers without answer"
+            text = "all resolver threads that this client may have wait for silent name servers"
             raise DialError(text, Rep.GENERAL_FAILURE)
 
     def _forget(self, lookup: Lookup) -> None:

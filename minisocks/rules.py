@@ -203,6 +203,10 @@ class Rules:
             return Decision(False, "a password is needed, and SOCKS4 has none")
         return Decision(False, self._shut_out(client))
 
+    def name(self, user: bytes) -> bool:
+        """Return whether one of them is about the user of this name."""
+        return any(rule.users is not None and user in rule.users for rule in self.rules)
+
     def lets_in(self, client: Client) -> bool:
         """Return whether any rule allows *client*, with its ``user`` if it has one, anything."""
         return any(

@@ -69,7 +69,8 @@ class Services:
     def adopt(self, access: Access) -> None:
         """Have what comes from now on go by *access*.  Loop thread, once it runs.
 
-        What has been asked before goes on with what it was told.
+        What has been granted before goes on.  What has not been yet, and what an association
+        may reach, is asked about again, by ``Loop.ask_again``.
         """
         config = access.config
         self.logins.adopt(access.users, config.auth_once)
@@ -85,6 +86,7 @@ class Services:
         self.answers.change(config.memory_limit)
         self.exchange.change(config)
         self.berths.change(config)
+        self.loop.ask_again()
 
     def make_room(self) -> bool:
         """Close descriptors of less worth than the one that is wanted; return whether there were.

@@ -8,16 +8,17 @@ from minisocks.access import Access
 from minisocks.client import Client
 from minisocks.clientsocket import ClientSocket
 from minisocks.compat import UNWATCHED, unblock
-from minisocks.errors import LimitReached, NotSocks, Probe
+from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
 from minisocks.handshake import Handshake, Request
 from minisocks.idle import Idle
 from minisocks.lingering import Lingering
 from minisocks.loop import Job
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.rate import RatedPair, Share
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.services import Services
-from minisocks.wire import Method, Rep, packed_ip
+from minisocks.wire import Cmd, Method, Rep, packed_ip
 
 __all__ = ["Session"]
 
@@ -87,6 +88,55 @@ class Session:
         self.services.loop.watch(self.fd, mask, job)
         self.mask = mask
 
+    def ask_again(self) -> bool:
+        """Hold the request against users and rules of now; return whether others were in force.
+
+        Called before it is granted, and in the loop also at each reload.
+
+        Raises:
+            AuthFailed, RefusedByRules: it may not be granted any more.
+        """
+        if self.access is self.services.access:
+            return False
+        self.access = self.services.access
+        self.check_user()
+        self.check_rules()
+        return True
+
+    def check_user(self) -> None:
+        """Refuse a client whose line of users is gone by now, or whose time is over.
+
+        Raises:
+            AuthFailed: so it is.
+        """
+        client, users, request = self.client, self.access.users, self.record.request
+        user = client.user
+        if user is None:
+            return
+        if self.proof is not None:
+            holds = users.holds(user, self.proof)
+        elif request is not None and request.user is not None:
+            holds = self.services.logins.guest(client) == user
+        else:
+            # Its identd has named it, which is worth no password.
+            client.is_unproven = bool(users)
+            holds = not (users and users.may_be(user))
+        if not holds:
+            raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
+
+    def check_rules(self) -> None:
+        """Hold the request against the rules, as far as they can be asked before a look-up.
+
+        Raises:
+            RefusedByRules: it does not pass.
+        """
+        rules, client, request = self.access.rules, self.client, self.record.request
+        assert request is not None
+        if request.cmd == Cmd.UDP_ASSOCIATE:
+            rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
+        else:
+            rules.foresee(client, request.ver, request.cmd, request.dst).demand()
+
     def asked(self, request: Request) -> None:
         """Take note of what the client wants.
 
@@ -108,7 +158,15 @@ class Session:
 
         Raises:
             OSError: it has left; *upstream* still is the caller's.
+            HandshakeError: it may not be connected any more; likewise.
         """
+        request = self.record.request
+        if self.ask_again() and request is not None:
+            # In a handler thread only: what waits in the loop has been asked by then.
+            ip = packed_ip(via[0]) or b""
+            rules = self.access.rules
+            rules.decide(self.client, request.ver, request.cmd, request.dst, ip).demand()
+        self.record.why = ""  # what has come before this peer is no reason of anything
         self.record.granted(via[0])
         self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))
         pair, seconds = self.pair(upstream), self.services.access.config.idle_timeout
@@ -142,7 +200,7 @@ class Session:
         record = self.record
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
-        record.why = str(error)
+        record.why = "; ".join(filter(None, (str(error), record.why)))
         is_limit = isinstance(error, LimitReached)
         if not is_limit and (not self.talk.started or isinstance(error, Probe)):
             # A health check or a scanner: the log is not for them.

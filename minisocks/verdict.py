@@ -73,12 +73,14 @@ def judge(
     )
     rules = access.rules
     if question.user is not None:
-        client.user = encode(question.user)
+        client.user = user = encode(question.user)
         client.is_unproven = question.ver == 4 and bool(access.users)
         text += " as %s" % question.user
-        why = _why_not(access, client.user, question)
+        why = _why_not(access, user, question)
         if why:
             return Verdict(False, text, [("", False, why)])
+        if client.is_unproven and (access.users.may_be(user) or not rules.name(user)):
+            client.user = None  # as ``SocksHandler.identify``
     elif question.ver == 4 and rules.asks_ident:
         why = rules.foresee_somebody(client).reason or "its identd has to say who it is (--as NAME)"
         return Verdict(False, text, [("", False, why)])
@@ -118,8 +120,7 @@ def _why_not(access: Access, user: bytes, question: Question) -> str:
     if question.ver == 4 and access.rules.asks_ident:
         if question.source == "unix":
             return "a unix socket has no identd to ask: it hears 92"
-        has_password = access.users.may_be(user)
-        return "SOCKS4 cannot show the password of %s" % question.user if has_password else ""
+        return ""
     if not access.users:
         return "there are no users"
     if question.ver == 4:

@@ -57,6 +57,17 @@ class WaitingRequest(Job):
         """
         raise NotImplementedError
 
+    def hold(self) -> bool:
+        """Hold the request against users and rules of now; return whether others were in force.
+
+        Raises:
+            HandshakeError: it may not be granted any more.
+        """
+        return self._session.ask_again()
+
+    def go_on_with_less(self) -> None:
+        """Go on behind a reload, with what ``hold`` has left."""
+
     def resolved(self, addresses: List[Sockaddr]) -> None:
         """Go on with *addresses*, which the name has.
 
@@ -95,7 +106,12 @@ class WaitingRequest(Job):
             self._end()
             return
         self._timer = session.services.loop.call_later(seconds, self, self._end)
-        self._try(self.go_on)
+        self._try(self._first_step)
+
+    def ask_again(self) -> None:
+        """Hold the request against users and rules of now, which a reload has brought."""
+        if self._timer is not None:  # else ``begin`` does so
+            self._try(self._hold_again)
 
     def look_up(self) -> None:
         """Have the name that the request is about looked up.
@@ -118,6 +134,14 @@ class WaitingRequest(Job):
         """Give up and close; the proxy ends."""
         self._release()
         self._session.abort(why)
+
+    def _first_step(self) -> None:
+        self.hold()
+        self.go_on()
+
+    def _hold_again(self) -> None:
+        if self.hold():
+            self.go_on_with_less()
 
     def _try(self, step: Callable[..., None], *args: Any) -> None:
         try:
@@ -161,7 +185,7 @@ class WaitingRequest(Job):
         """Refuse the request, because its time is over."""
         error = self.too_late()
         if self._session.conn.has_sent_fin:
-            why = "%s (%d s after its client's FIN)" % (error, FIN_SECONDS)
+            why = "%s (%d s after the FIN of its client)" % (error, FIN_SECONDS)
             error = DialError(why, error.rep, error.attempts)
         self._refuse(error)
 

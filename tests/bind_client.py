@@ -68,10 +68,14 @@ class Waiting:
             return Talk(host.connect(source, self.port, to or self.host))
         return Talk(socket.create_connection(self.place, TIMEOUT, source and (source, 0)))
 
-    def expect_stranger(self, source=None, host=None):
-        """Have somebody connect who is cut off, and hear the second reply say that he may not."""
+    def meet_stranger(self, source=None, host=None):
+        """Have a peer connect that is reset."""
         with contextlib.suppress(ConnectionResetError), self.peer(source, host) as stranger:
             stranger.expect_reset()
+
+    def expect_stranger(self, source=None, host=None):
+        """Have a peer connect that is reset, and hear the second reply say that it may not."""
+        self.meet_stranger(source, host)
         self.expect_refusal(2)
 
     def expect_refusal(self, rep):

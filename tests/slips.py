@@ -287,4 +287,12 @@ SLIPS = (
         "Everybody who may log in to this host can take the hashes home and guess at leisure.",
         "Do what it says, as the file's owner.",
     ),
+    Mistake(
+        "file-writable-by-others",
+        AT_THE_START,
+        "warning: FILE decides about clients, and ... may write it: chmod go-w FILE",
+        "Another account of this host can make itself a user of the proxy, or change its rules. "
+        "A file of users should be its owner's alone.",
+        "Do what it says, as the file's owner.",
+    ),
 )

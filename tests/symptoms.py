@@ -142,9 +142,9 @@ _SERVING = (
         "ident-where-a-password-is-needed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
-        "why='user \"NAME\" needs a password; SOCKS4 cannot send one'",
-        "What an identd says proves nothing, so a user who has a password is only who shows it. "
-        "The client hears 91.",
+        "why='...; user \"NAME\" needs a password; SOCKS4 cannot send one'",
+        "What an identd says proves nothing, so a client that has shown no password is not a user "
+        "who has one. The client hears 91, as with any other name that no rule allows.",
         "Set the client to SOCKS5, with name and password.",
     ),
     Mistake(
@@ -278,7 +278,7 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: no answer in time'",
         "The target did not answer within ``--connect-timeout``: it is switched off, or a "
-        "firewall on the way drops what is sent there. With ``(5 s after its client's FIN)`` "
+        "firewall on the way drops what is sent there. With ``(5 s after the FIN of its client)`` "
         "behind it, the client had closed its connection before.",
         "From the proxy's host, ``ping TARGET`` and ``traceroute TARGET`` show how far it goes.",
         reply=6,
@@ -317,11 +317,12 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS connected to ADDRESS, where WORD was "
         "waited for'",
-        "Somebody else connected than the one that the client had named: a scanner, or a server "
-        "that connects from another of its addresses, as behind a load balancer.",
+        "Another peer connected than the one that the client had named: a scanner, or a server "
+        "that connects from another of its addresses, as behind a load balancer. It was reset. A "
+        "client that waits by SOCKS4 hears 91 then, as the memo says; by SOCKS5 it waits on, and "
+        "when no other peer comes the line says so as well.",
         "If it is the server, have the client name the address that it comes from, or 0.0.0.0 for "
-        "anybody; or use FTP in passive mode.",
-        reply=2,
+        "any; or use FTP in passive mode.",
     ),
     Mistake(
         "bind-ports-used-up",

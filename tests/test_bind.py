@@ -95,9 +95,45 @@ def test_the_address_of_the_peer_is_compared(proxy, dst):
         client.expect_to_work(peer)
 
 
-@every_way
+@pytest.mark.parametrize("way", ["5", "5 by name"])
+def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
+    """However many come from elsewhere; the log has nothing to say about them in the end."""
+    with Waiting(proxy.port, "127.0.0.2", way) as client:
+        for _ in range(3):
+            client.meet_stranger("127.0.0.3")
+        with client.peer("127.0.0.2") as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+    assert "why=" not in access_log.wait_for("end=")
+
+
+def test_too_many_strangers_end_it(proxy, monkeypatch, access_log):
+    """Each costs something, so there is a bound; then the client hears 02."""
+    monkeypatch.setattr("minisocks.bind.MAX_STRANGERS", 3)
+    with Waiting(proxy.port, "127.0.0.2") as client:
+        client.meet_stranger("127.0.0.3")
+        client.meet_stranger("127.0.0.4")
+        client.expect_stranger("127.0.0.5")
+        assert refuses(client.place)
+    line = access_log.wait_for("end=refused")
+    assert "why='127.0.0.5 connected to " in line
+
+
+def test_the_log_has_the_stranger_where_no_peer_came(access_log):
+    """For it may be the server, by another of its addresses."""
+    with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
+        client.meet_stranger("127.0.0.3")
+        services = proxy.services
+        (bind,) = [job for job in services.loop._jobs if isinstance(job, Bind)]
+        services.loop.call_soon(bind, bind._end)
+        client.expect_refusal(6)
+    line = access_log.wait_for("end=refused")
+    assert " in time; 127.0.0.3 connected to %s:%d, where 127.0.0.2 was" % client.place in line
+
+
+@pytest.mark.parametrize("way", ["4", "4a"])
 def test_a_stranger_ends_it(proxy, way, access_log):
-    """Who comes from elsewhere is cut off, and the client hears 02 or 91."""
+    """By SOCKS4, whose memo says so: it is reset, and the client hears 91."""
     with Waiting(proxy.port, "127.0.0.2", way) as client:
         client.expect_stranger("127.0.0.3")
         assert refuses(client.place)
@@ -204,8 +240,9 @@ def test_a_name_that_takes_too_long(way, access_log):
 
 
 @every_way
-def test_a_refusal_arrives_though_bytes_came_early(proxy, way):
+def test_a_refusal_arrives_though_bytes_came_early(proxy, monkeypatch, way):
     """Bytes for a peer that never came do not turn the second reply into a reset."""
+    monkeypatch.setattr("minisocks.bind.MAX_STRANGERS", 1)
     with Waiting(proxy.port, "127.0.0.2", way, early=bytes(1000)) as client:
         client.talk.send(bytes(100000))
         client.expect_stranger("127.0.0.3")
@@ -259,7 +296,7 @@ def test_a_client_that_closes_while_its_name_is_looked_up(monkeypatch, access_lo
             release.set()
     finally:
         release.set()
-    access_log.wait_for("the name was not resolved in time (5 s after its client's FIN)")
+    access_log.wait_for("the name was not resolved in time (5 s after the FIN of its client)")
 
 
 def test_a_client_that_resets_behind_early_bytes(proxy, access_log):

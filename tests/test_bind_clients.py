@@ -178,7 +178,9 @@ def test_a_rule_denies_it(client, site, meet, strict_proxy):
     assert strict_proxy.lines("why='rule 1 denies")
 
 
-@pytest.mark.parametrize("client, protocol", SECOND, ids=titles)
+@pytest.mark.parametrize(
+    "client, protocol", [one for one in SECOND if one[1][0] == "4"], ids=titles
+)
 def test_a_stranger_comes(client, protocol, site, meet, open_proxy):
     """Who is not the one that was named is cut off, and a client says what it was told."""
     outcome = meet(client, protocol, open_proxy, site, host="127.0.0.2")

@@ -52,7 +52,9 @@ def stranger(way):
 
     def visit(port):
         with waiting(port, "127.0.0.9", way) as client:
-            client.expect_stranger()
+            client.meet_stranger()
+            if way[0] == "4":
+                client.expect_refusal(2)
 
     return visit
 

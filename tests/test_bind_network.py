@@ -64,8 +64,18 @@ def test_the_address_faces_it_in_ipv6(network):
 
 
 def test_another_host_is_a_stranger(network):
-    """It reaches the socket, and ends it."""
+    """It reaches the socket, and is reset; the one that is named still comes in."""
     with waiting(network, SERVER) as client:
+        for _ in range(3):
+            client.meet_stranger(STRANGER, network.stranger)
+        with client.peer(SERVER, network.server) as peer:
+            client.expect_peer(peer)
+            client.expect_to_work(peer)
+
+
+def test_another_host_ends_it_by_socks4(network):
+    """As the memo says."""
+    with waiting(network, SERVER, "4") as client:
         client.expect_stranger(STRANGER, network.stranger)
 
 
@@ -136,16 +146,21 @@ def test_ports_that_a_firewall_lets_in(network):
 
 
 def test_rules_for_the_peer_that_came(network):
-    """Whoever may connect, a rule may still say no to him by his address: 02."""
+    """Whoever may connect, a rule may still say no by the address: that one is reset."""
     rule = ["deny to %s command bind" % STRANGER, "allow"]
     with waiting(network, "0.0.0.0", rule=rule) as client:
         network.stranger.ip("route add 10.1.0.0/24 via 10.2.0.2")
         try:
-            client.expect_stranger(STRANGER, network.stranger)
+            client.meet_stranger(STRANGER, network.stranger)
         finally:
             network.stranger.ip("route del 10.1.0.0/24")
-    (line,) = network.proxy.refusals()
-    assert "rule 1 denies" in line
+        assert [] == network.proxy.refusals()
+        network.server.ip("route add 10.1.0.0/24 via 10.3.0.2")
+        try:
+            with client.peer(SERVER, network.server) as peer:
+                client.expect_peer(peer)
+        finally:
+            network.server.ip("route del 10.1.0.0/24")
 
 
 INSIDE, OUTSIDE, FAR = "192.168.7.2", "203.0.113.1", "203.0.113.9"

@@ -44,11 +44,12 @@ def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
 
 @every_way
 def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
-    """Even where anybody may connect, who connects from there is refused."""
+    """Even where anybody may connect, who connects from there is reset, each time."""
     port = here.proxy(**LAN)
     with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0", way) as client:
         assert client.granted == client.rep
-        client.expect_stranger(net.LOOPBACK4, here)
+        for _ in range(3):
+            client.meet_stranger(net.LOOPBACK4, here)
 
 
 def test_this_host_is_a_peer_of_a_client_on_it(here):
@@ -105,21 +106,38 @@ def test_a_rule_that_denies_it_to_all_refuses_anybody():
 
 
 @pytest.mark.parametrize("rule", [["deny to {} command bind", "allow"], ["allow port 99"]])
-def test_a_rule_about_the_peer_that_came(rule, access_log):
+def test_a_rule_about_the_peer_that_came(rule, monkeypatch, access_log):
     """It is asked with that peer's address, and the port that the client named."""
+    monkeypatch.setattr("minisocks.bind.MAX_STRANGERS", 2)
     with run_proxy() as proxy, Waiting(proxy.port, "0.0.0.0") as client:
         host = client.host
     with run_proxy(rule=[text.format(host) for text in rule]) as proxy:
         with Waiting(proxy.port, "0.0.0.0", dst_port=21) as client:
+            client.meet_stranger(host)
             client.expect_stranger(host)
     access_log.wait_for("%s:21" % host)
 
 
-def test_a_reload_while_it_waits():
+@every_way
+@pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0"])
+def test_a_reload_while_it_waits(way, dst):
+    """It ends where no peer could be let in any more: 02 or 91."""
+    with run_proxy(rule=["allow"]) as proxy:
+        with Waiting(proxy.port, dst, way if dst[0] != "0" else way[0]) as client:
+            proxy.reload(proxy.config._replace(rule=("deny to 10.0.0.0/8", "allow")))
+            rule = "deny to loopback" if dst[0] != "0" else "deny command bind"
+            proxy.reload(proxy.config._replace(rule=(rule, "allow")))
+            client.expect_refusal(2)
+
+
+def test_a_peer_that_a_reload_has_denied():
     """Who comes is held against the rules there are by then."""
-    with run_proxy(rule=["allow"]) as proxy, Waiting(proxy.port) as client:
-        proxy.reload(proxy.config._replace(rule=("deny to loopback", "allow")))
-        client.expect_stranger()
+    with run_proxy(rule=["allow"]) as proxy, Waiting(proxy.port, "0.0.0.0") as client:
+        proxy.reload(proxy.config._replace(rule=("deny to %s" % client.host, "allow")))
+        client.meet_stranger()
+        proxy.reload(proxy.config._replace(rule=("allow",)))
+        with client.peer() as peer:
+            client.expect_peer(peer)
 
 
 def test_a_user_of_a_rule():

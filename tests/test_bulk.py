@@ -9,11 +9,13 @@ import threading
 
 import pytest
 
+import minisocks.loop
 import minisocks.pipes
 import minisocks.relay
-from minisocks.loop import BUFFER_BYTES, Loop
+from minisocks.errand import run_in
+from minisocks.loop import BUFFER_BYTES, BULK_EVENTS, Loop
 from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
-from minisocks.relay import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES
+from minisocks.relay import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
 from relaying import ENDS, MB, Relayed, receive_until_reset
 from support import (
     CommandLine,
@@ -147,6 +149,115 @@ def test_bulk_takes_short_turns_beside_messages(relayed, monkeypatch):
     del asked[:]
     assert exchange(bulk, "target", 4 * MB)
     assert PIPE_BYTES in asked
+
+
+def test_bulk_without_pipes_ends_too(relayed, loop):
+    """Where there are none, short messages still make a direction one of short messages again."""
+    pair = relayed()
+    run_in(loop, loop.pipes.refuse)
+    flow = pair.pair._down
+    sent = threading.Thread(target=pair.target.send, args=(bytes(16 * MB),))
+    sent.start()
+    assert 16 * MB == len(pair.client.receive(16 * MB))
+    sent.join()
+    for _ in range(LITTLE_TIMES + 1):
+        assert exchange(pair, "target", 16)
+    assert 0 == flow.bulk == loop.pipes.count
+
+
+@pytest.mark.parametrize("has_memory_limit", [False, True])
+def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, has_memory_limit):
+    """A message waits for the bulk that is being moved, not for 40 downloads; all have turns.
+
+    The loop stands still until all of it is there, so that one round finds it.
+    """
+    monkeypatch.setattr(minisocks.loop, "BULK_SECONDS", 0.0, raising=False)
+    if has_memory_limit:
+        loop.most_events = 8
+    downloads, little = [relayed() for _ in range(40)], relayed()
+    for pair in downloads:
+        assert exchange(pair, "target", 4 * MB)
+    seen, fill, pump = [], Pair._pump_bulk, Pair._pump
+
+    def pump_bulk(pair, flow, pipe):
+        if not seen:
+            little.client.send(b"x")
+        seen.append(pair)
+        fill(pair, flow, pipe)
+
+    def pump_any(pair, flow):
+        if pair is little.pair:
+            seen.append(pair)
+        pump(pair, flow)
+
+    def send_to_all():
+        for pair in downloads:
+            pair.target.send(bytes(65536))
+        monkeypatch.setattr(Pair, "_pump_bulk", pump_bulk)
+        monkeypatch.setattr(Pair, "_pump", pump_any)
+
+    run_in(loop, send_to_all)
+    for pair in downloads:
+        assert bytes(65536) == pair.client.receive(65536)
+    little.target.expect(b"x")
+    assert {each.pair for each in downloads} == set(seen) - {little.pair}
+    assert seen.index(little.pair) <= BULK_EVENTS
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 40])
+def test_bulk_has_its_turns_in_order(relayed, loop, monkeypatch, count):
+    """None has a second one before each has had one, however short a round is."""
+    monkeypatch.setattr(minisocks.loop, "BULK_SECONDS", 0.0)
+    downloads = [relayed() for _ in range(count)]
+    for pair in downloads:
+        assert exchange(pair, "target", 4 * MB)
+    seen = []
+
+    def pump_bulk(pair, flow, pipe):
+        loop.pipes.give_back(pipe)
+        seen.append(pair)
+        if len(seen) == 3 * count:
+            monkeypatch.undo()
+
+    def send_to_all():
+        for pair in downloads:
+            pair.target.send(bytes(65536))
+        monkeypatch.setattr(Pair, "_pump_bulk", pump_bulk)
+
+    run_in(loop, send_to_all)
+    for pair in downloads:
+        assert bytes(65536) == pair.client.receive(65536)
+    assert [3] * count == [seen[: 3 * count].count(pair.pair) for pair in downloads]
+
+
+def test_bulk_that_is_over_leaves_nothing(relayed, loop):
+    """No descriptor is watched as bulk any more, and none is kept for that."""
+    before = open_descriptors()
+    downloads = [relayed() for _ in range(3)]
+    for pair in downloads:
+        assert exchange(pair, "target", 4 * MB)
+    assert 6 == len(loop._bulk)
+    for _ in range(LITTLE_TIMES + 1):
+        assert exchange(downloads[0], "target", 16)
+    wait_until(lambda: 4 == len(loop._bulk))
+    downloads[1].target.reset()
+    downloads[1].wait_closed()
+    assert 2 == len(loop._bulk)
+    for pair in downloads[::2]:
+        pair.client.close()
+        pair.target.close()
+        pair.wait_closed()
+    downloads[1].client.close()
+    wait_until(lambda: not loop._bulk and loop._bulk_poller is None)
+    wait_until(lambda: before == open_descriptors())
+
+
+def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
+    """Where there is no epoll, or no descriptor, it stays among the others."""
+    monkeypatch.setattr(minisocks.loop.Loop, "_nest_poller", lambda loop: False)
+    pair = relayed()
+    assert exchange(pair, "target", 32 * MB)
+    assert (set(), None) == (loop._bulk, loop._bulk_poller)
 
 
 @pytest.mark.parametrize("first", ENDS)

@@ -77,14 +77,6 @@ def test_the_only_one_may_be_anybody_s(exchange):
     exchange.check_room(ANN)
 
 
-def test_a_change_has_all_ask_again(exchange):
-    """Whoever has an association hears that the rules may be others."""
-    association = Forgets()
-    exchange.enter(association, ANN)
-    exchange.change(Config())
-    assert 1 == association.forgotten
-
-
 # What waits
 
 

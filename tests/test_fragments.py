@@ -219,7 +219,8 @@ def test_a_sequence_that_never_ends_is_counted_at_the_end(client, proxy, target)
 def timers(proxy):
     """Return when, and what: the timers of the one association, to be asked in the loop."""
     (job,) = associations(proxy)
-    return [(entry[0], entry[2]) for entry in proxy.services.loop._timers if entry[2].job is job]
+    entries = proxy.services.loop._timers.entries
+    return [(entry[0], entry[2]) for entry in entries if entry[2].job is job]
 
 
 def test_the_rest_is_waited_for_a_while(client, proxy, target):

@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -339,6 +340,37 @@ def test_a_file_that_others_can_read_is_worth_a_warning(users_file):
     with CommandLine("-l", "0", "--users-file", str(users_file)) as command:
         assert 0 == command.end()
     assert 1 == command.lines.count(expected)
+
+
+@pytest.mark.parametrize(
+    "mode, who", [(0o660, "its group"), (0o620, "its group"), (0o602, "others"), (0o600, None)]
+)
+def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, mode, who):
+    """By check, at the start and at a reload, each time once."""
+    expected = "%s decides about clients, and %s may write it: chmod go-w %s"
+    expected = [expected % (users_file, who, users_file)] if who else []
+    users_file.chmod(mode)
+    err = run_command("check", "--users-file", str(users_file))[2]
+    assert expected == [line[9:] for line in err.splitlines() if "write it" in line]
+    with CommandLine("-l", "0", "--users-file", str(users_file)) as command:
+        assert len(expected) == sum("may write it" in line for line in command.lines)
+        os.kill(command.process.pid, signal.SIGHUP)
+        command.wait_for_line("reloaded, changed: nothing")
+        assert 0 == command.end()
+    assert 2 * len(expected) == sum("may write it" in line for line in command.lines)
+
+
+def test_other_files_that_all_can_write_are_worth_a_warning(tmp_path):
+    """The settings, and a list of a rule; the group of these may be their owner's own."""
+    settings, names = tmp_path / "ini", tmp_path / "names"
+    names.write_text("example.org\n")
+    settings.write_text("[rules]\ndeny to @%s\nallow\n" % names)
+    for mode, count in ((0o664, 0), (0o666, 2)):
+        for path in (settings, names):
+            path.chmod(mode)
+        status, _, err = run_command("check", "-c", str(settings))
+        assert 0 == status
+        assert count == err.count("decides about clients, and others may write it: chmod go-w ")
 
 
 class Clock:

@@ -264,7 +264,7 @@ def test_authorize_decides_who_goes_where(target):
     with run_proxy(authorize=lambda r: r.host == "good.example", resolver=resolver) as proxy:
         assert_served(proxy, target, b"good.example")
         assert 2 == rep_for(proxy, b"bad.example")
-        assert "refused by the program's authorize hook" == proxy.records[-1].why
+        assert "refused by the authorize hook of the program" == proxy.records[-1].why
         with Talk.to(proxy.port) as talk:
             talk.send(socks4a(b"bad.example", 1)).expect(REJECTED4).expect_eof()
         with Talk.to(proxy.port) as talk:

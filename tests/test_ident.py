@@ -409,10 +409,53 @@ def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert REJECTED4 == ask(proxy, target)
-        access_log.wait_for("why='user \"ann\" needs a password; SOCKS4 cannot send one'")
+        why = " without a password; user \"ann\" needs a password; SOCKS4 cannot send one"
+        access_log.wait_for(why)
     with identd(monkeypatch, says_user(b"bob")):
         with run_proxy(ident=True, authenticate=lambda *args: False, rule=["allow"]) as proxy:
             assert REJECTED4 == ask(proxy, target, b"bob")
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize(
+    "rule",
+    [["allow user none"], ["allow user any"], ["allow"], ["deny user none", "allow"]],
+)
+def test_no_answer_tells_which_names_have_passwords(
+    monkeypatch, target, access_log, tmp_path, rule, hashed
+):
+    """A client whose own identd confirms all that it says hears the same about each name.
+
+    Also at the limit of a user, and from the program's hook, which is told of no such user.
+    """
+    settings = {"ident": True, "rule": rule, "max_per_user": 1}
+    if hashed:
+        path = tmp_path / "users"
+        path.write_text("ann:$pbkdf2-sha256$1$$" + "A" * 43 + "\n")
+        settings["users_file"] = str(path)
+    else:
+        settings["user"] = "ann:secret"
+    heard, told = {}, {}
+    for name in (b"ann", b"bob"):
+        users = told[name] = []
+
+        def authorize(request, users=users):
+            users.append(request.user)
+            return True
+
+        with identd(monkeypatch, says_user(name)):
+            with run_proxy(authorize=authorize, **settings) as proxy:
+                replies = heard[name] = []
+                with Talk.to(proxy.port) as first:
+                    first.send(socks4(target.host, target.port, name))
+                    replies.append(first.receive(8)[:2])
+                    replies.append(ask(proxy, target, name)[:2])
+                record = proxy.records[-1]
+                assert (None, name) == (record.user, record.request.userid)
+    assert heard[b"ann"] == heard[b"bob"]
+    assert told[b"ann"] == told[b"bob"]
+    assert [GRANTED4 if rule == ["allow user none"] else REJECTED4[:2]] * 2 == heard[b"ann"]
+    assert set(told[b"ann"]) <= {None}
 
 
 def test_who_has_logged_in_of_late_stays_that_user(monkeypatch, target, access_log):

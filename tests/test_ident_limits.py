@@ -256,7 +256,7 @@ def test_a_user_that_gets_a_password_meanwhile_has_to_show_it(monkeypatch, targe
         proxy.reload(proxy.config._replace(user=("ann:secret",)))
         says_user(b"ann")(talk, theirs, ours)
 
-    with identd(monkeypatch, script), run_proxy(ident=True, open=True) as proxy:
+    with identd(monkeypatch, script), run_proxy(ident=True, rule=["allow user ann"]) as proxy:
         assert REJECTED4 == refused(proxy, target.port)
 
 

@@ -126,7 +126,7 @@ def test_a_pair_that_ends_leaves_no_timer(target):
                 talk.connect5("127.0.0.1", target.port)
                 talk.send(b"x").expect(b"x").finish().expect_eof()
         wait_until(lambda: len(proxy) == 0)
-        timers = proxy.services.loop._timers
+        timers = proxy.services.loop._timers.entries
         assert [] == [entry for entry in timers if entry[2].callback is not None]
 
 

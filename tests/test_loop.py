@@ -310,7 +310,7 @@ def test_cancelled_timers_do_not_pile_up(loop):
         kept = loop.call_later(120, job, fail)
         for _ in range(100000):
             loop.call_later(120, job, fail).cancel()
-        left = len(loop._timers)
+        left = len(loop._timers.entries)
         kept.cancel()
         return left
 
@@ -330,9 +330,10 @@ def test_sweeping_while_timers_run_keeps_the_count_right(loop):
 
     job = Scripted(loop, begin).submit()
     assert last.wait(TIMEOUT)
+    timers = loop._timers
     cancelled, counted = run_in(
         loop,
-        lambda _: (sum(timer.callback is None for _, _, timer in loop._timers), loop._cancelled),
+        lambda _: (sum(timer.callback is None for _, _, timer in timers.entries), timers.cancelled),
     )
     assert cancelled == counted
     assert list(range(50)) == ran

@@ -543,6 +543,13 @@ def _(stage):
     return stage.start("check", "--users-file", "users", status=0), None
 
 
+@makes("file-writable-by-others")
+def _(stage):
+    (stage.tmp_path / "users").write_text("")
+    (stage.tmp_path / "users").chmod(0o660)
+    return stage.start("check", "--users-file", "users", status=0), None
+
+
 @makes("client-has-its-share")
 def _(stage):
     with FakeTarget() as target, run_proxy(max_per_client=1) as proxy:
@@ -883,7 +890,7 @@ def _(stage):
 @makes("ident-where-a-password-is-needed")
 def _(stage):
     with identd(stage.monkeypatch, says_user(b"ann")):
-        return said(stage, AS_ANN, REJECTED4, ident=True, user=USER, open=True)
+        return said(stage, AS_ANN, REJECTED4, ident=True, user=USER, rule=("allow user ann",))
 
 
 @makes("name-unknown")
@@ -947,9 +954,9 @@ def _(stage):
 
 @makes("bind-met-a-stranger")
 def _(stage):
-    with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
+    with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2", "4") as client:
         client.expect_stranger()
-    return stage.log.wait_for("end=refused"), 2
+    return stage.log.wait_for("end=refused"), None
 
 
 @makes("bind-ports-used-up")

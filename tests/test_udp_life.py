@@ -33,7 +33,8 @@ def target6():
 
 def live_timers(proxy):
     """Return the timers that will still call somebody."""
-    return [entry for entry in list(proxy.services.loop._timers) if entry[2].callback is not None]
+    entries = list(proxy.services.loop._timers.entries)
+    return [entry for entry in entries if entry[2].callback is not None]
 
 
 def assert_nothing_held(proxy):
