@@ -24,6 +24,8 @@ __all__ = ["Allowance", "Queue", "Quota"]
 
 #: One part of so many is kept for this host.
 KEPT = 8
+#: Of what cannot be ended one part of so many is kept for groups that have nothing.
+KEPT_FOR_NEW = 64
 
 _Item = TypeVar("_Item", bound=Hashable)
 _HERE = THIS_HOST[0]
@@ -200,9 +202,10 @@ class Quota(Generic[_Item]):
 class Allowance:
     """A bound on what cannot be ended, shared by clients.
 
-    A group has less than *factor* times what is free, but one at least.  So some is always
-    free for others, until there are more groups than places.  A group is the widest that a
-    client is in: one in it never has more.
+    A group has less than *factor* times what is free, but one at least.  What two groups
+    leave may be too little for a third, so the last is for those that have nothing: some is
+    free for others until there are as many groups.  A group is the widest that a client is in:
+    one in it never has more.
 
     Args:
         most: how much there may be; None: there is no bound.
@@ -228,12 +231,13 @@ class Allowance:
         here, local = self._by_group.get(top, 0), self._by_group.get(_HERE, 0)
         reserve = self.most // self._kept
         free = self.most - self._used
-        if top == _HERE:
-            if local == self._used or local + weight <= reserve:
-                return weight <= free
-        elif weight > free - max(0, reserve - local):
-            return False
-        return weight <= free and here + weight <= max(weight, self._factor * free)
+        if top == _HERE and (local == self._used or local + weight <= reserve):
+            return weight <= free
+        kept = 0 if top == _HERE else max(0, reserve - local)
+        if not here:
+            return weight <= free - kept
+        kept += self.most // KEPT_FOR_NEW
+        return weight <= free - kept and here + weight - 1 < self._factor * free
 
     def add(self, groups: Groups, weight: int = 1) -> None:
         """Count so much in."""

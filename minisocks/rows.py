@@ -75,8 +75,8 @@ ROWS = (
         _LISTENING,
         "bind_ports",
         "text",
-        "For BIND, have the peer connect to a port of this range, as 41000-41099, half of it for "
-        "each client at once; a firewall then has to let them through.",
+        "For BIND, have the peer connect to a port of this range, as 41000-41099, which a "
+        "firewall then has to let through.",
         "RANGE",
         accept=check_ports("--bind-ports"),
     ),
@@ -130,8 +130,8 @@ ROWS = (
         _LIMITS,
         "max_handshakes",
         "count",
-        "Unfinished handshakes at once, half of them for each client; beyond it the oldest of the "
-        "busiest client is closed.",
+        "Unfinished handshakes at once; beyond it the oldest of the network that has most is "
+        "closed.",
         "N",
         least=4,
         most=65536,
@@ -150,7 +150,7 @@ ROWS = (
         _LIMITS,
         "max_per_client",
         "count",
-        "Connections of one client at once; in IPv6 that is a /64.",
+        "Connections of one client at once; in IPv6 that is a /64, and all of this host is one.",
         "N",
         least=1,
         most=10**6,
@@ -168,8 +168,8 @@ ROWS = (
         _LIMITS,
         "max_associations",
         "count",
-        "UDP associations at once, half of them for each client; never more than a quarter of all "
-        "connections there may be.",
+        "UDP associations at once, never more than a quarter of all connections there may be; "
+        "beyond it one of the network that has most is closed.",
         "N",
         least=1,
         most=10**6,

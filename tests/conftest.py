@@ -8,6 +8,7 @@ import pytest
 import namespace
 import support
 from instance import Instance
+from minisocks.networks import Networks
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
 # As if this package were installed, which it need not be for its own tests.
@@ -26,6 +27,17 @@ def target():
     """A target that echoes."""
     with support.FakeTarget() as running:
         yield running
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Have limits take loopback's addresses, but 127.0.0.1 and ::1, for hosts of other networks.
+
+    For tests that need no more of other hosts than that they are others; traffic between real
+    ones is in ``test_shares``.
+    """
+    alone = Networks("loopback", "127.0.0.1/32 ::1/128")
+    monkeypatch.setattr("minisocks.client.LOOPBACK", alone)
 
 
 @pytest.fixture

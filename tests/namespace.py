@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 #: All of them are this host, as far as the namespace is concerned.
 LOOPBACK4, LOOPBACK6 = "127.0.0.1", "::1"
@@ -68,12 +69,16 @@ NAMES = {
     "denied-first.test": [LOOPBACK4, LOOPBACK6, PUBLIC4],
     "denied-last.test": [PUBLIC4, LOOPBACK4],
     "mixed.test": [PRIVATE4, PUBLIC4, PRIVATE6, METADATA4],
+    "client.test": ["10.1.0.1"],
     "no-network.test": [NO_NETWORK4],
     "no-network6.test": [NO_NETWORK6],
     "no-host.test": [NO_HOST4],
     "no-host6.test": [NO_HOST6],
     "silent.test": ["10.9.0.%d" % n for n in range(1, 5)],
 }
+
+#: The name server of this one does not answer.
+HANGING = "hanging.test"
 
 #: What it answers in turn: first this, the next time that.
 CHANGING = {"rebind.test": [[PUBLIC4], [PRIVATE4]]}
@@ -327,6 +332,8 @@ class Child:
     def _getaddrinfo(self, host, port, *args):
         name = host.decode("latin-1")
         self._asked.append(name)
+        if name == HANGING:
+            threading.Event().wait()  # in a daemon thread
         if name in CHANGING:
             found = CHANGING[name][self._asked.count(name) % 2 - 1]
         elif name in NAMES:

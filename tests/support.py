@@ -289,6 +289,15 @@ def closed_port(host="127.0.0.1"):
                 return port
 
 
+def two_closed_ports():
+    """Return the lower one of two such ports beside each other."""
+    while True:
+        port = closed_port()
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("0.0.0.0", port + 1))
+            return port
+
+
 def handler_with(session_type):
     """Return a handler's class whose sessions are *session_type*'s."""
 

@@ -200,9 +200,9 @@ _SERVING = (
     Mistake(
         "guesses-passwords",
         IN_THE_LOG,
-        "client=HOST has failed to log in N times: from now on its logins wait before they are "
-        "checked",
-        "Somebody guesses passwords, or a program has an old one.",
+        "client=HOST has failed to log in N times as one user: from now on its logins as that user "
+        "wait before they are checked",
+        "A client guesses passwords, or a program has an old one.",
         "If the address is known, mend the password in the program. Else there is nothing to do: "
         "each further guess takes up to half a minute.",
     ),
@@ -327,9 +327,11 @@ _SERVING = (
     Mistake(
         "bind-ports-used-up",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=limit why='HOST has N BINDs that wait already, half of all "
-        "(--bind-ports WORD)'",
-        "Each BIND that waits has a port, and one client has half of them at most.",
+        "id=N client=CLIENT ... end=limit why='there are N BINDs that wait already (--bind-ports "
+        "WORD)'",
+        "Each BIND that waits has a port, and all of the range are taken, by other clients of "
+        "this one's network or by one of each network; or it has waited for longest, and made room "
+        "for another network's.",
         "Give ``--bind-ports`` a wider range, and let the firewall pass it; or a smaller "
         "``--bind-timeout``.",
         reply=2,
@@ -347,18 +349,21 @@ _SERVING = (
     Mistake(
         "udp-ports-used-up",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=limit why='no port is free (--udp-ports WORD)'",
-        "Each association has a port of its own, and all of the range are taken. One client has "
-        "half of them at most.",
+        "id=N client=CLIENT ... end=limit why='there are N associations already (--udp-ports "
+        "WORD)'",
+        "Each association has a port of its own, and all of the range are taken, by other clients "
+        "of this one's network or by one of each network; or it had no datagram for longest, and "
+        "made room for another network's.",
         "Give ``--udp-ports`` a wider range, and let the firewall pass it.",
         reply=2,
     ),
     Mistake(
         "associations-used-up",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=limit why='HOST has N associations already, half of all "
+        "id=N client=CLIENT ... end=limit why='there are N associations already "
         "(--max-associations N)'",
-        "Half of ``--max-associations`` is for one client, and this one has them. tun2socks and "
+        "There are as many as may be, and this client's network has no fewer of them than others; "
+        "or it had no datagram for longest, and made room for another network's. tun2socks and "
         "its like open one for each program that sends datagrams.",
         "If they are honest, raise it; each takes up to four descriptors.",
         reply=2,

@@ -1,5 +1,6 @@
 """BIND (RFC 1928 section 4, the SOCKS4 memos): two replies, one peer, bytes both ways."""
 
+import contextlib
 import socket
 import threading
 
@@ -19,6 +20,7 @@ from support import (
     run_proxy,
     socks4,
     socks5,
+    two_closed_ports,
     wait_until,
 )
 
@@ -349,7 +351,7 @@ def test_the_end_of_the_proxy_ends_it():
 
 
 def test_the_port_is_of_the_range(access_log):
-    """Of --bind-ports, one after another; a client has half of them at once."""
+    """Of --bind-ports, one after another; one more than there are is refused."""
     low = closed_port()
     with run_proxy(bind_ports="%d-%d" % (low, low)) as proxy:
         for count in range(1, 4):
@@ -361,9 +363,30 @@ def test_the_port_is_of_the_range(access_log):
         with Waiting(proxy.port) as first, Waiting(proxy.port) as second:
             assert (0, 2) == (first.rep, second.rep)
         access_log.wait_for(
-            "end=limit why='127.0.0.1 has 1 BINDs that wait already, half of all "
-            "(--bind-ports %d-%d)'" % (low, low)
+            "end=limit why='there are 1 BINDs that wait already (--bind-ports %d-%d)'" % (low, low)
         )
+
+
+def test_a_port_of_the_range_is_free_at_once(access_log, elsewhere):
+    """One that waits makes room for another network's, which has its port in the same breath."""
+    low = two_closed_ports()
+    high = low + 1
+    ports = "%d-%d" % (low, high)
+    with run_proxy(bind_ports=ports) as proxy, contextlib.ExitStack() as stack:
+
+        def waiting(source):
+            return stack.enter_context(Waiting(proxy.port, source=source))
+
+        first, second = waiting("127.2.0.1"), waiting("127.2.0.1")
+        assert {low, high} == {first.port, second.port}
+        other = waiting("127.3.0.1")
+        assert (0, first.port) == (other.rep, other.port)
+        assert 2 == first.reply()[0]
+        access_log.wait_for("why='there are 2 BINDs that wait already (--bind-ports %s)'" % ports)
+        for client in (second, other):
+            with client.peer() as peer:
+                client.expect_peer(peer)
+                client.expect_to_work(peer)
 
 
 def test_a_port_that_is_anothers_is_not_taken(access_log):

@@ -228,15 +228,26 @@ def test_no_descriptor_for_the_listener(access_log):
     access_log.wait_for("no socket for its peer: Too many open files")
 
 
-def test_one_client_does_not_take_all_ports(monkeypatch, access_log):
-    """Each has half of all that may wait at once, also where no range says how many."""
+def test_one_client_does_not_take_all_ports(monkeypatch, access_log, elsewhere):
+    """What waits for longest makes room for others, also where no range says how many may."""
     monkeypatch.setattr("minisocks.berths.MAX_BERTHS", 4)
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
 
         def waiting(source):
             return stack.enter_context(Waiting(proxy.port, source=source))
 
-        assert [0, 0, 2] == [waiting("127.0.0.1").rep for _ in range(3)]
-        assert [0, 0] == [waiting("127.0.0.2").rep for _ in range(2)]
-        assert 2 == waiting("127.0.0.3").rep
+        greedy = [waiting("127.2.0.1") for _ in range(5)]
+        assert [0, 0, 0, 0, 2] == [client.rep for client in greedy]
         access_log.wait_for("why='there are 4 BINDs that wait already'")
+        assert 1 == len(access_log.lines)
+        assert [0, 0] == [waiting("127.3.0.%d" % number).rep for number in (1, 2)]
+        for client in greedy[:2]:
+            assert 2 == client.reply()[0]
+            client.talk.expect_eof()
+        # Each network has two: who comes from one of them ends no other's.
+        assert [2, 2] == [waiting(source).rep for source in ("127.2.0.1", "127.3.0.3")]
+        for client in greedy[2:4]:
+            with client.peer() as peer:
+                client.expect_peer(peer)
+                client.expect_to_work(peer)
+        assert all("end=limit" in line for line in access_log.lines[:5])

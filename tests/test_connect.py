@@ -20,7 +20,7 @@ import pytest
 
 import namespace as net
 from minisocks import clientsocket
-from minisocks.resolver import Resolver
+from minisocks.resolver import MAX_THREADS, Resolver
 from minisocks.waiting import WaitingRequest
 from support import (
     GRANTED4,
@@ -711,10 +711,10 @@ def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeyp
     with FakeTarget() as target, run_proxy(Resolver(getaddrinfo)) as proxy:
         with contextlib.ExitStack() as stack:
             stack.callback(release.set)
-            waiting = [stack.enter_context(Talk.to(proxy.port)) for _ in range(64)]
+            waiting = [stack.enter_context(Talk.to(proxy.port)) for _ in range(MAX_THREADS)]
             for talk in waiting:
                 talk.send(GREETING + socks5(b"slow.test", 80)).expect(b"\x05\x00")
-            wait_until(lambda: len(asked) == 64)
+            wait_until(lambda: len(asked) == MAX_THREADS)
             monkeypatch.setattr("minisocks.resolver.STUCK_SECONDS", 0.0)
 
             with Talk.to(proxy.port) as talk:
@@ -727,7 +727,7 @@ def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeyp
             release.set()
             for talk in waiting:
                 assert 0 == talk.receive_reply5()[0]
-    assert 64 == len(asked)
+    assert MAX_THREADS == len(asked)
 
 
 def several(*addresses):

@@ -7,12 +7,21 @@ from hypothesis import strategies as st
 
 from minisocks.client import Client
 from minisocks.errors import LimitReached
-from minisocks.exchange import MAX_HELD_BYTES, MAX_TARGETS, TARGET_BYTES, Exchange
+from minisocks.exchange import (
+    KEPT_ENTRIES,
+    LEAST_ENTRIES,
+    MAX_HELD_BYTES,
+    MAX_TARGETS,
+    TARGET_BYTES,
+    Exchange,
+)
 from minisocks.loop import Loop
 from minisocks.settings import Config
+from udp_client import assert_remembers_nobody
 
 ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
 SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
+FAR, HERE = Client(("203.0.113.1", 1)), Client(("127.0.0.1", 1))
 
 @pytest.fixture
 def loop():
@@ -30,65 +39,119 @@ def exchange(loop):
     return made
 
 
-class Forgets:
-    """Stands for an association."""
+class Stub:
+    """Stands for an association of *client*, used last at that time."""
 
     forgotten = 0
+    ended = None
+
+    def __init__(self, exchange, client, used=0.0):
+        self.used = used
+        self._exchange = exchange
+        self._client = client
+        exchange.enter(self, client)
+
+    def end(self, why):
+        self.ended = why
+        self._exchange.leave(self, self._client)
 
     def ask_again(self):
         self.forgotten += 1
 
 
+class Targets:
+    """Stands for what is known of the targets of one association of *client*."""
+
+    def __init__(self, exchange, client, entries):
+        self.entries = 0
+        self._exchange = exchange
+        self._client = client
+        self.count(entries)
+
+    def count(self, change):
+        self.entries += change
+        self._exchange.remember(self, self._client, change)
+
+    def forget_some(self):
+        self.count(-min(self.entries, 10))
+
+
 # Associations
 
 
-def test_a_client_has_half_of_all(exchange):
-    """Of both bounds the option is named, and who is whose."""
+def test_a_client_alone_has_all(exchange):
+    """One more is refused, and the option is named; when one has ended, another fits."""
     exchange.change(Config(max_associations=4))
-    mine = [object(), object()]
-    for association in mine:
-        exchange.check_room(ANN)
-        exchange.enter(association, ANN)
-    with pytest.raises(LimitReached, match=r"10.0.0.1 has 2 .*\(--max-associations 4\)"):
-        exchange.check_room(ANN)
-    for _ in range(2):
-        exchange.check_room(BOB)
-        exchange.enter(object(), BOB)
-    for client in (ANN, BOB, SIX):
-        with pytest.raises(LimitReached, match=r"there are 4 .*\(--max-associations 4\)"):
-            exchange.check_room(client)
+    mine = []
+    for _ in range(4):
+        exchange.make_room(ANN)
+        mine.append(Stub(exchange, ANN))
+    with pytest.raises(LimitReached, match=r"there are 4 associations already \(--max-assoc.* 4\)"):
+        exchange.make_room(ANN)
+    assert [None] * 4 == [association.ended for association in mine]
     exchange.leave(mine[0], ANN)
-    exchange.check_room(ANN)
+    exchange.make_room(ANN)
+    assert 3 == len(exchange)
+
+
+def test_who_has_most_makes_room(exchange):
+    """The association without a datagram for longest ends, while the newcomer has two fewer."""
+    exchange.change(Config(max_associations=4))
+    mine = [Stub(exchange, ANN, used) for used in (4.0, 2.0, 3.0, 5.0)]
+    mine[1].used = 6.0  # it had a datagram since
+    for ended in (2, 0):
+        exchange.make_room(BOB)
+        assert "there are 4 associations already (--max-associations 4)" == mine[ended].ended
+        Stub(exchange, BOB, 9.0)
+    assert [None, None] == [mine[1].ended, mine[3].ended]
+    for client in (ANN, BOB):
+        with pytest.raises(LimitReached, match=r"there are 4 .*\(--max-associations 4\)"):
+            exchange.make_room(client)
+    exchange.make_room(SIX)  # from another network, where the two have all
     assert 3 == len(exchange)
 
 
 def test_an_ipv6_client_has_a_network(exchange):
-    """A /64 is one client: addresses in it cost nothing."""
-    exchange.change(Config(max_associations=2))
-    exchange.enter(object(), SIX)
-    with pytest.raises(LimitReached, match="2001:db8::/64 has 1"):
-        exchange.check_room(SAME_NETWORK)
-    exchange.check_room(ANN)
+    """Addresses in a /64 cost nothing: together they have no more than others."""
+    exchange.change(Config(max_associations=4))
+    theirs = [Stub(exchange, SIX, 2.0), Stub(exchange, SAME_NETWORK, 1.0)]
+    ours = [Stub(exchange, ANN), Stub(exchange, ANN)]
+    for client in (SIX, SAME_NETWORK):
+        with pytest.raises(LimitReached):
+            exchange.make_room(client)
+    exchange.leave(ours.pop(), ANN)
+    theirs.append(Stub(exchange, Client(("2001:db8:0:1::1", 1))))
+    exchange.make_room(ANN)
+    assert [True, False, False] == [one.ended is not None for one in theirs]
 
 
 def test_the_only_one_may_be_anybody_s(exchange):
-    """Half of one is one."""
+    """And is not taken from who has it: else two would end each other's for ever."""
     exchange.change(Config(max_associations=1))
-    exchange.check_room(ANN)
+    exchange.make_room(ANN)
+    Stub(exchange, ANN)
+    for client in (ANN, BOB, SIX, HERE):
+        with pytest.raises(LimitReached):
+            exchange.make_room(client)
 
 
 # What waits
 
 
-def test_a_client_holds_half_of_what_all_may(exchange):
-    """And two have it all."""
-    half = MAX_HELD_BYTES // 2
-    assert exchange.hold(ANN, half)
-    assert not exchange.hold(ANN, 1)
-    assert exchange.hold(BOB, half - 1)
-    assert not exchange.hold(SIX, 2)
-    assert exchange.hold(SIX, 1)
-    assert 2 * half == exchange.held
+def test_a_network_holds_half_of_what_is_free(exchange):
+    """Of two in it neither has more; the next network has half of the rest, this host an eighth."""
+    part = MAX_HELD_BYTES // 64
+
+    def fill(*clients):
+        count = 0
+        while exchange.hold(clients[count % len(clients)], part):
+            count += 1
+        return count
+
+    assert [32, 16, 7] == [fill(ANN, BOB), fill(SIX, SAME_NETWORK), fill(FAR)]
+    assert [0, 8] == [fill(BOB), fill(HERE)]
+    assert 1 == fill(Client(("198.51.100.1", 1)))  # the last is for who has none
+    assert MAX_HELD_BYTES == exchange.held
 
 
 def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
@@ -99,25 +162,41 @@ def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
     assert 1 << 16 == loop.pipes.pending_bytes
     exchange.release(ANN, 1 << 16)
     assert exchange.has_room_for_target(ANN)
-    exchange.remember(ANN, 256)
+    targets = Targets(exchange, ANN, 512)
     assert not exchange.has_room_for_target(ANN)
-    assert 256 * TARGET_BYTES == loop.pipes.pending_bytes
-    exchange.remember(ANN, -256)
+    assert 512 * TARGET_BYTES == loop.pipes.pending_bytes
+    targets.count(-512)
     assert 0 == loop.pipes.pending_bytes
 
 
-def test_targets_of_all_and_of_each_client_are_bounded(exchange):
-    """A client has half of what all may have, so that others need not forget theirs."""
-    half = MAX_TARGETS // 2
-    exchange.remember(ANN, half - 1)
-    assert exchange.has_room_for_target(ANN)
-    exchange.remember(ANN, 1)
+def test_who_knows_most_targets_forgets_some(exchange):
+    """A client alone may know all that there may be; for another one it forgets, for itself not."""
+    many, more = Targets(exchange, ANN, 10), Targets(exchange, ANN, MAX_TARGETS - 20)
+    few = Targets(exchange, BOB, 10)
     assert not exchange.has_room_for_target(ANN)
-    exchange.remember(BOB, half - 1)
-    assert exchange.has_room_for_target(SIX)
-    exchange.remember(SIX, 1)
+    for _ in range(100):
+        assert exchange.has_room_for_target(BOB)
+        few.count(1)
+    assert (10, 110) == (many.entries, few.entries)
+    assert MAX_TARGETS - 120 == more.entries
+    assert MAX_TARGETS == exchange.targets
+
+
+def test_targets_are_refused_where_nobody_forgets(exchange):
+    """What each must keep may be more than there is room for."""
+    Targets(exchange, ANN, MAX_TARGETS).forget_some = lambda: None
     assert not exchange.has_room_for_target(BOB)
-    assert not exchange.has_room_for_target(SIX)
+
+
+def test_an_association_keeps_its_part_of_half_of_all(exchange):
+    """Room or not: fewer entries where its client has many associations, but some."""
+    assert KEPT_ENTRIES == exchange.least_of(ANN)
+    exchange.change(Config(memory_limit=1 << 20))  # 512 entries
+    for count, least in ((1, KEPT_ENTRIES), (8, 32), (16, 16), (100, LEAST_ENTRIES)):
+        while exchange._associations.held_by(ANN.groups) < count:
+            Stub(exchange, ANN)
+        assert least == exchange.least_of(ANN)
+    assert KEPT_ENTRIES == exchange.least_of(BOB)
 
 
 @hypothesis_settings(deadline=None)
@@ -132,7 +211,7 @@ def test_nothing_is_kept_of_who_has_gone(steps):
         assert sum(count for _, count in held) == exchange.held <= MAX_HELD_BYTES
         for client, count in held:
             exchange.release(client, count)
-        assert (0, {}) == (exchange.held, exchange._held)
+        assert_remembers_nobody(exchange)
         assert 0 == loop.pipes.pending_bytes
     finally:
         loop.stop()

@@ -1,4 +1,4 @@
-"""Pending handshakes: bounded, shared between addresses, each with one deadline."""
+"""Pending handshakes: bounded, shared between clients, each with one deadline."""
 
 import contextlib
 import socket
@@ -71,55 +71,75 @@ def hall():
         (["10.0.0.9"] * 3 + ["10.0.0.1"], 0),
         (["10.0.0.1", "10.0.0.9", "10.0.0.9", "10.0.0.9"], 1),
         (["10.0.0.9", "10.0.0.1", "10.0.0.9", "10.0.0.2"], 0),
-        # One IPv6 client has a whole /64.
+        # Networks count, not addresses: a /64, a /48, a /24.
         (["10.0.0.1", "2001:db8::1", "2001:db8::2", "10.0.0.2"], 1),
+        (["192.0.2.1", "2001:db8:0:2::1", "2001:db8:0:1::1", "192.0.2.2"], 1),
+        (["192.0.2.1", "198.51.100.1", "198.51.100.2", "192.0.2.1"], 1),
         (["2001:db8:0:2::1", "2001:db8:0:1::1", "2001:db8:0:1::2", "10.0.0.1"], 1),
         (["unix"] * 3 + ["10.0.0.1"], 0),
+        # This host is one client by all of its addresses.
+        (["10.0.0.1", "127.0.0.1", "127.9.9.9", "10.0.0.2"], 1),
+        (["10.0.0.1", "::1", "unix", "::1"], 1),
     ],
 )
-def test_the_oldest_of_the_address_with_most_makes_room(hall, arriving, ended):
-    """One handshake too many: the oldest of the address that has most is ended, no other."""
+def test_the_oldest_of_the_network_with_most_makes_room(hall, arriving, ended):
+    """One handshake too many: the oldest of the network that has most is ended, no other."""
     where = hall(room=3)
     where.come(*arriving)
     assert [ended] == where.ended()
     assert 3 == len(where.pending)
 
 
-@pytest.mark.parametrize(
-    "host, stay",
-    [("10.9.9.9", 4), ("2001:db8::1", 4), ("127.0.0.1", 8), ("::1", 8), ("unix", 8)],
-)
-def test_an_address_has_half_of_the_room(hall, host, stay):
-    """Also where no other client is; this host's programs may have all.  The reason says which."""
+@pytest.mark.parametrize("host", ["10.9.9.9", "2001:db8::1", "127.0.0.1", "::1", "unix"])
+def test_a_client_alone_has_all_of_the_room(hall, host):
+    """Beyond it its next handshake ends its oldest, and the reason names the option."""
     where = hall(room=8)
     where.come(*[host] * 10)
-    assert list(range(10 - stay)) == where.ended()
-    if stay == 4:
-        place = "10.9.9.9" if host == "10.9.9.9" else "2001:db8::/64"
-        why = "%s has 4 unfinished handshakes (--max-handshakes 8: half of them)" % place
-    else:
-        why = "there are too many unfinished handshakes (--max-handshakes 8)"
+    assert [0, 1] == where.ended()
     with pytest.raises(LimitReached) as caught:
         where.conns[0].receive()
-    assert why == str(caught.value)
+    assert "there are too many unfinished handshakes (--max-handshakes 8)" == str(caught.value)
 
 
-def test_a_crowd_from_one_address_is_only_in_its_own_way(hall):
-    """However many come from one address, no other client is ended for them."""
+@pytest.mark.parametrize(
+    "crowd",
+    [
+        ["10.9.9.9"] * 50,
+        ["192.0.2.9", "2001:db8::9"] * 25,
+        ["2001:db8:0:%x::9" % number for number in range(50)],
+    ],
+    ids=["an address", "two of one machine", "a /48"],
+)
+def test_a_crowd_is_only_in_its_own_way(hall, crowd):
+    """However many come from one machine or network, no client of another is ended for them."""
     where = hall(room=8)
-    where.come(*["10.0.0.%d" % i for i in range(1, 6)])
-    where.come(*["10.9.9.9"] * 50)
-    assert list(range(5, 52)) == where.ended()
+    where.come(*["10.%d.0.1" % i for i in range(1, 5)])
+    where.come(*crowd)
+    assert list(range(4, 50)) == where.ended()
     assert 8 == len(where.pending)
 
 
+def test_some_of_the_room_is_kept_for_this_host(hall):
+    """However many networks others come from: its programs have an eighth, and lose none."""
+    where = hall(room=16)
+    where.come(*["10.%d.0.1" % i for i in range(16)])
+    ours = where.come("127.0.0.1", "unix")
+    with contextlib.suppress(LimitReached):
+        where.come("::1")
+    for i in range(100, 120):
+        with contextlib.suppress(LimitReached):
+            where.come("10.%d.0.1" % i)
+    assert [None, None] == [conn.ended for conn in ours]
+    assert 16 == len(where.pending)
+
+
 def test_a_handshake_that_left_takes_no_room(hall):
-    """It is counted out once, and nothing is left of its address."""
+    """It is counted out once, and nothing is left of its client."""
     where = hall(room=4)
     conns = where.come(*["10.0.0.1", "10.0.0.2"] * 2)
     for conn in conns + conns:
         where.pending.leave(conn)
-    assert (0, {}) == (len(where.pending), where.pending._by_address)
+    assert (0, {}) == (len(where.pending), where.pending._quota._items)
     where.come("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
     assert [] == where.ended()
 
@@ -152,8 +172,8 @@ def test_where_no_handshake_can_be_ended_the_newcomer_is_refused(hall, caplog):
 
 def test_an_ended_handshake_cannot_go_on(hall):
     """Neither wait nor hook nor relay: its thread hears the reason at each of these steps."""
-    where = hall(room=3)
-    conns = where.come(*["10.0.0.1"] * 3)  # of which 2 may be there
+    where = hall(room=2)
+    conns = where.come(*["10.0.0.1"] * 3)
     assert [0] == where.ended()
     for step in (
         conns[0].receive,
@@ -169,7 +189,7 @@ def test_an_ended_handshake_cannot_go_on(hall):
 @pytest.mark.parametrize("wait", ["receive", "pause"])
 def test_a_thread_that_waits_hears_at_once_that_it_is_ended(hall, wait):
     """Whether for its client or for another thread; the client can still be told."""
-    where = hall(room=3)
+    where = hall(room=2)
     (conn,) = where.come("10.0.0.1")
     heard = []
 
@@ -307,7 +327,7 @@ def test_a_handshake_goes_on_where_it_stopped(proxy, target, cut):
         talk.send(b"x").expect(b"x")
 
 
-def test_the_bound_holds_in_a_proxy_and_spares_the_honest():
+def test_the_bound_holds_in_a_proxy_and_spares_the_honest(elsewhere):
     """``--max-handshakes`` silent clients stay; of more, the greedy address loses its oldest."""
     with run_proxy(max_handshakes=8) as proxy, contextlib.ExitStack() as stack:
 
@@ -315,9 +335,9 @@ def test_the_bound_holds_in_a_proxy_and_spares_the_honest():
             talk = stack.enter_context(Talk.to(proxy.port, source=(source, 0)))
             return talk.send(GREETING).expect(b"\x05\x00")
 
-        honest = come("127.0.0.2")
+        honest = come("127.2.0.1")
         wait_until(lambda: len(proxy) == 1)
-        greedy = [come("127.0.0.3") for _ in range(20)]
+        greedy = [come("127.3.0.1") for _ in range(20)]
         for talk in greedy[:13]:
             talk.expect(failure5(2)).expect_eof()
             talk.close()

@@ -9,10 +9,9 @@ import threading
 import pytest
 
 from minisocks import resolver as resolver_module
+from minisocks.client import THIS_HOST, groups_of
 from minisocks.errors import DialError
 from minisocks.resolver import (
-    CLIENT_THREADS,
-    CLIENT_WAITING,
     MAX_THREADS,
     MAX_WAITING,
     Resolver,
@@ -23,6 +22,18 @@ from support import TIMEOUT, wait_until
 
 TCP4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 80))
 TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 80, 0, 0))
+
+
+#: A network from elsewhere alone has so many threads: less than a quarter of those that are free.
+SHARE = 13
+
+
+def address(*numbers):
+    """Return the groups of a client elsewhere: of each of *numbers* another network."""
+    return groups_of(bytes((10, *numbers, 1))[:4].ljust(4, b"\1"))
+
+
+GREEDY, HONEST = address(1), address(2)
 
 
 def resolver_threads():
@@ -44,7 +55,7 @@ class Asker:
         self.resolver = Resolver(getaddrinfo)
         self._outcomes = queue.Queue()
 
-    def submit(self, name=b"name.test", port=80, client=None):
+    def submit(self, name=b"name.test", port=80, client=THIS_HOST):
         """Look a name up."""
         return self.resolver.submit(
             name, port, lambda outcome: self._outcomes.put((name, outcome)), client
@@ -246,15 +257,15 @@ def test_threads_are_reused():
         assert 1 == len(resolver_threads())
 
 
-def test_no_more_than_16_threads():
-    """More names than threads wait their turn, and all get it."""
+def test_no_more_than_64_threads():
+    """More names than threads wait for one, and all get it."""
     with hanging() as slow, Asker(slow) as asker:
         names = [b"%d.test" % i for i in range(MAX_THREADS * 3)]
         for name in names:
             asker.submit(name)
         wait_until(lambda: len(slow.asked) == MAX_THREADS)
 
-        assert MAX_THREADS == len(resolver_threads()) == 16
+        assert MAX_THREADS == len(resolver_threads()) == 64
         slow.answer.set()
 
         assert sorted(names) == sorted(asker.outcome()[0] for _ in names)
@@ -273,7 +284,7 @@ def test_all_threads_stuck(monkeypatch):
             asker.submit()
 
         assert Rep.GENERAL_FAILURE == caught.value.rep
-        assert "all 16 resolver threads" in str(caught.value)
+        assert "all 64 resolver threads" in str(caught.value)
         slow.answer.set()
         for _ in range(MAX_THREADS):
             asker.outcome()
@@ -282,7 +293,7 @@ def test_all_threads_stuck(monkeypatch):
         asker.outcome()
 
 
-def test_fifteen_threads_stuck(monkeypatch):
+def test_all_threads_but_one_stuck(monkeypatch):
     """One thread that answers is enough to go on."""
     with hanging() as slow:
 
@@ -315,76 +326,108 @@ def test_waiting_names_are_bounded():
         assert Rep.GENERAL_FAILURE == caught.value.rep
 
 
-def test_a_client_has_half_of_the_threads():
-    """A thousand names of one client hang, and another's is looked up at once."""
+def hang(asker, slow, *clients):
+    """Have names of *clients* hang, which are the first ones, one by one."""
+    before = len(slow.asked)
+    for number, client in enumerate(clients):
+        asker.submit(b"slow.test", client=client)
+        wait_until(lambda number=number: len(slow.asked) == before + number + 1)
+
+
+def test_a_network_has_less_than_a_quarter_of_the_free_threads():
+    """A thousand names of one client or of its neighbours hang, and others' are looked up."""
 
     def getaddrinfo(name, *args):
         return [TCP4] if name == b"quick.test" else slow(name)
 
     with hanging() as slow, Asker(getaddrinfo) as asker:
-        for _ in range(CLIENT_THREADS + 5):
-            asker.submit(b"slow.test", client="greedy")
-        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
-        for _ in range(20):
-            asker.submit(b"quick.test", client="honest")
+        hang(asker, slow, *[address(1, number % 5) for number in range(SHARE)])
+        for number in range(20):
+            asker.submit(b"slow.test", client=address(1, number))
+        for client in [HONEST, THIS_HOST] * 20:
+            asker.submit(b"quick.test", client=client)
             assert b"quick.test" == asker.outcome()[0]
-        assert CLIENT_THREADS == len(slow.asked)
+        assert SHARE == len(slow.asked)
         slow.answer.set()
-        for _ in range(CLIENT_THREADS + 5):
+        for _ in range(SHARE + 20):
             assert b"slow.test" == asker.outcome()[0]
 
 
-def test_a_client_has_half_of_the_places_to_wait():
-    """Its next name is REP 01 at once; others still may wait, and who leaves makes room."""
+def test_some_threads_are_this_hosts():
+    """Names of however many networks hang: what its own programs ask for is looked up."""
+
+    def getaddrinfo(name, *args):
+        return [TCP4] if name == b"quick.test" else slow(name)
+
+    with hanging() as slow, Asker(getaddrinfo) as asker:
+        hang(asker, slow, *[address(number) for number in range(MAX_THREADS - 8)])
+        for number in range(100, 120):
+            asker.submit(b"late.test", client=address(number))
+        for _ in range(20):
+            asker.submit(b"quick.test")
+            assert b"quick.test" == asker.outcome()[0]
+        assert MAX_THREADS - 8 == len(slow.asked)
+
+
+def test_who_has_most_names_waiting_makes_room():
+    """Its oldest is REP 01, as is its own next one; others still may wait, and who leaves may."""
     with hanging() as slow, Asker(slow) as asker:
-        for _ in range(CLIENT_THREADS):
-            asker.submit(client="greedy")
-        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
-        lookups = [asker.submit(client="greedy") for _ in range(CLIENT_WAITING)]
+        hang(asker, slow, *[GREEDY] * SHARE + [HONEST] * 11)
+        lookups = [asker.submit(b"%d" % number, client=GREEDY) for number in range(MAX_WAITING)]
         with pytest.raises(DialError, match="too many names"):
-            asker.submit(client="greedy")
-        asker.submit(client="honest")
+            asker.submit(client=GREEDY)
+        assert asker.nothing_came()
+        for number in range(3):
+            asker.submit(b"honest.test", client=HONEST)
+            name, outcome = asker.outcome()
+            assert (b"%d" % number, Rep.GENERAL_FAILURE) == (name, outcome.rep)
+            assert "too many names are being looked up" == str(outcome)
         lookups[7].cancel()
-        asker.submit(client="greedy")
+        asker.submit(client=GREEDY)
         with pytest.raises(DialError, match="too many names"):
-            asker.submit(client="greedy")
+            asker.submit(client=GREEDY)
 
 
 def test_a_client_whose_share_is_stuck_is_told_so(monkeypatch):
     """Its next name does not wait in vain; another client's is looked up."""
     with hanging() as slow, Asker(slow) as asker:
-        for _ in range(CLIENT_THREADS):
-            asker.submit(client="greedy")
-        wait_until(lambda: len(slow.asked) == CLIENT_THREADS)
+        hang(asker, slow, *[GREEDY] * SHARE)
         monkeypatch.setattr(resolver_module, "STUCK_SECONDS", 0.0)
         with pytest.raises(DialError, match="the client's share") as caught:
-            asker.submit(client="greedy")
+            asker.submit(client=GREEDY)
         assert Rep.GENERAL_FAILURE == caught.value.rep
-        asker.submit(client="honest")
-        wait_until(lambda: len(slow.asked) == CLIENT_THREADS + 1)
+        for client in (HONEST, THIS_HOST):
+            hang(asker, slow, client)
 
 
-def test_clients_take_turns():
-    """Whoever has many names waiting has one looked up, and then the next client has his."""
-    go_on, asked = threading.Semaphore(0), []
+def test_the_client_with_fewest_running_goes_first():
+    """Whoever has many names waiting has one looked up, and then the next client has one."""
+    go_on, asked = {name: threading.Semaphore(0) for name in (b"first", b"a", b"b", b"c")}, []
 
     def getaddrinfo(name, *args):
         asked.append(name)
-        assert go_on.acquire(timeout=TIMEOUT)
+        assert go_on[name].acquire(timeout=TIMEOUT)
         return [TCP4]
 
     with Asker(getaddrinfo) as asker:
         for _ in range(MAX_THREADS):
-            asker.submit(b"first.test")
+            asker.submit(b"first")
         wait_until(lambda: len(asked) == MAX_THREADS)
-        for name, client in [(b"a", 1)] * 5 + [(b"b", 2)] * 3 + [(b"c", 3)]:
-            asker.submit(name, client=client)
-        for number in range(9):
-            go_on.release()
+        for name, number in [(b"a", 1)] * 5 + [(b"b", 2)] * 3 + [(b"c", 3)]:
+            asker.submit(name, client=address(number))
+        for number, name in enumerate([b"first"] * 3 + [b"a", b"b", b"b"]):
+            go_on[name].release()
             wait_until(lambda number=number: len(asked) == MAX_THREADS + number + 1)
-        for _ in range(MAX_THREADS):
-            go_on.release()
-    assert [b"a", b"b", b"c", b"a", b"b", b"a", b"b", b"a", b"a"] == asked[MAX_THREADS:]
+        assert [b"a", b"b", b"c", b"a", b"b", b"b"] == asked[MAX_THREADS:]
+        go_on[b"c"].release()  # each of the others has one, and less than four threads are free
+        wait_until(lambda: len(asker.resolver._busy) == MAX_THREADS - 1)
+        assert MAX_THREADS + 6 == len(asked)
+        for semaphore in go_on.values():
+            for _ in range(MAX_THREADS):
+                semaphore.release()
+        for _ in range(MAX_THREADS + 9):
+            asker.outcome()
+    assert [b"a"] * 5 + [b"b"] * 3 + [b"c"] == sorted(asked[MAX_THREADS:])
 
 
 def test_cancelled_while_waiting():

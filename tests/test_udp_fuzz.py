@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from minisocks import Proxy
 from support import TIMEOUT, log_kept, open_descriptors, wait_until
-from udp_client import Associated, UdpTarget, header, in_loop, udp_socket
+from udp_client import (
+    Associated,
+    UdpTarget,
+    assert_remembers_nobody,
+    header,
+    in_loop,
+    udp_socket,
+)
 
 V4, V6 = "127.0.0.1", "::1"
 STRANGER = "127.0.0.99"
@@ -73,7 +80,7 @@ class Scene:
         wait_until(lambda: len(self.proxy) == 0, "its end")
         state = in_loop(self.proxy, lambda: [exchange.held, exchange.targets, len(exchange)])
         assert [0, 0, 0] == state
-        assert ({}, {}) == (exchange._by_client, exchange._held)
+        assert_remembers_nobody(exchange)
         services = self.proxy.services
         left = in_loop(
             self.proxy, lambda: services.loop.pipes.pending_bytes - services.answers.bytes
@@ -194,7 +201,7 @@ def _reload(scene, rules):
 def _forget(scene):
     """Have all targets forgotten, as silent ones are."""
     exchange = scene.proxy.services.exchange
-    in_loop(scene.proxy, lambda: [job.free_targets() for job in list(exchange.associations)])
+    in_loop(scene.proxy, lambda: [job.free_targets() for job in exchange._associations.items()])
 
 
 def _step(scene, client, others, what, value):

@@ -12,7 +12,14 @@ from support import (
     run_proxy,
     wait_until,
 )
-from udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
+from udp_client import (
+    Associated,
+    UdpTarget,
+    assert_remembers_nobody,
+    associations,
+    in_loop,
+    wait_for_drops,
+)
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -41,7 +48,8 @@ def assert_nothing_held(proxy):
     """Nobody is remembered, nothing waits, no target is known, no timer is left."""
     exchange = proxy.services.exchange
     assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
-    assert ({}, {}, set()) == (exchange._by_client, exchange._held, exchange.ports._used)
+    assert_remembers_nobody(exchange)
+    assert set() == exchange.ports._used
     assert 0 == proxy.services.loop.pipes.pending_bytes
     assert [] == live_timers(proxy)
     assert 0 == len(proxy.services.census)

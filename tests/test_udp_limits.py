@@ -18,9 +18,10 @@ from support import (
     password_message,
     run_proxy,
     socks5,
+    two_closed_ports,
     wait_until,
 )
-from udp_client import Associated, UdpTarget
+from udp_client import Associated, UdpTarget, assert_remembers_nobody
 
 V4 = "127.0.0.1"
 
@@ -69,15 +70,15 @@ def open_count(proxy):
     return len(proxy.services.exchange)
 
 
-def test_all_have_so_many_associations(access_log, target, stack):
+def test_all_have_so_many_associations(access_log, target, stack, elsewhere):
     """The first ones work on, who comes then has REP 02, and the log names the option."""
     with run_proxy(max_associations=4) as proxy:
         clients = [
-            stack.enter_context(Associated(proxy.port, source="127.0.0.%d" % number))
-            for number in (1, 1, 2, 3)
+            stack.enter_context(Associated(proxy.port, source="127.%d.0.2" % number))
+            for number in (1, 2, 3, 4)
         ]
         assert_refused(
-            proxy, "there are 4 associations already (--max-associations 4)", "127.0.0.4"
+            proxy, "there are 4 associations already (--max-associations 4)", "127.5.0.2"
         )
         assert "cmd=UDP_ASSOCIATE" in access_log.wait_for("end=limit")
         assert 1 == len(access_log.lines)
@@ -86,39 +87,70 @@ def test_all_have_so_many_associations(access_log, target, stack):
         assert 4 == open_count(proxy)
 
 
-@pytest.mark.parametrize("most, share", [(6, 3), (5, 2), (2, 1), (1, 1)])
-def test_a_client_has_half_of_them(most, share, target, stack):
-    """What is left is for others, who are not told no; of one there is no half."""
+@pytest.mark.parametrize("most, left", [(6, 3), (5, 3), (2, 1), (1, 1)])
+@pytest.mark.usefixtures("elsewhere")
+def test_a_client_alone_has_all_and_makes_room_for_others(most, left, access_log, target, stack):
+    """Those without a datagram for longest end, until the newcomers have as many or nearly."""
     with run_proxy(max_associations=most) as proxy:
-        for _ in range(share):
-            stack.enter_context(Associated(proxy.port)).expect_to_work(target)
-        if most > share:
-            part = "%s has %d associations already, half of all (--max-associations %d)"
-            assert_refused(proxy, part % (V4, share, most))
-            stack.enter_context(Associated(proxy.port, source="127.0.0.2")).expect_to_work(target)
+
+        def come(source):
+            return stack.enter_context(Associated(proxy.port, source=source))
+
+        mine = [come("127.2.0.1") for _ in range(most)]
+        for client in mine[::-1]:  # the last one is the one that waits for longest now
+            client.expect_to_work(target)
+        why = "there are %d associations already (--max-associations %d)" % (most, most)
+        assert_refused(proxy, why, "127.2.0.1")
+        for number in range(most - left):
+            come("127.3.0.%d" % (1 + number)).expect_to_work(target)
+            mine.pop().talk.expect_eof()
+        lines = [line for line in access_log.lines if "end=limit" in line and why in line]
+        assert 1 + most - left == len(lines)
+        assert_refused(proxy, why, "127.3.0.9")
+        for client in mine:
+            client.expect_to_work(target)
+        assert (left, most) == (len(mine), open_count(proxy))
+
+
+def test_a_port_of_the_range_is_free_at_once(target, stack, elsewhere):
+    """One that makes room gives its port in the same breath."""
+    low = two_closed_ports()
+    with run_proxy(udp_ports="%d-%d" % (low, low + 1)) as proxy:
+        mine = [stack.enter_context(Associated(proxy.port, source="127.2.0.1")) for _ in range(2)]
+        for client in mine:
+            client.expect_to_work(target)
+        other = stack.enter_context(Associated(proxy.port, source="127.3.0.1"))
+        assert (0, mine[0].port) == (other.rep, other.port)
+        other.expect_to_work(target)
+        mine[0].talk.expect_eof()
+        mine[1].expect_to_work(target)
 
 
 @pytest.mark.parametrize("leave", [Talk.close, Talk.reset], ids=["fin", "reset"])
 def test_one_that_ends_makes_room(leave, target, stack):
     """As soon as its connection has ended, however it did."""
-    with run_proxy(max_associations=4) as proxy:
+    with run_proxy(max_associations=2) as proxy:
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
         for _ in range(3):
-            assert_refused(proxy, "--max-associations 4")
+            assert_refused(proxy, "--max-associations 2")
             leave(clients.pop(0).talk)
             wait_until(lambda: open_count(proxy) == 1)
             clients.append(stack.enter_context(Associated(proxy.port)))
             clients[-1].expect_to_work(target)
 
 
-def test_one_that_is_refused_takes_nobody_s_place(stack):
+def test_one_that_is_refused_takes_nobody_s_place(stack, elsewhere):
     """Only those that there are count: neither by client nor of all."""
     with run_proxy(max_associations=2) as proxy:
-        stack.enter_context(Associated(proxy.port))
+        first = stack.enter_context(Associated(proxy.port, source="127.2.0.1"))
+        stack.enter_context(Associated(proxy.port, source="127.3.0.1"))
         for _ in range(5):
-            assert_refused(proxy, "--max-associations 2")
-        stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
-        wait_until(lambda: 2 == open_count(proxy))
+            assert_refused(proxy, "--max-associations 2", "127.2.0.1")
+        first.talk.close()
+        wait_until(lambda: 1 == open_count(proxy))
+        for source, count in (("127.3.0.1", 2), ("127.2.0.1", 2)):
+            stack.enter_context(Associated(proxy.port, source=source))
+            wait_until(lambda count=count: count == open_count(proxy))
 
 
 def test_a_limit_of_associations_is_none_of_connections(target, stack):
@@ -156,10 +188,10 @@ def test_associations_are_connections(setting, why, stack):
 def test_associations_are_a_quarter_of_all_connections_at_most(stack):
     """Whatever else is said: each has twice as many descriptors."""
     with run_proxy(max_connections=8) as proxy:
-        stack.enter_context(Associated(proxy.port))
-        assert_refused(proxy, "half of all (a quarter of --max-connections)")
-        stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
-        assert_refused(proxy, "there are 2 associations already", "127.0.0.3")
+        for _ in range(2):
+            stack.enter_context(Associated(proxy.port))
+        why = "there are 2 associations already (a quarter of --max-connections)"
+        assert_refused(proxy, why)
 
 
 def test_associations_are_their_user_s_connections(stack):
@@ -176,15 +208,13 @@ def test_associations_are_their_user_s_connections(stack):
 
 def test_a_reload_changes_the_limit(target, stack):
     """For who comes next: one that is lowered ends nobody, one that is raised makes room."""
-    with run_proxy(max_associations=4) as proxy:
+    with run_proxy(max_associations=2) as proxy:
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
-        assert_refused(proxy, "--max-associations 4")
-        proxy.reload(proxy.config._replace(max_associations=6))
+        assert_refused(proxy, "--max-associations 2")
+        proxy.reload(proxy.config._replace(max_associations=3))
         clients.append(stack.enter_context(Associated(proxy.port)))
         proxy.reload(proxy.config._replace(max_associations=2))
-        assert_refused(
-            proxy, "there are 2 associations already (--max-associations 2)", "127.0.0.9"
-        )
+        assert_refused(proxy, "there are 2 associations already (--max-associations 2)")
         for client in clients:
             client.expect_to_work(target)
         assert 3 == open_count(proxy)
@@ -213,18 +243,18 @@ def test_ports_that_others_have_are_none_of_ours(target, stack):
 
 
 def test_a_range_that_a_reload_changes(target, stack):
-    """Who has a port of the old one keeps it; who comes next has one of the new one."""
-    free = [target_of_a_range() for _ in range(2)]
-    first, second = (each.port for each in free)
-    for each in free:
-        each.close()
+    """Who has a port of the old one keeps it, and counts; who comes next has one of the new one."""
+    with target_of_a_range() as free:
+        first = free.port
     with run_proxy(udp_ports="%d-%d" % (first, first)) as proxy:
         old = stack.enter_context(Associated(proxy.port))
         assert first == old.port
         assert_refused(proxy, "--udp-ports %d-%d" % (first, first))
-        proxy.reload(proxy.config._replace(udp_ports="%d-%d" % (second, second)))
-        new = stack.enter_context(Associated(proxy.port, source="127.0.0.2"))
-        assert second == new.port
+        second = two_closed_ports()
+        proxy.reload(proxy.config._replace(udp_ports="%d-%d" % (second, second + 1)))
+        new = stack.enter_context(Associated(proxy.port))
+        assert new.port in (second, second + 1)
+        assert_refused(proxy, "--udp-ports %d-%d" % (second, second + 1))
         old.expect_to_work(target)
         new.expect_to_work(target)
 
@@ -251,5 +281,5 @@ def test_a_client_that_has_left_by_then_takes_no_place(stack):
             talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
             talk.expect_eof()
         assert "client-gone" == proxy.records[-1].end
-        assert (0, {}) == (open_count(proxy), proxy.services.exchange._by_client)
+        assert_remembers_nobody(proxy.services.exchange)
         assert port == stack.enter_context(Associated(proxy.port)).port

@@ -198,19 +198,21 @@ def test_few_datagrams_wait_for_a_name(target):
         target.expect(b"last")
 
 
-def test_bytes_that_wait_for_names_are_bounded(target):
-    """However many names: a client has half of the room for all."""
+def test_bytes_that_wait_for_names_are_bounded(target, elsewhere):
+    """However many names: a network has half of the room for all."""
     names = Names()
     with proxy_with(names) as proxy, contextlib.ExitStack() as stack:
         exchange, clients = proxy.services.exchange, []
-        for _ in range(2):
-            client = stack.enter_context(Associated(proxy.port))
+        for number in range(2):
+            source = "127.2.0.%d" % (1 + number)
+            client = stack.enter_context(Associated(proxy.port, source=source))
             clients.append(client)
             for number in range(MAX_LOOKUPS):
                 client.send(b"slow%d.test" % number, target.port, b"x" * 40000)
                 client.expect_to_work(target)  # else the relay socket's queue would be full
         held = in_loop(proxy, lambda: exchange.held)
-        assert exchange._most_held // 2 - 40000 < held <= exchange._most_held // 2
+        most = exchange._held.most
+        assert abs(held - most // 2) <= 40000 // 2
         clients[0].close()
         wait_until(lambda: len(proxy) == 1)
         assert in_loop(proxy, lambda: exchange.held) < held
@@ -306,9 +308,14 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
     """There is no room to remember more: who was written to a moment ago may still answer."""
     exchange = proxy.services.exchange
 
+    class Others:
+        """What is known of the targets of this client's other associations: all that fits."""
+
+        entries = 256
+
     def fill():
-        exchange._most_targets = 256
-        exchange.remember(Client((V4, 1)), 128)
+        exchange._targets.most = 256
+        exchange.remember(Others(), Client((V4, 1)), 256)
 
     with contextlib.ExitStack() as stack, Associated(proxy.port) as client:
         in_loop(proxy, fill)
@@ -318,15 +325,15 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
         for target in targets:
             target.expect(b"x").answer(b"y")
             client.expect(target, b"y")
-        assert exchange.targets - 128 < 2 * KEPT_ENTRIES
+        assert exchange.targets - 256 < 2 * KEPT_ENTRIES
 
 
-def test_who_has_most_forgets_for_who_has_little(proxy):
+def test_who_has_most_forgets_for_who_has_little(proxy, elsewhere):
     """One client's many targets do not have another's answers dropped."""
     exchange = proxy.services.exchange
     with contextlib.ExitStack() as stack:
-        in_loop(proxy, lambda: setattr(exchange, "_most_targets", 600))
-        sources = ("127.0.0.2", "127.0.0.3", V4)
+        in_loop(proxy, lambda: setattr(exchange._targets, "most", 600))
+        sources = ("127.2.0.2", "127.2.0.3", "127.3.0.1")
         *greedy, client = [stack.enter_context(Associated(proxy.port, source=s)) for s in sources]
         for one in greedy:
             for n in range(1, 100):
@@ -345,7 +352,7 @@ def test_many_associations_without_room_keep_little_each(proxy):
     exchange, pipes = proxy.services.exchange, proxy.services.loop.pipes
     with contextlib.ExitStack() as stack:
         most = 128
-        in_loop(proxy, lambda: setattr(exchange, "_most_targets", most))
+        in_loop(proxy, lambda: setattr(exchange._targets, "most", most))
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(100)]
         for client in clients:
             for n in range(1, 22):

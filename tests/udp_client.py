@@ -174,6 +174,13 @@ def associations(proxy):
     return sorted(found, key=lambda job: job._record.id)
 
 
+def assert_remembers_nobody(exchange):
+    """See whether nothing of any client is left in what associations share."""
+    shares = exchange._associations, exchange._targets
+    assert [(0, {})] * 2 == [(len(share), share._items) for share in shares]
+    assert (0, {}) == (exchange.held, exchange._held._by_group)
+
+
 def in_loop(proxy, work):
     """Return what *work* returns in the loop's thread."""
     results = []
