@@ -1,12 +1,12 @@
 """What decides about clients, made of the settings: all of it, or nothing."""
 
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from minisocks.auth import Users
 from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.machine import is_own_address
+from minisocks.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.passwords import Hash
 from minisocks.road import Road
 from minisocks.rulelines import Lines, parse_lines, parse_rule
@@ -34,12 +34,19 @@ class Access(NamedTuple):
     road: Road
     users: Users
     rules: Rules
+    #: Says which addresses are this host's, as its targets are dialed.
+    own: OwnAddresses
     #: The files that were read for it.
     files: Tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: Config, hooks: Hooks) -> "Access":
+    def of(
+        cls, config: Config, hooks: Hooks, kernel: Optional[KernelRoutes] = None
+    ) -> "Access":
         """Return what *config* says, the files that it names read now.  Any thread.
+
+        Args:
+            kernel: says which addresses are this host's; stays the caller's.
 
         Raises:
             ConfigError: something in one of them cannot be used, or it cannot be read.
@@ -49,8 +56,10 @@ class Access(NamedTuple):
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
-        judge = Rules(rules, bool(users), is_own_address, config.ident)
-        return cls(config, Road.of(config), users, judge, _files_of(config, lists))
+        road = Road.of(config)
+        own_addresses = OwnAddresses(kernel, road, config.public_address)
+        judge = Rules(rules, bool(users), own_addresses, config.ident)
+        return cls(config, road, users, judge, own_addresses, _files_of(config, lists))
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

@@ -19,7 +19,7 @@ from minisocks.room import with_room
 from minisocks.session import Session
 from minisocks.targets import allowed
 from minisocks.waiting import WaitingRequest
-from minisocks.wire import Rep, Ver, plain_ip, text_ip
+from minisocks.wire import Rep, Ver, plain_ip, scope_of, text_ip
 
 __all__ = ["Bind"]
 
@@ -159,7 +159,7 @@ class Bind(WaitingRequest):
             return
         session = self._session
         try:
-            self._check(plain_ip(sockaddr[0]))
+            self._check(plain_ip(sockaddr[0]), scope_of(sockaddr))
         except RefusedByRules as exc:
             session.services.loop.close_later(peer, reset=True)
             self._strangers += 1
@@ -178,7 +178,7 @@ class Bind(WaitingRequest):
             session.services.loop.close_later(peer)
             session.gone(exc)
 
-    def _check(self, ip: bytes) -> None:
+    def _check(self, ip: bytes, scope: int) -> None:
         """Go on if the peer at *ip* is the one that is waited for, and allowed.
 
         Its port is not looked at: servers connect from any (FTP's from 20, or not).  What a
@@ -195,7 +195,7 @@ class Bind(WaitingRequest):
             )
         dst = request.dst if self._expected else address_of(ip, request.dst.port)
         rules = session.services.access.rules
-        rules.decide(session.client, request.ver, request.cmd, dst, ip).demand()
+        rules.decide(session.client, request.ver, request.cmd, dst, ip, scope).demand()
 
     def _place(self) -> str:
         return self._session.record.bound or ""

@@ -8,6 +8,7 @@ from minisocks.auth import Users
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.layers import Layered
+from minisocks.ownaddress import KernelRoutes
 from minisocks.processor import AUTO, preview
 from minisocks.quoting import as_json as to_json
 from minisocks.verdict import Question, judge
@@ -64,7 +65,8 @@ def judge_one(
     if ver not in ("4", "5"):
         raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
     question = Question("127.0.0.1" if source is None else source, target, user, command, int(ver))
-    verdict = judge(Access.of(chosen.config, Hooks()), question)
+    with KernelRoutes() as kernel:
+        verdict = judge(Access.of(chosen.config, Hooks(), kernel), question)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
     return verdict.allowed
 

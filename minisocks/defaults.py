@@ -2,12 +2,13 @@
 
 In force are the rules of the settings and some built in, "safe, not closed":
 
-* A client from elsewhere does not reach this host's loopback, link-local, metadata and
-  unspecified addresses in any form, nor a whole network by multicast.  Only a client from a
-  private network reaches private networks; those that a host may share with strangers, of a
+* A client from elsewhere does not reach this host's own addresses, nor loopback, link-local,
+  metadata and unspecified ones in any form, nor a whole network by multicast.  Only a client from
+  a private network reaches private networks; those that a host may share with strangers, of a
   carrier's NAT and of a link, count as private with ``allow_lan`` only.  These two rules stand
   before the first one that allows without naming addresses in ``to``; so a rule opens what it
-  names.
+  names.  An address of this host is named by itself or by ``self``, not by a network that it
+  happens to be in.
 * Without rules of the settings: only clients on this host may come in, or, if there are users,
   whoever has a password.  ``allow_lan`` lets private networks in too, ``open`` everybody.
 * Where there are users, a rule that allows and does not speak of users means those who have
@@ -26,7 +27,8 @@ def _built_in(text: str) -> Rule:
 
 
 _OURS = _built_in(
-    "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
+    "deny from remote to self loopback unspecified linklocal metadata multicast "
+    "localhost .localhost"
 )
 _INSIDE = _built_in("deny from public reserved linklocal 100.64.0.0/10 to private reserved")
 _INSIDE_OF_LAN = _built_in("deny from public reserved to private reserved")

@@ -1,19 +1,10 @@
-"""What this machine has: room for descriptors and memory, and its own addresses."""
+"""What this machine has: room for descriptors and memory."""
 
-import errno
 import os
 import socket
 from typing import Iterable, List, NamedTuple, Optional
 
-from minisocks.wire import packed_ip, text_ip
-
-__all__ = [
-    "Room",
-    "descriptors_to_spare",
-    "find_room",
-    "is_own_address",
-    "raise_descriptor_limit",
-]
+__all__ = ["Room", "descriptors_to_spare", "find_room", "raise_descriptor_limit"]
 
 #: For the listeners, the loop, the threads, the log, and what else is open.
 SPARE_DESCRIPTORS = 32
@@ -24,9 +15,6 @@ LEAST_CONNECTIONS = 4
 #: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
 #: what the kernel needs for two sockets.
 BYTES_EACH = 10 * 1024
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-#: Any one: no packet goes there.
-PROBE_PORT = 9
 
 
 class Room(NamedTuple):
@@ -156,22 +144,3 @@ def _words_behind(lines: Iterable[str], label: str) -> List[str]:
         if line.startswith(label):
             return line[len(label) :].split()
     return []
-
-
-def is_own_address(ip: bytes) -> Optional[bool]:
-    """Return whether the 4 or 16 bytes of *ip* are an address of this host, now.
-
-    None: it cannot be told, because there is no descriptor, or no memory, to ask with.
-
-    By asking the kernel from which of its addresses it would go there: to one of its own it
-    goes from that one.  Nothing is sent.
-    """
-    family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
-    host = text_ip(ip)
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, PROBE_PORT))
-            source = packed_ip(probe.getsockname()[0])
-            return source == ip or (len(ip) == 4 and host.startswith("127."))
-    except OSError as exc:
-        return None if exc.errno in _SHORT else False

@@ -8,7 +8,7 @@ Addresses that hand out credentials (``metadata``) are allowed by that set or by
 by one, and by no network or other set that they happen to be in.
 """
 
-from typing import Callable, FrozenSet, Iterable, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, Optional, Tuple
 
 from minisocks.names import Names
 from minisocks.networks import (
@@ -26,12 +26,13 @@ from minisocks.networks import (
 )
 from minisocks.wire import MAPPED_PREFIX
 
-__all__ = ["SETS", "Forms", "IsOwn", "Places", "forms_of", "named_set"]
+__all__ = ["SETS", "AskedOnce", "Forms", "IsOwn", "Places", "forms_of", "named_set"]
 
 #: What an address may stand for: of each the bytes it has, and the number they make.
 Forms = Tuple[Tuple[int, int], ...]
 #: Says of the bytes of an address whether it is this host's, now; None: that cannot be told.
-IsOwn = Callable[[bytes], Optional[bool]]
+#: The number of a link may stand behind them.
+IsOwn = Callable[..., Optional[bool]]
 
 _STATIC = {
     networks.name: networks
@@ -40,6 +41,18 @@ _STATIC = {
         *(PRIVATE, RESERVED, UNSPECIFIED),
     )
 }
+#: What all hosts have in common: to call it this one's own does not open it to others.
+_NOT_OPENED = Networks(
+    "",
+    "",
+    [
+        row
+        for networks in (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, MULTICAST)
+        for row in networks.rows()
+    ],
+)
+#: This host under names that no other host has: a rule that has them means it.
+_ALWAYS_OWN = Networks("", "", LOOPBACK.rows() + UNSPECIFIED.rows())
 #: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
@@ -80,11 +93,14 @@ class Places:
         names: its names of hosts; only in ``to``.
         sets: those of ``SETS`` that it names.
         are_clients: it is a ``from``.
+        opens: whether it says what clients may reach: ``self`` is without loopback then.
     """
 
     __slots__ = (
+        "_alone",
         "_known",
         "_not_meant",
+        "_opens",
         "_sets",
         "has_everything",
         "is_static",
@@ -98,8 +114,10 @@ class Places:
         names: Iterable[str] = (),
         sets: FrozenSet[str] = frozenset(),
         are_clients: bool = False,
+        opens: bool = False,
     ) -> None:
         rows = list(rows)
+        alone = Networks("", "", [row for row in rows if not row[1]])
         #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         # Of a range, single addresses are left only at its ends, which are written down.
@@ -112,6 +130,8 @@ class Places:
         self._sets = sets
         #: What is not public, as far as this clause is concerned.
         self._known = _ANY_OF_CLIENTS if are_clients else _ANY_SET
+        self._alone = alone
+        self._opens = opens
         #: Whether ``networks`` tells all about addresses.
         self.is_static = sets.isdisjoint(("public", "remote", "self")) and not any(
             self.networks.holds(size, number) for size, _bits, number in self._not_meant.rows()
@@ -150,16 +170,53 @@ class Places:
                 return False
         return True
 
+    def match(self, forms: Forms, allows: bool, is_own: IsOwn) -> bool:
+        """Return whether a rule that *allows*, or denies, is about the address."""
+        if len(forms) == 1 and self.is_static:
+            return self.networks.holds(*forms[0])
+        return (self.cover if allows else self.touch)(forms, is_own)
+
+    def spare(self, forms: Forms, is_own: IsOwn) -> bool:
+        """Return whether the address is this host's and in by chance: not named, nor ``self``.
+
+        Who allows a network, or all that is public, has not named this host in it.
+        """
+        if "self" in self._sets:
+            return False
+        for size, number in forms:
+            if self._alone.holds(size, number) or _ALWAYS_OWN.holds(size, number):
+                continue
+            if is_own(number.to_bytes(size, "big")) is not False:
+                return True
+        return False
+
     def _in_dynamic(self, size: int, number: int, is_own: IsOwn, in_doubt: bool) -> bool:
         sets = self._sets
+        if "self" in sets and not (self._opens and _NOT_OPENED.holds(size, number)):
+            answer = is_own(number.to_bytes(size, "big"))
+            if answer or (answer is None and in_doubt):
+                return True
         if "public" in sets and not self._known.holds(size, number):
             return True
-        if "remote" in sets and not LOOPBACK.holds(size, number):
-            return True
-        if "self" not in sets:
-            return False
-        answer = is_own(number.to_bytes(size, "big"))
-        return in_doubt if answer is None else answer
+        return "remote" in sets and not LOOPBACK.holds(size, number)
+
+
+class AskedOnce:
+    """Asks about each address once, however many rules of a decision want to know."""
+
+    __slots__ = ("_answers", "_is_own", "_scope")
+
+    def __init__(self, is_own: IsOwn, scope: int) -> None:
+        self._is_own = is_own
+        self._scope = scope
+        self._answers: Dict[bytes, Optional[bool]] = {}
+
+    def __call__(self, ip: bytes) -> Optional[bool]:
+        """Return what it was told about *ip* at first."""
+        if ip not in self._answers:
+            has_scope = self._scope and len(ip) == 16
+            self._answers[ip] = self._is_own(ip, self._scope) if has_scope else self._is_own(ip)
+        return self._answers[ip]
 
 
 def named_set(forms: Forms) -> str:

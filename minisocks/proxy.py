@@ -169,15 +169,22 @@ class Proxy:
             ConfigError: as ``reload``.
         """
         config = config.checked()
-        access = Access.of(config, self._hooks)
+        read_for = self._run
+        access = self._access(config, read_for)
 
         def adopt() -> None:
             with self._lifecycle:
-                if self._run is not None:
-                    self._run.change(access)
+                run = self._run
+                if run is not None:
+                    # One that has been started meanwhile asks its own kernel socket.
+                    run.change(access if run is read_for else self._access(config, run))
                 self.config = config
 
         return adopt
+
+    def _access(self, config: Config, run: Optional[Run]) -> Access:
+        kernel = None if run is None else run.services.kernel
+        return Access.of(config, self._hooks, kernel)
 
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.

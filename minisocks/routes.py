@@ -24,7 +24,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
 from minisocks.services import Services
-from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, text_ip, unmapped
+from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip, unmapped
 
 __all__ = ["NotSent", "Routes", "drop_of"]
 
@@ -127,7 +127,7 @@ class Routes:
                 self._counts.drop(Drop.UNASKED)
                 return None
             dst = dst._replace(port=port)
-        if not self._decide(dst, ip).allowed:
+        if not self._decide(dst, ip, scope_of(source)).allowed:
             self._counts.drop(Drop.DENIED)
             return None
         header = encode_header(ip, port)
@@ -180,7 +180,7 @@ class Routes:
         error: OSError = NotSent(Drop.NO_ADDRESS)
         first: Optional[Tuple[bytes, Any]] = None
         for ip, short, place in self._places(dst, addresses):
-            decision = self._decide(dst, ip)
+            decision = self._decide(dst, ip, scope_of(place))
             if not decision.allowed:
                 continue
             try:
@@ -234,9 +234,9 @@ class Routes:
         self._record.up += count
         self._counts.up += 1
 
-    def _decide(self, dst: Address, ip: bytes) -> Decision:
+    def _decide(self, dst: Address, ip: bytes, scope: int) -> Decision:
         rules, client = self._services.access.rules, self._record.client
-        return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip)
+        return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip, scope)
 
     def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
         """Drop what cannot be sent; what may not be sent is remembered as such."""
@@ -349,7 +349,7 @@ def _is_passing(outcome: Any) -> bool:
 
 def _whose(sockaddr: Any, ip: bytes) -> bytes:
     """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
-    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    scope = scope_of(sockaddr)
     return ip + scope.to_bytes(4, "big") if scope else ip
 
 

@@ -109,7 +109,7 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
     for clause, values in _clauses(line, words[1:]):
         name = clause.text.lower()
         if name in ("from", "to"):
-            places = _places(line, name, values, read)
+            places = _places(line, name, values, read, rule.allows)
             fields["sources" if name == "from" else "targets"] = places
         elif name == "port":
             fields["ports"] = tuple(_ports(line, word) for word in values)
@@ -144,7 +144,9 @@ def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Wor
         yield clause, values
 
 
-def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines) -> Places:
+def _places(
+    line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool
+) -> Places:
     rows: List[Row] = []
     names: List[str] = []
     sets: Set[str] = set()
@@ -172,7 +174,7 @@ def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines) -> Pl
                 raise line.wrong(str(exc), word) from None
         else:
             names.append(_name(line, clause, word))
-    return Places(rows, names, frozenset(sets), clause == "from")
+    return Places(rows, names, frozenset(sets), clause == "from", allows and clause == "to")
 
 
 _NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"

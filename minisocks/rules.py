@@ -13,7 +13,8 @@ from minisocks.client import Client
 from minisocks.defaults import ALL, FROM_LAN
 from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
-from minisocks.places import Forms, IsOwn, Places, forms_of, named_set
+from minisocks.networks import PRIVATE, RESERVED
+from minisocks.places import AskedOnce, Forms, IsOwn, Places, forms_of, named_set
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.rulelines import Rule
 from minisocks.wire import Address, Atyp, Cmd, Method, text_ip
@@ -47,10 +48,6 @@ class Decision(NamedTuple):
 _NOT_YET = Decision(True)
 
 
-def _nothing_is_ours(ip: bytes) -> bool:
-    return False
-
-
 class _Row(NamedTuple):
     """A rule as it is asked about one client; ``sources`` only where that may change."""
 
@@ -74,14 +71,16 @@ class Rules:
     Args:
         rules: as ``defaults.in_force`` returns them.
         has_users: whether somebody has a password.
-        is_own: says of the bytes of an address whether it is this host's, now; for ``self``.
+        is_own: says of the bytes of an address, and of a link if there is one, whether it is
+            this host's, now; for ``self``.
         asks_ident: whether SOCKS4 clients have a user, whom their identd has named.
     """
 
     __slots__ = (
-        "_asks_self",
+        "_asks_often",
         "_by_source",
         "_depth",
+        "_guarded",
         "_is_own",
         "_last_name",
         "_rows",
@@ -94,7 +93,7 @@ class Rules:
         self,
         rules: Sequence[Rule],
         has_users: bool = False,
-        is_own: IsOwn = _nothing_is_ours,
+        is_own: IsOwn = lambda ip: False,
         asks_ident: bool = False,
     ) -> None:
         self.asks_ident = asks_ident
@@ -105,7 +104,10 @@ class Rules:
         self._rows: List[Tuple[_Row, Optional[Places], bool]] = []
         places = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
         self._depth = max((place.names.depth for place in places), default=0)
-        self._asks_self = not all(place.is_lasting for place in places)
+        self._asks_often = sum(not place.is_lasting for place in places) > 1
+        #: Rules up to this number stand before the one that keeps others from this host: they
+        #: open what they name of it.
+        self._guarded = next((n for n, rule in enumerate(rules) if _guards_self(rule)), 0)
         for number, rule in enumerate(rules, 1):
             stays = rule.sources is not None and rule.sources.is_lasting
             row = _Row(
@@ -159,9 +161,8 @@ class Rules:
                 continue
             if row.users is not None and not _has_user(row.users, row.any_user, client):
                 continue
-            if row.sources is not None and not _matches(
-                row.sources, forms_of(client.ip), row.allows, self._is_own
-            ):
+            sources, forms = row.sources, forms_of(client.ip)
+            if sources is not None and not sources.match(forms, row.allows, self._is_own):
                 continue
             if row.allows:
                 return _NOT_YET
@@ -180,9 +181,15 @@ class Rules:
         fits = row.ports is None or _has_port(row.ports, dst.port)
         return fits and row.targets.networks.holds(size, 0)
 
-    def decide(self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes) -> Decision:
-        """Decide about an address that the target *dst* has: 4 or 16 bytes."""
-        number, _ = self._find(client, ver, cmd, dst, forms_of(ip))
+    def decide(
+        self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes, scope: int = 0
+    ) -> Decision:
+        """Decide about an address that the target *dst* has: 4 or 16 bytes.
+
+        Args:
+            scope: the number of the link that a link-local one is on; 0: none is said.
+        """
+        number, _ = self._find(client, ver, cmd, dst, forms_of(ip), scope)
         if number and self.rules[number - 1].allows:
             return Decision(True, "", number)
         return Decision(False, self._refusal(client, number, dst, ip), number)
@@ -217,7 +224,7 @@ class Rules:
         )
 
     def _find(
-        self, client: Client, ver: int, cmd: int, dst: Address, forms: Forms
+        self, client: Client, ver: int, cmd: int, dst: Address, forms: Forms, scope: int = 0
     ) -> Tuple[int, bool]:
         """Return the number of the rule that decides, 0 for none.
 
@@ -229,7 +236,10 @@ class Rules:
         # Most targets have one form, of which this is the quickest way to ask.
         size, address = forms[0] if len(forms) == 1 else (0, 0)
         may_be_allowed = False
-        is_own = self._is_own if not self._asks_self else _Once(self._is_own)
+        is_own = self._is_own
+        if self._asks_often or scope:
+            is_own = AskedOnce(is_own, scope)
+        guarded = 0 if client.is_local else self._guarded
         for row in self._rows_for(client.ip):
             number, allows, ports, commands, versions, users, any_user, sources, targets = row
             if commands is not None and cmd not in commands:
@@ -240,9 +250,7 @@ class Rules:
                 continue
             if users is not None and not _has_user(users, any_user, client):
                 continue
-            if sources is not None and not _matches(
-                sources, forms_of(client.ip), allows, is_own
-            ):
+            if sources is not None and not sources.match(forms_of(client.ip), allows, is_own):
                 continue
             if targets is None:
                 return number, may_be_allowed
@@ -251,14 +259,19 @@ class Rules:
                 return number, may_be_allowed
             if not forms:
                 may_be_allowed = may_be_allowed or (allows and targets.has_addresses)
-            elif not size or not targets.is_static:
-                if _matches(targets, forms, allows, is_own):
-                    return number, may_be_allowed
-            else:
+                continue
+            if size and targets.is_static:
                 networks = targets.networks
                 for shift, prefixes in networks.rows4 if size == 4 else networks.rows6:
                     if address >> shift in prefixes:
-                        return number, may_be_allowed
+                        break
+                else:
+                    continue
+            elif not targets.match(forms, allows, is_own):
+                continue
+            if number <= guarded and allows and targets.spare(forms, is_own):
+                continue
+            return number, may_be_allowed
         return 0, may_be_allowed
 
     def _rows_for(self, ip: bytes) -> List["_Row"]:
@@ -269,7 +282,7 @@ class Rules:
             rows = [
                 row
                 for row, sources, allows in self._rows
-                if sources is None or _matches(sources, forms, allows, self._is_own)
+                if sources is None or sources.match(forms, allows, self._is_own)
             ]
             if len(self._by_source) >= MAX_SOURCES:
                 self._by_source = {}
@@ -309,8 +322,8 @@ class Rules:
 
     def describe(self) -> str:
         """Return one sentence that says who may come in."""
-        text = self._describe()
-        return text + "; by SOCKS4 only whom ident confirms" if self.asks_ident else text
+        ident = "; by SOCKS4 only whom ident confirms" if self.asks_ident else ""
+        return self._describe() + ident
 
     def _describe(self) -> str:
         allowing = [rule for rule in self.rules if rule.allows]
@@ -344,9 +357,16 @@ class Rules:
         if not rule.is_built_in:
             return "rule %d denies %s: %s" % (number, what, rule.text)
         kind = named_set(forms_of(ip)) if ip is not None else ""
-        if not kind:
-            return "%s is this host, which %s may not reach" % (dst, client.host)
-        return "%s addresses are not for clients from %s" % (kind, client.host)
+        if kind not in ("", PRIVATE.name, RESERVED.name) or not _guards_self(rule):
+            return "%s addresses are not for clients from %s" % (kind, client.host)
+        text = "%s is this host, which %s may not reach" % (what, client.host)
+        if ip is None:
+            return text
+        if self._is_own(ip) is None:
+            return "whether %s is this host cannot be told now" % what
+        source = PRIVATE.name if client.ip in PRIVATE else client.host.partition("%")[0]
+        opening = "allow from %s to self port %d" % (source, dst.port)
+        return text + "; a rule before all others opens it: " + opening
 
     def _whom(self, client: Client) -> str:
         who = "clients from %s" % client.host
@@ -356,25 +376,10 @@ class Rules:
         return who + " without a password" if self.has_users else who
 
 
-def _matches(places: Places, forms: Forms, allows: bool, is_own: IsOwn) -> bool:
-    if len(forms) == 1 and places.is_static:
-        return places.networks.holds(*forms[0])
-    return (places.cover if allows else places.touch)(forms, is_own)
-
-
-class _Once:
-    """Asks about each address once, however many rules of a decision want to know."""
-
-    __slots__ = ("_answers", "_is_own")
-
-    def __init__(self, is_own: IsOwn) -> None:
-        self._is_own = is_own
-        self._answers: Dict[bytes, Optional[bool]] = {}
-
-    def __call__(self, ip: bytes) -> Optional[bool]:
-        if ip not in self._answers:
-            self._answers[ip] = self._is_own(ip)
-        return self._answers[ip]
+def _guards_self(rule: Rule) -> bool:
+    """Return whether *rule* is the built-in one that keeps others from this host."""
+    targets = rule.targets
+    return rule.is_built_in and targets is not None and not targets.is_lasting
 
 
 def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:

@@ -208,6 +208,7 @@ class Run:
                     self.services.resolver.close()
                 self.journal.close()
         finally:
+            self.services.kernel.close()
             self.ended.set()
 
     def _is_forked(self) -> bool:

@@ -49,6 +49,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         self._handed_over: Set[Any] = set()
         listener.setblocking(False)
         tune(listener)
+        services.listeners.add(listener)
 
     def fileno(self) -> int:
         """Return the listener's descriptor."""

@@ -16,6 +16,8 @@ from minisocks.lingering import Porch
 from minisocks.logins import Logins
 from minisocks.loop import Loop
 from minisocks.memory import Memory
+from minisocks.ownaddress import KernelRoutes
+from minisocks.ownlisteners import OwnListeners
 from minisocks.pending import Pending
 from minisocks.processor import Processor
 from minisocks.rate import Rates
@@ -42,8 +44,10 @@ class Services:
         self.census = Census()
         #: The number of the next connection.
         self.ids = itertools.count(1)
+        #: What the kernel is asked about addresses of this host, and where we ourselves listen.
+        self.kernel, self.listeners = KernelRoutes(), OwnListeners()
         #: What decides about clients, as of now.
-        self.access = Access.of(config, self.hooks)
+        self.access = Access.of(config, self.hooks, self.kernel)
         self.processor = Processor(config.processor)
         self.loop = Loop(self.processor)
         #: Handshakes that are not finished; their turns at the program's hooks; and what they

@@ -8,7 +8,7 @@ from minisocks.loop import Job
 from minisocks.resolver import Lookup, Outcome, Sockaddr
 from minisocks.rules import Decision
 from minisocks.session import Session
-from minisocks.wire import packed_ip
+from minisocks.wire import Cmd, packed_ip, scope_of
 
 __all__ = ["allowed", "look_up_for"]
 
@@ -52,15 +52,21 @@ def allowed(session: Session, request: Request, addresses: List[Sockaddr]) -> Li
     Raises:
         RefusedByRules: none.
     """
-    rules, client = session.services.access.rules, session.client
+    services, client = session.services, session.client
+    access = services.access
     ver, cmd, dst = request.ver, request.cmd, request.dst
     passed = []
     decision = Decision(False, "no address that could be connected to")
     for family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
         if ip is not None:
-            decision = rules.decide(client, ver, cmd, dst, ip)
-            if decision.allowed:
+            scope = scope_of(sockaddr)
+            decision = access.rules.decide(client, ver, cmd, dst, ip, scope)
+            if not decision.allowed:
+                continue
+            if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
+                decision = Decision(False, "%s is this proxy itself, no target of its own" % (dst,))
+            else:
                 passed.append((family, sockaddr))
     if not passed:
         decision.demand()

@@ -10,7 +10,7 @@ from minisocks.resolver import look_up, numeric_addresses
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
 from minisocks.values import encode, is_port
-from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
+from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, scope_of, text_ip
 
 __all__ = ["Question", "Verdict", "judge"]
 
@@ -110,7 +110,7 @@ def judge(
     for _family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
         if ip is not None:
-            decision = rules.decide(client, question.ver, cmd, dst, ip)
+            decision = rules.decide(client, question.ver, cmd, dst, ip, scope_of(sockaddr))
             rows.append((sockaddr[0], decision.allowed, by(decision)))
     return Verdict(any(row[1] for row in rows), text, rows)
 

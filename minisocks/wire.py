@@ -7,7 +7,7 @@ numbers from here.
 
 import enum
 import socket
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from minisocks.quoting import MOST_TOLD, quoted
 
@@ -22,6 +22,7 @@ __all__ = [
     "as_text",
     "packed_ip",
     "plain_ip",
+    "scope_of",
     "text_ip",
     "unmapped",
 ]
@@ -170,6 +171,11 @@ def unmapped(ip: bytes) -> bytes:
 def plain_ip(text: str) -> bytes:
     """Return the bytes of an address, a mapped one's being what it maps to; of none, none."""
     return unmapped(packed_ip(text) or b"")
+
+
+def scope_of(sockaddr: Any) -> int:
+    """Return the number of the link that the address in *sockaddr* is on; 0: none is said."""
+    return sockaddr[3] if len(sockaddr) > 3 else 0
 
 
 def text_ip(packed: bytes) -> str:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-import namespace
+import elsewhere
 import support
 from instance import Instance
 from minisocks.networks import Networks
@@ -30,7 +30,7 @@ def target():
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
+def other_networks(monkeypatch):
     """Have limits take loopback's addresses, but 127.0.0.1 and ::1, for hosts of other networks.
 
     For tests that need no more of other hosts than that they are others; traffic between real
@@ -50,14 +50,14 @@ def instance(tmp_path):
 
 @pytest.fixture(scope="module")
 def network():
-    """A namespace with addresses of every kind."""
-    with namespace.made_for_tests() as here:
+    """The proxies' host, and another one with addresses of every kind."""
+    with elsewhere.made_for_tests() as here:
         yield here
 
 
 @pytest.fixture
 def here(network):
-    """That namespace, for a test in which the server must log no bug of its own."""
+    """Both hosts, for a test in which the server must log no bug of its own."""
     network.refusals()
     network.asked()
     yield network

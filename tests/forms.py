@@ -68,6 +68,7 @@ NOWHERE = {
     "64:ff9b::a9fe:a9fe",
     "64:ff9b::a00:1",
     b"fe80::1%lo",
+    b"fe80::a9fe:a9fe%lo",
 }
 #: Names that only a system's own resolver may know to be this host.
 SYSTEM_NAMES = {b"localhost.", b"LocalHost.", b"www.localhost", b"a.LOCALHOST."}

@@ -21,7 +21,12 @@ from namespace import CannotMake, Child, Namespace, family_of, serve, tool
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 #: An answer may come by another way than the question went.
-_QUIET = "for f in all default; do echo 0 >/proc/sys/net/ipv4/conf/$f/rp_filter; done"
+#: Addresses of neighbours are asked for from the address on the cable (arp_announce), because
+#: no host answers a question from 240.0.0.1 or the like.
+_QUIET = (
+    "for f in all default; do cd /proc/sys/net/ipv4/conf/$f; echo 0 >rp_filter; "
+    "echo 2 >arp_announce; done"
+)
 
 #: What is read takes the place of a file, if there is one, as long as this mount namespace lasts.
 _COVER = """

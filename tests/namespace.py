@@ -1,8 +1,8 @@
-"""A network of the tests' own, in which one host has addresses of every kind.
+"""A host of the tests' own, and addresses of every kind.
 
 Who a client is, and what it may reach, depends on addresses that a test machine
-does not have.  So a child process makes itself a network namespace that has
-them all, and runs the proxies there.  A socket belongs to the namespace it was
+does not have.  So a child process lives in a network namespace (``hosts`` makes
+them), and runs the proxies there.  A socket belongs to the namespace it was
 made in, whoever uses it: the child makes the tests' sockets too and passes
 them on, and the tests connect, bind and accept with them as anywhere else.
 """
@@ -14,11 +14,9 @@ import logging
 import os
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 
-#: All of them are this host, as far as the namespace is concerned.
+#: The first two are the proxies' host; all others are another one (``elsewhere``).
 LOOPBACK4, LOOPBACK6 = "127.0.0.1", "::1"
 PRIVATE4, PRIVATE6 = "10.0.0.1", "fd00::1"
 OTHER_PRIVATE4, CARRIER4 = "192.168.1.1", "100.64.0.1"
@@ -102,48 +100,6 @@ class Namespace:
         self._process = self._control = None
         self._ports = {}
 
-    def start(self):
-        """Make it.
-
-        Raises:
-            CannotMake: not permitted, or a tool is missing.
-        """
-        reasons = []
-        # With a user namespace nobody needs to be root; where those are
-        # forbidden, root still may.
-        for flags in ("-rn", "-n"):
-            try:
-                self._start(flags)
-                return self
-            except (OSError, CannotMake) as exc:
-                reasons.append("unshare %s: %s" % (flags, exc))
-                self.stop()
-        raise CannotMake("no network namespace: %s" % "; ".join(reasons))
-
-    def _start(self, flags):
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(60)
-        with theirs, tempfile.TemporaryFile() as stderr:
-            child = [sys.executable, "-W", "error", os.path.abspath(__file__)]
-            self._process = subprocess.Popen(
-                ["unshare", flags] + child + [str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                env=dict(os.environ, PYTHONPATH=root),
-            )
-            theirs.close()
-            greeting = self._control.recv(65536)
-            if not greeting:
-                self._process.wait()
-                stderr.seek(0)
-                said = stderr.read().decode("utf-8", "replace").strip().splitlines()
-                raise CannotMake(said[-1] if said else "exit status %d" % self._process.returncode)
-        error = json.loads(greeting.decode())["error"]
-        if error:
-            raise CannotMake(error)
-
     def stop(self):
         """End it, and all that runs in it."""
         if self._control is not None:
@@ -217,61 +173,6 @@ class Namespace:
             yield
         finally:
             self._ask("ports", text=old)
-
-
-@contextlib.contextmanager
-def made_for_tests():
-    """A namespace while it lasts; skips the tests, with the reason, where there can be none."""
-    import pytest
-
-    here = Namespace()
-    try:
-        here.start()
-    except CannotMake as exc:
-        pytest.skip(str(exc))
-    try:
-        yield here
-    finally:
-        here.stop()
-
-
-class Everywhere:
-    """A target that listens, on one port, on every address that the namespace has.
-
-    ``reached`` tells by which of them it was reached.
-    """
-
-    def __init__(self, here):
-        # One socket for both families: a port that is free on one of them may
-        # be taken on the other.
-        self._listener = here.socket(socket.AF_INET6)
-        self._listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self._listener.bind(("::", 0))
-        self._listener.listen(128)
-        self._listener.setblocking(False)
-        self.port = self._listener.getsockname()[1]
-
-    def reached(self):
-        """Return the addresses that connections came in by since the last call.
-
-        Certain, not likely: on this host a connection is in the accept queue
-        before the connect call has returned.
-        """
-        addresses = []
-        while True:
-            try:
-                sock, _peer = self._listener.accept()
-            except BlockingIOError:
-                return addresses
-            with sock:
-                host = sock.getsockname()[0]
-            addresses.append(host[7:] if host.startswith("::ffff:") else host)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self._listener.close()
 
 
 # The child
@@ -377,18 +278,6 @@ class Child:
         return old
 
 
-def _set_up():
-    """Give this namespace its addresses and routes; return an error in words, or none."""
-    commands = ["link set lo up"]
-    commands += ["addr add %s/32 dev lo" % a for a in LOCAL if ":" not in a]
-    commands += ["addr add %s/128 dev lo nodad" % a for a in LOCAL if ":" in a]
-    commands += [
-        "route add unreachable %s/32" % NO_HOST4,
-        "route add unreachable %s/128" % NO_HOST6,
-    ]
-    return tool(["ip", "-batch", "-"], "".join(line + "\n" for line in commands))
-
-
 def tool(command, text):
     """Have *command* read *text*; return an error in words, or none."""
     try:
@@ -419,7 +308,3 @@ def serve(fd, kind, set_up):
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         child.serve()
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]), Child, _set_up)

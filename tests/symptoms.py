@@ -154,8 +154,32 @@ _SERVING = (
         "For a client on another host, ``localhost`` and ``127.0.0.1`` would be the proxy's own "
         "host, with all that listens there because nobody else can reach it. The same holds for "
         "linklocal, metadata and unspecified addresses.",
-        "Have the service listen on an address of the network, and ask for that one. For what "
-        "runs on the client itself, take localhost out of the client's proxy settings.",
+        "Ask for an address that the proxy's host has in the network, and open the port there by "
+        "a rule. For what runs on the client itself, take localhost out of the client's proxy "
+        "settings.",
+        reply=2,
+    ),
+    Mistake(
+        "own-address-refused",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='HOST:PORT is this host, which HOST may not reach; "
+        "a rule before all others opens it: allow from private to self port PORT'",
+        "To an address of its own this host connects over loopback, past the firewall. So clients "
+        "on other hosts reach none of them, nor the address that --public-address names.",
+        "Open what they need: put the rule that the line shows into the settings, before those "
+        "that allow more (the pages of a router or a Raspberry Pi, published ports of containers: "
+        "``allow from private to self port 80 443``).",
+        reply=2,
+    ),
+    Mistake(
+        "proxy-itself-refused",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='HOST:PORT is this proxy itself, no target of its "
+        "own'",
+        "A client that the proxy connected to the proxy would be one on the proxy's host, and no "
+        "rule or limit about the real one would hold. No rule opens this.",
+        "Look for the program that is set to reach the proxy through the proxy, and take one of "
+        "the two out of its settings. Two proxies may be chained.",
         reply=2,
     ),
     Mistake(

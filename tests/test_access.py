@@ -1,6 +1,5 @@
 """Rules of the settings in a proxy that runs: from where they come, and how they change."""
 
-import errno
 import os
 import subprocess
 
@@ -12,7 +11,6 @@ from minisocks.client import Client
 from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.machine import is_own_address
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from minisocks.settings import Config
@@ -195,30 +193,6 @@ def test_curl_meets_the_rules(target):
         assert "(2)" in curl.communicate()[1]
         assert 97 == curl.returncode
         command.wait_for_line("no rule allows 127.0.0.1:1 to clients from 127.0.0.1")
-
-
-@pytest.mark.parametrize("text, own", [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True)])
-def test_loopback_is_our_own(text, own):
-    """All of it."""
-    if text == "::1" and not os.path.exists("/proc/net/if_inet6"):
-        pytest.skip("no IPv6 here")
-    assert own == is_own_address(packed_ip(text))
-
-
-@pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "224.0.0.1", "255.255.255.255"])
-def test_others_are_not_our_own(text):
-    """Also those to which there is no way."""
-    assert is_own_address(packed_ip(text)) is False
-
-
-def test_without_a_descriptor_nobody_knows(monkeypatch):
-    """What denies then denies, and what allows does not allow."""
-
-    def no_descriptor(*args):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr("minisocks.machine.socket.socket", no_descriptor)
-    assert is_own_address(packed_ip("192.0.2.1")) is None
 
 
 @pytest.mark.parametrize("rule, allowed", [("deny to self", False), ("allow to self", False)])

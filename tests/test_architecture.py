@@ -43,9 +43,9 @@ ABOVE = """
     access known
     answers berths exchange turns
     pending guests
-    auth clientsocket
+    auth clientsocket ownlisteners
     hooks
-    dialer journal
+    dialer journal ownaddress
     road
     resolver reporter
     rate ports

@@ -367,7 +367,7 @@ def test_the_port_is_of_the_range(access_log):
         )
 
 
-def test_a_port_of_the_range_is_free_at_once(access_log, elsewhere):
+def test_a_port_of_the_range_is_free_at_once(access_log, other_networks):
     """One that waits makes room for another network's, which has its port in the same breath."""
     low = two_closed_ports()
     high = low + 1

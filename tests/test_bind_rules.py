@@ -9,6 +9,7 @@ import pytest
 
 import namespace as net
 from bind_client import WAYS, Waiting
+from elsewhere import HERE4
 from forms import LINK_LOCAL, PRIVATE, THIS_HOST
 from support import BIND, GREETING, Talk, password_message, run_proxy, socks5, wait_until
 
@@ -52,10 +53,10 @@ def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
             client.meet_stranger(net.LOOPBACK4, here)
 
 
-def test_this_host_is_a_peer_of_a_client_on_it(here):
-    """Who is on the proxy's host may be connected with it."""
+def test_a_private_address_is_a_peer_of_a_client_on_this_host(here):
+    """A client on the proxy's host may be connected with it."""
     with Waiting(here.connect(net.LOOPBACK4, here.proxy(**LAN)), net.PRIVATE4) as client:
-        assert net.PRIVATE4 == client.host
+        assert HERE4 == client.host
         with client.peer(net.PRIVATE4, here) as peer:
             client.expect_peer(peer)
             client.expect_to_work(peer)
@@ -66,7 +67,7 @@ def test_a_name_is_looked_up_once(here):
     here.asked()  # which has it begin anew
     port = here.proxy(rule=["deny to private", "allow"])
     with Waiting(here.connect(net.LOOPBACK4, port), "rebind.test", "5 by name") as client:
-        assert (0, net.PUBLIC4) == (client.rep, client.host)
+        assert (0, HERE4) == (client.rep, client.host)
         with client.peer(net.PUBLIC4, here) as peer:
             client.expect_peer(peer)
     assert ["rebind.test"] == here.asked()
@@ -228,7 +229,7 @@ def test_no_descriptor_for_the_listener(access_log):
     access_log.wait_for("no socket for its peer: Too many open files")
 
 
-def test_one_client_does_not_take_all_ports(monkeypatch, access_log, elsewhere):
+def test_one_client_does_not_take_all_ports(monkeypatch, access_log, other_networks):
     """What waits for longest makes room for others, also where no range says how many may."""
     monkeypatch.setattr("minisocks.berths.MAX_BERTHS", 4)
     with run_proxy() as proxy, contextlib.ExitStack() as stack:

@@ -210,7 +210,10 @@ def test_unknown_variable_is_reported():
 # Rules
 
 
-OURS = "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
+OURS = (
+    "deny from remote to self loopback unspecified linklocal metadata multicast "
+    "localhost .localhost"
+)
 MINE = "allow from 10.0.0.0/8 to 10.0.0.0/8 public user none"
 RULES = """[minisocks]
 listen = 0

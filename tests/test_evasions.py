@@ -8,6 +8,7 @@ every address of the network, so "it was not reached" is certain.
 import pytest
 
 import namespace as net
+from elsewhere import HERE4, HERE6, Everywhere
 from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
 from support import GREETING, Talk, socks4, socks4a, socks5
 
@@ -57,7 +58,7 @@ WAYS = {
 @pytest.fixture
 def target(here):
     """What must be reached, or not."""
-    with net.Everywhere(here) as running:
+    with Everywhere(here) as running:
         yield running
 
 
@@ -171,9 +172,11 @@ def test_a_network_that_is_very_wide_names_nothing(here, target, rule, dst):
     assert [] == target.reached()
 
 
-@pytest.mark.parametrize("dst", [net.PRIVATE4, b"private.test", net.PUBLIC4, net.PUBLIC6, b"10.1"])
+@pytest.mark.parametrize(
+    "dst", [HERE4, HERE6, "::ffff:" + HERE4, b"203.0.113.1", b"0xcb007101", "127.0.0.1", "::"]
+)
 def test_self_is_what_this_host_has(here, target, dst):
-    """Every address of the network is this host's, be it private or public."""
+    """Every address of this host, in every form."""
     assert_denied(here, target, ["deny to self", "allow"], dst)
 
 

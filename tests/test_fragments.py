@@ -256,7 +256,7 @@ def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
     target.expect(b"x" * 65507)
 
 
-def test_fragments_of_all_are_bounded(target, elsewhere):
+def test_fragments_of_all_are_bounded(target, other_networks):
     """One network has half of the room, however many associations; others go on."""
     with run_proxy(listen=(":0",)) as proxy:
         exchange, clients = proxy.services.exchange, []

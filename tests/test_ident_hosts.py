@@ -89,7 +89,7 @@ def listening(host, address, port=0, scope=0):
 def test_it_is_asked_between_the_addresses_of_the_connection(lan, source, reached):
     """Each of both with its own scope, where it is link-local."""
     lan.proxy.logged()
-    port = lan.proxy.proxy(rule=["allow to " + PROXY], ident=True)
+    port = lan.proxy.proxy(rule=["allow to self"], ident=True)
     scope = lan.client.index("proxy")
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(listening(lan.proxy, PROXY))
@@ -148,7 +148,7 @@ class Site:
     def __init__(self, made, page):
         self.made = made
         self._page = page
-        self._port = made.proxy.proxy(rule=["deny port 81", "allow"], ident=True)
+        self._port = made.proxy.proxy(rule=["deny port 81", "allow to self"], ident=True)
         made.proxy.logged()
 
     def curl(self, userid, url=None, proxy=PROXY):

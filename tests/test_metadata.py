@@ -1,13 +1,14 @@
 """What hands out a machine's credentials is opened by its own set or address, and by nothing else.
 
-In the tests' network all these addresses are this host's, and one target listens on every one of
-them.  Most clients are on loopback, so that nothing stands in their way but the rules of the
+In the tests' network all these addresses are another host's, and one target listens on every one
+of them.  Most clients are on loopback, so that nothing stands in their way but the rules of the
 settings.
 """
 
 import pytest
 
 import namespace as net
+from elsewhere import Everywhere
 from forms import METADATA, NOWHERE, WRAPPED_METADATA
 from minisocks.networks import METADATA as THE_SET
 from minisocks.wire import packed_ip
@@ -29,7 +30,7 @@ REACHED = [dst for dst in METADATA if dst not in NOWHERE]
 @pytest.fixture
 def target(here):
     """What must be reached, or not."""
-    with net.Everywhere(here) as running:
+    with Everywhere(here) as running:
         yield running
 
 

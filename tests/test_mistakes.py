@@ -21,6 +21,7 @@ import minisocks.acceptor
 import minisocks.resolver
 import namespace as net
 from bind_client import Waiting
+from elsewhere import HERE4
 from identd import identd, says_line, says_user
 from instance import Instance
 from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
@@ -812,6 +813,16 @@ def _(stage):
 @makes("this-host-refused")
 def _(stage):
     return refused_from(stage, net.PRIVATE4, socks5("127.0.0.1", 80), allow_lan=True)
+
+
+@makes("own-address-refused")
+def _(stage):
+    return refused_from(stage, net.PRIVATE4, socks5(HERE4, 80), allow_lan=True)
+
+
+@makes("proxy-itself-refused")
+def _(stage):
+    return refused_from(stage, net.LOOPBACK4, socks5(HERE4, stage.network.proxy()))
 
 
 @makes("private-network-refused")

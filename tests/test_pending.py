@@ -327,7 +327,7 @@ def test_a_handshake_goes_on_where_it_stopped(proxy, target, cut):
         talk.send(b"x").expect(b"x")
 
 
-def test_the_bound_holds_in_a_proxy_and_spares_the_honest(elsewhere):
+def test_the_bound_holds_in_a_proxy_and_spares_the_honest(other_networks):
     """``--max-handshakes`` silent clients stay; of more, the greedy address loses its oldest."""
     with run_proxy(max_handshakes=8) as proxy, contextlib.ExitStack() as stack:
 

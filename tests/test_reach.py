@@ -1,7 +1,7 @@
 """Who may come in, and what they may reach: over real sockets, with real addresses.
 
-The clients, the proxies and the targets are in a network namespace in which
-loopback, private, link-local, metadata and public addresses all are this host.
+The clients and the targets have addresses of every kind: loopback on the proxies' host,
+private, link-local, metadata and public ones on another.
 One target listens on every one of them, so "it was not reached" is certain.
 """
 
@@ -10,6 +10,7 @@ import socket
 import pytest
 
 import namespace as net
+from elsewhere import Everywhere
 from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, RESERVED, SYSTEM_NAMES, THIS_HOST
 from support import (
     GRANTED4,
@@ -45,7 +46,7 @@ EVERY_CLIENT = LOCAL_CLIENTS + PRIVATE_CLIENTS + PUBLIC_CLIENTS
 @pytest.fixture
 def target(here):
     """What must be reached, or not."""
-    with net.Everywhere(here) as running:
+    with Everywhere(here) as running:
         yield running
 
 
@@ -113,7 +114,7 @@ def test_who_may_come_in_without_a_password(here, target, settings, source, allo
     """A client comes in, by every protocol, exactly if its address and the settings say so."""
     client = Client(here, source, settings)
 
-    # A public address of this host is what everybody may reach who is in.
+    # A public address is what every client may reach that is in.
     assert (OK if allowed else NOT_ALLOWED) == client.rep(net.PUBLIC4, target.port)
     assert (OK if allowed else NOT_ALLOWED) == client.rep(b"public6.test", target.port)
     assert (90 if allowed else 91) == client.cd(socks4(net.PUBLIC4, target.port))
@@ -300,7 +301,7 @@ def test_of_a_name_with_allowed_and_denied_addresses_only_the_allowed_are_dialed
 @pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test"])
 def test_nor_are_they_dialed_when_the_allowed_one_fails(here, name):
     """With its allowed address refusing, a name does not fall back on its forbidden one."""
-    with here.socket(socket.AF_INET) as forbidden:
+    with here.socket(net.LOOPBACK4) as forbidden:
         forbidden.bind((net.LOOPBACK4, 0))
         forbidden.listen(8)
         forbidden.setblocking(False)
@@ -432,7 +433,7 @@ def test_a_port_that_nobody_listens_on_is_refused_even_if_our_own_hits_it(here, 
 def test_bnd_is_the_address_that_the_target_sees(here):
     """On a host with many addresses BND is the one that the kernel chose for this target."""
     for host, settings in [(net.PUBLIC4, DEFAULT), (net.PRIVATE6, DEFAULT), ("127.0.0.9", DEFAULT)]:
-        with here.socket(net.family_of(host)) as listener:
+        with here.socket(host) as listener:
             listener.bind((host, 0))
             listener.listen(1)
             with Client(here, net.LOOPBACK4, settings).talk() as talk:

@@ -354,7 +354,10 @@ def rules(*texts, **kwargs):
     return Rules(in_force(own, **kwargs), has_users)
 
 
-OURS = "deny from remote to loopback unspecified linklocal metadata multicast localhost .localhost"
+OURS = (
+    "deny from remote to self loopback unspecified linklocal metadata multicast "
+    "localhost .localhost"
+)
 INSIDE_OF = "deny from public reserved linklocal 100.64.0.0/10 to private reserved"
 INSIDE_OF_LAN = "deny from public reserved to private reserved"
 

@@ -70,7 +70,7 @@ def open_count(proxy):
     return len(proxy.services.exchange)
 
 
-def test_all_have_so_many_associations(access_log, target, stack, elsewhere):
+def test_all_have_so_many_associations(access_log, target, stack, other_networks):
     """The first ones work on, who comes then has REP 02, and the log names the option."""
     with run_proxy(max_associations=4) as proxy:
         clients = [
@@ -88,7 +88,7 @@ def test_all_have_so_many_associations(access_log, target, stack, elsewhere):
 
 
 @pytest.mark.parametrize("most, left", [(6, 3), (5, 3), (2, 1), (1, 1)])
-@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.usefixtures("other_networks")
 def test_a_client_alone_has_all_and_makes_room_for_others(most, left, access_log, target, stack):
     """Those without a datagram for longest end, until the newcomers have as many or nearly."""
     with run_proxy(max_associations=most) as proxy:
@@ -112,7 +112,7 @@ def test_a_client_alone_has_all_and_makes_room_for_others(most, left, access_log
         assert (left, most) == (len(mine), open_count(proxy))
 
 
-def test_a_port_of_the_range_is_free_at_once(target, stack, elsewhere):
+def test_a_port_of_the_range_is_free_at_once(target, stack, other_networks):
     """One that makes room gives its port in the same breath."""
     low = two_closed_ports()
     with run_proxy(udp_ports="%d-%d" % (low, low + 1)) as proxy:
@@ -139,7 +139,7 @@ def test_one_that_ends_makes_room(leave, target, stack):
             clients[-1].expect_to_work(target)
 
 
-def test_one_that_is_refused_takes_nobody_s_place(stack, elsewhere):
+def test_one_that_is_refused_takes_nobody_s_place(stack, other_networks):
     """Only those that there are count: neither by client nor of all."""
     with run_proxy(max_associations=2) as proxy:
         first = stack.enter_context(Associated(proxy.port, source="127.2.0.1"))

@@ -158,7 +158,7 @@ def test_who_owes_for_a_name_waits(frozen, target):
         go_on.set()
 
 
-def test_datagrams_and_connections_share_a_rate(frozen, target, elsewhere):
+def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
     """A client has one bucket in each direction, whatever it does; another one has its own."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target, b"x" * 100)

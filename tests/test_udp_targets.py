@@ -198,7 +198,7 @@ def test_few_datagrams_wait_for_a_name(target):
         target.expect(b"last")
 
 
-def test_bytes_that_wait_for_names_are_bounded(target, elsewhere):
+def test_bytes_that_wait_for_names_are_bounded(target, other_networks):
     """However many names: a network has half of the room for all."""
     names = Names()
     with proxy_with(names) as proxy, contextlib.ExitStack() as stack:
@@ -328,7 +328,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
         assert exchange.targets - 256 < 2 * KEPT_ENTRIES
 
 
-def test_who_has_most_forgets_for_who_has_little(proxy, elsewhere):
+def test_who_has_most_forgets_for_who_has_little(proxy, other_networks):
     """One client's many targets do not have another's answers dropped."""
     exchange = proxy.services.exchange
     with contextlib.ExitStack() as stack:
@@ -375,9 +375,9 @@ def test_rules_are_asked_once_for_a_target(target):
         rules = services.access.rules
 
         class Counting:
-            def decide(self, client, ver, cmd, dst, ip):
+            def decide(self, client, ver, cmd, dst, ip, scope):
                 asked.append((dst.name, ver, int(cmd)))
-                return rules.decide(client, ver, cmd, dst, ip)
+                return rules.decide(client, ver, cmd, dst, ip, scope)
 
             def __getattr__(self, name):
                 return getattr(rules, name)

@@ -1,0 +1,420 @@
+"""The proxy's own host, and the proxy itself, as targets: between hosts, with real traffic.
+
+A client in the proxy's LAN and a host outside of it, each with a cable to the proxy's host,
+where a program listens that a firewall keeps for loopback.
+"""
+
+import contextlib
+import os
+import re
+import socket
+
+import pytest
+
+import hosts
+from support import (
+    GREETING,
+    ROOT,
+    TIMEOUT,
+    FakeTarget,
+    Talk,
+    password_message,
+    run_proxy,
+    socks4,
+    socks5,
+)
+
+OK, GENERAL, NOT_ALLOWED, HOST, REFUSED = 0, 1, 2, 4, 5
+
+LAN, LAN6, LINK_LOCAL = "192.168.1.1", "fd01::1", "fe80::2"
+WAN, OTHER_WAN, WAN6 = "203.0.113.1", "203.0.113.2", "2001:db8::1"
+CLIENT, OTHER_CLIENT, CLIENT6 = "192.168.1.20", "192.168.1.10", "fd01::20"
+#: Of the host outside; and where a NAT in front would be, and a NAS behind it.
+OUTSIDE, OUTSIDE6, PUBLIC = "203.0.113.9", "2001:db8::9", "198.51.100.9"
+MOVING = "192.168.7.7"
+#: Addresses that no interface has: a local route (AnyIP), and the anycast address of the LAN.
+ANY_IP, ANYCAST6 = "10.99.3.4", "fd01::"
+#: Only for what is dialed with this mark, or from this source.
+BY_MARK, BY_SOURCE = "10.98.0.1", "10.97.0.1"
+
+SETTINGS = {
+    "lan": {"allow_lan": True},
+    "open": {"open": True},
+    "user": {"user": ["ann:secret"]},
+    "rule": {"rule": ["allow"]},
+    "public and private": {"rule": ["allow to public private"]},
+    "networks": {
+        "rule": [
+            "allow to 192.168.0.0/16 10.99.0.0/16 fd01::/16",
+            "allow to 203.0.113.0/24 2001::/16",
+        ]
+    },
+}
+OWN = [
+    LAN, WAN, LAN6, WAN6, ANY_IP, ANYCAST6, "192.168.1.255", "::ffff:192.168.1.1",
+    "2002:c0a8:101::", "64:ff9b::192.168.1.1",
+    b"192.168.257", b"0xc0a80101", b"::ffff:c0a8:101", b"203.0.113.1",
+]  # fmt: skip
+#: By these a connection arrives where it is allowed; none is made to an anycast address.
+REACHABLE = [LAN, WAN, LAN6, WAN6, ANY_IP, b"192.168.257", b"0xc0a80101", b"::ffff:c0a8:101"]
+
+
+@pytest.fixture(scope="module")
+def lan():
+    """The hosts."""
+    with hosts.made_for_tests("client", "proxy", "outside") as made:
+        with hosts.or_skip():
+            made.cable(
+                ("client", CLIENT + "/24", OTHER_CLIENT + "/24", CLIENT6 + "/64", "fe80::1/64"),
+                ("proxy", LAN + "/24", LAN6 + "/64", LINK_LOCAL + "/64"),
+            )
+            made.cable(
+                ("outside", OUTSIDE + "/24", OUTSIDE6 + "/64"),
+                ("proxy", WAN + "/24", OTHER_WAN + "/24", WAN6 + "/64"),
+            )
+            there = (PUBLIC, MOVING, BY_MARK, BY_SOURCE)
+            made.outside.ip(*["addr add %s dev lo" % ip for ip in there])
+            made.proxy._do(["sh"], "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+            made.proxy.ip(
+                "route add local 10.99.0.0/16 dev lo",
+                "route add local 10.98.0.0/16 dev lo table 100",
+                "rule add fwmark 7 lookup 100",
+                "route add local 10.97.0.0/16 dev lo table 101",
+                "rule add from %s lookup 101" % OTHER_WAN,
+                "route add default via " + OUTSIDE,
+                "route add blackhole 198.18.1.0/24",
+                "route add prohibit 198.18.2.0/24",
+                "route add unreachable 198.18.3.0/24",
+            )
+        yield made
+
+
+@pytest.fixture
+def network(lan):
+    """The hosts, for a test in which the server must log no bug of its own."""
+    with hosts.without_bugs(lan):
+        yield lan
+
+
+class Listening:
+    """A program that listens at every address of a host."""
+
+    def __init__(self, host, port=0):
+        self.sock = host.socket(socket.AF_INET6)
+        self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.sock.bind(("::", port))
+        self.sock.listen(16)
+        self.sock.settimeout(TIMEOUT)
+        self.port = self.sock.getsockname()[1]
+
+    def reached(self):
+        """Return by which address a connection came in, for which one waits."""
+        connection, _peer = self.sock.accept()
+        with connection:
+            return connection.getsockname()[0].replace("::ffff:", "")
+
+    def is_reached(self):
+        """Return whether a connection is there; behind a reply that would have come later."""
+        self.sock.settimeout(0)
+        try:
+            self.sock.accept()[0].close()
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            self.sock.settimeout(TIMEOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.sock.close()
+
+
+@pytest.fixture
+def inside(network):
+    """What listens on the proxy's host."""
+    with Listening(network.proxy) as listening:
+        yield listening
+
+
+def rep(network, settings, dst, port, source=CLIENT):
+    """Ask by SOCKS5 for *dst*; return REP."""
+    proxy_port = network.proxy.proxy(**settings)
+    is_here = source.startswith("127.")
+    host, to = (network.proxy, source) if is_here else (network.client, LAN)
+    with Talk(host.connect(source, proxy_port, to)) as talk:
+        if "user" in settings:
+            talk.send(b"\5\1\2").expect(b"\5\2").send(password_message(b"ann", b"secret"))
+            talk.expect(b"\1\0")
+        else:
+            talk.send(GREETING).expect(b"\5\0")
+        return talk.send(socks5(dst, port)).receive_reply5()[0]
+
+
+# Own addresses
+
+
+@pytest.mark.parametrize("settings", sorted(SETTINGS))
+@pytest.mark.parametrize("dst", OWN, ids=repr)
+def test_no_own_address_is_reached_from_elsewhere(network, inside, dst, settings):
+    """By none of them, in no form, whatever lets the client in: REP 02, and nothing arrives."""
+    assert NOT_ALLOWED == rep(network, SETTINGS[settings], dst, inside.port)
+    assert not inside.is_reached()
+    (line,) = network.proxy.refusals()
+    rule = "allow from private to self port %d" % inside.port
+    assert "is this host, which %s may not reach; a rule before all others" % CLIENT in line
+    assert "opens it: " + rule in line
+
+
+def test_the_firewall_is_not_passed(network, inside):
+    """What only loopback may reach is not reached by another of the host's addresses, either."""
+    with hosts.or_skip():
+        network.proxy.firewall(
+            "table inet t { chain c { type filter hook input priority 0; iif lo accept; "
+            "tcp dport %d reject; }; }" % inside.port
+        )
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            network.client.connect(CLIENT, inside.port, LAN)
+        assert OK == rep(network, SETTINGS["lan"], LAN, inside.port, "127.0.0.1")  # the way it has
+        inside.reached()
+        assert NOT_ALLOWED == rep(network, SETTINGS["lan"], LAN, inside.port)
+    finally:
+        network.proxy.firewall("")
+
+
+@pytest.mark.parametrize("settings", sorted(SETTINGS))
+@pytest.mark.parametrize("dst", [OUTSIDE, OUTSIDE6, b"203.0.113.9"], ids=repr)
+def test_other_hosts_are_reached(network, settings, dst):
+    """Which is what a proxy is for; and proves the test above."""
+    with Listening(network.outside) as there:
+        assert OK == rep(network, SETTINGS[settings], dst, there.port)
+
+
+@pytest.mark.parametrize("dst", REACHABLE, ids=repr)
+def test_a_client_on_this_host_reaches_its_addresses(network, inside, dst):
+    """It could connect there itself."""
+    assert OK == rep(network, SETTINGS["lan"], dst, inside.port, "127.0.0.1")
+    inside.reached()
+
+
+@pytest.mark.parametrize(
+    "rule, dst",
+    [("allow from private to self port %d", dst) for dst in REACHABLE]
+    + [
+        ("allow to 192.168.1.1 port %d", LAN),
+        ("allow to 192.168.1.1 port %d", "::ffff:192.168.1.1"),
+        ("allow from 192.168.1.20 to self", WAN),
+        ("allow to fd01::1/128 port 1-%d", LAN6),
+    ],
+)
+def test_a_rule_opens_what_it_names(network, inside, rule, dst):
+    """An address by itself, or all of them by ``self``; other ports and clients stay out."""
+    settings = {"rule": [rule % inside.port if "%" in rule else rule, "allow from private"]}
+    assert OK == rep(network, settings, dst, inside.port)
+    inside.reached()
+    if "port" in rule:
+        assert NOT_ALLOWED == rep(network, settings, dst, inside.port + 1)
+    if "192.168.1.20" in rule:
+        assert NOT_ALLOWED == rep(network, settings, dst, inside.port, OTHER_CLIENT)
+
+
+@pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0", "::1", "::", b"localhost", b"127.1",
+                                 b"fe80::2%client", "::ffff:127.0.0.1"], ids=repr)  # fmt: skip
+def test_to_allow_self_opens_no_loopback(network, inside, dst):
+    """Nor link-local addresses: what all hosts have is not called this one's own."""
+    settings = {"rule": ["allow to self", "allow"]}
+    assert NOT_ALLOWED == rep(network, settings, dst, inside.port)
+    assert OK == rep(network, settings, LAN, inside.port)
+    assert LAN == inside.reached()
+
+
+def test_the_example_in_the_documents_does_what_it_says(network):
+    """The router's own page is for one machine only."""
+    with open(os.path.join(ROOT, "docs", "rules.rst"), encoding="utf-8") as file:
+        text = file.read().partition("[rules]")[2].partition("And this is")[0]
+    rules = re.findall(r"^    ((?:allow|deny) .*)$", text, re.M)
+    assert 6 == len(rules)
+    rules.remove("deny to @blocked.list")
+    with Listening(network.proxy, 80) as page, Listening(network.outside, 80) as there:
+        assert NOT_ALLOWED == rep(network, {"rule": rules}, LAN, 80, CLIENT)
+        assert NOT_ALLOWED == rep(network, {"rule": rules}, WAN, 80, OTHER_CLIENT)
+        assert not page.is_reached()
+        assert OK == rep(network, {"rule": rules}, LAN, 80, OTHER_CLIENT)
+        assert LAN == page.reached()
+        assert OK == rep(network, {"rule": rules}, OUTSIDE, 80, CLIENT)
+        assert OUTSIDE == there.reached()
+
+
+def test_an_address_is_ours_from_the_moment_it_is(network):
+    """Of answers that are kept none outlives a change: the next request hears of it."""
+    with Listening(network.outside) as there, Listening(network.proxy, there.port):
+        for _ in range(3):
+            assert OK == rep(network, SETTINGS["open"], MOVING, there.port)
+            network.proxy.ip("addr add %s dev lo" % MOVING)
+            try:
+                assert NOT_ALLOWED == rep(network, SETTINGS["open"], MOVING, there.port)
+            finally:
+                network.proxy.ip("addr del %s dev lo" % MOVING)
+
+
+@pytest.mark.parametrize(
+    "change, back",
+    [
+        ("route add local %s dev lo", "route del local %s dev lo"),
+        ("rule add to %s lookup 102", "rule del to %s lookup 102"),
+    ],
+)
+def test_so_it_is_by_a_route_or_a_rule_of_routing(network, change, back):
+    """AnyIP, in whatever table."""
+    network.proxy.ip("route add local %s dev lo table 102" % MOVING)
+    try:
+        with Listening(network.outside) as there:
+            assert OK == rep(network, SETTINGS["open"], MOVING, there.port)
+            network.proxy.ip(change % MOVING)
+            try:
+                assert NOT_ALLOWED == rep(network, SETTINGS["open"], MOVING, there.port)
+            finally:
+                network.proxy.ip(back % MOVING)
+            assert OK == rep(network, SETTINGS["open"], MOVING, there.port)
+    finally:
+        network.proxy.ip("route del local %s dev lo table 102" % MOVING)
+
+
+@pytest.mark.parametrize("dst, answer", [("198.18.1.1", GENERAL), ("198.18.3.1", HOST)])
+def test_a_route_to_nowhere_is_not_this_host(network, dst, answer):
+    """A blackhole, and an unreachable one: the client hears what the kernel says."""
+    assert answer == rep(network, SETTINGS["open"], dst, 80)
+
+
+def test_nor_is_one_that_is_prohibited(network):
+    """The kernel's no is REP 02, too; the log says whose it was."""
+    assert NOT_ALLOWED == rep(network, SETTINGS["open"], "198.18.2.1", 80)
+    (line,) = network.proxy.refusals()
+    assert "Permission denied" in line
+
+
+@pytest.mark.parametrize(
+    "how, dst",
+    [({"mark": 7}, BY_MARK), ({"source": [OTHER_WAN]}, BY_SOURCE)],
+    ids=["mark", "source"],
+)
+def test_the_question_is_about_the_way_that_the_connection_takes(network, how, dst):
+    """What is local only with --mark or --source is denied only then."""
+    with Listening(network.outside) as there:
+        assert NOT_ALLOWED == rep(network, dict(SETTINGS["open"], **how), dst, there.port)
+        (line,) = network.proxy.refusals()
+        assert "is this host" in line
+        assert OK == rep(network, SETTINGS["open"], dst, there.port)
+        assert dst == there.reached()
+
+
+# The proxy itself
+
+
+ITSELF = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", LAN, WAN, LAN6, ANY_IP, ANYCAST6,
+          "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0", b"192.168.257"]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
+@pytest.mark.parametrize("dst", ITSELF, ids=repr)
+def test_the_proxy_is_no_target_of_its_own(network, source, dst):
+    """By no own address and for no client, whatever the rules say."""
+    settings = {"rule": ["allow to self loopback unspecified", "allow"]}
+    port = network.proxy.proxy(**settings)
+    assert NOT_ALLOWED == rep(network, settings, dst, port, source)
+    (line,) = network.proxy.refusals()
+    assert "is this proxy itself, no target of its own" in line
+
+
+def test_nor_by_socks4(network):
+    """The same, CD 91."""
+    port = network.proxy.proxy(rule=["allow"])
+    with Talk(network.proxy.connect("127.0.0.1", port)) as talk:
+        assert 91 == talk.send(socks4(LAN, port)).receive(8)[1]
+
+
+@pytest.mark.parametrize("own", [LAN, "127.0.0.1"])
+def test_a_listener_has_its_own_address_only(network, own):
+    """Another program has the same port of another address, and is reached there."""
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(network.proxy.socket(socket.AF_INET))
+        other.bind((WAN, 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        rules = ["allow to self unspecified loopback", "allow"]
+        settings = {"rule": rules, "listen": ["%s:%d" % (own, port)]}
+        network.proxy.proxy(**settings)
+        for dst, answer in [(WAN, OK), (own, NOT_ALLOWED), ("0.0.0.0", NOT_ALLOWED)]:
+            with Talk(network.proxy.connect(own, port)) as talk:
+                talk.send(GREETING).expect(b"\5\0").send(socks5(dst, port))
+                assert answer == talk.receive_reply5()[0]
+
+
+# The address that a NAT in front has
+
+
+BEHIND_NAT = {"allow_lan": True, "public_address": [PUBLIC]}
+
+
+def test_the_public_address_is_this_host(network):
+    """Where a NAT reflects, it leads back here, past the firewall: refused as ``self`` is."""
+    with Listening(network.outside) as nas:
+        assert NOT_ALLOWED == rep(network, BEHIND_NAT, PUBLIC, nas.port)
+        assert not nas.is_reached()
+        opened = dict(BEHIND_NAT, rule=["allow from private to self port %d" % nas.port, "allow"])
+        assert OK == rep(network, opened, PUBLIC, nas.port)
+        assert PUBLIC == nas.reached()
+        named = dict(BEHIND_NAT, rule=["allow to %s port %d" % (PUBLIC, nas.port), "allow"])
+        assert OK == rep(network, named, PUBLIC, nas.port)
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
+def test_the_proxy_is_not_reached_by_it(network, source):
+    """Its own ports there are no target, whatever the rules say."""
+    settings = dict(BEHIND_NAT, rule=["allow to self", "allow to %s" % PUBLIC, "allow"])
+    port = network.proxy.proxy(**settings)
+    with Listening(network.outside, port) as reflected:
+        assert NOT_ALLOWED == rep(network, settings, PUBLIC, port, source)
+        assert not reflected.is_reached()
+
+
+# On loopback
+
+
+def asked(proxy, dst, port):
+    """Ask *proxy* by SOCKS5; return REP."""
+    with Talk.to(proxy.port) as talk:
+        return talk.send(GREETING).expect(b"\5\0").send(socks5(dst, port)).receive_reply5()[0]
+
+
+def test_a_listener_is_known_from_the_reload_that_opens_it_to_the_one_that_closes_it():
+    """Nobody has to tell the table."""
+    with run_proxy(rule=["allow"]) as proxy:
+        first = proxy.config
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        proxy.reload(first._replace(listen=("127.0.0.1:%d" % proxy.port, "127.0.0.1:%d" % port)))
+        assert [NOT_ALLOWED] * 2 == [asked(proxy, "127.0.0.1", p) for p in (proxy.port, port)]
+        proxy.reload(first._replace(listen=("127.0.0.1:%d" % proxy.port,)))
+        assert REFUSED == asked(proxy, "127.0.0.1", port)
+
+
+def test_given_listeners_are_known_too():
+    """Those of inetd, systemd or a program."""
+    with socket.socket() as given:
+        given.bind(("127.0.0.1", 0))
+        given.listen(5)
+        port = given.getsockname()[1]
+        with run_proxy(listeners=(given,)) as proxy:
+            assert NOT_ALLOWED == asked(proxy, "127.0.0.1", port)
+
+
+def test_two_proxies_may_be_chained():
+    """Of one program: each is a target of the other."""
+    with run_proxy() as outer, run_proxy() as inner, FakeTarget() as target:
+        with Talk.to(outer.port) as talk:
+            assert OK == talk.connect5("127.0.0.1", inner.port)[0]
+            assert OK == talk.connect5("127.0.0.1", target.port)[0]
