@@ -27,9 +27,11 @@ class Network:
 
     def __init__(self, made):
         self.host, self.elsewhere = made.proxy, made.elsewhere
+        # Link-local ones, too: without, a host asks for no neighbour if the packet comes from
+        # an address that is not on the cable.
         made.cable(
-            ("proxy", HERE4 + "/24", HERE6 + "/64"),
-            ("elsewhere", net.PUBLIC4 + "/24", net.PUBLIC6 + "/64"),
+            ("proxy", HERE4 + "/24", HERE6 + "/64", "fe80::c:1/64"),
+            ("elsewhere", net.PUBLIC4 + "/24", net.PUBLIC6 + "/64", "fe80::c:2/64"),
         )
         not_others = (net.PUBLIC4, net.PUBLIC6, net.METADATA_ON_LINK)
         others = [a for a in net.LOCAL if a not in not_others]
