@@ -226,7 +226,7 @@ class Logins:
 
         # With the hash: after a reload an answer says nothing about another one.
         mark = keyed(*credentials, known.text().encode())
-        login.demand(self._turns.waiting(login.row) * self._derivation)
+        login.demand(self._turns.questions_before(login.row, mark) * self._derivation)
         answer = self._turns.wait(conn.alarm(), login.row, mark, login.pause)
         if answer is None:
             try:

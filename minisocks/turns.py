@@ -57,10 +57,14 @@ class Turns:
         """Return how many threads wait, those that have their turn left out."""
         return len(self._queue)
 
-    def waiting(self, groups: Groups) -> int:
-        """Return how many threads of this row wait."""
+    def questions_before(self, groups: Groups, mark: bytes) -> int:
+        """Return how many questions of this row come before *mark*, which a new thread asks.
+
+        Threads that wait for one answer are one question; what is under way is not counted.
+        """
         with self._lock:
-            return len(self._queue.waiting(groups))
+            marks = [waiter.mark for waiter in self._queue.waiting(groups)]
+        return len(set(marks[: marks.index(mark)] if mark in marks else marks))
 
     def wait(
         self, alarm: threading.Event, groups: Groups, mark: bytes, pause: Callable[[], None]

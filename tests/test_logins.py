@@ -826,6 +826,19 @@ def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
     assert other.end() is True
 
 
+def test_connections_that_share_an_answer_are_one_before_a_login(alone, gate):
+    """However long a derivation takes: one answers all of them, so none comes too late."""
+    alone.logins._derivation = 31.0
+    first = alone.begin(ANN)
+    gate.wait()
+    logins = [alone.waiting(ANN) for _ in range(5)]
+    other = alone.waiting(wrong(1))
+    gate.open()
+
+    assert {True} == {login.end() for login in [first, *logins]}
+    assert other.end() is False
+
+
 # Guesses at what is remembered, or known as it is
 
 
