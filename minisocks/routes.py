@@ -32,7 +32,7 @@ __all__ = ["NotSent", "Routes", "drop_of"]
 MAX_LOOKUPS = 8
 MAX_WAITING = 8
 
-#: What asks the program's hook counts as one client of its own.
+#: What asks the program's hook is a group of its own; in it are those of the clients.
 THE_PROGRAM: Groups = (b"program",)
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
@@ -266,7 +266,7 @@ class Routes:
         loop, owner = services.loop, self._owner
         groups: Groups = client.groups
         if question is not None:
-            groups = THE_PROGRAM  # however slow it is, there are threads for clients' names
+            groups = THE_PROGRAM + groups  # however slow it is, names have threads
         waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,

@@ -1,10 +1,12 @@
 """The program's own decisions about datagrams: one for each target, and none holds up another."""
 
+import contextlib
 import threading
 
 import pytest
 
-from support import TIMEOUT, run_proxy
+from minisocks.resolver import MAX_THREADS, THREADS_FACTOR
+from support import TIMEOUT, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, wait_for_drops
 
 V4 = "127.0.0.1"
@@ -72,6 +74,47 @@ def test_a_slow_authorize_delays_no_other_target(target):
                 slow.expect(b"slow")
         finally:
             go_on.set()
+
+
+def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, elsewhere):
+    """The places in which they wait for ``authorize`` are shared, as those of names are."""
+    monkeypatch.setattr("minisocks.resolver.MAX_WAITING", 8)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    asked = []
+
+    def authorize(request):
+        if request.cmd == "UDP_ASSOCIATE" and request.port == 9:
+            asked.append(request.client.host)
+            entered.release()
+            assert go_on.wait(TIMEOUT)
+        return True
+
+    with run_proxy(authorize=authorize) as proxy, contextlib.ExitStack() as stack:
+        stack.callback(go_on.set)
+        greedy = [
+            stack.enter_context(Associated(proxy.port, source="127.2.0.1")) for _ in range(4)
+        ]
+        for number, client in enumerate(greedy):
+            for other in range(8):
+                client.send("127.0.1.%d" % (8 * number + other), 9, b"x")
+        threads = int(MAX_THREADS * THREADS_FACTOR / (1 + THREADS_FACTOR)) + 1
+        for _ in range(threads):
+            assert entered.acquire(timeout=TIMEOUT)
+        # Of the others so many wait as there are places.
+        lost = 32 - threads - 8
+        wait_until(lambda: lost == sum(map(dropped, proxy.records)), "what finds no place")
+        other = stack.enter_context(Associated(proxy.port, source="127.3.0.1"))
+        for number in (100, 101):
+            other.send("127.0.1.%d" % number, 9, b"x")
+        wait_until(lambda: lost + 2 == sum(map(dropped, proxy.records)), "what makes room")
+        assert 0 == dropped(proxy.records[-1])
+        go_on.set()
+        wait_until(lambda: 2 == asked.count("127.3.0.1"), "its questions")
+
+
+def dropped(record):
+    """Return how many datagrams of its client there was no room for."""
+    return record.datagrams.drops.get("no room", 0) if record.datagrams else 0
 
 
 def test_with_authorize_no_other_port_answers(target):
