@@ -189,7 +189,7 @@ def test_it_is_forgotten_by_itself_and_then_the_loop_sleeps(clock):
 
         def after(seconds):
             clock.now += seconds
-            (timer,) = [entry[2] for entry in loop._timers if entry[2].callback is not None]
+            (timer,) = [entry[2] for entry in loop._timers.entries if entry[2].callback is not None]
             timer.callback()
             timer.cancel()
             return len(answers)
@@ -199,10 +199,10 @@ def test_it_is_forgotten_by_itself_and_then_the_loop_sleeps(clock):
         assert 1 == run_in(loop, lambda: after(SWEEP_SECONDS))
         assert 0 == run_in(loop, lambda: after(NAME_SECONDS))
         assert (0, 0) == (answers.bytes, loop.pipes.pending_bytes)
-        assert -1.0 == run_in(loop, loop._seconds_to_timer)
+        assert -1.0 == run_in(loop, loop._timers.seconds_left)
         run_in(loop, lambda: answers.add(b"c.test", FOUND))  # and begins anew
         assert 0 == run_in(loop, lambda: after(NAME_SECONDS))
-        assert -1.0 == run_in(loop, loop._seconds_to_timer)
+        assert -1.0 == run_in(loop, loop._timers.seconds_left)
     finally:
         loop.stop()
 
