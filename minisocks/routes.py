@@ -189,6 +189,7 @@ class Routes:
             except OSError as exc:
                 error = exc.with_traceback(None)  # else it would keep this, and this it
                 if exc.errno in _FOR_ALL_ADDRESSES:
+                    first = None  # the next datagram may find another one
                     break
                 first = first or (short, place)
             else:

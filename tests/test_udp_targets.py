@@ -162,6 +162,27 @@ def test_a_name_that_could_not_be_written_to_is_tried_again(target, monkeypatch)
         assert 2 == proxy.records[-1].datagrams.up
 
 
+def test_no_address_is_kept_because_the_network_takes_nothing_just_now(target, monkeypatch):
+    """The next datagram goes to the address that has a route, and not to the first of the name."""
+    socket_for, is_busy = Association.socket_for, threading.Event()
+
+    def busy(self, size):
+        if is_busy.is_set() and size == 4:
+            raise OSError(errno.ENOBUFS, "no buffer")
+        return socket_for(self, size)
+
+    monkeypatch.setattr(Association, "socket_for", busy)
+    names = Names(a=["2001:db8::1", V4])  # by --source there is no IPv6
+    with proxy_with(names, source=(V4,), rule=("allow",)) as proxy:
+        with Associated(proxy.port) as client:
+            is_busy.set()
+            client.send(b"a.test", target.port, b"lost")
+            wait_for_drops(proxy.records[-1], no_room=1)
+            is_busy.clear()
+            client.send(b"a.test", target.port, b"x")
+            target.expect(b"x")
+
+
 def test_datagrams_wait_for_a_name_and_others_do_not(target):
     """A name that takes its time holds up what is for it, and nothing else; order is kept."""
     names = Names(slow=[V4], quick=[V4])
