@@ -79,7 +79,7 @@ class Associate(Job):
         except OSError:
             exchange.leave(association, client)
             exchange.ports.closed(ip, place[1])
-            services.loop.close_later(relay)
+            services.loop.close_later(relay, frees_port=True)
             raise
         services.loop.submit(association)
 

@@ -21,7 +21,7 @@ from support import (
     two_closed_ports,
     wait_until,
 )
-from udp_client import Associated, UdpTarget, assert_remembers_nobody
+from udp_client import Associated, UdpTarget, assert_remembers_nobody, udp_socket
 
 V4 = "127.0.0.1"
 
@@ -264,8 +264,14 @@ class LeavesBeforeTheReply(Session):
 
     def associated(self, ip, port):
         if self.record.id == 2:
+            self.record.bound = port
             raise BrokenPipeError(errno.EPIPE, "the client has left")
         super().associated(ip, port)
+
+    def gone(self, exc):
+        """Take the port, as another client may in the same round of the loop."""
+        super().gone(exc)
+        udp_socket("127.0.0.1", self.record.bound).close()
 
 
 def test_a_client_that_has_left_by_then_takes_no_place(stack):
