@@ -131,8 +131,9 @@ class Pending:
         if victim is not None:
             self._end(victim, LimitReached(why))
             return
-        text = "hooks hold %d handler threads; clients are refused"
-        self._edge.reached(text, len(self._kept))
+        if not len(self._quota):  # else its network has as many as each other one
+            text = "hooks hold %d handler threads; clients are refused"
+            self._edge.reached(text, len(self._kept))
         raise LimitReached(why)
 
     def _end(self, conn: ClientSocket, why: HandshakeError) -> None:

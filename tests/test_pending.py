@@ -170,6 +170,16 @@ def test_where_no_handshake_can_be_ended_the_newcomer_is_refused(hall, caplog):
     assert 1 == caplog.text.count("handshakes can be taken on again")
 
 
+def test_a_newcomer_that_has_its_share_is_refused_without_a_word_about_hooks(hall, caplog):
+    """No thread is in one: two networks have half of the room each."""
+    pair = hall(4)
+    pair.come(*["10.9.0.1"] * 2 + ["10.1.0.1"] * 2)
+    with pytest.raises(LimitReached):
+        pair.come("10.1.0.2")
+    assert [] == pair.ended()
+    assert "" == caplog.text
+
+
 def test_an_ended_handshake_cannot_go_on(hall):
     """Neither wait nor hook nor relay: its thread hears the reason at each of these steps."""
     where = hall(room=2)
