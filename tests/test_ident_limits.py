@@ -156,7 +156,7 @@ def test_a_client_that_closes_is_not_asked_about_for_long(early, monkeypatch, ta
             talk.expect(NO_IDENTD4 if early else REJECTED4).expect_eof()
     why = "the identd at 127.0.0.1 did not answer in time"
     if not early:
-        why = "its identd did not answer in the 0 s after the client's FIN"
+        why = "its identd did not answer in the 0 s after the FIN of its client"
     assert why in access_log.wait_for("end=refused")
 
 
