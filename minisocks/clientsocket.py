@@ -34,7 +34,8 @@ class ClientSocket:
     Attributes:
         ended: why the handshake is to end, as soon as its thread looks; None: it goes on.
         may_end: whether its thread would notice soon.  Guarded by ``Pending``.
-        has_early_data: whether there are bytes for its target already.
+        has_early_data: whether there are bytes behind what its thread is at: while a password is
+            checked those of its request, then those for its target.
 
     Thread: the handler's, except ``end``; then the loop's.
     """
@@ -114,10 +115,15 @@ class ClientSocket:
             self._alarm = threading.Event()
         return self._alarm
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, has_request: bool = False) -> None:
         """Wait for so long, at most for a second, or until the alarm is set.
 
+        Args:
+            has_request: the client has sent its request.  Then one that only says no more stays
+                for ``FIN_SECONDS``; in any case until the end, if it ``has_early_data``.
+
         Raises:
+            HandshakeTimeout: it is so long behind the client's FIN.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
@@ -129,7 +135,14 @@ class ClientSocket:
         why = "the client left while it waited for an answer"
         if self._has_closed(why):
             self.check()  # ``end`` looks like the client's FIN
-            raise ConnectionResetError(why)
+            if self.has_early_data:
+                return
+            if not has_request:
+                raise ConnectionResetError(why)
+            if time.monotonic() >= self.note_fin():
+                raise HandshakeTimeout(
+                    "no hook could be asked in the %d s after the FIN of its client" % FIN_SECONDS
+                )
 
     @property
     def has_sent_fin(self) -> bool:

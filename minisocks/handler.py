@@ -123,6 +123,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             HandshakeError, OSError: as ``negotiate``.
         """
         session, began = self.session, time.monotonic()
+        session.conn.has_early_data = session.talk.has_trailing_data
         session.proof = session.services.logins.check(session.conn, credentials)
         session.conn.deadline.extend(time.monotonic() - began)
         if session.proof is None:
@@ -139,6 +140,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         """
         session = self.session
         services, client = session.services, session.client
+        session.conn.has_early_data = session.talk.has_trailing_data
         # As of now: of a reload all is seen, or nothing.
         session.access = services.access
         client.user = request.user
@@ -152,7 +154,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             self.count_in()
             return
         conn = session.conn
-        with services.turns.turn(conn, lambda: conn.pause(conn.deadline.remaining())):
+        with services.turns.turn(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
             self.count_in()
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
@@ -191,7 +193,6 @@ class SocksHandler(socketserver.BaseRequestHandler):
         else:
             session.check_rules()
         began = time.monotonic()
-        session.conn.has_early_data = session.talk.has_trailing_data
         confirm(session.conn, request.userid, services.make_room)
         session.waited = time.monotonic() - began
         session.access = services.access

@@ -13,6 +13,7 @@ import minisocks.resolver
 from minisocks import Proxy, ProxyRequest
 from minisocks.resolver import Resolver
 from minisocks.session import Session
+from minisocks.wire import Rep
 from support import (
     GRANTED4,
     GREETING,
@@ -21,6 +22,7 @@ from support import (
     FakeTarget,
     Talk,
     closed_port,
+    failure5,
     handler_with,
     open_descriptors,
     own_threads,
@@ -310,6 +312,36 @@ def test_a_slow_authorize_delays_nobody_else(target):
         slow.go_on.set()
         for talk in talks:
             assert 5 == talk.receive_reply5()[0]
+
+
+@pytest.mark.parametrize("early", [b"", b"all"])
+@pytest.mark.parametrize("hook", ["authenticate", "authorize"])
+def test_a_client_that_says_no_more_is_served_where_hooks_decide(hook, early, target):
+    """Its FIN is no reason to forget it: it has said all, and wants to hear."""
+    with run_proxy(**{hook: lambda *args: True}) as proxy, Talk.to(proxy.port) as talk:
+        request = socks5("127.0.0.1", target.port) + early
+        if hook == "authenticate":
+            talk.send(b"\x05\x01\x02" + password_message(b"ann", b"secret") + request).finish()
+            talk.expect(b"\x05\x02\x01\x00")
+        else:
+            talk.send(GREETING + request).finish().expect(b"\x05\x00")
+        assert 0 == talk.receive_reply5()[0]
+        assert early == talk.rest()
+
+
+def test_a_client_that_closes_does_not_wait_for_a_hook_for_long(monkeypatch, elsewhere):
+    """Some seconds behind its FIN it is refused, and takes no hook's time."""
+    monkeypatch.setattr("minisocks.clientsocket.FIN_SECONDS", 0.0)
+    slow = Slow(True, lambda request: True)
+    with run_proxy(authorize=slow, max_handshakes=4) as proxy, contextlib.ExitStack() as stack:
+        stack.callback(slow.go_on.set)
+        first = stack.enter_context(Talk.to(proxy.port, "127.0.0.1", ("127.2.0.1", 0)))
+        first.send(GREETING + socks5("127.0.0.1", closed_port())).expect(b"\x05\x00")
+        wait_until(lambda: slow.waiting)
+        second = stack.enter_context(Talk.to(proxy.port, "127.0.0.1", ("127.2.0.1", 0)))
+        second.send(GREETING + socks5("127.0.0.1", closed_port())).finish()
+        second.expect(b"\x05\x00" + failure5(Rep.TTL_EXPIRED)).expect_eof()
+        assert 1 == len(slow.waiting)
 
 
 def test_a_client_that_leaves_while_authorize_ponders_is_just_gone(target):
