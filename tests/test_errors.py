@@ -113,7 +113,7 @@ def test_numbers_are_those_of_the_documents(enum, numbers):
         (Address(b"a.example", 80, Atyp.DOMAINNAME), "'a.example':80"),
         # An address sent as a name is shown as it was sent.
         (Address(b"127.0.0.1", 80, Atyp.DOMAINNAME), "'127.0.0.1':80"),
-        (Address(b"\xff\n'", 80, Atyp.DOMAINNAME), '"\\xff\\n\'":80'),
+        (Address(b"\xff\n'", 80, Atyp.DOMAINNAME), "'\\xff\\n\\x27':80"),
     ],
 )
 def test_address_is_shown_safely(address, shown):

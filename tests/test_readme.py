@@ -67,6 +67,8 @@ def test_no_command_uses_a_folder_that_all_users_share():
     for path in documents:
         with open(path, encoding="utf-8") as file:
             text = file.read()
+        # But for the one of this user that minisocks makes, and in which no other may write.
+        text = text.replace("/tmp/minisocks-UID", "")
         assert [] == re.findall(r"(?m)^ {2,}.*[\s:]/tmp/.*$|^.*--[a-z-]+[ =]/tmp/.*$", text), path
 
 

@@ -7,7 +7,7 @@ import pytest
 import minisocks.rate
 from minisocks.compat import READ
 from minisocks.rated import RatedAssociation
-from support import TIMEOUT, Talk, run_proxy, wait_until
+from support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, associations, header, in_loop
 
 V4, V6 = "127.0.0.1", "::1"
@@ -162,13 +162,13 @@ def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
     """A client has one bucket in each direction, whatever it does; another one has its own."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target, b"x" * 100)
-        with Associated(proxy.port) as second, Talk.to(proxy.port) as talk:
+        with Associated(proxy.port) as second, Talk.to(proxy.port) as talk, FakeTarget() as echo:
             second.expect_to_work(target, b"x" * 200)
             wait_until(lambda: 2 == len(associations(proxy)))
             (throttle,) = proxy.services.rates._throttles.values()
             assert 2 == throttle.pairs
             assert ((300, 300), (300, 300)) == spent(proxy)
-            talk.connect5(V4, proxy.port)
+            talk.connect5(V4, echo.port)
             wait_until(lambda: 3 == throttle.pairs)
             with Associated(proxy.port, source="127.0.0.2") as another:
                 another.expect_to_work(target, b"x" * 400)

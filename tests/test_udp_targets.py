@@ -100,9 +100,9 @@ def decisions(monkeypatch):
     """The addresses that the rules are asked about."""
     asked, decide = [], Rules.decide
 
-    def counting(self, client, ver, cmd, dst, ip):
+    def counting(self, client, ver, cmd, dst, ip, scope=0):
         asked.append(ip)
-        return decide(self, client, ver, cmd, dst, ip)
+        return decide(self, client, ver, cmd, dst, ip, scope)
 
     monkeypatch.setattr(Rules, "decide", counting)
     return asked
