@@ -177,9 +177,8 @@ class ClientSocket:
         while True:
             now, fin_until = time.monotonic(), self._goes_on_until
             if fin_until is not None and now >= fin_until:
-                raise HandshakeTimeout(
-                    "its identd did not answer in the %d s after the FIN of its client" % FIN_SECONDS
-                )
+                why = "its identd did not answer in the %d s after the FIN of its client"
+                raise HandshakeTimeout(why % FIN_SECONDS)
             left = (until if fin_until is None else min(until, fin_until)) - now
             if left <= 0:
                 raise socket.timeout("timed out")

@@ -160,9 +160,9 @@ def test_who_owes_for_a_name_waits(frozen, target):
 
 def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
     """A client has one bucket in each direction, whatever it does; another one has its own."""
-    with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
+    with run_proxy(rate=10**6) as proxy, FakeTarget() as echo, Associated(proxy.port) as client:
         client.expect_to_work(target, b"x" * 100)
-        with Associated(proxy.port) as second, Talk.to(proxy.port) as talk, FakeTarget() as echo:
+        with Associated(proxy.port) as second, Talk.to(proxy.port) as talk:
             second.expect_to_work(target, b"x" * 200)
             wait_until(lambda: 2 == len(associations(proxy)))
             (throttle,) = proxy.services.rates._throttles.values()
