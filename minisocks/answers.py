@@ -1,4 +1,4 @@
-"""What name servers have said of late: one table for all who look names up, bounded in bytes."""
+"""What name servers have said of late: one table for all look-ups, bounded in bytes."""
 
 import collections
 import time

@@ -1,7 +1,7 @@
 """The second to fourth attempts of all dials: only while there are descriptors, and given up first.
 
 A connection is promised two descriptors, for its client and its target.  A dial that tries
-several addresses at once takes up to five, which nobody else may miss.
+several addresses at once takes up to five, which others may not miss.
 """
 
 import time

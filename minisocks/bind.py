@@ -1,7 +1,7 @@
 """BIND: from a request to a listener, and from that to a pair; or to the reply that says why not.
 
 For protocols whose servers connect back, as FTP in active mode (RFC 1928 section 4, the
-SOCKS4 memo).  One connection, from whom the client names.  Whoever else connects is reset, and
+SOCKS4 memo).  One connection, from the peer that the client names.  Any other peer is reset, and
 the client waits on; by SOCKS4 it ends it, as the memo says.
 """
 

@@ -1,7 +1,7 @@
 """Open what the settings name, and not what another user has put there instead.
 
 A log file, a pidfile or a socket may be in a folder where others can make files, as /tmp.
-Another user who knows the name can be first, with a file of their own, or with a link to one
+Another user that knows the name can be first, with a file of its own, or with a link to one
 of ours, to which we would write.  The one place in which such a file is opened; a test proves it.
 
 Imports next to nothing: ``--ensure`` uses it every minute.
@@ -62,7 +62,7 @@ def demand_trusted(path: str, owner: "Optional[int]" = None, follows: bool = Tru
 
     Args:
         follows: also if it is a link itself.
-        owner: the number of a user who is trusted besides root and this one.
+        owner: the number of a user that is trusted besides root and this one.
 
     Raises:
         OSError: it is; or there is no such folder.

@@ -4,7 +4,7 @@ A connection to such an address comes in over loopback, past the firewall that k
 from this host.  So the question is not which addresses interfaces have, but where the
 connection would go: with the scope, and with ``--interface``, ``--mark`` and ``--source``.
 An answer is kept until the kernel reports that an address, a route, a rule or an interface
-has changed.  Whatever cannot be answered is None, "in doubt", which nobody may take for no.
+has changed.  Whatever cannot be answered is None, "in doubt", which is not a no.
 
 Where there is no netlink, a UDP socket is connected instead, which sends nothing: to one of
 its own addresses this host goes from that address.
@@ -62,7 +62,7 @@ class _Netlink:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the number, and who reads
+        self._lock = threading.Lock()  # guards the number, and reading
         self._number = 0
         self._answers: Dict[Any, bool] = {}
         self._asker = _open(0)
@@ -94,7 +94,7 @@ class _Netlink:
         return self._answers
 
     def _drain(self) -> None:
-        """Take what has been heard; the answers go before each, so that nobody finds them after."""
+        """Take what has been heard; the answers go before each, so that none is found after."""
         try:
             while self._news.recv(1, socket.MSG_PEEK):
                 self._answers = {}

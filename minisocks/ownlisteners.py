@@ -31,12 +31,12 @@ class _Row(NamedTuple):
 class OwnListeners:
     """The TCP listeners of one proxy, by port.  Any thread.
 
-    A listener is in it from the time its server is made until it is closed, which nobody has
-    to tell.
+    A listener is in it from the time its server is made until it is closed, which it
+    finds out by itself.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # for who changes it; the dict is replaced as a whole
+        self._lock = threading.Lock()  # for changes; the dict is replaced as a whole
         self._by_port: Dict[int, Tuple[_Row, ...]] = {}
 
     def add(self, sock: socket.socket) -> None:

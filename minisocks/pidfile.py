@@ -87,7 +87,7 @@ def _directories() -> "Iterator[str]":
 
 
 def _is_own(directory: str) -> bool:
-    """Return whether it is this user's, and nobody else may enter it; no link to one either."""
+    """Return whether it is this user's, and no other user may enter it; not a link to one."""
     try:
         status = os.lstat(directory)
     except OSError:

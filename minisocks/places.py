@@ -118,7 +118,7 @@ class Places:
     ) -> None:
         rows = list(rows)
         alone = Networks("", "", [row for row in rows if not row[1]])
-        #: Whether it has a network so wide that nobody means all that is in it: 0.0.0.0/0, ::/1.
+        #: Whether it has a network so wide that not all in it can be meant: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         # Of a range, single addresses are left only at its ends, which are written down.
         named = METADATA.rows() if are_clients or "metadata" in sets else rows
