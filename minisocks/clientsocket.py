@@ -120,7 +120,7 @@ class ClientSocket:
 
         Args:
             has_request: the client has sent its request.  Then one that only says no more stays
-                for ``FIN_SECONDS``; in any case until the end, if it ``has_early_data``.
+                for ``FIN_SECONDS``; until the end, if it ``has_early_data``.
 
         Raises:
             HandshakeTimeout: it is so long behind the client's FIN.
@@ -135,11 +135,9 @@ class ClientSocket:
         why = "the client left while it waited for an answer"
         if self._has_closed(why):
             self.check()  # ``end`` looks like the client's FIN
-            if self.has_early_data:
-                return
             if not has_request:
                 raise ConnectionResetError(why)
-            if time.monotonic() >= self.note_fin():
+            if not self.has_early_data and time.monotonic() >= self.note_fin():
                 raise HandshakeTimeout(
                     "no hook could be asked in the %d s after the FIN of its client" % FIN_SECONDS
                 )

@@ -61,7 +61,7 @@ class _Login:
         if time.monotonic() + seconds > self._until:
             raise NotChecked("the password cannot be checked in time; try again in a minute")
 
-    def pause(self, seconds: float = MOST_SECONDS) -> None:
+    def pause(self, seconds: float = MOST_SECONDS, has_request: bool = False) -> None:
         """Wait for so long, or for a shorter time; see ``ClientSocket.pause``.
 
         Raises:
@@ -70,7 +70,11 @@ class _Login:
             OSError: the client has left.
         """
         self.demand(0.0)
-        self.conn.pause(seconds)
+        self.conn.pause(seconds, has_request)
+
+    def pause_for_hook(self) -> None:
+        """Wait likewise; a client that has sent its request already, and FIN, stays."""
+        self.pause(has_request=self.conn.has_early_data)
 
 
 class Logins:
@@ -206,7 +210,7 @@ class Logins:
             answer = self._derive(login, users, known)
             if answer is not False or not users.may_take_long:
                 return answer
-        with self._hook_turns.turn(conn, login.pause), self._pending.busy(conn):
+        with self._hook_turns.turn(conn, login.pause_for_hook), self._pending.busy(conn):
             is_right = users.verify(credentials, conn.client)
             if not is_right:
                 self.failed(conn.client, credentials.user)

@@ -100,10 +100,10 @@ class Conn(ClientSocket):
         self.talk = Talk(theirs)
         self.pauses = 0
 
-    def pause(self, seconds):
+    def pause(self, seconds, has_request=False):
         """Count it, too."""
         self.pauses += 1
-        super().pause(seconds)
+        super().pause(seconds, has_request)
 
     def close(self):
         """Close both ends."""
@@ -118,10 +118,10 @@ class Patient(Conn):
         super().__init__(host)
         self._alone = alone
 
-    def pause(self, seconds):
+    def pause(self, seconds, has_request=False):
         """Have the time pass, unless its turn has come."""
         if self.alarm().is_set():
-            super().pause(seconds)
+            super().pause(seconds, has_request)
         else:
             self._alone.now += seconds
             self._alone.waits.append(seconds)
@@ -1354,9 +1354,9 @@ def test_guesses_by_socks_are_slowed_with_user_only(target, monkeypatch):
     """After three wrong ones the answer to the next one, a right one, is not there at once."""
     pauses, pause = [], ClientSocket.pause
 
-    def noted(conn, seconds):
+    def noted(conn, seconds, *args):
         pauses.append((conn.client.host, seconds))
-        pause(conn, seconds)
+        pause(conn, seconds, *args)
 
     monkeypatch.setattr(ClientSocket, "pause", noted)
     with run_proxy(user=("ann:secret", "bob:hunter2")) as proxy:
