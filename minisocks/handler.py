@@ -195,6 +195,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         began = time.monotonic()
         confirm(session.conn, request.userid, services.make_room)
         session.waited = time.monotonic() - began
+        session.conn.deadline.extend(session.waited)
         session.access = services.access
         session.check_user()
         if request.user is None:

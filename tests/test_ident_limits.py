@@ -121,6 +121,25 @@ def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target)
         assert before + 30.0 <= until <= after + 30.0
 
 
+def test_its_time_is_not_the_handshake_s(monkeypatch, target):
+    """Where a hook decides behind it, which the client waits for no longer than for a handshake."""
+    conns, wait_for = [], ClientSocket.wait_for
+
+    def spy(conn, sock, mask, until):
+        conns.append(conn)
+        wait_for(conn, sock, mask, until)
+
+    def late(talk, theirs, ours):
+        wait_until(lambda: conns and conns[0].deadline.at < time.monotonic(), "its end")
+        says_user(b"ann")(talk, theirs, ours)
+
+    monkeypatch.setattr(ClientSocket, "wait_for", spy)
+    settings = {"ident": True, "handshake_timeout": 2.0, "authorize": lambda request: True}
+    with identd(monkeypatch, late), run_proxy(**settings) as proxy, Talk.to(proxy.port) as talk:
+        talk.send(socks4("127.0.0.1", target.port, b"ann"))
+        assert GRANTED4 == talk.receive(8)[:2]
+
+
 def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
     """The client hears 91, for its identd is not to blame; and later ones are asked again."""
     with identd(monkeypatch, says_user(b"ann")) as server, run_proxy(ident=True) as proxy:
