@@ -327,6 +327,11 @@ class Queue(Generic[_Item]):
             self._counts[path[:level]] = self._counts.get(path[:level], 0) + 1
         return item, path
 
+    @property
+    def has_next(self) -> bool:
+        """Whether ``take`` would return something."""
+        return bool(self._length) and self._first(self._waiting, ()) is not None
+
     def done(self, groups: Groups) -> None:
         """Count out what ``take`` returned."""
         self._running.remove(groups)

@@ -249,14 +249,26 @@ class Resolver:
         if taken is None:
             return None
         self._waiting.remove(*taken)
+        if self._queue.has_next:
+            self._find_another()
         return taken[0]
 
-    def _start_thread(self, lookup: Lookup) -> None:
+    def _find_another(self) -> None:
+        """Have another thread than this one take what is next.
+
+        The end of one lookup may let several begin: this host's, when no other has any left.
+        """
+        if self._threads - len(self._busy) > 1:
+            self._changed.notify()
+        elif self._threads < MAX_THREADS:
+            self._start_thread(None)
+
+    def _start_thread(self, lookup: Optional[Lookup]) -> None:
         try:
             start_thread(self._work, "resolver", self._runs_hooks)
         except RuntimeError as exc:
             self._most_threads = self._threads
-            if not self._threads:
+            if lookup is not None and not self._threads:
                 self._forget(lookup)
                 raise DialError(
                     "no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE

@@ -369,6 +369,25 @@ def test_some_threads_are_this_hosts():
         assert MAX_THREADS - 8 == len(slow.asked)
 
 
+def test_this_host_has_all_threads_as_soon_as_no_other_client_has_any():
+    """The last name of another client ends, and all that waits begins, not one for it."""
+    last = threading.Event()
+
+    def getaddrinfo(name, *args):
+        if name == b"last.test":
+            assert last.wait(TIMEOUT)
+            return [TCP4]
+        return slow(name)
+
+    with hanging() as slow, Asker(getaddrinfo) as asker:
+        asker.submit(b"last.test", client=HONEST)
+        for _ in range(MAX_THREADS):
+            asker.submit(b"slow.test")
+        wait_until(lambda: SHARE == len(slow.asked), "those that may")
+        last.set()
+        wait_until(lambda: MAX_THREADS == len(slow.asked), "all of them")
+
+
 def test_who_has_most_names_waiting_makes_room():
     """Its oldest is REP 01, as is its own next one; others still may wait, and who leaves may."""
     with hanging() as slow, Asker(slow) as asker:
