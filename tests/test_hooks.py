@@ -329,7 +329,7 @@ def test_a_client_that_says_no_more_is_served_where_hooks_decide(hook, early, ta
         assert early == talk.rest()
 
 
-def test_a_client_that_closes_does_not_wait_for_a_hook_for_long(monkeypatch, elsewhere):
+def test_a_client_that_closes_does_not_wait_for_a_hook_for_long(monkeypatch, other_networks):
     """Some seconds behind its FIN it is refused, and takes no hook's time."""
     monkeypatch.setattr("minisocks.clientsocket.FIN_SECONDS", 0.0)
     slow = Slow(True, lambda request: True)

@@ -76,7 +76,7 @@ def test_a_slow_authorize_delays_no_other_target(target):
             go_on.set()
 
 
-def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, elsewhere):
+def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_networks):
     """The places in which they wait for ``authorize`` are shared, as those of names are."""
     monkeypatch.setattr("minisocks.resolver.MAX_WAITING", 8)
     entered, go_on = threading.Semaphore(0), threading.Event()
