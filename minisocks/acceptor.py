@@ -27,6 +27,8 @@ PATIENCE_SECONDS = 0.002
 MAX_WAITING = 64
 #: With no descriptor left, how long until accept is tried again.
 RETRY_SECONDS = 0.05
+#: The same when handshakes have been ended for it.
+END_SECONDS = 0.01
 #: How long ``stop`` waits for threads that a hook may hold.
 STOP_SECONDS = 5.0
 #: How long ``change`` waits for a leader, when all threads are in hooks.
@@ -338,7 +340,8 @@ class Acceptor:
         """Wait for descriptors, not for clients: accept would fail at once, for ever."""
         if not self._services.make_room():
             self._descriptors.reached("accept: %s; waiting for connections to end", reason)
-            self._stopping.wait(RETRY_SECONDS)
+            has_ended = self._services.pending.end_some()
+            self._stopping.wait(END_SECONDS if has_ended else RETRY_SECONDS)
 
 
 def _serve(server: Any, request: Any, address: Any) -> None:

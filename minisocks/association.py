@@ -164,13 +164,22 @@ class Association(Job):
         if self._routes is not None:
             self._routes.known.forget_decisions()
 
-    def free_targets(self) -> None:
-        """Close the sockets to targets; the next datagram opens one again."""
+    def free_targets(self, now: bool = False) -> None:
+        """Close the sockets to targets; the next datagram opens one again.
+
+        Args:
+            now: not at the end of the round, because their descriptors are wanted.
+        """
         if self._routes is not None:
             self._routes.forget()
         for sock in self._targets.values():
-            self._loop.close_later(sock)
+            if now:
+                self._loop.unwatch(sock.fileno())
+                close_quietly(sock)
+            else:
+                self._loop.close_later(sock)
         self._targets = {}
+        self._services.exchange.reaches(self, self._record.client, False)
         if self.idle is not None:
             self.idle.cancel()
             self.idle = None
@@ -332,6 +341,7 @@ class Association(Job):
             close_quietly(sock)
             raise
         self._targets[size] = sock
+        services.exchange.reaches(self, self._record.client, True)
         seconds = services.access.config.idle_timeout
         if seconds is not None and self.idle is None:
             self.idle = TargetsIdle(self._loop, self, self._record, seconds)

@@ -45,6 +45,8 @@ class Exchange:
         self._associations: Quota[Any] = Quota(0, age=_last_used)
         self._held = Allowance(MAX_HELD_BYTES, HELD_FACTOR)
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
+        #: Those that have sockets to targets, which the budget of descriptors does not know.
+        self._reaching: Quota[Any] = Quota(0, fewer=1, age=_last_used)
         self._option = ""
         self._weight = 0
         self.ports = Ports("--udp-ports", make_room)
@@ -70,7 +72,7 @@ class Exchange:
         ports = self.ports.count
         if ports is not None and ports < most:
             most, self._option = ports, "--udp-ports %s" % self.ports
-        self._associations.most = most
+        self._associations.most = self._reaching.most = most
         limit = config.memory_limit
         share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE
         self._held.most = min(MAX_HELD_BYTES, share)
@@ -98,6 +100,23 @@ class Exchange:
     def leave(self, association: Any, client: Client) -> None:
         """Count *association* out."""
         self._associations.remove(association, client.groups)
+
+    def reaches(self, association: Any, client: Client, has_sockets: bool) -> None:
+        """Take note whether *association* has sockets to targets now."""
+        self._reaching.remove(association, client.groups)
+        if has_sockets:
+            self._reaching.add(association, client.groups)
+
+    def take_back(self) -> bool:
+        """Have an association close its sockets to targets now; return whether there was one.
+
+        Of the largest network, the one without a datagram for longest.  Its next datagram opens
+        one again.
+        """
+        association = self._reaching.victim(())
+        if association is not None:
+            association.free_targets(now=True)
+        return association is not None
 
     def hold(self, client: Client, count: int) -> bool:
         """Count so many bytes in that wait; False if there is no room for them."""

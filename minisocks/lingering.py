@@ -4,7 +4,7 @@ import socket
 from typing import Optional
 
 from minisocks.client import THIS_HOST, Groups
-from minisocks.compat import READ, unblock
+from minisocks.compat import READ, close_quietly, unblock
 from minisocks.loop import Job, Loop, Timer
 from minisocks.quota import Quota
 
@@ -65,6 +65,12 @@ class Lingering(Job):
             self._timer.cancel()
         self._close()
 
+    def close_now(self) -> None:
+        """Close, because the descriptor is wanted at once, and not at the end of the round."""
+        self._loop.unwatch(self._sock.fileno())
+        close_quietly(self._sock)
+        self.abort("")
+
     def _close(self) -> None:
         if self._porch is not None:
             self._porch.leave(self)
@@ -98,6 +104,16 @@ class Porch:
                 return
             victim.abort("no room")
         self._quota.add(one, one.groups)
+
+    def take_back(self) -> bool:
+        """Close one of the largest network now, for its descriptor; return whether there was one.
+
+        It has had its reply.
+        """
+        victim = self._quota.victim(())
+        if victim is not None:
+            victim.close_now()
+        return victim is not None
 
     def leave(self, one: Lingering) -> None:
         """Count *one* out."""

@@ -13,6 +13,11 @@ from minisocks.quota import Quota
 
 __all__ = ["Pending"]
 
+#: Without a descriptor, one handshake of so many is ended at once: one alone would leave others
+#: behind those that come faster.
+ENDED_PART = 8
+_NO_DESCRIPTOR = "there are too many unfinished handshakes for the descriptors that there are"
+
 
 class Pending:
     """All handshakes that are not finished.
@@ -111,6 +116,21 @@ class Pending:
                 conn.may_end = False
                 if self._quota.remove(conn, conn.client.groups):
                     self._kept[conn] = None
+
+    def end_some(self) -> bool:
+        """End an eighth of them, because no descriptor is left; return whether there were any.
+
+        One of the largest network after the other, as for a newcomer that has nothing yet.
+        Their threads close their sockets, a moment later.
+        """
+        with self._lock:
+            count = max(1, len(self._quota) // ENDED_PART)
+            for done in range(count):
+                victim = self._quota.victim(())
+                if victim is None:
+                    return done > 0
+                self._end(victim, LimitReached(_NO_DESCRIPTOR))
+            return True
 
     def close(self) -> None:
         """End all handshakes, and those to come."""

@@ -95,10 +95,16 @@ class Services:
     def make_room(self) -> bool:
         """Close descriptors of less worth than the one that is wanted; return whether there were.
 
-        Pipes that are only kept for later; where there is none, an extra attempt of a dial.
+        Pipes that are only kept for later; where there is none, an extra attempt of a dial, a
+        refused client that is still heard out, or what an association has beside its own two.
         Thread: any.
         """
         return bool(run_in(self.loop, self._make_room))
 
     def _make_room(self) -> bool:
-        return self.loop.pipes.close_spare() or self.attempts.take_back()
+        return (
+            self.loop.pipes.close_spare()
+            or self.attempts.take_back()
+            or self.porch.take_back()
+            or self.exchange.take_back()
+        )

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 #: Descriptors that the process may have: its own and about thirty.
-LIMIT = 48
+LIMIT = 40
 PREFIX = ["sh", "-c", 'ulimit -n %d && exec "$@"' % LIMIT, "sh"]
 FULL, AGAIN = "at capacity: accept", "accepting again"
 
