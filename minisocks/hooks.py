@@ -81,7 +81,7 @@ Authorize = Callable[[ProxyRequest], bool]
 #: a list.  None: ask the system, as without the hook.  Nothing in it, or OSError:
 #: there is no such host (REP 04).  Never asked for what is an address already.
 #: What it returns is held against the rules.  Thread: one of the resolver's, of
-#: which there are 16.
+#: which there are 64.
 Resolve = Callable[[str], Optional[Iterable[str]]]
 
 #: ``on_connection(record)``: told of each connection that has ended and had said

@@ -32,8 +32,9 @@ __all__ = ["NotSent", "Routes", "drop_of"]
 MAX_LOOKUPS = 8
 MAX_WAITING = 8
 
-#: What asks the program's hook is a group of its own; in it are those of the clients.
-THE_PROGRAM: Groups = (b"program",)
+#: What asks the program's hook about a client's target counts as of another network than the
+#: client's own, which has a name of this kind.
+THE_PROGRAM = b"program "
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
@@ -267,7 +268,8 @@ class Routes:
         loop, owner = services.loop, self._owner
         groups: Groups = client.groups
         if question is not None:
-            groups = THE_PROGRAM + groups  # however slow it is, names have threads
+            # However slow it is, there are threads for clients' names, and for others' targets.
+            groups = (THE_PROGRAM + groups[0],) + groups[1:]
         waiting: List[bytes] = []
         self._lookups[key] = services.resolver.submit(
             dst.host,

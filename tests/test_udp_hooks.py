@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from minisocks.resolver import MAX_THREADS, THREADS_FACTOR
+from minisocks.routes import MAX_LOOKUPS
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, wait_for_drops
 
@@ -103,18 +104,43 @@ def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_netw
         # Of the others so many wait as there are places.
         lost = 32 - threads - 8
         wait_until(lambda: lost == sum(map(dropped, proxy.records)), "what finds no place")
-        other = stack.enter_context(Associated(proxy.port, source="127.3.0.1"))
+        other = stack.enter_context(Associated(proxy.port, source="127.2.9.1"))
         for number in (100, 101):
             other.send("127.0.1.%d" % number, 9, b"x")
         wait_until(lambda: lost + 2 == sum(map(dropped, proxy.records)), "what makes room")
         assert 0 == dropped(proxy.records[-1])
         go_on.set()
-        wait_until(lambda: 2 == asked.count("127.3.0.1"), "its questions")
+        wait_until(lambda: 2 == asked.count("127.2.9.1"), "its questions")
 
 
 def dropped(record):
     """Return how many datagrams of its client there was no room for."""
     return record.datagrams.drops.get("no room", 0) if record.datagrams else 0
+
+
+def test_a_client_whose_targets_authorize_ponders_is_only_in_its_own_way(other_networks, target):
+    """It has a part of the threads that ask the program, and not all that there are for it."""
+    go_on, pondered = threading.Event(), threading.Semaphore(0)
+
+    def authorize(request):
+        if request.host == "127.0.0.7":
+            pondered.release()
+            go_on.wait()
+        return True
+
+    with run_proxy(authorize=authorize, rule=["allow to 127.0.0.0/8"]) as proxy:
+        with contextlib.ExitStack() as stack:
+            stack.callback(go_on.set)
+            greedy = [
+                stack.enter_context(Associated(proxy.port, source="127.66.0.1")) for _ in range(3)
+            ]
+            for client in greedy:
+                for port in range(1, 1 + MAX_LOOKUPS):
+                    client.send("127.0.0.7", port, b"x")
+            for _ in range(13):
+                assert pondered.acquire(timeout=TIMEOUT)
+            with Associated(proxy.port, source="127.1.0.1") as other:
+                other.expect_to_work(target)
 
 
 def test_with_authorize_no_other_port_answers(target):
