@@ -70,15 +70,23 @@ def _warn_of_writers(
     """
     for name in dict.fromkeys([path, users_file or "", *lists]):
         try:
-            mode = os.stat(name).st_mode
+            status = os.stat(name)
+            folder = os.stat(os.path.dirname(os.path.abspath(name)))
         except OSError:
             continue  # there is none, or to read it says why not
-        who = "others" if mode & stat.S_IWOTH else ""
-        if name == users_file and mode & stat.S_IWGRP:
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        what = "%s decides about clients, and " % name
+        who = "others" if status.st_mode & stat.S_IWOTH else ""
+        if name == users_file and status.st_mode & stat.S_IWGRP:
             who = who or "its group"
-        if who and stat.S_ISREG(mode):
-            told = name, who, name
-            warn("%s decides about clients, and %s may write it: chmod go-w %s" % told)
+        if who:
+            warn(what + "%s may write it: chmod go-w %s" % (who, name))
+        if status.st_uid not in (0, getattr(os, "geteuid", int)()):
+            told = status.st_uid, name
+            warn(what + "user %d may write it: give it to root or this user, chown %s" % told)
+        if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+            warn(what + "others may put another one there: its folder is theirs to write")
 
 
 def pidfile_of(given: Dict[str, Any]) -> str:

@@ -360,6 +360,24 @@ def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, m
     assert 2 * len(expected) == sum("may write it" in line for line in command.lines)
 
 
+def test_a_folder_that_others_can_write_is_worth_a_warning(users_file):
+    """They may put another file in the place of this one, unless the folder is sticky."""
+    folder = os.path.dirname(str(users_file))
+    for mode, count in ((0o777, 1), (0o1777, 0), (0o755, 0)):
+        os.chmod(folder, mode)
+        err = run_command("check", "--users-file", str(users_file))[2]
+        assert count == err.count("decides about clients, and others may put another one there")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a file away")
+def test_a_file_of_another_user_is_worth_a_warning(users_file):
+    """Its owner may write it; root's is as good as this user's own."""
+    for uid, count in ((4242, 1), (0, 0)):
+        os.chown(str(users_file), uid, -1)
+        err = run_command("check", "--users-file", str(users_file))[2]
+        assert count == err.count("decides about clients, and user 4242 may write it")
+
+
 def test_other_files_that_all_can_write_are_worth_a_warning(tmp_path):
     """The settings, and a list of a rule; the group of these may be their owner's own."""
     settings, names = tmp_path / "ini", tmp_path / "names"
