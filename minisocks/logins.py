@@ -33,6 +33,8 @@ log = logging.getLogger("minisocks")
 
 #: How long a client waits for its password to be checked, at most: twice the longest penalty.
 MOST_SECONDS = 60.0
+#: From so many failures on a group is not without any.
+HALF = 0.5
 #: How long others run when a derivation makes a pause: a tenth of a millisecond, about.
 YIELD_SECONDS = 0.00005
 
@@ -179,11 +181,17 @@ class Logins:
         """Return how long *login* has to wait before it is checked.  Locked."""
         if not self._penalties:
             return 0.0
-        now = self._clock()
-        return max(
-            self._penalties.wait_seconds(_key(scope, login.row), now, *scope[1:])
-            for scope in scopes_of(login.row[:-1])
-        )
+        now, failed = self._clock(), self._penalties
+        scopes = scopes_of(login.row[:-1])
+        keys = [_key(scope, login.row) for scope in scopes]
+        waits = [failed.wait_seconds(keys[0], now, *scopes[0][1:])]
+        # In a group that has to wait, a login from a part of it without failures is before those
+        # that have made them: else it would have to be lucky among all that wait.
+        guilty = sum(failed.score(key, now) >= HALF for key in keys[:-1])
+        for key, scope in zip(keys[1:], scopes[1:]):
+            part = 0.5 + 0.5 * guilty / (len(keys) - 1)
+            waits.append(failed.wait_seconds(key, now, *scope[1:], part=part))
+        return max(waits)
 
     def _count_failure(self, row: Groups) -> int:
         """Return how many failures *row* has with this one.  Locked."""

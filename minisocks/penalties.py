@@ -82,11 +82,20 @@ class Penalties:
         return score * math.pow(0.5, (now - at) / HALF_LIFE_SECONDS)
 
     def wait_seconds(
-        self, key: bytes, now: float, free: int = FREE, most: float = MOST_SECONDS
+        self,
+        key: bytes,
+        now: float,
+        free: int = FREE,
+        most: float = MOST_SECONDS,
+        part: float = 1.0,
     ) -> float:
-        """Return how long, from *now*, the next try has to wait: since the last failure."""
+        """Return how long, from *now*, the next try has to wait: since the last failure.
+
+        Args:
+            part: of the whole time.
+        """
         score, at = self._failed.get(key, (0.0, now))
         if round(score) < free:
             return 0.0
         delay = min(FIRST_SECONDS * 2.0 ** (round(score) - free), most)
-        return max(0.0, at + delay - now)
+        return max(0.0, at + part * delay - now)
