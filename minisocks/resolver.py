@@ -8,6 +8,7 @@ Clients share the threads and the places to wait (``quota``): one that asks for 
 names whose server is gone is only in its own way.
 """
 
+import _socket
 import socket
 import threading
 import time
@@ -40,6 +41,11 @@ STUCK_SECONDS = 5.0
 IDLE_SECONDS = 10.0
 #: How long ``close`` waits for lookups that are the program's own code.
 CLOSE_SECONDS = 5.0
+
+#: The one that ``socket.getaddrinfo`` calls.  That makes a second list of what this returns, in
+#: Python: of long answers, threads that are at it at the same time have two MiB each, and the
+#: C library keeps those.
+_getaddrinfo = getattr(_socket, "getaddrinfo", socket.getaddrinfo)
 
 _TOO_MANY = "too many names are being looked up"
 
@@ -124,12 +130,12 @@ class Resolver:
 
     def __init__(
         self,
-        getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+        getaddrinfo: Callable[..., Any] = _getaddrinfo,
         waits_when_closed: bool = False,
     ) -> None:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
-        self._runs_hooks = waits_when_closed or getaddrinfo is not socket.getaddrinfo
+        self._runs_hooks = waits_when_closed or getaddrinfo is not _getaddrinfo
         self._running = Allowance(MAX_THREADS, THREADS_FACTOR)
         self._queue: Queue[Lookup] = Queue(self._running)
         self._waiting: Quota[Lookup] = Quota(MAX_WAITING)

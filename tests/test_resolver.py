@@ -536,3 +536,16 @@ def test_literals(name, address):
 def test_names_are_no_literals(name):
     """A name is no address, whatever its bytes, and finding that out asks no name server."""
     assert [] == numeric_addresses(name, 80)
+
+
+def test_the_rows_of_an_answer_are_not_copied_in_python(monkeypatch):
+    """Of 6300 that would take a second list of two MiB, in each thread that is at it."""
+    monkeypatch.setattr(socket, "_intenum_converter", None)
+    outcomes = queue.Queue()
+    resolver = Resolver()
+    try:
+        resolver.submit(b"localhost", 7, outcomes.put)
+        found = outcomes.get(timeout=TIMEOUT)
+    finally:
+        resolver.close()
+    assert {("127.0.0.1", 7), ("::1", 7)} & {sockaddr[:2] for _family, sockaddr in found}
