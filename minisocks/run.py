@@ -94,10 +94,12 @@ class Run:
 
         Raises:
             ListenError, RoadError, OSError: something cannot be had; nothing has changed.
-            RuntimeError: it has been told to stop.
+            RuntimeError: it has been told to stop, or runs in another process.
         """
         access.road.check()
         config = access.config
+        if self._is_forked():
+            raise RuntimeError("the proxy is in the process that has started it, not in a child")
         with self._changing:
             if self._stopper:
                 raise RuntimeError("the proxy stops")

@@ -650,3 +650,29 @@ def test_a_forked_child_may_leave_the_block():
         universal_newlines=True,
     )
     assert r"7 b'\x05\x00'" == done.stdout.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_that_it_cannot_reload():
+    """Its proxy runs in another process, for whose loop it would wait for ever."""
+    program = (
+        "import os\n"
+        "from minisocks import Proxy\n"
+        "with Proxy(listen='127.0.0.1:0') as proxy:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        try:\n"
+        "            proxy.reload(proxy.config)\n"
+        "        except RuntimeError as exc:\n"
+        "            os.write(1, str(exc).encode())\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=TIMEOUT,
+        universal_newlines=True,
+    )
+    assert "the proxy is in the process that has started it, not in a child" == done.stdout
