@@ -95,12 +95,12 @@ def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_netw
         greedy = [
             stack.enter_context(Associated(proxy.port, source="127.2.0.1")) for _ in range(4)
         ]
-        for number, client in enumerate(greedy):
-            for other in range(8):
-                client.send("127.0.1.%d" % (8 * number + other), 9, b"x")
         threads = int(MAX_THREADS * THREADS_FACTOR / (1 + THREADS_FACTOR)) + 1
-        for _ in range(threads):
-            assert entered.acquire(timeout=TIMEOUT)
+        for number in range(32):
+            greedy[number // 8].send("127.0.1.%d" % number, 9, b"x")
+            # One after the other: those that no thread has taken yet are among those that wait.
+            if number < threads:
+                assert entered.acquire(timeout=TIMEOUT)
         # Of the others so many wait as there are places.
         lost = 32 - threads - 8
         wait_until(lambda: lost == sum(map(dropped, proxy.records)), "what finds no place")
