@@ -174,8 +174,16 @@ def plain_ip(text: str) -> bytes:
 
 
 def scope_of(sockaddr: Any) -> int:
-    """Return the number of the link that the address in *sockaddr* is on; 0: none is said."""
-    return sockaddr[3] if len(sockaddr) > 3 else 0
+    """Return the number of the link that the address in *sockaddr* is on; 0: none is said.
+
+    Of other addresses than link-local ones the kernel takes no notice of it (RFC 4007 section
+    6), so neither may any decision: 2001:db8::1%7 is where 2001:db8::1 is.
+    """
+    if len(sockaddr) < 4 or not sockaddr[3]:
+        return 0
+    first, second = (packed_ip(sockaddr[0]) or b"\0\0")[:2]
+    is_of_link = (first, second & 0xC0) == (0xFE, 0x80) or (first == 0xFF and second & 15 in (1, 2))
+    return int(sockaddr[3]) if is_of_link else 0
 
 
 def text_ip(packed: bytes) -> str:

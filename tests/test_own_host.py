@@ -33,7 +33,7 @@ CLIENT, OTHER_CLIENT, CLIENT6 = "192.168.1.20", "192.168.1.10", "fd01::20"
 OUTSIDE, OUTSIDE6, PUBLIC = "203.0.113.9", "2001:db8::9", "198.51.100.9"
 MOVING = "192.168.7.7"
 #: Addresses that no interface has: a local route (AnyIP), and the anycast address of the LAN.
-ANY_IP, ANYCAST6 = "10.99.3.4", "fd01::"
+ANY_IP, ANY_IP6, ANYCAST6 = "10.99.3.4", "2001:db8:99::1", "fd01::"
 #: Only for what is dialed with this mark, or from this source.
 BY_MARK, BY_SOURCE = "10.98.0.1", "10.97.0.1"
 
@@ -77,6 +77,7 @@ def lan():
             made.proxy._do(["sh"], "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
             made.proxy.ip(
                 "route add local 10.99.0.0/16 dev lo",
+                "route add local 2001:db8:99::/64 dev lo",
                 "route add local 10.98.0.0/16 dev lo table 100",
                 "rule add fwmark 7 lookup 100",
                 "route add local 10.97.0.0/16 dev lo table 101",
@@ -165,6 +166,15 @@ def test_no_own_address_is_reached_from_elsewhere(network, inside, dst, settings
     rule = "allow from private to self port %d" % inside.port
     assert "is this host, which %s may not reach; a rule before all others" % CLIENT in line
     assert "opens it: " + rule in line
+
+
+@pytest.mark.parametrize("dst", [LAN6, WAN6, ANY_IP6, ANYCAST6])
+@pytest.mark.parametrize("link", [1, 2, 3, 99])
+def test_no_link_is_said_but_of_link_local_addresses(network, inside, dst, link):
+    """The kernel connects fd01::1%99 to fd01::1, whatever the links are, so it is asked so."""
+    zoned = b"%s%%%d" % (dst.encode(), link)
+    assert NOT_ALLOWED == rep(network, SETTINGS["open"], zoned, inside.port)
+    assert not inside.is_reached()
 
 
 def test_the_firewall_is_not_passed(network, inside):
@@ -314,7 +324,7 @@ def test_the_question_is_about_the_way_that_the_connection_takes(network, how, d
 
 
 ITSELF = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", LAN, WAN, LAN6, ANY_IP, ANYCAST6,
-          "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0", b"192.168.257"]  # fmt: skip
+          "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0", b"192.168.257", b"fd01::1%99"]  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
