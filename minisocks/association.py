@@ -192,7 +192,7 @@ class Association(Job):
         self.used = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
         routes, counts = self._routes or self._make_routes(), self._counts
-        ways = routes.known.ways
+        ways = routes.ways()
         for _ in range(self.batch):
             try:
                 size, peer = relay.recvfrom_into(buffer)

@@ -28,7 +28,7 @@ class Connect(WaitingRequest):
         resolve -> allowed by address? -> dial -> pair
     """
 
-    __slots__ = ("_dial", "_next", "_watched")
+    __slots__ = ("_changes", "_dial", "_next", "_watched")
 
     left = "the client left while its target was dialed"
 
@@ -37,6 +37,8 @@ class Connect(WaitingRequest):
         self._dial: Optional[Dial] = None
         self._next: Optional[Timer] = None
         self._watched: Set[int] = set()
+        #: ``OwnAddresses.changes`` when it was decided what may be dialed.
+        self._changes: Optional[int] = None
 
     def start(self) -> None:
         """Go as far as needs no waiting; the loop has the session after.
@@ -119,6 +121,7 @@ class Connect(WaitingRequest):
             RefusedByRules: none.
         """
         services = self._session.services
+        self._changes = services.access.own.changes()
         return Dial(
             allowed(self._session, self._request, addresses),
             road=services.access.road,
@@ -133,12 +136,30 @@ class Connect(WaitingRequest):
             self._watch_attempts(dial)
             return
         session.services.loop.unwatch(upstream.fileno())
+        try:
+            self._demand_still_allowed(upstream, dial)
+        except HandshakeError:
+            session.services.loop.close_later(upstream)
+            raise
         self._release()
         try:
             session.granted(upstream, dial.via, dial.bnd)
         except OSError:
             session.services.loop.close_later(upstream)
             raise
+
+    def _demand_still_allowed(self, upstream: socket.socket, dial: Dial) -> None:
+        """Ask anew if this host's addresses have changed since the dial began.
+
+        A SYN that nobody has answered is sent again by the routes of then: to this host, if it
+        has got the address meanwhile.
+
+        Raises:
+            RefusedByRules: the target may not be reached any more.
+        """
+        changes = self._session.services.access.own.changes()
+        if changes is None or changes != self._changes:
+            allowed(self._session, self._request, [(upstream.family, dial.via)])
 
     def _step_again(self) -> None:
         assert self._dial is not None

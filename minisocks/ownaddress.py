@@ -52,6 +52,14 @@ _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
 _IN_DOUBT = CAPACITY_ERRORS | {errno.EAGAIN, errno.EINTR, errno.EBADF}
 
 
+class _Answers(Dict[Any, bool]):
+    """Answers, and how often something had changed before them."""
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__()
+        self.number = number
+
+
 class _Netlink:
     """Two netlink sockets of one process: one asks, one hears what changes.
 
@@ -64,7 +72,7 @@ class _Netlink:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the number, and reading
         self._number = 0
-        self._answers: Dict[Any, bool] = {}
+        self._answers = _Answers()
         self._asker = _open(0)
         try:
             self._news = _open(_GROUPS)
@@ -72,7 +80,7 @@ class _Netlink:
             close_quietly(self._asker)
             raise
 
-    def answers(self) -> Dict[Any, bool]:
+    def answers(self) -> _Answers:
         """Return the answers that still hold, in a dict to which more may be added.
 
         What is added to it after a change was heard is in no other thread's way: there is
@@ -86,7 +94,7 @@ class _Netlink:
         except BlockingIOError:
             return self._answers
         except OSError as exc:
-            self._answers = {}
+            self._answers = _Answers(self._answers.number + 1)
             if exc.errno != errno.ENOBUFS:  # so many changes that the kernel counts them no more
                 raise
         with self._lock:
@@ -97,7 +105,7 @@ class _Netlink:
         """Take what has been heard; the answers go before each, so that none is found after."""
         try:
             while self._news.recv(1, socket.MSG_PEEK):
-                self._answers = {}
+                self._answers = _Answers(self._answers.number + 1)
                 self._news.recv(1)
         except BlockingIOError:
             pass
@@ -155,9 +163,9 @@ class KernelRoutes:
         self._has_netlink = hasattr(socket, "AF_NETLINK")
         self._is_closed = False
         #: The answers that hold, and until when that need not be looked at.
-        self._kept: Tuple[float, Dict[Any, bool]] = (0.0, {})
+        self._kept: Tuple[float, _Answers] = (0.0, _Answers())
 
-    def answers(self) -> Optional[Dict[Any, bool]]:
+    def answers(self) -> Optional[_Answers]:
         """Return the answers that hold, for more to be added; None: none can be kept here.
 
         None of them is older than the last change, but for ``GLANCE_SECONDS``.
@@ -175,6 +183,19 @@ class KernelRoutes:
         answers = netlink.answers()
         self._kept = (now + GLANCE_SECONDS, answers)
         return answers
+
+    def changes(self) -> Optional[int]:
+        """Return how often answers may have changed; None: that cannot be told.
+
+        Opens nothing: where nothing was asked yet, as of clients on this host, nothing has changed.
+
+        Raises:
+            OSError: that cannot be told now.
+        """
+        if self._has_netlink and os.getpid() not in self._by_process:
+            return 0
+        answers = self.answers()
+        return None if answers is None else answers.number
 
     def netlink(self) -> Optional[_Netlink]:
         """Return the sockets of this process; None: there is no netlink here.
@@ -205,7 +226,7 @@ class KernelRoutes:
     def close(self) -> None:
         """Close what is open; questions are in doubt from now on."""
         self._is_closed = True
-        self._kept = (0.0, {})
+        self._kept = (0.0, _Answers())
         for netlink in list(self._by_process.values()):
             netlink.close()
 
@@ -254,6 +275,16 @@ class OwnAddresses:
                         answers.clear()
                     answers[ip, scope, self] = own
             return own
+        except OSError:
+            return None
+
+    def changes(self) -> Optional[int]:
+        """Return how often answers may have changed; None: that cannot be told.
+
+        For decisions that are kept: they hold while this stays the same.
+        """
+        try:
+            return self._kernel.changes() if self._kernel is not None else None
         except OSError:
             return None
 

@@ -62,6 +62,7 @@ class Routes:
     """
 
     __slots__ = (
+        "_changes",
         "_counts",
         "_lookups",
         "_owner",
@@ -87,6 +88,7 @@ class Routes:
         self._owner = owner
         self._socket_for = socket_for
         self.known = Known(services.exchange, record.client)
+        self._changes = services.access.own.changes()
         self._lookups: Dict[bytes, Lookup] = {}
         self._waiting: Dict[bytes, List[bytes]] = {}
         self._timer: Optional[Timer] = None
@@ -114,6 +116,15 @@ class Routes:
                     self._keep(key, data)
         except (HandshakeError, DialError, OSError) as exc:
             self._dropped(key, exc)
+
+    def ways(self) -> Dict[bytes, Way]:
+        """Return how to send, by header, as far as that is decided and still holds."""
+        changes = self._services.access.own.changes()
+        if changes != self._changes:
+            # This host has got an address, or lost one: it may be a target.
+            self.known.forget_decisions()
+            self._changes = changes
+        return self.known.ways
 
     def header_of(self, source: Any) -> Optional[bytes]:
         """Return the header for what comes from *source*; None: it is dropped."""
@@ -304,7 +315,7 @@ class Routes:
             return
         for data in waiting:
             try:
-                way = self.known.ways.get(key)
+                way = self.ways().get(key)
                 if way is None:
                     self._send_first(key, dst, outcome, data)
                 else:

@@ -16,12 +16,15 @@ from support import (
     GREETING,
     ROOT,
     TIMEOUT,
+    UDP_ASSOCIATE,
     FakeTarget,
     Talk,
+    address5,
     password_message,
     run_proxy,
     socks4,
     socks5,
+    wait_until,
 )
 
 OK, GENERAL, NOT_ALLOWED, HOST, REFUSED = 0, 1, 2, 4, 5
@@ -31,7 +34,7 @@ WAN, OTHER_WAN, WAN6 = "203.0.113.1", "203.0.113.2", "2001:db8::1"
 CLIENT, OTHER_CLIENT, CLIENT6 = "192.168.1.20", "192.168.1.10", "fd01::20"
 #: Of the host outside; and where a NAT in front would be, and a NAS behind it.
 OUTSIDE, OUTSIDE6, PUBLIC = "203.0.113.9", "2001:db8::9", "198.51.100.9"
-MOVING = "192.168.7.7"
+MOVING, SILENT = "192.168.7.7", "192.168.7.8"  # no host has the second
 #: Addresses that no interface has: a local route (AnyIP), and the anycast address of the LAN.
 ANY_IP, ANY_IP6, ANYCAST6 = "10.99.3.4", "2001:db8:99::1", "fd01::"
 #: Only for what is dialed with this mark, or from this source.
@@ -267,6 +270,57 @@ def test_an_address_is_ours_from_the_moment_it_is(network):
                 assert NOT_ALLOWED == rep(network, SETTINGS["open"], MOVING, there.port)
             finally:
                 network.proxy.ip("addr del %s dev lo" % MOVING)
+
+
+def test_so_it_is_while_it_is_dialed(network):
+    """The SYN that is sent again would go to this host: the request is refused instead."""
+    proxy_port = network.proxy.proxy(**SETTINGS["open"])
+    with Listening(network.proxy) as inside:
+        where = "%s:%04X 02 " % (socket.inet_aton(SILENT)[::-1].hex().upper(), inside.port)
+        with Talk(network.client.connect(CLIENT, proxy_port, LAN)) as talk:
+            talk.send(GREETING).expect(b"\5\0").send(socks5(SILENT, inside.port))
+            wait_until(lambda: where in network.proxy.run("cat", "/proc/net/tcp")[1])
+            network.proxy.ip("addr add %s dev lo" % SILENT)
+            try:
+                assert NOT_ALLOWED == talk.receive_reply5()[0]
+            finally:
+                network.proxy.ip("addr del %s dev lo" % SILENT)
+        (line,) = network.proxy.refusals()
+        assert "is this host" in line
+
+
+def test_so_it_is_while_datagrams_are_sent_there(network):
+    """What was decided about the datagrams before does not hold any more."""
+    proxy_port = network.proxy.proxy(**SETTINGS["open"])
+    with contextlib.ExitStack() as stack:
+        talk = stack.enter_context(Talk(network.client.connect(CLIENT, proxy_port, LAN)))
+        talk.send(GREETING).expect(b"\5\0").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
+        relay = talk.receive_reply5()
+        there, inside = network.outside.udp("0.0.0.0"), network.proxy.udp("0.0.0.0")
+        udp = network.client.udp(CLIENT)
+        for sock in (there, inside, udp):
+            stack.callback(sock.close)
+            sock.settimeout(TIMEOUT)
+        udp.connect((LAN, relay[2]))
+
+        def say(host, sock, data):
+            udp.send(bytes(3) + address5(host, sock.getsockname()[1]) + data)
+
+        say(MOVING, inside, b"nobody")
+        say(MOVING, there, b"first")
+        assert b"first" == there.recv(100)
+        network.proxy.ip("addr add %s dev lo" % MOVING)
+        try:
+            say(MOVING, inside, b"for this host")
+            say(OUTSIDE, there, b"last")
+            assert b"last" == there.recv(100)
+        finally:
+            network.proxy.ip("addr del %s dev lo" % MOVING)
+        inside.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            inside.recv(100)
+        say(MOVING, there, b"again")
+        assert b"again" == there.recv(100)
 
 
 @pytest.mark.parametrize(
