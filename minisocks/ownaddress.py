@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import time
-from typing import Any, Dict, Iterable, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, Optional, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.road import Road
@@ -37,7 +37,7 @@ _HEADER = struct.Struct("=IHHII")  # length, type, flags, number, port
 _ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _ERROR = struct.Struct("=i")
 _NLM_F_REQUEST, _NLMSG_ERROR, _RTM_NEWROUTE, _RTM_GETROUTE = 1, 2, 24, 26
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MARK = 1, 2, 4, 16
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_MARK, _RTA_IP_PROTO = 1, 2, 4, 7, 16, 27
 #: Where ``rtm_type`` is in an answer, and those of its values that are ours.
 _TYPE_AT = _HEADER.size + 7
 _LOCAL_BROADCAST_ANYCAST = (2, 3, 4)
@@ -110,8 +110,10 @@ class _Netlink:
         except BlockingIOError:
             pass
 
-    def ask(self, question: bytes) -> bool:
+    def ask(self, question: bytes) -> Tuple[bool, bytes]:
         """Return whether what *question* is about, a ``struct rtmsg`` and more, is ours.
+
+        And from which address it would go there; of none, none.
 
         Raises:
             OSError: there is no way there; or it cannot be told.
@@ -129,7 +131,7 @@ class _Netlink:
                 if about == number and sender == 0:
                     break
         if kind == _RTM_NEWROUTE:
-            return data[_TYPE_AT] in _LOCAL_BROADCAST_ANYCAST
+            return data[_TYPE_AT] in _LOCAL_BROADCAST_ANYCAST, _source_in(data)
         code = -_ERROR.unpack_from(data, _HEADER.size)[0] if kind == _NLMSG_ERROR else 0
         raise OSError(code or errno.EINVAL, os.strerror(code or errno.EINVAL))
 
@@ -295,7 +297,7 @@ class OwnAddresses:
         if netlink is None:
             return self._by_connect(ip, scope)
         try:
-            return netlink.ask(self._question(ip, scope))
+            return any(self._answers_of(netlink, ip, scope))
         except OSError as exc:
             if exc.errno in _NO_WAY:
                 return False
@@ -305,9 +307,21 @@ class OwnAddresses:
         # understand: as the connection itself fares.
         return self._by_connect(ip, scope)
 
-    def _question(self, ip: bytes, scope: int) -> bytes:
+    def _answers_of(self, netlink: _Netlink, ip: bytes, scope: int) -> Iterator[bool]:
+        """Yield whether *ip* is ours, for all ways in which a socket of ours asks for the route."""
         family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
-        source = packed_ip(self._road.sources.get(family, "")) or b""
+        fixed = packed_ip(self._road.sources.get(family, "")) or b""
+        # Rules of routing may choose by protocol.
+        for proto in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            is_own, source = netlink.ask(self._question(ip, scope, fixed, proto))
+            yield is_own
+            if source and source != fixed:
+                # Who has connected goes on from the address that was chosen, and a rule of
+                # routing may be about that.
+                yield netlink.ask(self._question(ip, scope, source, proto))[0]
+
+    def _question(self, ip: bytes, scope: int, source: bytes, proto: int) -> bytes:
+        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
         if self._road.interface and not scope:
             scope = socket.if_nametoindex(self._road.interface)
         parts = [_ROUTE.pack(family, len(ip) * 8, len(source) * 8, 0, 0, 0, 0, 0, 0)]
@@ -317,6 +331,8 @@ class OwnAddresses:
                 parts.append(_attribute(kind, struct.pack("=I", number)))
         if source:
             parts.append(_attribute(_RTA_SRC, source))
+        # Kernels before Linux 4.18, which have no such rules, take no notice of it.
+        parts.append(_attribute(_RTA_IP_PROTO, bytes([proto])))
         return b"".join(parts)
 
     def _by_connect(self, ip: bytes, scope: int) -> Optional[bool]:
@@ -335,4 +351,16 @@ class OwnAddresses:
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value
+    # Each begins at a multiple of four bytes.
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _source_in(data: bytes) -> bytes:
+    """Return the RTA_PREFSRC of an answer; b"": it has none."""
+    at = _HEADER.size + _ROUTE.size
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if kind == _RTA_PREFSRC:
+            return data[at + 4 : at + size]
+        at += max(4, size + 3 & ~3)
+    return b""

@@ -38,7 +38,7 @@ MOVING, SILENT = "192.168.7.7", "192.168.7.8"  # no host has the second
 #: Addresses that no interface has: a local route (AnyIP), and the anycast address of the LAN.
 ANY_IP, ANY_IP6, ANYCAST6 = "10.99.3.4", "2001:db8:99::1", "fd01::"
 #: Only for what is dialed with this mark, or from this source.
-BY_MARK, BY_SOURCE = "10.98.0.1", "10.97.0.1"
+BY_MARK, BY_SOURCE, BY_RULE6 = "10.98.0.1", "10.97.0.1", "2001:db8:98::1"
 
 SETTINGS = {
     "lan": {"allow_lan": True},
@@ -75,7 +75,7 @@ def lan():
                 ("outside", OUTSIDE + "/24", OUTSIDE6 + "/64"),
                 ("proxy", WAN + "/24", OTHER_WAN + "/24", WAN6 + "/64"),
             )
-            there = (PUBLIC, MOVING, BY_MARK, BY_SOURCE)
+            there = (PUBLIC, MOVING, BY_MARK, BY_SOURCE, BY_RULE6)
             made.outside.ip(*["addr add %s dev lo" % ip for ip in there])
             made.proxy._do(["sh"], "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
             made.proxy.ip(
@@ -86,6 +86,7 @@ def lan():
                 "route add local 10.97.0.0/16 dev lo table 101",
                 "rule add from %s lookup 101" % OTHER_WAN,
                 "route add default via " + OUTSIDE,
+                "route add default via " + OUTSIDE6,
                 "route add blackhole 198.18.1.0/24",
                 "route add prohibit 198.18.2.0/24",
                 "route add unreachable 198.18.3.0/24",
@@ -372,6 +373,24 @@ def test_the_question_is_about_the_way_that_the_connection_takes(network, how, d
         assert "is this host" in line
         assert OK == rep(network, SETTINGS["open"], dst, there.port)
         assert dst == there.reached()
+
+
+@pytest.mark.parametrize(
+    "rule", ["from %s lookup 103" % WAN6, "ipproto tcp lookup 103"], ids=["source", "protocol"]
+)
+def test_it_is_about_all_that_a_rule_of_routing_can_choose_by(network, rule):
+    """A connection goes on from the address that was chosen for it, by TCP."""
+    route = "local %s dev lo table 103" % BY_RULE6
+    network.proxy.ip("route add " + route)
+    try:
+        network.proxy._do(["ip", "-6", "rule", "add", *rule.split()], "")
+        try:
+            assert NOT_ALLOWED == rep(network, SETTINGS["open"], BY_RULE6, 80)
+        finally:
+            network.proxy._do(["ip", "-6", "rule", "del", *rule.split()], "")
+        assert REFUSED == rep(network, SETTINGS["open"], BY_RULE6, 80)
+    finally:
+        network.proxy.ip("route del " + route)
 
 
 # The proxy itself
