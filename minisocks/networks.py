@@ -5,7 +5,7 @@ Python's maintenance releases, and a proxy must not change whom it lets in with
 a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
 """
 
-from typing import Dict, FrozenSet, Iterable, List, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
 
 from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
 
@@ -18,6 +18,7 @@ __all__ = [
     "PRIVATE",
     "RESERVED",
     "UNSPECIFIED",
+    "InRange",
     "Networks",
     "Row",
     "disguises",
@@ -26,6 +27,16 @@ __all__ = [
 
 #: One network: bytes of an address, bits of it that are free, and the others as a number.
 Row = Tuple[int, int, int]
+
+
+class InRange(NamedTuple):
+    """A ``Row`` that is a part of a range, which names none of its addresses by itself."""
+
+    size: int
+    shift: int
+    prefix: int
+
+
 _Rows = Tuple[Tuple[int, FrozenSet[int]], ...]
 
 
@@ -126,12 +137,14 @@ def _range(first: Tuple[int, int], last: Tuple[int, int]) -> List[Row]:
     (size, number), (other_size, end) = first, last
     if size != other_size or number > end:
         raise ValueError("a range goes from a lower to a higher address of its family")
-    rows = []
+    if number == end:
+        return [(size, 0, number)]
+    rows: List[Row] = []
     while number <= end:
         # The largest network that begins here and does not go beyond the end.
         free = (number & -number).bit_length() - 1 if number else size * 8
         free = min(free, (end - number + 1).bit_length() - 1)
-        rows.append((size, free, number >> free))
+        rows.append(InRange(size, free, number >> free))
         number += 1 << free
     return rows
 

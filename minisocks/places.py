@@ -20,6 +20,7 @@ from minisocks.networks import (
     PRIVATE,
     RESERVED,
     UNSPECIFIED,
+    InRange,
     Networks,
     Row,
     disguises,
@@ -117,11 +118,11 @@ class Places:
         opens: bool = False,
     ) -> None:
         rows = list(rows)
-        alone = Networks("", "", [row for row in rows if not row[1]])
+        single = [row for row in rows if not row[1] and not isinstance(row, InRange)]
+        alone = Networks("", "", single)
         #: Whether it has a network so wide that not all in it can be meant: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
-        # Of a range, single addresses are left only at its ends, which are written down.
-        named = METADATA.rows() if are_clients or "metadata" in sets else rows
+        named = METADATA.rows() if are_clients or "metadata" in sets else single
         #: What an ``allow`` leaves out, though one of its networks has it.
         self._not_meant = Networks("", "", set(METADATA.rows()).difference(named))
         for name in sets.intersection(_STATIC):

@@ -22,6 +22,7 @@ WIDER = [
     "0.0.0.0/0 ::/0",
     "169.254.0.0/16 fe80::/10 100.64.0.0/10 168.63.129.0/24 192.0.0.0/24 fc00::/7",
     "169.254.169.252/30 169.254.0.0-169.254.255.255 100.64.0.0/10 fd00::/8 64:ff9b::/96 2002::/16",
+    "169.254.0.23-169.254.169.254 100.100.100.1-100.100.100.200 fd00:ec2::23-fd00:ec2::254",
     "self",
 ]
 REACHED = [dst for dst in METADATA if dst not in NOWHERE]
@@ -83,7 +84,7 @@ def test_what_says_only_who_may_come_in_does_not_open_them(here, target, dst, fl
 
 @pytest.mark.parametrize("dst", net.METADATA, ids=repr)
 def test_one_is_opened_by_its_own_address(here, target, dst):
-    """As /32 or /128, alone or at the end of a range; and no other by that."""
+    """As /32 or /128, alone or as a range of one; and no other by that."""
     size = 128 if ":" in dst else 32
     other = next(ip for ip in net.METADATA if (":" in ip) == (":" in dst) and ip != dst)
     for named in (dst, "%s/%d" % (dst, size), "%s-%s" % (dst, dst)):

@@ -52,6 +52,12 @@ SETTINGS = {
             "allow to 203.0.113.0/24 2001::/16",
         ]
     },
+    "ranges": {
+        "rule": [
+            "allow to 192.168.1.1-192.168.1.255 10.99.3.4-10.99.3.9 fd01::-fd01::1",
+            "allow to 203.0.113.1-203.0.113.254 2001:db8::1-2001:db8::ffff",
+        ]
+    },
 }
 OWN = [
     LAN, WAN, LAN6, WAN6, ANY_IP, ANYCAST6, "192.168.1.255", "::ffff:192.168.1.1",
@@ -397,7 +403,8 @@ def test_it_is_about_all_that_a_rule_of_routing_can_choose_by(network, rule):
 
 
 ITSELF = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", LAN, WAN, LAN6, ANY_IP, ANYCAST6,
-          "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0", b"192.168.257", b"fd01::1%99"]  # fmt: skip
+          "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0", b"192.168.257",
+          b"fd01::1%99"]  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
