@@ -151,7 +151,7 @@ class Connect(WaitingRequest):
     def _demand_still_allowed(self, upstream: socket.socket, dial: Dial) -> None:
         """Ask anew if this host's addresses have changed since the dial began.
 
-        A SYN that nobody has answered is sent again by the routes of then: to this host, if it
+        A SYN that is not answered is sent again by the routes of then: to this host, if it
         has got the address meanwhile.
 
         Raises:

@@ -316,7 +316,7 @@ class OwnAddresses:
             is_own, source = netlink.ask(self._question(ip, scope, fixed, proto))
             yield is_own
             if source and source != fixed:
-                # Who has connected goes on from the address that was chosen, and a rule of
+                # A connected socket goes on from the address that was chosen, and a rule of
                 # routing may be about that.
                 yield netlink.ask(self._question(ip, scope, source, proto))[0]
 
