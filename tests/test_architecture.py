@@ -52,7 +52,7 @@ ABOVE = """
     attempts lingering relay errand
     census delivery flow idle
     loop record
-    job processor
+    job netlink processor
     affinity edge
     whereabouts room
     deadline compat interfaces machine pidfile pipes logincost threads

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import hosts
-from minisocks import ownaddress
+from minisocks import netlink, ownaddress
 from minisocks.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.road import Road
 from minisocks.wire import packed_ip
@@ -102,7 +102,7 @@ def test_a_question_that_is_not_understood_is_asked_by_connect(monkeypatch, code
     def ask(netlink, question):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(ownaddress._Netlink, "ask", ask)
+    monkeypatch.setattr(netlink.Netlink, "ask", ask)
     with KernelRoutes() as kernel:
         own = OwnAddresses(kernel)
         assert [True, False] == [own(packed_ip(ip)) for ip in ("127.0.0.1", "198.51.100.1")]
@@ -112,9 +112,9 @@ def test_a_question_that_is_not_understood_is_asked_by_connect(monkeypatch, code
 def test_an_answer_is_kept(monkeypatch):
     """The kernel is asked once; of too many answers, none is kept for ever."""
     asked = []
-    ask = ownaddress._Netlink.ask
+    ask = netlink.Netlink.ask
     monkeypatch.setattr(
-        ownaddress._Netlink, "ask", lambda netlink, q: asked.append(q) or ask(netlink, q)
+        netlink.Netlink, "ask", lambda netlink, q: asked.append(q) or ask(netlink, q)
     )
     monkeypatch.setattr(ownaddress, "MAX_ANSWERS", 8)
     with KernelRoutes() as kernel:
@@ -130,7 +130,7 @@ def test_an_answer_is_kept(monkeypatch):
 @has_netlink
 def test_an_answer_from_before_a_change_is_not_kept_after_it(monkeypatch):
     """Asked before, entered after: it goes into a dict that nobody looks at any more."""
-    ask = ownaddress._Netlink.ask
+    ask = netlink.Netlink.ask
 
     def change_meanwhile(netlink, question):
         answer = ask(netlink, question)
@@ -140,7 +140,7 @@ def test_an_answer_from_before_a_change_is_not_kept_after_it(monkeypatch):
     with KernelRoutes() as kernel:
         own = OwnAddresses(kernel)
         with monkeypatch.context() as patched:
-            patched.setattr(ownaddress._Netlink, "ask", change_meanwhile)
+            patched.setattr(netlink.Netlink, "ask", change_meanwhile)
             assert own(packed_ip("127.0.0.1")) is True
         assert {} == kernel.netlink().answers()
 

@@ -1,0 +1,156 @@
+"""Questions to the kernel about routes, and news of them: netlink (Linux, NETLINK_ROUTE)."""
+
+import errno
+import os
+import socket
+import struct
+import threading
+from typing import Any, Dict, Tuple
+
+from minisocks.compat import close_quietly
+
+__all__ = ["ROUTE", "Answers", "Attribute", "Netlink", "attribute"]
+
+# linux/netlink.h and linux/rtnetlink.h; Python has no names for most of it.
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, number, port
+ROUTE = struct.Struct("=8BI")  # struct rtmsg
+_ERROR = struct.Struct("=i")
+_NLM_F_REQUEST, _NLMSG_ERROR, _RTM_NEWROUTE, _RTM_GETROUTE = 1, 2, 24, 26
+#: Where ``rtm_type`` is in an answer, and those of its values that are ours.
+_TYPE_AT = _HEADER.size + 7
+_LOCAL_BROADCAST_ANYCAST = (2, 3, 4)
+#: Links; IPv4 addresses, routes, rules; IPv6 addresses, routes, rules (RTNLGRP_IPV6_RULE).
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
+_ANSWER_BYTES = 4096
+
+
+class Attribute:
+    """Kinds of attributes of a route (RTA_...)."""
+
+    DST, SRC, OIF, PREFSRC, MARK, IP_PROTO = 1, 2, 4, 7, 16, 27
+
+
+class Answers(Dict[Any, bool]):
+    """Answers, and how often something had changed before them."""
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Netlink:
+    """Two netlink sockets of one process: one asks, one hears what changes.
+
+    A class because the answers hold for as long as nothing is heard.  Any thread.
+
+    Raises:
+        OSError: there is no netlink, or no descriptor.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the number, and reading
+        self._number = 0
+        self._answers = Answers()
+        self._asker = _open(0)
+        try:
+            self._news = _open(_GROUPS)
+        except BaseException:
+            close_quietly(self._asker)
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor that is ready for reading when something has changed."""
+        return self._news.fileno()
+
+    @property
+    def current(self) -> Answers:
+        """The answers that held when something was heard last."""
+        return self._answers
+
+    def answers(self) -> Answers:
+        """Return the answers that still hold, in a dict to which more may be added.
+
+        What is added to it after a change was heard is in no other thread's way: there is
+        another dict by then.
+
+        Raises:
+            OSError: that cannot be told.
+        """
+        try:
+            self._news.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return self._answers
+        except OSError as exc:
+            self._answers = Answers(self._answers.number + 1)
+            if exc.errno != errno.ENOBUFS:  # so many changes that the kernel counts them no more
+                raise
+        with self._lock:
+            self._drain()
+        return self._answers
+
+    def _drain(self) -> None:
+        """Take what has been heard; the answers go before each, so that none is found after."""
+        try:
+            while self._news.recv(1, socket.MSG_PEEK):
+                self._answers = Answers(self._answers.number + 1)
+                self._news.recv(1)
+        except BlockingIOError:
+            pass
+
+    def ask(self, question: bytes) -> Tuple[bool, bytes]:
+        """Return whether what *question* is about, a ``struct rtmsg`` and more, is ours.
+
+        And from which address it would go there; of none, none.
+
+        Raises:
+            OSError: there is no way there; or it cannot be told.
+        """
+        with self._lock:
+            number = self._number = (self._number + 1) & 0xFFFFFFFF
+            size = _HEADER.size + len(question)
+            self._asker.send(
+                _HEADER.pack(size, _RTM_GETROUTE, _NLM_F_REQUEST, number, 0) + question
+            )
+            # The kernel has answered before send returns.
+            while True:
+                data, (sender, _groups) = self._asker.recvfrom(_ANSWER_BYTES)
+                _size, kind, _flags, about, _port = _HEADER.unpack_from(data)
+                if about == number and sender == 0:
+                    break
+        if kind == _RTM_NEWROUTE:
+            return data[_TYPE_AT] in _LOCAL_BROADCAST_ANYCAST, _source_in(data)
+        code = -_ERROR.unpack_from(data, _HEADER.size)[0] if kind == _NLMSG_ERROR else 0
+        raise OSError(code or errno.EINVAL, os.strerror(code or errno.EINVAL))
+
+    def close(self) -> None:
+        """Close both."""
+        close_quietly(self._asker)
+        close_quietly(self._news)
+
+
+def _open(groups: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)  # NETLINK_ROUTE
+    try:
+        sock.setblocking(False)
+        sock.bind((0, groups))
+    except BaseException:
+        close_quietly(sock)
+        raise
+    return sock
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute of a route, as it stands behind a ``struct rtmsg``."""
+    # Each begins at a multiple of four bytes.
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _source_in(data: bytes) -> bytes:
+    """Return the RTA_PREFSRC of an answer; b"": it has none."""
+    at = _HEADER.size + ROUTE.size
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if kind == Attribute.PREFSRC:
+            return data[at + 4 : at + size]
+        at += max(4, size + 3 & ~3)
+    return b""
