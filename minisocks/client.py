@@ -1,5 +1,6 @@
 """Who connected to us: one object, made once at accept."""
 
+import functools
 from typing import Any, Optional, Tuple
 
 from minisocks.networks import LOOPBACK
@@ -86,6 +87,7 @@ def neighbourhood(ip: bytes) -> bytes:
     return ip[:8] if len(ip) == 16 else ip
 
 
+@functools.lru_cache(maxsize=1024)  # a connection asks five times
 def groups_of(ip: bytes) -> Groups:
     """Return the groups of an address: networks as providers give them to one client.
 

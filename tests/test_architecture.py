@@ -82,8 +82,8 @@ CORE = BELOW.split()
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {
-    *("binascii", "difflib", "enum", "hashlib", "hmac", "ipaddress", "itertools", "json"),
-    *("math", "re", "socket", "struct", "typing"),
+    *("binascii", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress", "itertools"),
+    *("json", "math", "re", "socket", "struct", "typing"),
 }
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 
