@@ -103,13 +103,10 @@ class Berths:
     def _make_room(self, client: Client) -> None:
         quota, count = self._quota, self._ports.count
         quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
-        if quota.is_full:
-            option = " (--bind-ports %s)" % self._ports if quota.most == count else ""
-            why = LimitReached("there are %d BINDs that wait already%s" % (quota.most, option))
-            victim = quota.victim(client.groups)
-            if victim is None:
-                raise why
-            victim.end(why)
+        option = " (--bind-ports %s)" % self._ports if quota.most == count else ""
+        why = LimitReached("there are %d BINDs that wait already%s" % (quota.most, option))
+        if not quota.make_room(client.groups, lambda berth: berth.end(why)):
+            raise why
 
     def give_back(self, berth: Berth) -> None:
         """Listen there no more."""

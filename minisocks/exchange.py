@@ -85,13 +85,10 @@ class Exchange:
         Raises:
             LimitReached: there is no room, and none can be made.
         """
-        if self._associations.is_full:
-            most = self._associations.most
-            text = "there are %d associations already (%s)" % (most, self._option)
-            victim = self._associations.victim(client.groups)
-            if victim is None:
-                raise LimitReached(text)
-            victim.end(text)
+        most = self._associations.most
+        text = "there are %d associations already (%s)" % (most, self._option)
+        if not self._associations.make_room(client.groups, lambda one: one.end(text)):
+            raise LimitReached(text)
 
     def enter(self, association: Any, client: Client) -> None:
         """Count *association* in."""

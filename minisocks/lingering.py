@@ -97,13 +97,10 @@ class Porch:
 
     def enter(self, one: Lingering) -> None:
         """Count *one* in; another may have to go."""
-        if self._quota.is_full:
-            victim = self._quota.victim(one.groups)
-            if victim is None:
-                one.abort("no room")
-                return
-            victim.abort("no room")
-        self._quota.add(one, one.groups)
+        if self._quota.make_room(one.groups, lambda victim: victim.abort("no room")):
+            self._quota.add(one, one.groups)
+        else:
+            one.abort("no room")
 
     def take_back(self) -> bool:
         """Close one of the largest network now, for its descriptor; return whether there was one.

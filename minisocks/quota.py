@@ -149,6 +149,20 @@ class Quota(Generic[_Item]):
         """Whether there is room for nothing more."""
         return self._used >= self.most
 
+    def make_room(self, groups: Groups, end: Callable[[_Item], object]) -> bool:
+        """See to it that one of *groups* has room; return False if it is refused.
+
+        Args:
+            end: called with what has to end for it, if anything has; that counts it out.
+        """
+        if not self.is_full:
+            return True
+        victim = self.victim(groups)
+        if victim is None:
+            return False
+        end(victim)
+        return True
+
     def victim(self, groups: Groups) -> Optional[_Item]:
         """Return what has to end for a newcomer of *groups*; None: the newcomer is refused.
 
