@@ -447,6 +447,16 @@ class CountingPoller:
         return getattr(self._poller, name)
 
 
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
 def wait_until(claim, what="it"):
     """Return once *claim()* is true; fail if it does not become so in time."""
     end = time.monotonic() + TIMEOUT

@@ -20,20 +20,10 @@ from minisocks.errors import DialError
 from minisocks.loop import Loop
 from minisocks.resolver import look_up
 from minisocks.wire import Rep
-from support import wait_until
+from support import Clock, wait_until
 
 FOUND = [(2, ("192.0.2.1", 53))]
 FAILED = DialError("no such host", Rep.HOST_UNREACHABLE)
-
-
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

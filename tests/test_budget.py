@@ -7,20 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisocks.budget import BURST, LINES_PER_SECOND, MAX_SITES, WINDOW_SECONDS, Budget
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from support import Clock
 
 
 @pytest.fixture
 def clock():
     """A clock that a test moves."""
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture
@@ -81,7 +74,7 @@ def test_skipped_lines_of_many_threads_are_all_counted(budget):
 @given(st.lists(st.tuples(st.integers(0, 500), st.floats(0, 5)), max_size=300))
 def test_no_order_of_events_writes_more(steps):
     """In any time: the burst, the rate, and the first of so many sites in each window."""
-    clock = Clock()
+    clock = Clock(0.0)
     budget = Budget(clock)
     written = skipped = 0
     for site, seconds in steps:

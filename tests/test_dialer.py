@@ -15,22 +15,12 @@ from minisocks import dialer
 from minisocks.dialer import Dial, interleaved, rep_of
 from minisocks.errors import DialError
 from minisocks.wire import Rep
-from support import TIMEOUT, black_hole, closed_port, no_descriptor_left
+from support import TIMEOUT, Clock, black_hole, closed_port, no_descriptor_left
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 #: Multicast: the kernel refuses to connect there, on any machine.
 NO_NETWORK = (V4, ("224.0.0.1", 9))
 NO_NETWORK6 = (V6, ("ff02::1", 9, 0, 0))
-
-
-class Clock:
-    """A clock that only moves when told."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -5,20 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisocks.folding import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, Folding
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from support import Clock
 
 
 @pytest.fixture
 def clock():
     """A clock that a test moves."""
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture
@@ -128,7 +121,7 @@ PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(tuple)
 @given(st.lists(st.tuples(PATHS, st.floats(0, 50))))
 def test_nothing_is_lost_uncounted(steps):
     """Whatever comes when: lines written and lines summed up are as many as have come."""
-    clock = Clock()
+    clock = Clock(0.0)
     folding = Folding(lambda line, count, depth: count, clock)
     written = []
     for kind, seconds in steps:
