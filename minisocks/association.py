@@ -140,7 +140,7 @@ class Association(Job):
         try:
             exchange.ports.closed(self._ip, self._relay.getsockname()[1])
         except OSError:
-            pass  # somebody else has closed it
+            pass  # it is closed already
         loop.close_later(self._relay, frees_port=True)
         loop.close_later(self._control)
         record.finish(why)

@@ -204,7 +204,7 @@ class Bind(WaitingRequest):
         """Return what it has waited for."""
         if self._berth is None:
             return super().too_late()
-        return DialError("nobody connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
+        return DialError("no peer connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
 
     def give_back(self) -> None:
         """Listen no more."""

@@ -188,10 +188,6 @@ class Loop:
         """Return whether this is the loop's thread."""
         return threading.get_ident() == self._ident
 
-    def is_running(self) -> bool:
-        """Return whether its thread lives; not in a forked child, which has none of ours."""
-        return self._thread is not None and self._thread.is_alive()
-
     def __len__(self) -> int:
         return max(0, len(self._jobs) - len(self._uncounted))
 
@@ -253,7 +249,7 @@ class Loop:
         try:
             poller.unregister(fd)
         except OSError:
-            pass  # somebody else has closed it; Pythons before 3.9 say nothing
+            pass  # it is closed already; Pythons before 3.9 say nothing
 
     def ask_again(self) -> None:
         """Have jobs hold what they do against users and rules of now."""

@@ -329,7 +329,7 @@ _SERVING = (
     Mistake(
         "bind-peer-stays-away",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='nobody connected to ADDRESS in time'",
+        "id=N client=CLIENT ... end=refused why='no peer connected to ADDRESS in time'",
         "The client asked for BIND (FTP in active mode), and the server it waited for did not "
         "connect to this address within ``--bind-timeout``: a firewall on the way, or a NAT.",
         "Let the firewall pass the ports of a range, and give ``--bind-ports`` the same; behind a "

@@ -219,7 +219,7 @@ def test_nobody_comes_in_time(access_log):
             with Waiting(proxy.port, way=way) as client:
                 client.expect_refusal(rep)
                 assert refuses(client.place)
-                access_log.wait_for("why='nobody connected to %s:%d in time'" % client.place)
+                access_log.wait_for("why='no peer connected to %s:%d in time'" % client.place)
 
 
 @pytest.mark.parametrize("way", ["4a", "5 by name"])
@@ -264,7 +264,7 @@ def test_a_client_that_closes_is_not_waited_for_long(monkeypatch, proxy, access_
     monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
     client = Waiting(proxy.port)
     client.talk.close()
-    access_log.wait_for("nobody connected to %s:%d in time (5 s after" % client.place)
+    access_log.wait_for("no peer connected to %s:%d in time (5 s after" % client.place)
     assert refuses(client.place)
     with Waiting(proxy.port) as client:
         client.talk.finish()

@@ -200,4 +200,4 @@ def test_nobody_comes(client, protocol, meet, hasty_proxy):
 
     assert (True, b"") == (outcome.status != 0, outcome.out), outcome
     assert client.second[protocol][1] in outcome.err.decode(), outcome
-    wait_until(lambda: hasty_proxy.lines("nobody connected to 127.0.0.1:"))
+    wait_until(lambda: hasty_proxy.lines("no peer connected to 127.0.0.1:"))
