@@ -177,6 +177,7 @@ class Dial:
         sock, sockaddr, _since = self.attempts.pop(list(self.attempts)[1])
         self._put_off(sock.family, sockaddr)
         return sock
+
     @property
     def addresses(self) -> List[Sockaddr]:
         """Those that are tried, and those that will be."""

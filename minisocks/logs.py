@@ -31,6 +31,7 @@ CLOSE_SECONDS = 2.0
 #: It is told so often that lines are lost.
 EDGE_SECONDS = 10.0
 
+
 def destinations(config: Config) -> List[Destination]:
     """Open where the settings want the log to be.
 

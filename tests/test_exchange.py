@@ -23,6 +23,7 @@ ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
 SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
 FAR, HERE = Client(("203.0.113.1", 1)), Client(("127.0.0.1", 1))
 
+
 @pytest.fixture
 def loop():
     """A loop that does not run."""
