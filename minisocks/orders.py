@@ -1,9 +1,11 @@
 """What the process is told to do, by signals and by the control channel."""
 
 import collections
+import contextlib
 import os
 import signal
-from typing import Any, Callable, Deque, List, Mapping, Optional, Set
+import sys
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple
 
 from minisocks.compat import READ, Poller, Waker
 
@@ -14,6 +16,9 @@ _MEANINGS = {"SIGTERM": "stop", "SIGINT": "stop", "SIGHUP": "reload", "SIGUSR1":
 
 #: On Windows a Ctrl-C ends no wait, and is noticed at its end.
 WINDOWS_SECONDS = 1.0
+
+#: For ``signal.set_wakeup_fd``: a full pipe is no fault.
+_QUIETLY: Dict[str, Any] = {} if sys.version_info < (3, 7) else {"warn_on_full_buffer": False}
 
 #: Called by the main thread, once.
 Order = Callable[[], None]
@@ -26,11 +31,13 @@ class Orders:
     right after its first line must not kill it), with all else that waiting needs: once it
     serves, clients may have every descriptor there is.
 
-    A handler marks its signal, makes one descriptor readable, and has further signals of that
-    kind wait in the kernel, which keeps one of them.  So a storm of signals costs one call of a
-    handler for each ``wait``.  No ``signal.set_wakeup_fd``: Python writes each signal to that
-    descriptor, complains when it is full, and 3.6 cannot be told not to.  Nothing is logged in a
-    handler.
+    A handler marks its signal and has further signals of that kind wait in the kernel, which
+    keeps one of them.  So a storm of signals costs one call of a handler for each ``wait``.
+    Nothing is logged in a handler.
+
+    A handler runs between two steps of Python.  A signal that comes after the last step and
+    before ``poll`` begins ends no wait, so Python also writes each signal to a pipe
+    (``signal.set_wakeup_fd``).  Python 3.6 complains when it is full; it takes 65 536 signals.
 
     After ``with`` the process ends, so these signals do nothing any more.  Main thread, but
     for ``give`` and ``wake``.
@@ -46,11 +53,19 @@ class Orders:
         self._arrived: Set[int] = set()
         self._given: Deque[Order] = collections.deque()
         self._serves = False
+        #: Both ends of the pipe; none on Windows, where only sockets can be waited for.
+        self._pipe: Tuple[int, ...] = ()
 
     def __enter__(self) -> "Orders":
         self._poller = Poller()  # not select(): the descriptor may be above 1023
         self._waker = Waker()
         self._poller.register(self._waker.fileno(), READ)
+        if os.name != "nt":
+            self._pipe = os.pipe()
+            for fd in self._pipe:
+                os.set_blocking(fd, False)
+            self._poller.register(self._pipe[0], READ)
+            self._program_fd = signal.set_wakeup_fd(self._pipe[1], **_QUIETLY)
         for number in self._steps:
             signal.signal(number, self._note)
         return self
@@ -61,6 +76,10 @@ class Orders:
         self._let_come(self._arrived)
         self._poller.close()
         self._waker.close()
+        if self._pipe:
+            signal.set_wakeup_fd(self._program_fd)
+        for fd in self._pipe:
+            os.close(fd)
 
     def serve(self) -> None:
         """Keep orders to stop from now on, too.  Before, they end the process at once.
@@ -84,6 +103,9 @@ class Orders:
             seconds = WINDOWS_SECONDS if seconds is None else min(seconds, WINDOWS_SECONDS)
         self._poller.poll(-1 if seconds is None else seconds)
         self._waker.drain()
+        if self._pipe:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._pipe[0], 1 << 16)
         arrived, self._arrived = self._arrived, set()
         orders = [step for number, step in self._steps.items() if number in arrived]
         self._let_come(arrived)
