@@ -14,21 +14,17 @@ import errno
 import os
 import socket
 import struct
-import time
-from typing import Callable, Dict, Iterable, Iterator, Optional, Tuple
+from typing import Dict, Iterable, Iterator, Optional
 
-from minisocks.compat import CAPACITY_ERRORS, READ
-from minisocks.loop import Job, Loop
-from minisocks.netlink import ROUTE, Answers, Attribute, Netlink, attribute
+from minisocks.compat import CAPACITY_ERRORS
+from minisocks.netlink import ROUTE, Attribute, Netlink, attribute
 from minisocks.road import Road
 from minisocks.wire import packed_ip, text_ip, unmapped
 
-__all__ = ["KernelRoutes", "OwnAddresses", "RouteNews"]
+__all__ = ["KernelRoutes", "OwnAddresses"]
 
 #: Answers that are kept.
 MAX_ANSWERS = 2048
-#: Where no loop listens, for so long it is not looked whether something has changed.
-GLANCE_SECONDS = 0.001
 #: Any one: no packet goes there.
 PROBE_PORT = 9
 
@@ -45,45 +41,12 @@ class KernelRoutes:
     Opens its two descriptors at the first question, and anew in a process that was forked
     since: the sockets of the parent would hear for both, and each answer reach only one.
     ``close`` it.  Any thread.
-
-    Args:
-        on_open: called with the descriptor that is ready when something has changed; see
-            ``RouteNews``.
     """
 
-    def __init__(self, on_open: Callable[[int], None] = lambda fd: None) -> None:
-        self._on_open = on_open
-        #: The process in which a loop waits for changes; 0: none does.
-        self._heard_in = 0
+    def __init__(self) -> None:
         self._by_process: Dict[int, Netlink] = {}
         self._has_netlink = hasattr(socket, "AF_NETLINK")
         self._is_closed = False
-        #: The answers that hold, and until when that need not be looked at.
-        self._kept: Tuple[float, Answers] = (0.0, Answers())
-
-    def answers(self) -> Optional[Answers]:
-        """Return the answers that hold, for more to be added; None: none can be kept here.
-
-        None of them is older than the last change that the loop has heard of; where no loop
-        listens, than that of ``GLANCE_SECONDS`` ago.
-
-        Raises:
-            OSError: that cannot be told.
-        """
-        if self._heard_in:
-            netlink = self._by_process.get(self._heard_in)
-            if netlink is not None and self._heard_in == os.getpid():
-                return netlink.current
-        now = time.monotonic()
-        until, answers = self._kept
-        if now < until:
-            return answers
-        netlink = self.netlink()
-        if netlink is None:
-            return None
-        answers = netlink.answers()
-        self._kept = (now + GLANCE_SECONDS, answers)
-        return answers
 
     def changes(self) -> Optional[int]:
         """Return how often answers may have changed; None: that cannot be told.
@@ -95,8 +58,8 @@ class KernelRoutes:
         """
         if self._has_netlink and not self._by_process:
             return 0
-        answers = self.answers()
-        return None if answers is None else answers.number
+        netlink = self.netlink()
+        return None if netlink is None else netlink.answers().number
 
     def netlink(self) -> Optional[Netlink]:
         """Return the sockets of this process; None: there is no netlink here.
@@ -122,29 +85,11 @@ class KernelRoutes:
         kept = self._by_process.setdefault(os.getpid(), mine)  # atomic: no lock survives a fork
         if kept is not mine or self._is_closed:
             mine.close()
-        else:
-            self._on_open(mine.fileno())
         return kept
-
-    def hear(self) -> None:
-        """Take what has changed; from now on ``answers`` relies on this being called.  Loop thread.
-
-        Raises:
-            OSError: nothing more can be heard.
-        """
-        netlink = self._by_process[os.getpid()]
-        netlink.answers()
-        self._heard_in = os.getpid()
-
-    def no_longer_heard(self) -> None:
-        """Have ``answers`` look for changes again."""
-        self._heard_in = 0
 
     def close(self) -> None:
         """Close what is open; questions are in doubt from now on."""
         self._is_closed = True
-        self._heard_in = 0
-        self._kept = (0.0, Answers())
         for netlink in list(self._by_process.values()):
             netlink.close()
 
@@ -153,40 +98,6 @@ class KernelRoutes:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class RouteNews(Job):
-    """Hears in the loop of changes that the kernel reports.
-
-    So no request has to look for them: a system call in a handler thread gives the interpreter's
-    lock away once more, which made connections a tenth dearer.
-    """
-
-    counts = False
-    __slots__ = ("_fd", "_kernel", "_loop")
-
-    def __init__(self, loop: Loop, kernel: KernelRoutes, fd: int) -> None:
-        self._loop = loop
-        self._kernel = kernel
-        self._fd = fd
-
-    def begin(self) -> None:
-        """Listen."""
-        self._loop.watch(self._fd, READ, self)
-        self.on_ready(self._fd, READ)
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Hear."""
-        try:
-            self._kernel.hear()
-        except (OSError, KeyError):
-            self.abort("")
-
-    def abort(self, why: str) -> None:
-        """Listen no more; each request looks by itself then."""
-        self._kernel.no_longer_heard()
-        self._loop.unwatch(self._fd, self)
-        self._loop.done(self)
 
 
 class OwnAddresses:
@@ -216,12 +127,13 @@ class OwnAddresses:
             scope: the number of the link that a link-local address is on; 0: none is said.
         """
         try:
-            answers = self._kernel.answers() if self._kernel is not None else None
-            if answers is None:
+            netlink = self._kernel.netlink() if self._kernel is not None else None
+            if netlink is None:
                 return self._ask(None, unmapped(ip), scope)
+            answers = netlink.answers()
             own = answers.get((ip, scope, self))
             if own is None:
-                own = self._ask(self._kernel, unmapped(ip), scope)
+                own = self._ask(netlink, unmapped(ip), scope)
                 if own is not None:
                     if len(answers) >= MAX_ANSWERS:
                         answers.clear()
@@ -240,10 +152,9 @@ class OwnAddresses:
         except OSError:
             return None
 
-    def _ask(self, kernel: Optional[KernelRoutes], ip: bytes, scope: int) -> Optional[bool]:
+    def _ask(self, netlink: Optional[Netlink], ip: bytes, scope: int) -> Optional[bool]:
         if ip in self.public:
             return True
-        netlink = kernel.netlink() if kernel is not None else None
         if netlink is None:
             return self._by_connect(ip, scope)
         try:

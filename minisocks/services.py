@@ -16,7 +16,7 @@ from minisocks.lingering import Porch
 from minisocks.logins import Logins
 from minisocks.loop import Loop
 from minisocks.memory import Memory
-from minisocks.ownaddress import KernelRoutes, RouteNews
+from minisocks.ownaddress import KernelRoutes
 from minisocks.ownlisteners import OwnListeners
 from minisocks.pending import Pending
 from minisocks.processor import Processor
@@ -45,7 +45,7 @@ class Services:
         #: The number of the next connection.
         self.ids = itertools.count(1)
         #: What the kernel is asked about addresses of this host, and where we ourselves listen.
-        self.kernel, self.listeners = KernelRoutes(self._listen_to_routes), OwnListeners()
+        self.kernel, self.listeners = KernelRoutes(), OwnListeners()
         #: What decides about clients, as of now.
         self.access = Access.of(config, self.hooks, self.kernel)
         self.processor = Processor(config.processor)
@@ -91,9 +91,6 @@ class Services:
         self.exchange.change(config)
         self.berths.change(config)
         self.loop.ask_again()
-
-    def _listen_to_routes(self, fd: int) -> None:
-        self.loop.submit(RouteNews(self.loop, self.kernel, fd))
 
     def make_room(self) -> bool:
         """Close descriptors of less worth than the one that is wanted; return whether there were.
