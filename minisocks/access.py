@@ -3,6 +3,7 @@
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from minisocks.auth import Users
+from minisocks.decisions import Decisions
 from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
@@ -36,6 +37,8 @@ class Access(NamedTuple):
     rules: Rules
     #: Says which addresses are this host's, as its targets are dialed.
     own: OwnAddresses
+    #: Those of the rules about addresses.
+    decisions: Decisions
     #: The files that were read for it.
     files: Tuple[str, ...] = ()
 
@@ -59,7 +62,8 @@ class Access(NamedTuple):
         road = Road.of(config)
         own_addresses = OwnAddresses(kernel, road, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
-        return cls(config, road, users, judge, own_addresses, _files_of(config, lists))
+        decisions = Decisions(judge, own_addresses.changes)
+        return cls(config, road, users, judge, own_addresses, decisions, _files_of(config, lists))
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

@@ -63,7 +63,6 @@ class Connect(WaitingRequest):
             session.submit(self)
             return
         try:
-            self._demand_still_allowed(upstream, self._dial)
             session.granted(upstream, self._dial.via, self._dial.bnd)
         except (HandshakeError, OSError):
             close_quietly(upstream)

@@ -319,7 +319,11 @@ class Loop:
 
     def _round(self) -> None:
         self._sleeping = True
-        timeout = 0.0 if self._calls or self._stopping else self._timers.seconds_left()
+        timeout = -1.0
+        if self._calls or self._stopping:
+            timeout = 0.0
+        elif self._timers.entries:
+            timeout = self._timers.seconds_left()
         events = self._poller.poll(timeout, self.most_events)
         self._sleeping = False
         watching, jobs, has_bulk = self._watching, self._jobs, False
@@ -344,7 +348,7 @@ class Loop:
             self._guarded(job, callback)
         if self._closing:
             self._close_sockets()
-        if not len(self):
+        if len(self._jobs) <= len(self._uncounted):
             self._tell_empty()
         self._rounds_left -= 1
         if not self._rounds_left:  # no timer: an idle loop is not woken up for it

@@ -69,21 +69,16 @@ class Netlink:
         Raises:
             OSError: that cannot be told.
         """
-        if self._has_news():
-            with self._lock:
-                self._hear()
-        return self._answers
-
-    def _has_news(self) -> bool:
-        """Return whether there may be something to hear.
-
-        The bytes that wait in the socket, and no look with ``recv``: that would give the
-        interpreter's lock away, which made connections a tenth dearer.
-        """
+        # No look with ``recv``: that would give the interpreter's lock away, which made
+        # connections a tenth dearer.
         try:
-            return self._news.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO) != 0
+            if not self._news.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO):
+                return self._answers
         except OSError:
-            return True  # Linux before 4.12
+            pass  # Linux before 4.12
+        with self._lock:
+            self._hear()
+        return self._answers
 
     def _hear(self) -> None:
         """Take what has been heard; the answers go before each, so that none is found after."""

@@ -49,17 +49,18 @@ class KernelRoutes:
         self._is_closed = False
 
     def changes(self) -> Optional[int]:
-        """Return how often answers may have changed; None: that cannot be told.
+        """Return how often answers may have changed; None: that cannot be told, or not now.
 
-        Opens nothing: where nothing was asked yet, as of clients on this host, nothing has changed.
-
-        Raises:
-            OSError: that cannot be told now.
+        For decisions that are kept: they hold while this stays the same.  Opens nothing: where
+        nothing was asked yet, as of clients on this host, nothing has changed.
         """
-        if self._has_netlink and not self._by_process:
-            return 0
-        netlink = self.netlink()
-        return None if netlink is None else netlink.answers().number
+        try:
+            netlink = self._by_process.get(os.getpid())
+            if netlink is None:
+                return 0 if self._has_netlink and not self._by_process else None
+            return netlink.answers().number
+        except OSError:
+            return None
 
     def netlink(self) -> Optional[Netlink]:
         """Return the sockets of this process; None: there is no netlink here.
@@ -100,6 +101,10 @@ class KernelRoutes:
         self.close()
 
 
+def _never_told() -> Optional[int]:
+    return None
+
+
 class OwnAddresses:
     """Says of an address whether a connection there would end on this host.  Any thread.
 
@@ -116,6 +121,8 @@ class OwnAddresses:
         public: Iterable[str] = (),
     ) -> None:
         self._kernel = kernel
+        #: ``KernelRoutes.changes``.
+        self.changes = _never_told if kernel is None else kernel.changes
         self._road = road or Road()
         #: Those of a NAT, as bytes.
         self.public = frozenset(unmapped(packed_ip(text) or b"") for text in public)
@@ -139,16 +146,6 @@ class OwnAddresses:
                         answers.clear()
                     answers[ip, scope, self] = own
             return own
-        except OSError:
-            return None
-
-    def changes(self) -> Optional[int]:
-        """Return how often answers may have changed; None: that cannot be told.
-
-        For decisions that are kept: they hold while this stays the same.
-        """
-        try:
-            return self._kernel.changes() if self._kernel is not None else None
         except OSError:
             return None
 

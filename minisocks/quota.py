@@ -121,7 +121,9 @@ class Quota(Generic[_Item]):
         """Count *item* in, or for so much more if it is there."""
         here = self._items.setdefault(groups, {})
         here[item] = here.get(item, 0) + weight
-        self._change(groups, weight)
+        self._used += weight
+        if self._sums is not None:
+            self._change_sums(self._sums, groups, weight)
 
     def remove(self, item: _Item, groups: Groups) -> bool:
         """Count *item* out; return whether it was there."""
@@ -131,7 +133,9 @@ class Quota(Generic[_Item]):
             return False
         if not here:
             del self._items[groups]
-        self._change(groups, -weight)
+        self._used -= weight
+        if self._sums is not None:
+            self._change_sums(self._sums, groups, -weight)
         return True
 
     def reduce(self, item: _Item, groups: Groups, weight: int) -> None:
@@ -142,7 +146,9 @@ class Quota(Generic[_Item]):
             del here[item]
             if not here:
                 del self._items[groups]
-        self._change(groups, -weight)
+        self._used -= weight
+        if self._sums is not None:
+            self._change_sums(self._sums, groups, -weight)
 
     @property
     def is_full(self) -> bool:
@@ -199,13 +205,11 @@ class Quota(Generic[_Item]):
         items = self._items[tuple(path)]
         return next(iter(items)) if self._age is None else min(items, key=self._age)
 
-    def _change(self, groups: Groups, weight: int) -> None:
-        self._used += weight
-        if self._sums is not None:
-            if 4 * self._used < self.most:
-                self._sums = None
-            else:
-                self._sums.add(groups, weight)
+    def _change_sums(self, sums: _Group, groups: Groups, weight: int) -> None:
+        if 4 * self._used < self.most:
+            self._sums = None
+        else:
+            sums.add(groups, weight)
 
     def _sum_up(self) -> None:
         self._sums = _Group()

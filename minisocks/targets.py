@@ -61,7 +61,7 @@ def allowed(session: Session, request: Request, addresses: List[Sockaddr]) -> Li
         ip = packed_ip(sockaddr[0])
         if ip is not None:
             scope = scope_of(sockaddr)
-            decision = access.rules.decide(client, ver, cmd, dst, ip, scope)
+            decision = access.decisions.decide(client, ver, cmd, dst, ip, scope)
             if not decision.allowed:
                 continue
             if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):

@@ -62,7 +62,7 @@ ABOVE = """
 #: No socket objects, threads, clock or log from here on.
 BELOW = """
     datagram fragments handshake
-    layers
+    decisions layers
     rules
     settings sniff socks4 socks5
     defaults rows identity
