@@ -54,11 +54,11 @@ class KernelRoutes:
         For decisions that are kept: they hold while this stays the same.  Opens nothing: where
         nothing was asked yet, as of clients on this host, nothing has changed.
         """
+        if not self._by_process:
+            return 0 if self._has_netlink else None
         try:
             netlink = self._by_process.get(os.getpid())
-            if netlink is None:
-                return 0 if self._has_netlink and not self._by_process else None
-            return netlink.answers().number
+            return None if netlink is None else netlink.answers().number
         except OSError:
             return None
 
