@@ -12,7 +12,7 @@ from minisocks.machine import Room
 from minisocks.networks import LOOPBACK, Networks
 from minisocks.processor import AUTO, NONE
 from minisocks.rules import Rules
-from minisocks.setting import Setting
+from minisocks.setting import Setting, option_name
 from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress
 from minisocks.wire import Cmd, packed_ip, text_ip
@@ -37,6 +37,7 @@ Kept = Dict[str, Any]
 
 def at_start(
     addresses: List[str],
+    forwarded: Sequence[str],
     config: Config,
     rules: Rules,
     room: Room,
@@ -45,17 +46,18 @@ def at_start(
     """Return the lines for a proxy that listens on *addresses*.
 
     Args:
+        forwarded: those of them that a forwarder connects to.
         own: names and IPv4 addresses of this host's interfaces.
     """
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
-    lines.append(("may come in:", rules.describe()))
+    lines += _admitted(addresses, forwarded, config, rules)
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
     limits = _limits(config, room)
     if limits:
         lines.append(("limits:", limits))
     if config.allow_lan and not all(map(_is_loopback, addresses)):
         lines += [("take care:", text) for text in _shared(rules, own)]
-    lines.append(("try it:", _try(addresses, rules)))
+    lines.append(("try it:", _try(addresses, forwarded, rules)))
     return lines
 
 
@@ -78,7 +80,9 @@ def as_table(
     name_width = max(len(row[0]) for row in rows)
     value_width = min(30, max(len(row[1]) for row in rows))
     lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
-    lines += ["", "may come in: %s" % rules.describe()]
+    config = chosen.config
+    admitted = _admitted(config.listen, _forwarded_of(config), config, rules)
+    lines += ["", *(" ".join(line) for line in admitted)]
     if login:
         lines.append(
             "a login costs %(seconds).2g s here (%(iterations)d iterations), once for each "
@@ -107,9 +111,46 @@ def as_data(
         "may_come_in": rules.describe(),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
+    for _about, text in _behind(_forwarded_of(chosen.config), chosen.config, rules):
+        data["forwarded"] = text
     if kept:
         data["processor"] = kept
     return dict(data, login=login) if login else data
+
+
+def _admitted(
+    addresses: Sequence[str], forwarded: Sequence[str], config: Config, rules: Rules
+) -> Iterator[Line]:
+    """Yield which clients may come in, by the listeners that there are."""
+    if len(forwarded) < len(addresses):
+        yield "may come in:", rules.describe()
+    yield from _behind(forwarded, config, rules)
+
+
+def _behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[Line]:
+    """Yield how clients are treated that come to one of *forwarded*."""
+    if not forwarded:
+        return
+    text = "each client at %s counts as a stranger from a public address, and " % (
+        " ".join(forwarded)
+    )
+    if rules.lets_in(Client("", is_forwarded=True)):
+        text += "comes in without a password"
+    elif rules.has_users:
+        text += "needs a password"
+    else:
+        text += "none comes in: add --users-file, a rule or --open"
+    by_address = ("max_per_client", "rate", "auth_once")
+    without = ", ".join(option_name(name) for name in by_address if getattr(config, name))
+    if without:
+        text += "; what does not hold for it: " + without
+    if config.ident:
+        text += "; by SOCKS4 it is refused (--ident)"
+    yield "forwarded:", text
+
+
+def _forwarded_of(config: Config) -> List[str]:
+    return [text for text in config.listen if config.is_forwarded(text)]
 
 
 def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
@@ -162,22 +203,28 @@ def _shown(setting: Setting, config: Config) -> List[str]:
     return [setting.with_unit(one) for one in values]
 
 
-def _try(addresses: List[str], rules: Rules) -> str:
+def _try(addresses: List[str], forwarded: Sequence[str], rules: Rules) -> str:
     """Return a line for the shell that works, or what keeps every one from it."""
     places = [ListenAddress.parse(address).for_clients() for address in addresses]
     if not rules.has_users:
-        places, others = [p for p in places if rules.lets_in(_client_of(p))], places
+        clients = [_client_of(p, a in forwarded) for p, a in zip(places, addresses)]
+        others = places
+        places = [p for p, client in zip(places, clients) if rules.lets_in(client)]
         if not places and rules.has_own and not others[0].path:
             line = "curl --proxy socks5h://HOST:%d https://example.org/ from where the rules allow"
             return line % others[0].port
         if not places:
-            return "nobody can come in by this address yet: add --allow-lan, --user or --open"
+            ways = "--user or --open" if len(forwarded) == len(addresses) else _WAYS
+            return "nobody can come in by this address yet: add " + ways
     user = "NAME:PASSWORD@" if rules.has_users else ""
     place = next((place for place in places if not place.path), places[0])
     where = "localhost" + place.path if place.path else str(place)
     return "curl --proxy socks5h://%s%s https://example.org/" % (user, where)
 
 
-def _client_of(place: ListenAddress) -> Client:
+_WAYS = "--allow-lan, --user or --open"
+
+
+def _client_of(place: ListenAddress, is_forwarded: bool) -> Client:
     """Return a client on this host as it arrives at *place*: from that very address."""
-    return Client((place.host, 0) if packed_ip(place.host) else "")
+    return Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)

@@ -7,12 +7,13 @@ from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
 from minisocks.handshake import Request
 from minisocks.loop import Job
 from minisocks.ports import address_of, public_address
-from minisocks.rate import Share
 from minisocks.rated import RatedAssociation
 from minisocks.session import Session
 from minisocks.wire import Address, Atyp, packed_ip, unmapped
 
-__all__ = ["Associate"]
+__all__ = ["NO_UDP", "Associate"]
+
+NO_UDP = "UDP needs the address of the client: none is known on a unix socket or behind a forwarder"
 
 
 class Associate(Job):
@@ -29,11 +30,12 @@ class Associate(Job):
         """Have the loop carry it out.  Thread: a handler's.
 
         Raises:
-            UnsupportedCommand: by a unix socket; the session still is the caller's.
+            UnsupportedCommand: of the client no address is known; the session still is the
+                caller's.
         """
-        if not self._session.client.ip:
-            # Datagrams would come from an address, and anybody on this host has that.
-            raise UnsupportedCommand("UDP needs a client that has an IP address: no unix socket")
+        if not self._session.client.has_address:
+            # Datagrams would come from an address, and any other program may have that one.
+            raise UnsupportedCommand(NO_UDP)
         self._session.submit(self)
 
     def begin(self) -> None:
@@ -85,10 +87,10 @@ class Associate(Job):
 
 
 def _association(session: Session, relay: socket.socket, ip: bytes, port: int) -> Association:
-    services, client, rate = session.services, session.client, session.services.access.config.rate
-    if rate is None:
+    services = session.services
+    share = services.rates.share_of(session.client, services.access.config.rate)
+    if share is None:
         return Association(services, session.record, session.sock, relay, ip, port)
-    share = Share(services.rates, client, rate)
     return RatedAssociation(services, session.record, session.sock, relay, ip, port, share)
 
 

@@ -54,7 +54,7 @@ class Census(Witness):
                 raise _limit("there are", config.max_connections, "--max-connections")
             if not self._all.has_room(groups):
                 raise _share(client.place, config.max_connections)
-            if _is_reached(here, config.max_per_client):
+            if place is not None and _is_reached(here, config.max_per_client):
                 raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
             if user is not None and _is_reached(by_user, config.max_per_user):
                 name = quoted(user, MOST_TOLD)

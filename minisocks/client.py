@@ -6,13 +6,25 @@ from typing import Any, Optional, Tuple
 from minisocks.networks import LOOPBACK
 from minisocks.wire import packed_ip, text_ip, unmapped
 
-__all__ = ["THIS_HOST", "Client", "Groups", "group_text", "groups_of", "neighbourhood", "site_of"]
+__all__ = [
+    "FORWARDED",
+    "THIS_HOST",
+    "Client",
+    "Groups",
+    "group_text",
+    "groups_of",
+    "neighbourhood",
+    "site_of",
+]
 
 #: The groups that a client is in, the widest first; the last is its address.
 Groups = Tuple[Any, ...]
 
 #: The groups of a client on this host: all of its addresses and unix sockets are one client.
 THIS_HOST: Groups = (b"",)
+
+#: The groups of a client behind a forwarder: nothing tells it from the others there.
+FORWARDED: Groups = (b"\0",)
 
 
 class Client:
@@ -23,22 +35,34 @@ class Client:
 
     Attributes:
         ip: 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d.  Empty for a client
-            on a unix socket, which is on this host.
-        port: TCP port, 0 on a unix socket.
+            on a unix socket, which is on this host.  One byte, which is no address, for a
+            client behind a forwarder.
+        port: TCP port, behind a forwarder that one's; 0 on a unix socket.
         is_local: it is on this host: loopback or a unix socket.
+        is_forwarded: it is behind a forwarder: a stranger from a public address, whatever the
+            socket says.
         user: who gave the right password, or whom ident confirmed; None before that or
             without either.
         is_unproven: its user is only what its own host says, where others show passwords.
     """
 
-    __slots__ = ("_scoped", "ip", "is_local", "is_unproven", "port", "user")
+    __slots__ = ("_scoped", "ip", "is_forwarded", "is_local", "is_unproven", "port", "user")
 
-    def __init__(self, peer: Any) -> None:
-        """*peer* is what ``accept`` returned as the address."""
+    def __init__(self, peer: Any, is_forwarded: bool = False) -> None:
+        """Make one of *peer*, what ``accept`` returned as the address.
+
+        Args:
+            is_forwarded: the address is that of a forwarder (``--forwarded``).
+        """
         self.user: Optional[bytes] = None
         self.is_unproven = False
         #: The text of an address that its bytes do not tell all of: fe80::7%eth0.
         self._scoped: Optional[str] = None
+        self.is_forwarded = is_forwarded
+        if is_forwarded:
+            self.ip, self.port = FORWARDED[0], peer[1] if isinstance(peer, tuple) else 0
+            self.is_local = False
+            return
         if not isinstance(peer, tuple):
             self.ip, self.port = b"", 0
             self.is_local = True
@@ -54,19 +78,38 @@ class Client:
         self.is_local = ip in LOOPBACK
 
     @property
-    def key(self) -> bytes:
-        """What is one client for a limit of each client: this host, an address, or a /64."""
+    def key(self) -> Optional[bytes]:
+        """What is one client for a limit of each client: this host, an address, or a /64.
+
+        None: nothing tells what is one client, so no such limit holds.
+        """
+        if self.is_forwarded:
+            return None
         return THIS_HOST[0] if self.is_local else neighbourhood(self.ip)
 
     @property
     def groups(self) -> Groups:
         """The groups that it is in, for limits that clients share."""
+        if self.is_forwarded:
+            return FORWARDED
         return THIS_HOST if self.is_local else groups_of(self.ip)
+
+    @property
+    def has_address(self) -> bool:
+        """Whether it is known where it is: not on a unix socket, nor behind a forwarder."""
+        return len(self.ip) > 1
+
+    @property
+    def alike(self) -> str:
+        """Clients that have the same address, in the words of a sentence."""
+        return "clients " + ("behind a forwarder" if self.is_forwarded else "from " + self.host)
 
     @property
     def host(self) -> str:
         """The address as text, made when asked for: a connection that is idle needs it no more."""
-        return self._scoped or (text_ip(self.ip) if self.ip else "unix")
+        if not self.has_address:
+            return "forwarder" if self.is_forwarded else "unix"
+        return self._scoped or text_ip(self.ip)
 
     @property
     def place(self) -> str:
@@ -76,8 +119,8 @@ class Client:
         return self.host
 
     def __str__(self) -> str:
-        """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122`` or ``unix``."""
-        if not self.ip:
+        """Return ``10.0.0.7:50122``, ``[2001:db8::7]:50122``, ``forwarder:50122`` or ``unix``."""
+        if not self.port and not self.has_address:
             return self.host
         return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
 
@@ -104,6 +147,8 @@ def group_text(groups: Groups, level: int) -> str:
     group, length = groups[level], len(groups[-1])
     if not group:
         return "this host"
+    if groups == FORWARDED:
+        return "behind a forwarder"
     text = text_ip(group + bytes(length - len(group)))
     return text if len(group) == length else "%s/%d" % (text, 8 * len(group))
 

@@ -27,12 +27,12 @@ class Verified:
 
     def __init__(self) -> None:
         #: By address (of IPv6: the /64) and user, longest ago first: mark and ``Users.proof``.
-        self._known: Dict[Tuple[bytes, bytes], Tuple[bytes, bytes]] = {}
+        self._known: Dict[Tuple[Optional[bytes], bytes], Tuple[bytes, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, address: bytes, credentials: Credentials, users: Users) -> None:
+    def add(self, address: Optional[bytes], credentials: Credentials, users: Users) -> None:
         """Remember that this password is right, as far as *users* go."""
         key = (address, credentials.user)
         self._known.pop(key, None)
@@ -40,7 +40,7 @@ class Verified:
             del self._known[next(iter(self._known))]
         self._known[key] = keyed(*credentials), users.proof(credentials)
 
-    def has(self, address: bytes, credentials: Credentials, users: Users) -> bool:
+    def has(self, address: Optional[bytes], credentials: Credentials, users: Users) -> bool:
         """Return whether it was found to be right, by what *users* still have."""
         import hmac
 
@@ -77,7 +77,9 @@ class Guests:
         return len(self._guests)
 
     def add(self, client: Client, user: bytes, proof: bytes, now: float) -> None:
-        """Remember *client*'s address."""
+        """Remember *client*'s address, if it is known."""
+        if not client.has_address:
+            return
         with self._lock:
             self._guests.pop(client.host, None)
             while len(self._guests) >= MAX_REMEMBERED:
@@ -86,7 +88,7 @@ class Guests:
 
     def user_at(self, client: Client, since: float) -> Optional[bytes]:
         """Return who has come from that address, not before *since*; None: nobody."""
-        if not client.ip:
+        if not client.has_address:
             return None
         with self._lock:
             guest = self._guests.get(client.host)

@@ -84,7 +84,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
 
     def make_session(self) -> Session:
         """Return the session of this client; a test kit's may misbehave."""
-        return Session(self.server.services, self.request, self.client_address)
+        return Session(self.server, self.request, self.client_address)
 
     def negotiate(self) -> Request:
         """Return what the client wants, once it has said so and who it is.

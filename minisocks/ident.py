@@ -13,7 +13,7 @@ from minisocks.identity import MAX_LINE_BYTES, check_user_id, encode_query, firs
 from minisocks.room import with_room
 from minisocks.wire import Rep, plain_ip, text_ip
 
-__all__ = ["confirm"]
+__all__ = ["NOBODY_TO_ASK", "confirm"]
 
 #: Where an identd listens (RFC 1413 section 3).
 IDENT_PORT = 113
@@ -21,6 +21,7 @@ IDENT_PORT = 113
 #: (section 4).  What it takes is of the two minutes that the client's request has.
 SECONDS = 30.0
 
+NOBODY_TO_ASK = "there is no identd to ask for a client on a unix socket or behind a forwarder"
 _HUNG_UP = "its identd hung up without an answer"
 
 
@@ -40,8 +41,8 @@ def confirm(conn: ClientSocket, userid: bytes, make_room: Callable[[], bool]) ->
         OSError: the client has left.
     """
     client = conn.client
-    if not client.ip:
-        raise NoIdentd("a client on a unix socket has no identd to ask")
+    if not client.has_address:
+        raise NoIdentd(NOBODY_TO_ASK)
     reached, peer = conn.sock.getsockname(), conn.sock.getpeername()
     # Each with its scope: a link-local address is one only with that.
     ours: Tuple[Any, ...] = (text_ip(plain_ip(reached[0])), 0)

@@ -270,7 +270,7 @@ class Logins:
 
     def _welcome(self, client: Client, credentials: Credentials, users: Users) -> None:
         """Remember the address of *client*, which has shown the right password."""
-        if not self._auth_once or not client.ip:
+        if not self._auth_once or not client.has_address:
             return
         user, proof = credentials.user, users.proof(credentials)
         with self._lock:
@@ -293,8 +293,12 @@ def _key(scope: Scope, row: Groups) -> bytes:
 
 
 def _row_of(client: Client, user: bytes, users: Users) -> Groups:
-    """Return the row of a login: the client's groups, and the user in them."""
-    name = user if users.is_listed(user) else b""
+    """Return the row of a login: the client's groups, and the user in them.
+
+    Behind a forwarder the clients of all users that a hook knows would else be one row.
+    """
+    is_named = users.is_listed(user) or (client.is_forwarded and users.may_take_long)
+    name = user if is_named else b""
     return client.groups + (("user", name),)
 
 

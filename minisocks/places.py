@@ -56,15 +56,21 @@ _NOT_OPENED = Networks(
 _ALWAYS_OWN = Networks("", "", LOOPBACK.rows() + UNSPECIFIED.rows())
 #: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
+#: The forms of an address that nobody knows.
+_SOMEWHERE: Forms = ((1, 0),)
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
 #: what is not loopback; ``self``, the addresses that this host has at the time.
 SETS = (*sorted(_STATIC), "public", "remote", "self")
 
 
 def forms_of(ip: bytes) -> Forms:
-    """Return the forms of an address, itself first.  None, a unix socket, is loopback."""
-    if not ip:
-        return ((4, 0x7F000001),)
+    """Return the forms of an address, itself first.
+
+    None, a unix socket, is loopback.  One byte is a client behind a forwarder: it is remote and
+    public, and in no network but those that have everything.
+    """
+    if len(ip) < 2:
+        return ((4, 0x7F000001),) if not ip else _SOMEWHERE
     if len(ip) == 16 and ip.startswith(MAPPED_PREFIX):
         ip = ip[12:]
     if len(ip) == 4 and ip[0]:
@@ -137,6 +143,8 @@ class Places:
         self.is_static = sets.isdisjoint(("public", "remote", "self")) and not any(
             self.networks.holds(size, number) for size, _bits, number in self._not_meant.rows()
         )
+        if are_clients and self.has_everything:
+            self.is_static = False  # it has clients whose address nobody knows, too
         self.names = Names(names)
 
     @property
@@ -193,6 +201,8 @@ class Places:
 
     def _in_dynamic(self, size: int, number: int, is_own: IsOwn, in_doubt: bool) -> bool:
         sets = self._sets
+        if size == 1:
+            return self.has_everything or not sets.isdisjoint(("public", "remote"))
         if "self" in sets and not (self._opens and _NOT_OPENED.holds(size, number)):
             answer = is_own(number.to_bytes(size, "big"))
             if answer or (answer is None and in_doubt):

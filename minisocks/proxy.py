@@ -265,6 +265,12 @@ class Proxy:
         return [text for text, _name in run.bound] if run is not None and run.listens else []
 
     @property
+    def forwarded(self) -> List[str]:
+        """Those of ``addresses`` that a forwarder connects to."""
+        run = self._run
+        return run.forwarded if run is not None and run.listens else []
+
+    @property
     def address(self) -> str:
         """The first of ``addresses``, as ``"127.0.0.1:43210"``.
 

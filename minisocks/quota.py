@@ -13,12 +13,13 @@ addresses.  This host is one client.  Pure decisions; each object is guarded by 
 ============= ============================================ ==================================
 
 Of each, an eighth is kept for this host; of the connections, of which one client alone may have
-8/9, a sixteenth.
+8/9, a sixteenth.  Clients behind forwarders are one group, because nothing tells them apart; of an
+``Allowance`` that group has no share but what is kept for others.
 """
 
 from typing import Any, Callable, Dict, Generic, Hashable, List, Optional, Tuple, TypeVar
 
-from minisocks.client import THIS_HOST, Groups
+from minisocks.client import FORWARDED, THIS_HOST, Groups
 
 __all__ = ["Allowance", "Queue", "Quota"]
 
@@ -223,7 +224,8 @@ class Allowance:
     A group has less than *factor* times what is free, but one at least.  What two groups
     leave may be too little for a third, so the last is for those that have nothing: some is
     free for others until there are as many groups.  A group is the widest that a client is in:
-    one in it never has more.
+    one in it never has more.  What is behind forwarders may be all clients that there are, so it
+    may have all but what is kept.
 
     Args:
         most: how much there may be; None: there is no bound.
@@ -255,7 +257,8 @@ class Allowance:
         if not here:
             return weight <= free - kept
         kept += self.most // KEPT_FOR_NEW
-        return weight <= free - kept and here + weight - 1 < self._factor * free
+        has_share = top == FORWARDED[0] or here + weight - 1 < self._factor * free
+        return weight <= free - kept and has_share
 
     def add(self, groups: Groups, weight: int = 1) -> None:
         """Count so much in."""

@@ -176,9 +176,16 @@ class Rates:
         """Return how many clients have one."""
         return len(self._throttles)
 
-    def join(self, client: Client, rate: int) -> Throttle:
-        """Return the throttle of *client* for one pair more; *rate* is for a new one."""
-        place = client.key
+    def share_of(self, client: Client, rate: Optional[int]) -> "Optional[Share]":
+        """Return what *client* has of *rate*; None: nothing slows it down.
+
+        Any thread.
+        """
+        key = client.key
+        return None if rate is None or key is None else Share(self, key, rate)
+
+    def join(self, place: bytes, rate: int) -> Throttle:
+        """Return the throttle of a client, *place*, for one pair more; *rate* is for a new one."""
         throttle = self._throttles.get(place)
         if throttle is None:
             throttle = self._throttles[place] = Throttle(self._loop, rate)
@@ -186,12 +193,11 @@ class Rates:
         throttle.pairs += 1
         return throttle
 
-    def leave(self, client: Client) -> None:
+    def leave(self, place: bytes) -> None:
         """Count out one of the client's pairs; the throttle stays until it is full again.
 
         Else who opens one connection after the other would begin each with a full one.
         """
-        place = client.key
         throttle = self._throttles[place]
         throttle.pairs -= 1
         if not throttle.pairs and not throttle.is_ending:
@@ -217,10 +223,10 @@ class Rates:
 
 
 class Share(NamedTuple):
-    """Whose share of what a pair has."""
+    """Whose share of what a pair has: ``Client.key`` is its *place*."""
 
     rates: Rates
-    client: Client
+    place: bytes
     rate: int
 
 
@@ -245,7 +251,7 @@ class RatedPair(Pair):
     def begin(self) -> None:
         """Take both sockets in; what came behind the request counts as any other byte."""
         share = self._share
-        self._throttle = share.rates.join(share.client, share.rate)
+        self._throttle = share.rates.join(share.place, share.rate)
         super().begin()
         if self._early:
             lane = self._throttle.up
@@ -315,5 +321,5 @@ class RatedPair(Pair):
         self._early = memoryview(b"")
         if self._throttle is not None:
             self._throttle = None
-            self._share.rates.leave(self._share.client)
+            self._share.rates.leave(self._share.place)
         super()._close()

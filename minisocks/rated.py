@@ -39,7 +39,7 @@ class RatedAssociation(Association):
 
     def begin(self) -> None:
         """Relay from now on."""
-        self._throttle = self._share.rates.join(self._share.client, self._share.rate)
+        self._throttle = self._share.rates.join(self._share.place, self._share.rate)
         super().begin()
 
     def abort(self, why: str) -> None:
@@ -49,7 +49,7 @@ class RatedAssociation(Association):
             self._pay(self._up_turn)
             self._pay(self._down_turn)
             self._throttle = None
-            self._share.rates.leave(self._share.client)
+            self._share.rates.leave(self._share.place)
         self._up_turn.waits = self._down_turn.waits = False  # whoever gives turns passes it over
         super().abort(why)
 

@@ -55,6 +55,15 @@ ROWS = (
     ),
     Setting(
         _LISTENING,
+        "forwarded",
+        "texts",
+        "One of the addresses to listen on: a forwarder connects there for its clients, so each of "
+        "them counts as a stranger from a public address. May be repeated.",
+        "ADDRESS",
+        accept=ListenAddress.parse,
+    ),
+    Setting(
+        _LISTENING,
         "public_address",
         "texts",
         "Tell who is not on this host to send UDP, or connect for BIND, to this address, which a "

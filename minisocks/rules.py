@@ -343,10 +343,9 @@ class Rules:
     def _shut_out(self, client: Client) -> str:
         """Say why *client* may not come in."""
         if not self.has_own:
-            return (
-                "clients from %s may not come in; let them with --allow-lan (private networks), "
-                "--user NAME:PASSWORD or --open" % client.host
-            )
+            ways = "" if client.is_forwarded else "--allow-lan (private networks), "
+            text = "%s may not come in; let them with %s--user NAME:PASSWORD or --open"
+            return text % (client.alike, ways)
         return "no rule allows anything to %s" % self._whom(client)
 
     def _refusal(self, client: Client, number: int, dst: Address, ip: Optional[bytes]) -> str:
@@ -358,18 +357,19 @@ class Rules:
             return "rule %d denies %s: %s" % (number, what, rule.text)
         kind = named_set(forms_of(ip)) if ip is not None else ""
         if kind not in ("", PRIVATE.name, RESERVED.name) or not _guards_self(rule):
-            return "%s addresses are not for clients from %s" % (kind, client.host)
+            return "%s addresses are not for %s" % (kind, client.alike)
         text = "%s is this host, which %s may not reach" % (what, client.host)
         if ip is None:
             return text
         if self._is_own(ip) is None:
             return "whether %s is this host cannot be told now" % what
         source = PRIVATE.name if client.ip in PRIVATE else client.host.partition("%")[0]
+        source = "public" if client.is_forwarded else source
         opening = "allow from %s to self port %d" % (source, dst.port)
         return text + "; a rule before all others opens it: " + opening
 
     def _whom(self, client: Client) -> str:
-        who = "clients from %s" % client.host
+        who = client.alike
         if client.user is not None:
             who = "%s as %s" % (who, quoted(client.user, MOST_TOLD))
             return who + ", who has shown no password" if client.is_unproven else who

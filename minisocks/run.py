@@ -14,6 +14,7 @@ from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
 from minisocks.server import SocksServer
 from minisocks.services import Services
+from minisocks.settings import Config
 from minisocks.threads import is_own_thread
 from minisocks.values import ListenAddress
 
@@ -70,6 +71,8 @@ class Run:
         self._given: List[_Door] = []
         #: Address as text and as ``getsockname`` has it, of all its listeners.
         self.bound: List[Tuple[str, Any]] = []
+        #: Those that a forwarder connects to.
+        self.forwarded: List[str] = []
 
     def start(self, given: Sequence[Listener]) -> None:
         """Open the listeners of the settings, and serve them and those *given*.
@@ -80,7 +83,8 @@ class Run:
         """
         services = self.services
         services.access.road.check()
-        self._doors = self._open(services.access.config.listen)
+        config = services.access.config
+        self._doors = self._open(config, config.listen)
         self._given = [self._door(item) for item in given]
         # Before anybody is served: a hook may ask.
         self._note_bound()
@@ -106,16 +110,21 @@ class Run:
             gone = [text for text in self._doors if text not in config.listen]
             new = [text for text in config.listen if text not in self._doors]
             try:
-                opened = self._open(new)
+                opened = self._open(config, new)
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not gone:
                     raise
                 # 127.0.0.1:1080 is in the way of :1080, say.
-                opened = self._open_in_place_of(gone, new)
+                opened = self._open_in_place_of(gone, config, new)
             left = {text: self._doors.pop(text) for text in gone if text in self._doors}
             added = [door.server for doors in opened.values() for door in doors]
             removed = [door for doors in left.values() for door in doors]
 
+            # Before what waits is asked again.  Those that are gone stay what they are, because
+            # their last clients are still accepted.
+            for text, doors in self._doors.items():
+                for door in doors:
+                    door.server.is_forwarded = config.is_forwarded(text)
             run_in(self.services.loop, lambda: self.services.adopt(access))
             self.acceptor.change(added, [door.server for door in removed])
             for door in removed:
@@ -124,17 +133,21 @@ class Run:
             self._doors = {text: known[text] for text in config.listen}
             self._note_bound()
 
-    def _door(self, listener: Listener) -> _Door:
+    def _door(self, listener: Listener, is_forwarded: bool = False) -> _Door:
         parts = listener.sock, self.services, self._handler_type, self.acceptor
-        return _Door(listener, self._server_type(*parts))
+        server = self._server_type(*parts)
+        server.is_forwarded = server.is_forwarded or is_forwarded
+        return _Door(listener, server)
 
-    def _open(self, texts: Sequence[str]) -> _DoorsByText:
-        """Open all of *texts*, or none."""
+    def _open(self, config: Config, texts: Sequence[str]) -> _DoorsByText:
+        """Open all of *texts*, addresses of *config*, or none."""
         opened: _DoorsByText = {}
         try:
             for text in texts:
                 found = open_listeners(ListenAddress.parse(text))
-                opened.setdefault(text, []).extend(self._door(item) for item in found)
+                is_forwarded = config.is_forwarded(text)
+                doors = [self._door(item, is_forwarded) for item in found]
+                opened.setdefault(text, []).extend(doors)
         except BaseException:
             for doors in opened.values():
                 for door in doors:
@@ -142,18 +155,20 @@ class Run:
             raise
         return opened
 
-    def _open_in_place_of(self, gone: Sequence[str], new: Sequence[str]) -> _DoorsByText:
-        """Close *gone* and open *new*; on failure open *gone* again."""
+    def _open_in_place_of(
+        self, gone: Sequence[str], config: Config, new: Sequence[str]
+    ) -> _DoorsByText:
+        """Close *gone* and open *new*, of *config*; on failure open *gone* again."""
         removed = [door for text in gone for door in self._doors.pop(text)]
         servers = [door.server for door in removed]
         self.acceptor.change([], servers)
         for door in removed:
             door.listener.close()
         try:
-            return self._open(new)
+            return self._open(config, new)
         except OSError:
             try:
-                again = self._open(gone)
+                again = self._open(self.services.access.config, gone)
             except OSError as exc:
                 log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
             else:
@@ -167,7 +182,9 @@ class Run:
         return [door for doors in self._doors.values() for door in doors] + self._given
 
     def _note_bound(self) -> None:
-        listeners = [door.listener for door in self._all_doors()]
+        doors = self._all_doors()
+        self.forwarded = [door.listener.address for door in doors if door.server.is_forwarded]
+        listeners = [door.listener for door in doors]
         self.bound = [(item.address, item.sock.getsockname()) for item in listeners]
 
     @property

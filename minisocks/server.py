@@ -5,6 +5,7 @@ import socketserver
 from typing import Any, Optional, Set, Tuple, Type
 
 from minisocks.acceptor import Acceptor
+from minisocks.client import Client
 from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.handler import SocksHandler
 from minisocks.services import Services
@@ -21,7 +22,8 @@ class SocksServer(socketserver.ThreadingTCPServer):
     ``handle_error`` logs.  Four things differ.  The threads are those of an ``Acceptor``, which
     several servers may share (as those of a ``Proxy`` do); ``shutdown`` is theirs, too.
     ``shutdown_request`` is called only for sockets that the loop has not taken over.
-    ``service_actions`` is not called, because nothing polls.
+    ``service_actions`` is not called, because nothing polls.  ``client_of`` says who a client is,
+    as far as the socket tells; a subclass may know better.
 
     Args:
         listener: a socket that is bound and listens, made here or given.
@@ -32,6 +34,8 @@ class SocksServer(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     block_on_close = False
+    #: Whether a forwarder connects here, so that no address tells where a client is.
+    is_forwarded = False
 
     def __init__(
         self,
@@ -81,6 +85,10 @@ class SocksServer(socketserver.ThreadingTCPServer):
         if not ACCEPTED_INHERIT:
             tune(request)
         return request, address
+
+    def client_of(self, client_address: Any) -> Client:
+        """Return the client of a connection.  A handler thread, before it reads anything."""
+        return Client(client_address, self.is_forwarded)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve one client in this thread, a handler's."""

@@ -128,8 +128,9 @@ class Service:
         assert services is not None
         for sentence in services.access.rules.oddities():
             self._warn(sentence)
-        rules, addresses = services.access.rules, self._proxy.addresses
-        return announce.at_start(addresses, self._config, rules, room, own_ipv4())
+        rules, proxy = services.access.rules, self._proxy
+        where = proxy.addresses, proxy.forwarded
+        return announce.at_start(*where, self._config, rules, room, own_ipv4())
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config
@@ -331,14 +332,18 @@ class Service:
 
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""
-        listen = tuple(
-            "unix:" + self._at_home(text[5:]) if text.startswith("unix:") else text
-            for text in config.listen
+        listen, forwarded = (
+            tuple(
+                "unix:" + self._at_home(text[5:]) if text.startswith("unix:") else text
+                for text in texts
+            )
+            for texts in (config.listen, config.forwarded)
         )
         log_file = config.log_file and self._at_home(config.log_file)
         users_file = config.users_file and self._at_home(config.users_file)
         rule = tuple(with_files(text, self._at_home) for text in config.rule)
-        return config._replace(listen=listen, log_file=log_file, users_file=users_file, rule=rule)
+        config = config._replace(listen=listen, forwarded=forwarded, log_file=log_file)
+        return config._replace(users_file=users_file, rule=rule)
 
 
 def _warn_in_log(sentence: str) -> None:

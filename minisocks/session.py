@@ -14,7 +14,7 @@ from minisocks.idle import Idle
 from minisocks.lingering import Lingering
 from minisocks.loop import Job
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.rate import RatedPair, Share
+from minisocks.rate import RatedPair
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.services import Services
@@ -48,6 +48,7 @@ class Session:
         "mask",
         "proof",
         "record",
+        "server",
         "services",
         "sock",
         "talk",
@@ -57,15 +58,19 @@ class Session:
     #: What parses the client's bytes.
     talk_type: Type[Handshake] = Handshake
 
-    def __init__(self, services: Services, sock: socket.socket, peer: Any) -> None:
-        self.services = services
+    def __init__(self, server: Any, sock: socket.socket, peer: Any) -> None:
+        """*peer* is what ``get_request`` of the ``SocksServer`` has returned with *sock*."""
+        self.server = server
+        self.services: Services = server.services
+        services = self.services
         self.access: Access = services.access
         config = self.access.config
         self.sock = sock
         self.fd = sock.fileno()
         self.mask = UNWATCHED
         self.in_loop = False
-        self.client = client = Client(peer)
+        self.client: Client = server.client_of(peer)
+        client = self.client
         self.conn = ClientSocket(sock, client, config.handshake_timeout)
         self.record = Record(client, next(services.ids), services.journal)
         methods, guest = self.access.rules.methods(client), None
@@ -106,9 +111,13 @@ class Session:
     def check_user(self) -> None:
         """Refuse a client whose line of users is gone by now, or whose time is over.
 
+        Or whose listener is a forwarder's by now, for which it has been taken for a local one.
+
         Raises:
             AuthFailed: so it is.
         """
+        if self.server.is_forwarded and not self.client.is_forwarded:
+            raise AuthFailed("its listener is a forwarder's by now (--forwarded)")
         client, users, request = self.client, self.access.users, self.record.request
         user = client.user
         if user is None:
@@ -185,10 +194,10 @@ class Session:
     def pair(self, upstream: socket.socket) -> Pair:
         """Return what relays from now on; it owns both sockets."""
         services, early = self.services, self.talk.trailing_data()
-        loop, rate = services.loop, services.access.config.rate
-        if rate is None:
+        loop = services.loop
+        share = services.rates.share_of(self.client, services.access.config.rate)
+        if share is None:
             return Pair(loop, self.sock, upstream, self.record, early, self.mask)
-        share = Share(services.rates, self.client, rate)
         return RatedPair(loop, self.sock, upstream, self.record, early, self.mask, share)
 
     def refuse(self, error: Exception) -> None:

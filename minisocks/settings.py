@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 from minisocks.errors import ConfigError
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
 from minisocks.setting import closest
-from minisocks.values import encode, without_password
+from minisocks.values import ListenAddress, encode, without_password
 
 __all__ = [
     "CONFIG_FILE",
@@ -26,6 +26,8 @@ class Config(NamedTuple):
 
     # Where to listen. Loopback: a proxy that everybody can reach is a decision.
     listen: Tuple[str, ...] = ("127.0.0.1:1080",)
+    # Those of them that a forwarder connects to, so that no client's address is seen there.
+    forwarded: Tuple[str, ...] = ()
     # What others are told instead of the address that they reach, where a NAT is in between;
     # none: nothing else.
     public_address: Tuple[str, ...] = ()
@@ -138,10 +140,20 @@ class Config(NamedTuple):
             setting.check(getattr(self, setting.name))
         if not self.listen:
             raise ConfigError("--listen", "needs at least one address")
+        known = [ListenAddress.parse(text) for text in self.listen]
+        for text in self.forwarded:
+            if ListenAddress.parse(text) not in known:
+                listen = " ".join(self.listen)
+                what = "%s is none of the addresses to listen on; write it as --listen has it: %s"
+                raise ConfigError("--forwarded", what % (text, listen))
         for option, texts in (("--source", self.source), ("--public-address", self.public_address)):
             if len({":" in text for text in texts}) < len(texts):
                 raise ConfigError(option, "takes one address of each family")
         return self
+
+    def is_forwarded(self, listen: str) -> bool:
+        """Return whether a forwarder connects to this one of the addresses to listen on."""
+        return ListenAddress.parse(listen) in map(ListenAddress.parse, self.forwarded)
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
         """Return the user names and passwords as clients send them."""

@@ -14,7 +14,7 @@ __all__ = ["sniff"]
 #: Longest method of HTTP that is in use ("PROPPATCH", "BASELINE-CONTROL" is not).
 _LONGEST_WORD = 10
 
-_BALANCER = "a PROXY protocol header: the balancer in front must not send one"
+_BALANCER = "a PROXY protocol header: the forwarder must not send one; see --forwarded"
 
 _PAGE = b"""\
 This is a SOCKS proxy, and it was spoken to in HTTP.

@@ -27,7 +27,6 @@ from minisocks.loop import Job
 from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
 from minisocks.relay import Pair
-from minisocks.services import Services
 from minisocks.session import Session
 from minisocks.setting import closest
 from minisocks.settings import Config
@@ -135,8 +134,9 @@ class ScriptedProxy(Proxy):
             """Serves one client by the script as it is when the client comes."""
 
             def make_session(self) -> Session:
-                services, script = self.server.services, proxy.script
-                return _ScriptedSession(services, self.request, self.client_address, script)
+                return _ScriptedSession(
+                    self.server, self.request, self.client_address, proxy.script
+                )
 
         return Handler
 
@@ -192,8 +192,8 @@ class _ScriptedSession(Session):
 
     talk_type = _ScriptedTalk
 
-    def __init__(self, services: Services, sock: socket.socket, peer: Any, script: Script) -> None:
-        super().__init__(services, sock, peer)
+    def __init__(self, server: Any, sock: socket.socket, peer: Any, script: Script) -> None:
+        super().__init__(server, sock, peer)
         self._script = script
 
     def asked(self, request: Request) -> None:

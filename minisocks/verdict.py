@@ -15,6 +15,11 @@ from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, scope_of, text
 __all__ = ["Question", "Verdict", "judge"]
 
 
+#: Where a client may be that no address is known of.
+_PLACES = ("forwarder", "unix")
+_WITHOUT_ADDRESS = "by a unix socket or a forwarder there is no %s"
+
+
 class Question(NamedTuple):
     """Who wants what; texts as people write them."""
 
@@ -92,8 +97,8 @@ def judge(
             return decision.reason
         return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
 
-    if cmd == Cmd.UDP_ASSOCIATE and not client.ip:
-        return Verdict(False, text, [("", False, "a unix socket has no UDP: it hears REP 07")])
+    if cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
+        return Verdict(False, text, [("", False, _WITHOUT_ADDRESS % "UDP: it hears REP 07")])
     decision = rules.foresee(client, question.ver, cmd, dst)
     if not decision.allowed:
         return Verdict(False, text, [("", False, by(decision))])
@@ -118,8 +123,8 @@ def judge(
 def _why_not(access: Access, user: bytes, question: Question) -> str:
     """Return why *user* cannot have logged in; "" if he can."""
     if question.ver == 4 and access.rules.asks_ident:
-        if question.source == "unix":
-            return "a unix socket has no identd to ask: it hears 92"
+        if question.source in _PLACES:
+            return _WITHOUT_ADDRESS % "identd to ask: it hears 92"
         return ""
     if not access.users:
         return "there are no users"
@@ -129,8 +134,8 @@ def _why_not(access: Access, user: bytes, question: Question) -> str:
 
 
 def _client(text: str) -> Client:
-    if text == "unix":
-        return Client("")
+    if text in _PLACES:
+        return Client("", text == "forwarder")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if packed_ip(bare) is None:
         raise ConfigError("--from", "%r is no address of a client; write it as 10.0.0.7" % text)

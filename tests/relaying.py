@@ -8,7 +8,7 @@ import time
 
 from minisocks.client import Client
 from minisocks.compat import UNWATCHED
-from minisocks.rate import RatedPair, Share
+from minisocks.rate import RatedPair
 from minisocks.record import Record
 from minisocks.relay import Pair
 from minisocks.wire import Rep
@@ -55,7 +55,7 @@ class Relayed:
         if rates is None:
             self.pair = Pair(*what)
         else:
-            self.pair = RatedPair(*what, UNWATCHED, Share(rates, self.record.client, loop.rate))
+            self.pair = RatedPair(*what, UNWATCHED, rates.share_of(self.record.client, loop.rate))
 
     def start(self):
         self.loop.submit(self.pair)

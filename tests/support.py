@@ -303,7 +303,7 @@ def handler_with(session_type):
 
     class Handler(SocksHandler):
         def make_session(self):
-            return session_type(self.server.services, self.request, self.client_address)
+            return session_type(self.server, self.request, self.client_address)
 
     return Handler
 

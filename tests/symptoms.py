@@ -361,13 +361,13 @@ _SERVING = (
         reply=2,
     ),
     Mistake(
-        "udp-by-a-unix-socket",
+        "udp-without-an-address",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='UDP needs a client that has an IP address: no "
-        "unix socket'",
-        "Datagrams would come from an address, and by that anybody on this host could send in the "
-        "client's place.",
-        "Have the client connect by TCP: ``--listen 127.0.0.1:1080``.",
+        "id=N client=CLIENT ... end=refused why='UDP needs the address of the client: none is "
+        "known on a unix socket or behind a forwarder'",
+        "Datagrams come from an address. The proxy does not know that of this client, so any other "
+        "program could send in its place.",
+        "Have the client connect by TCP, and not through a forwarder.",
         reply=7,
     ),
     Mistake(
@@ -444,12 +444,14 @@ _SERVING = (
         "close it in the firewall.",
     ),
     Mistake(
-        "balancer-sends-a-header",
+        "forwarder-sends-a-header",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=not-socks why='a PROXY protocol header: the balancer in "
-        "front must not send one'",
-        "A balancer in front of the proxy begins each connection with a line about the client.",
-        "Switch that off there: no ``send-proxy`` in haproxy, no ``proxy_protocol on`` in nginx.",
+        "id=N client=CLIENT ... end=not-socks why='a PROXY protocol header: the forwarder "
+        "must not send one; see --forwarded'",
+        "A forwarder in front of the proxy begins each connection with a line about the client.",
+        "Switch that off there: no ``send-proxy`` in haproxy, no ``proxy_protocol on`` in nginx. "
+        "And name the listener with ``--forwarded``, or the forwarder's clients all count as the "
+        "forwarder's host (``forwarder.rst``).",
     ),
     Mistake(
         "client-too-slow",

@@ -40,7 +40,7 @@ def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected)
     config = Config(**settings)
     rules = Access.of(config, Hooks()).rules
     own = [(name, packed_ip(address)) for name, address in OWN]
-    lines = at_start(addresses, config, rules, Room(None, None, None), own)
+    lines = at_start(addresses, [], config, rules, Room(None, None, None), own)
 
     said = [text for what, text in lines if what == "take care:"]
     assert expected == [text.split(" has ")[1].split()[0] for text in said]
@@ -71,7 +71,7 @@ def test_line_to_try(addresses, settings, expected):
     """The curl line reaches a listener that lets it in; where there is none, it says what to do."""
     config = Config(**settings)
     rules = Access.of(config, Hooks()).rules
-    lines = dict(at_start(addresses, config, rules, Room(None, None, None)))
+    lines = dict(at_start(addresses, [], config, rules, Room(None, None, None)))
 
     if expected != NOBODY:
         expected = "curl --proxy %shttps://example.org/" % expected

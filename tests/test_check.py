@@ -299,7 +299,7 @@ def test_rules_in_force_are_numbered(rules):
             1,
             [
                 "denied: unix to 8.8.8.8:53, udp by SOCKS5 as ann",
-                "  denied  a unix socket has no UDP: it hears REP 07",
+                "  denied  by a unix socket or a forwarder there is no UDP: it hears REP 07",
             ],
         ),
         (

@@ -75,7 +75,7 @@ def judge(file, *args):
             1,
             [
                 "denied: unix to 8.8.8.8:1, connect by SOCKS4 as ann",
-                "  denied  a unix socket has no identd to ask: it hears 92",
+                "  denied  by a unix socket or a forwarder there is no identd to ask: it hears 92",
             ],
         ),
     ],

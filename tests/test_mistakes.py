@@ -979,7 +979,7 @@ def _(stage):
         return stage.log.wait_for("end=limit"), rep
 
 
-@makes("udp-by-a-unix-socket")
+@makes("udp-without-an-address")
 def _(stage):
     path = str(stage.tmp_path / "s")
     with run_proxy(listen="unix:" + path), socket.socket(socket.AF_UNIX) as sock:
@@ -1056,7 +1056,7 @@ def _(stage):
     return said(stage, b"\x03\x00\x00\x13", b"")
 
 
-@makes("balancer-sends-a-header")
+@makes("forwarder-sends-a-header")
 def _(stage):
     return said(stage, b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 1080\r\n", b"")
 

@@ -4,6 +4,7 @@ import ast
 import logging
 import re
 import socket
+import types
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from minisocks.client import Client
 from minisocks.errors import NotSocks
 from minisocks.handshake import Request
 from minisocks.record import Record
-from minisocks.session import Services, Session
+from minisocks.services import Services
+from minisocks.session import Session
 from minisocks.settings import Config
 from minisocks.wire import Address, Atyp, Cmd, Rep
 from support import log_kept
@@ -260,6 +262,7 @@ def test_each_record_has_its_own_number():
     for _ in range(2):
         services = Services(Config())
         with socket.socket() as sock:
-            made = [Session(services, sock, ("127.0.0.1", 4242)).record.id for _ in range(3)]
+            server = types.SimpleNamespace(services=services, client_of=Client)
+            made = [Session(server, sock, ("127.0.0.1", 4242)).record.id for _ in range(3)]
         services.loop.stop()
         assert [1, 2, 3] == made

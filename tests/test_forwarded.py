@@ -1,0 +1,440 @@
+"""``--forwarded``: clients of a forwarder are strangers, whatever address the forwarder has."""
+
+import socket
+import types
+
+import pytest
+
+from identd import identd, says_user
+from minisocks import Proxy
+from minisocks.access import Access
+from minisocks.announce import as_data, as_table, at_start
+from minisocks.auth import Users
+from minisocks.client import FORWARDED, THIS_HOST, Client, group_text
+from minisocks.errors import ConfigError
+from minisocks.guests import Guests
+from minisocks.handshake import Credentials
+from minisocks.hooks import Hooks
+from minisocks.layers import layered
+from minisocks.logins import Logins, _Login, _row_of
+from minisocks.machine import Room
+from minisocks.penalties import FREE
+from minisocks.pending import Pending
+from minisocks.processor import Processor
+from minisocks.quota import Allowance
+from minisocks.server import SocksServer
+from minisocks.settings import Config
+from minisocks.turns import Turns
+from minisocks.wire import Address, Atyp, Cmd, packed_ip
+from support import (
+    GREETING,
+    UDP_ASSOCIATE,
+    FakeTarget,
+    Talk,
+    failure5,
+    password_message,
+    run_command,
+    run_proxy,
+    socks4,
+    socks5,
+)
+
+NOT_ALLOWED = failure5(2)
+ANN = "ann:secret"
+#: What is reached on the host of the tests, by any client that comes in.
+REACHABLE = "allow to loopback"
+#: How forwarders come: from this host, from a container's gateway, by a unix socket.
+PEERS = [("127.0.0.1", 4242), ("::1", 4242, 0, 0), ("172.17.0.1", 4242), ("203.0.113.7", 4242), ""]
+
+
+def behind(peer=("127.0.0.1", 4242), user=None):
+    """Return a client behind a forwarder."""
+    client = Client(peer, is_forwarded=True)
+    client.user = user
+    return client
+
+
+def rules_of(**settings):
+    """Return the rules of a proxy with these settings."""
+    return Access.of(Config(**settings), Hooks()).rules
+
+
+def decision(rules, client, host, port=80):
+    """Return whether *client* may connect to *host*, an address."""
+    ip = packed_ip(host)
+    dst = Address(host.encode(), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
+    return (
+        rules.foresee(client, 5, Cmd.CONNECT, dst).allowed
+        and rules.decide(client, 5, Cmd.CONNECT, dst, ip).allowed
+    )
+
+
+def forwarded_proxy(**settings):
+    """Return a proxy on loopback with one listener, which a forwarder connects to."""
+    settings.setdefault("rule", (REACHABLE,))
+    return run_proxy(forwarded=("127.0.0.1:0",), **settings)
+
+
+def login(talk, user=b"ann", password=b"secret"):
+    """Have *talk* log in."""
+    talk.send(b"\5\1\2").expect(b"\5\2").send(password_message(user, password)).expect(b"\1\0")
+    return talk
+
+
+# Who it is
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_no_socket_makes_it_local(peer):
+    """Not by loopback, not by a private network, not by a unix socket."""
+    client = behind(peer)
+
+    assert (False, True, False) == (client.is_local, client.is_forwarded, client.has_address)
+    assert (FORWARDED, None) == (client.groups, client.key)
+    assert "forwarder" == client.host == client.place
+    assert ("forwarder:4242" if peer else "forwarder") == str(client)
+    assert "behind a forwarder" == group_text(client.groups, 0)
+    assert FORWARDED != THIS_HOST
+
+
+SETTINGS = [
+    # Settings; whether it comes in without a password, and with one.
+    ({}, False, False),
+    ({"allow_lan": True}, False, False),
+    ({"open": True}, True, True),
+    ({"user": (ANN,)}, False, True),
+    ({"user": (ANN,), "allow_lan": True}, False, True),
+    ({"rule": ("allow from loopback private linklocal reserved self 127.0.0.1",)}, False, False),
+    ({"rule": ("allow from 203.0.113.0/24 2001:db8::/32 10.0.0.0/8",)}, False, False),
+    ({"rule": ("deny from public", "allow")}, False, False),
+    ({"rule": ("deny from remote", "allow")}, False, False),
+    ({"rule": ("deny from 0.0.0.0/0", "allow")}, False, False),
+    ({"rule": ("deny from 203.0.113.7 private loopback self", "allow")}, True, True),
+    ({"rule": ("allow from public",)}, True, True),
+    ({"rule": ("allow from remote",)}, True, True),
+    ({"rule": ("allow from 0.0.0.0/0",)}, True, True),
+    ({"rule": ("allow from ::/0",)}, True, True),
+]
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("settings, without, by_password", SETTINGS)
+def test_who_comes_in(peer, settings, without, by_password):
+    """Only those that a stranger from a public address comes in by, as far as no address counts."""
+    rules = rules_of(**settings)
+
+    assert without == decision(rules, behind(peer), "192.0.2.1")
+    assert by_password == decision(rules, behind(peer, b"ann"), "192.0.2.1")
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize(
+    "settings", [{"open": True}, {"open": True, "allow_lan": True}, {"user": (ANN,)}]
+)
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::1", "0.0.0.0", "10.0.0.1", "169.254.169.254", "fd00::1"]
+)
+def test_what_it_does_not_reach(peer, settings, host):
+    """This host, and private networks."""
+    assert not decision(rules_of(**settings), behind(peer, b"ann"), host)
+
+
+def test_a_rule_may_open_this_host_to_it():
+    """By what it names; and the log says which rule that would be."""
+    closed, opened = (
+        rules_of(open=True),
+        rules_of(rule=("allow from public to self port 80", "allow")),
+    )
+    dst = Address(b"127.0.0.1", 80, Atyp.IPV4)
+    refusal = closed.decide(behind(), 5, Cmd.CONNECT, dst, b"\x7f\0\0\1").reason
+
+    assert "loopback addresses are not for clients behind a forwarder" == refusal
+    assert not decision(opened, behind(), "127.0.0.1")  # "self" has no loopback in it
+
+
+# What is set
+
+
+@pytest.mark.parametrize(
+    "listen, forwarded",
+    [
+        (("127.0.0.1:1080",), "1081"),
+        (("127.0.0.1:1080",), ":1080"),
+        (("localhost:1080",), "127.0.0.1:1080"),
+        (("unix:/run/a",), "unix:/run/b"),
+    ],
+)
+def test_it_is_one_of_the_listeners(listen, forwarded):
+    """Else a mistyped one would leave clients on this host, as before."""
+    with pytest.raises(ConfigError, match="is none of the addresses to listen on"):
+        Config.of(listen=listen, forwarded=forwarded)
+
+
+@pytest.mark.parametrize("spelled", ["1080", "127.0.0.1:1080", "127.0.0.1:01080"])
+def test_it_may_be_spelled_in_another_way(spelled):
+    """As long as it is the same address."""
+    config = Config.of(listen=("127.0.0.1:1080", "1081"), forwarded=spelled)
+
+    assert [True, False] == [config.is_forwarded(text) for text in config.listen]
+
+
+def said(settings, by):
+    """Return what the start, or ``check``, or ``check --json`` says about such listeners."""
+    chosen = layered(settings, {})
+    config, rules = chosen.config, rules_of(**chosen.config._asdict())
+    if by == "start":
+        return at_start(
+            list(config.listen), list(config.forwarded), config, rules, Room(None, None, None)
+        )
+    if by == "check":
+        return [tuple(line.split(": ", 1)) for line in as_table(chosen, rules)]
+    return [("forwarded:", as_data(chosen, rules).get("forwarded"))]
+
+
+UNHELD = "--max-per-client, --rate, --auth-once; by SOCKS4 it is refused (--ident)"
+
+
+@pytest.mark.parametrize("by", ["start", "check", "json"])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, "and none comes in: add --users-file, a rule or --open"),
+        ({"open": True}, "and comes in without a password"),
+        ({"user": (ANN,)}, "and needs a password"),
+        (
+            {"user": (ANN,), "rate": "1M", "max_per_client": "3", "auth_once": "60", "ident": True},
+            "and needs a password; what does not hold for it: " + UNHELD,
+        ),
+    ],
+)
+def test_it_is_told(by, settings, expected):
+    """Where, that its clients are strangers, how they come in, and what does not hold."""
+    listen = ("127.0.0.1:1081", "127.0.0.1:1080")
+    lines = said(dict(settings, listen=listen, forwarded=listen[:1]), by)
+    told = [line[1] for line in lines if line[0] in ("forwarded:", "forwarded")]
+
+    text = "each client at 127.0.0.1:1081 counts as a stranger from a public address, " + expected
+    assert [text] == told
+
+
+def test_no_line_says_that_this_host_comes_in_by_it():
+    """Where all listeners are a forwarder's, a client on this host is behind it, too."""
+    lines = dict(said({"forwarded": ("127.0.0.1:1080",)}, "start"))
+
+    assert "may come in:" not in lines
+    assert "nobody can come in by this address yet: add --user or --open" == lines["try it:"]
+
+
+def test_check_answers_about_it():
+    """Without a password, with one, and by UDP."""
+    asks = ("check", "--user", ANN, "--from", "forwarder", "--to", "192.0.2.1:80")
+
+    assert 1 == run_command(*asks)[0]
+    assert 0 == run_command(*asks, "--as", "ann")[0]
+    status, output, _ = run_command(*asks, "--as", "ann", "--command", "udp")
+    assert (1, True) == (status, "a forwarder there is no UDP: it hears REP 07" in output)
+
+
+# Over sockets
+
+
+def test_it_does_not_come_in_without_a_password(target):
+    """With no option at all it is refused, by each protocol."""
+    with forwarded_proxy(rule=()) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING).expect(b"\5\0").send(socks5("127.0.0.1", target.port))
+            talk.expect(NOT_ALLOWED).expect_eof()
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port)).expect(b"\0\x5b")
+        assert "forwarder" == proxy.records[-1].client.host
+    assert [] == target.talks
+
+
+def test_it_does_not_reach_this_host_with_one(target):
+    """Nor this host's loopback, unless a rule names it."""
+    with forwarded_proxy(user=(ANN,), rule=()) as proxy, Talk.to(proxy.port) as talk:
+        login(talk).send(socks5("127.0.0.1", target.port)).expect(NOT_ALLOWED)
+    assert [] == target.talks
+    with forwarded_proxy(user=(ANN,)) as proxy, Talk.to(proxy.port) as talk:
+        login(talk).send(socks5("127.0.0.1", target.port))
+        assert 0 == talk.receive_reply5()[0]
+        talk.send(b"x").expect(b"x")
+
+
+def test_another_listener_is_none(target):
+    """A client of this host that comes by another listener is local as ever."""
+    listen = ("127.0.0.1:0", "[::1]:0")
+    with run_proxy(listen=listen, forwarded="127.0.0.1:0") as proxy:
+        assert [proxy.address] == proxy.forwarded
+        with Talk.to(proxy.port) as talk:
+            assert 2 == talk.connect5("127.0.0.1", target.port)[0]
+        port = int(proxy.addresses[1].rpartition(":")[2])
+        with Talk.to(port, "::1") as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+def test_a_unix_socket_may_be_one(target, tmp_path):
+    """A client there is a stranger, too."""
+    path = "unix:%s" % (tmp_path / "socks")
+    with run_proxy(listen=path, forwarded=path), socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path[5:])
+        assert 2 == Talk(sock).connect5("127.0.0.1", target.port)[0]
+    assert [] == target.talks
+
+
+def test_it_has_no_udp():
+    """Datagrams come past the forwarder, from an address that is not known."""
+    with forwarded_proxy(open=True) as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING).expect(b"\5\0").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
+        talk.expect(failure5(7))
+
+
+def test_the_identd_of_the_forwarder_is_not_asked(monkeypatch, target):
+    """It would name the user that the forwarder runs as."""
+    with identd(monkeypatch, says_user(b"ann")) as server:
+        with forwarded_proxy(ident=True, open=True) as proxy, Talk.to(proxy.port) as talk:
+            talk.send(socks4("127.0.0.1", target.port, b"ann")).expect(b"\0\x5c")
+        assert [] == server.callers
+
+
+def test_a_program_sees_that_it_is_one(target):
+    """By what it is asked with: no address, not local."""
+    seen = []
+
+    def authorize(request):
+        seen.append((request.client.host, request.client.is_local, request.client.is_forwarded))
+        return True
+
+    with forwarded_proxy(open=True, authorize=authorize) as proxy, Talk.to(proxy.port) as talk:
+        assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+    assert [("forwarder", False, True)] == seen
+
+
+def test_a_program_may_say_who_is_one(target):
+    """Of sockets that it has made itself, by ``client_of`` of its ``SocksServer``."""
+
+    class Server(SocksServer):
+        def client_of(self, client_address):
+            return Client(client_address, is_forwarded=True)
+
+    proxy = Proxy(listen="127.0.0.1:0")
+    proxy.server_type = Server
+    with proxy, Talk.to(proxy.port) as talk:
+        assert 2 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+# What goes by address
+
+
+def test_auth_once_does_not_hold():
+    """Else one client that logs in would let in all that come by this forwarder."""
+    with forwarded_proxy(user=(ANN,), auth_once=60.0) as proxy:
+        with FakeTarget() as target:
+            with Talk.to(proxy.port) as talk:
+                login(talk).send(socks5("127.0.0.1", target.port))
+                assert 0 == talk.receive_reply5()[0]
+            with Talk.to(proxy.port) as talk:
+                talk.send(GREETING).expect(b"\5\xff")
+            with Talk.to(proxy.port) as talk:
+                talk.send(socks4("127.0.0.1", target.port)).expect(b"\0\x5b")
+            assert 1 == len(target.talks)
+
+
+def test_no_address_is_remembered():
+    """Neither is it found, nor put down."""
+    guests = Guests()
+    guests.add(behind(), b"ann", b"proof", 10.0)
+
+    assert (0, None) == (len(guests), guests.user_at(behind(), 0.0))
+
+
+def test_no_limit_of_each_client_holds(target):
+    """One address is all clients there: neither connections nor bytes are one client's."""
+    with forwarded_proxy(open=True, max_per_client=1, rate=1000) as proxy:
+        with Talk.to(proxy.port) as one, Talk.to(proxy.port) as two:
+            for talk in (one, two):
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+            two.send(bytes(100000)).expect(bytes(100000))
+            assert 0 == len(proxy.services.rates)
+
+
+def test_max_per_user_holds(target):
+    """A user is one wherever the clients are."""
+    with forwarded_proxy(user=(ANN,), max_per_user=1) as proxy:
+        with Talk.to(proxy.port) as one, Talk.to(proxy.port) as two:
+            login(one).send(socks5("127.0.0.1", target.port))
+            assert 0 == one.receive_reply5()[0]
+            login(two).send(socks5("127.0.0.1", target.port)).expect(NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("most, factor", [(9, 8), (64, 0.25), (256, 0.25), (1000, 8)])
+def test_no_share_holds(most, factor):
+    """It may have all that is not kept for this host and for a network that has nothing."""
+    allowance = Allowance(most, factor)
+    while allowance.has_room(FORWARDED):
+        allowance.add(FORWARDED)
+
+    assert most - most // 8 - most // 64 == len(allowance)
+    assert (most >= 8) == allowance.has_room(THIS_HOST)
+    assert (most >= 64) == allowance.has_room(Client(("10.0.0.1", 1)).groups)
+
+
+def test_the_connections_of_a_proxy_are_no_share_of_it(target):
+    """Of nine that one address would have eight of, all are had."""
+    with forwarded_proxy(open=True, max_connections=9) as proxy:
+        talks = [Talk.to(proxy.port) for _ in range(9)]
+        assert [0] * 9 == [talk.connect5("127.0.0.1", target.port)[0] for talk in talks]
+        for talk in talks:
+            talk.close()
+
+
+def test_penalties_go_by_user_name():
+    """Also where only a program knows the users: guesses at one do not delay another."""
+    conn = types.SimpleNamespace(client=behind())
+    for users in (Users([(b"ann", b"secret"), (b"bob", b"secret")]), Users(authenticate=bool)):
+        logins = Logins(Pending(4, Processor(None)), Turns(4))
+        logins.adopt(users, 0.0)
+        for _ in range(FREE):
+            logins.failed(conn.client, b"bob")
+        ann, bob = (_Login(conn, Credentials(name, b"secret"), users) for name in (b"ann", b"bob"))
+        assert 0 == logins._wait_seconds(ann) < logins._wait_seconds(bob)
+
+
+def test_invented_names_are_one_row():
+    """A new name for each guess gains nothing, there as elsewhere."""
+    users, hook = Users([(b"a", b"b")]), Users(authenticate=bool)
+    elsewhere = Client(("192.0.2.1", 1))
+    for client, known in ((behind(), users), (elsewhere, users), (elsewhere, hook)):
+        assert _row_of(client, b"ann", known) == _row_of(client, b"bob", known)
+
+
+# Reloads
+
+
+def test_a_reload_makes_a_listener_one(target):
+    """At once: what has come before and is not granted yet is refused."""
+    with run_proxy() as proxy:
+        with Talk.to(proxy.port) as before, Talk.to(proxy.port) as after:
+            before.send(GREETING).expect(b"\5\0")
+            proxy.reload(proxy.config._replace(forwarded=proxy.config.listen))
+            before.send(socks5("127.0.0.1", target.port)).expect(NOT_ALLOWED)
+            assert "--forwarded" in proxy.records[-1].why
+            after.close()
+        with Talk.to(proxy.port) as talk:
+            assert 2 == talk.connect5("127.0.0.1", target.port)[0]
+        assert [proxy.address] == proxy.forwarded
+        proxy.reload(proxy.config._replace(forwarded=()))
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+    assert 1 == len(target.talks)
+
+
+def test_a_reload_brings_one(target, tmp_path):
+    """It is one from its first client on."""
+    path = "unix:%s" % (tmp_path / "socks")
+    with run_proxy() as proxy:
+        listen = proxy.config.listen + (path,)
+        proxy.reload(proxy.config._replace(listen=listen, forwarded=(path,)))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path[5:])
+            assert 2 == Talk(sock).connect5("127.0.0.1", target.port)[0]
