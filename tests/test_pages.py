@@ -1,4 +1,4 @@
-"""The pages for a machine, and those on limits and users: they say what works.
+"""The pages for a machine, and those on limits, users and forwarders: they say what works.
 
 Each of their literal blocks is used in the order of the page, with the paths and the port
 moved to where a test may have its own, unless the words before it say "(not run here)":
@@ -33,13 +33,14 @@ PLACES = re.compile(
 PAGES = {
     "openwrt": ("sh", "ash"),
     "cron": ("sh", "ash"),
+    "forwarder": ("sh",),
     "limits": ("sh",),
     "raspberry-pi": ("sh",),
     "rhel8": ("sh",),
     "users": ("sh",),
 }
 #: Those that say how to keep it running have lines for cron.
-WITHOUT_CRON = {"limits", "users"}
+WITHOUT_CRON = {"forwarder", "limits", "users"}
 
 #: What /etc/rc.common has of procd and of users, as far as the script may call it.
 RC_COMMON = """
@@ -353,8 +354,12 @@ def test_what_a_page_says_works(page, shell, single_file, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_is_marked_cannot_be_run_here(page):
-    """Only what needs the machine itself, another one, or its users has the mark."""
+    """Only what needs the machine itself, another one, or its users has the mark.
+
+    Of forwarders ``test_forwarder`` runs it.
+    """
     why = r"opkg|apk|scp|dnf|useradd|chown|systemctl|journalctl|logread|firewall-cmd|restorecon"
+    why += r"|mode tcp|PSKsecrets|ssh -N|docker run"
     for block in blocks(page):
         if block.kind == "not run":
             assert re.search(r"\b(%s)\b|/etc/init\.d/" % why, block.text), block.text
