@@ -55,7 +55,8 @@ def at_start(
     limits = _limits(config, room)
     if limits:
         lines.append(("limits:", limits))
-    if config.allow_lan and not all(map(_is_loopback, addresses)):
+    seen = [address for address in addresses if address not in forwarded]
+    if config.allow_lan and not all(map(_is_loopback, seen)):
         lines += [("take care:", text) for text in _shared(rules, own)]
     lines.append(("try it:", _try(addresses, forwarded, rules)))
     return lines

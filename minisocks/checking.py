@@ -64,7 +64,11 @@ def judge_one(
         raise ConfigError("--to", "say where to: --to HOST:PORT")
     if ver not in ("4", "5"):
         raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
-    question = Question("127.0.0.1" if source is None else source, target, user, command, int(ver))
+    if source is None:
+        config = chosen.config
+        is_behind = all(map(config.is_forwarded, config.listen))
+        source = "forwarder" if is_behind else "127.0.0.1"
+    question = Question(source, target, user, command, int(ver))
     with KernelRoutes() as kernel:
         verdict = judge(Access.of(chosen.config, Hooks(), kernel), question)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)

@@ -35,6 +35,7 @@ class Session:
         in_loop: whether the loop owns the client's socket; before that the handler does.
         access: what decides about this client.
         mask: what the loop watches the client for.
+        was_forwarded: whether its listener was a forwarder's when it came.
         waited: seconds of its request's time that are gone already.
         proof: by what its password was right, ``Users.proof``; None: it has shown none.
     """
@@ -53,6 +54,7 @@ class Session:
         "sock",
         "talk",
         "waited",
+        "was_forwarded",
     )
 
     #: What parses the client's bytes.
@@ -69,6 +71,7 @@ class Session:
         self.fd = sock.fileno()
         self.mask = UNWATCHED
         self.in_loop = False
+        self.was_forwarded: bool = server.is_forwarded
         self.client: Client = server.client_of(peer)
         client = self.client
         self.conn = ClientSocket(sock, client, config.handshake_timeout)
@@ -111,12 +114,12 @@ class Session:
     def check_user(self) -> None:
         """Refuse a client whose line of users is gone by now, or whose time is over.
 
-        Or whose listener is a forwarder's by now, for which it has been taken for a local one.
+        Or whose listener is a forwarder's by now, so that it has been taken for the forwarder.
 
         Raises:
             AuthFailed: so it is.
         """
-        if self.server.is_forwarded and not self.client.is_forwarded:
+        if self.server.is_forwarded and not self.was_forwarded:
             raise AuthFailed("its listener is a forwarder's by now (--forwarded)")
         client, users, request = self.client, self.access.users, self.record.request
         user = client.user

@@ -1,5 +1,6 @@
 """``--forwarded``: clients of a forwarder are strangers, whatever address the forwarder has."""
 
+import functools
 import socket
 import types
 
@@ -225,6 +226,25 @@ def test_no_line_says_that_this_host_comes_in_by_it():
     assert "nobody can come in by this address yet: add --user or --open" == lines["try it:"]
 
 
+def test_allow_lan_lets_no_strangers_in_by_it():
+    """So nothing is said about interfaces behind which they are."""
+    config = Config(listen=(":1080",), forwarded=(":1080",), allow_lan=True)
+    rules, own = rules_of(allow_lan=True), [("wan0", packed_ip("100.64.0.1"))]
+    for forwarded, count in ((["0.0.0.0:1080"], 0), ([], 1)):
+        room = Room(None, None, None)
+        lines = at_start(["0.0.0.0:1080"], forwarded, config, rules, room, own)
+        assert count == len([line for line in lines if line[0] == "take care:"])
+
+
+def test_check_asks_about_it_where_there_are_no_others():
+    """A client of this host comes by no other listener either."""
+    asks = ("check", "--to", "192.0.2.1:80", "-l", "1080")
+
+    assert "allowed: 127.0.0.1 to" in run_command(*asks)[1]
+    assert "denied: forwarder to" in run_command(*asks, "--forwarded", "1080")[1]
+    assert "allowed: 127.0.0.1" in run_command(*asks, "-l", "1081", "--forwarded", "1080")[1]
+
+
 def test_check_answers_about_it():
     """Without a password, with one, and by UDP."""
     asks = ("check", "--user", ANN, "--from", "forwarder", "--to", "192.0.2.1:80")
@@ -321,6 +341,20 @@ def test_a_program_may_say_who_is_one(target):
     proxy.server_type = Server
     with proxy, Talk.to(proxy.port) as talk:
         assert 2 == talk.connect5("127.0.0.1", target.port)[0]
+
+
+def test_a_program_may_say_that_all_are(target):
+    """A reload changes nothing about that."""
+
+    class Server(SocksServer):
+        is_forwarded = True
+
+    proxy = Proxy(listen="127.0.0.1:0")
+    proxy.server_type = Server
+    with proxy:
+        proxy.reload(proxy.config._replace(prefer="ipv4"))
+        with Talk.to(proxy.port) as talk:
+            assert 2 == talk.connect5("127.0.0.1", target.port)[0]
 
 
 # What goes by address
@@ -438,3 +472,34 @@ def test_a_reload_brings_one(target, tmp_path):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path[5:])
             assert 2 == Talk(sock).connect5("127.0.0.1", target.port)[0]
+
+
+def test_what_knows_its_clients_goes_on(target):
+    """A client whose address is known behind the forwarder is that one, also after a reload."""
+
+    class Server(SocksServer):
+        def client_of(self, client_address):
+            return Client(("127.0.0.1", 4242))
+
+    proxy = Proxy(listen="127.0.0.1:0", forwarded="127.0.0.1:0")
+    proxy.server_type = Server
+    with proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING).expect(b"\5\0")
+        proxy.reload(proxy.config._replace(prefer="ipv4"))
+        talk.send(socks5("127.0.0.1", target.port))
+        assert 0 == talk.receive_reply5()[0]
+
+
+def test_in_the_background_its_path_stays_the_same(tmp_path):
+    """A relative one is one of the listeners, there and after a reload."""
+    where = ("-l", "unix:s", "--forwarded", "unix:s", "--pidfile", "p", "--log-file", "log")
+    run = functools.partial(run_command, cwd=str(tmp_path))
+
+    assert 0 == run("--daemon", *where)[0]
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(tmp_path / "s"))
+            assert 2 == Talk(sock).connect5("192.0.2.1", 80)[0]
+        assert 0 == run("reload", "--pidfile", "p")[0]
+    finally:
+        assert 0 == run("stop", "--pidfile", "p")[0]
