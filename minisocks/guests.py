@@ -77,9 +77,7 @@ class Guests:
         return len(self._guests)
 
     def add(self, client: Client, user: bytes, proof: bytes, now: float) -> None:
-        """Remember *client*'s address, if it is known."""
-        if not client.has_address:
-            return
+        """Remember *client*'s address."""
         with self._lock:
             self._guests.pop(client.host, None)
             while len(self._guests) >= MAX_REMEMBERED:
