@@ -122,9 +122,12 @@ class Run:
 
             # Before what waits is asked again.  Those that are gone stay what they are, because
             # their last clients are still accepted.
+            before = self.services.access.config
             for text, doors in self._doors.items():
-                for door in doors:
-                    _mark(door.server, config.is_forwarded(text))
+                is_forwarded = config.is_forwarded(text)
+                if is_forwarded != before.is_forwarded(text):
+                    for door in doors:
+                        door.server.is_forwarded = is_forwarded
             run_in(self.services.loop, lambda: self.services.adopt(access))
             self.acceptor.change(added, [door.server for door in removed])
             for door in removed:
@@ -135,9 +138,10 @@ class Run:
 
     def _door(self, listener: Listener, is_forwarded: bool = False) -> _Door:
         parts = listener.sock, self.services, self._handler_type, self.acceptor
-        door = _Door(listener, self._server_type(*parts))
-        _mark(door.server, is_forwarded)
-        return door
+        server = self._server_type(*parts)
+        if is_forwarded:  # else it may be one that a program has made so
+            server.is_forwarded = True
+        return _Door(listener, server)
 
     def _open(self, config: Config, texts: Sequence[str]) -> _DoorsByText:
         """Open all of *texts*, addresses of *config*, or none."""
@@ -240,8 +244,3 @@ class Run:
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Have *callback* called when no connection is left, at once if it has ended."""
         self.services.loop.notify_when_empty(callback)
-
-
-def _mark(server: SocksServer, is_forwarded: bool) -> None:
-    """Note whether a forwarder connects to *server*; a subclass may know that of all of its own."""
-    server.is_forwarded = type(server).is_forwarded or is_forwarded

@@ -345,11 +345,13 @@ def test_a_program_may_say_who_is_one(target):
         assert 2 == talk.connect5("127.0.0.1", target.port)[0]
 
 
-def test_a_program_may_say_that_all_are(target):
+def test_a_program_may_say_that_a_listener_is_one(target):
     """A reload changes nothing about that."""
 
     class Server(SocksServer):
-        is_forwarded = True
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.is_forwarded = True
 
     proxy = Proxy(listen="127.0.0.1:0")
     proxy.server_type = Server
