@@ -42,6 +42,12 @@ class Access(NamedTuple):
     #: The files that were read for it.
     files: Tuple[str, ...] = ()
 
+    @property
+    def names(self) -> Tuple[bytes, ...]:
+        """The users that have a password; those of the program's hook are not known."""
+        names = [name for name, _password in self.config.credentials()]
+        return tuple(dict.fromkeys([*names, *self.users.in_file]))
+
     @classmethod
     def of(
         cls, config: Config, hooks: Hooks, kernel: Optional[KernelRoutes] = None

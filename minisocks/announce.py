@@ -3,9 +3,11 @@
 Text only; who prints it, and in which colours, is the caller's affair.
 """
 
+import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from minisocks import __version__
+from minisocks.access import Access
 from minisocks.client import Client
 from minisocks.layers import Layered
 from minisocks.machine import Room
@@ -14,8 +16,9 @@ from minisocks.processor import AUTO, NONE
 from minisocks.rules import Rules
 from minisocks.setting import Setting, option_name
 from minisocks.settings import SETTINGS, Config
+from minisocks.summary import describe
 from minisocks.values import ListenAddress
-from minisocks.wire import Cmd, packed_ip, text_ip
+from minisocks.wire import Address, Atyp, Cmd, packed_ip, text_ip
 
 __all__ = ["as_data", "as_table", "at_start"]
 
@@ -31,6 +34,12 @@ _SHARED = [
     (Networks("100.64.0.0/10", "100.64.0.0/10"), "of a carrier's NAT, or a VPN such as Tailscale"),
     (Networks("169.254.0.0/16", "169.254.0.0/16"), "link-local"),
 ]
+#: What the line to try asks for, and an address that stands for those of public hosts.
+_EXAMPLE = Address(b"example.org", 443, Atyp.DOMAINNAME)
+_PUBLIC = bytes((1, 1, 1, 1))
+#: A user that no rule names, and the names that can stand in a URL as they are.
+_ANY = b"\0"
+_TYPABLE = re.compile(rb"[A-Za-z0-9_.-]+\Z")
 #: The processor that serving threads would keep to: what is wanted, and its number.
 Kept = Dict[str, Any]
 
@@ -39,7 +48,7 @@ def at_start(
     addresses: List[str],
     forwarded: Sequence[str],
     config: Config,
-    rules: Rules,
+    access: Access,
     room: Room,
     own: Sequence[Tuple[str, bytes]] = (),
 ) -> List[Line]:
@@ -49,6 +58,7 @@ def at_start(
         forwarded: those of them that a forwarder connects to.
         own: names and IPv4 addresses of this host's interfaces.
     """
+    rules = access.rules
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
     lines += _admitted(addresses, forwarded, config, rules)
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
@@ -58,7 +68,7 @@ def at_start(
     seen = [address for address in addresses if address not in forwarded]
     if config.allow_lan and not all(map(_is_loopback, seen)):
         lines += [("take care:", text) for text in _shared(rules, own)]
-    lines.append(("try it:", _try(addresses, forwarded, rules)))
+    lines.append(("try it:", _try(addresses, forwarded, access)))
     return lines
 
 
@@ -109,7 +119,7 @@ def as_data(
     data = {
         "version": __version__,
         "settings": settings,
-        "may_come_in": rules.describe(),
+        "may_come_in": describe(rules),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
     for _about, text in _behind(_forwarded_of(chosen.config), chosen.config, rules):
@@ -124,7 +134,7 @@ def _admitted(
 ) -> Iterator[Line]:
     """Yield which clients may come in, by the listeners that there are."""
     if len(forwarded) < len(addresses):
-        yield "may come in:", rules.describe()
+        yield "may come in:", describe(rules)
     yield from _behind(forwarded, config, rules)
 
 
@@ -204,28 +214,54 @@ def _shown(setting: Setting, config: Config) -> List[str]:
     return [setting.with_unit(one) for one in values]
 
 
-def _try(addresses: List[str], forwarded: Sequence[str], rules: Rules) -> str:
-    """Return a line for the shell that works, or what keeps every one from it."""
+def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
+    """Return a line for the shell that works, or what keeps every client on this host from it."""
     places = [ListenAddress.parse(address).for_clients() for address in addresses]
-    if not rules.has_users:
-        clients = [_client_of(p, a in forwarded) for p, a in zip(places, addresses)]
-        others = places
-        places = [p for p, client in zip(places, clients) if rules.lets_in(client)]
-        if not places and rules.has_own and not others[0].path:
-            line = "curl --proxy socks5h://HOST:%d https://example.org/ from where the rules allow"
-            return line % others[0].port
-        if not places:
-            ways = "--user or --open" if len(forwarded) == len(addresses) else _WAYS
-            return "nobody can come in by this address yet: add " + ways
-    user = "NAME:PASSWORD@" if rules.has_users else ""
-    place = next((place for place in places if not place.path), places[0])
-    where = "localhost" + place.path if place.path else str(place)
-    return "curl --proxy socks5h://%s%s https://example.org/" % (user, where)
+    places = [(ListenAddress.parse(text).for_clients(), text in forwarded) for text in addresses]
+    places.sort(key=lambda place: bool(place[0].path))
+    rules, users = access.rules, _users_to_try(access)
+    pairs = [(place, user, _client_of(*place, user)) for place in places for user in users]
+    let_in = [pair for pair in pairs if rules.lets_in(pair[2])]
+    works = [pair for pair in let_in if _reaches_example(rules, pair[2])]
+    for (place, _is_forwarded), user, _client in works or let_in:
+        where = "localhost" + place.path if place.path else str(place)
+        target = "https://example.org/" if works else "URL with a URL that the rules allow"
+        return "curl --proxy socks5h://%s%s %s" % (_userinfo(user), where, target)
+    if not rules.has_own or places[0][0].path:
+        ways = "--user or --open" if len(forwarded) == len(addresses) else _WAYS
+        return "no client can come in by this address yet: add " + ways
+    line = "curl --proxy socks5h://%sHOST:%d https://example.org/ from where the rules allow"
+    return line % (_userinfo(users[0]), places[0][0].port)
 
 
 _WAYS = "--allow-lan, --user or --open"
 
 
-def _client_of(place: ListenAddress, is_forwarded: bool) -> Client:
+def _users_to_try(access: Access) -> List[Optional[bytes]]:
+    """Return users of which one can come in by password if any can, and None, for no user.
+
+    All that no rule names are the same to the rules: one stands for them.
+    """
+    named = {user for rule in access.rules.rules for user in rule.users or ()}
+    users: List[Optional[bytes]] = [name for name in access.names if name in named]
+    if access.users.may_take_long or len(users) < len(access.names):
+        users.insert(0, _ANY)
+    return [*users, None]
+
+
+def _userinfo(user: Optional[bytes]) -> str:
+    """Return what stands before the host in a URL for *user*."""
+    if user is None:
+        return ""
+    return "%s:PASSWORD@" % (user.decode() if _TYPABLE.match(user) else "NAME")
+
+
+def _reaches_example(rules: Rules, client: Client) -> bool:
+    return rules.decide(client, 5, Cmd.CONNECT, _EXAMPLE, _PUBLIC).allowed
+
+
+def _client_of(place: ListenAddress, is_forwarded: bool, user: Optional[bytes]) -> Client:
     """Return a client on this host as it arrives at *place*: from that very address."""
-    return Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)
+    client = Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)
+    client.user = user
+    return client

@@ -1,7 +1,7 @@
 """Check user names and passwords, in the same time whatever they are."""
 
 import os
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from minisocks.client import Client
 from minisocks.handshake import Credentials
@@ -77,6 +77,11 @@ class Users:
     def is_listed(self, user: bytes) -> bool:
         """Return whether there is a user of this name; those of the hook are not known."""
         return (bool(self._names) and keyed(user) in self._names) or user in self._hashed
+
+    @property
+    def in_file(self) -> Collection[bytes]:
+        """The names that have a hash."""
+        return self._hashed.keys()
 
     def may_be(self, user: bytes) -> bool:
         """Return whether there may be a user of this name: the hook may have any."""

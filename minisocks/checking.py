@@ -11,6 +11,7 @@ from minisocks.layers import Layered
 from minisocks.ownaddress import KernelRoutes
 from minisocks.processor import AUTO, preview
 from minisocks.quoting import as_json as to_json
+from minisocks.summary import oddities
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -25,7 +26,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     """
     access = Access.of(chosen.config, Hooks())
     rules = access.rules
-    for sentence in rules.oddities():
+    for sentence in oddities(access):
         console.warn(sentence)
     wanted = chosen.config.processor or AUTO
     number, problem = preview(wanted)

@@ -9,10 +9,11 @@ In force are the rules of the settings and some built in, "safe, not closed":
   before the first one that allows without naming addresses in ``to``; so a rule opens what it
   names.  An address of this host is named by itself or by ``self``, not by a network that it
   happens to be in.
-* Without rules of the settings: only clients on this host may come in, or, if there are users,
-  whoever has a password.  ``allow_lan`` lets private networks in too, ``open`` everybody.
-* Where there are users, a rule that allows and does not speak of users means those who have
-  given a password; ``user none`` takes others.
+* Without rules of the settings that allow: only clients on this host may come in, or, if there
+  are users, clients that have given a password.  Rules that deny stand before that.
+  ``allow_lan`` lets private networks in too, ``open`` any client.
+* Where there are users, a rule that allows and does not speak of users means clients that have
+  given a password; ``user none`` takes others, ``user none any`` both.
 """
 
 from typing import List, Sequence
@@ -45,7 +46,7 @@ def in_force(
     rules = [_with_user(rule) if has_users else rule for rule in own]
     place = next((i for i, rule in enumerate(rules) if _opens_all(rule)), len(rules))
     rules[place:place] = [_OURS, _INSIDE_OF_LAN if allow_lan else _INSIDE]
-    if not own:
+    if not any(rule.allows for rule in own):
         rules.append(_WITH_PASSWORD if has_users else _FROM_HERE)
     if allow_lan:
         rules.append(FROM_LAN)

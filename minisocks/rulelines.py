@@ -3,7 +3,7 @@
 ::
 
     allow|deny [from NETS] [to HOSTS|NETS] [port PORTS] [command connect|bind|udp]
-               [version 4|5] [user NAMES|none|any]
+               [version 4|5] [user NAMES|none|any|none any]
 
 Clauses in any order; in a clause, values with blanks or commas between them.  ``@FILE`` stands
 for the lines of a file.  A name of a user that is one of the language's words, or has blanks,
@@ -48,7 +48,8 @@ _CLAUSES = ("from", "to", "port", "command", "version", "user")
 class Rule(NamedTuple):
     """One rule.  Of a clause that is not there, None: it says nothing about that.
 
-    ``users`` is whose password it takes; empty, without one; ``any_user`` takes anybody's.
+    ``users`` has the names that it is about, and None for a client without a password;
+    ``any_user`` stands for every user.
     """
 
     allows: bool
@@ -58,7 +59,7 @@ class Rule(NamedTuple):
     ports: Optional[Tuple[Tuple[int, int], ...]] = None
     commands: Optional[FrozenSet[int]] = None
     versions: Optional[FrozenSet[int]] = None
-    users: Optional[FrozenSet[bytes]] = None
+    users: Optional[FrozenSet[Optional[bytes]]] = None
     any_user: bool = False
     is_built_in: bool = False
 
@@ -210,8 +211,9 @@ def _choice(line: _Line, word: _Word, known: Mapping[str, int]) -> int:
     return int(known[word.text.lower()])
 
 
-def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[bytes], bool]:
-    names = set()
+def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[Optional[bytes]], bool]:
+    names: Set[Optional[bytes]] = set()
+    any_user: Optional[_Word] = None
     for word in words:
         text = word.text
         if word.is_quoted:
@@ -220,12 +222,16 @@ def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[bytes], bool]:
             text = text[1:-1]
         elif text.startswith("@"):
             raise line.wrong("user takes names and no file (a name like this: in quotes)", word)
-        elif text.lower() in ("any", "none"):
-            if len(words) > 1:
-                raise line.wrong("%s stands alone" % text.lower(), word)
-            return frozenset(), text.lower() == "any"
+        elif text.lower() == "none":
+            names.add(None)
+            continue
+        elif text.lower() == "any":
+            any_user = word
+            continue
         names.add(encode(text))
-    return frozenset(names), False
+    if any_user and names - {None}:
+        raise line.wrong("any is every user: leave it out, or the names", any_user)
+    return frozenset(names), any_user is not None
 
 
 def with_files(text: str, rename: Callable[[str], str]) -> str:

@@ -10,7 +10,6 @@ that resolves differently the second time gains nothing.
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.client import Client
-from minisocks.defaults import ALL, FROM_LAN
 from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
 from minisocks.networks import PRIVATE, RESERVED
@@ -56,7 +55,7 @@ class _Row(NamedTuple):
     ports: Optional[Tuple[Tuple[int, int], ...]]
     commands: Optional[FrozenSet[int]]
     versions: Optional[FrozenSet[int]]
-    users: Optional[FrozenSet[bytes]]
+    users: Optional[FrozenSet[Optional[bytes]]]
     any_user: bool
     sources: Optional[Places]
     targets: Optional[Places]
@@ -203,8 +202,11 @@ class Rules:
             if row.allows and (row.sources is None or row.sources.cover(forms, self._is_own))
         ]
         for row in rows:
+            users = row.users
             # Where there are passwords, who shows none comes under "none"; else under "any".
-            if row.users is None or row.users or row.any_user != self.has_users:
+            if users is None or users - {None}:
+                return _NOT_YET
+            if None in users if self.has_users else row.any_user:
                 return _NOT_YET
         if rows and self.has_users:
             return Decision(False, "a password is needed, and SOCKS4 has none")
@@ -302,43 +304,10 @@ class Rules:
 
     @property
     def has_own(self) -> bool:
-        """Whether some of them are the settings' own."""
-        return not all(rule.is_built_in for rule in self.rules)
+        """Whether a rule of the settings allows anything: then those say which clients come in."""
+        return any(rule.allows and not rule.is_built_in for rule in self.rules)
 
     # What people are told
-
-    def oddities(self) -> List[str]:
-        """Return sentences about rules that cannot be what was meant."""
-        found = []
-        if not any(rule.allows for rule in self.rules):
-            found.append("no rule allows anything: nobody can use this proxy; add an allow rule")
-        for number, rule in enumerate(self.rules, 1):
-            named = rule.users is not None and (rule.users or rule.any_user)
-            if named and not self.has_users and not self.asks_ident:
-                found.append("rule %d never matches: it wants a user, and there are none" % number)
-            if number < len(self.rules) and rule[2:] == ALL[2:-1] + (rule.is_built_in,):
-                found.append("the rules behind rule %d are never asked: it matches all" % number)
-        return found
-
-    def describe(self) -> str:
-        """Return one sentence that says who may come in."""
-        ident = "; by SOCKS4 only whom ident confirms" if self.asks_ident else ""
-        return self._describe() + ident
-
-    def _describe(self) -> str:
-        allowing = [rule for rule in self.rules if rule.allows]
-        if self.has_own:
-            return "whom the rules allow (minisocks check shows them)"
-        if ALL in allowing:
-            return "any client, without a password (--open)"
-        who = "clients on this host (by loopback)"
-        if FROM_LAN in allowing:
-            who += " and on private networks (--allow-lan)"
-        if not self.has_users:
-            return who + ", without a password"
-        if FROM_LAN not in allowing:
-            return "any client that has a password"
-        return who + " without a password, any other client with one"
 
     def _shut_out(self, client: Client) -> str:
         """Say why *client* may not come in."""
@@ -389,10 +358,10 @@ def _has_port(ports: Tuple[Tuple[int, int], ...], port: int) -> bool:
     return False
 
 
-def _has_user(users: FrozenSet[bytes], any_user: bool, client: Client) -> bool:
+def _has_user(users: FrozenSet[Optional[bytes]], any_user: bool, client: Client) -> bool:
     user = client.user
-    if user is not None and user in users:
+    if user in users:
         return True
     if user is None or client.is_unproven:
-        return not users and not any_user  # "none": it has shown no password
+        return None in users  # it has shown no password
     return any_user

@@ -7,6 +7,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks import announce, console
+from minisocks.access import Access
 from minisocks.control import Answer, Control
 from minisocks.daemon import detach
 from minisocks.errors import ServiceError
@@ -22,6 +23,7 @@ from minisocks.reloads import Change, Reloads
 from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
 from minisocks.status import collect
+from minisocks.summary import oddities
 from minisocks.values import ListenAddress
 from minisocks.watchdog import take_turn
 from minisocks.whereabouts import locate
@@ -126,11 +128,13 @@ class Service:
     def _announced(self, room: Room) -> List[Tuple[str, str]]:
         services = self._proxy.services
         assert services is not None
-        for sentence in services.access.rules.oddities():
+        self._warn_of(services.access)
+        where = self._proxy.addresses, self._proxy.forwarded
+        return announce.at_start(*where, self._config, services.access, room, own_ipv4())
+
+    def _warn_of(self, access: Access) -> None:
+        for sentence in oddities(access):
             self._warn(sentence)
-        rules, proxy = services.access.rules, self._proxy
-        where = proxy.addresses, proxy.forwarded
-        return announce.at_start(*where, self._config, rules, room, own_ipv4())
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
         config = self._config
@@ -304,6 +308,8 @@ class Service:
             self._asked, self._config = asked, config
             self._open_control()
             services = self._proxy.services
+            if services is not None:
+                self._warn_of(services.access)
             return {
                 "changed": [s.key for s in differing if not s.is_fixed],
                 "read": list(services.access.files) if services is not None else [],

@@ -107,9 +107,21 @@ SLIPS = (
         "no-rule-allows-anything",
         AT_THE_START,
         "warning: no rule allows anything: nobody can use this proxy; add an allow rule",
-        "There are rules in the settings, and none of them is an ``allow``. Then the built-in one "
-        "for this host is not there either, and what no rule matches is denied.",
-        "Add one behind the others: ``allow from loopback``, say.",
+        "A rule denies everything, and no ``allow`` stands before it: a ``deny`` with nothing "
+        "behind it, say. Without it what no rule matches is denied as well.",
+        "Remove it, or add an ``allow`` before it: ``allow from loopback``, say.",
+    ),
+    Mistake(
+        "no-rule-lets-users-in",
+        AT_THE_START,
+        "warning: no rule lets in any user by password: the right one is answered with REP 02. Add "
+        "an allow rule with user any, or with user none any if it is for clients without a "
+        "password, too",
+        "There are users, and of the rules that allow none is about them: ``user none`` is for "
+        "clients without a password only. An ``allow`` of yours takes the place of the built-in "
+        "``allow user any``.",
+        "Add ``allow user any`` behind the others, or write ``user none any`` where it says ``user "
+        "none``.",
     ),
     Mistake(
         "rule-wants-users",

@@ -177,7 +177,7 @@ def test_a_start_in_the_background_tells_of_a_list(instance):
 
 def test_an_odd_rule_is_a_warning_at_the_start():
     """It serves, and says what cannot be meant."""
-    with CommandLine("-l", "0", "--rule", "deny port 25") as command:
+    with CommandLine("-l", "0", "--rule", "deny") as command:
         command.wait_for_line("no rule allows anything")
 
 

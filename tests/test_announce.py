@@ -9,10 +9,11 @@ from minisocks.hooks import Hooks
 from minisocks.machine import Room
 from minisocks.wire import packed_ip
 
+DENY = ("deny port 25",)
 OPEN = {"open": True}
 LAN = {"allow_lan": True}
 USER = {"user": ("ann:secret",)}
-NOBODY = "nobody can come in by this address yet: add --allow-lan, --user or --open"
+NOBODY = "no client can come in by this address yet: add --allow-lan, --user or --open"
 
 
 CARRIER, LINK = "100.64.0.1", "169.254.7.7"
@@ -38,9 +39,9 @@ ANYWHERE = ["0.0.0.0:1080", "[::]:1080"]
 def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected):
     """Of each interface with such an address, unless the rules say otherwise."""
     config = Config(**settings)
-    rules = Access.of(config, Hooks()).rules
+    access = Access.of(config, Hooks())
     own = [(name, packed_ip(address)) for name, address in OWN]
-    lines = at_start(addresses, [], config, rules, Room(None, None, None), own)
+    lines = at_start(addresses, [], config, access, Room(None, None, None), own)
 
     said = [text for what, text in lines if what == "take care:"]
     assert expected == [text.split(" has ")[1].split()[0] for text in said]
@@ -65,13 +66,33 @@ def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected)
         (["192.0.2.2:1080"], {"rule": ("allow from 192.0.2.0/24",)}, "socks5h://192.0.2.2:1080 "),
         (["0.0.0.0:1080"], {"rule": ("allow from 10.0.0.0/8",)}, "socks5h://HOST:1080 "),
         (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
+        (["127.0.0.1:1080"], dict(USER, rule=DENY), "socks5h://NAME:PASSWORD@127.0.0.1:1080 "),
+        (["127.0.0.1:1080"], {"rule": DENY}, "socks5h://127.0.0.1:1080 "),
+        # No rule lets the user in: the line does without.
+        (["127.0.0.1:1080"], dict(USER, rule=("allow user none",)), "socks5h://127.0.0.1:1080 "),
+        (
+            ["127.0.0.1:1080"],
+            dict(USER, rule=("allow user none any",)),
+            "socks5h://NAME:PASSWORD@127.0.0.1:1080 ",
+        ),
+        # One user of two.
+        (
+            ["127.0.0.1:1080"],
+            {"user": ("ann:secret", "bob:secret"), "rule": ("allow user bob",)},
+            "socks5h://bob:PASSWORD@127.0.0.1:1080 ",
+        ),
+        (
+            ["0.0.0.0:1080"],
+            dict(USER, rule=("allow from 10.0.0.0/8",)),
+            "socks5h://NAME:PASSWORD@HOST:1080 ",
+        ),
     ],
 )
 def test_line_to_try(addresses, settings, expected):
     """The curl line reaches a listener that lets it in; where there is none, it says what to do."""
     config = Config(**settings)
-    rules = Access.of(config, Hooks()).rules
-    lines = dict(at_start(addresses, [], config, rules, Room(None, None, None)))
+    access = Access.of(config, Hooks())
+    lines = dict(at_start(addresses, [], config, access, Room(None, None, None)))
 
     if expected != NOBODY:
         expected = "curl --proxy %shttps://example.org/" % expected
@@ -79,3 +100,14 @@ def test_line_to_try(addresses, settings, expected):
         expected += " from where the rules allow"
     assert expected == lines["try it:"]
     assert "secret" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rule": ("deny port 443",)}, {"rule": ("allow to 127.0.0.0/8",)}]
+)
+def test_line_to_try_promises_no_target_that_the_rules_deny(settings):
+    """What is let in, and may not go to that example, is told that it takes another one."""
+    access = Access.of(Config(**settings), Hooks())
+    lines = dict(at_start(["127.0.0.1:1080"], [], access.config, access, Room(None, None, None)))
+    expected = "curl --proxy socks5h://127.0.0.1:1080 URL with a URL that the rules allow"
+    assert expected == lines["try it:"]

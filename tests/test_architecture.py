@@ -24,6 +24,7 @@ ABOVE = """
     cli testing
     checking chosen commands hashing service
     announce console logs reloads watchdog
+    summary
     lines
     daemon remote orders ensure status
     budget control destinations folding verdict

@@ -184,11 +184,11 @@ def test_it_may_be_spelled_in_another_way(spelled):
 def said(settings, by):
     """Return what the start, or ``check``, or ``check --json`` says about such listeners."""
     chosen = layered(settings, {})
-    config, rules = chosen.config, rules_of(**chosen.config._asdict())
+    config, access = chosen.config, Access.of(chosen.config, Hooks())
+    rules = access.rules
     if by == "start":
-        return at_start(
-            list(config.listen), list(config.forwarded), config, rules, Room(None, None, None)
-        )
+        where = list(config.listen), list(config.forwarded)
+        return at_start(*where, config, access, Room(None, None, None))
     if by == "check":
         return [tuple(line.split(": ", 1)) for line in as_table(chosen, rules)]
     return [("forwarded:", as_data(chosen, rules).get("forwarded"))]
@@ -225,16 +225,16 @@ def test_no_line_says_that_this_host_comes_in_by_it():
     lines = dict(said({"forwarded": ("127.0.0.1:1080",)}, "start"))
 
     assert "may come in:" not in lines
-    assert "nobody can come in by this address yet: add --user or --open" == lines["try it:"]
+    assert "no client can come in by this address yet: add --user or --open" == lines["try it:"]
 
 
 def test_allow_lan_lets_no_strangers_in_by_it():
     """So nothing is said about interfaces behind which they are."""
     config = Config(listen=(":1080",), forwarded=(":1080",), allow_lan=True)
-    rules, own = rules_of(allow_lan=True), [("wan0", packed_ip("100.64.0.1"))]
+    access, own = Access.of(config, Hooks()), [("wan0", packed_ip("100.64.0.1"))]
     for forwarded, count in ((["0.0.0.0:1080"], 0), ([], 1)):
         room = Room(None, None, None)
-        lines = at_start(["0.0.0.0:1080"], forwarded, config, rules, room, own)
+        lines = at_start(["0.0.0.0:1080"], forwarded, config, access, room, own)
         assert count == len([line for line in lines if line[0] == "take care:"])
 
 
@@ -375,6 +375,7 @@ def test_auth_once_does_not_hold():
                 talk.send(GREETING).expect(b"\5\xff")
             with Talk.to(proxy.port) as talk:
                 talk.send(socks4("127.0.0.1", target.port)).expect(b"\0\x5b")
+            wait_until(lambda: target.talks)
             assert 1 == len(target.talks)
 
 

@@ -220,6 +220,9 @@ ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "al
         ([], True, False),
         (["allow from 10.0.0.0/8 user ann"], True, False),
         (["deny"], False, False),
+        (["allow user none any"], False, True),
+        (["allow user none any"], True, True),
+        (["allow user none ann"], False, True),
     ],
 )
 def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):

@@ -522,7 +522,13 @@ def _(stage):
 
 @makes("no-rule-allows-anything")
 def _(stage):
-    return first_said(stage, "check", "--rule", "deny port 25", status=0), None
+    return first_said(stage, "check", "--rule", "deny", status=0), None
+
+
+@makes("no-rule-lets-users-in")
+def _(stage):
+    args = ("--user", "ann:secret", "--rule", "allow from 192.168.1.0/24 user none")
+    return first_said(stage, "check", *args, status=0), None
 
 
 @makes("rule-wants-users")

@@ -106,7 +106,14 @@ ADMISSION = [
     (USER_LAN, LOCAL_CLIENTS + PRIVATE_CLIENTS, True),
     (USER_OPEN, EVERY_CLIENT, True),
 ]
-_ADMISSION_ROWS = [(s, c, allowed) for s, clients, allowed in ADMISSION for c in clients]
+#: A rule that only denies changes nothing about that.
+DENY = {"rule": ["deny port 1"]}
+_ADMISSION_ROWS = [
+    (dict(s, **more), c, allowed)
+    for s, clients, allowed in ADMISSION
+    for c in clients
+    for more in ({}, DENY)
+]
 
 
 @pytest.mark.parametrize("settings, source, allowed", _ADMISSION_ROWS)
@@ -122,6 +129,16 @@ def test_who_may_come_in_without_a_password(here, target, settings, source, allo
 
     by = [net.PUBLIC4, net.PUBLIC6, net.PUBLIC4, net.PUBLIC4] if allowed else []
     assert sorted(by) == sorted(target.reached())
+
+
+@pytest.mark.parametrize("settings", [USER, dict(USER, **DENY), dict(USER_LAN, **DENY)])
+@pytest.mark.parametrize("source", EVERY_CLIENT)
+def test_a_password_lets_in_from_everywhere(here, target, settings, source):
+    """Also where rules deny something else, and where private networks need none."""
+    client = Client(here, source, settings)
+    client.password = True
+    assert OK == client.rep(net.PUBLIC4, target.port)
+    assert NOT_ALLOWED == client.rep(net.PUBLIC4, 1) or "rule" not in settings
 
 
 @pytest.mark.parametrize("source", PRIVATE_CLIENTS + PUBLIC_CLIENTS)

@@ -1,0 +1,86 @@
+"""The rules in force in sentences: which clients may come in, and what cannot be meant."""
+
+from typing import List
+
+from minisocks.access import Access
+from minisocks.defaults import ALL, FROM_LAN
+from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.rulelines import Rule
+from minisocks.rules import Rules
+
+__all__ = ["describe", "oddities"]
+
+#: So many names are told, of more how many there are.
+MOST_NAMES = 3
+
+
+def describe(rules: Rules) -> str:
+    """Return one sentence that says which clients may come in."""
+    ident = "; by SOCKS4 only whom ident confirms" if rules.asks_ident else ""
+    return _describe(rules) + ident
+
+
+def _describe(rules: Rules) -> str:
+    if rules.has_own:
+        return "whom the rules allow (minisocks check shows them)"
+    less = "" if all(rule.is_built_in for rule in rules.rules) else ", less what the rules deny"
+    if ALL in rules.rules:
+        return "any client, without a password (--open)" + less
+    clients = "clients on this host (by loopback)"
+    if FROM_LAN in rules.rules:
+        clients += " and on private networks (--allow-lan)"
+    if not rules.has_users:
+        return clients + ", without a password" + less
+    if FROM_LAN not in rules.rules:
+        return "any client that has a password" + less
+    return clients + " without a password, any other client with one" + less
+
+
+def oddities(access: Access) -> List[str]:
+    """Return sentences about rules and users that cannot be what was meant."""
+    rules = access.rules
+    found = []
+    last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
+    if not any(rule.allows for rule in rules.rules[: last or None]):
+        found.append(_NOTHING_ALLOWED)
+    elif 0 < last < len(rules.rules):
+        found.append("the rules behind rule %d are never asked: it matches all" % last)
+    for number, rule in enumerate(rules.rules, 1):
+        wants_user = rule.users is not None and None not in rule.users
+        if wants_user and not rules.has_users and not rules.asks_ident:
+            found.append("rule %d never matches: it wants a user, and there are none" % number)
+    left_out = _left_out(access)
+    if left_out:
+        found.append(_LEFT_OUT % left_out)
+    return found
+
+
+_NOTHING_ALLOWED = "no rule allows anything: nobody can use this proxy; add an allow rule"
+_LEFT_OUT = (
+    "no rule lets in %s by password: the right one is answered with REP 02. Add an allow rule "
+    "with user any, or with user none any if it is for clients without a password, too"
+)
+
+
+def _matches_all(rule: Rule) -> bool:
+    """Return whether no request is left for the rules behind *rule*."""
+    everybody = rule.users is None or (rule.any_user and None in rule.users)
+    return everybody and all(part is None for part in rule[2:7])
+
+
+def _left_out(access: Access) -> str:
+    """Return the users that no rule lets in by their password, as text; "" if there are none."""
+    allowing, users = [rule for rule in access.rules.rules if rule.allows], access.users
+    if not users or any(rule.any_user or rule == ALL for rule in allowing):
+        return ""
+    named = {name for rule in allowing for name in rule.users or ()}
+    names = [name for name in access.names if name not in named]
+    if users.may_take_long:  # the hook may know users of any name
+        return "" if named - {None} else "any user"
+    if names and len(names) == len(access.names):
+        return "any user"
+    told = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
+    if len(names) > MOST_NAMES:
+        told.append("%d other users" % (len(names) - MOST_NAMES))
+    return ", ".join(told)
+
