@@ -7,10 +7,11 @@ from minisocks.decisions import Decisions
 from minisocks.defaults import in_force
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
+from minisocks.lists import Lines, parse_lines
 from minisocks.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.passwords import Hash
 from minisocks.road import Road
-from minisocks.rulelines import Lines, parse_lines, parse_rule
+from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from minisocks.settings import Config
 from minisocks.usersfile import parse
@@ -39,8 +40,9 @@ class Access(NamedTuple):
     own: OwnAddresses
     #: Those of the rules about addresses.
     decisions: Decisions
-    #: The files that were read for it.
+    #: The files that were read for it, and sentences about lines in them that mean nothing.
     files: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
 
     @property
     def names(self) -> Tuple[bytes, ...]:
@@ -69,7 +71,8 @@ class Access(NamedTuple):
         own_addresses = OwnAddresses(kernel, road, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
         decisions = Decisions(judge, own_addresses.changes)
-        return cls(config, road, users, judge, own_addresses, decisions, _files_of(config, lists))
+        files = _files_of(config, lists)
+        return cls(config, road, users, judge, own_addresses, decisions, files, lists.notes)
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:
@@ -87,6 +90,11 @@ class _Lists:
     def files(self) -> Tuple[str, ...]:
         """The files that have been read."""
         return tuple(self._known)
+
+    @property
+    def notes(self) -> Tuple[str, ...]:
+        """What is to be told about them."""
+        return tuple(note for lines in self._known.values() for note in lines.notes)
 
     def read(self, path: str) -> Lines:
         """Return what is in the file *path*.

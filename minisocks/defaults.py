@@ -18,13 +18,14 @@ In force are the rules of the settings and some built in, "safe, not closed":
 
 from typing import List, Sequence
 
+from minisocks.lists import Lines
 from minisocks.rulelines import Rule, parse_rule
 
 __all__ = ["ALL", "FROM_LAN", "in_force"]
 
 
 def _built_in(text: str) -> Rule:
-    return parse_rule(text, lambda path: ([], []))._replace(is_built_in=True)
+    return parse_rule(text, lambda path: Lines([], []))._replace(is_built_in=True)
 
 
 _OURS = _built_in(

@@ -6,8 +6,8 @@
                [version 4|5] [user NAMES|none|any|none any]
 
 Clauses in any order; in a clause, values with blanks or commas between them.  ``@FILE`` stands
-for the lines of a file.  A name of a user that is one of the language's words, or has blanks,
-goes in double quotes.
+for the lines of a file; if its name has blanks, ``@"FILE"``.  A name of a user that is one of the
+language's words, or has blanks, goes in double quotes.
 """
 
 import re
@@ -26,6 +26,7 @@ from typing import (
 )
 
 from minisocks.errors import RuleError
+from minisocks.lists import Lines
 from minisocks.names import check_name, is_name
 from minisocks.networks import Row, parse_networks
 from minisocks.places import SETS, Places
@@ -33,14 +34,14 @@ from minisocks.setting import closest
 from minisocks.values import encode
 from minisocks.wire import Cmd
 
-__all__ = ["Lines", "Rule", "check_rule", "parse_lines", "parse_rule", "with_files"]
+__all__ = ["Rule", "check_rule", "parse_rule", "with_files"]
 
-#: A list in a file: its networks, and its names.
-Lines = Tuple[List[Row], List[str]]
 #: Returns the list in a file; raises ``ConfigError``.
 ReadLines = Callable[[str], Lines]
 
-_WORD = re.compile(r'"[^"]*"?|[^\s,"]+')
+_WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
+#: Such a name of a file needs no quotes.
+_PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
 _CLAUSES = ("from", "to", "port", "command", "version", "user")
 
@@ -90,7 +91,7 @@ def check_rule(text: str) -> None:
     Raises:
         RuleError: it is none.
     """
-    parse_rule(text, lambda path: ([], []))
+    parse_rule(text, lambda path: Lines([], []))
 
 
 def parse_rule(text: str, read: ReadLines) -> Rule:
@@ -161,13 +162,18 @@ def _places(
         elif text in ("any", "all", "*", "everything"):
             raise line.wrong("for every address leave %s out" % clause, word)
         elif text.startswith("@"):
-            if not text[1:]:
+            path = word.text[1:].strip('"')
+            if text.count('"') == 1:
+                raise line.wrong("the quote is not closed", word)
+            if not path:
                 raise line.wrong("@ needs the name of a file behind it", word)
-            more_rows, more_names = read(word.text[1:])
-            rows += more_rows
-            names += more_names
-            if clause == "from" and more_names:
-                raise line.wrong(_NO_NAMES % more_names[0], word)
+            lines = read(path)
+            if lines.foreign is not None and (allows or clause == "from"):
+                raise lines.foreign
+            rows += lines.rows
+            names += lines.names
+            if clause == "from" and lines.names:
+                raise line.wrong(_NO_NAMES % lines.names[0], word)
         elif not is_name(text):
             try:
                 rows += parse_networks(text)
@@ -236,34 +242,14 @@ def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[Optional[bytes]],
 
 def with_files(text: str, rename: Callable[[str], str]) -> str:
     """Return the rule *text* with the files that it names called otherwise."""
-    # In quotes it is somebody's name.
-    known = re.compile(r'"[^"]*"?|(?<![^\s,])@([^\s,"]+)')
-    return known.sub(
-        lambda found: "@" + rename(found.group(1)) if found.group(1) else found.group(), text
-    )
 
+    def renamed(found: Any) -> str:
+        # In quotes alone it is the name of a user.
+        word = str(found.group())
+        if not word.startswith("@"):
+            return word
+        path = rename(word[1:].strip('"'))
+        return "@" + path if _PLAIN.match(path) else '@"%s"' % path
 
-def parse_lines(text: str, name: str) -> Lines:
-    """Return the list in the file called *name*: a network or a name a line, # comments.
+    return _WORD.sub(renamed, text)
 
-    Raises:
-        RuleError: a line is neither; its place is file, line and column.
-    """
-    rows: List[Row] = []
-    names: List[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        word = line.partition("#")[0].strip()
-        if not word:
-            continue
-        try:
-            if word.lower() in SETS:
-                raise ValueError("%s is a set: write it in the rule itself" % word)
-            if is_name(word):
-                check_name(word)
-                names.append(word)
-            else:
-                rows += parse_networks(word)
-        except ValueError as exc:
-            place = "%s, line %d" % (name, number)
-            raise RuleError(str(exc), line.rstrip(), line.index(word) + 1, place) from None
-    return rows, names

@@ -37,9 +37,9 @@ def _describe(rules: Rules) -> str:
 
 
 def oddities(access: Access) -> List[str]:
-    """Return sentences about rules and users that cannot be what was meant."""
+    """Return sentences about rules, their lists and users that cannot be what was meant."""
     rules = access.rules
-    found = []
+    found = list(access.notes)
     last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
     if not any(rule.allows for rule in rules.rules[: last or None]):
         found.append(_NOTHING_ALLOWED)

@@ -68,6 +68,7 @@ BELOW = """
     settings sniff socks4 socks5
     defaults rows identity
     rulelines
+    lists
     setting usersfile
     inifile passwords penalties places quota values
     client stats

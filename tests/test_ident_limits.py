@@ -13,6 +13,7 @@ from minisocks.client import Client
 from minisocks.clientsocket import ClientSocket
 from minisocks.compat import READ, WRITE
 from minisocks.defaults import in_force
+from minisocks.lists import Lines
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from support import (
@@ -227,7 +228,7 @@ ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "al
 )
 def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):
     """An identd names somebody: without passwords he is one of any, with them one of none."""
-    own = [parse_rule(text, lambda path: ([], [])) for text in texts]
+    own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
     assert may == rules.foresee_somebody(Client(("192.0.2.7", 1))).allowed
 

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError, RuleError
+from minisocks.lists import parse_lines
 from minisocks.places import forms_of
-from minisocks.rulelines import check_rule, parse_lines, parse_rule, with_files
+from minisocks.rulelines import check_rule, parse_rule, with_files
 from minisocks.wire import Cmd, packed_ip
 
 
@@ -101,7 +102,8 @@ def test_a_list_in_a_file():
     [
         ("10.0.0.1/8", "did you mean 10.0.0.0/8?"),
         ("b\xfccher.example", "xn--"),
-        ("0.0.0.0 ads.example", "neither a network nor"),
+        ("ads.example b.example", "neither a network nor"),
+        ("/etc/hosts", "no network"),
         ("10.0.0.300", "no network"),
         ("127.0.0.1-20", "no network"),
         ("127.0.0.x", "no network"),
@@ -145,6 +147,8 @@ MISTAKES = [
     ("allow from example.org", "example.org", "from takes networks"),
     ("allow from @names", "@names", "from takes networks"),
     ("allow to @", "@", "name of a file"),
+    ('allow to @""', "@", "name of a file"),
+    ('allow to @"a b', "@", "the quote is not closed"),
     ("allow to any", "any", "leave to out"),
     ("allow from *", "*", "leave from out"),
     ("deny to prvate", "prvate", "did you mean private?"),
@@ -208,6 +212,18 @@ def test_files_of_a_rule_can_be_renamed():
     text = 'deny to @a,@/b port 1 user "@c" "x @y" from @d x@d'
     renamed = with_files(text, lambda path: path if path[0] == "/" else "/h/" + path)
     assert 'deny to @/h/a,@/b port 1 user "@c" "x @y" from @/h/d x@d' == renamed
+
+
+@pytest.mark.parametrize("folder", ["/my files", "/a,b", "/port "])
+def test_a_file_with_blanks_in_its_name(folder):
+    """It goes in quotes, and so does one that is renamed to such a name."""
+    text = with_files('deny to @f,@"a b" port 1', lambda path: "%s/%s" % (folder, path))
+    assert 'deny to @"%s/f",@"%s/a b" port 1' % (folder, folder) == text
+    files = {folder + "/f": "10.0.0.1", folder + "/a b": "10.0.0.2"}
+    rule = parsed(text, **files)
+    assert holds(rule.targets, "10.0.0.1")
+    assert holds(rule.targets, "10.0.0.2")
+    assert ((1, 1),) == rule.ports
 
 
 SOME = "allow deny from to port command version user any none private public self @f 10.0.0.0/8 ::1"

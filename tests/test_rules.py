@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minisocks.client import Client
 from minisocks.defaults import in_force
+from minisocks.lists import Lines
 from minisocks.resolver import numeric_addresses
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
@@ -353,7 +354,7 @@ def test_rules_say_in_a_sentence_who_comes_in(setting, sentence):
 
 def rules(*texts, **kwargs):
     """Return what decides where the settings have these rules."""
-    own = [parse_rule(text, lambda path: ([], [])) for text in texts]
+    own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     has_users = kwargs.get("has_users", False)
     return Rules(in_force(own, **kwargs), has_users)
 
