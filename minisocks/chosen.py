@@ -11,8 +11,8 @@ from minisocks import console
 from minisocks.errors import ConfigError
 from minisocks.layers import Layered, layered
 from minisocks.rulelines import with_files
-from minisocks.settings import CONFIG_FILE
-from minisocks.whereabouts import locate, read_file
+from minisocks.settings import CONFIG_FILE, SETTINGS, Config
+from minisocks.whereabouts import from_folder, locate, read_file
 
 __all__ = ["pidfile_of", "settings_of"]
 
@@ -33,8 +33,11 @@ def settings_of(
     Raises:
         ConfigError: one of them cannot be used.
     """
-    path, text, is_private = _file(given, home, may_wait)
+    named, text, is_private = _file(given, home, may_wait)
+    path = named and os.path.join(home, named)
     chosen = layered(given, os.environ, text, path)
+    # As the file was named: so they are the same when they are read anew from elsewhere.
+    chosen = chosen._replace(config=_from_folder(chosen, path, os.path.dirname(named), home))
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
     if not is_private and chosen.sources["user"].startswith(path + ", "):
@@ -44,6 +47,23 @@ def settings_of(
         warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
     _warn_of_writers(path, users_file, _lists(chosen, home), warn)
     return chosen
+
+
+def _from_folder(chosen: Layered, path: str, folder: str, home: str) -> Config:
+    """Return the settings with relative paths of the file at *path* beginning in its *folder*.
+
+    Raises:
+        ConfigError: one is there only where earlier versions looked for it.
+    """
+    config = chosen.config
+    for setting in SETTINGS:
+        place = chosen.sources[setting.name]
+        if path and place.startswith(path + ", "):
+            try:
+                config = config.with_files(lambda it: from_folder(folder, it, home), setting.name)
+            except ValueError as exc:
+                raise ConfigError(setting.option, str(exc), place) from None
+    return config
 
 
 def _lists(chosen: Layered, home: str) -> List[str]:
@@ -95,11 +115,11 @@ def pidfile_of(given: Dict[str, Any]) -> str:
     Raises:
         ConfigError: the settings do not tell.
     """
-    _path, text, _is_private = _file(given)
+    named, text, _is_private = _file(given)
     listen = given["listen"]
     meant = {"listen": listen[0] if listen else "", "pidfile": given["pidfile"]}
     try:
-        return locate(meant, os.environ, text)[0]
+        return locate(meant, os.environ, text, os.path.dirname(named))[0]
     except ConfigError:
         raise
     except ValueError as exc:
@@ -108,6 +128,8 @@ def pidfile_of(given: Dict[str, Any]) -> str:
 
 def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple[str, str, bool]:
     """Return path and text of the file of settings, and whether only its owner may read it.
+
+    The path is as it was named, from *home*.
 
     Raises:
         ConfigError: it cannot be read.
@@ -120,9 +142,9 @@ def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple
         place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
     if not path:
         return "", "", True
-    path = os.path.join(home, path)
+    named, path = path, os.path.join(home, path)
     try:
-        return path, read_file(path, waits=may_wait), _is_private(path)
+        return named, read_file(path, waits=may_wait), _is_private(path)
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc

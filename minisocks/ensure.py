@@ -37,7 +37,8 @@ def is_healthy(argv: "List[str]", environ: "Mapping[str, str]") -> bool:
         if given is None:
             return False
         config = given.get("config") or environ.get("MINISOCKS_CONFIG")
-        path, address = locate(given, environ, read_file(config) if config else "")
+        text, folder = (read_file(config), os.path.dirname(config)) if config else ("", "")
+        path, address = locate(given, environ, text, folder)
         if Pidfile(path).is_free(is_own=True):
             return False
         os.utime(path)  # who tidies up /tmp goes by the time

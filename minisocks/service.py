@@ -20,7 +20,6 @@ from minisocks.pidfile import Pidfile, control_path
 from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
 from minisocks.reloads import Change, Reloads
-from minisocks.rulelines import with_files
 from minisocks.settings import SETTINGS, Config
 from minisocks.status import collect
 from minisocks.summary import oddities
@@ -338,18 +337,7 @@ class Service:
 
     def _absolute(self, config: Config) -> Config:
         """Return *config* as it means the same in another directory."""
-        listen, forwarded = (
-            tuple(
-                "unix:" + self._at_home(text[5:]) if text.startswith("unix:") else text
-                for text in texts
-            )
-            for texts in (config.listen, config.forwarded)
-        )
-        log_file = config.log_file and self._at_home(config.log_file)
-        users_file = config.users_file and self._at_home(config.users_file)
-        rule = tuple(with_files(text, self._at_home) for text in config.rule)
-        config = config._replace(listen=listen, forwarded=forwarded, log_file=log_file)
-        return config._replace(users_file=users_file, rule=rule)
+        return config.with_files(self._at_home, *Config._fields)
 
 
 def _warn_in_log(sentence: str) -> None:

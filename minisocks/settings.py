@@ -6,10 +6,11 @@ environment's variables, the ini file's keys and the tables in the documents are
 made from it.  A test proves that both name the same settings.
 """
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
+from minisocks.rulelines import with_files
 from minisocks.setting import closest
 from minisocks.values import ListenAddress, encode, without_password
 
@@ -154,6 +155,26 @@ class Config(NamedTuple):
     def is_forwarded(self, listen: str) -> bool:
         """Return whether a forwarder connects to this one of the addresses to listen on."""
         return ListenAddress.parse(listen) in map(ListenAddress.parse, self.forwarded)
+
+    def with_files(self, rename: Callable[[str], str], *names: str) -> "Config":
+        """Return it with files called otherwise: those in the settings of these *names*.
+
+        Other settings stay.  What *rename* raises is raised.
+        """
+        config = self
+        for name in names:
+            value = getattr(self, name)
+            if name == "rule":
+                value = tuple(with_files(text, rename) for text in value)
+            elif name in ("listen", "forwarded"):
+                value = tuple(
+                    "unix:" + rename(text[5:]) if text.startswith("unix:") else text
+                    for text in value
+                )
+            elif name in ("users_file", "pidfile", "log_file"):
+                value = value and rename(value)
+            config = config._replace(**{name: value})
+        return config
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
         """Return the user names and passwords as clients send them."""

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Mapping, Optional, Tuple
 
-__all__ = ["FLAGS", "TAKE_VALUES", "locate", "normal", "read_file", "scan"]
+__all__ = ["FLAGS", "TAKE_VALUES", "from_folder", "locate", "normal", "read_file", "scan"]
 
 DEFAULT_LISTEN = "127.0.0.1:1080"
 
@@ -113,23 +113,31 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def locate(
-    given: "Mapping[str, Optional[str]]", environ: "Mapping[str, str]", file: str = ""
+    given: "Mapping[str, Optional[str]]",
+    environ: "Mapping[str, str]",
+    file: str = "",
+    folder: str = "",
 ) -> "Tuple[str, str]":
     """Return the path of the pidfile, and the first address to listen on, for ``normal``.
 
     Args:
         given: ``listen`` and ``pidfile`` of the command line.
         file: the text of the file of settings.
+        folder: where that file is; its relative paths begin there.
 
     Raises:
         ValueError: the address is none; or it is port 0, which has no pidfile of its own; or
-            there is no place for one.
+            there is no place for one; or as ``from_folder``.
         ConfigError: the file cannot be read.
     """
     texts: "Dict[str, str]" = {}
     for entry in parse(file, "") if file else ():
         if entry.section == SECTION and entry.values:
             texts.setdefault(entry.key.replace("_", "-"), entry.values[0][1])
+    if texts.get("pidfile"):
+        texts["pidfile"] = from_folder(folder, texts["pidfile"])
+    if texts.get("listen", "").startswith("unix:"):
+        texts["listen"] = "unix:" + from_folder(folder, texts["listen"][5:])
     for name in ("listen", "pidfile"):
         lines = environ.get("MINISOCKS_" + name.upper(), "").split("\n")
         lines = [line.strip() for line in lines if line.strip()]
@@ -143,6 +151,26 @@ def locate(
             raise ValueError("with port 0 nothing tells which one is meant: name its --pidfile")
         path = default_path(address)
     return os.path.abspath(path), address
+
+
+def from_folder(folder: str, path: str, home: str = "") -> str:
+    """Return where *path* is, as a file of settings in *folder* names it.
+
+    Args:
+        home: where relative paths begin, *folder* among them; "": the current directory.
+
+    Raises:
+        ValueError: it is not there, and is where earlier versions looked for it.
+    """
+    there = os.path.join(folder, path)
+    is_lost = there != path and not os.path.lexists(os.path.join(home, there))
+    if is_lost and os.path.lexists(os.path.join(home, path)):
+        raise ValueError(
+            "%s is looked for in the folder of the file of settings, as %s, and is only in the "
+            "current directory, where earlier versions looked: move it, or write its whole path"
+            % (path, there)
+        )
+    return there
 
 
 def normal(address: str) -> str:

@@ -1,5 +1,6 @@
 """Rules of the settings in a proxy that runs: from where they come, and how they change."""
 
+import contextlib
 import os
 import subprocess
 
@@ -163,6 +164,70 @@ def test_a_list_is_found_again_from_the_background(tmp_path, target):
         assert "read anew: %s" % (tmp_path / "block") in err
     finally:
         assert 0 == run_command("stop", "--pidfile", str(tmp_path / "p"))[0]
+
+
+NAMED = "users-file = u\nlog-file = log\npidfile = p\nlisten = unix:s\n"
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """A file of settings that names others, in ``etc``; and ``run``, to start it from."""
+    for folder in ("etc", "run"):
+        (tmp_path / folder).mkdir()
+    rule = "[rules]\ndeny to @block\nallow user none any"
+    (tmp_path / "etc" / "m.ini").write_text("[minisocks]\n%s%s" % (NAMED, rule))
+    (tmp_path / "etc" / "u").write_text("")
+    (tmp_path / "etc" / "u").chmod(0o600)
+    (tmp_path / "etc" / "block").write_text("192.0.2.0/24\n")
+    return tmp_path
+
+
+def command_in(folder, *args):
+    return run_command(*args, cwd=str(folder), env=dict(os.environ, PYTHONPATH=ROOT))
+
+
+@pytest.mark.parametrize("config", ["../etc/m.ini", "ABSOLUTE"])
+def test_paths_in_the_file_begin_in_its_folder(two_folders, config):
+    """All of them, wherever it is started; for a reload, --ensure and commands, too."""
+    etc, run = two_folders / "etc", two_folders / "run"
+    config = config.replace("ABSOLUTE", str(etc / "m.ini"))
+    status, _out, err = command_in(run, "--daemon", "-c", config)
+    assert (0, "listening on unix:") == (status, err[:18]), err
+    try:
+        made = {"block", "log", "m.ini", "p", "p.sock", "s", "u"}
+        assert (made, []) == ({path.name for path in etc.iterdir()}, list(run.iterdir()))
+        pid = (etc / "p").read_text()
+        assert (0, "") == command_in(run, "--ensure", "-c", config)[::2]
+        assert pid == (etc / "p").read_text()
+        status, _out, err = command_in(run, "reload", "-c", config)
+        assert (0, "reloaded, changed: nothing; read anew: ") == (status, err[:39])
+        assert [str(etc / "u") + ",", str(etc / "block")] == [
+            os.path.normpath(path) for path in err.split()[5:]
+        ]
+    finally:
+        assert 0 == command_in(run, "stop", "-c", config)[0]
+
+
+@pytest.mark.parametrize("name", ["u", "block", "log", "p", "s"])
+def test_a_file_that_only_earlier_versions_find_is_told(two_folders, name):
+    """It is neither used nor passed over; the command line's own paths begin where they did."""
+    etc, run = two_folders / "etc", two_folders / "run"
+    with contextlib.suppress(FileNotFoundError):
+        (etc / name).unlink()
+    (run / name).write_text("")
+    asked = [("check",), ("--daemon",), ("--ensure",)] + [("stop",)] * (name in "ps")
+    for args in asked:
+        status, _out, err = command_in(run, *args, "-c", "../etc/m.ini")
+        assert (2, 1) == (status, err.count("\n")), err
+        text = "%s is looked for in the folder of the file of settings, as ../etc/%s, and is only "
+        assert text % (name, name) in err
+        assert "m.ini, line " in err or args == ("stop",)
+    args = ("check", "-c", "../etc/m.ini", "--users-file", "u", "--pidfile", "p", "-l", "unix:s")
+    args += ("--log-file", "log", "--rule", "deny to @block")
+    for path in ("u", "block"):
+        (run / path).write_text("")
+        (run / path).chmod(0o600)
+    assert (0, "") == command_in(run, *args)[::2]
 
 
 def test_a_start_in_the_background_tells_of_a_list(instance):

@@ -40,6 +40,7 @@ from support import (
     run_proxy,
     socks4,
     socks5,
+    wait_until,
 )
 
 NOT_ALLOWED = failure5(2)
@@ -465,6 +466,7 @@ def test_a_reload_makes_a_listener_one(target):
         proxy.reload(proxy.config._replace(forwarded=()))
         with Talk.to(proxy.port) as talk:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+            wait_until(lambda: target.talks)
     assert 1 == len(target.talks)
 
 

@@ -48,6 +48,20 @@ def test_layers_lie_as_everywhere(present):
     assert (config.pidfile or default_path(address), address) == locate(given, environ, file)
 
 
+@pytest.mark.parametrize("folder", ["", "/etc", "a/b"])
+@pytest.mark.parametrize("file", [FILE, "[minisocks]\npidfile = p", "[minisocks]\nlisten = unix:s"])
+def test_paths_in_the_file_begin_in_its_folder(file, folder):
+    """And those of the command line and the environment do not."""
+    path, address = locate({}, {}, file, folder)
+    if file != FILE:
+        whole = os.path.join(folder, "s")
+        assert file.endswith("p") or "unix:" + whole == address
+        assert file.endswith("s") or os.path.abspath(os.path.join(folder, "p")) == path
+    assert os.path.abspath("x") == locate({"pidfile": "x"}, {}, file, folder)[0]
+    assert os.path.abspath("x") == locate({}, {"MINISOCKS_PIDFILE": "x"}, file, folder)[0]
+    assert "unix:x" == locate({"listen": "unix:x"}, {}, file, folder)[1]
+
+
 @pytest.mark.parametrize(
     "text", ["1080", "0", "65535", "10.0.0.1:1", "[::1]:1080", ":1080", "a.test:80", "unix:a:1"]
 )
