@@ -119,7 +119,7 @@ def as_data(
     data = {
         "version": __version__,
         "settings": settings,
-        "may_come_in": describe(rules),
+        "may_come_in": describe(rules, chosen.config),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
     for _about, text in _behind(_forwarded_of(chosen.config), chosen.config, rules):
@@ -134,7 +134,7 @@ def _admitted(
 ) -> Iterator[Line]:
     """Yield which clients may come in, by the listeners that there are."""
     if len(forwarded) < len(addresses):
-        yield "may come in:", describe(rules)
+        yield "may come in:", describe(rules, config)
     yield from _behind(forwarded, config, rules)
 
 

@@ -38,7 +38,7 @@ class Users:
     embedding program's hook says.  Immutable; any thread.
 
     Args:
-        credentials: names and their passwords.
+        credentials: names and their passwords; an empty one: any password is right.
         authenticate: the hook, asked about those that are not among them.
         hashed: names and their hashes; None: there is no such file, which is not
             the same as an empty one.
@@ -54,6 +54,8 @@ class Users:
         pairs = list(credentials)
         self._known: List[bytes] = [keyed(*pair) for pair in pairs]
         self._names = frozenset(keyed(name) for name, _password in pairs)
+        #: Users that need no password: what they send counts as an empty one.
+        self._need_none = frozenset(name for name, password in pairs if not password)
         self._has_file = hashed is not None
         self._hashed: Mapping[bytes, Hash] = hashed or {}
         #: Whether there are any, so that each wrong password is derived.
@@ -91,6 +93,12 @@ class Users:
     def may_take_long(self) -> bool:
         """Whether ``verify`` may take longer than other clients should wait behind it."""
         return self._authenticate is not None
+
+    def meant(self, credentials: Credentials) -> Credentials:
+        """Return *credentials* as they are asked about below: without what does not matter."""
+        if credentials.user in self._need_none:
+            return credentials._replace(password=b"")
+        return credentials
 
     def verify(self, credentials: Credentials, client: Client) -> bool:
         """Say whether name and password belong together, hashes left out of account.

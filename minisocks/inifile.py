@@ -8,6 +8,7 @@
     listen =
         127.0.0.1:1080
         [::1]:1080
+    user = "ann:ends in a blank "
     [rules]
     deny port 25
     allow from 10.0.0.0/8
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "parse"]
+__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "parse", "unquoted"]
 
 #: Where the settings are, and where the rules.
 SECTION = "minisocks"
@@ -64,8 +65,8 @@ def parse(text: str, name: str) -> "List[Entry]":
     """Return the keys of the file called *name*, in its order.
 
     An indented line is one more value of the key above it.  Each line of the section
-    ``rules`` is a value of the key "rule".  What a line says is
-    not repeated in errors: it may be a password.
+    ``rules`` is a value of the key "rule".  Values are for ``unquoted``: they have their quotes,
+    and the blanks behind them.  What a line says is not repeated in errors: it may be a password.
 
     Raises:
         ConfigError: a line is none of these; its place is file and line.
@@ -76,6 +77,7 @@ def parse(text: str, name: str) -> "List[Entry]":
     section = ""
     # Not splitlines(): editors do not count what that takes for ends of lines.
     for number, line in enumerate(text.split("\n"), 1):
+        line = line[:-1] if line.endswith("\r") else line
         bare = line.strip()
         if not bare or bare[0] in "#;":
             continue
@@ -89,13 +91,14 @@ def parse(text: str, name: str) -> "List[Entry]":
         elif line[0].isspace():
             if not entries or entries[-1].section != section:
                 raise _wrong("this line is indented, but no key is above it", place)
-            entries[-1].values += ((number, bare),)
+            entries[-1].values += ((number, line.lstrip()),)
         elif bare[0] == "[":
             if bare[-1] != "]":
                 raise _wrong("the section lacks its ]", place)
             section = bare[1:-1].strip()
         else:
-            key, equals, value = (part.strip() for part in bare.partition("="))
+            key, equals, value = line.partition("=")
+            key, value = key.strip(), value.lstrip()
             if section and section not in (SECTION, RULES) and not equals:
                 sections = "the sections are [%s] and [%s]" % (SECTION, RULES)
                 raise _wrong("no section is called [%s]; %s" % (section, sections), place)
@@ -103,9 +106,17 @@ def parse(text: str, name: str) -> "List[Entry]":
                 raise _wrong("write KEY = VALUE; this line has no key or no =", place)
             if not section:
                 raise _wrong("write [minisocks] above it, the section of the settings", place)
-            values = ((number, value),) if value else ()
+            values = ((number, value),) if value.strip() else ()
             entries.append(Entry(section, key, number, values))
     return entries
+
+
+def unquoted(text: str) -> str:
+    """Return what the value *text* means: in quotes as it is, else without blanks around it."""
+    bare = text.strip()
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+        return bare[1:-1]
+    return bare
 
 
 def _wrong(message: str, place: str) -> "ConfigError":

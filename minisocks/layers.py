@@ -7,9 +7,10 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.inifile import RULES, SECTION, Entry, parse
+from minisocks.inifile import RULES, SECTION, Entry, parse, unquoted
 from minisocks.setting import Setting, closest
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
+from minisocks.values import check_name_only, check_user
 
 __all__ = ["Layered", "layered"]
 
@@ -59,10 +60,10 @@ def layered(
 def _value(setting: Setting, found: _Found) -> Any:
     values = []
     for text, place in found.texts:
+        if found.source != "command line":
+            text = _meant(setting, text, place)
         if not text:
             raise ConfigError(setting.option, "has no value", place)
-        if found.source != "command line" and text[0] == text[-1] in "\"'" and len(text) > 1:
-            raise ConfigError(setting.option, "is in quotes; write it without", place)
         try:
             value = setting.read(text)
         except ConfigError as exc:
@@ -70,6 +71,24 @@ def _value(setting: Setting, found: _Found) -> Any:
         # A rule still has its indentation, for the sake of errors.
         values.append(value.strip() if setting.name == "rule" else value)
     return tuple(values) if setting.kind == "texts" else values[-1]
+
+
+def _meant(setting: Setting, text: str, place: str) -> str:
+    """Return what *text* means, which has a line of its own.
+
+    Raises:
+        ConfigError: it ends in a blank that may or may not belong to a password.
+    """
+    meant = unquoted(text)
+    if meant != text.strip():
+        return meant  # it was in quotes
+    if setting.accept in (check_user, check_name_only) and meant != text.lstrip():
+        raise ConfigError(
+            setting.option,
+            "ends in a blank: take that away, or, if it is meant, put all behind the = in quotes",
+            place,
+        )
+    return text if setting.name == "rule" else meant
 
 
 def _from_command_line(given: Mapping[str, Any]) -> Dict[str, _Found]:
@@ -91,7 +110,8 @@ def _from_environment(environ: Mapping[str, str]) -> Dict[str, _Found]:
         variable = setting.variable
         text = environ.get(variable, "")
         texts = text.split("\n") if setting.kind == "texts" else [text]
-        texts = [line.strip() for line in texts if line.strip()]
+        # Of lines that end as in a file of Windows, the carriage return is no part.
+        texts = [line[:-1] if line.endswith("\r") else line for line in texts if line.strip()]
         # Empty is unset: that is how shells and containers take one back.
         if texts:
             found[setting.name] = _Found(variable, [(line, variable) for line in texts])

@@ -135,6 +135,7 @@ class Logins:
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
+        credentials = self._users.meant(credentials)
         login, answer = _Login(conn, credentials, self._users), None
         while answer is None:
             users = self._users

@@ -10,6 +10,7 @@ from minisocks.values import (
     check_address,
     check_interface,
     check_log_format,
+    check_name_only,
     check_path,
     check_ports,
     check_preference,
@@ -105,6 +106,15 @@ ROWS = (
         "minisocks hash-password makes. Read anew on reload.",
         "FILE",
         accept=check_path("--users-file"),
+    ),
+    Setting(
+        _WHO,
+        "name_only",
+        "texts",
+        "Let clients in with this user name and any password, for programs that can send no "
+        "password. The name is no secret. May be repeated.",
+        "NAME",
+        accept=check_name_only,
     ),
     Setting(
         _WHO,

@@ -40,6 +40,8 @@ class Config(NamedTuple):
     user: Tuple[str, ...] = ()
     # A file of NAME:HASH lines; "": none.
     users_file: str = ""
+    # Users that need no password; any that they send is right, an empty one, too.
+    name_only: Tuple[str, ...] = ()
     # Seconds for which an address that has logged in may come in without a
     # password: browsers cannot send one by SOCKS. 0: it may not.
     auth_once: float = 0.0
@@ -177,9 +179,10 @@ class Config(NamedTuple):
         return config
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
-        """Return the user names and passwords as clients send them."""
-        pairs = (text.partition(":") for text in self.user)
-        return tuple((encode(name), encode(password)) for name, _, password in pairs)
+        """Return the user names and passwords as clients send them; "" for any password."""
+        pairs = [text.partition(":")[::2] for text in self.user]
+        pairs += [(name, "") for name in self.name_only]
+        return tuple((encode(name), encode(password)) for name, password in pairs)
 
     def __repr__(self) -> str:
         shown = self._replace(user=tuple(without_password(text) for text in self.user))

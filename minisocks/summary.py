@@ -7,6 +7,8 @@ from minisocks.defaults import ALL, FROM_LAN
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.rulelines import Rule
 from minisocks.rules import Rules
+from minisocks.settings import Config
+from minisocks.values import encode
 
 __all__ = ["describe", "oddities"]
 
@@ -14,10 +16,11 @@ __all__ = ["describe", "oddities"]
 MOST_NAMES = 3
 
 
-def describe(rules: Rules) -> str:
-    """Return one sentence that says which clients may come in."""
-    ident = "; by SOCKS4 only whom ident confirms" if rules.asks_ident else ""
-    return _describe(rules) + ident
+def describe(rules: Rules, config: Config) -> str:
+    """Return one sentence that says which clients *rules*, those of *config*, let in."""
+    more = "; a name of --name-only counts as a password" if config.name_only else ""
+    more += "; by SOCKS4 only whom ident confirms" if rules.asks_ident else ""
+    return _describe(rules) + more
 
 
 def _describe(rules: Rules) -> str:
@@ -49,6 +52,9 @@ def oddities(access: Access) -> List[str]:
         wants_user = rule.users is not None and None not in rule.users
         if wants_user and not rules.has_users and not rules.asks_ident:
             found.append("rule %d never matches: it wants a user, and there are none" % number)
+    if access.config.name_only:
+        names = _told([encode(name) for name in access.config.name_only])
+        found.append(_BY_NAME % names)
     left_out = _left_out(access)
     if left_out:
         found.append(_LEFT_OUT % left_out)
@@ -56,6 +62,10 @@ def oddities(access: Access) -> List[str]:
 
 
 _NOTHING_ALLOWED = "no rule allows anything: nobody can use this proxy; add an allow rule"
+_BY_NAME = (
+    "any client that gives the name %s is let in as that user, whatever its password "
+    "(--name-only); the name is no secret"
+)
 _LEFT_OUT = (
     "no rule lets in %s by password: the right one is answered with REP 02. Add an allow rule "
     "with user any, or with user none any if it is for clients without a password, too"
@@ -79,6 +89,10 @@ def _left_out(access: Access) -> str:
         return "" if named - {None} else "any user"
     if names and len(names) == len(access.names):
         return "any user"
+    return _told(names)
+
+
+def _told(names: List[bytes]) -> str:
     told = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
     if len(names) > MOST_NAMES:
         told.append("%d other users" % (len(names) - MOST_NAMES))

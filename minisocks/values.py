@@ -12,6 +12,7 @@ __all__ = [
     "check_address",
     "check_interface",
     "check_log_format",
+    "check_name_only",
     "check_path",
     "check_ports",
     "check_preference",
@@ -151,16 +152,36 @@ def check_user(text: str) -> None:
     """
     name, _, password = text.partition(":")
     if not name or not password:
-        raise ConfigError("--user", "write it as NAME:PASSWORD, neither of them empty")
-    for part in (name, password):
+        raise ConfigError(
+            "--user",
+            "write it as NAME:PASSWORD, neither of them empty; a name that needs no password goes "
+            "to --name-only",
+        )
+    _check_sent("--user", "a name or password", name, password)
+
+
+def check_name_only(text: str) -> None:
+    """Accept the name of a user that needs no password.
+
+    Raises:
+        ConfigError: no client can send it, or there is a password behind it.
+    """
+    if ":" in text:
+        # Not repeated: there is a password in it.
+        raise ConfigError("--name-only", "takes a name alone; NAME:PASSWORD goes to --user")
+    if not text:
+        raise ConfigError("--name-only", "a name must not be empty")
+    _check_sent("--name-only", "a name", text)
+
+
+def _check_sent(option: str, what: str, *texts: str) -> None:
+    for text in texts:
         try:
-            length = len(encode(part))
+            length = len(encode(text))
         except UnicodeEncodeError as exc:
-            raise ConfigError("--user", "a name or password is no text: %s" % exc.reason) from None
+            raise ConfigError(option, "%s is no text: %s" % (what, exc.reason)) from None
         if length > MAX_FIELD_BYTES:
-            raise ConfigError(
-                "--user", "a name or password is longer than %d bytes" % MAX_FIELD_BYTES
-            )
+            raise ConfigError(option, "%s is longer than %d bytes" % (what, MAX_FIELD_BYTES))
 
 
 def check_preference(text: str) -> None:

@@ -9,7 +9,7 @@ the other.  Imports next to nothing: ``--ensure`` uses it every minute.
 import os
 import sys
 
-from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse
+from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse, unquoted
 from minisocks.pidfile import default_path
 
 TYPE_CHECKING = False
@@ -41,6 +41,7 @@ TAKE_VALUES = (
     "--max-per-client",
     "--max-per-user",
     "--memory-limit",
+    "--name-only",
     "--pidfile",
     "--prefer",
     "--processor",
@@ -133,14 +134,14 @@ def locate(
     texts: "Dict[str, str]" = {}
     for entry in parse(file, "") if file else ():
         if entry.section == SECTION and entry.values:
-            texts.setdefault(entry.key.replace("_", "-"), entry.values[0][1])
+            texts.setdefault(entry.key.replace("_", "-"), unquoted(entry.values[0][1]))
     if texts.get("pidfile"):
         texts["pidfile"] = from_folder(folder, texts["pidfile"])
     if texts.get("listen", "").startswith("unix:"):
         texts["listen"] = "unix:" + from_folder(folder, texts["listen"][5:])
     for name in ("listen", "pidfile"):
         lines = environ.get("MINISOCKS_" + name.upper(), "").split("\n")
-        lines = [line.strip() for line in lines if line.strip()]
+        lines = [unquoted(line) for line in lines if line.strip()]
         value = given.get(name) or (lines[0] if lines else None)
         if value:
             texts[name] = value

@@ -272,10 +272,12 @@ SLIPS = (
     Mistake(
         "user-without-colon",
         AT_THE_START,
-        "minisocks: PLACE: write it as NAME:PASSWORD, neither of them empty",
-        "A user needs a name and a password with a colon between them.",
+        "minisocks: PLACE: write it as NAME:PASSWORD, neither of them empty; a name that needs no "
+        "password goes to --name-only",
+        "A user needs a name and a password with a colon between them. An empty password may be "
+        "one that a script has not set.",
         "Write ``--user ann:secret``. What was there is not repeated, because it may be the "
-        "password.",
+        "password. Where any password is right, write ``--name-only ann``.",
     ),
     Mistake(
         "passwords-readable-by-others",

@@ -35,8 +35,12 @@ SPECIAL = {
     "log_format": (["json", "text", "json"], ["json", "text", "json"]),
     "rule": (["allow", "deny", "allow to private"], [("allow",), ("deny",), ("allow to private",)]),
     "users_file": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "name_only": (["a", "b", "c"], [("a",), ("b",), ("c",)]),
     "user": (["a:b", "c:d", "e:f"], [("a:b",), ("c:d",), ("e:f",)]),
 }
+
+
+BLANK = "ends in a blank: take that away, or, if it is meant, put all behind the = in quotes"
 
 
 def ini(**keys):
@@ -88,10 +92,38 @@ def test_repeated_values_have_a_line_each():
     """In file and environment each line is a value; the highest layer counts alone."""
     file = "[minisocks]\nlisten = 1\n\t2\n  # none\n  [::1]:3\nuser =\n  a:b\n"
 
-    chosen = layered({}, {"MINISOCKS_USER": "\n c:d \n\ne:f g\n"}, file, FILE)
+    chosen = layered({}, {"MINISOCKS_USER": "\n c:d\r\n\ne:f g\n"}, file, FILE)
 
     assert ("1", "2", "[::1]:3") == chosen.config.listen
     assert ("c:d", "e:f g") == chosen.config.user
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [
+        ('"ann:secret "', "ann:secret "),
+        ("'ann: secret\t'  ", "ann: secret\t"),
+        ("\" ann:x'\"", " ann:x'"),
+        ("\"'ann:x'\"", "'ann:x'"),
+        ('ann:"x "', 'ann:"x "'),
+        ('"ann:x', '"ann:x'),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_quotes_keep_blanks(written, meant, end):
+    """In the file, in a line of its own, and in the environment; other quotes are characters."""
+    for file in ("[minisocks]\nuser = %s%s", "[minisocks]\nuser =\n  a:b\n  %s%s"):
+        assert meant == layered({}, {}, file % (written, end), FILE).config.user[-1]
+    assert (meant,) == layered({}, {"MINISOCKS_USER": written + end}).config.user
+    assert ('"a:b "', "c:d ") == layered({"user": ('"a:b "', "c:d ")}, {}).config.user
+
+
+def test_quotes_are_read_for_every_setting():
+    """Values of other settings do not care about blanks around them."""
+    file = "[minisocks]\ngrace = '5'\nlisten =\n  \"1080\"\n  :81 \nlog-file = '/a b ' \n"
+    config = layered({}, {"MINISOCKS_RULE": "'deny'\n deny port 1 "}, file, FILE).config
+    assert (5.0, ("1080", ":81"), "/a b ") == (config.grace, config.listen, config.log_file)
+    assert ("deny", "deny port 1") == config.rule
 
 
 def test_empty_variable_is_unset():
@@ -129,8 +161,11 @@ def test_key_may_be_spelled_as_in_python(key):
             "[minisocks]\nuser = ann:secret\n  listen = :1080",
             "line 3: user: a key must not be indented",
         ),
-        ('[minisocks]\nuser = "ann:secret"', "line 2: user: is in quotes; write it without"),
-        ("[minisocks]\ninterface = ''", "line 2: interface: is in quotes; write it without"),
+        ("[minisocks]\ninterface = ''", "line 2: interface: has no value"),
+        ("[minisocks]\nuser = ann:secret ", "line 2: user: " + BLANK),
+        ("[minisocks]\nuser =\n  a:b\n  ann:secret\t\r\n", "line 4: user: " + BLANK),
+        ("[minisocks]\nuser = ann:secret\u00a0", "line 2: user: " + BLANK),
+        ("[minisocks]\nname-only = ann ", "line 2: name-only: " + BLANK),
         ("[minisocks]\nxyzzy = 1", "line 2: no setting is called 'xyzzy'"),
         ("[minisocks]\nconfig = x", "line 2: a file cannot name another one"),
         (
@@ -156,7 +191,10 @@ def test_key_may_be_spelled_as_in_python(key):
         ),
         (
             "[minisocks]\nuser =\n  a:b\n  secret",
-            "line 4: user: write it as NAME:PASSWORD, neither of them empty",
+            (
+                "line 4: user: write it as NAME:PASSWORD, neither of them empty; a name that needs "
+                "no password goes to --name-only"
+            ),
         ),
     ],
 )  # fmt: skip
@@ -180,7 +218,9 @@ def test_mistake_in_the_file(file, sentence):
             "MINISOCKS_USERS: no setting is called so; did you mean MINISOCKS_USER?",
         ),
         ({"MINISOCKS_GRACE": "x"}, "MINISOCKS_GRACE: 'x' is no number of seconds"),
-        ({"MINISOCKS_USER": "'a:b'"}, "MINISOCKS_USER: is in quotes; write it without"),
+        ({"MINISOCKS_USER": "a:b "}, "MINISOCKS_USER: " + BLANK),
+        ({"MINISOCKS_USER": "a:b\nc:d \n"}, "MINISOCKS_USER: " + BLANK),
+        ({"MINISOCKS_USER": "''"}, "MINISOCKS_USER: has no value"),
         ({"MINISOCKS_OPEN": "2"}, "MINISOCKS_OPEN: '2' is neither yes nor no"),
     ],
 )

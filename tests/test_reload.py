@@ -220,7 +220,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
     assert 0 == instance.start("--ensure")[0]  # with --daemon the command line would win
     other = {
         "listen": "%d\n  127.0.0.2:%d" % (instance.port, closed_port()),
-        "user": "ann:secret", "rule": "allow from loopback", "prefer": "ipv4",
+        "user": "ann:secret", "name_only": "bob", "rule": "allow from loopback", "prefer": "ipv4",
         "source": "127.0.0.1", "interface": "lo",
         "pidfile": str(tmp_path / "q"), "log_file": str(tmp_path / "new.log"),
         "public_address": "192.0.2.1", "udp_ports": "40000-40999", "bind_ports": "41000-41999",

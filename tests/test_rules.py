@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minisocks import Config
 from minisocks.client import Client
 from minisocks.defaults import in_force
 from minisocks.lists import Lines
@@ -343,10 +344,13 @@ def test_odd_spellings_are_no_way_in(spelling, host):
 )
 def test_rules_say_in_a_sentence_who_comes_in(setting, sentence):
     """What is printed at the start is what is done."""
-    assert sentence == describe(defaults(*setting))
+    assert sentence == describe(defaults(*setting), Config())
     has_users, allow_lan, open_ = setting
     flags = {"has_users": has_users, "allow_lan": allow_lan, "open": open_}
-    assert sentence + ", less what the rules deny" == describe(rules("deny port 25", **flags))
+    denying = describe(rules("deny port 25", **flags), Config())
+    assert sentence + ", less what the rules deny" == denying
+    by_name = describe(defaults(*setting), Config(name_only=("ann",)))
+    assert sentence + "; a name of --name-only counts as a password" == by_name
 
 
 # Rules of the settings

@@ -35,10 +35,12 @@ def test_layers_lie_as_everywhere(present):
     given = {"listen": "1" if given_listen else "", "pidfile": "/cl" if given_pidfile else ""}
     environ = {}
     if env_listen:
-        environ["MINISOCKS_LISTEN"] = "\n 2 \n5\n"
+        environ["MINISOCKS_LISTEN"] = "\n '2' \n5\n" if quoted else "\n 2 \n5\n"
     if env_pidfile:
         environ["MINISOCKS_PIDFILE"] = " /env "
     file = FILE if in_file else ""
+    if quoted:
+        file = file.replace("3", '"3"').replace("/run/file", "'/run/fi le '")
     if quoted:
         environ["MINISOCKS_GRACE"] = "7"
     words = {"listen": ("1",) if given_listen else (), "pidfile": given["pidfile"] or None}
