@@ -112,8 +112,20 @@ def _write_section(formatter: click.HelpFormatter, title: str, rows: List[Tuple[
             formatter.write_dl([(name.ljust(NAME_WIDTH), text) for name, text in rows])
 
 
+class _CountedFlag(click.Option):
+    """A flag that can be given twice: click has no --no-NAME for one that it counts."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Have --no-NAME take back what was counted before it."""
+        super().add_to_parser(parser, ctx)
+        name = "--no-" + self.opts[0][2:]
+        parser.add_option(opts=[name], dest=self.name, action="store_const", const=0, obj=self)
+
+
 def _option(setting: Setting) -> click.Option:
     names = [setting.option] + ([setting.short] if setting.short else [])
+    if setting.kind == "flag" and setting.most:
+        return _CountedFlag(names, count=True, default=None)
     if setting.kind == "flag":
         names[0] += "/--no-" + setting.key
         return click.Option(names, is_flag=True, default=None)

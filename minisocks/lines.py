@@ -56,6 +56,8 @@ class Entry:
         record = self.connection
         if record is None:
             return ((self.name, self.level, self.text if template == "%s" else template),)
+        if record.went_well:
+            return None  # there is but one of it
         kind: Hashable = (record.end, record.rep)
         if record.end in LIMIT_ENDS:
             # Each limit by itself: behind other refusals none would be told.
@@ -63,8 +65,6 @@ class Entry:
             if limit[1].startswith("--max-connections "):
                 return (limit,)
             kind = limit
-        elif record.via is not None:
-            return None  # it went well: there is but one of it
         return (kind, *record.client.groups)
 
     @property

@@ -15,6 +15,7 @@ from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
 from minisocks.lines import FORMATS, Entry, skipped_entry, sum_up
 from minisocks.processor import release_thread
+from minisocks.record import access_log, granted_log
 from minisocks.settings import Config
 from minisocks.threads import start_thread
 
@@ -263,5 +264,5 @@ class Log(logging.Handler):
 def _set_levels(config: Config) -> None:
     level = logging.DEBUG if config.verbose else logging.INFO
     logging.getLogger("minisocks").setLevel(level)
-    quiet = logging.WARNING if config.quiet else logging.NOTSET
-    logging.getLogger("minisocks.access").setLevel(quiet)
+    for logger, times in ((access_log, 2), (granted_log, 1)):
+        logger.setLevel(logging.WARNING if config.quiet >= times else logging.NOTSET)

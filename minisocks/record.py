@@ -9,9 +9,11 @@ from minisocks.handshake import Request
 from minisocks.quoting import MOST_TOLD, encoded, escaped, quoted, sentence
 from minisocks.wire import MAX_FIELD_BYTES, Cmd, Rep, as_text
 
-__all__ = ["LIMIT_ENDS", "Datagrams", "Drop", "Record", "Witness", "access_log"]
+__all__ = ["LIMIT_ENDS", "Datagrams", "Drop", "Record", "Witness", "access_log", "granted_log"]
 
 access_log = logging.getLogger("minisocks.access")
+#: Its level says whether connections that went well have a line, too: in ``access_log``.
+granted_log = logging.getLogger("minisocks.access.granted")
 
 #: Ends that a limit brought: before the target was connected, and after.
 LIMIT_ENDS = ("limit", "memory-limit")
@@ -180,6 +182,11 @@ class Record:
         return -clock if clock < 0 else time.monotonic() - clock
 
     @property
+    def went_well(self) -> bool:
+        """Whether its target was connected, and no limit has ended it since."""
+        return self.via is not None and self.end not in LIMIT_ENDS
+
+    @property
     def reason(self) -> str:
         """Why it did not succeed, in so few words that there are few reasons."""
         if self.end == "limit":
@@ -247,7 +254,7 @@ class Record:
         if counted_by is not None:
             counted_by.ended(self)
         self._witness.ended(self)
-        if access_log.isEnabledFor(logging.INFO):
+        if (granted_log if self.went_well else access_log).isEnabledFor(logging.INFO):
             try:
                 access_log.info("%s", self)
             except Exception:  # noqa: BLE001, S110  # a program's log may fail

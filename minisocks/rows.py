@@ -340,7 +340,16 @@ ROWS = (
         accept=check_log_format,
         of_process=True,
     ),
-    Setting(_LOGGING, "quiet", "flag", "No log line for each connection.", "", "-q"),
+    Setting(
+        _LOGGING,
+        "quiet",
+        "flag",
+        "No log line for a connection that went well; refusals still have theirs. Twice (-qq; in "
+        "the file: twice): for no connection.",
+        "",
+        "-q",
+        most=2,
+    ),
     Setting(
         _LOGGING,
         "verbose",

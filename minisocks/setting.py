@@ -10,6 +10,8 @@ __all__ = ["Setting", "closest", "option_name"]
 #: What people write for a flag, in the environment and in files.
 _YES = ("1", "yes", "true", "on")
 _NO = ("0", "no", "false", "off")
+#: And for one that is given twice.
+_TWICE = ("2", "twice")
 
 
 class Setting(NamedTuple):
@@ -20,6 +22,8 @@ class Setting(NamedTuple):
     which people write as none.  A text is None if it is not set and its default is None.
     ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: a
     proxy in a program has no use for it; ``is_fixed``: a change of it needs a restart.
+
+    A flag is True or False, or 2 where ``most`` is: then it can be given twice.
     """
 
     group: str
@@ -70,8 +74,11 @@ class Setting(NamedTuple):
         """
         value: Any = text
         if self.kind == "flag":
+            if self.most and text.lower() in _TWICE:
+                return 2
             if text.lower() not in _YES + _NO:
-                raise ConfigError(self.option, "%r is neither yes nor no" % text)
+                more = " nor twice" if self.most else ""
+                raise ConfigError(self.option, "%r is neither yes nor no%s" % (text, more))
             return text.lower() in _YES
         if self.kind in _NUMBERS:
             if self.is_limit and text == "none":
@@ -99,14 +106,15 @@ class Setting(NamedTuple):
                 self._check_one(text)
         elif self.kind != "flag":
             self._check_one(value)
-        elif not isinstance(value, bool):
+        elif not isinstance(value, bool) and not (self.most and value == self.most):
             # Not by truth: "no" is true, and would open the door.
-            raise ConfigError(self.option, "takes True or False, not %r" % (value,))
+            known = "True or False or 2" if self.most else "True or False"
+            raise ConfigError(self.option, "takes %s, not %r" % (known, value))
 
     def shown(self, value: Any) -> str:
         """Return *value* (of ``texts``, one of them) for people, without secrets."""
         if self.kind == "flag":
-            return "yes" if value else "no"
+            return _TWICE[1] if value > 1 else "yes" if value else "no"
         if value is None:
             return "none"
         if self.kind in _NUMBERS:

@@ -103,8 +103,8 @@ class Config(NamedTuple):
     syslog: str = ""
     # text or json.
     log_format: str = "text"
-    # No log line for each connection.
-    quiet: bool = False
+    # No log line for connections that went well; 2: for none.
+    quiet: int = False
     # Log what health checks and scanners do, too.
     verbose: bool = False
 

@@ -55,7 +55,7 @@ TAKE_VALUES = (
 )
 FLAGS = ("--allow-lan", "--daemon", "--ensure", "--ident", "--open", "--quiet", "--verbose")
 _FLAGS_TAKEN_BACK = ["--no-" + name[2:] for name in FLAGS if name != "--ensure"]
-_SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-v": "--verbose"}
+_SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-qq": "--quiet", "-v": "--verbose"}
 
 
 def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":

@@ -35,7 +35,8 @@ _SERVING = (
         "N lines of the log are lost: ...",
         "The disk was full, syslog was gone, or whoever reads the log was too slow. The proxy "
         "does not wait for any of them.",
-        "See to what it says. ``--quiet`` makes less of them, and repeats are folded anyway.",
+        "See to what it says. ``-q`` leaves out connections that went well, ``-qq`` refusals, too; "
+        "repeats are folded anyway.",
     ),
     Mistake(
         "repeats-are-folded",

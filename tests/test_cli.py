@@ -187,12 +187,39 @@ def test_a_connection_is_one_line(target):
         assert 1 == sum("client=" in line for line in command.lines)
 
 
-def test_quiet_writes_no_line_for_a_connection(target):
-    """-q writes none."""
-    with CommandLine("-l", "0", "-q") as command:
+def one_refused(command):
+    """Have it refuse a client, whose password is wrong."""
+    with Talk.to(command.ports[0]) as talk:
+        talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong")).expect(b"\x05\x02\x01\x01")
+        talk.rest()
+
+
+@pytest.mark.parametrize(
+    "variable, args, refusals",
+    [
+        ("", ["-q"], 1),
+        ("yes", [], 1),
+        ("twice", ["-q"], 1),
+        ("", ["-qq", "--no-quiet", "--quiet"], 1),
+        ("", ["-qq"], 0),
+        ("", ["-q", "--quiet"], 0),
+        ("twice", [], 0),
+        ("2", [], 0),
+    ],
+)
+def test_quiet_is_about_what_went_well(target, monkeypatch, variable, args, refusals):
+    """-q: a refusal still has its line, a connection that went well has none; -qq: neither."""
+    monkeypatch.setenv("MINISOCKS_QUIET", variable)
+    users = ["--user", "ann:s3cret", "--rule", "allow user none"]
+    with CommandLine("-l", "0", *users, *args) as command:
         one_connection(command, target)
+        with Talk.to(command.ports[0]) as talk:
+            talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong"))
+            talk.expect(b"\x05\x02\x01\x01").rest()
         assert 0 == command.end()
-        assert [] == [line for line in command.lines if "client=" in line]
+        lines = [line for line in command.lines if "client=" in line]
+        assert refusals == len(lines)
+        assert all("end=refused why=" in line for line in lines)
 
 
 def test_verbose_tells_of_scanners(target):

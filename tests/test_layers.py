@@ -29,6 +29,7 @@ SPECIAL = {
     "bind_ports": (["1-2", "3-4", "5"], ["1-2", "3-4", "5"]),
     "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),
     "pidfile": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "quiet": (["2", "yes", "twice"], [2, True, 2]),
     "processor": (["auto", "none", "3"], ["auto", "none", "3"]),
     "log_file": (["/a", "/b", "c"], ["/a", "/b", "c"]),
     "syslog": (["local", "/dev/log", "10.0.0.1:514"], ["local", "/dev/log", "10.0.0.1:514"]),
@@ -222,6 +223,8 @@ def test_mistake_in_the_file(file, sentence):
         ({"MINISOCKS_USER": "a:b\nc:d \n"}, "MINISOCKS_USER: " + BLANK),
         ({"MINISOCKS_USER": "''"}, "MINISOCKS_USER: has no value"),
         ({"MINISOCKS_OPEN": "2"}, "MINISOCKS_OPEN: '2' is neither yes nor no"),
+        ({"MINISOCKS_OPEN": "twice"}, "MINISOCKS_OPEN: 'twice' is neither yes nor no"),
+        ({"MINISOCKS_QUIET": "3"}, "MINISOCKS_QUIET: '3' is neither yes nor no nor twice"),
     ],
 )
 def test_mistake_in_the_environment(environ, sentence):

@@ -70,13 +70,16 @@ def memory():
     return Memory()
 
 
+LOGGERS = ("minisocks", "minisocks.access", "minisocks.access.granted")
+
+
 @pytest.fixture
 def log(memory, monkeypatch):
     """A log that runs; our loggers are as before after it."""
     monkeypatch.setattr(logs, "destinations", lambda config: [memory])
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "raiseExceptions", "_srcfile"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
-    loggers = [logging.getLogger(name) for name in ("minisocks", "minisocks.access")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     running = Log(Config())
     running.start(Config())
@@ -397,7 +400,7 @@ def test_a_change_closes_what_was_before(log, memory):
     wait_until(lambda: new.texts)
     assert 1 == memory.closed
     assert ["old"] == [text[-3:] for text in memory.texts]
-    log.change(Config(quiet=True))
+    log.change(Config(quiet=2))
     access.info("%s", ended())
     logger.info("news")
     wait_until(lambda: len(new.texts) == 2)

@@ -1225,7 +1225,9 @@ _INTRODUCTIONS = {
     "its settings and 1 for what the system does not let it have. A line that begins with "
     "``warning:`` is only that: it serves all the same.",
     IN_THE_LOG: "Each connection is a line that says in ``why=`` what went wrong. Only its "
-    "beginning and its end are shown here. Other lines tell when the system is full.",
+    "beginning and its end are shown here. Other lines tell when the system is full. "
+    "With ``--quiet`` connections that went well have no line, and with ``-qq`` none has: leave "
+    "that out while you look for something.",
     AT_THE_CLIENT: "Most programs do not repeat what the proxy tells them. If yours says "
     "nothing of use, ask ``curl --proxy socks5h://HOST:1080 http://example.org/``, and look "
     "into the proxy's log.",

@@ -249,12 +249,34 @@ def test_no_error_s_sentence_tells_more_of_a_name():
 
 
 def test_no_line_is_made_that_nobody_reads(access_log):
-    """With the access log turned down (-q), nothing is written."""
+    """With the access log turned down (-qq), nothing is written."""
     logging.getLogger("minisocks.access").setLevel(logging.WARNING)
 
     record(request()).finish("client-fin")
 
     assert [] == access_log.lines
+
+
+def test_what_went_well_can_be_turned_down_alone(access_log):
+    """As -q does: a refusal, and what a limit has ended, still have their lines."""
+    level = logging.getLogger("minisocks.access.granted").level
+    logging.getLogger("minisocks.access.granted").setLevel(logging.WARNING)
+    try:
+        for end, via in (
+            ("client-fin", "192.0.2.1"),
+            ("refused", None),
+            ("memory-limit", "192.0.2.1"),
+            ("client-gone", None),
+        ):
+            ended = record(request())
+            ended.via = via
+            ended.finish(end)
+    finally:
+        logging.getLogger("minisocks.access.granted").setLevel(level)
+
+    assert ["refused", "memory-limit", "client-gone"] == [
+        line.split("end=")[1] for line in access_log.lines
+    ]
 
 
 def test_each_record_has_its_own_number():
