@@ -5,9 +5,10 @@ share that (``turns``).  A client that fails often waits before it costs anythin
 (``penalties``), and what was found to be right is remembered (``guests``).
 
 A row is all logins of one address as one user; those as users that there are not are one row,
-because a client can invent a new name for each guess.  Failures count for their row, and of the
-rows of an address the one with fewest failures is next: a user beside a client that guesses does
-not wait for its guesses.
+because a client can invent a new name for each guess.  Where a program's hook knows the users,
+each name is a row, in one for all of them.  Failures count for their row, and of the rows of an
+address the one with fewest failures is next: a user beside a client that guesses does not wait
+for its guesses.
 """
 
 import logging
@@ -22,7 +23,7 @@ from minisocks.errors import NotChecked
 from minisocks.guests import Guests, Verified
 from minisocks.handshake import Credentials
 from minisocks.passwords import Hash
-from minisocks.penalties import FREE, Penalties, Scope, scopes_of
+from minisocks.penalties import FREE, Penalties, scopes_of
 from minisocks.pending import Pending
 from minisocks.quoting import quoted
 from minisocks.turns import Turns
@@ -153,8 +154,8 @@ class Logins:
     def failed(self, client: Client, user: bytes) -> None:
         """Count a wrong password for *user*."""
         with self._lock:
-            failures = self._count_failure(_row_of(client, user, self._users))
-        _tell(client, failures)
+            told = self._count_failure(_row_of(client, user, self._users))
+        _tell(client, told)
 
     def _at_once(self, login: _Login, users: Users) -> Tuple[float, Optional[bool]]:
         """Return how long *login* has to wait; then, if it costs nothing, whether it is right.
@@ -174,8 +175,8 @@ class Logins:
                 return 0.0, True
             if users.has_hashes or users.may_take_long:
                 return 0.0, None
-            failures = self._count_failure(login.row)
-        _tell(login.conn.client, failures)
+            told = self._count_failure(login.row)
+        _tell(login.conn.client, told)
         return 0.0, False
 
     def _wait_seconds(self, login: _Login) -> float:
@@ -183,8 +184,8 @@ class Logins:
         if not self._penalties:
             return 0.0
         now, failed = self._clock(), self._penalties
-        scopes = scopes_of(login.row[:-1])
-        keys = [_key(scope, login.row) for scope in scopes]
+        scopes = scopes_of(login.row)
+        keys = [keyed(*scope.parts) for scope in scopes]
         waits = [failed.wait_seconds(keys[0], now, *scopes[0][1:])]
         # In a group that has to wait, a login from a part of it without failures is before those
         # that have made them: else it would have to be lucky among all that wait.
@@ -194,22 +195,24 @@ class Logins:
             waits.append(failed.wait_seconds(key, now, *scope[1:], part=part))
         return max(waits)
 
-    def _count_failure(self, row: Groups) -> int:
-        """Return how many failures *row* has with this one.  Locked."""
-        now = self._clock()
-        counts = [
-            self._penalties.add(_key(scope, row), now, scope.free)
-            for scope in scopes_of(row[:-1])
-        ]
-        return counts[0]
+    def _count_failure(self, row: Groups) -> str:
+        """Count it; return which logins wait from now on, to be told; "": as before.  Locked."""
+        now, scopes = self._clock(), scopes_of(row)
+        add = self._penalties.add
+        counts = [add(keyed(*scope.parts), now, scope.free) for scope in scopes]
+        if counts[0] == FREE:
+            return "%d times as one user: from now on its logins as that user wait" % FREE
+        if row[-1][0] == "name" and counts[1] == scopes[1].free:
+            return "%d times by several names: from now on its logins wait" % counts[1]
+        return ""
 
     def _rank(self, groups: Groups) -> float:
         """Return how many failures a row has; for addresses and networks it makes no difference."""
         if not isinstance(groups[-1], tuple):
             return 0.0
-        scope = scopes_of(groups[:-1])[0]
+        own = keyed(*scopes_of(groups)[0].parts)
         with self._lock:
-            return self._penalties.score(_key(scope, groups), self._clock())
+            return self._penalties.score(own, self._clock())
 
     def _slowly(self, login: _Login, users: Users) -> Optional[bool]:
         """Return whether *login* is right: by a derivation, by the hook; None: look again."""
@@ -288,27 +291,19 @@ class Logins:
             )
 
 
-def _key(scope: Scope, row: Groups) -> bytes:
-    """Return what the failures of *row* count by in one of its groups."""
-    return keyed(scope.group, row[-1][1])
-
-
 def _row_of(client: Client, user: bytes, users: Users) -> Groups:
     """Return the row of a login: the client's groups, and the user in them.
 
-    Behind a forwarder the clients of all users that a hook knows would else be one row.
+    The names of the hook's users are not known, so those of its users that guess nothing are
+    rows of their own.
     """
-    is_named = users.is_listed(user) or (client.is_forwarded and users.may_take_long)
-    name = user if is_named else b""
-    return client.groups + (("user", name),)
+    if users.is_listed(user):
+        return client.groups + (("user", user),)
+    names = (("name", user),) if users.may_take_long else ()
+    return client.groups + (("user", b""), *names)
 
 
-def _tell(client: Client, failures: int) -> None:
+def _tell(client: Client, told: str) -> None:
     """Say in the log that *client* has failed so often that it has to wait from now on."""
-    if failures == FREE:
-        log.warning(
-            "client=%s has failed to log in %d times as one user: from now on its logins as "
-            "that user wait before they are checked",
-            client.host,
-            failures,
-        )
+    if told:
+        log.warning("client=%s has failed to log in %s before they are checked", client.host, told)

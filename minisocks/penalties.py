@@ -32,22 +32,33 @@ LOOKED_AT = 16
 
 
 class Scope(NamedTuple):
-    """A client or a wider group: how many failures cost nothing, and the longest wait."""
+    """What failures count by: how many of them cost nothing, and the longest wait.
 
-    group: bytes
+    ``parts`` are an address or a wider group, the user, and a name where many are one user.
+    """
+
+    parts: Tuple[bytes, ...]
     free: int
     most_seconds: float
 
 
-def scopes_of(groups: Groups) -> List[Scope]:
-    """Return a client's scopes, its own first; in IPv6 that is its /64.
+def scopes_of(row: Groups) -> List[Scope]:
+    """Return the scopes of a login, its own first; in IPv6 an address is a /64.
 
-    A wider group has twice as many free failures as the one in it.
+    A wider one has twice as many free failures as the one in it.
+
+    Args:
+        row: the client's groups, and behind them the user, then perhaps a name, as (what it is,
+            its bytes).
     """
+    groups = [part for part in row if not isinstance(part, tuple)]
     groups = groups[:-1] if len(groups) > 3 else groups
-    scopes = [Scope(groups[-1], FREE, MOST_SECONDS)]
-    for group in reversed(groups[:-1]):
-        scopes.append(Scope(group, 2 * scopes[-1].free, MOST_GROUP_SECONDS))
+    user, *names = [part[1] for part in row if isinstance(part, tuple)]
+    wider = [(group, user) for group in reversed(groups)]
+    scopes: List[Scope] = []
+    for parts in [(*wider[0], *names), *wider[not names :]]:
+        free = 2 * scopes[-1].free if scopes else FREE
+        scopes.append(Scope(parts, free, MOST_GROUP_SECONDS if scopes else MOST_SECONDS))
     return scopes
 
 

@@ -501,9 +501,9 @@ def test_a_hook_has_the_last_word(alone):
         assert not alone.ask(Credentials(b"bob", b"%d" % i))
         assert not alone.ask(Credentials(b"mallory", b"%d" % i))
     assert [] == alone.waits
-    assert alone.ask(Credentials(b"eve", b""))  # the hook's users are one for this
-    assert [0.5] == alone.waits
-    assert alone.ask(BOB)  # its own wait is over by now
+    assert alone.ask(Credentials(b"eve", b""))  # the hook's users are told apart by their names
+    assert [] == alone.waits
+    assert alone.ask(BOB)
 
     assert [0.5] == alone.waits
 
@@ -780,6 +780,47 @@ def test_invented_names_are_one_user(alone):
 
     assert alone.ask(ANN)
     assert [0.5] == alone.waits
+
+
+@pytest.mark.parametrize("guessed", [b"bob", b"eve", b"x"])
+@pytest.mark.parametrize("kind", ["known", "hashed", "hook", "both"])
+def test_a_right_password_beside_a_client_that_guesses_waits_2_s_at_most(alone, kind, guessed):
+    """At another user, one there is not, or any; first seen, and whenever it comes."""
+    known = {} if kind == "hook" else {b"ann": b"secret", b"bob": b"hunter2"}
+    hashed = {name: Hash.of(password, SALT, 1000) for name, password in known.items()}
+    hook = {"hook": ["ann", "bob", "eve"], "both": ["eve"]}.get(kind)
+    alone.adopt(
+        Users(
+            known.items() if kind == "known" else (),
+            (lambda user, password, client: user in hook and password == "secret") if hook else None,
+            None if kind in ("known", "hook") else hashed,
+        )
+    )
+    for i in range(1, 30):
+        alone.ask(Credentials(guessed, b"%d" % i))
+        began, before = alone.now, len(alone.waits)
+        # Each as the first of its user there.
+        alone.logins._verified = Verified()
+        assert alone.ask(ANN)
+        assert sum(alone.waits[before:]) <= 2.0
+        alone.now = began
+        del alone.waits[before:]
+
+    assert max(alone.waits) >= 8.0
+
+
+def test_a_client_that_guesses_by_ever_new_names_waits_at_a_hook_too(alone):
+    """The names of its users are not known; all of an address are slowed, by 2 s at most."""
+    alone.adopt(Users(authenticate=lambda user, password, client: user == "ann"))
+    with log_kept("minisocks") as log:
+        for i in range(40):
+            assert not alone.ask(Credentials(b"x%d" % i, b"x"))
+
+    assert [0.42, 0.83, 1.67] == [round(wait, 2) for wait in alone.waits[:3]]
+    assert {0.83, 1.67} >= {round(wait, 2) for wait in alone.waits[3:]}
+    assert 34 == len(alone.waits)
+    assert 1 == len(log.lines)
+    assert "client=%s has failed to log in 6 times by several names" % HERE in log.lines[0]
 
 
 @pytest.mark.parametrize(
