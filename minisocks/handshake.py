@@ -83,6 +83,7 @@ class Handshake:
     __slots__ = (
         "_asks_ident",
         "_failed",
+        "_has_only_greeted",
         "_methods",
         "_out",
         "_stage",
@@ -114,6 +115,8 @@ class Handshake:
         self.started = False
         #: True once the client has said its last byte.
         self.eof = False
+        #: True while a greeting, to which 05 00 is the answer, is all that it has said.
+        self._has_only_greeted = False
         #: The protocol that the client speaks, once it has said so.
         self.ver: Optional[Ver] = None
 
@@ -123,6 +126,7 @@ class Handshake:
             self.eof = True
         else:
             self.started = True
+            self._has_only_greeted = False
             self._stream.feed(data)
 
     def next_event(self) -> Optional[Event]:
@@ -160,6 +164,11 @@ class Handshake:
         """Return what is to be sent now, once."""
         out, self._out = self._out, b""
         return out
+
+    @property
+    def is_check(self) -> bool:
+        """Whether the client has left as a health check does: greeted, answered with 05 00."""
+        return self.eof and self._has_only_greeted
 
     @property
     def has_trailing_data(self) -> bool:
@@ -236,6 +245,7 @@ class Handshake:
                 % (_hex(offered), _hex(bytes(self._methods)))
             )
         self._out += bytes((Ver.SOCKS5, method))
+        self._has_only_greeted = not (method or self._stream.buffer)
         if method == Method.USERNAME_PASSWORD:
             self._stage = _Stage.AUTH
             credentials = yield from socks5.parse_credentials(self._stream)

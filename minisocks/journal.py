@@ -34,6 +34,7 @@ class Journal(Witness):
         self._live: Set[Record] = set()
         self._total = self._succeeded = self._up = self._down = 0
         self._refused: Dict[str, int] = {}
+        self._checks = 0
         self._reporter = Reporter(on_connection) if on_connection is not None else None
         self._started_at = time.monotonic()
         self._closed_at: Optional[float] = None
@@ -67,6 +68,7 @@ class Journal(Witness):
                 handshakes=handshakes,
                 threads=threads,
                 associations=associations,
+                checks=self._checks,
             )
 
     def close(self) -> None:
@@ -101,6 +103,11 @@ class Journal(Witness):
                 self._refused[why] = self._refused.get(why, 0) + 1
         if self._reporter is not None:
             self._reporter.report(record)
+
+    def checked(self) -> None:
+        """Count a health check."""
+        with self._lock:
+            self._checks += 1
 
     def _enter(self, record: Record) -> None:
         self._total += 1

@@ -333,7 +333,7 @@ class Proxy:
         """Return what it has done since ``start``.  Stays after ``stop``."""
         run = self._last
         if run is None:
-            return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0, 0)
+            return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0, 0, 0)
         if self._run is not run:
             return run.journal.stats(0)
         services = run.services

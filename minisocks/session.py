@@ -214,9 +214,7 @@ class Session:
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
         record.why = "; ".join(filter(None, (str(error), record.why)))
         is_limit = isinstance(error, LimitReached)
-        if not is_limit and (not self.talk.started or isinstance(error, Probe)):
-            # A health check or a scanner: the log is not for them.
-            log.debug("id=%d client=%s said nothing: %s", record.id, self.client, error)
+        if not is_limit and self._wants_nothing(error):
             self.part(reply)
             return
         end = "not-socks" if isinstance(error, NotSocks) else "refused"
@@ -242,8 +240,22 @@ class Session:
         """Close, because the client left before it had an answer."""
         self.close()
         self.record.why = str(exc)
-        if self.talk.started:
+        self.talk.eof = True
+        if not self._wants_nothing(exc):
             self.record.finish("client-gone")
+
+    def _wants_nothing(self, error: Exception) -> bool:
+        """Return whether *error* ends a health check or a scanner: the log is not for them.
+
+        A client that has greeted, and got the answer, is counted: it is certainly a check.
+        """
+        talk = self.talk
+        if talk.is_check:
+            self.services.journal.checked()
+        elif talk.started and not isinstance(error, Probe):
+            return False
+        log.debug("id=%d client=%s asked for nothing: %s", self.record.id, self.client, error)
+        return True
 
     def abort(self, why: str) -> None:
         """Close without a word; the proxy ends."""

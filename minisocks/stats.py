@@ -9,8 +9,8 @@ class Stats(NamedTuple):
     """The figures of one run of a proxy, from ``start`` on; all zero before it.
 
     ``total`` is ``succeeded`` plus all of ``refused`` plus those whose target
-    is still being dialed.  Connections whose client said nothing (health
-    checks, scanners) are in ``open`` only, unless a limit refused them.
+    is still being dialed.  Connections whose client asked for nothing (health
+    checks, scanners) are in ``open`` and ``checks`` only, unless a limit refused them.
     """
 
     #: Seconds since the start, or from start to stop.
@@ -35,3 +35,5 @@ class Stats(NamedTuple):
     threads: int
     #: UDP associations now; they are in ``open``, too.
     associations: int
+    #: Clients that greeted, were answered with 05 00 (RFC 1928 section 3) and left: health checks.
+    checks: int

@@ -36,6 +36,7 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "handshakes": stats.handshakes,
         "threads": stats.threads,
         "associations": stats.associations,
+        "checks": stats.checks,
         "processor": processor and processor.number,
         "processor_wanted": processor and processor.wanted,
         "limits": _limits(proxy),
@@ -71,6 +72,7 @@ SHAPE = dict(
     addresses=[str],
     uptime=float,
     associations=int,
+    checks=int,
     processor=int,
     processor_wanted=str,
     refused={str: int},
@@ -106,6 +108,8 @@ def as_text(status: Status) -> List[str]:
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
     if refused:
         rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
+    if status.get("checks"):
+        rows.append(("health checks", "%d" % status["checks"]))
     limits = [(s, status.get("limits", {}).get(s.key)) for s in SETTINGS]
     limits = [(s, value) for s, value in limits if value is not None]
     if limits:
@@ -148,6 +152,7 @@ _METRICS = (
     ("associations_open", "gauge", "UDP associations now.", "associations"),
     ("connections_total", "counter", "Connections with a request, or that ended before.", "total"),
     ("connections_succeeded_total", "counter", "Those whose target was connected.", "succeeded"),
+    ("health_checks_total", "counter", "Clients that greeted, heard 05 00 and left.", "checks"),
     ("handshakes_unfinished", "gauge", "Handshakes that wait for their client.", "handshakes"),
     ("handler_threads", "gauge", "Threads that accept clients and speak with them.", "threads"),
     ("processor", "gauge", "The processor that serving threads keep to.", "processor"),

@@ -479,7 +479,8 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='the client closed before it had said all'",
         "The client left in the middle of the handshake: a port scanner, a program that was "
-        "ended, or one that does not understand the answer it got.",
+        "ended, or one that does not understand the answer it got. A health check that greets and "
+        "hears ``05 00`` has no line.",
         "A single one: nothing. If one program always ends so, try it with another version of "
         "SOCKS.",
     ),

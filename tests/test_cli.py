@@ -227,7 +227,7 @@ def test_verbose_tells_of_scanners(target):
     with CommandLine("-l", "0", "-v") as command:
         Talk.to(command.ports[0]).close()
         one_connection(command, target)
-        assert "client=127.0.0.1" in command.wait_for_line("said nothing")
+        assert "client=127.0.0.1" in command.wait_for_line("asked for nothing")
         assert 0 == command.end()
 
 

@@ -17,7 +17,7 @@ from minisocks import commands
 from minisocks.errors import ServiceError
 from minisocks.pidfile import Pidfile
 from minisocks.status import as_prometheus, as_text
-from support import ROOT, TIMEOUT, Talk, closed_port, environment, run_command, wait_until
+from support import GREETING, ROOT, TIMEOUT, Talk, closed_port, environment, run_command, wait_until
 
 pytestmark = pytest.mark.usefixtures("every_click")
 
@@ -160,6 +160,8 @@ def test_status_for_prometheus(instance, target):
     with instance.relay(target):
         with Talk.to(instance.port) as talk:
             talk.connect5("127.0.0.1", closed_port())
+        with Talk.to(instance.port) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").finish().rest()
         out = instance.command("status", "--prometheus")[1]
     found = {}
     for family in text_string_to_metric_families(out):
@@ -171,6 +173,7 @@ def test_status_for_prometheus(instance, target):
     assert 2 == found["minisocks_connections_total", ()]
     assert 1 == found["minisocks_bytes_total", ("up",)]
     assert 1 == found["minisocks_refused_total", ("connection refused",)]
+    assert 1 == found["minisocks_health_checks_total", ()]
     number = json.loads(instance.command("status", "--json")[1])["processor"]
     assert number == found.get(("minisocks_processor", ()))
 
@@ -204,6 +207,9 @@ def test_large_figures_are_readable():
     assert "limits" not in text  # there are none; older ones do not know of any
     status["limits"] = {"max-per-client": 20, "rate": 1500000, "idle-timeout": 60.0}
     assert "limits        max-per-client 20, rate 1.5M, idle-timeout 60 s" in as_text(status)
+    assert "health" not in text
+    status["checks"] = 8640
+    assert "health checks 8640" in as_text(status)
 
 
 @pytest.mark.parametrize(

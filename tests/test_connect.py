@@ -475,7 +475,7 @@ def test_a_request_that_cannot_be_one(proxy, access_log, message, reply, ending)
     [
         (b"\x05", b"\x05\xff"),
         (b"\x05\x02\x00", b"\x05\xff"),
-        (GREETING, b"\x05\x00" + failure5(GENERAL)),
+        (GREETING + b"\x05", b"\x05\x00" + failure5(GENERAL)),
         (GREETING + b"\x05\x01\x00\x03\x09exam", b"\x05\x00" + failure5(GENERAL)),
         (b"\x04", REJECTED4),
         (socks4("127.0.0.1", 80, b"ann")[:-1], REJECTED4),
@@ -487,6 +487,48 @@ def test_a_client_that_says_fin_in_the_middle_of_a_handshake(proxy, access_log, 
     with Talk.to(proxy.port) as talk:
         talk.send(said).finish().expect(reply).expect_eof()
     assert "closed before it had said all" in access_log.wait_for("end=")
+
+
+def left(talk):
+    """Leave by FIN, still reading: the reply to a request that never came."""
+    talk.finish().expect(failure5(GENERAL)).expect_eof()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("leave", [left, Talk.close, Talk.reset])
+def test_a_health_check_that_greets_has_no_line_and_is_counted(proxy, access_log, leave, reads):
+    """05 01 00, 05 00, and nothing more, however it leaves."""
+    with Talk.to(proxy.port) as talk:
+        talk.send(GREETING)
+        if reads or leave is left:
+            talk.expect(b"\x05\x00")
+        leave(talk)
+        wait_until(lambda: proxy.stats().checks == 1)
+    wait_until(lambda: proxy.stats().open == 0)
+    assert [] == access_log.lines
+    assert (0, {}) == (proxy.stats().total, proxy.stats().refused)
+
+
+@pytest.mark.parametrize(
+    "methods, said, answer",
+    [
+        (b"\x02", b"", b"\x05\x02"),
+        (b"\x02", b"\x01", b"\x05\x02"),
+        (b"\x00", b"\x05\x01\x00", b"\x05\x00"),
+        (b"\x01", b"", b"\x05\xff"),
+    ],
+)
+@pytest.mark.parametrize("leave", [Talk.finish, Talk.reset])
+def test_what_is_more_than_a_greeting_is_no_check(access_log, methods, said, answer, leave):
+    """Where a password is wanted, a request has begun, or no method is common."""
+    users = ["ann:s3cret"] if methods == b"\x02" else []
+    with run_proxy(user=users) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(b"\x05\x01" + methods + said).expect(answer)
+            leave(talk)
+            access_log.wait_for("end=")
+        assert 0 == proxy.stats().checks
+        assert 1 == proxy.stats().total
 
 
 # Names

@@ -1,5 +1,6 @@
 """The handshake: any bytes, cut anywhere, give a documented event or error."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -119,6 +120,34 @@ def test_method_is_chosen_from_what_both_have(offered, methods, chosen):
         assert bytes((5, chosen)) == outcome.sent
         error = "AuthFailed: no common method: " if offered else "Probe: the client offers no "
         assert (chosen == 0xFF) == outcome.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    "said, methods, expected",
+    [
+        (b"\x05\x01\x00", OPEN, True),
+        (b"\x05\x02\x00\x02", OPEN, True),
+        (b"\x05\x01\x02", PASSWORD, False),
+        (b"\x05\x01\x00", PASSWORD, False),
+        (b"\x05\x01\x00\x05", OPEN, False),
+        (b"\x05\x01", OPEN, False),
+        (b"\x04", OPEN, False),
+        (b"", OPEN, False),
+    ],
+)
+def test_a_greeting_and_no_more_is_a_health_check(said, methods, expected):
+    """Where 05 00 is the answer, and the client has left, however TCP has cut it."""
+    for pieces in every_cut(said):
+        talk = Handshake(methods)
+        for piece in pieces:
+            talk.receive_data(piece)
+            with contextlib.suppress(HandshakeError):
+                talk.next_event()
+            assert not talk.is_check
+        talk.receive_data(b"")
+        with contextlib.suppress(HandshakeError):
+            talk.next_event()
+        assert expected == talk.is_check
 
 
 @pytest.mark.parametrize(
