@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from minisocks.errors import RuleError
+from minisocks.errors import RefusedByRules, RuleError
 from minisocks.lists import Lines
 from minisocks.names import check_name, is_name
 from minisocks.networks import Row, parse_networks
@@ -34,7 +34,7 @@ from minisocks.setting import closest
 from minisocks.values import encode
 from minisocks.wire import Cmd
 
-__all__ = ["Rule", "check_rule", "parse_rule", "with_files"]
+__all__ = ["Decision", "Rule", "check_rule", "parse_rule", "with_files"]
 
 #: Returns the list in a file; raises ``ConfigError``.
 ReadLines = Callable[[str], Lines]
@@ -63,6 +63,26 @@ class Rule(NamedTuple):
     users: Optional[FrozenSet[Optional[bytes]]] = None
     any_user: bool = False
     is_built_in: bool = False
+
+
+class Decision(NamedTuple):
+    """Whether; and in words why not (what an operator can do about it).
+
+    ``number`` is that of the rule that made it, from 1; 0 if none did, or none could yet.
+    """
+
+    allowed: bool
+    reason: str = ""
+    number: int = 0
+
+    def demand(self) -> None:
+        """Go on if it is allowed.
+
+        Raises:
+            RefusedByRules: it is not.
+        """
+        if not self.allowed:
+            raise RefusedByRules(self.reason)
 
 
 class _Word(NamedTuple):

@@ -7,41 +7,20 @@ address that the target has.  The address that passed is the address connected t
 that resolves differently the second time gains nothing.
 """
 
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.client import Client
-from minisocks.errors import RefusedByRules
 from minisocks.names import parents_of
 from minisocks.networks import PRIVATE, RESERVED
 from minisocks.places import AskedOnce, Forms, IsOwn, Places, forms_of, named_set
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.rulelines import Rule
-from minisocks.wire import Address, Atyp, Cmd, Method, text_ip
+from minisocks.rulelines import Decision, Rule
+from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
 __all__ = ["Decision", "Rules"]
 
 #: Of so many client addresses it is remembered which rules are about them.
 MAX_SOURCES = 1024
-
-
-class Decision(NamedTuple):
-    """Whether; and in words why not (what an operator can do about it).
-
-    ``number`` is the rule's that made it, from 1; 0 if none did, or none could yet.
-    """
-
-    allowed: bool
-    reason: str = ""
-    number: int = 0
-
-    def demand(self) -> None:
-        """Go on if it is allowed.
-
-        Raises:
-            RefusedByRules: it is not.
-        """
-        if not self.allowed:
-            raise RefusedByRules(self.reason)
 
 
 _NOT_YET = Decision(True)
@@ -153,15 +132,8 @@ class Rules:
         """
         if not self.lets_in(client):
             return Decision(False, self._shut_out(client))
-        for row in self._rows_for(client.ip):
-            if row.commands is not None and cmd not in row.commands:
-                continue
-            if row.versions is not None and ver not in row.versions:
-                continue
+        for row in self._rows_about(client, ver, cmd):
             if row.users is not None and not _has_user(row.users, row.any_user, client):
-                continue
-            sources, forms = row.sources, forms_of(client.ip)
-            if sources is not None and not sources.match(forms, row.allows, self._is_own):
                 continue
             if row.allows:
                 return _NOT_YET
@@ -193,24 +165,34 @@ class Rules:
             return Decision(True, "", number)
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
-    def foresee_somebody(self, client: Client) -> Decision:
-        """Decide whether any rule allows *client* anything, whomever its identd may name."""
-        forms = forms_of(client.ip)
-        rows = [
-            row
-            for row in self._rows_for(client.ip)
-            if row.allows and (row.sources is None or row.sources.cover(forms, self._is_own))
-        ]
-        for row in rows:
-            users = row.users
-            # Where there are passwords, who shows none comes under "none"; else under "any".
-            if users is None or users - {None}:
-                return _NOT_YET
-            if None in users if self.has_users else row.any_user:
-                return _NOT_YET
-        if rows and self.has_users:
-            return Decision(False, "a password is needed, and SOCKS4 has none")
-        return Decision(False, self._shut_out(client))
+    def foresee_somebody(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
+        """Decide as ``foresee``, but whichever user the client's identd may name."""
+        name, _ = self._name_of(dst)
+        ip = packed_ip(dst.name) if cmd == Cmd.CONNECT and not name else None
+        forms, reason = forms_of(ip) if ip else (), ""
+        for row in self._rows_about(client, ver, cmd):
+            if row.ports is not None and not _has_port(row.ports, dst.port):
+                continue
+            targets = row.targets
+            is_it = targets is None or name in targets.names
+            if targets is not None and forms:
+                is_it = is_it or targets.match(forms, row.allows, self._is_own)
+            if not row.allows:
+                if is_it and row.users is None:
+                    reason = reason or self._refusal(client, row.number, dst, ip)
+                    return Decision(False, reason, row.number)
+            elif is_it or (targets is not None and targets.has_addresses and not forms):
+                # Where there are passwords, a client that shows none comes under "none"; else
+                # under "any".
+                users = row.users
+                if users is None or users - {None}:
+                    return _NOT_YET
+                if None in users if self.has_users else row.any_user:
+                    return _NOT_YET
+                reason = "a password is needed, and SOCKS4 has none"
+        if not reason and not self.has_own:
+            reason = self._shut_out(client)
+        return Decision(False, reason or self._refusal(client, 0, dst, ip))
 
     def name(self, user: bytes) -> bool:
         """Return whether one of them is about the user of this name."""
@@ -275,6 +257,17 @@ class Rules:
                 continue
             return number, may_be_allowed
         return 0, may_be_allowed
+
+    def _rows_about(self, client: Client, ver: int, cmd: int) -> Iterator["_Row"]:
+        """Yield the rules about a *cmd* of *client*, whatever its target and its user."""
+        forms = forms_of(client.ip)
+        for row in self._rows_for(client.ip):
+            if row.commands is not None and cmd not in row.commands:
+                continue
+            if row.versions is not None and ver not in row.versions:
+                continue
+            if row.sources is None or row.sources.match(forms, row.allows, self._is_own):
+                yield row
 
     def _rows_for(self, ip: bytes) -> List["_Row"]:
         """Return the rules whose ``from`` has the client's address *ip*, or may have it."""

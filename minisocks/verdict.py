@@ -87,7 +87,8 @@ def judge(
         if client.is_unproven and (access.users.may_be(user) or not rules.name(user)):
             client.user = None  # as ``SocksHandler.identify``
     elif question.ver == 4 and rules.asks_ident:
-        why = rules.foresee_somebody(client).reason or "its identd has to say who it is (--as NAME)"
+        decision = rules.foresee_somebody(client, question.ver, cmd, dst)
+        why = decision.reason or "its identd has to say who it is (--as NAME)"
         return Verdict(False, text, [("", False, why)])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
         return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])

@@ -1,6 +1,8 @@
 """What asking an identd costs, and who is not even asked about."""
 
 import contextlib
+import itertools
+import socket
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from minisocks.defaults import in_force
 from minisocks.lists import Lines
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
+from minisocks.wire import Address, Atyp, Cmd
 from support import (
     GRANTED4,
     REJECTED4,
@@ -224,13 +227,57 @@ ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "al
         (["allow user none any"], False, True),
         (["allow user none any"], True, True),
         (["allow user none ann"], False, True),
+        (["allow version 5"], False, False),
+        (["allow version 5 user none", "allow version 4 port 80 user none"], True, False),
+        (["allow command bind"], False, False),
+        (["allow port 80"], False, False),
+        (["deny to .example.org", ALL], False, False),
+        (["deny to .example.org user ann", ALL], False, True),
+        (["deny version 5", ALL], False, True),
+        (["allow to other.example.org"], False, False),
+        (["allow to 198.51.100.0/24"], False, True),  # the name may have such an address
+        (["allow to www.example.org", "deny"], False, True),
     ],
 )
 def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):
-    """An identd names somebody: without passwords he is one of any, with them one of none."""
+    """An identd names a user: without passwords it is one of any, with them one of none."""
     own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
-    assert may == rules.foresee_somebody(Client(("192.0.2.7", 1))).allowed
+    client, dst = Client(("192.0.2.7", 1)), Address(b"www.Example.org.", 443, Atyp.DOMAINNAME)
+    assert may == rules.foresee_somebody(client, 4, Cmd.CONNECT, dst).allowed
+
+
+SOME_RULES = [
+    "allow", "deny", "allow version 5", "deny version 4", "allow command connect user ann",
+    "deny user ann", "allow user none", "deny to 198.51.100.1", "allow to 198.51.100.0/24",
+    "deny to .example.org", "allow to www.example.org user eve", "allow port 443",
+    "deny from 192.0.2.0/24", "allow to private user any",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("has_users", [True, False])
+@pytest.mark.parametrize("name", [b"www.example.org", b"198.51.100.1", b"10.0.0.1"])
+def test_an_identd_is_asked_where_its_answer_may_change_something(has_users, name):
+    """Of a refusal before the question none of the users that it may name would get more."""
+    atyp = Atyp.DOMAINNAME if name[-1:].isalpha() else Atyp.IPV4
+    dst, asked = Address(name, 443, atyp), 0
+    for texts in itertools.product(SOME_RULES, repeat=2):
+        own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
+        rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
+        client = Client(("192.0.2.7", 1))
+        may = rules.foresee_somebody(client, 4, Cmd.CONNECT, dst).allowed
+        client.is_unproven = has_users
+        better = []
+        for user in (b"ann", b"eve", b"karl"):
+            client.user = user if not has_users or rules.name(user) else None
+            decision = rules.foresee(client, 4, Cmd.CONNECT, dst)
+            if decision.allowed and atyp == Atyp.IPV4:
+                decision = rules.decide(client, 4, Cmd.CONNECT, dst, socket.inet_aton(dst.name))
+            better.append(decision.allowed)
+        assert may or not any(better), texts
+        asked += may and not any(better)
+    # In vain only where a rule about users stands before another one.
+    assert asked < len(SOME_RULES) ** 2 // 5
 
 
 def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, access_log):
@@ -239,6 +286,17 @@ def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, a
         with run_proxy(ident=True, user="karl:secret") as proxy:
             assert REJECTED4 == refused(proxy, target.port)
     access_log.wait_for("why='a password is needed, and SOCKS4 has none'")
+    assert [] == server.callers
+
+
+@pytest.mark.parametrize(
+    "rules", [["allow version 5"], ["deny to 127.0.0.0/8", "allow"], ["deny port 1-65535", "allow"]]
+)
+def test_what_no_rule_allows_any_user_is_not_asked_about(monkeypatch, target, rules):
+    """No identd can change the answer, so none is asked."""
+    with identd(monkeypatch, says_user(b"ann")) as server:
+        with run_proxy(ident=True, rule=rules) as proxy:
+            assert REJECTED4 == refused(proxy, target.port)
     assert [] == server.callers
 
 
