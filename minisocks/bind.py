@@ -14,7 +14,7 @@ from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
 from minisocks.ports import address_of, public_address
-from minisocks.resolver import Sockaddr, numeric_addresses
+from minisocks.resolver import Sockaddr, numeric_addresses, of_peers
 from minisocks.room import with_room
 from minisocks.session import Session
 from minisocks.targets import allowed
@@ -92,9 +92,7 @@ class Bind(WaitingRequest):
             OSError: the client has left.
         """
         session = self._session
-        # Whatever a name resolves to, or is but another spelling of, is never anybody.
-        addresses = [address for address in addresses if any(_ip_of(address))]
-        self._ways = ways = allowed(session, self._request, self._sayable(addresses))
+        self._ways = ways = allowed(session, self._request, of_peers(self._request.ver, addresses))
         self._expected = frozenset(map(_ip_of, ways))
         self._listen(session.services.access.road.ordered(ways))
 
@@ -106,7 +104,7 @@ class Bind(WaitingRequest):
         """
         self._demand_anybody()
         ways = ways_from_anywhere(family, self._session.sock.getsockname())
-        self._listen(self._sayable(ways))
+        self._listen(of_peers(self._request.ver, ways))
 
     def _demand_anybody(self) -> None:
         """Go on if a peer may come whose address is not known yet.
@@ -117,18 +115,6 @@ class Bind(WaitingRequest):
         session, request = self._session, self._request
         rules = session.services.access.rules
         rules.foresee_any(session.client, request.ver, request.cmd, request.dst).demand()
-
-    def _sayable(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
-        """Return those from where one of our addresses is seen that can be said in a reply.
-
-        Raises:
-            DialError: none.
-        """
-        if self._request.ver == Ver.SOCKS4:
-            addresses = [address for address in addresses if address[0] == socket.AF_INET]
-        if not addresses:
-            raise DialError("no address that a peer could connect from", Rep.HOST_UNREACHABLE)
-        return addresses
 
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session

@@ -22,9 +22,9 @@ from minisocks.processor import release_thread
 from minisocks.quota import Allowance, Queue, Quota
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.threads import start_thread
-from minisocks.wire import Atyp, Rep
+from minisocks.wire import Atyp, Rep, Ver, plain_ip
 
-__all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses"]
+__all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses", "of_peers"]
 
 #: Of a lookup.  ``HandshakeError``: what was asked first says no.
 Outcome = Union[List[Sockaddr], DialError, HandshakeError]
@@ -93,6 +93,23 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
     if not found:
         raise DialError("%s has no address" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
     return found
+
+
+def of_peers(ver: int, addresses: List[Sockaddr]) -> List[Sockaddr]:
+    """Return those of *addresses* that a peer of BIND by SOCKS *ver* may connect from.
+
+    A reply of SOCKS4 has no room for the address that an IPv6 peer would connect to.  What a
+    name resolves to, or is but another spelling of, never means any peer.
+
+    Raises:
+        DialError: none.
+    """
+    may = [one for one in addresses if any(plain_ip(one[1][0]))]
+    if ver == Ver.SOCKS4:
+        may = [one for one in may if one[0] == socket.AF_INET]
+    if not may:
+        raise DialError("no address that a peer could connect from", Rep.HOST_UNREACHABLE)
+    return may
 
 
 class Lookup:

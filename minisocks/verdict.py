@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from minisocks.access import Access
 from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError
-from minisocks.resolver import look_up, numeric_addresses
+from minisocks.resolver import look_up, numeric_addresses, of_peers
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
 from minisocks.values import encode, is_port
@@ -106,6 +106,8 @@ def judge(
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     try:
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port)
+        if cmd == Cmd.BIND and not dst.is_anybody:
+            addresses = of_peers(question.ver, addresses)
     except DialError as exc:
         return Verdict(False, text, [("", False, str(exc))])
     if cmd == Cmd.BIND and dst.is_anybody:

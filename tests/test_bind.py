@@ -9,7 +9,9 @@ import pytest
 from bind_client import WAYS, Waiting
 from minisocks import clientsocket
 from minisocks.bind import Bind
+from minisocks.hooks import getaddrinfo_of
 from minisocks.relay import Pair
+from minisocks.verdict import Question, judge
 from support import (
     BIND,
     GREETING,
@@ -173,6 +175,18 @@ def test_a_name_that_is_nobody(proxy_with_names, way, name, rep):
     with Waiting(proxy_with_names.port, name, way) as client:
         assert client.refused(rep) == client.rep
         client.talk.expect_eof()
+
+
+@pytest.mark.parametrize("way", ["4a", "5 by name"])
+@pytest.mark.parametrize("name", ["ftp.test", "six.test", "zero.test", "none.test", "::1", "0x0"])
+def test_check_says_what_the_proxy_does(proxy_with_names, way, name):
+    """For each name a BIND is granted where ``check`` says so, of those addresses."""
+    target = ("[%s]:1" if ":" in name else "%s:1") % name
+    question = Question("127.0.0.1", target, command="bind", ver=int(way[0]))
+    services = proxy_with_names.services
+    verdict = judge(services.access, question, getaddrinfo_of(services.hooks.resolve))
+    with Waiting(proxy_with_names.port, name, way) as client:
+        assert verdict.allowed == (client.granted == client.rep)
 
 
 def test_socks4_cannot_name_an_ipv6_address(proxy_with_names, access_log):
