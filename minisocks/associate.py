@@ -17,14 +17,15 @@ NO_UDP = "UDP needs the address of the client: none is known on a unix socket or
 
 
 class Associate(Job):
-    """One UDP ASSOCIATE, which waits for nothing; a job, since all it touches is the loop's."""
+    """One UDP ASSOCIATE, which waits for one round at most; a job: all it touches is the loop's."""
 
     counts = False
-    __slots__ = ("_request", "_session")
+    __slots__ = ("_has_waited", "_request", "_session")
 
     def __init__(self, session: Session, request: Request) -> None:
         self._session = session
         self._request = request
+        self._has_waited = False
 
     def start(self) -> None:
         """Have the loop carry it out.  Thread: a handler's.
@@ -41,7 +42,13 @@ class Associate(Job):
     def begin(self) -> None:
         """Open the relay socket, say where it is, and relay."""
         session = self._session
-        session.services.loop.done(self)
+        loop = session.services.loop
+        if session.services.exchange.is_full and not self._has_waited:
+            # The next round begins with what has been closed by now: that may give the place back.
+            self._has_waited = True
+            loop.call_soon(self, self.begin)
+            return
+        loop.done(self)
         try:
             self._associate()
         except (HandshakeError, DialError) as exc:

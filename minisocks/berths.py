@@ -73,6 +73,8 @@ class Berths:
     def change(self, config: Config) -> None:
         """Go by *config* from now on."""
         self._ports.change(config.bind_ports)
+        count = self._ports.count
+        self._quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
 
     def take(
         self,
@@ -93,20 +95,23 @@ class Berths:
             LimitReached: all that there may be are in use, and none makes room.
             DialError: there is no way, or no socket.
         """
-        self._make_room(client)
+        if not self._quota.make_room(client.groups, lambda berth: berth.end(self._full())):
+            raise self._full()
         where, faced = self._facing(road, ways)
         sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
         berth = Berth(sock, ip, faced, client, end)
         self._quota.add(berth, client.groups)
         return berth
 
-    def _make_room(self, client: Client) -> None:
-        quota, count = self._quota, self._ports.count
-        quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
-        option = " (--bind-ports %s)" % self._ports if quota.most == count else ""
-        why = LimitReached("there are %d BINDs that wait already%s" % (quota.most, option))
-        if not quota.make_room(client.groups, lambda berth: berth.end(why)):
-            raise why
+    @property
+    def is_full(self) -> bool:
+        """Whether one more has no place unless another one ends."""
+        return self._quota.is_full
+
+    def _full(self) -> LimitReached:
+        most = self._quota.most
+        option = " (--bind-ports %s)" % self._ports if most == self._ports.count else ""
+        return LimitReached("there are %d BINDs that wait already%s" % (most, option))
 
     def give_back(self, berth: Berth) -> None:
         """Listen there no more."""

@@ -41,7 +41,7 @@ class Bind(WaitingRequest):
         resolve -> allowed? -> listen, first reply -> who came? -> second reply -> pair
     """
 
-    __slots__ = ("_berth", "_expected", "_strangers", "_ways")
+    __slots__ = ("_berth", "_expected", "_has_waited", "_strangers", "_ways")
 
     left = "the client left while it waited for its peer"
 
@@ -52,6 +52,7 @@ class Bind(WaitingRequest):
         self._expected: FrozenSet[bytes] = frozenset()
         self._ways: List[Sockaddr] = []
         self._strangers = 0
+        self._has_waited = False
 
     def start(self) -> None:
         """Have the loop carry it out.  Thread: a handler's."""
@@ -119,6 +120,11 @@ class Bind(WaitingRequest):
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
         services = session.services
+        if services.berths.is_full and not self._has_waited:
+            # The next round begins with what has been closed by now: that may give the place back.
+            self._has_waited = True
+            services.loop.call_soon(self, self._try, self._listen, ways)
+            return
         self._berth = berth = services.berths.take(
             session.client, services.access.road, ways, self._refuse
         )

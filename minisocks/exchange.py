@@ -56,6 +56,11 @@ class Exchange:
         return len(self._associations)
 
     @property
+    def is_full(self) -> bool:
+        """Whether one more has no place unless another one ends."""
+        return self._associations.is_full
+
+    @property
     def targets(self) -> int:
         """How many entries about targets there are."""
         return len(self._targets)

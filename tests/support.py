@@ -18,7 +18,9 @@ import threading
 import time
 
 from minisocks import Proxy
+from minisocks.compat import READ
 from minisocks.handler import SocksHandler
+from minisocks.job import Job
 
 #: For a wait that ends much earlier when all is well, in seconds.
 TIMEOUT = 20.0 * float(os.environ.get("TEST_SCALE", "1"))
@@ -507,6 +509,43 @@ def nothing_left():
     # A target's end of the last connection may be open for another moment; and what was
     # open at the beginning may have been closed meanwhile.
     wait_until(lambda: open_descriptors() <= descriptors, "the descriptors back")
+
+
+class _Holds(Job):
+    """A job of a loop that stops at an event until the test goes on."""
+
+    counts = False
+
+    def __init__(self, loop):
+        self._loop = loop
+        self._sock, self.ours = socket.socketpair()
+        self.held, self.free = threading.Event(), threading.Event()
+
+    def begin(self):
+        self._loop.watch(self._sock.fileno(), READ, self)
+
+    def on_ready(self, fd, mask):
+        self.held.set()
+        self.free.wait(TIMEOUT)
+        self.abort("")
+
+    def abort(self, why):
+        self._loop.close_later(self._sock)
+        self._loop.done(self)
+
+
+@contextlib.contextmanager
+def loop_held(loop):
+    """Keep *loop* in a round, behind its look at what is ready and before it calls anything."""
+    job = _Holds(loop)
+    loop.submit(job)
+    with job.ours:
+        job.ours.send(b"x")
+        assert job.held.wait(TIMEOUT)
+        try:
+            yield
+        finally:
+            job.free.set()
 
 
 class AccessLog(logging.Handler):

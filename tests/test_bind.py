@@ -19,6 +19,7 @@ from support import (
     TIMEOUT,
     Talk,
     closed_port,
+    loop_held,
     run_proxy,
     socks4,
     socks5,
@@ -324,6 +325,26 @@ def test_a_client_that_resets_behind_early_bytes(proxy, access_log):
     client.talk.reset()
     access_log.wait_for("end=client-gone")
     assert refuses(client.place)
+
+
+@pytest.mark.parametrize("end", ["reset", "a peer"])
+def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(access_log, end):
+    """The next client comes when the loop has looked, and before it has heard of the end."""
+    low = two_closed_ports()
+    with run_proxy(bind_ports="%d-%d" % (low, low)) as proxy, contextlib.ExitStack() as stack:
+        old = Waiting(proxy.port)
+        stack.callback(old.talk.close)
+        loop, talk = proxy.services.loop, stack.enter_context(Talk.to(proxy.port))
+        talk.send(GREETING).expect(b"\x05\x00")
+        with loop_held(loop):
+            if end == "reset":
+                old.talk.reset()
+            else:
+                stack.enter_context(old.peer())
+            talk.send(socks5("127.0.0.1", 0, BIND))
+            wait_until(lambda: loop._calls, "the new one in the loop")
+        assert (0, "127.0.0.1", low) == talk.receive_reply5()
+    assert [] == [line for line in access_log.lines if "end=limit" in line]
 
 
 def test_a_peer_that_resets_at_once(proxy):

@@ -14,6 +14,7 @@ from support import (
     Talk,
     closed_port,
     handler_with,
+    loop_held,
     nothing_left,
     password_message,
     run_proxy,
@@ -257,6 +258,29 @@ def test_a_range_that_a_reload_changes(target, stack):
         assert_refused(proxy, "--udp-ports %d-%d" % (second, second + 1))
         old.expect_to_work(target)
         new.expect_to_work(target)
+
+
+@pytest.mark.parametrize("leave", [Talk.close, Talk.reset])
+@pytest.mark.parametrize("source", [V4, "127.5.0.2"])
+def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(
+    access_log, stack, other_networks, leave, source
+):
+    """The next client comes when the loop has looked, and before it has heard of the end."""
+    with target_of_a_range() as free:
+        port = free.port
+    with run_proxy(udp_ports="%d-%d" % (port, port)) as proxy:
+        old = stack.enter_context(Associated(proxy.port))
+        loop = proxy.services.loop
+        talk = stack.enter_context(Talk.to(proxy.port, source=(source, 0)))
+        talk.send(GREETING).expect(b"\x05\x00")
+        with loop_held(loop):
+            leave(old.talk)
+            talk.send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
+            wait_until(lambda: loop._calls, "the new one in the loop")
+        assert (0, V4, port) == talk.receive_reply5()
+        talk.close()
+        wait_until(lambda: len(proxy) == 0)
+    assert [] == [line for line in access_log.lines if "end=limit" in line]
 
 
 class LeavesBeforeTheReply(Session):
