@@ -191,9 +191,14 @@ def _is_loopback(address: str) -> bool:
 
 def _limits(config: Config, room: Room) -> str:
     limits = []
+    all_told = config._replace(max_connections=config.max_connections or room.limit)
     for setting in SETTINGS:
         value = getattr(config, setting.name)
-        if setting.is_limit and value is not None:
+        if setting.name == "max_associations":
+            most, why = all_told.most_associations()
+            why = "" if why.startswith(setting.option) else " (%s)" % why
+            limits.append("%s %d%s" % (setting.key, most, why))
+        elif (setting.is_limit and value is not None) or (setting.kind == "ports" and value):
             limits.append("%s %s" % (setting.key, _shown(setting, config)[0]))
         elif setting.name == _BY_ROOM and room.limit is not None:
             limits.append("%s %d (what the descriptors allow)" % (setting.key, room.limit))

@@ -67,16 +67,8 @@ class Exchange:
 
     def change(self, config: Config) -> None:
         """Go by *config* from now on."""
-        most = config.max_associations
-        self._option = "--max-associations %d" % most
-        # Each has twice as many descriptors as a connection, and others want some, too.
-        quarter = max(1, (config.max_connections or 4 * most) // 4)
-        if quarter < most:
-            most, self._option = quarter, "a quarter of --max-connections"
         self.ports.change(config.udp_ports)
-        ports = self.ports.count
-        if ports is not None and ports < most:
-            most, self._option = ports, "--udp-ports %s" % self.ports
+        most, self._option = config.most_associations()
         self._associations.most = self._reaching.most = most
         limit = config.memory_limit
         share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE

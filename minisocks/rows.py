@@ -75,7 +75,7 @@ ROWS = (
     Setting(
         _LISTENING,
         "udp_ports",
-        "text",
+        "ports",
         "Have clients send UDP to a port of this range, as 40000-40999, which a firewall then has "
         "to let through.",
         "RANGE",
@@ -84,7 +84,7 @@ ROWS = (
     Setting(
         _LISTENING,
         "bind_ports",
-        "text",
+        "ports",
         "For BIND, have the peer connect to a port of this range, as 41000-41099, which a "
         "firewall then has to let through.",
         "RANGE",
@@ -187,8 +187,8 @@ ROWS = (
         _LIMITS,
         "max_associations",
         "count",
-        "UDP associations at once, never more than a quarter of all connections there may be; "
-        "beyond it one of the network that has most is closed.",
+        "UDP associations at once; without it 1024, and never more than a quarter of all "
+        "connections there may be; beyond it one of the network that has most is closed.",
         "N",
         least=1,
         most=10**6,

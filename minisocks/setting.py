@@ -17,8 +17,8 @@ _TWICE = ("2", "twice")
 class Setting(NamedTuple):
     """One row: how a setting is spelled, read and explained.
 
-    ``kind`` is flag, seconds, count, bytes, text, or texts (may be repeated).  Numbers
-    go from ``least`` to ``most``, and are None where the default is None: no limit,
+    ``kind`` is flag, seconds, count, bytes, ports (a range, "" for any, which people write
+    as none), text, or texts (may be repeated).  Numbers go from ``least`` to ``most``, and are None where the default is None: no limit,
     which people write as none.  A text is None if it is not set and its default is None.
     ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: a
     proxy in a program has no use for it; ``is_fixed``: a change of it needs a restart.
@@ -88,6 +88,8 @@ class Setting(NamedTuple):
                 value = convert(text)
             except ValueError:
                 raise ConfigError(self.option, "%.40r is no %s" % (text, wanted)) from None
+        if self.kind == "ports" and text == "none":
+            return ""
         self._check_one(value)
         return value
 

@@ -12,7 +12,7 @@ from minisocks.errors import ConfigError
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
 from minisocks.rulelines import with_files
 from minisocks.setting import closest
-from minisocks.values import ListenAddress, encode, without_password
+from minisocks.values import ListenAddress, PortRange, encode, without_password
 
 __all__ = [
     "CONFIG_FILE",
@@ -20,6 +20,11 @@ __all__ = [
     "SETTINGS",
     "Config",
 ]
+
+
+#: UDP associations where nothing else is said, each with up to four descriptors and three ports.
+#: A client that opens one for each DNS query of its network has some hundred.
+MAX_ASSOCIATIONS = 1024
 
 
 class Config(NamedTuple):
@@ -62,9 +67,8 @@ class Config(NamedTuple):
     # Of one client, which in IPv6 has a /64, and of one user.
     max_per_client: Optional[int] = None
     max_per_user: Optional[int] = None
-    # UDP associations, each with up to four descriptors and three ports. A client that
-    # opens one for each DNS query of its network has some hundred.
-    max_associations: int = 1024
+    # UDP associations; None: as ``most_associations`` says.
+    max_associations: Optional[int] = None
     # Bytes a second of one client, in each direction.
     rate: Optional[int] = None
     # Bytes for connections and for what waits in them; beyond it the greediest that is
@@ -177,6 +181,18 @@ class Config(NamedTuple):
                 value = value and rename(value)
             config = config._replace(**{name: value})
         return config
+
+    def most_associations(self) -> Tuple[int, str]:
+        """Return how many UDP associations there may be, and which option says so."""
+        most = self.max_associations or MAX_ASSOCIATIONS
+        found = [(most, "--max-associations %d" % most)]
+        # Each has twice as many descriptors as a connection, and others want some, too.
+        if self.max_connections is not None:
+            found.append((max(1, self.max_connections // 4), "a quarter of --max-connections"))
+        if self.udp_ports:
+            ports = PortRange.parse("--udp-ports", self.udp_ports)
+            found.append((ports.high - ports.low + 1, "--udp-ports %s" % (ports,)))
+        return min(found, key=lambda one: one[0])
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
         """Return the user names and passwords as clients send them; "" for any password."""

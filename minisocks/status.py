@@ -40,6 +40,7 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "processor": processor and processor.number,
         "processor_wanted": processor and processor.wanted,
         "limits": _limits(proxy),
+        "ports": {s.key: getattr(proxy.config, s.name) for s in SETTINGS if s.kind == "ports"},
         "clients": _clients(proxy),
     }
 
@@ -47,7 +48,9 @@ def collect(proxy: "Proxy", state: str) -> Status:
 def _limits(proxy: "Proxy") -> Dict[str, Any]:
     """Return the limits in force, by their keys in the ini file."""
     values = ((s.key, getattr(proxy.config, s.name)) for s in SETTINGS if s.is_limit)
-    return {key: value for key, value in values if value is not None}
+    limits = {key: value for key, value in values if value is not None}
+    limits["max-associations"] = proxy.config.most_associations()[0]
+    return limits
 
 
 def _clients(proxy: "Proxy") -> List[Status]:
@@ -77,6 +80,7 @@ SHAPE = dict(
     processor_wanted=str,
     refused={str: int},
     limits={str: float},
+    ports={str: str},
     clients=[{"client": str, "open": int, "up": int, "down": int}],
 )
 
@@ -110,8 +114,9 @@ def as_text(status: Status) -> List[str]:
         rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
     if status.get("checks"):
         rows.append(("health checks", "%d" % status["checks"]))
-    limits = [(s, status.get("limits", {}).get(s.key)) for s in SETTINGS]
-    limits = [(s, value) for s, value in limits if value is not None]
+    in_force = dict(status.get("ports", {}), **status.get("limits", {}))
+    limits = [(s, in_force.get(s.key)) for s in SETTINGS]
+    limits = [(s, value) for s, value in limits if value not in (None, "")]
     if limits:
         rows.append(("limits", ", ".join("%s %s" % (s.key, s.with_unit(v)) for s, v in limits)))
     lines = ["%-14s%s" % row for row in rows]

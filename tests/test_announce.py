@@ -111,3 +111,29 @@ def test_line_to_try_promises_no_target_that_the_rules_deny(settings):
     lines = dict(at_start(["127.0.0.1:1080"], [], access.config, access, Room(None, None, None)))
     expected = "curl --proxy socks5h://127.0.0.1:1080 URL with a URL that the rules allow"
     assert expected == lines["try it:"]
+
+
+@pytest.mark.parametrize(
+    "settings, limit, expected",
+    [
+        ({}, None, "max-associations 1024"),
+        ({"max_associations": 50}, None, "max-associations 50"),
+        (
+            {"udp_ports": "40000-40009", "bind_ports": "41000-41001", "idle_timeout": 60.0},
+            None,
+            "udp-ports 40000-40009, bind-ports 41000-41001, "
+            "max-associations 10 (--udp-ports 40000-40009), idle-timeout 60 s",
+        ),
+        (
+            {"max_associations": 50},
+            100,
+            "max-connections 100 (what the descriptors allow), "
+            "max-associations 25 (a quarter of --max-connections)",
+        ),
+    ],
+)
+def test_limits_in_force_are_told(settings, limit, expected):
+    """Also that of associations, and where it comes from; ranges of ports are limits, too."""
+    config, room = Config(**settings), Room(limit, None, None, 0, limit)
+    lines = at_start(["127.0.0.1:1080"], [], config, Access.of(config, Hooks()), room)
+    assert expected == dict(lines)["limits:"]

@@ -384,7 +384,8 @@ def test_the_command_line_leaves_descriptors_for_refusals():
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(FakeTarget())
         command = stack.enter_context(CommandLine("-l", "0", prefix=PREFIX))
-        line = "limits: max-connections 36 (what the descriptors allow)"
+        line = "limits: max-connections 36 (what the descriptors allow), "
+        line += "max-associations 9 (a quarter of --max-connections)"
         assert line in command.lines
         talks = [stack.enter_context(Talk.to(command.ports[0])) for _ in range(40)]
         reps = [talk.connect5("127.0.0.1", target.port)[0] for talk in talks]
@@ -396,7 +397,7 @@ def test_the_command_line_leaves_descriptors_for_refusals():
 def test_a_number_of_connections_wins_over_the_descriptors():
     """What is set is in force, and is said at the start."""
     with FakeTarget() as target, CommandLine("-l", "0", "--max-connections", "1") as command:
-        assert "limits: max-connections 1" in command.lines
+        command.wait_for_line("limits: max-connections 1, max-associations 1 (a quarter of ")
         with Talk.to(command.ports[0]) as first, Talk.to(command.ports[0]) as second:
             assert 0 == first.connect5("127.0.0.1", target.port)[0]
             assert 2 == second.connect5("127.0.0.1", target.port)[0]

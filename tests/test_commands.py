@@ -155,6 +155,23 @@ def test_status_for_programs(instance, target):
     assert data["processor"] is None or data["processor"] in range(os.cpu_count())
 
 
+def test_status_tells_the_limits_of_udp(instance):
+    """How many associations there may be, and by which ports; ``none`` takes both back."""
+    lines = "max-associations = 50\nudp-ports = 40000-40009\n"
+    for text, most, ports in (
+        ("", 1024, ""),
+        (lines, 10, "40000-40009"),
+        (lines.replace("40000-40009", "none"), 50, ""),
+        (lines.replace("50", "none"), 10, "40000-40009"),
+        ("max-associations = none\nudp-ports = none\nbind-ports = none\n", 1024, ""),
+    ):
+        instance.configure(text + "max-connections = 9000")
+        assert "error" not in instance.ask("reload")
+        data = json.loads(instance.command("status", "--json")[1])
+        assert most == data["limits"]["max-associations"]
+        assert {"udp-ports": ports, "bind-ports": ""} == data["ports"]
+
+
 def test_status_for_prometheus(instance, target):
     """--prometheus: Prometheus' own parser reads it, each counter called so."""
     with instance.relay(target):
@@ -207,6 +224,9 @@ def test_large_figures_are_readable():
     assert "limits" not in text  # there are none; older ones do not know of any
     status["limits"] = {"max-per-client": 20, "rate": 1500000, "idle-timeout": 60.0}
     assert "limits        max-per-client 20, rate 1.5M, idle-timeout 60 s" in as_text(status)
+    status["ports"] = {"udp-ports": "40000-40009", "bind-ports": ""}
+    status["limits"] = {"max-associations": 10}
+    assert "limits        udp-ports 40000-40009, max-associations 10" in as_text(status)
     assert "health" not in text
     status["checks"] = 8640
     assert "health checks 8640" in as_text(status)

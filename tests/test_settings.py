@@ -244,6 +244,7 @@ def test_table_and_config_name_the_same_settings():
 def test_row_fits_the_type_of_its_default(setting):
     """The kind that a row says is the kind of value that Config has."""
     expected = {"flag": bool, "seconds": float, "count": int, "text": str, "texts": tuple}
+    expected["ports"] = str
 
     assert setting.default is None or expected[setting.kind] is type(setting.default)
     # What the command line and programs have differs: nothing is said.
@@ -319,6 +320,24 @@ def test_no_limit_is_none_and_no_number(setting):
     for other in ({"grace": None}, {"max_handshakes": None}, {"mark": None}):
         with pytest.raises(ConfigError):
             Config(**other).checked()
+
+
+@pytest.mark.parametrize(
+    "settings, most, why",
+    [
+        ({}, 1024, "--max-associations 1024"),
+        ({"max_connections": 8000}, 1024, "--max-associations 1024"),
+        ({"max_connections": 80}, 20, "a quarter of --max-connections"),
+        ({"max_connections": 3}, 1, "a quarter of --max-connections"),
+        ({"max_associations": 2000}, 2000, "--max-associations 2000"),
+        ({"max_associations": 2000, "max_connections": 80}, 20, "a quarter of --max-connections"),
+        ({"max_associations": 9, "udp_ports": "40000-40009"}, 9, "--max-associations 9"),
+        ({"udp_ports": "40000", "max_connections": 80}, 1, "--udp-ports 40000-40000"),
+    ],
+)
+def test_the_smallest_bound_of_associations_holds(settings, most, why):
+    """What is set, what fits into the connections, or the ports there are."""
+    assert (most, why) == Config(**settings).most_associations()
 
 
 def test_mistake_in_python_names_the_setting():
