@@ -18,8 +18,9 @@ class Setting(NamedTuple):
     """One row: how a setting is spelled, read and explained.
 
     ``kind`` is flag, seconds, count, bytes, ports (a range, "" for any, which people write
-    as none), text, or texts (may be repeated).  Numbers go from ``least`` to ``most``, and are None where the default is None: no limit,
-    which people write as none.  A text is None if it is not set and its default is None.
+    as none), text, or texts (may be repeated).  Numbers go from ``least`` to ``most``, and are None
+    where the default is None: no limit, or a built-in one, which people write as none.  A text is
+    None if it is not set and its default is None.
     ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: a
     proxy in a program has no use for it; ``is_fixed``: a change of it needs a restart.
 

@@ -121,14 +121,18 @@ def test_line_to_try_promises_no_target_that_the_rules_deny(settings):
         (
             {"udp_ports": "40000-40009", "bind_ports": "41000-41001", "idle_timeout": 60.0},
             None,
-            "udp-ports 40000-40009, bind-ports 41000-41001, "
-            "max-associations 10 (--udp-ports 40000-40009), idle-timeout 60 s",
+            (
+                "udp-ports 40000-40009, bind-ports 41000-41001, "
+                "max-associations 10 (--udp-ports 40000-40009), idle-timeout 60 s"
+            ),
         ),
         (
             {"max_associations": 50},
             100,
-            "max-connections 100 (what the descriptors allow), "
-            "max-associations 25 (a quarter of --max-connections)",
+            (
+                "max-connections 100 (what the descriptors allow), "
+                "max-associations 25 (a quarter of --max-connections)"
+            ),
         ),
     ],
 )

@@ -789,10 +789,14 @@ def test_a_right_password_beside_a_client_that_guesses_waits_2_s_at_most(alone, 
     known = {} if kind == "hook" else {b"ann": b"secret", b"bob": b"hunter2"}
     hashed = {name: Hash.of(password, SALT, 1000) for name, password in known.items()}
     hook = {"hook": ["ann", "bob", "eve"], "both": ["eve"]}.get(kind)
+
+    def authenticate(user, password, client):
+        return user in hook and password == "secret"
+
     alone.adopt(
         Users(
             known.items() if kind == "known" else (),
-            (lambda user, password, client: user in hook and password == "secret") if hook else None,
+            authenticate if hook else None,
             None if kind in ("known", "hook") else hashed,
         )
     )
