@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
-from minisocks.opening import demand_trusted
+from minisocks.opening import demand_trusted, set_kept_mode
 
 __all__ = ["Answer", "Control"]
 
@@ -76,7 +76,7 @@ class Control(Job):
             demand_trusted(new, follows=False)
             _remove_earlier(new)
             self._sock.bind(new)
-            os.chmod(new, 0o600)
+            set_kept_mode(new, 0o600)
             self._identity = _identity(new)
             self._sock.listen(BACKLOG)
             self._sock.setblocking(False)

@@ -14,7 +14,7 @@ from typing import Any, List, NamedTuple, Tuple
 from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
-from minisocks.opening import demand_trusted, open_trusted
+from minisocks.opening import demand_trusted, open_trusted, set_kept_mode
 from minisocks.values import ListenAddress
 
 __all__ = ["Listener", "open_listeners"]
@@ -141,7 +141,7 @@ def _open_unix(path: str) -> Listener:
             _remove_stale(path)
             listener.bind(path)
             # Before listen: until then nobody can connect, whatever the umask.
-            os.chmod(path, 0o600)
+            set_kept_mode(path, 0o600)
             listener.listen(BACKLOG)
             return Listener(listener, path, _identity(path), os.getpid())
     except (OSError, ValueError) as exc:

@@ -11,9 +11,9 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Tuple
+    from typing import Optional, Tuple, Union
 
-__all__ = ["demand_trusted", "open_trusted"]
+__all__ = ["demand_trusted", "open_trusted", "set_kept_mode"]
 
 #: Linux: a descriptor of whatever has that name, which is neither opened nor followed.  So
 #: each step is looked at and taken as one: nothing can be put in its place in between.
@@ -69,6 +69,23 @@ def demand_trusted(path: str, owner: "Optional[int]" = None, follows: bool = Tru
     """
     if _ENTRY & ~getattr(os, "O_CLOEXEC", 0):
         os.close(_walk(path, owner, False, follows)[0])
+
+
+def set_kept_mode(where: "Union[int, str]", mode: int) -> None:
+    """Set the mode of a file of a process that lives, by its path or descriptor.
+
+    Where files that are old are removed, as from /tmp, systemd-tmpfiles leaves those with the
+    sticky bit alone (XDG Base Directory Specification), which has no other meaning for files.
+    Sockets that have been renamed, or bound by another path, seem to have ended to it, and it
+    looks at no lock of a file.
+
+    Raises:
+        OSError: as ``os.chmod``.
+    """
+    try:
+        os.chmod(where, mode | _STICKY)
+    except OSError:
+        os.chmod(where, mode)  # on BSD only root may set it
 
 
 def _trusted(owner: "Optional[int]") -> "Tuple[Optional[int], ...]":

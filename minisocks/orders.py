@@ -12,7 +12,14 @@ from minisocks.compat import READ, Poller, Waker
 __all__ = ["Order", "Orders", "hangs_on"]
 
 #: What a signal means, where the system has it.  What is to end the process comes first.
-_MEANINGS = {"SIGTERM": "stop", "SIGINT": "stop", "SIGHUP": "reload", "SIGUSR1": "report"}
+#: SIGIO: a file was removed from a folder of a pidfile (see ``presence``).
+_MEANINGS = {
+    "SIGTERM": "stop",
+    "SIGINT": "stop",
+    "SIGHUP": "reload",
+    "SIGUSR1": "report",
+    "SIGIO": "look",
+}
 
 #: On Windows a Ctrl-C ends no wait, and is noticed at its end.
 WINDOWS_SECONDS = 1.0
@@ -43,7 +50,7 @@ class Orders:
     for ``give`` and ``wake``.
 
     Args:
-        steps: the order for "stop", "reload" and "report".
+        steps: the order for "stop", "reload", "report" and "look".
     """
 
     def __init__(self, steps: Mapping[str, Order]) -> None:

@@ -9,7 +9,7 @@ Imports next to nothing: ``--ensure`` uses it every minute.
 
 import os
 
-from minisocks.opening import open_trusted
+from minisocks.opening import open_trusted, set_kept_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Pidfile:
             fd = open_trusted(self.path, _TO_WRITE, MODE)
             try:
                 _demand_own(fd, self.path)
-                os.fchmod(fd, MODE)
+                set_kept_mode(fd, MODE)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Somebody may have removed it meanwhile, and another have made a new one.
                 if _is_at(fd, self.path):

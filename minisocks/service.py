@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks import announce, console
 from minisocks.access import Access
-from minisocks.control import Answer, Control
+from minisocks.control import Answer
 from minisocks.daemon import detach
 from minisocks.errors import ServiceError
 from minisocks.interfaces import own_ipv4
@@ -16,7 +16,8 @@ from minisocks.layers import Layered
 from minisocks.logs import Log, destinations
 from minisocks.machine import Room, find_room, raise_descriptor_limit
 from minisocks.orders import Orders, hangs_on
-from minisocks.pidfile import Pidfile, control_path
+from minisocks.pidfile import Pidfile
+from minisocks.presence import Presence
 from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
 from minisocks.reloads import Change, Reloads
@@ -54,17 +55,21 @@ class Service:
         self._home = _working_directory()
         #: As they were written, and as they are in force.
         self._asked = self._config = chosen.config
-        #: The one by which it was started, and those of addresses that came to be the first.
-        self._pidfiles: List[Pidfile] = []
-        self._controls: Dict[str, Control] = {}
         #: Tells people; once it serves, the log.
         self._warn = console.warn
         self._state = "serving"
-        self._until: Optional[float] = None
+        self._until = float("inf")
         self._is_empty = threading.Event()
         self._had_terminal = False
-        steps = {"stop": self._stop, "reload": self._hang_up, "report": self._report}
-        self._orders = Orders(steps)
+        self._presence = Presence(lambda sentence: self._warn(sentence), self._carry_out)
+        self._orders = Orders(
+            {
+                "stop": self._stop,
+                "reload": self._hang_up,
+                "report": self._report,
+                "look": self._presence.note_removal,
+            }
+        )
         self._reloads = Reloads(self._read_change, self._orders.give)
 
     def run(self, ensure: bool = False) -> None:
@@ -80,10 +85,10 @@ class Service:
             ours, note = _claim(pidfile, address, ensure)
             if not ours:
                 return
-            self._pidfiles.append(pidfile)
+            self._presence.add(pidfile)
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
-            console.in_background(detach([pidfile.fileno() for pidfile in self._pidfiles]))
+            console.in_background(detach(self._presence.descriptors()))
         # In the background that is not the one it came from; and nohup wants it to stay.
         self._had_terminal = _has_terminal() and not hangs_on()
         try:
@@ -92,12 +97,10 @@ class Service:
                 self._serve(config, note, says_nothing=ensure)
         finally:
             # Before whoever waits hears of the end: he may start another one.
-            for pidfile in self._pidfiles:
-                pidfile.release()
+            self._presence.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
-        for pidfile in self._pidfiles:
-            self._write_number(pidfile)
+        self._presence.write()
         self._descriptors = raise_descriptor_limit()
         self._proxy = Proxy(self._fitted(config), keep_records=0)
         self._log = Log(config)
@@ -110,7 +113,7 @@ class Service:
                 log.warning("%s", note)
             self._proxy.start()
             self._orders.serve()
-            self._open_control()
+            self._be_found()
             is_elsewhere = config.daemon or config.log_file or config.syslog
             for line in self._announced(room):
                 if not says_nothing:
@@ -144,73 +147,16 @@ class Service:
             raise ServiceError(str(exc)) from exc
         return Pidfile(path), address
 
-    def _write_number(self, pidfile: Pidfile) -> None:
-        try:
-            pidfile.write()
-        except OSError as exc:  # the lock is what counts
-            self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, exc.strerror or exc))
-
-    def _open_control(self) -> None:
-        """Be spoken to, by every address that has been the first.
-
-        Who did not name a pidfile can do without.
-        """
-        for pidfile in self._pidfiles:
-            self._renew(pidfile)
-        config = self._config
+    def _be_found(self) -> None:
+        """Be found by the pidfile that was named, or by that of the address that is first now."""
+        config, services = self._config, self._proxy.services
         if not config.pidfile and ListenAddress.parse(config.listen[0]).is_fixed:
-            self._follow_address()
-        services = self._proxy.services
-        if services is None:
-            return
-        wanted = [control_path(pidfile.path) for pidfile in self._pidfiles]
-        for path in wanted:
-            earlier = self._controls.get(path)
-            if earlier is not None and earlier.is_there():
-                continue
             try:
-                control = self._controls[path] = Control(services.loop, path, self._carry_out)
-            except OSError as exc:
-                self._warn("cannot be spoken to at %s: %s" % (path, exc.strerror or exc))
-                continue
-            services.loop.submit(control)
-            if earlier is not None:
-                services.loop.call_soon(earlier, earlier.abort, "replaced")
-        for path in set(self._controls).difference(wanted):
-            control = self._controls.pop(path)
-            services.loop.call_soon(control, control.abort, "the address is another's now")
-
-    def _renew(self, pidfile: Pidfile) -> None:
-        """Have *pidfile* again, if somebody has removed the file."""
-        try:
-            if not pidfile.renew():
-                self._warn("%s is another's now: name a --pidfile" % pidfile.path)
-            elif not pidfile.holder():
-                self._write_number(pidfile)
-        except OSError as exc:
-            self._warn("no pidfile %s: %s" % (pidfile.path, exc.strerror or exc))
-
-    def _follow_address(self) -> None:
-        """Have the pidfile of the first address, besides the one that it was started with."""
-        try:
-            pidfile, _address = self._own_pidfile()
-        except ServiceError as exc:
-            self._warn(str(exc))
-            return
-        if pidfile.path in [mine.path for mine in self._pidfiles]:
-            return
-        try:
-            if not pidfile.acquire_for_sure():
-                self._warn("%s is another's: name a --pidfile" % pidfile.path)
-                return
-        except (OSError, ImportError) as exc:
-            reason = getattr(exc, "strerror", None) or exc
-            self._warn("no pidfile %s: %s" % (pidfile.path, reason))
-            return
-        self._write_number(pidfile)
-        for former in self._pidfiles[1:]:
-            former.release()
-        self._pidfiles[1:] = [pidfile]
+                self._presence.follow(self._own_pidfile()[0])
+            except ServiceError as exc:
+                self._warn(str(exc))
+        if services is not None:
+            self._presence.look(services.loop)
 
     def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
         """Do what the control channel is asked for.  Loop thread."""
@@ -230,11 +176,15 @@ class Service:
     def _follow_orders(self) -> None:
         """Return when it is time to end."""
         while True:
-            left = None if self._until is None else self._until - time.monotonic()
-            is_over = self._is_empty.is_set() or (left is not None and left <= 0)
+            now = time.monotonic()
+            is_over = self._is_empty.is_set() or now >= self._until
             if self._state != "serving" and is_over:
                 return
-            for order in self._orders.wait(left):
+            services = self._proxy.services
+            if now >= self._presence.look_at and services is not None:
+                self._presence.look(services.loop)
+            left = min(self._until, self._presence.look_at) - now
+            for order in self._orders.wait(None if left == float("inf") else max(0.0, left)):
                 order()
 
     def _hang_up(self) -> None:
@@ -305,7 +255,7 @@ class Service:
                 raise
             self._log.change(config, opened)
             self._asked, self._config = asked, config
-            self._open_control()
+            self._be_found()
             services = self._proxy.services
             if services is not None:
                 self._warn_of(services.access)

@@ -23,7 +23,7 @@ ABOVE = """
     __main__ pytest_plugin
     cli testing
     checking chosen commands hashing service
-    announce console logs reloads watchdog
+    announce console logs presence reloads watchdog
     summary
     lines
     daemon remote orders ensure status

@@ -117,6 +117,19 @@ def test_the_first_place_is_in_tmp(user):
     assert 0 == user.run("stop")[0]
 
 
+def test_a_folder_in_tmp_that_was_removed_is_made_again(user):
+    """With all that was in it: by the process that lives, which each command then finds."""
+    assert 0 == user.start("--daemon")[0]
+    pidfile = user.pidfile(user.first)
+    pid = pidfile.holder()
+    shutil.rmtree(user.first)
+    wait_until(lambda: os.path.exists(pidfile.path + ".sock"), "the folder with all in it")
+    assert (0, "", "") == user.start("--ensure")
+    assert pid == pidfile.holder()
+    assert 0 == user.run("status")[0]
+    assert 0 == user.run("stop")[0]
+
+
 @pytest.mark.parametrize("home", [None, "/", "/no/such"])
 @pytest.mark.parametrize("option", ["--daemon", "--ensure"])
 def test_without_either_it_says_what_to_do(user, option, home):

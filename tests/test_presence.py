@@ -1,0 +1,171 @@
+"""A process that lives is found, whatever tidies /tmp or removes files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from minisocks import presence
+from minisocks.loop import Loop
+from minisocks.pidfile import Pidfile, control_path
+from minisocks.presence import Presence
+from support import run_proxy, wait_until
+
+#: What systemd-tmpfiles takes for old, in seconds.
+AGE = 1
+
+
+def tidy(folder):
+    """Have the real systemd-tmpfiles remove what is old in *folder*; skips where there is none."""
+    program = shutil.which("systemd-tmpfiles")
+    if program is None:
+        pytest.skip("no systemd-tmpfiles here")
+    old = os.path.join(folder, "old")
+    with open(old, "w"):
+        pass
+    rules = folder + ".conf"
+    with open(rules, "w") as file:
+        file.write("d %s - - - %ds\n" % (folder, AGE))
+
+    def is_tidied():
+        subprocess.run([program, "--clean", rules], stdout=subprocess.DEVNULL)
+        return not os.path.exists(old)
+
+    wait_until(is_tidied, "the end of what is old")
+
+
+def test_systemd_tmpfiles_takes_nothing(instance, tmp_path):
+    """Neither the pidfile nor the control socket, however old; so their folder stays, too."""
+    folder = tmp_path / "theirs" / "own"
+    folder.mkdir(parents=True)
+    instance.pidfile = str(folder / "p")
+    instance.configure()
+    assert 0 == instance.start()[0]
+    files = {path: os.stat(path).st_ino for path in (instance.pidfile, instance.pidfile + ".sock")}
+
+    tidy(str(tmp_path / "theirs"))
+    assert files == {path: os.stat(path).st_ino for path in files}
+    assert 0 == instance.command("status")[0]
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_systemd_tmpfiles_takes_no_listener(tmp_path, monkeypatch, is_short):
+    """Nor the unix socket that clients connect to, also when it was named by a relative path."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    monkeypatch.chdir(str(folder))
+    path = "s" if is_short else str(folder / "s")
+    with run_proxy(listen=("unix:" + path,)):
+        tidy(str(folder))
+        assert os.path.exists(path)
+
+
+@pytest.mark.parametrize("gone", ["pidfile", "socket", "both", "folder"])
+def test_what_was_removed_is_made_again(instance, tmp_path, gone):
+    """By the process that lives; then every command and --ensure find it, and it stays the one."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    instance.pidfile = str(folder / "p")
+    instance.configure()
+    assert 0 == instance.start()[0]
+    pid, socket_file = instance.pid, instance.pidfile + ".sock"
+    inode = os.stat(socket_file).st_ino
+    if gone in ("pidfile", "both"):
+        os.unlink(instance.pidfile)
+    if gone in ("socket", "both"):
+        os.unlink(socket_file)
+    if gone == "folder":
+        shutil.rmtree(str(folder))
+        folder.mkdir()
+
+    wait_until(lambda: pid == instance.pid and os.path.exists(socket_file), "what was removed")
+    assert (inode == os.stat(socket_file).st_ino) == (gone == "pidfile")
+    assert (0, "", "") == instance.start("--ensure")
+    assert pid == instance.pid
+    for command in ("status", "reload", "stop"):
+        assert 0 == instance.command(command)[0]
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A presence by one pidfile, with what it warns of, and its loop."""
+    told, loop = [], Loop()
+    here = Presence(told.append, lambda wish, answer: None)
+    here.told, here.loop, here.path = told, loop, str(tmp_path / "p")
+    pidfile = Pidfile(here.path)
+    assert pidfile.acquire()
+    here.add(pidfile)
+    former = signal.signal(signal.SIGIO, lambda *args: None)
+    loop.start()
+    here.look(loop)
+    yield here
+    here.release()
+    signal.signal(signal.SIGIO, former)
+    loop.stop()
+
+
+def test_a_process_that_nothing_happens_to_sleeps(found):
+    """It looks once in an hour, for programs that go by the time of a file's last change."""
+    assert found.look_at - time.monotonic() > presence.LOOK_SECONDS - 60
+    for path in (found.path, control_path(found.path)):
+        os.utime(path, (0, 0))
+    found.look(found.loop)
+    for path in (found.path, control_path(found.path)):
+        assert os.stat(path).st_mtime > 0
+
+
+def test_a_crowd_of_removals_is_one_look_in_a_second(found):
+    """Other programs remove files in /run and /tmp all the time."""
+    looked_at = time.monotonic()
+    for _ in range(3):
+        found.note_removal()
+    assert found.look_at >= looked_at + presence.PAUSE_SECONDS / 2
+
+
+def test_what_cannot_be_made_is_told_once_and_tried_again(found, tmp_path):
+    """A line for each look would be a flood; what is over and comes again is told again."""
+    path = control_path(found.path)
+    for _ in range(2):
+        os.unlink(path)
+        os.mkdir(path)
+        for _ in range(3):
+            found.look(found.loop)
+        assert ["cannot be spoken to at %s: a file that is no socket is there" % path] == found.told
+        assert found.look_at - time.monotonic() <= presence.UNSURE_SECONDS
+        del found.told[:]
+        os.rmdir(path)
+        found.look(found.loop)
+        assert os.path.exists(path)
+        assert [] == found.told
+
+
+def test_another_process_that_has_the_pidfile_keeps_it(found):
+    """It is told, and taken back when that one has ended."""
+    other = Pidfile(found.path)
+    os.unlink(found.path)
+    assert other.acquire()
+    found.look(found.loop)
+    assert ["%s is another's now: name a --pidfile" % found.path] == found.told
+    other.release()
+    found.look(found.loop)
+    assert os.getpid() == Pidfile(found.path).holder()
+
+
+def test_without_a_kernel_that_tells_it_looks_each_minute(found, monkeypatch):
+    """Other systems, and Linux without dnotify."""
+    import fcntl
+
+    monkeypatch.delattr(fcntl, "F_NOTIFY")
+    found.look(found.loop)
+    assert found.look_at - time.monotonic() <= presence.UNSURE_SECONDS
+
+
+def test_without_a_pidfile_there_is_nothing_to_look_at():
+    """A process on port 0 is found by nothing, so it makes nothing and never wakes."""
+    loop, here = Loop(), Presence([].append, lambda wish, answer: None)
+    here.look(loop)
+    assert here.look_at == float("inf")
+    loop.stop()
