@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from minisocks.compat import CAPACITY_ERRORS, READ, PlainPoller, Waker, log_bug, tell
+from minisocks.compat import CAPACITY_ERRORS, Waker, log_bug, tell
 from minisocks.edge import Edge
+from minisocks.polled import Polled
 from minisocks.services import Services
 from minisocks.threads import start_thread
 
@@ -63,11 +64,8 @@ class Acceptor:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lead = threading.Condition(threading.Lock())  # guards all below: the leader's
-        #: poll, not epoll, whose registrations a forked child would keep.
-        self._poller = PlainPoller()
         self._waker = Waker()
-        self._poller.register(self._waker.fileno(), READ)
-        self._polled: Dict[int, Any] = {}
+        self._polled = Polled(self._waker.fileno())
         self._ready: Deque[int] = collections.deque()
         #: Servers that are removed, and how many of those that wait there are still served.
         self._leaving: List[Tuple[Any, int]] = []
@@ -273,8 +271,8 @@ class Acceptor:
             accepted = self._accept_from(self._ready.popleft())
             if accepted is not None:
                 return accepted
-        for fd, _mask in self._poller.poll():
-            if fd in self._polled:
+        for fd in self._polled.wait():
+            if fd in self._polled.servers:
                 self._ready.append(fd)
             elif not self._stopping.is_set():
                 self._waker.drain()
@@ -282,36 +280,35 @@ class Acceptor:
 
     def _adopt(self, wish: _Wish) -> None:
         """Accept for the servers of *wish* from now on."""
-        for fd, server in list(self._polled.items()):
+        for fd, server in list(self._polled.servers.items()):
             if server not in wish.servers:
-                self._forget(fd)
+                self._polled.forget(fd)
                 self._leaving.append((server, MAX_WAITING))
         for server in wish.servers:
             fd = server.fileno()
             if fd < 0:
                 _tell_dead(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-            elif fd not in self._polled:
-                self._poller.register(fd, READ)
-                self._polled[fd] = server
+            elif fd not in self._polled.servers:
+                self._polled.add(server)
         self._adopted = wish
 
     def _accept_last(self) -> Optional[_Accepted]:
         """Return a client that waits at a server that leaves; None: no more do."""
         server, left = self._leaving.pop()
+        accepted = None
         try:
-            request, address = server.get_request()
-        except (ConnectionAbortedError, InterruptedError):
-            self._leaving.append((server, left))  # that client has left; others may wait
+            accepted = (server, *server.get_request())
+        except BlockingIOError:
             return None
         except OSError:
-            return None
+            pass  # that client has left, say; others may wait
         if left > 1:
             self._leaving.append((server, left - 1))
-        return server, request, address
+        return accepted
 
     def _accept_from(self, fd: int) -> Optional[_Accepted]:
         """Return a client that waits at the listener *fd*, if there is one, and room for it."""
-        server = self._polled.get(fd)
+        server = self._polled.servers.get(fd)
         if server is None:
             return None
         try:
@@ -327,14 +324,13 @@ class Acceptor:
                 self._pause(exc.strerror or str(exc))
             elif exc.errno in _LISTENER_IS_DEAD:
                 _tell_dead(exc)
-                self._forget(fd)
-            return None  # or the client left before it was accepted
+                self._polled.forget(fd)
+            else:
+                self._polled.failed(fd, exc)
+            return None
         self._descriptors.passed()
+        self._polled.passed(fd)
         return server, request, address
-
-    def _forget(self, fd: int) -> None:
-        del self._polled[fd]
-        self._poller.unregister(fd)
 
     def _pause(self, reason: str) -> None:
         """Wait for descriptors, not for clients: accept would fail at once, for ever."""

@@ -145,7 +145,8 @@ class Bind(WaitingRequest):
         except BlockingIOError:
             return
         except OSError as exc:
-            if exc.errno not in _WAIT_ON:
+            self._strangers += 1  # it has left, or accept fails for ever
+            if exc.errno not in _WAIT_ON or self._strangers >= MAX_STRANGERS:
                 why = "the peer of %s could not be let in: %s" % (self._place(), exc.strerror)
                 self._refuse(DialError(why, Rep.GENERAL_FAILURE))
             return

@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, Tuple
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.loop import Job, Loop
 from minisocks.opening import demand_trusted, set_kept_mode
+from minisocks.polled import Failures
 
 __all__ = ["Answer", "Control"]
 
@@ -64,6 +65,7 @@ class Control(Job):
         self.carry_out = carry_out
         self._callers = 0
         self._closed = False
+        self._failures = Failures("unix:" + path)
         #: For a caller where clients have all the others: he may ask whether we live.
         self._spare = -1
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -96,11 +98,16 @@ class Control(Job):
         """Take a caller in."""
         try:
             sock = self._accept()
-        except OSError as exc:
-            if exc.errno in CAPACITY_ERRORS:
-                self._loop.unwatch(fd)  # it would be tried for ever
-                self._loop.call_later(RETRY_SECONDS, self, self.begin)
+        except BlockingIOError:
             return
+        except OSError as exc:
+            self._loop.unwatch(fd)  # it would be tried for ever
+            left = self._failures.failed(exc)
+            if exc.errno in CAPACITY_ERRORS:
+                left = RETRY_SECONDS
+            self._loop.call_later(left, self, self.begin)
+            return
+        self._failures.passed()
         self._callers += 1
         if self._callers >= MAX_CALLERS:
             self._loop.unwatch(fd)

@@ -1,4 +1,4 @@
-"""Shortages, told once when they begin and once when they are over."""
+"""Shortages and failures, told once when they begin and once when they are over."""
 
 import logging
 import time
@@ -20,27 +20,29 @@ class Edge:
 
     Args:
         over: the line that tells the end.
+        what: what the line about the beginning starts with.
     """
 
-    def __init__(self, over: str) -> None:
-        self._over = over
+    def __init__(self, over: str, what: str = "at capacity: ") -> None:
+        self._over, self._what = over, what
         self._is_short = self._is_told = False
         self._told_at = -EDGE_SECONDS
 
     def reached(self, message: str, *args: object) -> None:
         """Take note that something has run out."""
-        if self._is_short:
-            return
         self._is_short = True
+        if self._is_told:
+            return
         now = time.monotonic()
         self._is_told = now >= self._told_at + EDGE_SECONDS
         if self._is_told:
             self._told_at = now
-            tell(logging.WARNING, "at capacity: " + message, *args)
+            tell(logging.WARNING, self._what + message, *args)
 
     def passed(self) -> None:
         """Take note that it can be had; nothing if it never ran out."""
         if self._is_short:
             self._is_short = False
             if self._is_told:
+                self._is_told = False
                 tell(logging.WARNING, self._over)

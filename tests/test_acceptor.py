@@ -12,6 +12,7 @@ import time
 import pytest
 
 import minisocks.acceptor
+import minisocks.polled
 import minisocks.server
 from minisocks.acceptor import MAX_FOLLOWERS, Acceptor
 from minisocks.compat import Waker
@@ -37,6 +38,8 @@ from support import (
 
 class Server:
     """What an acceptor needs of a ``SocksServer``: readable while a client waits."""
+
+    server_address = ("127.0.0.1", 1)
 
     def __init__(self):
         self.waiting = []
@@ -355,6 +358,73 @@ def test_a_client_that_left_is_none(accepting):
     wait_until(lambda: ["client"] == server.served)
 
 
+@pytest.fixture
+def long_pause(monkeypatch):
+    """Have a listener at which accept has failed MANY times be left alone for good."""
+    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 3600)
+
+
+class FailsForEver(Server):
+    """A listener at which accept fails, whatever happens; ``tried`` counts."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.tried = error, 0
+        self._waker.wake()
+
+    def get_request(self):
+        self.tried += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "name", ["EPERM", "ENETDOWN", "EPROTO", "ECONNABORTED", "EOPNOTSUPP", "EIO", None]
+)
+def test_accept_that_fails_for_ever_is_tried_at_a_pace(
+    accepting, monkeypatch, warnings_said, long_pause, name
+):
+    """Whatever error it is: so often, then after pauses; one line; other listeners are served."""
+    number = getattr(errno, name) if name else None
+    error = OSError(number, os.strerror(number)) if name else OSError("strange")
+    acceptor, (server,) = accepting()
+    broken = FailsForEver(error)
+    acceptor.change([broken], [])
+    try:
+        wait_until(lambda: broken.tried == minisocks.polled.MANY)
+        for count in range(20):
+            server.come(count)
+            wait_until(lambda: len(server.served) == count + 1)  # noqa: B023
+        assert minisocks.polled.MANY == broken.tried
+        line = "accept on 127.0.0.1:1 fails: %s; trying again" % (error.strerror or "strange")
+        assert [line] == warnings_said("")
+    finally:
+        acceptor.change([], [broken])
+        broken.close()
+    assert [server] == list(acceptor._polled.servers.values())
+
+
+def test_accept_that_works_again_is_told(accepting, monkeypatch, warnings_said):
+    """Once, and the pace is as before."""
+    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 0.001)
+    _acceptor, (server,) = accepting()
+    server.come(*[full(errno.EPERM)] * (minisocks.polled.MANY + 5), "client")
+    wait_until(lambda: ["client"] == server.served)
+    wait_until(lambda: warnings_said("works again"))
+    first, last = warnings_said("")
+    assert "accept on 127.0.0.1:1 fails: Operation not permitted; trying again" == first
+    assert "accept on 127.0.0.1:1 works again" == last
+
+
+def test_a_removed_listener_at_which_accept_fails_for_ever_is_left(accepting):
+    """Its clients are those that have waited there; an error is one of them."""
+    acceptor, _servers = accepting()
+    broken = FailsForEver(full(errno.ECONNABORTED))
+    acceptor.change([broken], [])
+    acceptor.change([], [broken])
+    assert broken.tried <= 2 * minisocks.polled.MANY
+    broken.close()
+
+
 # Listeners
 
 
@@ -364,14 +434,14 @@ def test_a_listener_that_its_giver_closed_harms_no_other(accepting, number_is_ta
     with log_kept("minisocks") as log:
         acceptor, servers = accepting(2)
         fd = servers[0].fileno()
-        wait_until(lambda: fd in acceptor._polled)
+        wait_until(lambda: fd in acceptor._polled.servers)
         servers[0].close()
         if number_is_taken:
             os.dup2(servers[1].fileno(), fd)
         try:
             servers[1].come("client", full(), "next")
             wait_until(lambda: ["client", "next"] == servers[1].served)
-            wait_until(lambda: fd not in acceptor._polled)
+            wait_until(lambda: fd not in acceptor._polled.servers)
         finally:
             if number_is_taken:
                 os.close(fd)
@@ -386,12 +456,12 @@ def test_listeners_come_and_go(accepting):
         old.go_on.clear()
         old.waiting += ["first", "second"]
         acceptor.change([new], [old])
-        assert old not in acceptor._polled.values()
+        assert old not in acceptor._polled.servers.values()
         old.go_on.set()
         new.come("client")
         wait_until(lambda: ["first", "second"] == old.served and ["client"] == new.served)
         acceptor.change([], [new])
-        assert {} == acceptor._polled
+        assert {} == acceptor._polled.servers
     finally:
         new.close()
 
@@ -402,7 +472,7 @@ def test_a_removed_listener_without_end_is_left_all_the_same(accepting):
     old.get_request = lambda: ("client", ("127.0.0.1", 1))
     acceptor.change([], [old])
     wait_until(lambda: len(old.served) == minisocks.acceptor.MAX_WAITING)
-    assert {} == acceptor._polled
+    assert {} == acceptor._polled.servers
 
 
 def test_listeners_change_under_load(target):

@@ -53,7 +53,7 @@ ABOVE = """
     attempts lingering relay errand
     census delivery flow idle
     loop record
-    job netlink processor
+    job netlink polled processor
     affinity edge
     whereabouts room
     deadline compat interfaces machine pidfile pipes logincost threads

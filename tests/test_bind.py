@@ -1,6 +1,7 @@
 """BIND (RFC 1928 section 4, the SOCKS4 memos): two replies, one peer, bytes both ways."""
 
 import contextlib
+import errno
 import socket
 import threading
 
@@ -134,6 +135,30 @@ def test_the_log_has_the_stranger_where_no_peer_came(access_log):
         client.expect_refusal(6)
     line = access_log.wait_for("end=refused")
     assert " in time; 127.0.0.3 connected to %s:%d, where 127.0.0.2 was" % client.place in line
+
+
+def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
+    """A failure may be a peer that has left, and so counts as a stranger."""
+    monkeypatch.setattr("minisocks.bind.MAX_STRANGERS", 3)
+    tried = []
+
+    class Broken:
+        """The listener, at which no peer can be accepted any more."""
+
+        def __init__(self, sock):
+            self.fileno, self.close = sock.fileno, sock.close
+
+        def accept(self):
+            tried.append(1)
+            raise OSError(errno.ECONNABORTED, "aborted")
+
+    with Waiting(proxy.port, "127.0.0.2") as client:
+        (bind,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
+        bind._berth.sock = Broken(bind._berth.sock)
+        with client.peer("127.0.0.2"):
+            client.expect_refusal(1)
+    assert 3 == len(tried)
+    assert "could not be let in: aborted" in access_log.wait_for("end=refused")
 
 
 @pytest.mark.parametrize("way", ["4", "4a"])

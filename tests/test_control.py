@@ -10,7 +10,9 @@ import threading
 import pytest
 
 import minisocks.control
+import minisocks.polled
 from minisocks.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
+from minisocks.errand import run_in
 from minisocks.loop import Loop
 from minisocks.remote import request
 from support import TIMEOUT, Talk, nothing_left, wait_until
@@ -228,6 +230,35 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
     full = server.control._sock = Full(server.control._sock)
     assert {"n": 1} == request(path, {"n": 1}, TIMEOUT)["asked"]
     assert -1 == full.left
+
+
+def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog):
+    """Whatever error it is: a line at each edge, and no spin meanwhile."""
+    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 3600)
+    broken, done = server.control._sock, threading.Event()
+
+    class Broken:
+        """The listener, at which no caller can be accepted."""
+
+        tried = 0
+
+        def accept(self):
+            self.tried += 1
+            if self.tried == minisocks.polled.MANY:
+                done.set()
+            raise OSError(errno.EPERM, "not permitted")
+
+        def __getattr__(self, name):
+            return getattr(broken, name)
+
+    server.control._sock = Broken()
+    with call(path):
+        assert done.wait(TIMEOUT)
+        for _ in range(3):
+            run_in(server.loop, lambda: None)
+    assert minisocks.polled.MANY == server.control._sock.tried
+    said = [r.getMessage() for r in caplog.records]
+    assert ["accept on unix:%s fails: not permitted; trying again" % path] == said
 
 
 def test_it_is_no_connection(server, path):
