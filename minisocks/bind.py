@@ -133,6 +133,10 @@ class Bind(WaitingRequest):
         session.listening(public_address(services.access.config, berth.ip, other), berth.port)
         services.loop.watch(berth.sock.fileno(), READ, self)
 
+    def stop_listening(self) -> None:
+        """End: its peer would be a new connection."""
+        self.abort("shutdown")
+
     def heard(self, fd: int) -> None:
         """Accept a peer."""
         self._accept()

@@ -5,7 +5,7 @@ from typing import Callable, List, Optional, TypeVar
 
 from minisocks.loop import Job, Loop
 
-__all__ = ["run_in"]
+__all__ = ["have_done", "run_in"]
 
 _T = TypeVar("_T")
 
@@ -28,6 +28,11 @@ class _Errand(Job):
     def abort(self, why: str) -> None:
         self._loop.done(self)
         self.done.set()
+
+
+def have_done(loop: Loop, work: Callable[[], None]) -> None:
+    """Have *loop* do *work*, unless it ends before.  Any thread; does not wait for it."""
+    loop.submit(_Errand(loop, work))
 
 
 def run_in(loop: Loop, work: Callable[[], _T]) -> Optional[_T]:

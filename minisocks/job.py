@@ -39,6 +39,9 @@ class Job:
     def ask_again(self) -> None:
         """Take note that a reload has brought other users, or rules."""
 
+    def stop_listening(self) -> None:
+        """End if it only waits for a connection to come: the proxy listens no more."""
+
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return what ``begin`` would watch, by descriptor, if it would do nothing else.
 

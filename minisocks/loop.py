@@ -251,10 +251,10 @@ class Loop:
         except OSError:
             pass  # it is closed already; Pythons before 3.9 say nothing
 
-    def ask_again(self) -> None:
-        """Have jobs hold what they do against users and rules of now."""
+    def tell_all(self, method: str) -> None:
+        """Call the *method* of each job.  Loop thread."""
         for job in list(self._jobs):
-            self._guarded(job, job.ask_again)
+            self._guarded(job, getattr(job, method))
 
     def stalls(self, job: Job) -> None:
         """Take note that bytes of *job* wait, because their receiver takes no more."""

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
 
 from minisocks.acceptor import Acceptor
 from minisocks.access import Access
-from minisocks.errand import run_in
+from minisocks.errand import have_done, run_in
 from minisocks.handler import SocksHandler
 from minisocks.journal import Journal
 from minisocks.listener import Listener, open_listeners
@@ -208,6 +208,8 @@ class Run:
         try:
             if not self._is_forked():
                 self.acceptor.stop()
+                loop = self.services.loop
+                have_done(loop, lambda: loop.tell_all("stop_listening"))
         finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
             with self._changing:
                 for door in self._all_doors():

@@ -74,7 +74,7 @@ class Services:
         """Have what comes from now on go by *access*.  Loop thread, once it runs.
 
         What has been granted before goes on.  What has not been yet, and what an association
-        may reach, is asked about again, by ``Loop.ask_again``.
+        may reach, is asked about again, by ``Loop.tell_all``.
         """
         config = access.config
         self.logins.adopt(access.users, config.auth_once)
@@ -90,7 +90,7 @@ class Services:
         self.answers.change(config.memory_limit)
         self.exchange.change(config)
         self.berths.change(config)
-        self.loop.ask_again()
+        self.loop.tell_all("ask_again")
 
     def make_room(self) -> bool:
         """Close descriptors of less worth than the one that is wanted; return whether there were.

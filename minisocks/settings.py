@@ -84,8 +84,9 @@ class Config(NamedTuple):
     # Seconds without a byte that a connection lives. None: SSH sessions are silent
     # for days, and keepalive finds those whose peer has gone.
     idle_timeout: Optional[float] = None
-    # Seconds that open connections get after TERM.
-    grace: float = 10.0
+    # Seconds that open connections get after TERM. Docker and others kill after 10, and what
+    # is left to do behind it may take 2 (a log that takes nothing).
+    grace: float = 5.0
     # Which family of a name's addresses is tried first: ipv4, ipv6 or system.
     prefer: str = "system"
     # Addresses to connect from; none: the system chooses.

@@ -155,7 +155,9 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
     with Waiting(proxy.port, "127.0.0.2") as client:
         (bind,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
         bind._berth.sock = Broken(bind._berth.sock)
-        with client.peer("127.0.0.2"):
+        with socket.socket() as peer:
+            peer.setblocking(False)  # it may be reset before it knows that it is connected
+            peer.connect_ex(client.place)
             client.expect_refusal(1)
     assert 3 == len(tried)
     assert "could not be let in: aborted" in access_log.wait_for("end=refused")

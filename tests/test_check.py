@@ -38,7 +38,7 @@ def test_defaults():
     assert {"default"} == {row[-1] for row in rows}
     assert ["listen", "127.0.0.1:1080", "default"] in rows
     assert ["user", "none", "default"] in rows
-    assert ["grace", "10", "s", "default"] in rows
+    assert ["grace", "5", "s", "default"] in rows
     assert "may come in: clients on this host (by loopback), without a password" in lines
     assert "  3  allow from loopback  (built in)" == lines[-1]
 
