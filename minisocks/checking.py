@@ -1,4 +1,5 @@
-"""The command check: the settings and rules in force, or what the rules say.  No click."""
+"""The command check: settings and rules in force, and whether a start would be refused; or what
+the rules say.  No click."""
 
 from typing import Any, Dict, Optional
 
@@ -12,6 +13,7 @@ from minisocks.ownaddress import KernelRoutes
 from minisocks.processor import AUTO, preview
 from minisocks.quoting import as_json as to_json
 from minisocks.summary import oddities
+from minisocks.trial import problems
 from minisocks.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
@@ -23,6 +25,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     Raises:
         ConfigError: a file that they name cannot be used.
         OSError: stdout is closed, or full.
+        MinisocksError: a start would be refused, for this last.
     """
     access = Access.of(chosen.config, Hooks())
     rules = access.rules
@@ -32,9 +35,23 @@ def check(chosen: Layered, as_json: bool) -> None:
     number, problem = preview(wanted)
     if problem:
         console.warn("keeping to no processor: %s" % problem)
-    show = announce.as_data if as_json else announce.as_table
     kept = {"wanted": wanted, "number": number}
-    _print(show(chosen, rules, _login(access.users), kept), as_json)
+    found = problems(chosen.config, access, console.warn)
+    if as_json:
+        data = announce.as_data(chosen, rules, _login(access.users), kept)
+        _print(dict(data, problems=list(map(_sentence, found))), as_json)
+    else:
+        _print(announce.as_table(chosen, rules, _login(access.users), kept), as_json)
+    for exc in found[:-1]:
+        console.fail(_sentence(exc))
+    if found:
+        raise found[-1]
+
+
+def _sentence(exc: Exception) -> str:
+    if isinstance(exc, ConfigError):
+        return exc.sentence
+    return str(getattr(exc, "strerror", None) or exc)
 
 
 def _login(users: Users) -> Optional[Dict[str, Any]]:

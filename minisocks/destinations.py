@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 from minisocks.compat import close_quietly
 from minisocks.errors import ConfigError
-from minisocks.opening import demand_trusted, open_trusted
+from minisocks.opening import demand_trusted, open_trusted, try_out
 
 __all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
 
@@ -95,14 +95,23 @@ class LogFile(Destination):
         try:
             self.reopen()
         except OSError as exc:
-            reason = exc.strerror or exc
-            raise ConfigError("--log-file", "cannot write %s: %s" % (path, reason)) from exc
+            raise _cannot_write(path, exc) from exc
+
+    @staticmethod
+    def try_out(path: str) -> None:
+        """Go on if the file *path* could be opened; it is not made.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        try:
+            try_out(path, _TO_APPEND)
+        except OSError as exc:
+            raise _cannot_write(path, exc) from exc
 
     def reopen(self) -> None:
         """Open the file of that name, which may be another one by now."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        # Not waiting: for a FIFO there may be no reader yet, or not any more.
-        fd = open_trusted(self.path, flags | getattr(os, "O_NONBLOCK", 0), 0o640)
+        fd = open_trusted(self.path, _TO_APPEND, 0o640)
         self.close()
         self._fd = fd
 
@@ -136,6 +145,15 @@ class LogFile(Destination):
             self.reopen()
         except OSError:
             pass  # better the old file than none
+
+
+#: Not waiting: for a FIFO there may be no reader yet, or not any more.
+_TO_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+_TO_APPEND |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _cannot_write(path: str, exc: OSError) -> ConfigError:
+    return ConfigError("--log-file", "cannot write %s: %s" % (path, exc.strerror or exc))
 
 
 class Syslog(Destination):

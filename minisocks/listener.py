@@ -9,15 +9,15 @@ import os
 import socket
 import stat
 import time
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
 from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
-from minisocks.opening import demand_trusted, open_trusted, set_kept_mode
+from minisocks.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
 from minisocks.values import ListenAddress
 
-__all__ = ["Listener", "open_listeners"]
+__all__ = ["Attempt", "Listener", "open_listeners"]
 
 #: Clients that the kernel may hold for us; it has a bound of its own (somaxconn).
 BACKLOG = 1024
@@ -25,6 +25,8 @@ BACKLOG = 1024
 PORT_TRIES = 20
 #: Of 50 ms each, for another that starts on the same unix socket.
 LOCK_TRIES = 40
+#: What fits into an address of a unix socket (unix(7); others take a few less).
+MOST_PATH_BYTES = 107
 #: The host lacks this family or this address of a name; others may do.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -69,31 +71,121 @@ def open_listeners(address: ListenAddress) -> List[Listener]:
     tries = PORT_TRIES if address.port == 0 else 1
     for left in reversed(range(tries)):
         try:
-            return [Listener(sock) for sock in _open_tcp(address)]
+            return [Listener(sock) for sock in _open_tcp(address, _bind)]
         except ListenError:
             raise
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or not left:
-                raise ListenError(
-                    exc.errno, "cannot listen on %s: %s" % (address, exc.strerror or exc)
-                ) from exc
+                raise _cannot_listen(address, exc) from exc
     raise AssertionError("unreachable")
 
 
-def _open_tcp(address: ListenAddress) -> List[socket.socket]:
+class Attempt:
+    """Whether one could listen, without doing so: no client comes in, and no file is made.
+
+    A class because its addresses stay bound until ``close``: they may be in each other's way.
+
+    Args:
+        held: addresses that are in use by the process that would be replaced.
+    """
+
+    def __init__(self, held: Sequence[ListenAddress] = ()) -> None:
+        self._held = held
+        self._bound: List[socket.socket] = []
+
+    def listen(self, address: ListenAddress) -> None:
+        """Go on if ``open_listeners`` could listen on *address*.
+
+        Raises:
+            ListenError: as ``open_listeners``.
+        """
+        if not address.path:
+            try:
+                self._bound += _open_tcp(address, self._bind)
+            except ListenError:
+                raise
+            except OSError as exc:
+                raise _cannot_listen(address, exc) from exc
+        elif address not in self._held:
+            _try_unix(address)
+
+    def close(self) -> None:
+        """Let others have the addresses."""
+        for sock in self._bound:
+            sock.close()
+
+    def _bind(self, family: int, sockaddr: Any) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            set_up_listener(sock)
+            try:
+                sock.bind(sockaddr)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not self._holds(sockaddr[0], sockaddr[1]):
+                    raise
+            # So no other one of ours can bind it, although none of them listens.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _holds(self, host: str, port: int) -> bool:
+        """Return whether a held address is in the way of this one."""
+        return any(
+            item.port == port and (":" in item.host) == (":" in host) and _overlap(item.host, host)
+            for item in self._held
+        )
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or one in _EVERY or other in _EVERY
+
+
+_EVERY = ("0.0.0.0", "::")
+
+
+def _try_unix(address: ListenAddress) -> None:
+    """Go on if one could listen on the unix socket of *address*.
+
+    Raises:
+        ListenError: not so.
+    """
+    try:
+        with _unix_socket(address.path):
+            demand_trusted(address.path, follows=False)
+            if not _demand_no_server(address.path):
+                demand_room(address.path)
+            if len(os.fsencode(address.path)) > MOST_PATH_BYTES:
+                raise ValueError("AF_UNIX path too long")
+    except ListenError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise _cannot_listen(address, exc) from exc
+
+
+def _cannot_listen(address: ListenAddress, exc: Exception) -> ListenError:
+    why = getattr(exc, "strerror", None) or exc
+    code = getattr(exc, "errno", None) or errno.EINVAL
+    return ListenError(code, "cannot listen on %s: %s" % (address, why))
+
+
+def _open_tcp(
+    address: ListenAddress, bind: Callable[[int, Any], socket.socket]
+) -> List[socket.socket]:
     opened: List[socket.socket] = []
     port, missing = address.port, None
     try:
         for family, sockaddr in _sockaddrs(address):
             try:
-                listener = _bind(family, (sockaddr[0], port) + sockaddr[2:])
+                listener = bind(family, (sockaddr[0], port) + sockaddr[2:])
             except OSError as exc:
                 if exc.errno not in _NOT_HERE:
                     raise
                 missing = exc  # a host without IPv6 still has "every address"
                 continue
             opened.append(listener)
-            port = listener.getsockname()[1]  # port 0: the same one for all
+            port = port or listener.getsockname()[1]  # port 0: the same one for all
         if missing is not None and not opened:
             raise missing
     except BaseException:
@@ -132,9 +224,7 @@ def _bind(family: int, sockaddr: Any) -> socket.socket:
 
 
 def _open_unix(path: str) -> Listener:
-    if not hasattr(socket, "AF_UNIX"):
-        raise ListenError(errno.EAFNOSUPPORT, "this system has no unix sockets: %s" % path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _unix_socket(path)
     try:
         with _DirectoryLock(path):
             demand_trusted(path, follows=False)
@@ -148,10 +238,13 @@ def _open_unix(path: str) -> Listener:
         listener.close()
         if isinstance(exc, ListenError):
             raise
-        code = getattr(exc, "errno", None) or errno.EINVAL
-        raise ListenError(
-            code, "cannot listen on unix:%s: %s" % (path, getattr(exc, "strerror", None) or exc)
-        ) from exc
+        raise _cannot_listen(ListenAddress("", 0, path), exc) from exc
+
+
+def _unix_socket(path: str) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ListenError(errno.EAFNOSUPPORT, "this system has no unix sockets: %s" % path)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def _identity(path: str) -> Tuple[int, int]:
@@ -191,10 +284,20 @@ class _DirectoryLock:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody answers at; leave anything else alone.
+    """Remove a socket that no server answers at; leave anything else alone.
 
     Raises:
-        ListenError: somebody answers, or it is no socket.
+        ListenError: as ``_demand_no_server``.
+    """
+    if _demand_no_server(path):
+        os.unlink(path)
+
+
+def _demand_no_server(path: str) -> bool:
+    """Return whether there is a socket at *path*, at which no server answers.
+
+    Raises:
+        ListenError: one answers, or it is no socket.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -202,14 +305,13 @@ def _remove_stale(path: str) -> None:
                 errno.EEXIST, "cannot listen on unix:%s: a file that is no socket is there" % path
             )
     except FileNotFoundError:
-        return
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5.0)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
         except OSError:
             pass  # busy, or not ours to ask: somebody may be there
     raise ListenError(

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional, Tuple, Union
 
-__all__ = ["demand_trusted", "open_trusted", "set_kept_mode"]
+__all__ = ["demand_room", "demand_trusted", "open_trusted", "set_kept_mode", "try_out"]
 
 #: Linux: a descriptor of whatever has that name, which is neither opened nor followed.  So
 #: each step is looked at and taken as one: nothing can be put in its place in between.
@@ -55,6 +55,32 @@ def open_trusted(path: str, flags: int, mode: int = 0o600, others: bool = False)
         return fd
     finally:
         os.close(folder)
+
+
+def try_out(path: str, flags: int) -> None:
+    """Go on if ``open_trusted`` could open the file *path*, or make it; nothing is made.
+
+    Raises:
+        OSError: as ``open_trusted``.
+    """
+    try:
+        os.close(open_trusted(path, flags & ~os.O_CREAT))
+    except FileNotFoundError:
+        demand_room(os.path.realpath(path))
+
+
+def demand_room(path: str) -> None:
+    """Go on if a file *path*, which is not there, could be made.
+
+    Raises:
+        OSError: it cannot; there is no such folder, say.
+    """
+    folder = os.path.dirname(path) or "."
+    if os.stat(folder).st_mode & _KIND != _DIRECTORY:
+        raise NotADirectoryError(20, os.strerror(20))
+    by_id = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    if not os.access(folder, os.W_OK | os.X_OK, **by_id):
+        raise PermissionError(13, "this user may not make files in %s" % folder)
 
 
 def demand_trusted(path: str, owner: "Optional[int]" = None, follows: bool = True) -> None:

@@ -9,11 +9,11 @@ Imports next to nothing: ``--ensure`` uses it every minute.
 
 import os
 
-from minisocks.opening import open_trusted, set_kept_mode
+from minisocks.opening import open_trusted, set_kept_mode, try_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Optional
+    from typing import Iterator, List, Optional
 
 __all__ = ["Pidfile", "control_path", "default_path"]
 
@@ -84,6 +84,11 @@ def _directories() -> "Iterator[str]":
             yield os.path.join(home, ".cache", "minisocks")
     except (KeyError, OSError):
         pass  # none, or it is not there
+
+
+def _own_directories() -> "List[str]":
+    """Return the folders that a pidfile is chosen from, and that are made for it."""
+    return list(_directories()) if os.geteuid() else []
 
 
 def _is_own(directory: str) -> bool:
@@ -169,6 +174,24 @@ class Pidfile:
                 if fd >= 0:
                     os.close(fd)
 
+    def try_out(self) -> None:
+        """Go on if it could be taken, were it free; nothing is made.
+
+        Raises:
+            ImportError: this system has no locks.
+            OSError: as ``acquire``.
+        """
+        import fcntl  # noqa: F401  # not everywhere
+
+        if os.path.lexists(self.path):
+            fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
+            try:
+                _demand_own(fd, self.path)
+            finally:
+                os.close(fd)
+        elif os.path.dirname(self.path) not in _own_directories():
+            try_out(self.path, _TO_WRITE)  # the others have been looked at to choose one
+
     def write(self) -> None:
         """Say who has it: this process, whose last fork is behind it.
 
@@ -252,7 +275,7 @@ class Pidfile:
 
     def _make_directory(self) -> None:
         directory = os.path.dirname(self.path)
-        if not os.geteuid() or directory not in _directories():
+        if directory not in _own_directories():
             return
         for name in (os.path.dirname(directory), directory):
             if not os.path.lexists(name):

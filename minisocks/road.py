@@ -5,7 +5,7 @@ import logging
 import socket
 import struct
 from types import MappingProxyType
-from typing import Dict, List, Mapping, NamedTuple, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.errors import RoadError
@@ -22,6 +22,10 @@ _UINT = struct.Struct("=I")
 
 #: What no waiting mends, unlike an address or interface that is not up yet.
 _FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
+
+
+def _warn_in_log(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 class Road(NamedTuple):
@@ -75,7 +79,7 @@ class Road(NamedTuple):
             name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
             sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
 
-    def check(self) -> None:
+    def check(self, warn: Callable[[str], None] = _warn_in_log) -> None:
         """Try it once, without sending anything; warn of what may still come up.
 
         Raises:
@@ -93,7 +97,7 @@ class Road(NamedTuple):
                 sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
                     raise RoadError(exc.errno, sentence) from exc
-                log.warning("%s; going on, it may come up", sentence)
+                warn("%s; going on, it may come up" % sentence)
 
     def _try(self, family: int) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)

@@ -23,7 +23,7 @@ ABOVE = """
     __main__ pytest_plugin
     cli testing
     checking chosen commands hashing service
-    announce console logs presence reloads watchdog
+    announce console logs presence reloads trial watchdog
     summary
     lines
     daemon remote orders ensure status
@@ -381,7 +381,7 @@ OPENS = {
 #: In modules that know unix sockets.
 CONNECTS = {
     "compat": 2,  # TCP
-    "listener": 2,  # TCP; and one that has been looked at
+    "listener": 3,  # TCP, twice; and one that has been looked at
 }
 
 
