@@ -8,8 +8,9 @@ import stat
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks import console
-from minisocks.errors import ConfigError
+from minisocks.errors import ConfigError, ServiceError
 from minisocks.layers import Layered, layered
+from minisocks.pidfile import NoPidfiles
 from minisocks.rulelines import with_files
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.whereabouts import from_folder, locate, read_file
@@ -114,6 +115,7 @@ def pidfile_of(given: Dict[str, Any]) -> str:
 
     Raises:
         ConfigError: the settings do not tell.
+        ServiceError: this system has no pidfiles.
     """
     named, text, _is_private = _file(given)
     listen = given["listen"]
@@ -122,6 +124,8 @@ def pidfile_of(given: Dict[str, Any]) -> str:
         return locate(meant, os.environ, text, os.path.dirname(named))[0]
     except ConfigError:
         raise
+    except NoPidfiles as exc:
+        raise ServiceError(str(exc)) from exc
     except ValueError as exc:
         raise ConfigError("--pidfile", str(exc)) from exc
 

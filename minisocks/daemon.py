@@ -4,13 +4,24 @@ import os
 import sys
 from typing import List, Sequence
 
-__all__ = ["Detached", "detach"]
+__all__ = ["NO_BACKGROUND", "Detached", "can_detach", "detach"]
 
 #: Where the system does not tell which are open, so many are closed.
 MAX_DESCRIPTORS = 65536
 
 #: Behind the lines for people: this, and the exit status.
 _STATUS = b"\0"
+
+
+NO_BACKGROUND = (
+    "this system has no way for a process to the background: start it without --daemon and "
+    "--ensure, by a service manager, say"
+)
+
+
+def can_detach() -> bool:
+    """Return whether this system has what ``detach`` needs.  Not Windows."""
+    return hasattr(os, "fork")
 
 
 class Detached:

@@ -161,12 +161,18 @@ class Syslog(Destination):
 
     Args:
         where: as ``--syslog`` has it.
+
+    Raises:
+        ConfigError: this system has no unix sockets, and no syslog that could be meant.
     """
 
     has_time = True
 
     def __init__(self, where: str) -> None:
         self._where = where
+        if not self._is_remote and not hasattr(socket, "AF_UNIX"):
+            sentence = "this system has no syslog of its own; name another host's: HOST:PORT"
+            raise ConfigError("--syslog", sentence)
         self._sock: Optional[socket.socket] = None
         self._tried_at = -RETRY_SECONDS
         self._why = ""

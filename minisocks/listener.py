@@ -243,7 +243,8 @@ def _open_unix(path: str) -> Listener:
 
 def _unix_socket(path: str) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
-        raise ListenError(errno.EAFNOSUPPORT, "this system has no unix sockets: %s" % path)
+        sentence = "cannot listen on unix:%s: this system has no unix sockets; write HOST:PORT"
+        raise ListenError(errno.EAFNOSUPPORT, sentence % path)
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 

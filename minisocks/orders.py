@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import select
 import signal
 import sys
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple
@@ -21,7 +22,9 @@ _MEANINGS = {
     "SIGIO": "look",
 }
 
-#: On Windows a Ctrl-C ends no wait, and is noticed at its end.
+#: Whether what is waited for may be a pipe.  Not on Windows, where only sockets can be, and a
+#: Ctrl-C ends no wait but is noticed at its end.
+_CAN_WAIT_FOR_PIPES = hasattr(select, "poll")
 WINDOWS_SECONDS = 1.0
 
 #: For ``signal.set_wakeup_fd``: a full pipe is no fault.
@@ -67,7 +70,7 @@ class Orders:
         self._poller = Poller()  # not select(): the descriptor may be above 1023
         self._waker = Waker()
         self._poller.register(self._waker.fileno(), READ)
-        if os.name != "nt":
+        if _CAN_WAIT_FOR_PIPES:
             self._pipe = os.pipe()
             for fd in self._pipe:
                 os.set_blocking(fd, False)
@@ -106,7 +109,7 @@ class Orders:
 
     def wait(self, seconds: Optional[float]) -> List[Order]:
         """Wait for orders, a ``wake`` or so many seconds; return the orders, to stop first."""
-        if os.name == "nt":
+        if not _CAN_WAIT_FOR_PIPES:
             seconds = WINDOWS_SECONDS if seconds is None else min(seconds, WINDOWS_SECONDS)
         self._poller.poll(-1 if seconds is None else seconds)
         self._waker.drain()

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Optional
 
-__all__ = ["Pidfile", "control_path", "default_path"]
+__all__ = ["NoPidfiles", "Pidfile", "control_path", "default_path", "has_pidfiles"]
 
 #: What the next process finds there is for its owner: who can open the file can lock
 #: it, too, and so keep minisocks from starting.
@@ -27,6 +27,25 @@ _TO_READ, _TO_WRITE = os.O_RDONLY | _SAFELY, os.O_RDWR | os.O_CREAT | _SAFELY
 
 #: Who looks whether the lock is free has it for a moment.
 GLANCES, GLANCE_SECONDS = 10, 0.02
+
+
+class NoPidfiles(ValueError):
+    """This system has none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this system has no pidfiles, so nothing can be told to a running minisocks, as by "
+            "status, reload and stop: end it with Ctrl-C, or by the service manager that started it"
+        )
+
+
+def has_pidfiles() -> bool:
+    """Return whether this system has what makes a pidfile, locks and users.  Not Windows."""
+    try:
+        import fcntl  # noqa: F401  # not everywhere
+    except ImportError:
+        return False
+    return True
 
 
 def default_path(address: str) -> str:
@@ -178,11 +197,8 @@ class Pidfile:
         """Go on if it could be taken, were it free; nothing is made.
 
         Raises:
-            ImportError: this system has no locks.
             OSError: as ``acquire``.
         """
-        import fcntl  # noqa: F401  # not everywhere
-
         if os.path.lexists(self.path):
             fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
             try:

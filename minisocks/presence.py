@@ -73,7 +73,7 @@ class Presence:
             if not pidfile.acquire_for_sure():
                 self._warn("%s is another's: name a --pidfile" % pidfile.path)
                 return
-        except (OSError, ImportError) as exc:
+        except OSError as exc:
             self._warn("no pidfile %s: %s" % (pidfile.path, _reason(exc)))
             return
         self._write_number(pidfile)

@@ -9,14 +9,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from minisocks import announce, console
 from minisocks.access import Access
 from minisocks.control import Answer
-from minisocks.daemon import detach
+from minisocks.daemon import NO_BACKGROUND, can_detach, detach
 from minisocks.errors import ServiceError
 from minisocks.interfaces import own_ipv4
 from minisocks.layers import Layered
 from minisocks.logs import Log, destinations
 from minisocks.machine import Room, find_room, raise_descriptor_limit
 from minisocks.orders import Orders, hangs_on
-from minisocks.pidfile import Pidfile
+from minisocks.pidfile import Pidfile, has_pidfiles
 from minisocks.presence import Presence
 from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
@@ -80,6 +80,8 @@ class Service:
         """
         config, note = self._config, ""
         is_in_background = config.daemon or ensure
+        if is_in_background and not can_detach():
+            raise ServiceError(NO_BACKGROUND)
         if is_in_background or config.pidfile:
             pidfile, address = self._own_pidfile()
             ours, note = _claim(pidfile, address, ensure)
@@ -150,7 +152,8 @@ class Service:
     def _be_found(self) -> None:
         """Be found by the pidfile that was named, or by that of the address that is first now."""
         config, services = self._config, self._proxy.services
-        if not config.pidfile and ListenAddress.parse(config.listen[0]).is_fixed:
+        is_fixed = ListenAddress.parse(config.listen[0]).is_fixed
+        if is_fixed and not config.pidfile and has_pidfiles():
             try:
                 self._presence.follow(self._own_pidfile()[0])
             except ServiceError as exc:
@@ -324,8 +327,6 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
     except OSError as exc:
         sentence = "cannot use the pidfile %s: %s" % (pidfile.path, exc.strerror or exc)
         raise ServiceError(sentence) from exc
-    except ImportError:
-        raise ServiceError("this system has no locks for pidfiles") from None
     who = pidfile.holder()
     raise ServiceError(
         "it runs already: %s has %s"

@@ -8,10 +8,11 @@ import os
 from typing import Callable, List, Optional
 
 from minisocks.access import Access
+from minisocks.daemon import NO_BACKGROUND, can_detach
 from minisocks.destinations import LogFile, Syslog
 from minisocks.errors import MinisocksError, ServiceError
 from minisocks.listener import Attempt
-from minisocks.pidfile import Pidfile, control_path
+from minisocks.pidfile import NoPidfiles, Pidfile, control_path
 from minisocks.remote import fits, request
 from minisocks.settings import Config
 from minisocks.values import ListenAddress
@@ -31,6 +32,8 @@ def problems(config: Config, access: Access, warn: Callable[[str], None]) -> Lis
         warn: called with a sentence about what is no reason not to start.
     """
     found: List[Exception] = []
+    if config.daemon and not can_detach():
+        found.append(ServiceError(NO_BACKGROUND))
     pidfile = _pidfile(config, found, warn)
     held = _listeners_of(pidfile) if pidfile else []
     attempt = Attempt(held)
@@ -41,6 +44,8 @@ def problems(config: Config, access: Access, warn: Callable[[str], None]) -> Lis
     steps.append(lambda: access.road.check(warn))
     if config.log_file:
         steps.append(lambda: LogFile.try_out(config.log_file))
+    if config.syslog or (config.daemon and not config.log_file):
+        steps.append(lambda: _try_syslog(config.syslog or "local", warn))
     try:
         for step in steps:
             try:
@@ -49,12 +54,15 @@ def problems(config: Config, access: Access, warn: Callable[[str], None]) -> Lis
                 found.append(exc)
     finally:
         attempt.close()
-    if config.syslog or (config.daemon and not config.log_file):
-        syslog = Syslog(config.syslog or "local")
-        if syslog.problem():
-            warn("the log goes nowhere: %s" % syslog.problem())
-        syslog.close()
     return found
+
+
+def _try_syslog(where: str, warn: Callable[[str], None]) -> None:
+    syslog = Syslog(where)
+    problem = syslog.problem()
+    syslog.close()
+    if problem:
+        warn("the log goes nowhere: %s" % problem)
 
 
 def _pidfile(
@@ -66,6 +74,10 @@ def _pidfile(
         return None
     try:
         path, _address = locate({"listen": config.listen[0], "pidfile": config.pidfile}, {})
+    except NoPidfiles as exc:
+        if is_needed:
+            found.append(ServiceError(str(exc)))
+        return None
     except ValueError as exc:
         sentence, path = str(exc), ""
     else:
@@ -74,8 +86,6 @@ def _pidfile(
             return Pidfile(path)
         except OSError as exc:
             sentence = "cannot use the pidfile %s: %s" % (path, exc.strerror or exc)
-        except ImportError:
-            sentence = "this system has no locks for pidfiles"
     if is_needed:
         found.append(ServiceError(sentence))
     else:

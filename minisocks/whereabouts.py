@@ -10,7 +10,7 @@ import os
 import sys
 
 from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse, unquoted
-from minisocks.pidfile import default_path
+from minisocks.pidfile import NoPidfiles, default_path, has_pidfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,8 +129,11 @@ def locate(
     Raises:
         ValueError: the address is none; or it is port 0, which has no pidfile of its own; or
             there is no place for one; or as ``from_folder``.
+        NoPidfiles: this system has none.
         ConfigError: the file cannot be read.
     """
+    if not has_pidfiles():
+        raise NoPidfiles
     texts: "Dict[str, str]" = {}
     for entry in parse(file, "") if file else ():
         if entry.section == SECTION and entry.values:
