@@ -22,6 +22,8 @@ LOOK_SECONDS = 3600.0
 UNSURE_SECONDS = 60.0
 #: At least so long between two looks: in /run and /tmp all programs remove files.
 PAUSE_SECONDS = 1.0
+#: The same behind a look that has found a file missing: the others may be next.
+SHORT_PAUSE_SECONDS = 0.02
 
 
 class Presence:
@@ -48,7 +50,9 @@ class Presence:
         self._folders: List[int] = []
         self._problems: Set[str] = set()
         self._told: Set[str] = set()
-        self._looked_at = 0.0
+        self._may_look_at = 0.0
+        #: Whether this look has made a file again.
+        self._has_made = False
         #: When the next look is due, by the monotonic clock.
         self.look_at = float("inf")
 
@@ -83,8 +87,7 @@ class Presence:
 
     def note_removal(self) -> None:
         """Have the next look soon: the kernel tells that a file was removed."""
-        soon = max(time.monotonic(), self._looked_at + PAUSE_SECONDS)
-        self.look_at = min(self.look_at, soon)
+        self.look_at = min(self.look_at, max(time.monotonic(), self._may_look_at))
 
     def look(self, loop: Loop) -> None:
         """Make what is missing, and tell what cannot be made.
@@ -92,8 +95,7 @@ class Presence:
         Args:
             loop: has the control sockets.
         """
-        self._problems = set()
-        self._looked_at = time.monotonic()
+        self._problems, self._has_made = set(), False
         self._have_pidfiles()  # and their folders
         is_told = self._watch_folders()
         self._have_pidfiles()  # one may have been removed in between
@@ -101,9 +103,11 @@ class Presence:
         for sentence in sorted(self._problems - self._told):
             self._warn(sentence)
         self._told = self._problems
+        now = time.monotonic()
+        self._may_look_at = now + (SHORT_PAUSE_SECONDS if self._has_made else PAUSE_SECONDS)
         if self._pidfiles:
             is_sure = is_told and not self._problems
-            self.look_at = self._looked_at + (LOOK_SECONDS if is_sure else UNSURE_SECONDS)
+            self.look_at = now + (LOOK_SECONDS if is_sure else UNSURE_SECONDS)
 
     def release(self) -> None:
         """Let other processes have the pidfiles.  The files stay."""
@@ -113,10 +117,12 @@ class Presence:
 
     def _have_pidfiles(self) -> None:
         for pidfile in self._pidfiles:
+            former = pidfile.fileno()
             try:
                 if not pidfile.renew():
                     self._problems.add("%s is another's now: name a --pidfile" % pidfile.path)
                     continue
+                self._has_made |= pidfile.fileno() != former
                 if not pidfile.holder():
                     self._write_number(pidfile)
                 os.utime(pidfile.path)
@@ -136,6 +142,7 @@ class Presence:
             except OSError as exc:
                 self._problems.add("cannot be spoken to at %s: %s" % (path, _reason(exc)))
                 continue
+            self._has_made = True
             loop.submit(control)
             if earlier is not None:
                 loop.call_soon(earlier, earlier.abort, "replaced")
