@@ -313,13 +313,15 @@ def test_watch_ends_with_what_it_watches(instance):
 
 def test_a_process_that_does_not_answer_is_told(instance):
     """One sentence with the number of the process, and not a hang."""
-    os.unlink(instance.pidfile + ".sock")  # somebody tidies up
+    pid = instance.pid
+    os.kill(pid, signal.SIGSTOP)  # else it makes the file again at once
+    os.unlink(instance.pidfile + ".sock")
     for name in COMMANDS:
         status, out, err = instance.command(name)
         assert (1, "") == (status, out)
         assert "process %d cannot be spoken to at " % instance.pid in err
         assert "No such file" in err
-    os.kill(instance.pid, signal.SIGHUP)  # has it made anew
+    os.kill(pid, signal.SIGCONT)
     wait_until(lambda: instance.command("status")[0] == 0, "the answer")
 
 
