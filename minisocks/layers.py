@@ -16,10 +16,21 @@ __all__ = ["Layered", "layered"]
 
 _PREFIX = "MINISOCKS_"
 
+#: Variables that Kubernetes makes in each pod for a Service whose name begins with minisocks,
+#: as NAME=VALUE behind the prefix.  Values are part of it: PORT=1080 was meant as a setting.
+_OF_KUBERNETES = re.compile(
+    r"""(\w+_)? (
+        SERVICE_HOST = {ip} | SERVICE_PORT(_\w+)? = \d+ | PORT = {url}
+        | PORT_\d+_(TCP|UDP|SCTP) ( = {url} | _PROTO = \w+ | _PORT = \d+ | _ADDR = {ip} )
+    ) \Z""".format(ip=r"[\da-f.:]+", url=r"(tcp|udp|sctp)://[][\da-f.:]+"),
+    re.X,
+)
+
 
 class Layered(NamedTuple):
     """The settings in force.  ``sources`` says by name where each comes from, in
-    words; ``unknown`` has the variables that begin like ours and are none."""
+    words; ``unknown`` has the variables that begin like ours and are none, without those
+    that Kubernetes makes."""
 
     config: Config
     sources: Dict[str, str]
@@ -169,7 +180,7 @@ def _again(setting: Setting) -> str:
 
 
 def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
-    """Return the variables called MINISOCKS_... that are no settings.
+    """Return the variables called MINISOCKS_... that are neither settings nor Kubernetes'.
 
     Raises:
         ConfigError: one resembles a setting: it was meant to be one.
@@ -177,8 +188,10 @@ def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
     known = [setting.variable for setting in (CONFIG_FILE, *SETTINGS)]
     others = [name for name in sorted(environ) if name.startswith(_PREFIX)]
     others = [name for name in others if name not in known]
+    size = len(_PREFIX)
+    others = [n for n in others if not _OF_KUBERNETES.match(n[size:] + "=" + environ[n])]
     for name in others:
-        meant = closest(name[len(_PREFIX) :], [v[len(_PREFIX) :] for v in known], _PREFIX + "%s")
+        meant = closest(name[size:], [v[size:] for v in known], _PREFIX + "%s")
         if meant:
             raise ConfigError("", "no setting is called so%s" % meant, name)
     return tuple(others)

@@ -207,7 +207,8 @@ SLIPS = (
         AT_THE_START,
         "minisocks: VARIABLE: no setting is called so; did you mean VARIABLE?",
         "A variable of the environment begins with ``MINISOCKS_`` and resembles one that is "
-        "read. It was meant to be that one, so nothing is started without it.",
+        "read. It was meant to be that one, so nothing is started without it. Those that "
+        "Kubernetes makes for a Service called minisocks are known and ignored.",
         "Correct it, or take it out of the environment: ``env | grep MINISOCKS_`` shows it.",
     ),
     Mistake(

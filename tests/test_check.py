@@ -202,9 +202,20 @@ def test_passwords_that_others_can_read(file):
 
 def test_unknown_variable_is_reported():
     """One that begins like ours and resembles none is named, and does not keep it from starting."""
-    status, _, err = run_command("check", env=environment(MINISOCKS_SERVICE_HOST="10.0.0.1"))
+    status, _, err = run_command("check", env=environment(MINISOCKS_XYZZY="10.0.0.1"))
 
-    assert (0, "warning: MINISOCKS_SERVICE_HOST is no setting, and is not used\n") == (status, err)
+    assert (0, "warning: MINISOCKS_XYZZY is no setting, and is not used\n") == (status, err)
+
+
+def test_service_of_kubernetes():
+    """In a cluster with a Service called minisocks it starts, and says nothing about it."""
+    variables = environment(
+        MINISOCKS_PORT="tcp://10.96.12.34:1080", MINISOCKS_SERVICE_HOST="10.96.12.34"
+    )
+
+    status, _, err = run_command("check", env=variables)
+
+    assert (0, "") == (status, err)
 
 
 # Rules

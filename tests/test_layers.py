@@ -261,10 +261,63 @@ def test_mistake_that_is_covered_is_told_all_the_same():
 
 
 def test_variables_of_others_are_left_alone():
-    """What only begins like ours is reported and does no harm: containers get such ones."""
-    environ = {"MINISOCKS_PORT_1080_TCP": "x", "MINISOCKS_SERVICE_HOST": "y", "HOME": "/"}
+    """What only begins like ours is reported and does no harm."""
+    chosen = layered({}, {"MINISOCKS_XYZZY": "x", "HOME": "/"})
 
-    chosen = layered({}, environ)
-
-    assert ("MINISOCKS_PORT_1080_TCP", "MINISOCKS_SERVICE_HOST") == chosen.unknown
+    assert ("MINISOCKS_XYZZY",) == chosen.unknown
     assert Config() == chosen.config
+
+
+def of_kubernetes(service, ip, protocol="tcp", port="1080"):
+    """Return what Kubernetes puts into the environment of every pod for one Service."""
+    url = "%s://%s:%s" % (protocol, "[%s]" % ip if ":" in ip else ip, port)
+    one = "%s_PORT_%s_%s" % (service, port, protocol.upper())
+    return {
+        service + "_SERVICE_HOST": ip,
+        service + "_SERVICE_PORT": port,
+        service + "_SERVICE_PORT_SOCKS_5": port,
+        service + "_PORT": url,
+        one: url,
+        one + "_PROTO": protocol,
+        one + "_PORT": port,
+        one + "_ADDR": ip,
+    }
+
+
+@pytest.mark.parametrize("ip", ["10.96.12.34", "fd00:10:96::c22"])
+@pytest.mark.parametrize("service", ["MINISOCKS", "MINISOCKS_UDP", "MINISOCKS_LISTEN"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_variables_of_kubernetes_are_no_mistakes(service, ip, protocol):
+    """A Service called minisocks, or minisocks-udp, keeps no pod from starting and is not told."""
+    chosen = layered({}, of_kubernetes(service, ip, protocol))
+
+    assert () == chosen.unknown
+    assert Config() == chosen.config
+
+
+@pytest.mark.parametrize(
+    "name, value, meant",
+    [
+        ("MINISOCKS_PORT", "1080", ""),
+        ("MINISOCKS_PORT", "tcp://example.org:1080", ""),
+        ("MINISOCKS_UDP_PORT", "5000", "MINISOCKS_UDP_PORTS"),
+        ("MINISOCKS_BIND_PORT", "tcp", "MINISOCKS_BIND_PORTS"),
+        ("MINISOCKS_USER_FILE", "/etc/users", "MINISOCKS_USERS_FILE"),
+    ],
+)
+def test_kubernetes_hides_no_near_miss(name, value, meant):
+    """A setting that is misspelled keeps it from starting, also beside Kubernetes' variables."""
+    environ = of_kubernetes("MINISOCKS", "10.96.12.34")
+    environ.update({name: value, "MINISOCKS_OPEN": "yes"})
+
+    with pytest.raises(ConfigError, match="did you mean %s" % meant) as caught:
+        layered({}, environ)
+
+    assert name == caught.value.place
+
+
+def test_no_setting_is_called_as_kubernetes_calls_its_variables():
+    """Else a Service could change it."""
+    endings = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP", "_PROTO", "_ADDR")
+
+    assert [] == [s.variable for s in SETTINGS if s.variable.endswith(endings)]
