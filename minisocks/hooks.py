@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Optional
 from minisocks.client import Client
 from minisocks.compat import log_bug
 from minisocks.errors import HookFailed, RefusedByRules
+from minisocks.families import system_getaddrinfo
 from minisocks.handshake import Request
 from minisocks.record import Record
 from minisocks.resolver import numeric_addresses
@@ -161,7 +162,7 @@ def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
             raise
         except BaseException as exc:  # the program's bug: the resolver writes it down
             raise HookFailed("the resolve hook failed: %s" % exc) from exc
-        return socket.getaddrinfo(host, port, *how)
+        return system_getaddrinfo(host, port, *how)
 
     return getaddrinfo
 

@@ -8,7 +8,6 @@ Clients share the threads and the places to wait (``quota``): one that asks for 
 names whose server is gone is only in its own way.
 """
 
-import _socket
 import socket
 import threading
 import time
@@ -18,6 +17,7 @@ from minisocks.addresses import Sockaddr, first_addresses
 from minisocks.client import THIS_HOST, Groups
 from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
+from minisocks.families import FAMILY_NAMES, system_getaddrinfo
 from minisocks.processor import release_thread
 from minisocks.quota import Allowance, Queue, Quota
 from minisocks.quoting import MOST_TOLD, quoted
@@ -42,11 +42,6 @@ IDLE_SECONDS = 10.0
 #: How long ``close`` waits for lookups that are the program's own code.
 CLOSE_SECONDS = 5.0
 
-#: The one that ``socket.getaddrinfo`` calls.  That makes a second list of what this returns, in
-#: Python: of long answers, threads that are at it at the same time have two MiB each, and the
-#: C library keeps those.
-_getaddrinfo = getattr(_socket, "getaddrinfo", socket.getaddrinfo)
-
 _TOO_MANY = "too many names are being looked up"
 
 # What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
@@ -64,18 +59,28 @@ def numeric_addresses(host: bytes, port: int, atyp: int = Atyp.DOMAINNAME) -> Li
     if atyp == Atyp.IPV4:
         return [(socket.AF_INET, (host.decode("ascii"), port))]
     try:
-        return _ask(socket.getaddrinfo, host, port, socket.AI_NUMERICHOST)
+        return _ask(socket.getaddrinfo, host, port, 0, socket.AI_NUMERICHOST)
     except _FAILURES:
         return []
 
 
-def _ask(getaddrinfo: Callable[..., Any], host: bytes, port: int, flags: int) -> List[Sockaddr]:
+def _ask(
+    getaddrinfo: Callable[..., Any], host: bytes, port: int, family: int, flags: int
+) -> List[Sockaddr]:
     kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
-    return first_addresses(getaddrinfo(host, port, 0, kind, proto, flags))
+    found = first_addresses(getaddrinfo(host, port, family, kind, proto, flags))
+    # A program's own resolver may say others, too.
+    return [address for address in found if family in (0, address[0])]
 
 
-def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Sockaddr]:
+def look_up(
+    getaddrinfo: Callable[..., Any], host: bytes, port: int, family: int = 0
+) -> List[Sockaddr]:
     """Return the addresses of *host*.  Waits; any thread.
+
+    Args:
+        getaddrinfo: ``system_getaddrinfo``, or a program's own.
+        family: of addresses; 0: both.
 
     Raises:
         DialError: it has none, or nobody says.
@@ -85,13 +90,14 @@ def look_up(getaddrinfo: Callable[..., Any], host: bytes, port: int) -> List[Soc
         # for is another name than the rules were asked about.
         raise DialError("%s is no name of a host" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
     try:
-        found = _ask(getaddrinfo, host, port, 0)
+        found = _ask(getaddrinfo, host, port, family, 0)
     except _FAILURES as exc:
         what = "%s cannot be resolved: %s" % (quoted(host, MOST_TOLD), exc)
         full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
         raise DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE) from exc
     if not found:
-        raise DialError("%s has no address" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
+        kind = FAMILY_NAMES[family] + " address" if family else "address"
+        raise DialError("%s has no %s" % (quoted(host, MOST_TOLD), kind), Rep.HOST_UNREACHABLE)
     return found
 
 
@@ -115,7 +121,7 @@ def of_peers(ver: int, addresses: List[Sockaddr]) -> List[Sockaddr]:
 class Lookup:
     """One name being looked up.  ``cancel`` it when nobody waits any more."""
 
-    __slots__ = ("callback", "first", "groups", "host", "port")
+    __slots__ = ("callback", "family", "first", "groups", "host", "port")
 
     def __init__(
         self,
@@ -124,8 +130,10 @@ class Lookup:
         callback: Callable[[Outcome], None],
         groups: Groups = THIS_HOST,
         first: Optional[Callable[[], None]] = None,
+        family: int = 0,
     ) -> None:
         self.host = host
+        self.family = family
         self.port = port
         self.first = first
         self.groups = groups
@@ -140,19 +148,20 @@ class Resolver:
     """A bounded set of threads that look names up.
 
     Args:
-        getaddrinfo: what to ask; for tests, and for hosts with their own ways.
+        getaddrinfo: what to ask; for tests, and for hosts with their own ways.  It takes what
+            ``system_getaddrinfo`` does.
         waits_when_closed: ``close`` waits 5 s for lookups under way, because the
             program's own code runs in them.
     """
 
     def __init__(
         self,
-        getaddrinfo: Callable[..., Any] = _getaddrinfo,
+        getaddrinfo: Callable[..., Any] = system_getaddrinfo,
         waits_when_closed: bool = False,
     ) -> None:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
-        self._runs_hooks = waits_when_closed or getaddrinfo is not _getaddrinfo
+        self._runs_hooks = waits_when_closed or getaddrinfo is not system_getaddrinfo
         self._running = Allowance(MAX_THREADS, THREADS_FACTOR)
         self._queue: Queue[Lookup] = Queue(self._running)
         self._waiting: Quota[Lookup] = Quota(MAX_WAITING)
@@ -173,6 +182,7 @@ class Resolver:
         callback: Callable[[Outcome], None],
         groups: Groups = THIS_HOST,
         first: Optional[Callable[[], None]] = None,
+        family: int = 0,
     ) -> Lookup:
         """Look *host* up; *callback* gets the addresses or the error.
 
@@ -183,11 +193,12 @@ class Resolver:
             groups: those of the client, which shares threads and places with others.
             first: called before, in that thread; it may take long, and raises a
                 ``HandshakeError`` if nothing is to be looked up.
+            family: of the addresses, as ``Road.only`` says; 0: both.
 
         Raises:
             DialError: no thread can take it now, nor soon (REP 01).
         """
-        lookup = Lookup(host, port, callback, groups, first)
+        lookup = Lookup(host, port, callback, groups, first, family)
         with self._changed:
             victim = self._make_room(groups)
             self._waiting.add(lookup, groups)
@@ -362,7 +373,7 @@ class Resolver:
             if found:
                 return found
         try:
-            return look_up(self._getaddrinfo, lookup.host, lookup.port)
+            return look_up(self._getaddrinfo, lookup.host, lookup.port, lookup.family)
         except DialError as exc:
             return exc
         except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs

@@ -39,6 +39,8 @@ class Road(NamedTuple):
     sources: Mapping[int, str] = MappingProxyType({})
     interface: str = ""
     mark: int = 0
+    #: The one family of which addresses of names are wanted; 0: both.
+    only: int = 0
 
     @classmethod
     def of(cls, config: Config) -> "Road":
@@ -46,7 +48,10 @@ class Road(NamedTuple):
         sources: Dict[int, str] = {
             socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in config.source
         }
-        return cls(_FAMILIES.get(config.prefer, 0), sources, config.interface, config.mark)
+        prefer, _, is_only = config.prefer.partition("-")
+        family = _FAMILIES.get(prefer, 0)
+        only = family if is_only else min(sources) if len(sources) == 1 else 0
+        return cls(family, sources, config.interface, config.mark, only)
 
     def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
         """Return *addresses* with the preferred family first, else in their order."""

@@ -288,6 +288,7 @@ class Routes:
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
             groups,
             question,
+            services.access.road.only,
         )
         self._waiting[key] = waiting
 

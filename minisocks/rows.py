@@ -255,7 +255,8 @@ ROWS = (
         _ROAD,
         "prefer",
         "text",
-        "Which addresses of a name to try first: ipv4, ipv6, or as the system says.",
+        "Which addresses of a name to try first: ipv4, ipv6, or as the system says. Of a name "
+        "that is looked up, ipv4-only and ipv6-only ask for no others.",
         "FAMILY",
         accept=check_preference,
     ),

@@ -6,7 +6,7 @@ environment's variables, the ini file's keys and the tables in the documents are
 made from it.  A test proves that both name the same settings.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Set, Tuple
 
 from minisocks.errors import ConfigError
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
@@ -87,7 +87,8 @@ class Config(NamedTuple):
     # Seconds that open connections get after TERM. Docker and others kill after 10, and what
     # is left to do behind it may take 2 (a log that takes nothing).
     grace: float = 5.0
-    # Which family of a name's addresses is tried first: ipv4, ipv6 or system.
+    # Which family of a name's addresses is tried first: ipv4, ipv6 or system; or, ipv4-only and
+    # ipv6-only, is looked up alone.
     prefer: str = "system"
     # Addresses to connect from; none: the system chooses.
     source: Tuple[str, ...] = ()
@@ -155,8 +156,12 @@ class Config(NamedTuple):
                 what = "%s is none of the addresses to listen on; write it as --listen has it: %s"
                 raise ConfigError("--forwarded", what % (text, listen))
         for option, texts in (("--source", self.source), ("--public-address", self.public_address)):
-            if len({":" in text for text in texts}) < len(texts):
+            if len(_families(texts)) < len(texts):
                 raise ConfigError(option, "takes one address of each family")
+        family, _, is_only = self.prefer.partition("-")
+        if is_only and self.source and family not in _families(self.source):
+            why = "%s needs a --source of that family: no name would reach a target" % self.prefer
+            raise ConfigError("--prefer", why)
         return self
 
     def is_forwarded(self, listen: str) -> bool:
@@ -204,6 +209,10 @@ class Config(NamedTuple):
     def __repr__(self) -> str:
         shown = self._replace(user=tuple(without_password(text) for text in self.user))
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
+
+
+def _families(addresses: Tuple[str, ...]) -> Set[str]:
+    return {"ipv6" if ":" in text else "ipv4" for text in addresses}
 
 
 SETTINGS = tuple(row._replace(default=Config._field_defaults[row.name]) for row in ROWS)

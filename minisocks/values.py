@@ -185,13 +185,15 @@ def _check_sent(option: str, what: str, *texts: str) -> None:
 
 
 def check_preference(text: str) -> None:
-    """Accept ipv4, ipv6 or system.
+    """Accept ipv4, ipv6, ipv4-only, ipv6-only or system.
 
     Raises:
         ConfigError: it is none of them.
     """
-    if text not in ("ipv4", "ipv6", "system"):
-        raise ConfigError("--prefer", "%r is none of ipv4, ipv6 and system" % text)
+    if text not in ("ipv4", "ipv6", "ipv4-only", "ipv6-only", "system"):
+        raise ConfigError(
+            "--prefer", "%r is none of ipv4, ipv6, ipv4-only, ipv6-only and system" % text
+        )
 
 
 def check_processor(text: str) -> None:

@@ -1,11 +1,11 @@
 """What the rules say about one client and one target: ``minisocks check --from --to``."""
 
-import socket
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from minisocks.access import Access
 from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError
+from minisocks.families import system_getaddrinfo
 from minisocks.resolver import look_up, numeric_addresses, of_peers
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    access: Access, question: Question, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+    access: Access, question: Question, getaddrinfo: Callable[..., Any] = system_getaddrinfo
 ) -> Verdict:
     """Return what *access* says; names are looked up as the proxy would.
 
@@ -105,7 +105,7 @@ def judge(
         return Verdict(False, text, [("", False, by(decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     try:
-        addresses = addresses or look_up(getaddrinfo, dst.host, dst.port)
+        addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.road.only)
         if cmd == Cmd.BIND and not dst.is_anybody:
             addresses = of_peers(question.ver, addresses)
     except DialError as exc:

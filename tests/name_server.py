@@ -8,11 +8,13 @@ import socket
 import struct
 import threading
 
-__all__ = ["A", "AAAA", "MOST_A", "MOST_AAAA", "NameServer"]
+__all__ = ["A", "AAAA", "MOST_A", "MOST_AAAA", "SILENCE", "NameServer"]
 
 A, AAAA = 1, 28
 #: As many records as a message of 64 KiB has room for.
 MOST_A, MOST_AAAA = 4000, 2300
+#: Instead of addresses: there is no answer.
+SILENCE = object()
 
 _HEADER = struct.Struct("!2sHHHHH")
 _LENGTH = struct.Struct("!H")
@@ -24,13 +26,14 @@ _MOST_BY_UDP = 20
 class NameServer:
     """Answers what ``records`` returns for a name and a type: addresses, packed.
 
-    A class because of its sockets and threads.  None: there is no such name.
+    A class because of its sockets and threads.  None: there is no such name; ``SILENCE``: the
+    question is dropped.
 
     Args:
         udp, tcp: sockets that are bound to port 53, the second one listening; closed with it.
 
     Attributes:
-        asked: names and types, as they were asked for by TCP or answered by UDP.
+        asked: names and types, as they were asked for by TCP, or by UDP and not for TCP.
     """
 
     def __init__(self, udp, tcp, records):
@@ -60,7 +63,9 @@ class NameServer:
                 question, peer = self._udp.recvfrom(4096)
                 if not question:
                     return
-                self._udp.sendto(self._answer(question, _MOST_BY_UDP), peer)
+                answer = self._answer(question, _MOST_BY_UDP)
+                if answer:
+                    self._udp.sendto(answer, peer)
 
     def _serve_tcp(self):
         with contextlib.suppress(OSError):
@@ -80,6 +85,9 @@ class NameServer:
     def _answer(self, message, most):
         name, kind, question = _question_of(message)
         found = self._records(name, kind)
+        if found is SILENCE:
+            self.asked.append((name, kind))
+            return b""
         if found is not None and len(found) > most:
             return _HEADER.pack(message[:2], _TRUNCATED, 1, 0, 0, 0) + question
         self.asked.append((name, kind))

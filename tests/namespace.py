@@ -231,6 +231,8 @@ class Child:
         return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
     def _getaddrinfo(self, host, port, *args):
+        from minisocks.families import system_getaddrinfo
+
         name = host.decode("latin-1")
         self._asked.append(name)
         if name == HANGING:
@@ -240,7 +242,7 @@ class Child:
         elif name in NAMES:
             found = NAMES[name]
         else:
-            return socket.getaddrinfo(host, port, *args)
+            return system_getaddrinfo(host, port, *args)
         rows = []
         for address in found:
             family = family_of(address)

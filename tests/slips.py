@@ -67,9 +67,10 @@ SLIPS = (
     Mistake(
         "family-unknown",
         AT_THE_START,
-        "minisocks: --prefer: 'WORD' is none of ipv4, ipv6 and system",
-        "``--prefer`` says which family of addresses is tried first.",
-        "Write ``--prefer ipv4`` where IPv6 is broken.",
+        "minisocks: --prefer: 'WORD' is none of ipv4, ipv6, ipv4-only, ipv6-only and system",
+        "``--prefer`` says which family of addresses is tried first, or is asked for alone.",
+        "Write ``--prefer ipv4`` where IPv6 is broken, and ``--prefer ipv4-only`` where also the "
+        "name server does not answer for it.",
     ),
     Mistake(
         "source-is-no-address",

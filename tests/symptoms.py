@@ -260,6 +260,17 @@ _SERVING = (
         reply=4,
     ),
     Mistake(
+        "name-of-the-other-family",
+        IN_THE_LOG,
+        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -5] it has no "
+        "IPv4 address, and this host has none of another family to reach it from'",
+        "The target has IPv6 addresses only, and the proxy's host has only IPv4, or the other way "
+        "round. Loopback and link-local addresses are not counted.",
+        "``ip address`` shows which ones the proxy's host has. The target is reached when there is "
+        "one of its family; nothing has to be started again.",
+        reply=4,
+    ),
+    Mistake(
         "name-servers-unreachable",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -3] "
@@ -275,7 +286,8 @@ _SERVING = (
         "id=N client=CLIENT ... end=refused why='the name was not resolved in time'",
         "The name servers of the proxy's host took longer than ``--connect-timeout``.",
         "On the proxy's host, try ``nslookup example.org``; take a name server in "
-        "``/etc/resolv.conf`` away that never answers.",
+        "``/etc/resolv.conf`` away that never answers. If it answers for IPv4 addresses only "
+        "(``nslookup -type=AAAA example.org`` waits), start the proxy with ``--prefer ipv4-only``.",
         reply=6,
     ),
     Mistake(
@@ -286,7 +298,8 @@ _SERVING = (
         "So many names wait for a dead name server that there is no thread for another one. "
         "Targets given as addresses are reached all the same.",
         "Find the dead name server in ``/etc/resolv.conf`` of the proxy's host. It "
-        "goes on by itself when one answers again.",
+        "goes on by itself when one answers again. One that answers for IPv4 addresses only is "
+        "cured by ``--prefer ipv4-only``.",
         reply=1,
     ),
     Mistake(

@@ -50,7 +50,7 @@ ABOVE = """
     road
     resolver reporter
     rate ports
-    attempts lingering relay errand
+    attempts families lingering relay errand
     census delivery flow idle
     loop record
     job netlink polled processor
@@ -372,6 +372,7 @@ OPENS = {
     "console": 2,  # /dev/null
     "control": 1,  # /dev/null
     "daemon": 1,  # /dev/null
+    "interfaces": 1,  # of /proc
     "machine": 1,  # of /proc
     "opening": 6,
     "service": 1,  # /dev/tty

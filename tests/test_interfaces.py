@@ -1,12 +1,13 @@
 """The addresses that interfaces have, as the kernel tells them."""
 
 import ast
+import socket
 import sys
 
 import pytest
 
 import hosts
-from minisocks.interfaces import own_ipv4
+from minisocks.interfaces import only_family, own_ipv4
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells them so")
@@ -34,3 +35,43 @@ def test_every_address_of_every_interface_is_told():
         ("other", b"\x0a\1\0\x09"),
         ("other:0", b"\xa9\xfe\3\4"),
     } == set(ast.literal_eval(text))
+
+
+V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
+
+
+@pytest.mark.parametrize(
+    "addresses, family",
+    [
+        ([], 0),
+        (["169.254.3.4/16", "fe80::7/64"], 0),
+        (["10.1.0.1/24"], V4),
+        (["10.1.0.1/24", "fe80::7/64"], V4),
+        (["fd01::1/64"], V6),
+        (["fd01::1/64", "169.254.3.4/16"], V6),
+        (["10.1.0.1/24", "fd01::1/64"], 0),
+        (["198.51.100.7/32", "2001:db8::7/128", "fe80::7/64"], 0),
+    ],
+    ids=str,
+)
+def test_family_of_which_alone_there_are_addresses(addresses, family):
+    """Loopback and link-local ones do not count, and no route is needed."""
+    with hosts.made_for_tests("one", "other") as made:
+        with hosts.or_skip():
+            made.cable(("one", *addresses), ("other",))
+        ask = "from minisocks.interfaces import only_family; print(only_family())"
+        status, text = made.one.run(sys.executable, "-c", ask)
+
+    assert (0, "%d\n" % family) == (status, text)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is known")
+def test_without_a_descriptor_both_families_are_possible(monkeypatch):
+    """What cannot be found out is not taken for no address."""
+
+    def no_descriptor(*args):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", no_descriptor)
+
+    assert 0 == only_family()

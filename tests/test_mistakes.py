@@ -18,6 +18,7 @@ import threading
 import pytest
 
 import minisocks.acceptor
+import minisocks.families
 import minisocks.resolver
 import namespace as net
 from bind_client import Waiting
@@ -914,6 +915,18 @@ def _(stage):
 def _(stage):
     # No name server is asked about this one.
     return refused(stage, socks5(b"no..such..name", 80))
+
+
+@makes("name-of-the-other-family")
+def _(stage):
+    def getaddrinfo(*args):
+        # As the C library says it, on a host and of a name that a test machine may not have.
+        raise socket.gaierror(-5, "No address associated with hostname")
+
+    stage.monkeypatch.setattr(minisocks.families, "_NO_DATA", -5)
+    stage.monkeypatch.setattr(minisocks.families, "_getaddrinfo", getaddrinfo)
+    stage.monkeypatch.setattr(minisocks.families, "only_family", lambda: int(socket.AF_INET))
+    return refused(stage, socks5(b"ipv6-only.test", 80))
 
 
 @contextlib.contextmanager

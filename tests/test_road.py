@@ -34,6 +34,7 @@ def says_peer(talk):
         ("system", [(V6, 1), (V4, 2), (V6, 3), (V4, 4)]),
         ("ipv4", [(V4, 2), (V4, 4), (V6, 1), (V6, 3)]),
         ("ipv6", [(V6, 1), (V6, 3), (V4, 2), (V4, 4)]),
+        ("ipv6-only", [(V6, 1), (V6, 3), (V4, 2), (V4, 4)]),
     ],
 )
 def test_preferred_family_is_first(prefer, expected):
@@ -41,6 +42,24 @@ def test_preferred_family_is_first(prefer, expected):
     road = Road.of(Config(prefer=prefer))
 
     assert expected == road.ordered([(V6, 1), (V4, 2), (V6, 3), (V4, 4)])
+
+
+@pytest.mark.parametrize(
+    "settings, family",
+    [
+        ({}, 0),
+        ({"prefer": "ipv4"}, 0),
+        ({"prefer": "ipv4-only"}, V4),
+        ({"prefer": "ipv6-only"}, V6),
+        ({"source": ("10.0.0.1",)}, V4),
+        ({"source": ("fd00::1",), "prefer": "ipv4"}, V6),
+        ({"source": ("10.0.0.1", "fd00::1")}, 0),
+        ({"source": ("10.0.0.1", "fd00::1"), "prefer": "ipv6-only"}, V6),
+    ],
+)
+def test_family_that_names_are_looked_up_in(settings, family):
+    """The one that is wanted alone, or of which alone there is a source."""
+    assert family == Road.of(Config(**settings).checked()).only
 
 
 @pytest.mark.parametrize("prefer, host", [("ipv4", "127.0.0.1"), ("ipv6", "::1")])
