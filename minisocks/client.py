@@ -13,6 +13,7 @@ __all__ = [
     "Groups",
     "group_text",
     "groups_of",
+    "is_client",
     "neighbourhood",
     "site_of",
 ]
@@ -151,6 +152,11 @@ def group_text(groups: Groups, level: int) -> str:
         return "behind a forwarder"
     text = text_ip(group + bytes(length - len(group)))
     return text if len(group) == length else "%s/%d" % (text, 8 * len(group))
+
+
+def is_client(groups: Groups) -> bool:
+    """Return whether the last of *groups* is what is one client: an IPv4 address, an IPv6 /64."""
+    return (len(groups), len(groups[-1])) in ((3, 4), (5, 8))
 
 
 def site_of(groups: Groups) -> bytes:

@@ -19,7 +19,7 @@ Of each, an eighth is kept for this host; of the connections, of which one clien
 
 from typing import Any, Callable, Dict, Generic, Hashable, List, Optional, Tuple, TypeVar
 
-from minisocks.client import FORWARDED, THIS_HOST, Groups
+from minisocks.client import FORWARDED, THIS_HOST, Groups, is_client
 
 __all__ = ["Allowance", "Queue", "Quota"]
 
@@ -281,7 +281,8 @@ class Queue(Generic[_Item]):
     """What waits for an ``Allowance``: the group with fewest running goes first.
 
     Then, in it, the group with fewest on the next level, and so on; of those with equally many
-    one of which nothing has ended for longest.
+    one of which nothing has ended for longest.  One client has no more than its network has room
+    for beside them: its neighbours find some.
 
     Args:
         running: what is running, by the widest groups; this object counts in and out.
@@ -326,22 +327,16 @@ class Queue(Generic[_Item]):
         self._take_out(groups, item)
         return True
 
-    def take(self) -> Optional[Tuple[_Item, Groups]]:
-        """Return what may run now, with its groups, and count it; None: nothing may.
+    def has_room(self, groups: Groups) -> bool:
+        """Return whether one more of *groups* may run."""
+        return all(self._may_run(groups[:level]) for level in range(1, len(groups) + 1))
 
-        ``done`` counts it out.
-        """
-        if not self._length:
+    def take(self) -> Optional[Tuple[_Item, Groups]]:
+        """Return what may run, with its groups, and count it until ``done``; None: nothing may."""
+        path = self._first(self._waiting)
+        if not path:
             return None
-        here: Any = self._waiting
-        path: Groups = ()
-        while isinstance(here, dict):
-            key = self._first(here, path)
-            if key is None:
-                return None
-            path += (key,)
-            here = here[key]
-        item = here[0]
+        item = self.waiting(path)[0]
         self._take_out(path, item)
         self._running.add(path)
         for level in range(1, len(path) + 1):
@@ -351,7 +346,7 @@ class Queue(Generic[_Item]):
     @property
     def has_next(self) -> bool:
         """Whether ``take`` would return something."""
-        return bool(self._length) and self._first(self._waiting, ()) is not None
+        return bool(self._first(self._waiting))
 
     def done(self, groups: Groups) -> None:
         """Count out what ``take`` returned."""
@@ -368,24 +363,36 @@ class Queue(Generic[_Item]):
             here[key] = below = here.pop(key)
             here = below
 
-    def _first(self, here: _Waiting, path: Groups) -> Optional[bytes]:
-        """Return the key of the group in *here* that goes first; None: none may."""
-        best, lowest = None, 0.0
+    def _first(self, here: Any, path: Groups = ()) -> Groups:
+        """Return the groups, in *here* at *path*, of which one goes first; (): none may."""
+        best, lowest = path[:0], 0.0
+        if not isinstance(here, dict):
+            return path
         for key in here:
             group = path + (key,)
             count = self._counts.get(group, 0)
-            if not path and not self._running.has_room(group):
-                if count or key == _HERE:
+            if not self._may_run(group):
+                if path or count or key == _HERE:
                     continue
-                # Another group with none running may not, either; only this host may.
+                # Another network with none running may not, either; only this host may.
                 is_ours = _HERE in here and self._running.has_room(THIS_HOST)
-                return _HERE if is_ours else None
+                return self._first(here[_HERE], THIS_HOST) if is_ours else ()
             rank = count if self._rank is None else self._rank(group)
-            if best is None or rank < lowest:
-                best, lowest = key, rank
+            if not best or rank < lowest:
+                found = self._first(here[key], group)
+                if not found:
+                    continue
+                best, lowest = found, rank
             if not rank:
                 break  # so that no more are looked at than are running
         return best
+
+    def _may_run(self, group: Groups) -> bool:
+        """Return whether the last level of *group* lets one more in it run."""
+        if len(group) == 1:
+            return self._running.has_room(group)
+        count = self._counts.get(group, 0)
+        return not count or not is_client(group) or self._running.has_room(group, count + 1)
 
     def _take_out(self, groups: Groups, item: _Item) -> None:
         self._length -= 1

@@ -34,9 +34,9 @@ MAX_THREADS = 64
 THREADS_FACTOR = 0.25
 #: Names that may wait for a thread. Each costs one descriptor of a client anyway.
 MAX_WAITING = 1024
-#: A lookup that takes this long waits for a name server that does not answer:
-#: the C library asks again after 5 s.
-STUCK_SECONDS = 5.0
+#: A lookup that takes this long waits for name servers none of which answers: where one answers
+#: for one family only, the C library gives up after 15 s.
+STUCK_SECONDS = 16.0
 #: How long a thread without work stays.
 IDLE_SECONDS = 10.0
 #: How long ``close`` waits for lookups that are the program's own code.
@@ -162,8 +162,7 @@ class Resolver:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
         self._runs_hooks = waits_when_closed or getaddrinfo is not system_getaddrinfo
-        self._running = Allowance(MAX_THREADS, THREADS_FACTOR)
-        self._queue: Queue[Lookup] = Queue(self._running)
+        self._queue: Queue[Lookup] = Queue(Allowance(MAX_THREADS, THREADS_FACTOR))
         self._waiting: Quota[Lookup] = Quota(MAX_WAITING)
         self._changed = threading.Condition()
         self._threads = 0
@@ -204,7 +203,7 @@ class Resolver:
             self._waiting.add(lookup, groups)
             self._queue.add(lookup, groups)
             idle = self._threads - len(self._busy)
-            may_begin = self._running.has_room(groups)
+            may_begin = self._queue.has_room(groups)
             if may_begin and len(self._waiting) > idle and self._threads < MAX_THREADS:
                 self._start_thread(lookup)
             if may_begin:
@@ -260,7 +259,8 @@ class Resolver:
         Raises:
             DialError: all that there can be wait for name servers that do not answer.
         """
-        if self._running.has_room(groups) and len(self._busy) < self._most_threads:
+        has_room = self._queue.has_room(groups)
+        if has_room and len(self._busy) < self._most_threads:
             return
         before = time.monotonic() - STUCK_SECONDS
         stuck = [theirs[0] == groups[0] for since, theirs in self._busy.values() if since < before]
@@ -268,7 +268,7 @@ class Resolver:
             text = "all %d resolver threads wait for name servers that do not answer" % len(stuck)
             raise DialError(text, Rep.GENERAL_FAILURE)
         running = sum(theirs[0] == groups[0] for _since, theirs in self._busy.values())
-        if running and sum(stuck) >= running and not self._running.has_room(groups):
+        if running and sum(stuck) >= running and not has_room:
             text = "all resolver threads that this client may have wait for silent name servers"
             raise DialError(text, Rep.GENERAL_FAILURE)
 

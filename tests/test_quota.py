@@ -521,12 +521,30 @@ def test_who_has_no_room_waits_and_others_go_on():
     running = Allowance(8, 0.25)
     queue = Queue(running)
     for number in range(3):
-        queue.add("a%d" % number, groups("198.51.100.1"))
+        queue.add("a%d" % number, groups("198.51.100.%d" % number))
     assert ["a0", "a1", None] == taken(queue, 3)
     queue.add("b", groups("203.0.113.1"))
     assert ["b", None] == taken(queue, 2)
     queue.done(groups("198.51.100.1"))
     assert ["a2"] == taken(queue)
+
+
+@pytest.mark.parametrize(
+    "client, neighbour",
+    [("198.51.100.1", "198.51.7.2"), ("2001:db8:1:2::%d", "2001:db8:1:3::1")],
+)
+def test_one_client_leaves_room_to_its_neighbours(client, neighbour):
+    """It has 8 of 64, of IPv6 with all addresses of its /64, and a neighbour may run at once."""
+    queue = Queue(Allowance(64, 0.25))
+    for number in range(20):
+        queue.add(number, groups(client % number if "%" in client else client))
+    assert [*range(8), None] == taken(queue, 9)
+    queue.add("n", groups(neighbour))
+    assert queue.has_next
+    assert ["n", None] == taken(queue, 2)
+    queue.done(groups(neighbour))
+    queue.done(groups(client % 1 if "%" in client else client))
+    assert [8, None] == taken(queue, 2)
 
 
 def test_what_is_kept_for_this_host_is_not_held_up():
@@ -553,9 +571,24 @@ def test_rank_may_be_something_else():
     assert ["c", "d", "b", "a", None] == taken(queue, 5)
 
 
+def client_in(theirs):
+    """Return the part of groups that is one client: the address, of IPv6 the /64."""
+    return theirs if len(theirs) < 6 else theirs[:5]
+
+
+def having(running, group):
+    """Return how many of *running* are in a group; none of this host, which is one client."""
+    return sum(theirs[: len(group)] == group for theirs in running) if len(group) > 1 else 0
+
+
 def first_by_definition(waiting, running, allowance):
     """Return all that may go next, by the law's words: rows are items and groups, oldest first."""
-    rows = [row for row in waiting if allowance.has_room(row[1])]
+    rows = [
+        row
+        for row in waiting
+        if allowance.has_room(row[1])
+        and allowance.has_room(row[1], 1 + having(running, client_in(row[1])))
+    ]
     found, level = {None} if not rows else set(), 0
     paths = {()} if rows else set()
     while paths:

@@ -5,6 +5,7 @@ import errno
 import queue
 import socket
 import threading
+import types
 
 import pytest
 
@@ -18,7 +19,7 @@ from minisocks.resolver import (
     numeric_addresses,
 )
 from minisocks.wire import Rep
-from support import TIMEOUT, wait_until
+from support import TIMEOUT, Clock, wait_until
 
 TCP4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 80))
 TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 80, 0, 0))
@@ -34,6 +35,10 @@ def address(*numbers):
 
 
 GREEDY, HONEST = address(1), address(2)
+#: All threads of one network, in the hands of as many clients.
+CROWD = [groups_of(bytes((10, 1, 1, number))) for number in range(SHARE)]
+#: One client alone has so many: as its network has room for beside them.
+CLIENTS_SHARE = 8
 
 
 def resolver_threads():
@@ -341,7 +346,7 @@ def test_a_network_has_less_than_a_quarter_of_the_free_threads():
         return [TCP4] if name == b"quick.test" else slow(name)
 
     with hanging() as slow, Asker(getaddrinfo) as asker:
-        hang(asker, slow, *[address(1, number % 5) for number in range(SHARE)])
+        hang(asker, slow, *CROWD)
         for number in range(20):
             asker.submit(b"slow.test", client=address(1, number))
         for client in [HONEST, THIS_HOST] * 20:
@@ -391,7 +396,7 @@ def test_this_host_has_all_threads_as_soon_as_no_other_client_has_any():
 def test_who_has_most_names_waiting_makes_room():
     """Its oldest is REP 01, as is its own next one; others still may wait, and who leaves may."""
     with hanging() as slow, Asker(slow) as asker:
-        hang(asker, slow, *[GREEDY] * SHARE + [HONEST] * 11)
+        hang(asker, slow, *CROWD, *[address(2, number) for number in range(11)])
         lookups = [asker.submit(b"%d" % number, client=GREEDY) for number in range(MAX_WAITING)]
         with pytest.raises(DialError, match="too many names"):
             asker.submit(client=GREEDY)
@@ -407,10 +412,50 @@ def test_who_has_most_names_waiting_makes_room():
             asker.submit(client=GREEDY)
 
 
+def test_one_client_leaves_threads_to_its_neighbours():
+    """In the same /24, where one asks for forty names whose server is gone, others' are found."""
+
+    def getaddrinfo(name, *args):
+        return [TCP4] if name == b"quick.test" else slow(name)
+
+    greedy, neighbour = CROWD[:2]
+    with hanging() as slow, Asker(getaddrinfo) as asker:
+        hang(asker, slow, *[greedy] * CLIENTS_SHARE)
+        for _ in range(40 - CLIENTS_SHARE):
+            asker.submit(b"slow.test", client=greedy)
+        for _ in range(20):
+            asker.submit(b"quick.test", client=neighbour)
+            assert b"quick.test" == asker.outcome()[0]
+        assert CLIENTS_SHARE == len(slow.asked)
+        slow.answer.set()
+        for _ in range(40):
+            name, outcome = asker.outcome()
+            assert b"slow.test" == name
+            assert isinstance(outcome, list)
+
+
+def test_names_wait_for_a_server_that_answers_for_one_family(monkeypatch):
+    """Each takes 15 s then, with none refused meanwhile: neither at first nor behind others."""
+    clock = Clock()
+    monkeypatch.setattr(resolver_module, "time", types.SimpleNamespace(monotonic=clock))
+    with hanging() as slow, Asker(slow) as asker:
+        hang(asker, slow, *[GREEDY] * CLIENTS_SHARE)
+        clock.now += 15
+        for _ in range(40 - CLIENTS_SHARE):
+            asker.submit(b"slow.test", client=GREEDY)
+        assert asker.nothing_came()
+        clock.now += 5
+        with pytest.raises(DialError, match="that this client may have"):
+            asker.submit(b"slow.test", client=GREEDY)
+        slow.answer.set()
+        for _ in range(40):
+            assert isinstance(asker.outcome()[1], list)
+
+
 def test_a_client_whose_share_is_stuck_is_told_so(monkeypatch):
     """Its next name does not wait in vain; another client's is looked up."""
     with hanging() as slow, Asker(slow) as asker:
-        hang(asker, slow, *[GREEDY] * SHARE)
+        hang(asker, slow, *[GREEDY] * CLIENTS_SHARE)
         monkeypatch.setattr(resolver_module, "STUCK_SECONDS", 0.0)
         with pytest.raises(DialError, match="that this client may have") as caught:
             asker.submit(client=GREEDY)

@@ -402,20 +402,24 @@ class Waiting:
 
 
 def test_one_client_leaves_turns_to_others():
-    """However long its hooks take: of sixteen it has four at most, and another has one at once."""
+    """However long its hooks take: of sixteen it has two, and others have theirs at once.
+
+    A client of another network, and one of its own, which has four at most.
+    """
     turns, threads = Turns(16), []
     holders = contextlib.ExitStack()
     conns = [Waiting(("192.0.2.1", 1)) for _ in range(16)]
-    other = Waiting(("198.51.100.1", 1))
+    others = [Waiting((host, 1)) for host in ("198.51.100.1", "192.0.2.2")]
     with holders:
         for conn in conns:
             threads.append(conn.begin(turns))
-        wait_until(lambda: 12 == len(turns), "those that wait")
+        wait_until(lambda: 14 == len(turns), "those that wait")
 
-        assert 4 == sum(conn.has_turn for conn in conns)
-        threads.append(other.begin(turns))
-        wait_until(lambda: other.has_turn, "its turn")
-        for conn in (*conns, other):
+        assert 2 == sum(conn.has_turn for conn in conns)
+        for other in others:
+            threads.append(other.begin(turns))
+            wait_until(lambda other=other: other.has_turn, "its turn")
+        for conn in (*conns, *others):
             holders.callback(conn.may_end.set)
     for thread in threads:
         thread.join(TIMEOUT)

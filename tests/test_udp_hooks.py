@@ -93,11 +93,12 @@ def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_netw
     with run_proxy(authorize=authorize) as proxy, contextlib.ExitStack() as stack:
         stack.callback(go_on.set)
         greedy = [
-            stack.enter_context(Associated(proxy.port, source="127.2.0.1")) for _ in range(4)
+            stack.enter_context(Associated(proxy.port, source="127.2.0.%d" % number))
+            for number in range(1, 17)  # one client alone would leave threads to its neighbours
         ]
         threads = int(MAX_THREADS * THREADS_FACTOR / (1 + THREADS_FACTOR)) + 1
         for number in range(32):
-            greedy[number // 8].send("127.0.1.%d" % number, 9, b"x")
+            greedy[number % 16].send("127.0.1.%d" % number, 9, b"x")
             # One after the other: those that no thread has taken yet are among those that wait.
             if number < threads:
                 assert entered.acquire(timeout=TIMEOUT)
@@ -118,7 +119,10 @@ def dropped(record):
     return record.datagrams.drops.get("no room", 0) if record.datagrams else 0
 
 
-def test_a_client_whose_targets_authorize_ponders_is_only_in_its_own_way(other_networks, target):
+@pytest.mark.parametrize("source", ["127.1.0.1", "127.66.0.2"])
+def test_a_client_whose_targets_authorize_ponders_is_only_in_its_own_way(
+    source, other_networks, target
+):
     """It has a part of the threads that ask the program, and not all that there are for it."""
     go_on, pondered = threading.Event(), threading.Semaphore(0)
 
@@ -137,9 +141,9 @@ def test_a_client_whose_targets_authorize_ponders_is_only_in_its_own_way(other_n
             for client in greedy:
                 for port in range(1, 1 + MAX_LOOKUPS):
                     client.send("127.0.0.7", port, b"x")
-            for _ in range(13):
+            for _ in range(8):
                 assert pondered.acquire(timeout=TIMEOUT)
-            with Associated(proxy.port, source="127.1.0.1") as other:
+            with Associated(proxy.port, source=source) as other:
                 other.expect_to_work(target)
 
 
