@@ -49,8 +49,9 @@ class Orders:
     before ``poll`` begins ends no wait, so Python also writes each signal to a pipe
     (``signal.set_wakeup_fd``).  Python 3.6 complains when it is full; it takes 65 536 signals.
 
-    After ``with`` the process ends, so these signals do nothing any more.  Main thread, but
-    for ``give`` and ``wake``.
+    After ``with`` the process ends, so these signals do nothing any more.  An interrupt (SIGINT)
+    that the process was started to ignore stays ignored.  Main thread, but for ``give`` and
+    ``wake``.
 
     Args:
         steps: the order for "stop", "reload", "report" and "look".
@@ -58,6 +59,9 @@ class Orders:
 
     def __init__(self, steps: Mapping[str, Order]) -> None:
         numbers = {getattr(signal, name, None): what for name, what in _MEANINGS.items()}
+        if _ignores(signal.SIGINT):
+            # A shell has its jobs in the background ignore Ctrl-C, which is for the one in front.
+            del numbers[signal.SIGINT]
         self._steps = {int(n): steps[what] for n, what in numbers.items() if n is not None}
         self._stops = {int(n) for n, what in numbers.items() if n is not None and what == "stop"}
         self._arrived: Set[int] = set()
@@ -142,4 +146,8 @@ _set_mask = getattr(signal, "pthread_sigmask", None)
 
 def hangs_on() -> bool:
     """Return whether this process was started so that it outlives its terminal, as by nohup."""
-    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return hasattr(signal, "SIGHUP") and _ignores(signal.SIGHUP)
+
+
+def _ignores(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN

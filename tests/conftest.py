@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import pytest
 
@@ -10,6 +11,9 @@ import support
 from instance import Instance
 from minisocks.networks import Networks
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
+
+# A shell may have had it ignored, and programs keep to that; those of the tests inherit this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As if this package were installed, which it need not be for its own tests.
 __all__ = ["make_socks_proxy", "socks_proxy"]

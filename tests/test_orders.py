@@ -10,7 +10,15 @@ import threading
 import pytest
 
 from minisocks.pidfile import Pidfile
-from support import ROOT, TIMEOUT, CommandLine, environment, run_proxy, wait_until
+from support import (
+    ROOT,
+    TIMEOUT,
+    CommandLine,
+    environment,
+    one_connection,
+    run_proxy,
+    wait_until,
+)
 
 #: More than any buffer between the kernel and the program takes.
 STORM = 10000
@@ -158,6 +166,25 @@ def test_a_start_that_takes_long_delays_no_end(tmp_path, name):
     with CommandLine("-l", "0", env=env, wait=False) as command:
         assert 0 == command.end(None)
         assert [] == command.lines
+
+
+#: A script that starts it in the background, where shells have jobs ignore the interrupt.
+SCRIPT = ["sh", "-c", '"$@" & wait $!', "sh"]
+
+
+def test_a_script_s_job_in_the_background_takes_no_interrupt(tmp_path, target):
+    """Ctrl-C is for the job in front: a reload that comes later is heard, and it serves."""
+    path = str(tmp_path / "p")
+    with CommandLine("-l", "0", "--pidfile", path, prefix=SCRIPT) as command:
+        pid = Pidfile(path).holder()
+        try:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGHUP)
+            command.wait_for_line("reloaded")
+            one_connection(command, target)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        assert 0 == command.end(None)
 
 
 def test_signals_from_the_moment_it_can_be_found(tmp_path):
