@@ -36,7 +36,8 @@ __all__ = [
 class ProxyRequest(NamedTuple):
     """What ``authorize`` is asked about."""
 
-    #: Who asks: ``client.host`` and ``client.port`` are its address.
+    #: Which client asks: ``client.host`` and ``client.port`` are its address, unless
+    #: ``client.is_forwarded``.
     client: Client
     #: 4 or 5.
     ver: int
