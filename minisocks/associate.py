@@ -3,6 +3,7 @@
 import socket
 
 from minisocks.association import Association
+from minisocks.clientports import ClientPorts
 from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
 from minisocks.handshake import Request
 from minisocks.loop import Job
@@ -78,7 +79,11 @@ class Associate(Job):
         relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()
         port = _expected_port(self._request.dst, client.ip)
-        association = _association(session, relay, ip, port)
+        has_password = session.proof is not None
+        ports = ClientPorts(
+            relay, client.ip, port, services.access.config.udp_clients, has_password
+        )
+        association = _association(session, relay, ip, ports)
         association.proof = session.proof
         # Before the client hears of it, and others ask.
         exchange.enter(association, client)
@@ -93,19 +98,21 @@ class Associate(Job):
         services.loop.submit(association)
 
 
-def _association(session: Session, relay: socket.socket, ip: bytes, port: int) -> Association:
+def _association(
+    session: Session, relay: socket.socket, ip: bytes, ports: ClientPorts
+) -> Association:
     services = session.services
     share = services.rates.share_of(session.client, services.access.config.rate)
     if share is None:
-        return Association(services, session.record, session.sock, relay, ip, port)
-    return RatedAssociation(services, session.record, session.sock, relay, ip, port, share)
+        return Association(services, session.record, session.sock, relay, ip, ports)
+    return RatedAssociation(services, session.record, session.sock, relay, ip, ports, share)
 
 
 def _expected_port(dst: Address, client_ip: bytes) -> int:
-    """Return the port that the client says that it will send from; 0: none.
+    """Return the port that the client seems to say that it will send from; 0: none.
 
-    Some name their target instead, or an address that a NAT has changed on the way; so a
-    port counts only with no address, or with the one that we see.
+    Some clients name their target instead, or an address that a NAT has changed on the way.
+    So a port may mean that only with no address, or with the one that we see.
     """
     ip = packed_ip(dst.name) if dst.atyp != Atyp.DOMAINNAME else b""
     if not ip:

@@ -13,19 +13,19 @@ import socket
 import time
 from typing import Any, Dict, Optional
 
+from minisocks.clientports import ClientPorts
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
 from minisocks.errors import HandshakeError
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
-from minisocks.ports import connect_quietly
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import NotSent, Routes, drop_of
 from minisocks.services import Services
-from minisocks.wire import Atyp, packed_ip, unmapped
+from minisocks.wire import Atyp
 
 __all__ = ["Association"]
 
@@ -44,14 +44,14 @@ class Association(Job):
     ::
 
         client <-> relay    on the address that the client reached; once the client has
-                            written, connected to it, so that the kernel lets nobody else in
+                            written, connected to it, so that the kernel keeps others out
                <-> targets  one socket for each family, opened when it is needed
 
     Args:
         control: the client's TCP connection, which the loop watches for ``READ``.
         relay: bound, does not block, is the association's from now on.
         ip: where it is bound to.
-        port: where the client will send from; 0: its first datagram tells.
+        ports: says which datagrams to the relay socket are the client's.
     """
 
     __slots__ = (
@@ -59,8 +59,7 @@ class Association(Job):
         "_counts",
         "_ip",
         "_loop",
-        "_peer",
-        "_port",
+        "_ports",
         "_reassembly",
         "_record",
         "_relay",
@@ -84,7 +83,7 @@ class Association(Job):
         control: socket.socket,
         relay: socket.socket,
         ip: bytes,
-        port: int,
+        ports: ClientPorts,
     ) -> None:
         self._services = services
         self._loop = services.loop
@@ -94,9 +93,7 @@ class Association(Job):
         self._relay = relay
         self._relay_fd = relay.fileno()
         self._ip = ip
-        self._port = port
-        #: The sockaddr that datagrams come from; None before the first.
-        self._peer: Any = None
+        self._ports = ports
         # Most are idle, and have none of these.
         self._routes: Optional[Routes] = None
         self._targets: Dict[int, socket.socket] = {}
@@ -189,9 +186,9 @@ class Association(Job):
     def _from_client(self) -> None:
         """Send on what the client has written."""
         self._loop.short_turns = SHORT_TURNS
-        self.used = time.monotonic()
+        self.used = now = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
-        routes, counts = self._routes or self._make_routes(), self._counts
+        routes, counts, ports = self._routes or self._make_routes(), self._counts, self._ports
         ways = routes.ways()
         for _ in range(self.batch):
             try:
@@ -200,8 +197,10 @@ class Association(Job):
                 return
             except OSError:
                 continue  # news of what was sent to a client that is not there: its matter
-            if peer != self._peer and not self._is_client(peer):
-                self._counts.drop(Drop.STRANGER)
+            if peer == ports.last:
+                ports.heard = now
+            elif not ports.take(peer, now):
+                counts.drop(Drop.STRANGER)
                 continue
             atyp = buffer[3]
             if atyp == Atyp.IPV4:
@@ -219,17 +218,8 @@ class Association(Job):
                 self._counts.drop(drop_of(exc))
             else:
                 counts.up += 1
-
-    def _is_client(self, peer: Any) -> bool:
-        """Return whether a datagram from *peer* is the client's; if it is the first, it tells."""
-        ip = unmapped(packed_ip(peer[0]) or b"")
-        if ip != self._record.client.ip or peer[1] != (self._port or peer[1]):
-            return False
-        if self._peer is not None:
-            return False
-        self._peer, self._port = peer, peer[1]
-        connect_quietly(self._relay, peer)
-        return True
+                if ports.are_several:
+                    routes.known.written(way[1], ports.last)
 
     def _sort(self, data: bytes) -> None:
         """Deal with a datagram that is odd, a fragment, or for who is not known yet."""
@@ -244,7 +234,7 @@ class Association(Job):
             rest = self._put_together(header.frag, key, data[header.size :])
         if rest is not None:
             assert self._routes is not None
-            self._routes.send(key, header.dst, rest)
+            self._routes.send(key, header.dst, rest, self._ports.last)
 
     def _put_together(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
         """Return a whole datagram, if this was its last fragment."""
@@ -252,7 +242,8 @@ class Association(Job):
         if queue is None:
             queue = self._reassembly = Reassembly()
         exchange, client, before = self._services.exchange, self._record.client, queue.held
-        whole = queue.add(frag, key, data)
+        # Of two ports no fragments are put together.
+        whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
         exchange.release(client, before)
         self._count_lost(queue, Drop.FRAGMENTS)
         if not exchange.hold(client, queue.held):
@@ -287,8 +278,9 @@ class Association(Job):
         assert self._routes is not None
         self._loop.short_turns = SHORT_TURNS
         self.used = time.monotonic()
-        relay, record, buffer = self._relay, self._record, self._loop.buffer
-        headers, counts, space = self._routes.known.headers, self._counts, buffer[start:]
+        routes, record, buffer = self._routes, self._record, self._loop.buffer
+        headers, counts, space = routes.known.headers, self._counts, buffer[start:]
+        ports = self._ports
         for _ in range(self.batch):
             try:
                 size, source = sock.recvfrom_into(space)
@@ -296,29 +288,31 @@ class Association(Job):
                 return
             except OSError:
                 continue  # news of what was sent to a target that is not there
-            header = headers.get(source) or self._routes.header_of(source)
+            header = headers.get(source) or routes.header_of(source)
             if header is None:
                 continue
             buffer[:start] = header
+            peer = routes.known.writer_to(source) if ports.are_several else None
             try:
-                count = self._send_client(relay, buffer[: start + size])
+                count = self._send_client(buffer[: start + size], peer or ports.last)
             except OSError as exc:
                 self._counts.drop(drop_of(exc))
             else:
                 record.down += count - start
                 counts.down += 1
 
-    def _send_client(self, relay: socket.socket, data: Any) -> int:
+    def _send_client(self, data: Any, peer: Any) -> int:
         if len(data) >= BUFFER_BYTES:
             raise NotSent(Drop.TOO_LARGE)  # it may have been cut off to fit
+        relay, is_connected = self._relay, self._ports.is_connected
         try:
-            return relay.send(data)
+            return relay.send(data) if is_connected else relay.sendto(data, peer)
         except BlockingIOError:
             raise
         except OSError:
             # News of one before it, which has not arrived or was too large for some network
             # on the way: this one has not been sent yet.
-            return relay.send(data)
+            return relay.send(data) if is_connected else relay.sendto(data, peer)
 
     def socket_for(self, size: int) -> socket.socket:
         """Return the socket for targets whose address has 4 or 16 bytes.

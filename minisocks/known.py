@@ -1,12 +1,12 @@
 """What is known of the targets of one association, up to a bound."""
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.client import Client
 from minisocks.exchange import Exchange
-from minisocks.wire import Address
+from minisocks.wire import Address, packed_ip, scope_of
 
-__all__ = ["Known", "Way"]
+__all__ = ["Known", "Way", "whose"]
 
 #: What is remembered for one association.
 MAX_ENTRIES = 2048
@@ -15,6 +15,17 @@ WEIGHED_BYTES = 64
 
 #: How to send to a target: a function of the datagram and of something; which.
 Way = Tuple[Callable[[Any, Any], int], Any]
+
+
+class Contact(NamedTuple):
+    """As what a client has written to a target; and which of the client's ports did so last."""
+
+    dst: Address
+    writer: Any
+
+
+#: Nothing is ever put into an older one, so that all associations can share this.
+_NOTHING: Dict[Any, Contact] = {}
 
 
 class Known:
@@ -36,31 +47,41 @@ class Known:
         self.headers: Dict[Any, bytes] = {}
         #: Whom the client has written to, by address and by address and port; what was not
         #: used for long is in the older one, and goes first.
-        self._new: Dict[Any, Address] = {}
-        self._old: Dict[Any, Address] = {}
+        self._new: Dict[Any, Contact] = {}
+        self._old = _NOTHING
         #: How much that is, as the exchange counts it.
         self.entries = 0
 
-    def contact(self, what: Any) -> Optional[Address]:
-        """Return as what the client has written to *what*; None: it has not.
+    def contact(self, what: Any) -> Optional[Contact]:
+        """Return how the client has written to *what*; None: it has not.
 
         Args:
             what: the bytes of an address, or those and a port.
         """
-        dst = self._new.get(what)
-        if dst is None:
-            dst = self._old.pop(what, None)
-            if dst is not None:
-                self._new[what] = dst
-        return dst
+        found = self._new.get(what)
+        if found is None:
+            found = self._old.pop(what, None)
+            if found is not None:
+                self._new[what] = found
+        return found
 
-    def add_contact(self, dst: Address, ip: bytes) -> None:
-        """Remember that the client has written to *dst*, which is at *ip*."""
+    def add_contact(self, dst: Address, ip: bytes, writer: Any) -> None:
+        """Remember that the client has written to *dst*, which is at *ip*, from *writer*."""
         self._make_room()
-        for what in ((ip, dst.port), ip):
-            if what not in self._new:
-                self._count(1 if self._old.pop(what, None) is None else 0)
-            self._new[what] = dst
+        self._put(Contact(dst, writer), ip)
+
+    def written(self, place: Any, writer: Any) -> None:
+        """Take note that *writer* has now sent something to *place*, a contact's sockaddr."""
+        ip = whose(place, packed_ip(place[0]) or b"")
+        contact = self.contact((ip, place[1]))
+        if contact is not None:
+            self._put(contact._replace(writer=writer), ip)
+
+    def writer_to(self, source: Any) -> Any:
+        """Return which of the client's ports has sent something to *source* last, if any."""
+        ip = whose(source, packed_ip(source[0]) or b"")
+        contact = self.contact((ip, source[1])) or self.contact(ip)
+        return None if contact is None else contact.writer
 
     def add_way(self, key: bytes, way: Way) -> None:
         """Remember how to send what is headed *key*."""
@@ -93,7 +114,13 @@ class Known:
         """Forget all."""
         self.forget_decisions()
         self._count(-self.entries)
-        self._new, self._old = {}, {}
+        self._new, self._old = {}, _NOTHING
+
+    def _put(self, contact: Contact, ip: bytes) -> None:
+        for what in ((ip, contact.dst.port), ip):
+            if what not in self._new:
+                self._count(1 if self._old.pop(what, None) is None else 0)
+            self._new[what] = contact
 
     def _make_room(self) -> None:
         """Forget what was not used for longest, if there is too much."""
@@ -115,6 +142,12 @@ class Known:
         if change:
             self.entries += change
             self._exchange.remember(self, self._client, change)
+
+
+def whose(sockaddr: Any, ip: bytes) -> bytes:
+    """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
+    scope = scope_of(sockaddr)
+    return ip + scope.to_bytes(4, "big") if scope else ip
 
 
 def _weight(key: bytes) -> int:

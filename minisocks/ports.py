@@ -139,12 +139,13 @@ def _bind_to(sock: socket.socket, sockaddr: Any) -> None:
         sock.listen(1)
 
 
-def connect_quietly(sock: socket.socket, peer: Any) -> None:
-    """Have the kernel take datagrams from *peer* only; where it cannot, we ourselves look."""
+def connect_quietly(sock: socket.socket, peer: Any) -> bool:
+    """Have the kernel take datagrams from *peer* only; return whether it does."""
     try:
         sock.connect(peer)
     except OSError:
-        pass  # there is no way to it, for now
+        return False  # there is no way to it, for now
+    return True
 
 
 def public_address(config: Config, ip: bytes, other: bytes) -> bytes:

@@ -18,7 +18,7 @@ from minisocks.datagram import encode_header
 from minisocks.dialer import MAX_ADDRESSES, interleaved
 from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
-from minisocks.known import Known, Way
+from minisocks.known import Known, Way, whose
 from minisocks.loop import Job, Timer
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
@@ -40,6 +40,10 @@ _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
 #: Another address of the same name would not take it, either.
 _FOR_ALL_ADDRESSES = (errno.EMSGSIZE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+
+
+#: What waits: the data, and the port of the client that it comes from.
+_Datagram = Tuple[bytes, Any]
 
 
 class NotSent(OSError):
@@ -70,7 +74,6 @@ class Routes:
         "_services",
         "_socket_for",
         "_timer",
-        "_waiting",
         "known",
     )
 
@@ -89,31 +92,32 @@ class Routes:
         self._socket_for = socket_for
         self.known = Known(services.exchange, record.client)
         self._changes = services.access.own.changes()
-        self._lookups: Dict[bytes, Lookup] = {}
-        self._waiting: Dict[bytes, List[bytes]] = {}
+        #: What is looked up, and what waits for it.
+        self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
         self._timer: Optional[Timer] = None
 
-    def send(self, key: bytes, dst: Address, data: Any) -> None:
+    def send(self, key: bytes, dst: Address, data: Any, writer: Any) -> None:
         """Send *data* to *dst*, now or when it is known where that is; or drop it.
 
         Args:
             key: the header that says *dst*, with FRAG 0.
+            writer: the port of the client that it comes from, as a sockaddr.
         """
         try:
             way = self.known.ways.get(key)
             if way is not None:
-                self._sent(way[0](data, way[1]))
-            elif key in self._waiting:
-                self._keep(key, data)
+                self._send_on(way, data, writer)
+            elif key in self._lookups:
+                self._keep(key, data, writer)
             else:
                 outcome = self._addresses(dst)
                 if isinstance(outcome, Exception):
                     self._dropped(key, outcome)  # not raised: it would keep *data* as long
                 elif outcome is not None:
-                    self._send_first(key, dst, outcome, data)
+                    self._send_first(key, dst, outcome, data, writer)
                 else:
                     self._look_up(key, dst)
-                    self._keep(key, data)
+                    self._keep(key, data, writer)
         except (HandshakeError, DialError, OSError) as exc:
             self._dropped(key, exc)
 
@@ -130,15 +134,15 @@ class Routes:
         """Return the header for what comes from *source*; None: it is dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
-        whose = _whose(source, ip)
-        dst = self.known.contact((whose, port))
-        if dst is None:
-            dst = self.known.contact(whose)
-            if dst is None or self._services.hooks.authorize is not None:
+        host = whose(source, ip)
+        contact = self.known.contact((host, port))
+        if contact is None:
+            contact = self.known.contact(host)
+            if contact is None or self._services.hooks.authorize is not None:
                 # The program has not been asked about this port.
                 self._counts.drop(Drop.UNASKED)
                 return None
-            dst = dst._replace(port=port)
+        dst = contact.dst._replace(port=port)
         if not self._decide(dst, ip, scope_of(source)).allowed:
             self._counts.drop(Drop.DENIED)
             return None
@@ -149,11 +153,9 @@ class Routes:
     def forget(self) -> None:
         """Forget all targets, and what waits for them."""
         self.known.forget()
-        for lookup in self._lookups.values():
-            lookup.cancel()
-        for key in list(self._waiting):
+        for key in list(self._lookups):
+            self._lookups[key][0].cancel()
             self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
-        self._lookups = {}
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -180,8 +182,17 @@ class Routes:
         rules, client = self._services.access.rules, self._record.client
         rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
 
+    def _send_on(self, way: Way, data: Any, writer: Any) -> None:
+        """Send *data* as it is known how.
+
+        Raises:
+            OSError: it is not sent.
+        """
+        self._sent(way[0](data, way[1]))
+        self.known.written(way[1], writer)
+
     def _send_first(
-        self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any
+        self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any, writer: Any
     ) -> None:
         """Send to the first of *addresses* that may be written to, and can; remember which.
 
@@ -205,7 +216,7 @@ class Routes:
                     break
                 first = first or (short, place)
             else:
-                self.known.add_contact(dst, _whose(place, short))
+                self.known.add_contact(dst, whose(place, short), writer)
                 self._add_way(key, way)
                 self._sent(sent)
                 return
@@ -214,7 +225,7 @@ class Routes:
         if first is not None and len(addresses) > 1:
             # Not all of them for each datagram, since a name server can say very many.
             short, place = first
-            self.known.add_contact(dst, _whose(place, short))
+            self.known.add_contact(dst, whose(place, short), writer)
             self._add_way(key, (self._send_to, place))
         self._dropped(key, error)
 
@@ -230,7 +241,7 @@ class Routes:
             host = sockaddr[0] if short is ip else text_ip(short)
             place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
             # Who is written to already first: of a name's addresses, always the same.
-            is_new = self.known.contact(_whose(place, short)) is None
+            is_new = self.known.contact(whose(place, short)) is None
             (others if is_new else known).append((ip, short, place))
         return (known + others)[:MAX_ADDRESSES]
 
@@ -281,8 +292,8 @@ class Routes:
         if question is not None:
             # However slow it is, there are threads for clients' names, and for others' targets.
             groups = (THE_PROGRAM + groups[0],) + groups[1:]
-        waiting: List[bytes] = []
-        self._lookups[key] = services.resolver.submit(
+        waiting: List[_Datagram] = []
+        lookup = services.resolver.submit(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
@@ -290,7 +301,7 @@ class Routes:
             question,
             services.access.road.only,
         )
-        self._waiting[key] = waiting
+        self._lookups[key] = lookup, waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
         """Return what asks the program, in a thread of the resolver; None if it need not be."""
@@ -303,40 +314,39 @@ class Routes:
         return functools.partial(demand_authorized, hook, request)
 
     def _found(
-        self, key: bytes, dst: Address, asked_for: List[bytes], outcome: Outcome
+        self, key: bytes, dst: Address, asked_for: List[_Datagram], outcome: Outcome
     ) -> None:
-        if self._waiting.get(key) is not asked_for:
+        if key not in self._lookups or self._lookups[key][1] is not asked_for:
             return  # all was forgotten when the answer was on its way here already
-        del self._lookups[key]
         if self._services.hooks.authorize is None and not _is_passing(outcome):
             self._services.answers.add(dst.host, outcome)
         waiting = self._taken(key)
         if isinstance(outcome, Exception):
             self._dropped(key, outcome, len(waiting))
             return
-        for data in waiting:
+        for data, writer in waiting:
             try:
                 way = self.ways().get(key)
                 if way is None:
-                    self._send_first(key, dst, outcome, data)
+                    self._send_first(key, dst, outcome, data, writer)
                 else:
-                    self._sent(way[0](data, way[1]))
+                    self._send_on(way, data, writer)
             except (HandshakeError, OSError) as exc:
                 self._dropped(key, exc)
 
-    def _keep(self, key: bytes, data: Any) -> None:
+    def _keep(self, key: bytes, data: Any, writer: Any) -> None:
         """Have *data* wait for an address."""
-        waiting = self._waiting[key]
+        waiting = self._lookups[key][1]
         fits = len(waiting) < MAX_WAITING
         if fits and self._services.exchange.hold(self._record.client, len(data)):
-            waiting.append(bytes(data))
+            waiting.append((bytes(data), writer))
         else:
             self._counts.drop(Drop.NO_ROOM)
 
-    def _taken(self, key: bytes) -> List[bytes]:
+    def _taken(self, key: bytes) -> List[_Datagram]:
         """Return what waited, which is counted no more."""
-        waiting = self._waiting.pop(key)
-        self._services.exchange.release(self._record.client, sum(map(len, waiting)))
+        waiting = self._lookups.pop(key)[1]
+        self._services.exchange.release(self._record.client, sum(len(data) for data, _ in waiting))
         return waiting
 
     def _forget_passing(self) -> None:
@@ -360,12 +370,6 @@ def _answering(ip: bytes) -> bytes:
 def _is_passing(outcome: Any) -> bool:
     """Return whether it is want of threads or descriptors, and nothing about the name."""
     return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
-
-
-def _whose(sockaddr: Any, ip: bytes) -> bytes:
-    """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
-    scope = scope_of(sockaddr)
-    return ip + scope.to_bytes(4, "big") if scope else ip
 
 
 def _may_change(key: bytes, way: Way) -> bool:

@@ -16,6 +16,7 @@ from minisocks.values import (
     check_preference,
     check_processor,
     check_syslog,
+    check_udp_clients,
     check_user,
 )
 
@@ -80,6 +81,16 @@ ROWS = (
         "to let through.",
         "RANGE",
         accept=check_ports("--udp-ports"),
+    ),
+    Setting(
+        _LISTENING,
+        "udp_clients",
+        "text",
+        "From which ports of its address a client may send UDP: any-port is every one, same-port "
+        "the first one only. auto: others when the first one has been silent for 30 s, but not "
+        "where the client has shown a password.",
+        "WHICH",
+        accept=check_udp_clients,
     ),
     Setting(
         _LISTENING,

@@ -39,6 +39,10 @@ class Config(NamedTuple):
     public_address: Tuple[str, ...] = ()
     # Ports that clients send datagrams to; "": any that is free.
     udp_ports: str = ""
+    # From which ports of its address a client may send datagrams: same-port, any-port, or auto.
+    # A NAT forgets a port, so another one is taken in time; but where there are passwords, the
+    # port is all that keeps out other programs at the client's address.
+    udp_clients: str = "auto"
     # Ports that the peers of BIND connect to; "": any that is free.
     bind_ports: str = ""
     # NAME:PASSWORD; none: nobody has a password.

@@ -18,6 +18,7 @@ __all__ = [
     "check_preference",
     "check_processor",
     "check_syslog",
+    "check_udp_clients",
     "check_user",
     "encode",
     "is_port",
@@ -194,6 +195,16 @@ def check_preference(text: str) -> None:
         raise ConfigError(
             "--prefer", "%r is none of ipv4, ipv6, ipv4-only, ipv6-only and system" % text
         )
+
+
+def check_udp_clients(text: str) -> None:
+    """Accept auto, same-port or any-port.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if text not in ("auto", "same-port", "any-port"):
+        raise ConfigError("--udp-clients", "%r is none of auto, same-port and any-port" % text)
 
 
 def check_processor(text: str) -> None:

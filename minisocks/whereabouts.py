@@ -49,6 +49,7 @@ TAKE_VALUES = (
     "--rate",
     "--rule",
     "--source",
+    "--udp-clients",
     "--udp-ports",
     "--user",
     "--users-file",

@@ -410,10 +410,11 @@ _SERVING = (
         "udp-from-another-port",
         IN_THE_LOG,
         "id=N client=CLIENT ... drops='stranger: N' ... end=client-fin",
-        "Nothing was relayed: datagrams came from another address than the client's TCP "
-        "connection, or from another port than the client has named. A NAT in between changes "
-        "ports.",
-        "Have the client name no port (0.0.0.0:0 in its request), which is what most do.",
+        "Datagrams came from another address than the client's TCP connection, or from another "
+        "port than the client's first one: the client has several sockets, or a NAT in between "
+        "has changed the port.",
+        "``--udp-clients any-port`` takes datagrams from every port of the client's address; see "
+        "``docs/udp.rst`` for what that means where there are passwords.",
     ),
     Mistake(
         "udp-denied",

@@ -49,6 +49,7 @@ ABOVE = """
     dialer journal ownaddress
     road
     resolver reporter
+    clientports
     rate ports
     attempts families lingering relay errand
     census delivery flow idle

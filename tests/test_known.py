@@ -35,7 +35,7 @@ def learn(known, number, length, is_sent):
     key = header(dst.host, dst.port)
     if is_sent:
         ip = bytes((10, 1, *divmod(number, 256)))
-        known.add_contact(dst, ip)
+        known.add_contact(dst, ip, ("10.0.0.1", 1))
         # A method each, as that of a socket is.
         known.add_way(key, (known.add_way, ("10.1.%d.%d" % divmod(number, 256), dst.port)))
     else:

@@ -47,6 +47,7 @@ from support import (
     wait_until,
 )
 from symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
+from udp_client import udp_socket
 
 DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.rst")
 
@@ -1033,10 +1034,11 @@ def _(stage):
 @makes("udp-from-another-port")
 def _(stage):
     with run_proxy() as proxy, Talk.to(proxy.port) as talk:
-        talk.send(GREETING + socks5("0.0.0.0", 9, cmd=UDP_ASSOCIATE)).expect(b"\x05\x00")
-        host, port = talk.receive_reply5()[1:]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"\0\0\0\1\x7f\0\0\1\0\x09hello", (host, port))
+        talk.send(GREETING + socks5("0.0.0.0", 0, cmd=UDP_ASSOCIATE)).expect(b"\x05\x00")
+        place = talk.receive_reply5()[1:]
+        with udp_socket("127.0.0.1") as first, udp_socket("127.0.0.1") as second:
+            for sock in (first, second):
+                sock.sendto(b"\0\0\0\1\x7f\0\0\1\0\x09hello", place)
             wait_until(lambda: proxy.live[0].datagrams.drops)
     return stage.log.wait_for("drops="), None
 

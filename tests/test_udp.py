@@ -107,7 +107,7 @@ def test_a_listener_of_both_families_has_relay_sockets_of_one(host, target):
 
 
 def test_the_first_datagram_tells_the_port(client, proxy, target):
-    """With DST 0.0.0.0:0 another socket of the same host is a stranger from then on."""
+    """With DST 0.0.0.0:0 another socket of the same host is a stranger, until it is silent."""
     client.expect_to_work(target)
     with udp_socket(V4) as other:
         other.sendto(header(V4, target.port) + b"stranger", client.place)
@@ -144,14 +144,20 @@ def test_no_other_address_is_let_in(proxy, target):
 
 @pytest.mark.parametrize("host", [V4, V6])
 @pytest.mark.parametrize("named", ["own", "0.0.0.0", "::"])
-def test_a_port_that_the_client_names_is_the_only_one(host, named, target):
-    """With the client's own address, or none, DST.PORT is where datagrams come from."""
-    with run_proxy(listen=(":0",)) as proxy, udp_socket(host) as own, udp_socket(host) as other:
+@pytest.mark.parametrize("settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"])
+def test_a_port_that_the_client_names_is_the_only_one(host, named, settings, target):
+    """From when a datagram has come from it, though another one was first; until it is silent."""
+    proxies = run_proxy(listen=(":0",), **settings)
+    with proxies as proxy, udp_socket(host) as own, udp_socket(host) as other:
         port = own.getsockname()[1]
         with Associated(proxy.port, host, (host if named == "own" else named, port)) as client:
-            other.sendto(header(V4, target.port) + b"stranger", client.place)
+            other.sendto(header(V4, target.port) + b"hint", client.place)
+            target.expect(b"hint")
             own.sendto(header(V4, target.port) + b"client", client.place)
             target.expect(b"client")
+            other.sendto(header(V4, target.port) + b"stranger", client.place)
+            own.sendto(header(V4, target.port) + b"client again", client.place)
+            target.expect(b"client again")
             # The answer goes there, too.
             target.answer(b"answer")
             assert own.recv(100).endswith(b"answer")

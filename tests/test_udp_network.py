@@ -151,7 +151,8 @@ def test_a_stranger_is_not_taken_beside_the_client(network, who):
         "another address of the host": (network.client, "10.1.0.77"),
     }[who]
     with network.target.udp(TARGET) as target, host.udp(address) as stranger:
-        with associate(network, source=CLIENT) as association:
+        same_port = {"udp_clients": "same-port"}
+        with associate(network, source=CLIENT, settings=same_port) as association:
             assert_both_ways(association, target)
             stranger.connect(association.place)
             stranger.send(bytes(3) + address5(*target.getsockname()) + b"strange")
@@ -159,6 +160,30 @@ def test_a_stranger_is_not_taken_beside_the_client(network, who):
                 stranger.recv(1)
             # Nothing of it is before this one.
             assert_both_ways(association, target)
+
+
+def test_a_client_may_have_several_ports(network):
+    """With any-port, each gets what is for it; another address is turned away by the kernel."""
+    network.client.ip("addr replace 10.1.0.77/24 dev proxy")
+    any_port = {"udp_clients": "any-port"}
+    with network.target.udp(TARGET) as target, network.target.udp(TARGET) as second:
+        with associate(network, source=CLIENT, settings=any_port) as association:
+            assert_both_ways(association, target)
+            with network.client.udp(CLIENT) as other, network.client.udp("10.1.0.77") as stranger:
+                other.connect(association.place)
+                head = bytes(3) + address5(*second.getsockname())
+                other.send(head + b"question")
+                data, source = second.recvfrom(100)
+                assert b"question" == data
+                second.sendto(b"answer", source)
+                target.sendto(b"for the first", source)
+                assert head + b"answer" == other.recv(100)
+                assert b"for the first" == association.receive(target)
+                stranger.connect(association.place)
+                stranger.send(head + b"strange")
+                with pytest.raises(ConnectionRefusedError):
+                    stranger.recv(1)
+                assert_both_ways(association, second)
 
 
 @pytest.mark.parametrize("size", [1200, 1450, 9000, LONGEST])

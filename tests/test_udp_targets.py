@@ -20,7 +20,15 @@ from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.rules import Rules
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
-from udp_client import Associated, UdpTarget, associations, header, in_loop, wait_for_drops
+from udp_client import (
+    Associated,
+    UdpTarget,
+    associations,
+    header,
+    in_loop,
+    udp_socket,
+    wait_for_drops,
+)
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -204,6 +212,21 @@ def test_datagrams_wait_for_a_name_and_others_do_not(target):
     assert [b"quick.test", b"slow.test"] == sorted(names.asked)
 
 
+def test_what_waits_for_a_name_is_of_the_port_that_has_written_it(target):
+    """Though another port has written since: the answer goes to the one that asked."""
+    names = Names(slow=[V4])
+    with proxy_with(names, udp_clients="any-port") as proxy, UdpTarget() as second:
+        with Associated(proxy.port) as client, udp_socket(V4) as other:
+            client.send(b"slow.test", target.port, b"first")
+            assert names.slow.wait(TIMEOUT)
+            first, client.sock = client.sock, other
+            client.expect_to_work(second)
+            names.go_on.set()
+            target.expect(b"first").answer(b"answer")
+            client.sock = first
+            client.expect(target, b"answer")
+
+
 def test_few_datagrams_wait_for_a_name(target):
     """Those beyond the bound are dropped, the first ones are sent."""
     names = Names(slow=[V4])
@@ -297,12 +320,12 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
 
         def at_once():
             (job,) = associations(proxy)
-            (lookup,) = job._routes._lookups.values()
+            ((lookup, _waiting),) = job._routes._lookups.values()
             lookup.callback(DialError("no such host", Rep.HOST_UNREACHABLE))
             job.free_targets()
             # And the client asks for it again.
             dst = Address(b"slow.test", target.port, Atyp.DOMAINNAME)
-            job._routes.send(header(b"slow.test", target.port), dst, b"new")
+            job._routes.send(header(b"slow.test", target.port), dst, b"new", job._ports.last)
 
         in_loop(proxy, at_once)
         names.go_on.set()
