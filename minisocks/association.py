@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional
 from minisocks.clientports import ClientPorts
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
+from minisocks.drops import NotSent, drop_of
 from minisocks.errors import HandshakeError
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
@@ -23,7 +24,7 @@ from minisocks.loop import BUFFER_BYTES, Job, Timer
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
-from minisocks.routes import NotSent, Routes, drop_of
+from minisocks.routes import Routes
 from minisocks.services import Services
 from minisocks.wire import Atyp
 

@@ -19,9 +19,12 @@ __all__ = ["Exchange"]
 #: group of clients has no more of them than are free.
 MAX_HELD_BYTES = 1 << 20
 HELD_FACTOR = 1
-#: Entries about targets, three or four for each; beyond it who has some forgets them.  And
-#: what one takes (measured: 200).
-MAX_TARGETS = 16384
+#: So many targets a client alone has at least that were written to last and are remembered:
+#: a client of BitTorrent or of a game's list of servers writes to thousands at once.
+KEPT_TARGETS = 4096
+#: Entries about targets, three or four for each, two of them until others are forgotten;
+#: beyond it a client that has some forgets them.  And what one takes (measured: 200).
+MAX_TARGETS = KEPT_TARGETS * 2 * 4
 TARGET_BYTES = 256
 #: So many of them an association keeps when there is no room; fewer where its client has many
 #: associations, but those.

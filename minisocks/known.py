@@ -1,4 +1,4 @@
-"""What is known of the targets of one association, up to a bound."""
+"""What is known of the targets of one association, while there is room for it."""
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -8,8 +8,9 @@ from minisocks.wire import Address, packed_ip, scope_of
 
 __all__ = ["Known", "Way", "whose"]
 
-#: What is remembered for one association.
-MAX_ENTRIES = 2048
+#: One part of so many is younger contacts, when older ones are forgotten.  More would leave no
+#: room to become as many; fewer would forget targets that have not answered yet.
+YOUNG_PART = 4
 #: Of a header, and of the name in it once more: so many count as one entry.
 WEIGHED_BYTES = 64
 
@@ -123,13 +124,13 @@ class Known:
             self._new[what] = contact
 
     def _make_room(self) -> None:
-        """Forget what was not used for longest, if there is too much."""
-        has_room = self._exchange.has_room_for_target(self._client)
-        least = self._exchange.least_of(self._client)
-        if self.entries < (MAX_ENTRIES if has_room else least):
+        """Forget what was not used for longest, if there is no room."""
+        if self._exchange.has_room_for_target(self._client):
             return
-        # Who was written to only now may not have answered yet.
-        self.forget_some(least=0 if has_room else least // 2)
+        least = self._exchange.least_of(self._client)
+        if self.entries >= least:
+            # A target that was written to only now may not have answered yet.
+            self.forget_some(least=max(least // 2, self.entries // YOUNG_PART))
 
     def forget_some(self, least: int = 0) -> None:
         """Forget what was not used for longest, if more than so many contacts are younger."""

@@ -5,10 +5,11 @@ program's hook, a name's addresses.
 
 As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
 family see one port of ours; address-dependent filtering, for a target may answer from
-another port than it was written to (TFTP does), if the rules allow that one, too.
+another port than it was written to (TFTP does), if the rules allow that one, too.  With
+``--udp-filtering endpoint-independent`` any address may write to the client that the rules
+allow, but none of this host.
 """
 
-import errno
 import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -16,17 +17,19 @@ from minisocks.answers import NAME_SECONDS
 from minisocks.client import Groups
 from minisocks.datagram import encode_header
 from minisocks.dialer import MAX_ADDRESSES, interleaved
+from minisocks.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
 from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.known import Known, Way, whose
 from minisocks.loop import Job, Timer
+from minisocks.ports import address_of
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
 from minisocks.services import Services
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip, unmapped
 
-__all__ = ["NotSent", "Routes", "drop_of"]
+__all__ = ["Routes"]
 
 #: Targets of one association whose names are looked up, and datagrams that wait for each.
 MAX_LOOKUPS = 8
@@ -38,20 +41,8 @@ THE_PROGRAM = b"program "
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
-#: Another address of the same name would not take it, either.
-_FOR_ALL_ADDRESSES = (errno.EMSGSIZE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
-
-
 #: What waits: the data, and the port of the client that it comes from.
 _Datagram = Tuple[bytes, Any]
-
-
-class NotSent(OSError):
-    """A datagram is not sent; ``drop`` says why."""
-
-    def __init__(self, drop: str) -> None:
-        super().__init__(drop)
-        self.drop = drop
 
 
 class Routes:
@@ -136,19 +127,33 @@ class Routes:
         port = source[1]
         host = whose(source, ip)
         contact = self.known.contact((host, port))
-        if contact is None:
-            contact = self.known.contact(host)
-            if contact is None or self._services.hooks.authorize is not None:
-                # The program has not been asked about this port.
-                self._counts.drop(Drop.UNASKED)
-                return None
-        dst = contact.dst._replace(port=port)
+        if self._services.hooks.authorize is None:
+            contact = contact or self.known.contact(host)
+        # Else the program has not been asked about this port.
+        if contact is not None:
+            dst = contact.dst._replace(port=port)
+        elif self._hears_unasked(ip, scope_of(source)):
+            dst = address_of(ip, port)
+        else:
+            self._counts.drop(Drop.UNASKED)
+            return None
         if not self._decide(dst, ip, scope_of(source)).allowed:
             self._counts.drop(Drop.DENIED)
             return None
         header = encode_header(ip, port)
-        self.known.add_header(source, header)
+        if contact is not None:
+            # Of others no number of them takes memory.
+            self.known.add_header(source, header)
         return header
+
+    def _hears_unasked(self, ip: bytes, scope: int) -> bool:
+        """Return whether the client gets datagrams from *ip* though it has not written to it."""
+        services = self._services
+        return (
+            services.access.config.udp_filtering == "endpoint-independent"
+            and services.hooks.authorize is None
+            and services.access.own(ip, scope) is False
+        )
 
     def forget(self) -> None:
         """Forget all targets, and what waits for them."""
@@ -211,7 +216,7 @@ class Routes:
                 sent = way[0](data, place)
             except OSError as exc:
                 error = exc.with_traceback(None)  # else it would keep this, and this it
-                if exc.errno in _FOR_ALL_ADDRESSES:
+                if exc.errno in FOR_ALL_ADDRESSES:
                     first = None  # the next datagram may find another one
                     break
                 first = first or (short, place)
@@ -378,12 +383,3 @@ def _may_change(key: bytes, way: Way) -> bool:
 
 def _refuse(data: Any, drop: str) -> int:
     raise NotSent(drop)
-
-
-def drop_of(exc: OSError) -> str:
-    """Return as what a datagram counts that could not be sent."""
-    if isinstance(exc, NotSent):
-        return exc.drop
-    if exc.errno == errno.EMSGSIZE:
-        return Drop.TOO_LARGE
-    return Drop.NO_ROOM if exc.errno in _FOR_ALL_ADDRESSES else Drop.NOT_SENT

@@ -16,8 +16,8 @@ from minisocks.values import (
     check_preference,
     check_processor,
     check_syslog,
-    check_udp_clients,
     check_user,
+    check_word,
 )
 
 __all__ = ["CONFIG_FILE", "GROUPS", "ROWS"]
@@ -90,7 +90,17 @@ ROWS = (
         "the first one only. auto: others when the first one has been silent for 30 s, but not "
         "where the client has shown a password.",
         "WHICH",
-        accept=check_udp_clients,
+        accept=check_word("--udp-clients", "auto", "same-port", "any-port"),
+    ),
+    Setting(
+        _LISTENING,
+        "udp_filtering",
+        "text",
+        "Which targets a client hears by UDP. With address-dependent those at addresses that it "
+        "has written to; with endpoint-independent all that rules allow, but none on this host "
+        "(for games and calls).",
+        "WHICH",
+        accept=check_word("--udp-filtering", "address-dependent", "endpoint-independent"),
     ),
     Setting(
         _LISTENING,

@@ -43,6 +43,8 @@ class Config(NamedTuple):
     # A NAT forgets a port, so another one is taken in time; but where there are passwords, the
     # port is all that keeps out other programs at the client's address.
     udp_clients: str = "auto"
+    # Which targets are heard: address-dependent or endpoint-independent (RFC 4787 section 5).
+    udp_filtering: str = "address-dependent"
     # Ports that the peers of BIND connect to; "": any that is free.
     bind_ports: str = ""
     # NAME:PASSWORD; none: nobody has a password.

@@ -18,8 +18,8 @@ __all__ = [
     "check_preference",
     "check_processor",
     "check_syslog",
-    "check_udp_clients",
     "check_user",
+    "check_word",
     "encode",
     "is_port",
     "read_bytes",
@@ -197,14 +197,14 @@ def check_preference(text: str) -> None:
         )
 
 
-def check_udp_clients(text: str) -> None:
-    """Accept auto, same-port or any-port.
+def check_word(option: str, *words: str) -> Callable[[str], None]:
+    """Return what accepts one of *words* for *option*; it raises ``ConfigError`` for others."""
 
-    Raises:
-        ConfigError: it is none of them.
-    """
-    if text not in ("auto", "same-port", "any-port"):
-        raise ConfigError("--udp-clients", "%r is none of auto, same-port and any-port" % text)
+    def check(text: str) -> None:
+        if text not in words:
+            raise ConfigError(option, "%.40r is none of %s" % (text, ", ".join(words)))
+
+    return check
 
 
 def check_processor(text: str) -> None:

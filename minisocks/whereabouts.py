@@ -50,6 +50,7 @@ TAKE_VALUES = (
     "--rule",
     "--source",
     "--udp-clients",
+    "--udp-filtering",
     "--udp-ports",
     "--user",
     "--users-file",

@@ -50,7 +50,7 @@ ABOVE = """
     road
     resolver reporter
     clientports
-    rate ports
+    rate ports drops
     attempts families lingering relay errand
     census delivery flow idle
     loop record

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from minisocks.client import Client
-from minisocks.exchange import TARGET_BYTES, Exchange
+from minisocks.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES, Exchange
 from minisocks.known import Known
 from minisocks.loop import Loop
 from minisocks.settings import Config
@@ -34,7 +34,7 @@ def learn(known, number, length, is_sent):
     dst = Address(name, 1000 + number, Atyp.DOMAINNAME)
     key = header(dst.host, dst.port)
     if is_sent:
-        ip = bytes((10, 1, *divmod(number, 256)))
+        ip = number.to_bytes(4, "big")
         known.add_contact(dst, ip, ("10.0.0.1", 1))
         # A method each, as that of a socket is.
         known.add_way(key, (known.add_way, ("10.1.%d.%d" % divmod(number, 256), dst.port)))
@@ -66,3 +66,30 @@ def test_no_more_is_taken_than_is_counted(length, is_sent, exchange):
     assert (498 + 2 if is_sent else 0) == known.entries == exchange.targets
     known.forget()
     assert 0 == known.entries == exchange.targets
+
+
+def is_known(known, number):
+    """Return whether that target is, without a use of it."""
+    ip = number.to_bytes(4, "big")
+    return any(ip in contacts and (ip, number) in contacts for contacts in (known._new, known._old))
+
+
+@pytest.mark.parametrize(
+    "limit, kept", [(None, KEPT_TARGETS), (16 << 20, 1024), (1 << 20, 64)], ids=str
+)
+@pytest.mark.parametrize("answers", [0, 1], ids=["silent", "answering"])
+def test_the_last_targets_are_known(limit, kept, answers, exchange):
+    """A client alone is owed the answers of so many, however many it wrote to before."""
+    exchange.change(Config(memory_limit=limit))
+    known = Known(exchange, Client(("10.0.0.1", 1)))
+    for number in range(1, 4 * kept):
+        dst, ip = Address(b"x", number, Atyp.DOMAINNAME), number.to_bytes(4, "big")
+        known.add_contact(dst, ip, None)
+        known.add_way(ip, (known.add_way, None))
+        if answers:
+            known.add_header(number, b"")
+        if number % (kept // 16) == 0:
+            assert all(is_known(known, n) for n in range(max(1, number - kept + 1), number + 1))
+            assert exchange.targets <= exchange._targets.most + 3
+    assert MAX_TARGETS * TARGET_BYTES == 8 << 20
+    assert known.entries == exchange.targets

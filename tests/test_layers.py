@@ -31,6 +31,10 @@ SPECIAL = {
     ),
     "udp_ports": (["1-2", "none", "5"], ["1-2", "", "5"]),
     "udp_clients": (["any-port", "auto", "same-port"], ["any-port", "auto", "same-port"]),
+    "udp_filtering": (
+        ["endpoint-independent", "address-dependent", "endpoint-independent"],
+        ["endpoint-independent", "address-dependent", "endpoint-independent"],
+    ),
     "bind_ports": (["1-2", "3-4", "none"], ["1-2", "3-4", ""]),
     "max_associations": (["7", "none", "8"], [7, None, 8]),
     "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),

@@ -186,6 +186,26 @@ def test_a_client_may_have_several_ports(network):
                 assert_both_ways(association, second)
 
 
+@pytest.mark.parametrize("filtering", ["endpoint-independent", "address-dependent"])
+def test_a_host_that_was_not_written_to(network, filtering):
+    """Only by endpoint-independent filtering it is heard; and the proxy's own host never is."""
+    settings = {"udp_filtering": filtering}
+    with network.target.udp(TARGET) as target, network.stranger.udp(STRANGER) as stranger:
+        with associate(network, settings=settings) as association:
+            association.send(target, b"question")
+            place = target.recvfrom(100)[1]
+            for own in ("10.2.0.2", "127.0.0.1", "10.3.0.2"):
+                with network.proxy.udp(own) as sock:
+                    sock.sendto(b"from the proxy's host", ("10.3.0.2", place[1]))
+            stranger.sendto(b"hello", ("10.2.0.2", place[1]))
+            if filtering == "endpoint-independent":
+                assert b"hello" == association.receive(stranger)
+            target.sendto(b"answer", place)
+            assert b"answer" == association.receive(target)
+    unasked = 3 if filtering == "endpoint-independent" else 4
+    assert "drops='unasked: %d'" % unasked in line(network)
+
+
 @pytest.mark.parametrize("size", [1200, 1450, 9000, LONGEST])
 @pytest.mark.parametrize("mtu", [1280, 1500])
 @pytest.mark.parametrize("reached, target", [(PROXY, TARGET), (PROXY6, TARGET6)])

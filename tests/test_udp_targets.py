@@ -14,7 +14,6 @@ from minisocks.client import Client
 from minisocks.dialer import MAX_ADDRESSES
 from minisocks.errors import DialError
 from minisocks.exchange import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
-from minisocks.known import MAX_ENTRIES
 from minisocks.resolver import Resolver
 from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.rules import Rules
@@ -503,16 +502,101 @@ def test_rules_for_udp_are_for_udp(target):
 # What is remembered
 
 
-def test_few_targets_are_remembered(target):
+def test_thousands_of_targets_may_answer_late(proxy):
+    """As those of a torrent do: each is heard, though it answers after all were written to."""
+    peers = ["127.1.%d.%d" % divmod(number, 250) for number in range(250, 3250)]
+    with Associated(proxy.port) as client:
+        with UdpTarget("0.0.0.0") as all_of_them:
+            for host in peers:
+                client.send(host, all_of_them.port, b"question")
+                all_of_them.expect(b"question")
+        for host in peers:
+            with UdpTarget(host, all_of_them.port) as peer:
+                peer.source = all_of_them.source
+                peer.answer(b"answer")
+                client.expect(peer, b"answer")
+        assert {} == proxy.records[-1].datagrams.drops
+
+
+def test_not_all_targets_are_remembered(target):
     """Of very many the last are known, who is written to all the time among them."""
-    with run_proxy() as proxy, Associated(proxy.port) as client:
-        for number in range(MAX_ENTRIES):
+    with run_proxy(memory_limit=4 << 20) as proxy, Associated(proxy.port) as client:
+        most = proxy.services.exchange._targets.most
+        for number in range(most):
             client.send("127.1.%d.%d" % divmod(number, 256), 9, b"x")
             if number % 50 == 0:
                 client.expect_to_work(target)
-                assert proxy.services.exchange.targets <= MAX_ENTRIES + 8
+                assert proxy.services.exchange.targets <= most + 8
         client.expect_to_work(target)
         assert 0 < proxy.services.exchange.targets
         client.close()
         wait_until(lambda: len(proxy) == 0)
         assert 0 == proxy.services.exchange.targets
+
+
+# Which targets are heard
+
+
+class Own:
+    """Says of all addresses whether they are this host's; tests have no others."""
+
+    def __init__(self, own, answer):
+        self.changes, self._answer = own.changes, answer
+
+    def __call__(self, ip, scope=0):
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    "settings, is_own, drop",
+    [
+        ({}, False, "unasked"),
+        ({"udp_filtering": "address-dependent"}, False, "unasked"),
+        ({"udp_filtering": "endpoint-independent"}, False, None),
+        ({"udp_filtering": "endpoint-independent"}, True, "unasked"),
+        ({"udp_filtering": "endpoint-independent"}, None, "unasked"),
+        ({"udp_filtering": "endpoint-independent", "authorize": lambda r: True}, False, "unasked"),
+        (
+            {"udp_filtering": "endpoint-independent", "rule": ("deny to 127.0.0.8", "allow")},
+            False,
+            "denied",
+        ),
+    ],
+    ids=["default", "dependent", "independent", "own", "in doubt", "hook", "rule"],
+)
+def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
+    """It is heard only if a setting says so, rules allow it, and it is of another host."""
+    with run_proxy(**settings) as proxy, Associated(proxy.port) as client:
+        client.expect_to_work(target)
+        access = proxy.services.access
+        proxy.services.access = access._replace(own=Own(access.own, is_own))
+        with UdpTarget("127.0.0.8") as stranger:
+            before = in_loop(proxy, lambda: proxy.services.exchange.targets)
+            stranger.source = target.source
+            for number in range(3):
+                stranger.answer(b"%d" % number)
+                if drop is None:
+                    client.expect(stranger, b"%d" % number)
+            client.expect_to_work(target)
+            assert ({drop: 3} if drop else {}) == proxy.records[-1].datagrams.drops
+            # However many there are, none of them takes memory.
+            assert before == in_loop(proxy, lambda: proxy.services.exchange.targets)
+            if drop is None:
+                client.expect_to_work(stranger)
+
+
+def test_a_reload_changes_which_targets_are_heard(target):
+    """For associations that are there, too, since what is heard is a rule."""
+    with run_proxy(udp_filtering="endpoint-independent") as proxy:
+        with Associated(proxy.port) as client, UdpTarget("127.0.0.8") as stranger:
+            for wanted in "endpoint-independent", "address-dependent":
+                proxy.reload(proxy.config._replace(udp_filtering=wanted))
+                access = proxy.services.access
+                proxy.services.access = access._replace(own=Own(access.own, False))
+                client.expect_to_work(target)
+                stranger.source = target.source
+                stranger.answer(b"hello")
+                if wanted == "endpoint-independent":
+                    client.expect(stranger, b"hello")
+                client.expect_to_work(target)
+        assert {"unasked": 1} == proxy.records[-1].datagrams.drops
