@@ -3,6 +3,8 @@
 import socket
 from typing import Any, Dict, Iterable, List, Tuple
 
+from minisocks.wire import plain_ip, text_ip
+
 __all__ = ["MAX_ADDRESSES", "Sockaddr", "first_addresses"]
 
 #: Family and what ``connect`` takes.
@@ -16,8 +18,9 @@ MAX_ADDRESSES = 64
 def first_addresses(rows: Iterable[Any]) -> List[Sockaddr]:
     """Return the different IPv4 and IPv6 addresses among the first *rows*, in their order.
 
-    At most 64.  Of more, each family keeps its first 32 and what the other one leaves: an
-    answer full of one family hides no address of the other.  Any thread.
+    ``::ffff:a.b.c.d`` is the IPv4 address a.b.c.d: no packet of IPv6 goes there, and the system
+    may have none.  At most 64.  Of more, each family keeps its first 32 and what the other one
+    leaves: an answer full of one family hides no address of the other.  Any thread.
 
     Args:
         rows: what ``getaddrinfo`` returns.
@@ -25,6 +28,11 @@ def first_addresses(rows: Iterable[Any]) -> List[Sockaddr]:
     found: Dict[Sockaddr, int] = {}  # which of its family it is, from 1
     counts = {int(socket.AF_INET): 0, int(socket.AF_INET6): 0}
     for family, _type, _proto, _name, sockaddr in rows:
+        # As the C library writes it: to parse all would take long, for there may be 4000.
+        if family == socket.AF_INET6 and str(sockaddr[0]).startswith("::ffff:"):
+            plain = text_ip(plain_ip(sockaddr[0]))
+            if ":" not in plain:
+                family, sockaddr = socket.AF_INET, (plain, sockaddr[1])
         if counts.get(family, MAX_ADDRESSES) == MAX_ADDRESSES or (family, sockaddr) in found:
             continue
         # A Python built without IPv6 has bytes instead of an address.

@@ -7,7 +7,7 @@ from minisocks.clientports import ClientPorts
 from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
 from minisocks.handshake import Request
 from minisocks.loop import Job
-from minisocks.ports import address_of, public_address
+from minisocks.ports import public_address
 from minisocks.rated import RatedAssociation
 from minisocks.session import Session
 from minisocks.wire import Address, Atyp, packed_ip, unmapped
@@ -87,7 +87,7 @@ class Associate(Job):
         association.proof = session.proof
         # Before the client hears of it, and others ask.
         exchange.enter(association, client)
-        record.granted(str(address_of(ip, place[1])))
+        record.granted(str(Address.of_ip(ip, place[1])))
         try:
             session.associated(public_address(services.access.config, ip, client.ip), place[1])
         except OSError:

@@ -13,13 +13,13 @@ from minisocks.berths import Berth, ways_from_anywhere
 from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
-from minisocks.ports import address_of, public_address
+from minisocks.ports import public_address
 from minisocks.resolver import Sockaddr, numeric_addresses, of_peers
 from minisocks.room import with_room
 from minisocks.session import Session
 from minisocks.targets import allowed
 from minisocks.waiting import WaitingRequest
-from minisocks.wire import Rep, Ver, plain_ip, scope_of, text_ip
+from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of, text_ip
 
 __all__ = ["Bind"]
 
@@ -129,7 +129,7 @@ class Bind(WaitingRequest):
             session.client, services.access.road, ways, self._refuse
         )
         other = plain_ip(berth.faced) if self._expected else b""
-        session.record.bound = str(address_of(berth.ip, berth.port))
+        session.record.bound = str(Address.of_ip(berth.ip, berth.port))
         session.listening(public_address(services.access.config, berth.ip, other), berth.port)
         services.loop.watch(berth.sock.fileno(), READ, self)
 
@@ -190,7 +190,7 @@ class Bind(WaitingRequest):
                 "%s connected to %s, where %s was waited for"
                 % (text_ip(ip), self._place(), request.dst.name)
             )
-        dst = request.dst if self._expected else address_of(ip, request.dst.port)
+        dst = request.dst if self._expected else Address.of_ip(ip, request.dst.port)
         rules = session.services.access.rules
         rules.decide(session.client, request.ver, request.cmd, dst, ip, scope).demand()
 

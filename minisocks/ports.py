@@ -11,7 +11,7 @@ from minisocks.networks import LOOPBACK
 from minisocks.room import with_room
 from minisocks.settings import Config
 from minisocks.values import PortRange
-from minisocks.wire import Address, Atyp, Rep, packed_ip, plain_ip, text_ip
+from minisocks.wire import Rep, packed_ip, plain_ip, text_ip
 
 __all__ = ["Ports", "public_address"]
 
@@ -157,8 +157,3 @@ def public_address(config: Config, ip: bytes, other: bytes) -> bytes:
         return ip  # nothing is in between
     known = map(packed_ip, config.public_address)
     return next((public for public in known if public and len(public) == len(ip)), ip)
-
-
-def address_of(ip: bytes, port: int) -> Address:
-    """Return the 4 or 16 bytes of an address, and a port, as one."""
-    return Address(text_ip(ip).encode(), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)

@@ -22,12 +22,11 @@ from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.known import Known, Way, whose
 from minisocks.loop import Job, Timer
-from minisocks.ports import address_of
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
 from minisocks.rules import Decision
 from minisocks.services import Services
-from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip, unmapped
+from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
 
@@ -133,7 +132,7 @@ class Routes:
         if contact is not None:
             dst = contact.dst._replace(port=port)
         elif self._hears_unasked(ip, scope_of(source)):
-            dst = address_of(ip, port)
+            dst = Address.of_ip(ip, port)
         else:
             self._counts.drop(Drop.UNASKED)
             return None
@@ -368,8 +367,7 @@ class Routes:
 
 def _answering(ip: bytes) -> bytes:
     """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
-    short = unmapped(ip)
-    return short if any(short) else _LOOPBACK[len(short)]
+    return ip if any(ip) else _LOOPBACK[len(ip)]
 
 
 def _is_passing(outcome: Any) -> bool:

@@ -43,7 +43,7 @@ def parse_request(stream: Stream) -> Generator[None, None, Request4]:
     name = yield from stream.read_string(MAX_FIELD_BYTES, "DOMAIN")
     if not name:
         raise ProtocolError("DOMAIN is empty")
-    return Request4(cmd, Address(name, port, Atyp.DOMAINNAME), userid)
+    return Request4(cmd, Address.of_name(name, port), userid)
 
 
 def encode_reply(

@@ -13,7 +13,7 @@ from typing import Generator, NamedTuple
 
 from minisocks.errors import ProtocolError, UnsupportedAddressType
 from minisocks.stream import Parser, Stream
-from minisocks.wire import Address, Atyp, Rep, Ver, text_ip
+from minisocks.wire import Address, Atyp, Rep, Ver
 
 __all__ = [
     "Credentials",
@@ -94,22 +94,22 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
         UnsupportedAddressType: ATYP is none of 0x01, 0x03, 0x04.
     """
     (atyp,) = yield from stream.read_exact(1)
-    if atyp == Atyp.IPV4:
-        host = text_ip((yield from stream.read_exact(4))).encode("ascii")
-    elif atyp == Atyp.IPV6:
-        host = text_ip((yield from stream.read_exact(16))).encode("ascii")
+    if atyp in (Atyp.IPV4, Atyp.IPV6):
+        host = yield from stream.read_exact(4 if atyp == Atyp.IPV4 else 16)
     elif atyp == Atyp.DOMAINNAME:
         (length,) = yield from stream.read_exact(1)
         host = yield from stream.read_exact(length)
     else:
         raise UnsupportedAddressType("ATYP 0x%02x" % atyp)
     (port,) = struct.unpack("!H", (yield from stream.read_exact(2)))
+    if atyp != Atyp.DOMAINNAME:
+        return Address.of_ip(host, port)
     # Only now, with the message consumed, so that the reply answers all of it.
     if not host:
         raise ProtocolError("the name in DST.ADDR is empty")
     if b"\0" in host:
         raise ProtocolError("the name in DST.ADDR holds a NUL byte")
-    return Address(host, port, atyp)
+    return Address.of_name(host, port)
 
 
 def encode_reply(rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0) -> bytes:

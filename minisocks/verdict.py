@@ -10,7 +10,7 @@ from minisocks.resolver import look_up, numeric_addresses, of_peers
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
 from minisocks.values import encode, is_port
-from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, scope_of, text_ip
+from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
 __all__ = ["Question", "Verdict", "judge"]
 
@@ -154,5 +154,5 @@ def _target(text: str) -> Address:
         raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
     ip = packed_ip(bare)
     if ip is None or "%" in bare:
-        return Address(encode(bare), int(port), Atyp.DOMAINNAME)
-    return Address(text_ip(ip).encode(), int(port), Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
+        return Address.of_name(encode(bare), int(port))
+    return Address.of_ip(ip, int(port))

@@ -119,6 +119,26 @@ class Address(NamedTuple):
     port: int
     atyp: int
 
+    @classmethod
+    def of_ip(cls, ip: bytes, port: int) -> "Address":
+        """Return an address of 4 or 16 bytes, and a port; ``::ffff:a.b.c.d`` is a.b.c.d."""
+        ip = _plain(ip)
+        return cls(text_ip(ip).encode("ascii"), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
+
+    @classmethod
+    def of_name(cls, name: bytes, port: int) -> "Address":
+        """Return what a client means by a name, which may be an address in any notation.
+
+        ``[::1]``, as in a URL, is ::1, and ``::ffff:a.b.c.d`` is a.b.c.d.
+        """
+        if b":" in name:
+            inner = name[1:-1] if name[:1] + name[-1:] == b"[]" else name
+            ip = packed_ip(as_text(inner))
+            if ip is not None:
+                plain = _plain(ip)
+                name = inner if plain is ip else text_ip(plain).encode("ascii")
+        return cls(name, port, Atyp.DOMAINNAME)
+
     @property
     def is_anybody(self) -> bool:
         """Whether it is 0.0.0.0 or ``::``, spelled like this: by that BIND means anybody."""
@@ -166,6 +186,15 @@ def packed_ip(text: str) -> Optional[bytes]:
 def unmapped(ip: bytes) -> bytes:
     """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
     return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
+
+
+def _plain(ip: bytes) -> bytes:
+    """Return what ``unmapped`` does, but ``::ffff:0.0.0.0`` as it is.
+
+    By that no client means what it means by 0.0.0.0: any peer of a BIND.
+    """
+    plain = unmapped(ip)
+    return plain if any(plain) else ip
 
 
 def plain_ip(text: str) -> bytes:

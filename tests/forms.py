@@ -12,6 +12,7 @@ THIS_HOST = [
     b"127.0.0.1", b"127.1", b"127.0.1", b"0", b"0.0.0.0", b"0.0",
     b"2130706433", b"0x7f000001", b"0x7F.1", b"017700000001", b"0177.0.0.01",
     b"::1", b"0:0:0:0:0:0:0:1", b"::", b"::ffff:127.0.0.1", b"::ffff:7f00:1", b"::ffff:0:0",
+    b"[::1]", b"[0::1]", b"[::]", b"[::ffff:127.0.0.1]",
     b"localhost", b"LOCALHOST", b"localhost.", b"LocalHost.", b"www.localhost", b"a.LOCALHOST.",
     b"loopback.test", b"loopback6.test", b"mapped.test", b"zero.test", b"all-denied.test",
 ]  # fmt: skip
@@ -22,12 +23,13 @@ LINK_LOCAL = [
     "fe80::1", "::ffff:169.254.169.254", "2002:a9fe:a9fe::",
     b"169.254.169.254", b"0xa9fea9fe", b"2852039166", b"fe80::1%lo", b"metadata.test",
     "64:ff9b::a9fe:a9fe", b"fe80::a9fe:a9fe%lo",
+    b"[fe80::1%lo]", b"[::ffff:169.254.169.254]",
 ]  # fmt: skip
 
 PRIVATE = [
     net.PRIVATE4, net.OTHER_PRIVATE4, net.CARRIER4, net.PRIVATE6,
     "::ffff:10.0.0.1", "64:ff9b::a00:1",
-    b"10.0.0.1", b"10.1", b"0xa000001", b"fd00::1", b"private.test", b"private6.test",
+    b"10.0.0.1", b"10.1", b"0xa000001", b"fd00::1", b"[fd00::1]", b"private.test", b"private6.test",
 ]  # fmt: skip
 
 #: In no set that clients may be trusted for, and not to be reached by those from elsewhere.
@@ -52,6 +54,8 @@ PUBLIC = [
     "::ffff:203.0.113.5",
     b"203.0.113.5",
     b"2001:db8::5",
+    b"[2001:db8::5]",
+    b"[::ffff:203.0.113.5]",
     b"public.test",
     b"public6.test",
 ]
@@ -68,6 +72,7 @@ NOWHERE = {
     "64:ff9b::a9fe:a9fe",
     "64:ff9b::a00:1",
     b"fe80::1%lo",
+    b"[fe80::1%lo]",
     b"fe80::a9fe:a9fe%lo",
 }
 #: Names that only a system's own resolver may know to be this host.

@@ -35,6 +35,13 @@ def test_one_family_alone_has_64():
     assert 64 == MAX_ADDRESSES
 
 
+def test_an_ipv4_address_in_ipv6_form_is_one():
+    """Of its family, once; other addresses that look like it stay what they are."""
+    mapped = [(V6, (host, 80, 0, 0)) for host in ("::ffff:192.0.2.7", "::ffff:0:192.0.2.7")]
+    plain = V4, ("192.0.2.7", 80)
+    assert [plain, mapped[1]] == first_addresses(rows(*mapped, plain))
+
+
 def test_neither_family_hides_the_other():
     """Whichever comes first: each has its first 32, or as many as there are."""
     four, six = [address(V4, n) for n in range(4000)], [address(V6, n) for n in range(2000)]

@@ -18,7 +18,7 @@ LAN = {"allow_lan": True}
 every_way = pytest.mark.parametrize("way", WAYS)
 
 #: What means anybody: to be waited for is not to be reached.
-ANYBODY = ("0.0.0.0", "::", b"0.0.0.0", b"::")
+ANYBODY = ("0.0.0.0", "::", b"0.0.0.0", b"::", b"[::]")
 #: What is nobody's address.
 NOBODY = ("::ffff:0.0.0.0", b"0", b"0.0", b"::ffff:0:0", b"zero.test")
 

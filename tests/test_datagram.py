@@ -25,6 +25,11 @@ GOLDEN = [
         Address(b"2001:db8::7", 65535, Atyp.IPV6),
     ),
     (b"\0\0\0\x03\x0bexample.org\x01\xbb", Address(b"example.org", 443, Atyp.DOMAINNAME)),
+    (b"\0\0\0\x03\x05[::1]\x01\xbb", Address(b"::1", 443, Atyp.DOMAINNAME)),
+    (
+        b"\0\0\0\x04" + bytes(10) + b"\xff\xff\xc0\0\x02\x07\x01\xbb",
+        Address(b"192.0.2.7", 443, Atyp.IPV4),
+    ),
     (b"\0\0\0\x03\x01a\0\0", Address(b"a", 0, Atyp.DOMAINNAME)),
     (b"\0\0\0\x03\xff" + b"x" * 255 + b"\0\1", Address(b"x" * 255, 1, Atyp.DOMAINNAME)),
 ]

@@ -409,7 +409,7 @@ def test_an_unreachable_target_is_told_apart_from_an_unreachable_network(here, d
 @pytest.mark.parametrize(
     "name",
     [b"nobody.invalid", b"\xff\xfe", "münchen.test".encode("utf-8"), b"a..b", b".", b"-",
-     b" ", b"%s%n", b"a\nb", b"a" * 255, b"1.2.3.4.5", b"[::1]", b"256.1.1.1"],
+     b" ", b"%s%n", b"a\nb", b"a" * 255, b"1.2.3.4.5", b"[::1", b"[1.2.3.4]", b"256.1.1.1"],
 )  # fmt: skip
 def test_a_name_that_the_system_cannot_resolve_is_an_unreachable_host(here, name):
     """The system's own resolver, given any bytes at all, leads to REP 04 and one log line."""

@@ -96,6 +96,24 @@ def test_family_without_a_source_is_not_used():
     assert [] == target.talks
 
 
+@pytest.mark.parametrize("dst", ["::ffff:127.0.0.1", b"::ffff:7f00:1", b"mapped.test"])
+def test_an_ipv4_address_in_ipv6_form_has_the_ipv4_source(dst):
+    """As an address, as a name, and as what a name server says."""
+
+    def getaddrinfo(host, port, *args):
+        sockaddr = ("::ffff:127.0.0.1", port, 0, 0)
+        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", sockaddr)]
+
+    with FakeTarget(says_peer) as target:
+        with run_proxy(Resolver(getaddrinfo), source=("127.0.0.9",)) as proxy:
+            with Talk.to(proxy.port) as talk:
+                rep, host, _ = talk.connect5(dst, target.port)
+                assert (0, "127.0.0.9") == (rep, host)
+                assert b"127.0.0.9" == talk.rest()
+            (record,) = proxy.records
+            assert "127.0.0.1" == record.via
+
+
 def test_sources_of_both_families():
     """Each family has its own."""
     with run_proxy(source=("127.0.0.9", "::1")) as proxy:

@@ -82,6 +82,15 @@ def test_tests_spell_addresses_as_the_table_does(message, expected):
     assert message == support.socks4(dst.host.decode(), dst.port, userid, cmd)
 
 
+@pytest.mark.parametrize(
+    "name, meant", [(b"[::1]", b"::1"), (b"::ffff:a00:1", b"10.0.0.1"), (b"[x]", b"[x]")]
+)
+def test_an_address_in_the_place_of_a_name(name, meant):
+    """In brackets, as in a URL, and an IPv4 address in the form of IPv6."""
+    message = support.socks4a(name, 443)
+    assert (asked4a(1, meant, 443), b"") == parse(socks4.parse_request, [message[1:]])
+
+
 @pytest.mark.parametrize("message, expected", [r for r in REQUESTS if r[0][4:8] == b"\0\0\0\1"])
 def test_tests_spell_names_as_the_table_does(message, expected):
     """What the suite's own client sends for a name is what the memo says."""
