@@ -6,7 +6,7 @@ from minisocks.client import Client
 from minisocks.exchange import Exchange
 from minisocks.wire import Address, packed_ip, scope_of
 
-__all__ = ["Known", "Way", "whose"]
+__all__ = ["Known", "Way", "contact_key"]
 
 #: One part of so many is younger contacts, when older ones are forgotten.  More would leave no
 #: room to become as many; fewer would forget targets that have not answered yet.
@@ -73,14 +73,14 @@ class Known:
 
     def written(self, place: Any, writer: Any) -> None:
         """Take note that *writer* has now sent something to *place*, a contact's sockaddr."""
-        ip = whose(place, packed_ip(place[0]) or b"")
+        ip = contact_key(place, packed_ip(place[0]) or b"")
         contact = self.contact((ip, place[1]))
         if contact is not None:
             self._put(contact._replace(writer=writer), ip)
 
     def writer_to(self, source: Any) -> Any:
         """Return which of the client's ports has sent something to *source* last, if any."""
-        ip = whose(source, packed_ip(source[0]) or b"")
+        ip = contact_key(source, packed_ip(source[0]) or b"")
         contact = self.contact((ip, source[1])) or self.contact(ip)
         return None if contact is None else contact.writer
 
@@ -145,7 +145,7 @@ class Known:
             self._exchange.remember(self, self._client, change)
 
 
-def whose(sockaddr: Any, ip: bytes) -> bytes:
+def contact_key(sockaddr: Any, ip: bytes) -> bytes:
     """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
     scope = scope_of(sockaddr)
     return ip + scope.to_bytes(4, "big") if scope else ip

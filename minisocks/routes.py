@@ -20,7 +20,7 @@ from minisocks.dialer import MAX_ADDRESSES, interleaved
 from minisocks.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
 from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
-from minisocks.known import Known, Way, whose
+from minisocks.known import Known, Way, contact_key
 from minisocks.loop import Job, Timer
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
@@ -124,7 +124,7 @@ class Routes:
         """Return the header for what comes from *source*; None: it is dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
-        host = whose(source, ip)
+        host = contact_key(source, ip)
         contact = self.known.contact((host, port))
         if self._services.hooks.authorize is None:
             contact = contact or self.known.contact(host)
@@ -220,7 +220,7 @@ class Routes:
                     break
                 first = first or (short, place)
             else:
-                self.known.add_contact(dst, whose(place, short), writer)
+                self.known.add_contact(dst, contact_key(place, short), writer)
                 self._add_way(key, way)
                 self._sent(sent)
                 return
@@ -229,7 +229,7 @@ class Routes:
         if first is not None and len(addresses) > 1:
             # Not all of them for each datagram, since a name server can say very many.
             short, place = first
-            self.known.add_contact(dst, whose(place, short), writer)
+            self.known.add_contact(dst, contact_key(place, short), writer)
             self._add_way(key, (self._send_to, place))
         self._dropped(key, error)
 
@@ -245,7 +245,7 @@ class Routes:
             host = sockaddr[0] if short is ip else text_ip(short)
             place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
             # Who is written to already first: of a name's addresses, always the same.
-            is_new = self.known.contact(whose(place, short)) is None
+            is_new = self.known.contact(contact_key(place, short)) is None
             (others if is_new else known).append((ip, short, place))
         return (known + others)[:MAX_ADDRESSES]
 

@@ -87,7 +87,7 @@ def test_another_port_is_taken(wanted, has_password, before, after, relay):
         assert is_taken == (OTHER == ports.last)
 
 
-def test_who_was_silent_is_still_heard(relay):
+def test_the_port_that_was_silent_is_still_heard(relay):
     """From then on several ports are the client's: another program does not take its place."""
     ports = ports_of(relay, "auto")
     assert ports.take(FIRST, 0.0)
@@ -117,7 +117,7 @@ def test_a_port_that_is_named_is_a_hint(wanted, relay):
     assert (V4, NAMED) == ports.last
 
 
-def test_source_port_0_is_not_the_port_of_who_named_none(relay):
+def test_source_port_0_is_not_the_port_that_a_client_names(relay):
     """It would take the place of the port that was first."""
     ports = ports_of(relay, "same-port")
     assert ports.take(FIRST, 0.0)
@@ -158,7 +158,7 @@ def test_a_client_whose_nat_forgets_its_port_goes_on(proxy, target, other):
 @pytest.mark.parametrize(
     "settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"]
 )
-def test_who_has_shown_a_password_keeps_its_port(settings, target, other):
+def test_a_client_that_has_shown_a_password_keeps_its_port(settings, target, other):
     """However long it is silent: the port is all that others at its address do not know."""
     with run_proxy(user="ann:secret", rule="allow to loopback", **settings) as proxy:
         with associated(proxy, True) as client:
@@ -196,7 +196,7 @@ def test_answers_go_to_the_port_that_has_written_to_the_target_last(is_known, ta
 
 
 def test_fragments_of_two_ports_are_not_put_together(proxy, target, other):
-    """They would become a datagram that nobody has written."""
+    """They would become a datagram that the client has not written."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         client.send_to(target, b"a", frag=1)
         other.sendto(header(V4, target.port, frag=0x82) + b"b", client.place)
@@ -224,7 +224,7 @@ def test_several_ports_write_where_there_is_no_room_to_remember(target, other):
         assert {} == proxy.records[-1].datagrams.drops
 
 
-def test_who_is_told_that_a_port_is_closed_is_sent_the_next_datagram(target, other):
+def test_a_closed_port_takes_no_answer_from_another_one(target, other):
     """The news that one client port is gone concerns no answer to another one."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         with UdpTarget() as second:
