@@ -18,10 +18,11 @@ import socket
 from typing import Dict, Optional, Type, Union
 
 from minisocks.compat import CAPACITY_ERRORS, READ, UNWATCHED, WRITE, unblock, unpace, unsent_bytes
-from minisocks.delivery import Delivery, Progress
+from minisocks.delivery import Delivery, is_undelivered
 from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
-from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
+from minisocks.kept import Kept
+from minisocks.loop import BUFFER_BYTES, Job, Loop
 from minisocks.pipes import PIPE_BYTES, Pipe
 from minisocks.record import Record
 
@@ -36,8 +37,6 @@ LITTLE_BYTES, LITTLE_TIMES = 32 * 1024, 8
 #: it, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
 #: So many turns behind a short message are short ones.
 TURN_BYTES, SHORT_TURNS = 64 * 1024, 500
-#: How long a receiver may keep a pipe and take nothing of what is in it.
-PIPE_SECONDS = 1.0
 #: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
 _CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
 #: And one that has no memory for it just now, which send and recv may do without.
@@ -60,7 +59,7 @@ class Pair(Job):
     """
 
     __slots__ = (
-        *("_client_mask", "_delivery", "_down", "_end", "_loop", "_pipe_timer", "_record"),
+        *("_client_mask", "_delivery", "_down", "_end", "_kept", "_loop", "_record"),
         *("_up", "_upstream_mask", "idle"),
     )
 
@@ -88,7 +87,8 @@ class Pair(Job):
         self._end = ""
         #: What ends it when nothing is said for long, where that is wanted.
         self.idle: Optional[Idle] = None
-        self._pipe_timer: Optional[Timer] = None
+        #: What looks after pipes that receivers keep, once one has.
+        self._kept: Optional[Kept] = None
         #: Of a broken pair only.
         self._delivery: Optional[Delivery] = None
 
@@ -260,31 +260,15 @@ class Pair(Job):
             if flow.eof:
                 self._finish_if_drained(flow)
         elif isinstance(data, Pipe):
-            if self._pipe_timer is None:
-                self._expect_pipes()
+            if self._kept is None:
+                self._kept = Kept(self._loop, self, self._record, (self._up, self._down))
+            self._kept.expect()
             self._loop.stalls(self)
         elif data is flow.pending:
             flow.pending = data[sent:]
         else:
             flow.hold(bytes(data[sent:]), self._loop.pipes)  # the buffer is everybody's
             self._loop.stalls(self)
-
-    def _expect_pipes(self) -> None:
-        """See in a while whether a pipe is kept by a receiver that takes nothing."""
-        before = (self._record.up, self._record.down)
-        self._pipe_timer = self._loop.call_later(
-            PIPE_SECONDS, self, lambda: self._check_pipes(*before)
-        )
-
-    def _check_pipes(self, *before: int) -> None:
-        self._pipe_timer = None
-        now = (self._record.up, self._record.down)
-        for flow, then, count in zip((self._up, self._down), before, now):
-            if isinstance(flow.pending, Pipe):
-                if then == count:
-                    flow.take_out(flow.pending, self._loop.pipes)
-                if self._pipe_timer is None and isinstance(flow.pending, Pipe):
-                    self._expect_pipes()
 
     def _over(self, flow: Flow) -> None:
         """The stream of ``flow.src`` has ended."""
@@ -365,7 +349,7 @@ class Pair(Job):
             self._loop.watch(sock.fileno(), mask, self)
 
     def _end_when_delivered(self) -> None:
-        if not self._is_broken() or not any(unsent for _count, unsent in self._progress()):
+        if not self._is_broken() or not is_undelivered((self._up, self._down)):
             self._close()
             return
         self._watch(self._up.src, UNWATCHED)
@@ -374,14 +358,9 @@ class Pair(Job):
 
     def _await_delivery(self) -> Delivery:
         if self._delivery is None:
-            self._delivery = Delivery(self._loop, self, self._progress, self._close)
+            flows = (self._up, self._down)
+            self._delivery = Delivery(self._loop, self, self._record, flows, self._close)
         return self._delivery
-
-    def _progress(self) -> Progress:
-        """Return how far each direction is whose receiver still lives."""
-        record = self._record
-        flows = ((self._up, record.up), (self._down, record.down))
-        return tuple((count, unsent_bytes(flow.dst)) for flow, count in flows if not flow.broken)
 
     def _close(self) -> None:
         loop = self._loop
@@ -390,7 +369,7 @@ class Pair(Job):
         up, down = self._up, self._down
         up.clear(loop.pipes)
         down.clear(loop.pipes)
-        for timer in (self._pipe_timer, self._delivery, self.idle):
+        for timer in (self._kept, self._delivery, self.idle):
             if timer is not None:
                 timer.cancel()
         loop.close_later(up.src, reset=self._is_broken())

@@ -52,7 +52,8 @@ ABOVE = """
     clientports
     rate ports drops
     attempts families lingering relay errand
-    census delivery flow idle
+    census delivery kept
+    flow idle
     loop record
     job netlink polled processor
     affinity edge

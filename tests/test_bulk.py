@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import minisocks.loop
+import minisocks.kept
 import minisocks.pipes
 import minisocks.relay
 from minisocks.errand import run_in
@@ -288,8 +289,8 @@ def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
     relayed, loop, eager, monkeypatch, first
 ):
     """After a second the bytes wait in memory, the pipe is free, and nothing is lost."""
-    assert 1.0 == minisocks.relay.PIPE_SECONDS
-    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 0.05)
+    assert 1.0 == minisocks.kept.PIPE_SECONDS
+    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 0.05)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
     flow = flow_from(pair, first)
@@ -307,7 +308,7 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
     checked = threading.Event()
 
     def check(sent_since):
-        pair.pair._check_pipes(pair.record.up, pair.record.down - sent_since)
+        pair.pair._kept.check(pair.record.up, pair.record.down - sent_since)
         checked.set()
 
     for sent_since, kind in ((1, Pipe), (0, memoryview)):
@@ -320,7 +321,7 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
 @pytest.mark.parametrize("first", ENDS)
 def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypatch, first):
     """What may be kept in memory is bounded; beyond that the pipe is kept, and nothing is lost."""
-    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 0.02)
+    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 0.02)
     monkeypatch.setattr(minisocks.pipes, "MAX_KEPT_BYTES", 0)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
@@ -372,7 +373,7 @@ def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
 
 def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
     """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
-    monkeypatch.setattr(minisocks.relay, "PIPE_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 3600)
     pairs = [relayed(small=ENDS) for _ in range(MAX_PIPES + 8)]
     sent = []
     for pair in pairs:
