@@ -16,8 +16,12 @@ __all__ = [
     "CAPACITY_ERRORS",
     "PEER_CLOSED",
     "READ",
+    "READ_MARKED",
+    "READ_URGENT",
+    "READS",
     "UNSHARED_POLLERS",
     "UNWATCHED",
+    "URGENT",
     "WRITE",
     "PlainPoller",
     "Poller",
@@ -26,6 +30,7 @@ __all__ = [
     "close_quietly",
     "connect_result",
     "hang_up",
+    "is_at_mark",
     "log_bug",
     "send_now",
     "tame_traceback",
@@ -50,6 +55,14 @@ _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 #: Masks of Poller.  A wait for neither still reports that the peer is gone for
 #: good (reset, or both directions shut), except on systems with only select().
 READ, WRITE = 1, 4
+#: In masks and events: TCP's urgent byte has come.  It may wait for bytes before it that have not.
+URGENT = getattr(select, "POLLPRI", 0)
+#: For who passes it on as urgent.  Not for others: it is reported until it is read.
+READ_URGENT = READ | URGENT
+#: For READ alone, but events say more than READ: they are no ordinary ones.
+READ_MARKED = READ | getattr(select, "POLLRDNORM", 0)
+#: What events have of all these.
+READS = READ_URGENT | READ_MARKED
 #: Neither readable nor writable nor dead: no poller knows the descriptor.
 UNWATCHED = -1
 #: Mask of PlainPoller: the peer has sent FIN, or we have shut our reading side down (Linux).
@@ -185,12 +198,14 @@ _KEEPALIVE = [
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what every relayed TCP connection gets; quietly skip a unix socket.
+    """Set what every relayed TCP connection gets; of a unix socket what it knows.
 
     No delay for small messages, and a peer that vanished is noticed after
-    300 s + 4 x 30 s.
+    300 s + 4 x 30 s.  An urgent byte stays in its place among the others, for any kind of socket:
+    the kernel would else take it out of the stream.
     """
     try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
@@ -295,6 +310,11 @@ def unsent_bytes(sock: socket.socket) -> int:
     return 0
 
 
+def is_at_mark(sock: socket.socket) -> bool:
+    """Return whether the next byte to be read is the urgent one; False where unknown."""
+    return False
+
+
 try:
     import fcntl
     import termios
@@ -318,6 +338,19 @@ else:
         return int.from_bytes(unsent, sys.byteorder)
 
     unsent_bytes = _unsent_bytes
+
+    #: Python has no name for it, and systems have different numbers.
+    _SIOCATMARK = 0x8905
+    if not _IS_LINUX or os.uname().machine.startswith(("mips", "alpha")):
+        _SIOCATMARK = 0x40047307
+
+    def _is_at_mark(sock: socket.socket) -> bool:
+        try:
+            return fcntl.ioctl(sock.fileno(), _SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
+        except OSError:
+            return False  # a unix socket of a kernel where those have none
+
+    is_at_mark = _is_at_mark
 
 
 def hang_up(sock: socket.socket) -> None:

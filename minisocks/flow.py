@@ -4,7 +4,7 @@ import errno
 import socket
 from typing import Optional, Union
 
-from minisocks.compat import READ, UNWATCHED, WRITE
+from minisocks.compat import READ_MARKED, READ_URGENT, UNWATCHED, WRITE, is_at_mark
 from minisocks.loop import BUFFER_BYTES
 from minisocks.pipes import Pipe, Pipes
 
@@ -83,10 +83,39 @@ class Flow:
             if len(data) <= BUFFER_BYTES:
                 pipes.forget(len(data))  # so much may wait for every slow receiver
 
+    def pass_urgent(self, pipes: Pipes) -> Optional[int]:
+        """Have ``dst`` take the next byte as TCP's urgent one, if that is what it is.
 
-def wish(outgoing: Flow, incoming: Flow) -> int:
-    """Return what is wanted of an end, given the flows out of it and into it."""
-    mask = READ if outgoing.wants_read() else 0
+        It stays in ``src`` until then, so what is pending never has to be known as urgent.  A unix
+        socket takes it as any other byte: not all kernels have urgent ones there.
+
+        Returns:
+            How many bytes that were; 0: there is no room, which is waited for.  None: it is not.
+
+        Raises:
+            OSError: ``dst`` is dead.
+        """
+        byte = self.src.recv(1, socket.MSG_PEEK) if is_at_mark(self.src) else b""
+        if not byte:
+            return None
+        is_unix = self.dst.family == getattr(socket, "AF_UNIX", None)
+        try:
+            self.dst.send(byte, 0 if is_unix else socket.MSG_OOB)
+        except BlockingIOError:
+            self.hold(b"", pipes)
+            return 0
+        self.src.recv(1)
+        return 1
+
+
+def wish(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] = None) -> int:
+    """Return what is wanted of an end, given the flows out of it and into it.
+
+    *waits_behind*: a flow of which the urgent byte waits for bytes before it.
+    """
+    mask = 0
+    if outgoing.wants_read():
+        mask = READ_MARKED if outgoing is waits_behind else READ_URGENT
     if incoming.pending is not None:
         mask |= WRITE
     if not mask and (outgoing.died is not None or (outgoing.eof and incoming.done)):

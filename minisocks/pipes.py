@@ -7,11 +7,14 @@ Python 3.10, not Linux) or no pipe to be had, ``borrow`` returns None and the
 caller reads and sends as ever.
 """
 
+import errno
 import os
 import time
 from typing import Any, List, Optional
 
-__all__ = ["PIPE_BYTES", "Pipe", "Pipes"]
+from minisocks.compat import CAPACITY_ERRORS
+
+__all__ = ["CANNOT_SPLICE", "GO_BY_BUFFER", "PIPE_BYTES", "Pipe", "Pipes"]
 
 #: What one pipe takes.  Measured against 64 KiB: a sixth of the processor time
 #: for a byte, because the receiver is woken a sixteenth as often.
@@ -23,6 +26,11 @@ MAX_PIPES = 32
 MAX_KEPT_BYTES = 16 << 20
 #: With no descriptor or pipe left, how long until it is tried again.
 RETRY_SECONDS = 1.0
+
+#: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
+CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+#: And one that has no memory for it just now, which send and recv may do without.
+GO_BY_BUFFER = CAPACITY_ERRORS.union(CANNOT_SPLICE)
 
 #: None before Python 3.10, and elsewhere than on Linux.
 _splice: Any = getattr(os, "splice", None)

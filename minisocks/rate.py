@@ -278,7 +278,8 @@ class RatedPair(Pair):
             return  # something has ended it meanwhile
         lane = self._lane(flow)
         if flow.wants_read():
-            self._read(flow, lane, lane.bucket.available())
+            # No event has told whether the urgent byte has come.
+            self._read(flow, lane, lane.bucket.available(), may_be_urgent=True)
         self._update()
 
     def _pump(self, flow: Flow) -> None:
@@ -287,13 +288,23 @@ class RatedPair(Pair):
             lane = self._lane(flow)
             self._read(flow, lane, lane.available())
 
-    def _read(self, flow: _RatedFlow, lane: Lane, most: int) -> None:
+    def _pump_urgent(self, flow: Flow) -> None:
+        assert isinstance(flow, _RatedFlow)
+        if not flow.waits:
+            lane = self._lane(flow)
+            self._read(flow, lane, lane.available(), may_be_urgent=True)
+
+    def _read(
+        self, flow: _RatedFlow, lane: Lane, most: int, may_be_urgent: bool = False
+    ) -> None:
         """Read once, at most so much, and send what that gave; wait if no more may be read."""
         if most and flow is self._up and self._early:
             size = min(most, len(self._early))
             data, self._early = self._early[:size], self._early[size:]
             lane.bucket.spend(size)
             self._push(flow, data)
+        elif most and may_be_urgent and self._pass_urgent(flow):
+            lane.bucket.spend(1)
         elif most:
             buffer = self._loop.buffer
             try:

@@ -13,17 +13,16 @@ The fast path is ``Pair.on_ready`` and what it calls:
 * The poller is told what is wanted only when that changes.
 """
 
-import errno
 import socket
 from typing import Dict, Optional, Type, Union
 
-from minisocks.compat import CAPACITY_ERRORS, READ, UNWATCHED, WRITE, unblock, unpace, unsent_bytes
+from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock, unpace
 from minisocks.delivery import Delivery, is_undelivered
 from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
 from minisocks.kept import Kept
 from minisocks.loop import BUFFER_BYTES, Job, Loop
-from minisocks.pipes import PIPE_BYTES, Pipe
+from minisocks.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
 from minisocks.record import Record
 
 __all__ = ["Pair"]
@@ -37,10 +36,6 @@ LITTLE_BYTES, LITTLE_TIMES = 32 * 1024, 8
 #: it, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
 #: So many turns behind a short message are short ones.
 TURN_BYTES, SHORT_TURNS = 64 * 1024, 500
-#: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
-_CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-#: And one that has no memory for it just now, which send and recv may do without.
-_GO_BY_BUFFER = CAPACITY_ERRORS.union(_CANNOT_SPLICE)
 
 
 class Pair(Job):
@@ -114,11 +109,11 @@ class Pair(Job):
         for sock in (self._up.src, self._down.src):
             unblock(sock)
         # The client last, which often speaks first.
-        return {self._down.src.fileno(): READ, self._up.src.fileno(): READ}
+        return {self._down.src.fileno(): READ_URGENT, self._up.src.fileno(): READ_URGENT}
 
     def watched(self) -> None:
         """Take note of it."""
-        self._client_mask = self._upstream_mask = READ
+        self._client_mask = self._upstream_mask = READ_URGENT
 
     @property
     def held(self) -> int:
@@ -142,12 +137,15 @@ class Pair(Job):
                 return  # nothing else is wanted than before
         else:
             wanted = incoming.pending is not None or outgoing.wants_read()
-            if not wanted and mask & ~(READ | WRITE):
+            if not wanted and mask & ~(READS | WRITE):
                 self._dead(outgoing, incoming)
-            if incoming.pending is not None and mask & ~READ:
+            if incoming.pending is not None and mask & ~READS:
                 self._push(incoming, incoming.pending)
             if outgoing.wants_read() and mask & ~WRITE:
-                self._pump(outgoing)
+                if mask == URGENT:  # that cannot be read yet: a segment before it is lost
+                    self._update(waits_behind=outgoing)
+                    return
+                (self._pump_urgent if mask & READS & ~READ else self._pump)(outgoing)
         self._update()
 
     def on_bulk(self, fd: int, mask: int) -> None:
@@ -194,6 +192,24 @@ class Pair(Job):
         else:
             self._over(flow)
 
+    def _pump_urgent(self, flow: Flow) -> None:
+        """Do the same where TCP's urgent byte has come: no further than to it, or only that."""
+        if not self._pass_urgent(flow):
+            self._pump(flow)
+
+    def _pass_urgent(self, flow: Flow) -> bool:
+        """Send the next byte as an urgent one, if it is; return whether it is."""
+        try:
+            sent = flow.pass_urgent(self._loop.pipes)
+        except OSError as exc:
+            self._lose_receiver(flow, exc)
+            return True
+        if flow is self._up:
+            self._record.up += sent or 0
+        else:
+            self._record.down += sent or 0
+        return sent is not None
+
     def _pump_bulk(self, flow: Flow, pipe: Pipe) -> None:
         """Do the same through *pipe*, which stays with the flow if not all can be sent."""
         pipes = self._loop.pipes
@@ -201,12 +217,11 @@ class Pair(Job):
             size = pipe.fill(flow.src.fileno(), self._turn_bytes())
         except OSError as exc:
             pipes.give_back(pipe)
-            # Nothing there, though the loop was told so: TCP's urgent data is in the way,
-            # which only recv() gets past.
+            # Nothing there, though the loop was told so: recv() knows better.
             flow.bulk = 0
-            if exc.errno in _CANNOT_SPLICE:
+            if exc.errno in CANNOT_SPLICE:
                 pipes.refuse()
-            elif not isinstance(exc, BlockingIOError) and exc.errno not in CAPACITY_ERRORS:
+            elif not isinstance(exc, BlockingIOError) and exc.errno not in GO_BY_BUFFER:
                 self._reset(flow, exc.errno or 0)
             return
         if size:
@@ -214,7 +229,7 @@ class Pair(Job):
             flow.pending = pipe
             self._push(flow, pipe)
         else:
-            # The end, or urgent data with a FIN somewhere behind it: recv() knows.
+            # The end, which recv() tells from a reset.
             pipes.give_back(pipe)
             flow.bulk = 0
             self._pump(flow)
@@ -239,16 +254,13 @@ class Pair(Job):
         except BlockingIOError:
             sent, left = 0, 1
         except OSError as exc:
-            if isinstance(data, Pipe) and exc.errno in _GO_BY_BUFFER:
+            if isinstance(data, Pipe) and exc.errno in GO_BY_BUFFER:
                 flow.take_out(data, self._loop.pipes, must=True)
                 self._loop.stalls(self)
-                if exc.errno in _CANNOT_SPLICE:
+                if exc.errno in CANNOT_SPLICE:
                     self._loop.pipes.refuse()
                 return
-            # Its receiver is gone, but what the receiver had sent before may
-            # still wait in the kernel: the other direction reads on to its end.
-            self._break(flow)
-            self._note(flow.dst, word_of(exc.errno or 0))
+            self._lose_receiver(flow, exc)
             return
         if flow is self._up:
             self._record.up += sent
@@ -290,6 +302,11 @@ class Pair(Job):
         except OSError:
             self._break(flow)  # reset in the meantime
 
+    def _lose_receiver(self, flow: Flow, exc: OSError) -> None:
+        # What it had sent before may still wait in the kernel: the other direction reads on.
+        self._break(flow)
+        self._note(flow.dst, word_of(exc.errno or 0))
+
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
         flow.clear(self._loop.pipes)
@@ -325,19 +342,22 @@ class Pair(Job):
         if not self._end or (how != "fin" and self._end.endswith("fin")):
             self._end = ("client-" if sock is self._up.src else "target-") + how
 
-    def _update(self) -> None:
-        """Tell the loop what this pair waits for now, or end it."""
+    def _update(self, waits_behind: Optional[Flow] = None) -> None:
+        """Tell the loop what this pair waits for now, or end it.
+
+        *waits_behind*: of this direction the urgent byte has come, and others before it have not.
+        """
         up, down = self._up, self._down
         if up.done and down.done:
             self._end_when_delivered()
             return
         if self._is_broken():
             self._await_delivery()
-        mask = wish(up, down)
+        mask = wish(up, down, waits_behind)
         if mask != self._client_mask:
             self._client_mask = mask
             self._watch(up.src, mask)
-        mask = wish(down, up)
+        mask = wish(down, up, waits_behind)
         if mask != self._upstream_mask:
             self._upstream_mask = mask
             self._watch(up.dst, mask)

@@ -53,6 +53,8 @@ class SocksServer(socketserver.ThreadingTCPServer):
         self._handed_over: Set[Any] = set()
         listener.setblocking(False)
         tune(listener)
+        is_unix = listener.family == getattr(socket, "AF_UNIX", None)
+        self._accepted_inherit = ACCEPTED_INHERIT and not is_unix
         services.listeners.add(listener)
 
     def fileno(self) -> int:
@@ -82,7 +84,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
             OSError: there is none, or no descriptor for it.
         """
         request, address = self.socket.accept()
-        if not ACCEPTED_INHERIT:
+        if not self._accepted_inherit:
             tune(request)
         return request, address
 

@@ -7,7 +7,7 @@ import threading
 import time
 
 from minisocks.client import Client
-from minisocks.compat import UNWATCHED
+from minisocks.compat import UNWATCHED, tune
 from minisocks.rate import RatedPair
 from minisocks.record import Record
 from minisocks.relay import Pair
@@ -50,6 +50,8 @@ class Relayed:
         self.client, self.target = Talk(client), Talk(target)
         self.record = Record(Client(("127.0.0.1", 4242)))
         self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
+        tune(self.client_side)
+        tune(self.target_side)
         what = (loop, self.client_side, self.target_side, self.record, early)
         rates = getattr(loop, "rates", None)
         if rates is None:

@@ -57,8 +57,8 @@ ABOVE = """
     loop record
     job netlink polled processor
     affinity edge
-    whereabouts room
-    deadline compat interfaces machine pidfile pipes logincost threads
+    pipes whereabouts room
+    deadline compat interfaces machine pidfile logincost threads
     opening
 """
 

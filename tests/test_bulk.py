@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-import minisocks.loop
 import minisocks.kept
+import minisocks.loop
 import minisocks.pipes
 import minisocks.relay
 from minisocks.errand import run_in

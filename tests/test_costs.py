@@ -30,7 +30,7 @@ ALLOWED = {
     "write": 2,  # METHOD, reply
     "sendto": 2,  # bytes there and back
     "socket": 1,
-    "setsockopt": 5,  # of the socket to the target: no delay, keepalive and its three times
+    "setsockopt": 6,  # to the target: urgent bytes, no delay, keepalive and its three times
     "connect": 2,  # the second tells that it is done, as it is on this host and in a LAN
     "epoll_ctl": 6,  # both in; a half-closed one masked; both out, for a fork may hold them open
     "shutdown": 2,  # FIN passed on, even where a fork holds the socket open
