@@ -18,6 +18,7 @@ from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
 from minisocks.drops import NotSent, drop_of
 from minisocks.errors import HandshakeError
+from minisocks.flow import word_of
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
 from minisocks.loop import BUFFER_BYTES, Job, Timer
@@ -26,6 +27,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import Routes
 from minisocks.services import Services
+from minisocks.vanished import has_vanished
 from minisocks.wire import Atyp
 
 __all__ = ["Association"]
@@ -357,11 +359,14 @@ class Association(Job):
             how = "fin"
         except BlockingIOError:
             return
-        except TimeoutError:
-            how = "lost"
-        except OSError:
-            how = "reset"
+        except OSError as exc:
+            how = word_of(exc.errno)
         self.abort("client-" + how)
+
+    def look_after_peers(self) -> None:
+        """End if the client has vanished before it had our reply."""
+        if has_vanished(self._control):
+            self.abort("client-lost")
 
 
 class TargetsIdle(Idle):

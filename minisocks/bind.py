@@ -167,7 +167,7 @@ class Bind(WaitingRequest):
                 session.record.why = str(exc)  # for a refusal that may follow
             return
         peer.setblocking(False)
-        tune(peer)
+        tune(peer, session.services.access.road.keepalive)
         self._release()
         try:
             session.granted(peer, sockaddr, sockaddr)

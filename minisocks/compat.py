@@ -7,7 +7,7 @@ import select
 import socket
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from minisocks.quoting import shown
 
@@ -190,26 +190,26 @@ def tell(level: int, message: str, *args: object) -> None:
         pass
 
 
-_KEEPALIVE = [
-    (getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 300), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 4))
-    if hasattr(socket, name)
-]
+_KEEPALIVE = [getattr(socket, "TCP_KEEP" + name, None) for name in ("IDLE", "INTVL", "CNT")]
 
 
-def tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket, keepalive: Sequence[int] = ()) -> None:
     """Set what every relayed TCP connection gets; of a unix socket what it knows.
 
-    No delay for small messages, and a peer that vanished is noticed after
-    300 s + 4 x 30 s.  An urgent byte stays in its place among the others, for any kind of socket:
-    the kernel would else take it out of the stream.
+    No delay for small messages, and a peer that vanished is noticed.  An urgent byte stays in its
+    place among the others, for any kind of socket: the kernel would else take it out of the stream.
+
+    Args:
+        keepalive: after how many seconds of silence, how many apart and how often the peer is
+            asked; empty: as the system does.
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        for option, value in zip(_KEEPALIVE, keepalive):
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
         pass  # a unix socket; or the peer has gone, which the next call tells
 

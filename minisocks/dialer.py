@@ -222,7 +222,7 @@ class Dial:
             return None
         if not _NONBLOCK:
             sock.setblocking(False)
-        tune(sock)
+        tune(sock, self._road.keepalive)
         now = self._clock()
         self._next_at = now + HEAD_START_SECONDS
         self.attempts[sock.fileno()] = (sock, sockaddr, now)

@@ -45,6 +45,15 @@ class Flow:
         """Return whether more of ``src`` would be of use now."""
         return self.pending is None and not self.eof
 
+    def is_dry(self) -> bool:
+        """Return whether the kernel has nothing more of ``src`` to be read."""
+        try:
+            return not self.src.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # what is to be read is this error
+
     @property
     def held(self) -> int:
         """How many bytes it has in memory, or in a pipe."""
@@ -125,6 +134,14 @@ def wish(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] = None) ->
     return mask
 
 
-def word_of(code: int) -> str:
+#: What the kernel says of a peer that has not answered for long: why the last packet for it came
+#: back, if one did.
+_LOST = [
+    getattr(errno, name, None)
+    for name in ("ETIMEDOUT", "EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENONET")
+]
+
+
+def word_of(code: Optional[int]) -> str:
     """Return how an end has died, by its errno."""
-    return "lost" if code == errno.ETIMEDOUT else "reset"
+    return "lost" if code and code in _LOST else "reset"

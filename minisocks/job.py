@@ -42,6 +42,9 @@ class Job:
     def stop_listening(self) -> None:
         """End if it only waits for a connection to come: the proxy listens no more."""
 
+    def look_after_peers(self) -> None:
+        """End what is kept by a peer that has vanished; called now and then."""
+
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return what ``begin`` would watch, by descriptor, if it would do nothing else.
 

@@ -11,8 +11,7 @@ Rules, each bought with a bug:
 * A descriptor that would report "gone" for ever is unwatched by its job: epoll cannot mask
   EPOLLHUP, and the loop would spin.
 * What an event says is a hint; outcomes come from the system calls.
-* Bulk comes behind all other work, and for a bounded time in each round: what one
-  client downloads delays no other client (``set_bulk``).
+* Bulk comes last in each round, for a bounded time: no download delays others (``set_bulk``).
 """
 
 import collections
@@ -251,9 +250,13 @@ class Loop:
         except OSError:
             pass  # it is closed already; Pythons before 3.9 say nothing
 
+    def jobs(self) -> List[Job]:
+        """Return all that there are, also those that do not count."""
+        return list(self._jobs)
+
     def tell_all(self, method: str) -> None:
         """Call the *method* of each job.  Loop thread."""
-        for job in list(self._jobs):
+        for job in self.jobs():
             self._guarded(job, getattr(job, method))
 
     def stalls(self, job: Job) -> None:
@@ -372,7 +375,10 @@ class Loop:
 
     def _tell_empty(self) -> None:
         self.pipes.close_spare()
-        self._close_bulk_poller()
+        if self._bulk_poller is not None and not self._bulk:
+            self._poller.unregister(self._bulk_poller.fileno())
+            self._bulk_poller.close()
+            self._bulk_poller = None
         for callback in list(self._on_empty):
             try:
                 callback()
@@ -385,15 +391,9 @@ class Loop:
             (hang_up if reset else close_quietly)(sock)
 
     def _shut_down(self) -> None:
-        for job in list(self._jobs):
+        for job in self.jobs():
             self._abort(job, "shutdown")
         self._close_sockets()
         self._tell_empty()
         self._poller.close()
         self._waker.close()
-
-    def _close_bulk_poller(self) -> None:
-        if self._bulk_poller is not None and not self._bulk:
-            self._poller.unregister(self._bulk_poller.fileno())
-            self._bulk_poller.close()
-            self._bulk_poller = None

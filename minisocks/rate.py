@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.client import Client
-from minisocks.flow import Flow
+from minisocks.flow import Flow, word_of
 from minisocks.loop import BUFFER_BYTES, Job, Loop, Timer
 from minisocks.relay import Pair
 
@@ -312,7 +312,7 @@ class RatedPair(Pair):
             except BlockingIOError:
                 return
             except OSError as exc:
-                self._reset(flow, exc.errno or 0)
+                self._reset(flow, word_of(exc.errno))
                 return
             if size:
                 lane.bucket.spend(size)

@@ -17,13 +17,14 @@ import socket
 from typing import Dict, Optional, Type, Union
 
 from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock, unpace
-from minisocks.delivery import Delivery, is_undelivered
+from minisocks.delivery import Delivery
 from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
 from minisocks.kept import Kept
 from minisocks.loop import BUFFER_BYTES, Job, Loop
 from minisocks.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
 from minisocks.record import Record
+from minisocks.vanished import has_vanished
 
 __all__ = ["Pair"]
 
@@ -141,12 +142,10 @@ class Pair(Job):
                 self._dead(outgoing, incoming)
             if incoming.pending is not None and mask & ~READS:
                 self._push(incoming, incoming.pending)
-            if outgoing.wants_read() and mask & ~WRITE:
-                if mask == URGENT:  # that cannot be read yet: a segment before it is lost
-                    self._update(waits_behind=outgoing)
-                    return
+            if outgoing.wants_read() and mask & ~(WRITE | URGENT):
                 (self._pump_urgent if mask & READS & ~READ else self._pump)(outgoing)
-        self._update()
+        # URGENT alone: it cannot be read yet, for a segment before it is lost.
+        self._update(outgoing if mask == URGENT else None)
 
     def on_bulk(self, fd: int, mask: int) -> None:
         """Do the same, and leave those that carry bulk when neither direction does so."""
@@ -157,6 +156,13 @@ class Pair(Job):
     def _set_bulk(self, is_bulk: bool) -> None:
         self._loop.set_bulk(self._up.src.fileno(), self._client_mask, is_bulk)
         self._loop.set_bulk(self._up.dst.fileno(), self._upstream_mask, is_bulk)
+
+    def look_after_peers(self) -> None:
+        """Give up an end that has vanished, once all that it had said is read."""
+        for flow in (self._up, self._down):
+            if has_vanished(flow.src) and flow.is_dry():
+                self._reset(flow, "lost")
+                self._update()
 
     def abort(self, why: str) -> None:
         """Reset both ends: a FIN would pass a torn stream off as complete."""
@@ -177,7 +183,7 @@ class Pair(Job):
         except BlockingIOError:
             return
         except OSError as exc:
-            self._reset(flow, exc.errno or 0)
+            self._reset(flow, word_of(exc.errno))
             return
         if size:
             if size <= MESSAGE_BYTES:
@@ -222,7 +228,7 @@ class Pair(Job):
             if exc.errno in CANNOT_SPLICE:
                 pipes.refuse()
             elif not isinstance(exc, BlockingIOError) and exc.errno not in GO_BY_BUFFER:
-                self._reset(flow, exc.errno or 0)
+                self._reset(flow, word_of(exc.errno))
             return
         if size:
             flow.bulk = LITTLE_TIMES if size >= LITTLE_BYTES else flow.bulk - 1
@@ -236,11 +242,10 @@ class Pair(Job):
 
     def _turn_bytes(self) -> int:
         """Return how much of bulk may be moved at once."""
-        loop = self._loop
-        if not loop.short_turns:
-            return PIPE_BYTES
-        loop.short_turns -= 1
-        return TURN_BYTES
+        if self._loop.short_turns:
+            self._loop.short_turns -= 1
+            return TURN_BYTES
+        return PIPE_BYTES
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
         """Send *data*; what is not taken becomes, or stays, ``flow.pending``."""
@@ -285,7 +290,7 @@ class Pair(Job):
     def _over(self, flow: Flow) -> None:
         """The stream of ``flow.src`` has ended."""
         if flow.died:
-            self._reset(flow, flow.died)
+            self._reset(flow, word_of(flow.died))
         else:
             flow.eof = True
             self._note(flow.src, "fin")
@@ -303,18 +308,18 @@ class Pair(Job):
             self._break(flow)  # reset in the meantime
 
     def _lose_receiver(self, flow: Flow, exc: OSError) -> None:
-        # What it had sent before may still wait in the kernel: the other direction reads on.
+        # What it had sent may still wait in the kernel: the other direction reads on.
         self._break(flow)
-        self._note(flow.dst, word_of(exc.errno or 0))
+        self._note(flow.dst, word_of(exc.errno))
 
     def _break(self, flow: Flow) -> None:
         """Give *flow* up: its ``dst`` takes nothing any more."""
         flow.clear(self._loop.pipes)
         flow.eof = flow.done = flow.broken = True
 
-    def _reset(self, flow: Flow, code: int) -> None:
+    def _reset(self, flow: Flow, how: str) -> None:
         """``flow.src`` is dead: nothing comes from it and nothing goes to it."""
-        self._note(flow.src, word_of(code))
+        self._note(flow.src, how)
         self._break(self._down if flow is self._up else self._up)
         flow.eof = True
         self._finish_if_drained(flow)
@@ -323,7 +328,7 @@ class Pair(Job):
         """An end of which nothing is wanted just now is gone."""
         code = outgoing.died = outgoing.src.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code and outgoing.eof:
-            self._reset(outgoing, code)
+            self._reset(outgoing, word_of(code))
         elif code:
             # It waits for a slow reader, who first gets all that it had said.
             self._note(outgoing.src, word_of(code))
@@ -348,11 +353,13 @@ class Pair(Job):
         *waits_behind*: of this direction the urgent byte has come, and others before it have not.
         """
         up, down = self._up, self._down
-        if up.done and down.done:
-            self._end_when_delivered()
-            return
+        is_over = up.done and down.done
         if self._is_broken():
-            self._await_delivery()
+            self._await_delivery(is_over)
+        elif is_over:
+            self._close()
+        if is_over:
+            return
         mask = wish(up, down, waits_behind)
         if mask != self._client_mask:
             self._client_mask = mask
@@ -368,31 +375,24 @@ class Pair(Job):
         else:
             self._loop.watch(sock.fileno(), mask, self)
 
-    def _end_when_delivered(self) -> None:
-        if not self._is_broken() or not is_undelivered((self._up, self._down)):
-            self._close()
-            return
-        self._watch(self._up.src, UNWATCHED)
-        self._watch(self._up.dst, UNWATCHED)
-        self._await_delivery().finish()
-
-    def _await_delivery(self) -> Delivery:
+    def _await_delivery(self, is_over: bool) -> None:
         if self._delivery is None:
             flows = (self._up, self._down)
             self._delivery = Delivery(self._loop, self, self._record, flows, self._close)
-        return self._delivery
+        if is_over:
+            self._watch(self._up.src, UNWATCHED)
+            self._watch(self._up.dst, UNWATCHED)
+            self._delivery.finish()
 
     def _close(self) -> None:
         loop = self._loop
         if self._record.end is not None:
             return
-        up, down = self._up, self._down
-        up.clear(loop.pipes)
-        down.clear(loop.pipes)
         for timer in (self._kept, self._delivery, self.idle):
             if timer is not None:
                 timer.cancel()
-        loop.close_later(up.src, reset=self._is_broken())
-        loop.close_later(up.dst, reset=self._is_broken())
+        for flow in (self._up, self._down):
+            flow.clear(loop.pipes)
+            loop.close_later(flow.src, reset=self._is_broken())
         self._record.finish(self._end)
         loop.done(self)

@@ -11,6 +11,7 @@ from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.errors import RoadError
 from minisocks.resolver import Sockaddr
 from minisocks.settings import Config
+from minisocks.values import Keepalive
 
 __all__ = ["Road"]
 
@@ -41,6 +42,8 @@ class Road(NamedTuple):
     mark: int = 0
     #: The one family of which addresses of names are wanted; 0: both.
     only: int = 0
+    #: Of all connections, those of clients as well.
+    keepalive: Keepalive = Keepalive()
 
     @classmethod
     def of(cls, config: Config) -> "Road":
@@ -51,7 +54,8 @@ class Road(NamedTuple):
         prefer, _, is_only = config.prefer.partition("-")
         family = _FAMILIES.get(prefer, 0)
         only = family if is_only else min(sources) if len(sources) == 1 else 0
-        return cls(family, sources, config.interface, config.mark, only)
+        keepalive = Keepalive.parse(config.keepalive)
+        return cls(family, sources, config.interface, config.mark, only, keepalive)
 
     def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
         """Return *addresses* with the preferred family first, else in their order."""

@@ -9,6 +9,7 @@ from minisocks.values import (
     ListenAddress,
     check_address,
     check_interface,
+    check_keepalive,
     check_log_format,
     check_name_only,
     check_path,
@@ -268,6 +269,15 @@ ROWS = (
         "SECS",
         least=1,
         most=365 * 86400,
+    ),
+    Setting(
+        _TIME,
+        "keepalive",
+        "text",
+        "Seconds of silence after which a peer is asked whether it is there. IDLE,INTERVAL,COUNT "
+        "also says how many seconds apart and how often it is asked, until it counts as lost.",
+        "IDLE",
+        accept=check_keepalive,
     ),
     Setting(
         _TIME, "grace", "seconds", "For open connections after TERM.", "SECS", least=0, most=86400

@@ -134,6 +134,8 @@ class Run:
                 door.listener.close()
             known = {**self._doors, **opened}
             self._doors = {text: known[text] for text in config.listen}
+            for door in self._all_doors():
+                door.server.tune()
             self._note_bound()
 
     def _door(self, listener: Listener, is_forwarded: bool = False) -> _Door:

@@ -52,10 +52,14 @@ class SocksServer(socketserver.ThreadingTCPServer):
         self.acceptor = acceptor or Acceptor(services)
         self._handed_over: Set[Any] = set()
         listener.setblocking(False)
-        tune(listener)
+        self.tune()
         is_unix = listener.family == getattr(socket, "AF_UNIX", None)
         self._accepted_inherit = ACCEPTED_INHERIT and not is_unix
         services.listeners.add(listener)
+
+    def tune(self) -> None:
+        """Have connections that are accepted from now on be as the settings say."""
+        tune(self.socket, self.services.access.road.keepalive)
 
     def fileno(self) -> int:
         """Return the listener's descriptor."""
@@ -85,7 +89,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         """
         request, address = self.socket.accept()
         if not self._accepted_inherit:
-            tune(request)
+            tune(request, self.services.access.road.keepalive)
         return request, address
 
     def client_of(self, client_address: Any) -> Client:

@@ -24,6 +24,7 @@ from minisocks.rate import Rates
 from minisocks.resolver import Resolver
 from minisocks.settings import Config
 from minisocks.turns import Turns
+from minisocks.vanished import VanishedPeers
 
 __all__ = ["Services"]
 
@@ -57,6 +58,8 @@ class Services:
         self.logins = Logins(self.pending, self.turns)
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
+        #: What ends connections whose peers have vanished.
+        self.vanished = VanishedPeers(self.loop)
         #: What name servers have said of late.
         self.answers = Answers(self.loop)
         #: The attempts of dials that they may have beside their first ones.

@@ -90,6 +90,7 @@ class Session:
         self.in_loop = True
         unblock(self.sock)
         self.services.loop.submit(job)
+        self.services.vanished.expect()
 
     def watch(self, mask: int, job: Job) -> None:
         """Have the loop report the client to *job*.  Loop thread."""

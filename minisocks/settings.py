@@ -90,6 +90,9 @@ class Config(NamedTuple):
     # Seconds without a byte that a connection lives. None: SSH sessions are silent
     # for days, and keepalive finds those whose peer has gone.
     idle_timeout: Optional[float] = None
+    # Seconds of silence before a peer is asked whether it is there, seconds between questions,
+    # and how many without an answer. So one that has vanished is noticed in 7 minutes.
+    keepalive: str = "300,30,4"
     # Seconds that open connections get after TERM. Docker and others kill after 10, and what
     # is left to do behind it may take 2 (a log that takes nothing).
     grace: float = 5.0

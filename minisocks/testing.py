@@ -13,7 +13,6 @@ Without misbehaviour it is a ``Proxy`` on a free port.  It serves programs under
 test, on this host; do not let it serve anybody else.
 """
 
-import errno
 import socket
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Type, Union
 
@@ -351,4 +350,4 @@ class _DroppingPair(Pair):
             self._drop()
 
     def _drop(self) -> None:
-        self._reset(self._down, errno.ECONNRESET)
+        self._reset(self._down, "reset")

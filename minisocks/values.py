@@ -7,10 +7,12 @@ from minisocks.errors import ConfigError
 from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 
 __all__ = [
+    "Keepalive",
     "ListenAddress",
     "PortRange",
     "check_address",
     "check_interface",
+    "check_keepalive",
     "check_log_format",
     "check_name_only",
     "check_path",
@@ -27,6 +29,9 @@ __all__ = [
     "without_password",
 ]
 
+
+#: What Linux takes, of each of two and of the third.
+MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT = 32767, 127
 
 _LOOPBACK6 = bytes(15) + b"\1"
 
@@ -278,6 +283,44 @@ def check_ports(option: str) -> Callable[[str], None]:
             PortRange.parse(option, text)
 
     return check
+
+
+class Keepalive(NamedTuple):
+    """When a peer that says nothing is asked for, and when it is given up.
+
+    After ``idle`` seconds, then ``times`` times, ``interval`` seconds apart.
+    """
+
+    idle: int = 300
+    interval: int = 30
+    times: int = 4
+
+    @classmethod
+    def parse(cls, text: str) -> "Keepalive":
+        """Parse IDLE or IDLE,INTERVAL,COUNT.
+
+        Raises:
+            ConfigError: it is neither, or a kernel cannot wait so long.
+        """
+        found = [int(part) for part in text.split(",") if is_port(part)]
+        most = (MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT)
+        fits = all(0 < number <= limit for number, limit in zip(found, most))
+        if len(found) not in (1, 3) or len(found) != text.count(",") + 1 or not fits:
+            raise ConfigError(
+                "--keepalive",
+                "%.40r is neither IDLE nor IDLE,INTERVAL,COUNT; write seconds from 1 to %d, and a "
+                "count from 1 to %d, as in 300,30,4" % (text, most[0], most[2]),
+            )
+        return cls(*found)
+
+
+def check_keepalive(text: str) -> None:
+    """Accept IDLE or IDLE,INTERVAL,COUNT.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    Keepalive.parse(text)
 
 
 def check_interface(text: str) -> None:

@@ -31,6 +31,7 @@ TAKE_VALUES = (
     "--handshake-timeout",
     "--idle-timeout",
     "--interface",
+    "--keepalive",
     "--listen",
     "--log-file",
     "--log-format",

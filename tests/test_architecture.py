@@ -53,7 +53,7 @@ ABOVE = """
     rate ports drops
     attempts families lingering relay errand
     census delivery kept
-    flow idle
+    flow idle vanished
     loop record
     job netlink polled processor
     affinity edge

@@ -36,6 +36,7 @@ SPECIAL = {
         ["endpoint-independent", "address-dependent", "endpoint-independent"],
     ),
     "bind_ports": (["1-2", "3-4", "none"], ["1-2", "3-4", ""]),
+    "keepalive": (["60", "60,5,3", "1,1,1"], ["60", "60,5,3", "1,1,1"]),
     "max_associations": (["7", "none", "8"], [7, None, 8]),
     "interface": (["eth0", "wg0", "br-lan"], ["eth0", "wg0", "br-lan"]),
     "pidfile": (["/a", "/b", "c"], ["/a", "/b", "c"]),

@@ -226,7 +226,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
         "public_address": "192.0.2.1", "udp_ports": "40000-40999", "bind_ports": "41000-41999",
         "syslog": str(tmp_path / "nowhere"), "log_format": "json", "users_file": "/dev/null",
         "processor": "none", "forwarded": str(instance.port), "udp_clients": "any-port",
-        "udp_filtering": "endpoint-independent",
+        "udp_filtering": "endpoint-independent", "keepalive": "60,5,3",
     }  # fmt: skip
     by_kind = {"flag": "yes", "seconds": "7", "count": "5", "bytes": "2M"}
     restart = []
