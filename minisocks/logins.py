@@ -36,6 +36,14 @@ log = logging.getLogger("minisocks")
 MOST_SECONDS = 60.0
 #: From so many failures on a group is not without any.
 HALF = 0.5
+_AS_ONE_USER = (
+    "client=%s has failed to log in %d times as one user: from now on its logins as that user wait "
+    "before they are checked"
+)
+_BY_SEVERAL_NAMES = (
+    "client=%s has failed to log in %d times by several names: from now on its logins wait before "
+    "they are checked"
+)
 #: How long others run when a derivation makes a pause: a tenth of a millisecond, about.
 YIELD_SECONDS = 0.00005
 
@@ -195,16 +203,16 @@ class Logins:
             waits.append(failed.wait_seconds(key, now, *scope[1:], part=part))
         return max(waits)
 
-    def _count_failure(self, row: Groups) -> str:
-        """Count it; return which logins wait from now on, to be told; "": as before.  Locked."""
+    def _count_failure(self, row: Groups) -> Tuple[str, int]:
+        """Count it; return what is to be told, "" for nothing, and how many there are.  Locked."""
         now, scopes = self._clock(), scopes_of(row)
         add = self._penalties.add
         counts = [add(keyed(*scope.parts), now, scope.free) for scope in scopes]
         if counts[0] == FREE:
-            return "%d times as one user: from now on its logins as that user wait" % FREE
+            return _AS_ONE_USER, FREE
         if row[-1][0] == "name" and counts[1] == scopes[1].free:
-            return "%d times by several names: from now on its logins wait" % counts[1]
-        return ""
+            return _BY_SEVERAL_NAMES, counts[1]
+        return "", 0
 
     def _rank(self, groups: Groups) -> float:
         """Return how many failures a row has; for addresses and networks it makes no difference."""
@@ -303,7 +311,8 @@ def _row_of(client: Client, user: bytes, users: Users) -> Groups:
     return client.groups + (("user", b""), *names)
 
 
-def _tell(client: Client, told: str) -> None:
+def _tell(client: Client, told: Tuple[str, int]) -> None:
     """Say in the log that *client* has failed so often that it has to wait from now on."""
-    if told:
-        log.warning("client=%s has failed to log in %s before they are checked", client.host, told)
+    template, failures = told
+    if template:
+        log.warning(template, client.host, failures)

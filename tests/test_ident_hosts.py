@@ -148,7 +148,8 @@ class Site:
     def __init__(self, made, page):
         self.made = made
         self._page = page
-        self._port = made.proxy.proxy(rule=["deny port 81 user nobody", "allow to self"], ident=True)
+        rules = ["deny port 81 user nobody", "allow to self"]
+        self._port = made.proxy.proxy(rule=rules, ident=True)
         made.proxy.logged()
 
     def curl(self, userid, url=None, proxy=PROXY):
