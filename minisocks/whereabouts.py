@@ -27,6 +27,7 @@ TAKE_VALUES = (
     "--bind-timeout",
     "--config",
     "--connect-timeout",
+    "--forwarded",
     "--grace",
     "--handshake-timeout",
     "--idle-timeout",

@@ -284,7 +284,9 @@ def test_each_record_has_its_own_number():
     for _ in range(2):
         services = Services(Config())
         with socket.socket() as sock:
-            server = types.SimpleNamespace(services=services, client_of=Client)
+            server = types.SimpleNamespace(
+                services=services, client_of=Client, is_forwarded=False
+            )
             made = [Session(server, sock, ("127.0.0.1", 4242)).record.id for _ in range(3)]
         services.loop.stop()
         assert [1, 2, 3] == made
