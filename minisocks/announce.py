@@ -221,7 +221,6 @@ def _shown(setting: Setting, config: Config) -> List[str]:
 
 def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
     """Return a line for the shell that works, or what keeps every client on this host from it."""
-    places = [ListenAddress.parse(address).for_clients() for address in addresses]
     places = [(ListenAddress.parse(text).for_clients(), text in forwarded) for text in addresses]
     places.sort(key=lambda place: bool(place[0].path))
     rules, users = access.rules, _users_to_try(access)

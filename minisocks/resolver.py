@@ -19,7 +19,8 @@ from minisocks.compat import CAPACITY_ERRORS, log_bug
 from minisocks.errors import DialError, HandshakeError
 from minisocks.families import FAMILY_NAMES, system_getaddrinfo
 from minisocks.processor import release_thread
-from minisocks.quota import Allowance, Queue, Quota
+from minisocks.queues import Queue
+from minisocks.quota import Allowance, Quota
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.threads import start_thread
 from minisocks.wire import Atyp, Rep, Ver, plain_ip

@@ -6,7 +6,8 @@ from typing import Callable, Iterator, Optional
 
 from minisocks.client import Groups
 from minisocks.clientsocket import ClientSocket
-from minisocks.quota import Allowance, Queue
+from minisocks.queues import Queue
+from minisocks.quota import Allowance
 
 __all__ = ["Turns"]
 

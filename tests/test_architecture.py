@@ -71,7 +71,7 @@ BELOW = """
     defaults rows identity
     rulelines
     lists
-    setting usersfile
+    queues setting usersfile
     inifile passwords penalties places quota values
     client stats
     addresses mistakes names networks stream

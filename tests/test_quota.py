@@ -6,7 +6,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from minisocks.client import THIS_HOST, Client
-from minisocks.quota import KEPT, KEPT_FOR_NEW, Allowance, Queue, Quota
+from minisocks.queues import Queue
+from minisocks.quota import KEPT, KEPT_FOR_NEW, Allowance, Quota
 
 
 def groups(host):
