@@ -232,7 +232,8 @@ class Machine:
     # What is done with a block
 
     def ini(self, block):
-        """Write the file, which must have no mistake."""
+        """Write the file, which must have no mistake: another way to run it, instead of others."""
+        self.end_service()
         path = self.moved(block.path)
         with open(path, "w") as file:
             file.write(self.moved(block.text))
