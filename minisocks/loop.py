@@ -322,11 +322,9 @@ class Loop:
 
     def _round(self) -> None:
         self._sleeping = True
-        timeout = -1.0
-        if self._calls or self._stopping:
-            timeout = 0.0
-        elif self._timers.entries:
-            timeout = self._timers.seconds_left()
+        timeout = 0.0
+        if not self._calls and not self._stopping:
+            timeout = self._timers.seconds_left() if self._timers.entries else -1.0
         events = self._poller.poll(timeout, self.most_events)
         self._sleeping = False
         watching, jobs, has_bulk = self._watching, self._jobs, False
@@ -347,8 +345,10 @@ class Loop:
             self._guarded(job, callback, *args)
         if has_bulk and self._bulk:
             self._move_bulk()
-        for job, callback in self._timers.due() if self._timers.entries else ():
-            self._guarded(job, callback)
+        timers = self._timers.entries
+        if timers and timers[0][0] <= time.monotonic():
+            for job, callback in self._timers.due():
+                self._guarded(job, callback)
         if self._closing:
             self._close_sockets()
         if len(self._jobs) <= len(self._uncounted):
