@@ -29,7 +29,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     """
     access = Access.of(chosen.config, Hooks())
     rules = access.rules
-    for sentence in oddities(access):
+    for sentence in (*chosen.of_files, *oddities(access)):
         console.warn(sentence)
     wanted = chosen.config.processor or AUTO
     number, problem = preview(wanted)
@@ -89,6 +89,8 @@ def judge_one(
     question = Question(source, target, user, command, int(ver))
     with KernelRoutes() as kernel:
         verdict = judge(Access.of(chosen.config, Hooks(), kernel), question)
+    for sentence in chosen.of_files:
+        console.warn(sentence)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
     return verdict.allowed
 

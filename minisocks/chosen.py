@@ -5,7 +5,7 @@ No click: *given* is what the command line says, by the settings' names.
 
 import os
 import stat
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from minisocks import console
 from minisocks.errors import ConfigError, ServiceError
@@ -24,7 +24,7 @@ def settings_of(
     warn: Callable[[str], None] = console.warn,
     may_wait: bool = True,
 ) -> Layered:
-    """Return the settings in force; tell what is odd about them.
+    """Return the settings in force; tell which variables are odd.
 
     Args:
         home: the directory in which a relative path begins; "": this one.
@@ -41,13 +41,15 @@ def settings_of(
     chosen = chosen._replace(config=_from_folder(chosen, path, os.path.dirname(named), home))
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
-    if not is_private and chosen.sources["user"].startswith(path + ", "):
-        warn("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
+    odd = []
+    if not is_private and chosen.sources["user"].startswith(path + ", "):
+        odd.append("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     if users_file and os.path.exists(users_file) and not _is_private(users_file):
-        warn("%s holds hashes, and others may read it: chmod 600 %s" % (users_file, users_file))
-    _warn_of_writers(path, users_file, _lists(chosen, home), warn)
-    return chosen
+        told = users_file, users_file
+        odd.append("%s holds hashes, and others may read it: chmod 600 %s" % told)
+    odd += _of_writers(path, users_file, _lists(chosen, home))
+    return chosen._replace(of_files=tuple(odd))
 
 
 def _from_folder(chosen: Layered, path: str, folder: str, home: str) -> Config:
@@ -71,7 +73,6 @@ def _lists(chosen: Layered, home: str) -> List[str]:
     """Return the paths of the lists that rules name."""
     found: List[str] = []
 
-
     def note(path: str) -> str:
         found.append(os.path.join(home, path))
         return path
@@ -81,10 +82,8 @@ def _lists(chosen: Layered, home: str) -> List[str]:
     return found
 
 
-def _warn_of_writers(
-    path: str, users_file: Optional[str], lists: List[str], warn: Callable[[str], None]
-) -> None:
-    """Tell which files that decide about clients another account may write.
+def _of_writers(path: str, users_file: Optional[str], lists: List[str]) -> Iterator[str]:
+    """Yield which files that decide about clients another account may write.
 
     A file of users has to be its owner's alone.  Of the other files, a user's own group has
     write access on many systems.
@@ -102,12 +101,12 @@ def _warn_of_writers(
         if name == users_file and status.st_mode & stat.S_IWGRP:
             who = who or "its group"
         if who:
-            warn(what + "%s may write it: chmod go-w %s" % (who, name))
+            yield what + "%s may write it: chmod go-w %s" % (who, name)
         if status.st_uid not in (0, getattr(os, "geteuid", int)()):
             told = status.st_uid, name
-            warn(what + "user %d may write it: give it to root or this user, chown %s" % told)
+            yield what + "user %d may write it: give it to root or this user, chown %s" % told
         if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-            warn(what + "others may put another one there: its folder is theirs to write")
+            yield what + "others may put another one there: its folder is theirs to write"
 
 
 def pidfile_of(given: Dict[str, Any]) -> str:

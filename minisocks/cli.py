@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import click
 
@@ -352,14 +352,24 @@ def _stray(word: str) -> str:
         return "%r is no option; to listen there, write -l %s" % (word, word)
     if not re.match(r"[a-z-]{1,20}\Z", word):
         return "an argument belongs to no option%s" % _SEE_HELP  # it may be a password
-    return "no command is called %r%s" % (word, closest(word, COMMANDS) or _SEE_HELP)
+    return "no command is called %r%s" % (word, _meant(word, COMMANDS))
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return what to write instead of *word*, behind a semicolon."""
+    from minisocks.otherwords import OTHER_WORDS  # for mistakes only
+
+    other = OTHER_WORDS.get(word)
+    return "; " + other if other else closest(word, known) or _SEE_HELP
 
 
 def _usage_sentence(exc: click.ClickException) -> str:
     if isinstance(exc, click.NoSuchOption):
-        command = exc.ctx.command if exc.ctx else _SERVE
-        known = [name for param in (*command.params, *_SERVE.params) for name in param.opts]
-        # --no-listen was not meant to be --open, nor --listen.
-        meant = "" if exc.option_name.startswith("--no") else closest(exc.option_name, known)
-        return "no option is called %s%s" % (exc.option_name, meant or _SEE_HELP)
+        command, name = exc.ctx.command if exc.ctx else _SERVE, exc.option_name
+        known, others = ([o for p in c.params for o in p.opts] for c in (command, _SERVE))
+        if name in others:
+            return "%s is an option of the start, not of %s" % (name, command.name) + _SEE_HELP
+        # --no-listen was not meant to be --listen.
+        meant = _SEE_HELP if name.startswith("--no") else _meant(name, known)
+        return "no option is called %s%s" % (name, meant)
     return exc.format_message().rstrip(".") + _SEE_HELP

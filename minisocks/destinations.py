@@ -4,8 +4,10 @@ None of them raises because a disk is full or a daemon is gone: ``write`` says w
 could not write, and the next call tries again.
 """
 
+import errno
 import os
 import socket
+import stat
 import sys
 import time
 from typing import Any, Optional, Sequence, Tuple
@@ -27,6 +29,10 @@ FACILITY = 3
 RETRY_SECONDS = 1.0
 #: What a datagram to another host may hold (RFC 5424 section 6.1: 2048 should do).
 MAX_DATAGRAM = 2048
+
+
+#: What cannot be opened by its name, and has one all the same; by its kind in stat's words.
+_NO_FILES = {stat.S_IFSOCK: "it is a socket", stat.S_IFIFO: "no process reads this pipe"}
 
 
 class Destination:
@@ -153,7 +159,8 @@ _TO_APPEND |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def _cannot_write(path: str, exc: OSError) -> ConfigError:
-    return ConfigError("--log-file", "cannot write %s: %s" % (path, exc.strerror or exc))
+    reason = _NO_FILES.get(_kind_of(path)) if exc.errno == errno.ENXIO else ""
+    return ConfigError("--log-file", "cannot write %s: %s" % (path, reason or exc.strerror or exc))
 
 
 class Syslog(Destination):
@@ -248,6 +255,13 @@ class Syslog(Destination):
         paths = LOCAL_SYSLOG if self._where == "local" else (self._where,)
         there = [path for path in paths if os.path.exists(path)] or paths
         return _connect(socket.AF_UNIX, there[0])
+
+
+def _kind_of(path: str) -> int:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return 0
 
 
 def _connect(family: int, address: Any) -> socket.socket:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
 from minisocks.inifile import RULES, SECTION, Entry, parse, unquoted
-from minisocks.setting import Setting, closest
+from minisocks.setting import Setting, closest, resembled
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.values import check_name_only, check_user
 
@@ -30,11 +30,13 @@ _OF_KUBERNETES = re.compile(
 class Layered(NamedTuple):
     """The settings in force.  ``sources`` says by name where each comes from, in
     words; ``unknown`` has the variables that begin like ours and are none, without those
-    that Kubernetes makes."""
+    that Kubernetes makes; ``of_files``, sentences about who may read and write the files, for
+    when they have been understood: about another program's file, the advice would be wrong."""
 
     config: Config
     sources: Dict[str, str]
     unknown: Tuple[str, ...]
+    of_files: Tuple[str, ...] = ()
 
 
 class _Found(NamedTuple):
@@ -191,7 +193,8 @@ def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
     size = len(_PREFIX)
     others = [n for n in others if not _OF_KUBERNETES.match(n[size:] + "=" + environ[n])]
     for name in others:
-        meant = closest(name[size:], [v[size:] for v in known], _PREFIX + "%s")
-        if meant:
+        asked, there = name[size:], [variable[size:] for variable in known]
+        if resembled(asked, there):
+            meant = closest(asked, there, _PREFIX + "%s") or "; see minisocks --help"
             raise ConfigError("", "no setting is called so%s" % meant, name)
     return tuple(others)

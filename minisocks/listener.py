@@ -15,7 +15,7 @@ from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
-from minisocks.values import ListenAddress
+from minisocks.values import EVERY_ADDRESS, ListenAddress
 
 __all__ = ["Attempt", "Listener", "open_listeners"]
 
@@ -42,12 +42,17 @@ class Listener(NamedTuple):
     pid: int = 0
 
     @property
-    def address(self) -> str:
-        """The real address, as ``--listen`` would spell it."""
+    def place(self) -> ListenAddress:
+        """Where it listens: numbers, or the path of a unix socket."""
         name = self.sock.getsockname()
         if not isinstance(name, tuple):
-            return "unix:%s" % name
-        return str(ListenAddress(name[0], name[1]))
+            return ListenAddress("", 0, "%s" % name)
+        return ListenAddress(name[0], name[1])
+
+    @property
+    def address(self) -> str:
+        """The real address, as ``--listen`` would spell it."""
+        return str(self.place)
 
     def close(self) -> None:
         """Close it; a unix socket's file goes too, if it still is this one's."""
@@ -60,18 +65,23 @@ class Listener(NamedTuple):
         close_quietly(self.sock)
 
 
-def open_listeners(address: ListenAddress) -> List[Listener]:
+def open_listeners(
+    address: ListenAddress, others: Sequence[ListenAddress] = ()
+) -> List[Listener]:
     """Open what *address* asks for: one socket, or one for each address.
+
+    Args:
+        others: where this proxy listens already; one of them may be what is in the way.
 
     Raises:
         ListenError: one of them cannot be had; then none stays open.
     """
     if address.path:
-        return [_open_unix(address.path)]
+        return [_open_unix(address.path, others)]
     tries = PORT_TRIES if address.port == 0 else 1
     for left in reversed(range(tries)):
         try:
-            return [Listener(sock) for sock in _open_tcp(address, _bind)]
+            return [Listener(sock) for sock in _open_tcp(address, _bind, others)]
         except ListenError:
             raise
         except OSError as exc:
@@ -92,6 +102,8 @@ class Attempt:
     def __init__(self, held: Sequence[ListenAddress] = ()) -> None:
         self._held = held
         self._bound: List[socket.socket] = []
+        #: Where a proxy that had listened on all so far would listen.
+        self._places: List[ListenAddress] = []
 
     def listen(self, address: ListenAddress) -> None:
         """Go on if ``open_listeners`` could listen on *address*.
@@ -101,13 +113,16 @@ class Attempt:
         """
         if not address.path:
             try:
-                self._bound += _open_tcp(address, self._bind)
+                self._bound += _open_tcp(address, self._bind, self._places)
             except ListenError:
                 raise
             except OSError as exc:
                 raise _cannot_listen(address, exc) from exc
-        elif address not in self._held:
+            return
+        _demand_other(address, address, self._places)
+        if not _found_in_way(address, self._held):
             _try_unix(address)
+        self._places.append(address)
 
     def close(self) -> None:
         """Let others have the addresses."""
@@ -115,34 +130,54 @@ class Attempt:
             sock.close()
 
     def _bind(self, family: int, sockaddr: Any) -> socket.socket:
+        place = ListenAddress(sockaddr[0], sockaddr[1])
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             set_up_listener(sock)
             try:
                 sock.bind(sockaddr)
             except OSError as exc:
-                if exc.errno != errno.EADDRINUSE or not self._holds(sockaddr[0], sockaddr[1]):
+                is_ours = _found_in_way(place, self._places)
+                is_held = _found_in_way(place, self._held) and not is_ours
+                if exc.errno != errno.EADDRINUSE or not is_held:
                     raise
             # So no other one of ours can bind it, although none of them listens.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except BaseException:
             sock.close()
             raise
+        self._places.append(place)
         return sock
 
-    def _holds(self, host: str, port: int) -> bool:
-        """Return whether a held address is in the way of this one."""
-        return any(
-            item.port == port and (":" in item.host) == (":" in host) and _overlap(item.host, host)
-            for item in self._held
+
+def _demand_other(
+    address: ListenAddress, place: ListenAddress, others: Sequence[ListenAddress]
+) -> None:
+    """Go on if none of *others* is in the way of *place*, which *address* stands for.
+
+    Raises:
+        ListenError: one is.
+    """
+    for other in _found_in_way(place, others):
+        raise ListenError(
+            errno.EADDRINUSE,
+            "cannot listen on %s: this minisocks listens on %s already; name only one of the two"
+            % (address, other),
         )
 
 
-def _overlap(one: str, other: str) -> bool:
-    return one == other or one in _EVERY or other in _EVERY
+def _found_in_way(place: ListenAddress, others: Sequence[ListenAddress]) -> List[ListenAddress]:
+    """Return those of *others* that are *place*, include it or are included in it."""
+    return [other for other in others if _is_in_way(place, other)]
 
 
-_EVERY = ("0.0.0.0", "::")
+def _is_in_way(one: ListenAddress, other: ListenAddress) -> bool:
+    if one.path and other.path:
+        return os.path.realpath(one.path) == os.path.realpath(other.path)
+    kinds = [(bool(place.path), place.port, ":" in place.host) for place in (one, other)]
+    if kinds[0] != kinds[1]:
+        return False
+    return one.host == other.host or not {one.host, other.host}.isdisjoint(EVERY_ADDRESS)
 
 
 def _try_unix(address: ListenAddress) -> None:
@@ -171,7 +206,9 @@ def _cannot_listen(address: ListenAddress, exc: Exception) -> ListenError:
 
 
 def _open_tcp(
-    address: ListenAddress, bind: Callable[[int, Any], socket.socket]
+    address: ListenAddress,
+    bind: Callable[[int, Any], socket.socket],
+    others: Sequence[ListenAddress],
 ) -> List[socket.socket]:
     opened: List[socket.socket] = []
     port, missing = address.port, None
@@ -180,6 +217,8 @@ def _open_tcp(
             try:
                 listener = bind(family, (sockaddr[0], port) + sockaddr[2:])
             except OSError as exc:
+                if exc.errno == errno.EADDRINUSE and port:
+                    _demand_other(address, ListenAddress(sockaddr[0], port), others)
                 if exc.errno not in _NOT_HERE:
                     raise
                 missing = exc  # a host without IPv6 still has "every address"
@@ -223,11 +262,13 @@ def _bind(family: int, sockaddr: Any) -> socket.socket:
     return listener
 
 
-def _open_unix(path: str) -> Listener:
+def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
     listener = _unix_socket(path)
     try:
         with _DirectoryLock(path):
             demand_trusted(path, follows=False)
+            place = ListenAddress("", 0, path)
+            _demand_other(place, place, others)
             _remove_stale(path)
             listener.bind(path)
             # Before listen: until then nobody can connect, whatever the umask.

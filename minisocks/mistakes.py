@@ -81,8 +81,7 @@ EXPLAINED = (
         "port-taken",
         AT_THE_START,
         "minisocks: cannot listen on ADDRESS: Address already in use",
-        "Another program has this port, often a minisocks that still runs; or the same address "
-        "is given twice.",
+        "Another program has this port, often a minisocks that still runs.",
         "Find it with ``ss -ltnp`` (or ``netstat -ltnp``) and end it, or take another port: "
         "``-l 1081``.",
         "something has this port already: end that (ss -ltnp shows what) or take another one",
@@ -211,9 +210,10 @@ EXPLAINED = (
         AT_THE_START,
         "minisocks: PLACE: cannot read FILE: Permission denied",
         "The user that minisocks runs as may not read the file, or not enter a directory above it.",
-        "Give it the file: ``chown minisocks FILE; chmod 600 FILE``. ``namei -l FILE`` shows "
-        "who may enter which directory.",
-        "give it to the user that starts minisocks, with chown",
+        "If it is a file of minisocks' own, give it to that user: ``chown minisocks FILE; chmod "
+        "600 FILE``; ``namei -l FILE`` shows who may enter which directory. A file of another "
+        "program stays as it is: name one for minisocks.",
+        "if it is minisocks' own, give it to the user that starts it, with chown",
     ),
     Mistake(
         "config-file-is-a-directory",
@@ -267,9 +267,10 @@ EXPLAINED = (
         "minisocks: it runs already: process N has FILE",
         "A minisocks with this pidfile runs. Without ``--pidfile`` that is one of the same user "
         "with the same first address to listen on.",
-        "``minisocks status`` shows what it does, ``minisocks stop`` ends it. To run a second one "
-        "give it a ``--pidfile`` of its own.",
-        "minisocks status shows what it does, minisocks stop ends it",
+        "``minisocks status`` shows what it does, ``minisocks stop`` ends it, with the ``-l``, "
+        "``-c`` or ``--pidfile`` of the start. To run a second one give it a ``--pidfile`` of "
+        "its own.",
+        "minisocks status shows what it does, stop ends it, with the same -l, -c or --pidfile",
     ),
     Mistake(
         "not-running",
@@ -327,13 +328,41 @@ EXPLAINED = (
         "take a file in a directory that this user may write to",
     ),
     Mistake(
+        "log-file-is-a-socket",
+        AT_THE_START,
+        "minisocks: --log-file: cannot write FILE: it is a socket",
+        "A socket cannot be opened by its name. ``/dev/stdout`` and ``/dev/stderr`` are sockets in "
+        "a service of systemd: they lead to its journal.",
+        "Leave ``--log-file`` out: the log is on stderr then, which is the journal's.",
+        "leave --log-file out, and the log goes to stderr; in a service that is the journal",
+    ),
+    Mistake(
+        "log-file-without-reader",
+        AT_THE_START,
+        "minisocks: --log-file: cannot write FILE: no process reads this pipe",
+        "The file is a named pipe (FIFO), and the program that reads it does not run.",
+        "Start that program first.",
+        "start the program that reads it first",
+    ),
+    Mistake(
+        "click-missing",
+        AT_THE_START,
+        "minisocks: this Python lacks something: No module named 'click'",
+        "The command line of minisocks needs the module click. The Python of a distribution has "
+        "it in a package, and often refuses what pip would add to it (Debian from 12 on).",
+        "``apt install python3-click`` (``dnf``, ``apk`` and ``opkg`` have it by the same name or "
+        "as ``py3-click``), or ``pipx install .`` from a checkout, or the single file, which "
+        "brings click along: ``scripts/build-single-file``.",
+        "install the package python3-click, or minisocks by pipx, or take the single file",
+    ),
+    Mistake(
         "module-missing",
         AT_THE_START,
         "minisocks: this Python lacks something: No module named 'NAME'",
-        "minisocks needs the module click, and a few of the standard library that small systems "
-        "have in packages of their own.",
-        "``python3 -m pip install click``, or ``scripts/run`` from a checkout, which sees to it. "
-        "On OpenWrt, ``opkg install python3-logging`` and the like.",
-        "install it: python3 -m pip install click, or a package of your system",
+        "minisocks needs a few modules of the standard library that small systems have in "
+        "packages of their own.",
+        "On OpenWrt, ``opkg install python3-logging`` and the like; ``python3-light`` and that "
+        "one are enough. Elsewhere the full Python of the system has it.",
+        "it is part of Python: install your system's package of it (OpenWrt: python3-logging)",
     ),
 )

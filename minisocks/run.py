@@ -84,7 +84,7 @@ class Run:
         services = self.services
         services.access.road.check()
         config = services.access.config
-        self._doors = self._open(config, config.listen)
+        self._doors = self._open(config, config.listen, [item.place for item in given])
         self._given = [self._door(item) for item in given]
         # Before anybody is served: a hook may ask.
         self._note_bound()
@@ -110,7 +110,7 @@ class Run:
             gone = [text for text in self._doors if text not in config.listen]
             new = [text for text in config.listen if text not in self._doors]
             try:
-                opened = self._open(config, new)
+                opened = self._open(config, new, self._places())
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not gone:
                     raise
@@ -145,12 +145,16 @@ class Run:
             server.is_forwarded = True
         return _Door(listener, server)
 
-    def _open(self, config: Config, texts: Sequence[str]) -> _DoorsByText:
-        """Open all of *texts*, addresses of *config*, or none."""
+    def _open(
+        self, config: Config, texts: Sequence[str], others: Sequence[ListenAddress]
+    ) -> _DoorsByText:
+        """Open all of *texts*, addresses of *config*, or none; *others* are there already."""
         opened: _DoorsByText = {}
+        there = list(others)
         try:
             for text in texts:
-                found = open_listeners(ListenAddress.parse(text))
+                found = open_listeners(ListenAddress.parse(text), there)
+                there += [item.place for item in found]
                 is_forwarded = config.is_forwarded(text)
                 doors = [self._door(item, is_forwarded) for item in found]
                 opened.setdefault(text, []).extend(doors)
@@ -171,10 +175,10 @@ class Run:
         for door in removed:
             door.listener.close()
         try:
-            return self._open(config, new)
+            return self._open(config, new, self._places())
         except OSError:
             try:
-                again = self._open(self.services.access.config, gone)
+                again = self._open(self.services.access.config, gone, self._places())
             except OSError as exc:
                 log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
             else:
@@ -186,6 +190,9 @@ class Run:
 
     def _all_doors(self) -> List[_Door]:
         return [door for doors in self._doors.values() for door in doors] + self._given
+
+    def _places(self) -> List[ListenAddress]:
+        return [door.listener.place for door in self._all_doors()]
 
     def _note_bound(self) -> None:
         doors = self._all_doors()

@@ -55,6 +55,7 @@ class Service:
         self._home = _working_directory()
         #: As they were written, and as they are in force.
         self._asked = self._config = chosen.config
+        self._of_files = chosen.of_files
         #: Tells people; once it serves, the log.
         self._warn = console.warn
         self._state = "serving"
@@ -132,12 +133,12 @@ class Service:
     def _announced(self, room: Room) -> List[Tuple[str, str]]:
         services = self._proxy.services
         assert services is not None
-        self._warn_of(services.access)
+        self._warn_of(self._of_files, services.access)
         where = self._proxy.addresses, self._proxy.forwarded
         return announce.at_start(*where, self._config, services.access, room, own_ipv4())
 
-    def _warn_of(self, access: Access) -> None:
-        for sentence in oddities(access):
+    def _warn_of(self, of_files: Tuple[str, ...], access: Access) -> None:
+        for sentence in (*of_files, *oddities(access)):
             self._warn(sentence)
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:
@@ -236,7 +237,8 @@ class Service:
     def _read_change(self) -> Change:
         """Return what makes the settings, as they are now, those in force.  Any thread."""
         self._demand_serving()
-        asked = self._read(self._home if self._config.daemon else "", self._warn).config
+        chosen = self._read(self._home if self._config.daemon else "", self._warn)
+        asked = chosen.config
         differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
         # What only a restart changes stays, and is told again the next time.
         stays = {s.name: getattr(self._asked, s.name) for s in differing if s.is_fixed}
@@ -261,7 +263,7 @@ class Service:
             self._be_found()
             services = self._proxy.services
             if services is not None:
-                self._warn_of(services.access)
+                self._warn_of(chosen.of_files, services.access)
             return {
                 "changed": [s.key for s in differing if not s.is_fixed],
                 "read": list(services.access.files) if services is not None else [],

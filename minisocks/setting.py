@@ -5,13 +5,15 @@ from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
 from minisocks.errors import ConfigError
 from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
-__all__ = ["Setting", "closest", "option_name"]
+__all__ = ["OPENING", "Setting", "closest", "option_name", "resembled"]
 
 #: What people write for a flag, in the environment and in files.
 _YES = ("1", "yes", "true", "on")
 _NO = ("0", "no", "false", "off")
 #: And for one that is given twice.
 _TWICE = ("2", "twice")
+#: Keys of settings by which clients come in that could not otherwise.  A guess names none of them.
+OPENING = ("allow-lan", "auth-once", "name-only", "open")
 
 
 class Setting(NamedTuple):
@@ -180,9 +182,22 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
-    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing."""
+def resembled(word: str, known: Iterable[str]) -> str:
+    """Return the one of *known* that *word* resembles, else nothing."""
     import difflib  # for mistakes only
 
-    meant = difflib.get_close_matches(word, list(known), 1)
-    return "; did you mean %s?" % (shape % meant[0]) if meant else ""
+    # That both begin with dashes is no resemblance.
+    names = {name.lstrip("-"): name for name in known}
+    meant = difflib.get_close_matches(word.lstrip("-"), list(names), 1)
+    return names[meant[0]] if meant else ""
+
+
+def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
+    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing.
+
+    Also nothing where that one would let more clients in: a wrong guess would be followed, too.
+    """
+    meant = resembled(word, known)
+    if not meant or meant.lstrip("-").replace("_", "-").lower() in OPENING:
+        return ""
+    return "; did you mean %s?" % (shape % meant)

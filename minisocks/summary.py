@@ -1,14 +1,16 @@
 """The rules in force in sentences: which clients may come in, and what cannot be meant."""
 
-from typing import List
+from typing import Iterator, List, Sequence
 
 from minisocks.access import Access
+from minisocks.client import Client
 from minisocks.defaults import ALL, FROM_LAN
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.rulelines import Rule
 from minisocks.rules import Rules
 from minisocks.settings import Config
-from minisocks.values import encode
+from minisocks.values import ListenAddress, encode
+from minisocks.wire import Cmd
 
 __all__ = ["describe", "oddities"]
 
@@ -40,8 +42,8 @@ def _describe(rules: Rules) -> str:
 
 
 def oddities(access: Access) -> List[str]:
-    """Return sentences about rules, their lists and users that cannot be what was meant."""
-    rules = access.rules
+    """Return sentences about settings, rules, lists and users that cannot be what was meant."""
+    rules, config = access.rules, access.config
     found = list(access.notes)
     last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
     if not any(rule.allows for rule in rules.rules[: last or None]):
@@ -52,15 +54,24 @@ def oddities(access: Access) -> List[str]:
         wants_user = rule.users is not None and None not in rule.users
         if wants_user and not rules.has_users and not rules.asks_ident:
             found.append("rule %d never matches: it wants a user, and there are none" % number)
-    if access.config.name_only:
-        names = _told([encode(name) for name in access.config.name_only])
+    # A rule may deny clients without a password all the same.
+    is_open = config.open and rules.foresee_any(_STRANGER, 5, Cmd.CONNECT).allowed
+    if access.users and is_open:
+        found.append(_OPEN_TO_ALL)
+    if config.name_only:
+        names = _told([encode(name) for name in config.name_only])
         found.append(_BY_NAME % names)
     left_out = _left_out(access)
     if left_out:
         found.append(_LEFT_OUT % left_out)
-    return found
+    return found + list(_of_one_family(config.listen))
 
 
+_STRANGER = Client(("192.0.2.1", 0))
+_OPEN_TO_ALL = (
+    "--open lets every client in without a password, although there are users; leave it out, "
+    "and each client needs one"
+)
 _NOTHING_ALLOWED = "no rule allows anything: nobody can use this proxy; add an allow rule"
 _BY_NAME = (
     "any client that gives the name %s is let in as that user, whatever its password "
@@ -70,6 +81,17 @@ _LEFT_OUT = (
     "no rule lets in %s by password: the right one is answered with REP 02. Add an allow rule "
     "with user any, or with user none any if it is for clients without a password, too"
 )
+
+
+def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
+    """Yield what is told of every IPv6 address without every IPv4 one."""
+    places = [ListenAddress.parse(text) for text in texts]
+    for place in places:
+        if place.host == "::" and place._replace(host="0.0.0.0") not in places:
+            yield (
+                "%s is for clients that come by IPv6 only; -l :%d takes those by IPv4, too"
+                % (place, place.port)
+            )
 
 
 def _matches_all(rule: Rule) -> bool:

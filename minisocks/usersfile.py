@@ -21,6 +21,12 @@ __all__ = ["check_name", "parse"]
 
 _OPTION = "--users-file"
 _MAKES_ONE = "`minisocks hash-password --name %s` makes the line"
+#: In a line of /etc/passwd; one of /etc/shadow has 8.
+_COLONS_OF_ACCOUNTS = 6
+_IS_OF_ACCOUNTS = (
+    "this is a line of the system's own accounts, which are no users of the proxy; "
+    "leave that file alone, and make one for the proxy: "
+)
 
 
 def parse(text: str, file_name: str) -> Dict[bytes, Hash]:
@@ -46,6 +52,8 @@ def parse(text: str, file_name: str) -> Dict[bytes, Hash]:
             known = Hash.parse(written.strip())
         except ConfigError as exc:
             raise ConfigError(_OPTION, str(exc), place) from None
+        if known is None and written.count(":") >= _COLONS_OF_ACCOUNTS - 1:
+            raise ConfigError(_OPTION, _IS_OF_ACCOUNTS + _MAKES_ONE % "NAME", place)
         if known is None:
             raise ConfigError(
                 _OPTION, "this is no $pbkdf2-sha256$ hash; " + _MAKES_ONE % _shown(name), place

@@ -7,6 +7,7 @@ from minisocks.errors import ConfigError
 from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 
 __all__ = [
+    "EVERY_ADDRESS",
     "Keepalive",
     "ListenAddress",
     "PortRange",
@@ -35,8 +36,8 @@ MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT = 32767, 127
 
 _LOOPBACK6 = bytes(15) + b"\1"
 
-#: Every address, and the one of them that is always there.
-_EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: Every address of a family, and the one of them that is always there.
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ListenAddress(NamedTuple):
@@ -96,7 +97,7 @@ class ListenAddress(NamedTuple):
 
     def for_clients(self) -> "ListenAddress":
         """Return what a client on this host connects to: of every address, the loopback one."""
-        return self._replace(host=_EVERY.get(self.host, self.host))
+        return self._replace(host=EVERY_ADDRESS.get(self.host, self.host))
 
     def __str__(self) -> str:
         if self.path:

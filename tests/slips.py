@@ -297,6 +297,40 @@ SLIPS = (
         "Put in the place of this line what ``minisocks hash-password --name NAME`` prints.",
     ),
     Mistake(
+        "users-of-the-system",
+        AT_THE_START,
+        "minisocks: --users-file: FILE, line N: this is a line of the system's own accounts, "
+        "which are no users of the proxy; ...",
+        "A file such as ``/etc/passwd`` has the accounts of this host. The proxy has users of its "
+        "own, with passwords of their own.",
+        "Leave that file as it is. Make another one: ``minisocks hash-password --name ann "
+        ">>/etc/minisocks.users``.",
+    ),
+    Mistake(
+        "open-with-users",
+        AT_THE_START,
+        "warning: --open lets every client in without a password, although there are users; ...",
+        "``--open`` is for a proxy that anybody may use. With users, too, clients that send no "
+        "password come in.",
+        "Leave ``--open`` out: with users, clients from everywhere come in by password.",
+    ),
+    Mistake(
+        "listens-by-ipv6-only",
+        AT_THE_START,
+        "warning: [ADDRESS]:PORT is for clients that come by IPv6 only; ...",
+        "``[::]`` is every IPv6 address, and no IPv4 address. Other programs may take both there.",
+        "``-l :1080`` is every address of both families. If only IPv6 was meant, leave it.",
+    ),
+    Mistake(
+        "listens-twice",
+        AT_THE_START,
+        "minisocks: cannot listen on ADDRESS: this minisocks listens on ADDRESS already; name "
+        "only one of the two",
+        "Two of the addresses to listen on are one and the same, or one includes the other, as "
+        "``:1080`` includes ``127.0.0.1:1080``.",
+        "Leave one of them out. ``minisocks check`` shows what was named, and where.",
+    ),
+    Mistake(
         "hashes-readable-by-others",
         AT_THE_START,
         "warning: FILE holds hashes, and others may read it: chmod 600 FILE",

@@ -74,7 +74,7 @@ BELOW = """
     queues setting usersfile
     inifile passwords penalties places quota values
     client stats
-    addresses mistakes names networks stream
+    addresses mistakes names networks otherwords stream
     errors
     wire
     quoting

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from minisocks.otherwords import OTHER_WORDS
 from minisocks.settings import SETTINGS, Config
 from support import environment, run_command
 
@@ -114,7 +115,8 @@ def test_a_processor_that_cannot_be_had_is_a_warning():
 
 def test_name_with_a_line_break_forges_no_row():
     """A row is a line, whatever a user is called."""
-    lines = check("--user", "ann\nopen               no:x", "--open").splitlines()
+    rule = ("--rule", "deny user none")
+    lines = check("--user", "ann\nopen               no:x", "--open", *rule).splitlines()
 
     (row,) = [line for line in lines if line.startswith("open ")]
     assert ["open", "yes", "command", "line"] == row.split()
@@ -149,6 +151,17 @@ def test_file_may_be_named_by_the_environment(file):
         (["-l", "ann:s3cret@127.0.0.1:1080"], {}, "--listen: takes no user"),
         (["--xyzzy"], {}, "no option is called --xyzzy; see minisocks --help"),
         (["10.0.0.1:1080"], {}, "to listen there, write -l 10.0.0.1:1080"),
+        # As other programs have it.
+        (["-p", "1080"], {}, "no option is called -p; address and port to listen on are one"),
+        (["--port=1080"], {}, "no option is called --port; address and port to listen on are one"),
+        (["-i", "0.0.0.0"], {}, "no option is called -i; address and port to listen on are one"),
+        (["--password", "s3cret"], {}, "name and password are one option, --user NAME:PASSWORD"),
+        (["--parent", "10.0.0.1:1080"], {}, "targets are dialed by this host itself"),
+        (["-l", "0", "start"], {}, "no command is called 'start'; without a command it serves"),
+        # Near to what lets more clients in: that is not what is guessed.
+        (["--parents", "10.0.0.1:1080"], {}, "no option is called --parents; see minisocks --help"),
+        (["--opn"], {}, "no option is called --opn; see minisocks --help"),
+        ([], {"MINISOCKS_OPN": "no"}, "MINISOCKS_OPN: no setting is called so; see minisocks"),
     ],
 )
 @pytest.mark.parametrize("command", [["check"], []], ids=["check", "serve"])
@@ -169,6 +182,19 @@ def test_mistake_is_one_sentence(command, args, variables, sentence):
         (["chek"], "no command is called 'chek'; did you mean check?"),
         (["xyzzy"], "no command is called 'xyzzy'; see minisocks --help"),
         (["-q", "check"], "check goes first: minisocks check [OPTIONS]"),
+        (
+            ["start"],
+            "no command is called 'start'; %s" % OTHER_WORDS["start"],
+        ),
+        (
+            ["restart"],
+            "no command is called 'restart'; write minisocks stop, and then start it as before",
+        ),
+        (["stop", "--rate"], "--rate is an option of the start, not of stop; see minisocks --help"),
+        (
+            ["status", "--ensure"],
+            "--ensure is an option of the start, not of status; see minisocks --help",
+        ),
     ],
 )
 def test_wrong_command_is_one_sentence(args, sentence):
@@ -216,6 +242,45 @@ def test_service_of_kubernetes():
     status, _, err = run_command("check", env=variables)
 
     assert (0, "") == (status, err)
+
+
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        (["--open", "--user", "ann:x"], "--open lets every client in without a password, "),
+        (["-l", "[::]:1080"], "[::]:1080 is for clients that come by IPv6 only; -l :1080 "),
+        (["-l", "[::]:1080", "-l", "0.0.0.0:1081"], "[::]:1080 is for clients that come by IPv6 "),
+        (["--open", "--user", "ann:x", "--rule", "deny user none"], ""),
+        (["--open"], ""),
+        (["-l", "[::]:1080", "-l", "0.0.0.0:1080"], ""),
+        (["-l", ":1080"], ""),
+        (["-l", "[::1]:1080"], ""),
+    ],
+)
+def test_what_is_hardly_meant_is_told(args, sentence):
+    """Settings that can be used, and do less, or more, than they seem to say."""
+    status, _, err = run_command("check", *args)
+
+    assert 0 == status
+    assert ("warning: " + sentence if sentence else "") == err[: 9 + len(sentence)]
+    assert bool(sentence) == err.count("\n")
+
+
+@pytest.mark.parametrize("command", [["check"], ["check", "--to", "example.org:80"], []])
+def test_no_advice_about_the_file_of_another_program(command, tmp_path):
+    """A file that is not understood gets no advice about its rights, nor to be changed."""
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/sh\n")
+    path.chmod(0o666)
+
+    status, _, err = run_command(*command, "--users-file", str(path))
+
+    assert 2 == status
+    assert "minisocks: --users-file: %s, line 1: this is a line of the system's own " % path == (
+        err[: err.index("accounts")]
+    )
+    assert 1 == err.count("\n")
+    assert "chmod" not in err
 
 
 # Rules

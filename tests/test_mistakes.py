@@ -367,6 +367,37 @@ def _(stage):
     return stage.start("-l", "0", "--log-file", "/no/such/log"), None
 
 
+@makes("log-file-is-a-socket")
+def _(stage):
+    with socket.socket(socket.AF_UNIX) as journal:
+        journal.bind(str(stage.tmp_path / "journal"))
+        return stage.start("-l", "0", "--log-file", "journal"), None
+
+
+@makes("log-file-without-reader")
+def _(stage):
+    os.mkfifo(str(stage.tmp_path / "pipe"))
+    return stage.start("-l", "0", "--log-file", "pipe"), None
+
+
+def test_stdout_that_is_a_socket_is_told_as_one():
+    """As in a service of systemd, where /dev/stdout cannot be opened."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run(
+            [sys.executable, "-m", "minisocks", "-l", "0", "--log-file", "/dev/stdout"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=ours,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=60,
+        )
+
+    assert 2 == done.returncode
+    assert "cannot write /dev/stdout: it is a socket; leave --log-file out" in done.stderr
+
+
 @makes("port-0-without-pidfile")
 def _(stage):
     return stage.start("-l", "0", "--daemon", status=1), None
@@ -543,6 +574,48 @@ def _(stage):
     (stage.tmp_path / "users").write_text("ann:secret\n")
     (stage.tmp_path / "users").chmod(0o600)
     return stage.start("--users-file", "users"), None
+
+
+@makes("users-of-the-system")
+def _(stage):
+    return stage.start("--users-file", "/etc/passwd"), None
+
+
+@makes("open-with-users")
+def _(stage):
+    return stage.start("check", "--open", "--user", "ann:secret", status=0), None
+
+
+@makes("listens-by-ipv6-only")
+def _(stage):
+    return stage.start("check", "-l", "[::]:1080", status=0), None
+
+
+@makes("listens-twice")
+def _(stage):
+    port = str(closed_port())
+    return stage.start("-l", port, "-l", ":" + port, status=1), None
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("localhost:%d", "%d"), ("0.0.0.0:%d", "127.0.0.1:%d"), ("127.0.0.1:%d", "0.0.0.0:%d")],
+)
+def test_listening_twice_is_no_other_program(stage, first, second):
+    """Whichever of the two comes first, and by whatever name."""
+    port = closed_port()
+
+    line = stage.start("-l", first % port, "-l", second % port, status=1)
+
+    assert next(m for m in CATALOGUE if m.name == "listens-twice").pattern.fullmatch(line)
+    assert "ss -ltnp" not in line
+
+
+def test_listening_twice_on_one_unix_socket(stage):
+    """By two paths, of which the file is one."""
+    line = stage.start("-l", "unix:s", "-l", "unix:./s", status=1)
+
+    assert "cannot listen on unix:./s: this minisocks listens on unix:s already" in line
 
 
 @makes("hashes-readable-by-others")
@@ -734,10 +807,18 @@ def _(stage):
     return stage.start("-l", "[fe80::1]:1080", status=1), None
 
 
-@makes("module-missing")
+@makes("click-missing")
 def _(stage):
     # click is where "site" would look for it.
     return stage.start(status=1, python=[sys.executable, "-S"]), None
+
+
+@makes("module-missing")
+def _(stage):
+    (stage.tmp_path / "logging.py").write_text(
+        "raise ImportError(\"No module named 'logging'\")"
+    )
+    return sabotaged(stage, ""), None
 
 
 def sabotaged(stage, code, *args):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError
+from minisocks.setting import OPENING, closest
 from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress, read_bytes, shown_bytes
 
@@ -359,3 +360,28 @@ def test_mistake_in_python_names_the_setting():
     with pytest.raises(ConfigError, match="^--user: write it as NAME:PASSWORD"):
         Config.of(user="ann")
     assert ("a:b", "c:d") == Config.of(user=["a:b", "c:d"]).user
+
+
+@pytest.mark.parametrize(
+    "word", ["--parent", "--opn", "--open-all", "--alow-lan", "--allow-lans", "--names-only"]
+)
+def test_a_guess_never_lets_more_clients_in(word):
+    """What resembles such a setting is not taken for it, however it is spelled."""
+    name = word[2:].replace("-", "_")
+    assert "" == closest(word, [setting.option for setting in SETTINGS])
+    assert "" == closest(word[2:], [setting.key for setting in SETTINGS])
+    assert "" == closest(name, [setting.name for setting in SETTINGS])
+    assert "" == closest(name.upper(), [setting.name.upper() for setting in SETTINGS])
+
+
+def test_settings_that_are_never_guessed_are_settings():
+    """Each is called so: else nothing would be kept from the guesses."""
+    assert set(OPENING) <= {setting.key for setting in SETTINGS}
+
+
+@pytest.mark.parametrize(
+    "word, option", [("--listn", "--listen"), ("--idle-timout", "--idle-timeout")]
+)
+def test_a_guess_is_made_for_the_rest(word, option):
+    """A letter that is missing is no riddle."""
+    assert "; did you mean %s?" % option == closest(word, [s.option for s in SETTINGS])

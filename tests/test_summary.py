@@ -45,6 +45,8 @@ def test_what_is_built_in_is_not_odd(setting, rule):
     user, allow_lan, is_open = setting
     if not user and rule == ("deny user ann",):
         return  # it never matches
+    if user and is_open:
+        return  # it is told, see below
     assert [] == odd(*rule, user=user, allow_lan=allow_lan, open=is_open)
 
 

@@ -39,8 +39,9 @@ REFUSED = {
     "no folder for a unix socket": ["-l", "unix:FOLDER/no/s"],
     "no unix socket there": ["-l", "unix:FOLDER/file"],
     "a long path": ["-l", "unix:FOLDER/" + 120 * "s"],
-    "one in the way of the other": ["-l", "127.0.0.1:FREE", "-l", ":FREE"],
+    "one of both twice": ["-l", "127.0.0.1:FREE", "-l", ":FREE"],
     "the same twice": ["-l", "FREE", "-l", "FREE"],
+    "the same unix socket twice": ["-l", "unix:FOLDER/s", "-l", "unix:FOLDER/./s"],
     "no folder for the log": ["-l", "0", "--log-file", "FOLDER/no/log"],
     "the log is a folder": ["-l", "0", "--log-file", "FOLDER"],
     "the log is below a file": ["-l", "0", "--log-file", "FOLDER/file/log"],
@@ -65,6 +66,7 @@ def test_it_says_what_the_start_says(tmp_path, name):
         assert ["file"] == os.listdir(str(tmp_path))
         started, _out, err = run_command(*args)
     assert status == started != 0
+    assert ("twice" in name) == said[0].endswith("; name only one of the two")
     assert said == [line for line in err.splitlines() if line.startswith("minisocks: ")]
 
 
@@ -104,6 +106,11 @@ def test_a_running_instance_of_these_settings_is_in_no_way(instance, tmp_path):
     assert (0, []) == check("-c", instance.file)
     instance.configure(listen=":%d" % instance.port)  # a reload takes 127.0.0.1 back for it
     assert (0, []) == check("-c", instance.file)
+    # Two of them are not both its own.
+    instance.configure(listen="\n  127.0.0.1:%d\n  localhost:%d" % (instance.port, instance.port))
+    status, (said,) = check("-c", instance.file)
+    assert 1 == status
+    assert "this minisocks listens on 127.0.0.1:%d already; name only one" % instance.port in said
     # Of another instance they are in the way.
     status, (said,) = check("-l", str(instance.port), "--pidfile", str(tmp_path / "other"))
     assert 1 == status
@@ -128,7 +135,7 @@ def test_nothing_can_connect_meanwhile():
     attempt.listen(ListenAddress("127.0.0.1", port))
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", port))
-    with pytest.raises(ListenError, match="in use"):
+    with pytest.raises(ListenError, match="this minisocks listens on 127.0.0.1:%d already" % port):
         attempt.listen(ListenAddress("", port))
     attempt.close()
     for listener in open_listeners(ListenAddress("127.0.0.1", port)):
