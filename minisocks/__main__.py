@@ -1,4 +1,4 @@
-"""``python -m minisocks``, and where every other start begins."""
+"""``python3 -m minisocks``, and where every other start begins."""
 
 import sys
 

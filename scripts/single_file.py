@@ -1,6 +1,6 @@
 """Put minisocks and click into one file that any Python from 3.6 on runs.
 
-    python scripts/single_file.py CLICK FILE
+    python3 scripts/single_file.py CLICK FILE
 
 CLICK is a folder with click installed in it; ``scripts/build-single-file`` makes that.  The
 file depends on what goes into it, and on nothing of where, when, by whom and by which Python

@@ -1,4 +1,4 @@
-"""``python tests/clients_page.py REPORT.xml`` writes docs/clients.rst from pytest's report."""
+"""``python3 tests/clients_page.py REPORT.xml`` writes docs/clients.rst from pytest's report."""
 
 import os
 import re
@@ -19,8 +19,8 @@ Clients
 =======
 
 Programs that others wrote, and what to type so that they go through a proxy that was
-started with ``python -m minisocks``; for the lines with a password, with
-``python -m minisocks --user %(user)s:%(password)s``.
+started with ``python3 -m minisocks``; for the lines with a password, with
+``python3 -m minisocks --user %(user)s:%(password)s``.
 
 ``scripts/clients`` installs them, lets each of them get a file through the proxy, and
 compares what came with what was there; ``scripts/clients --write`` writes this page from

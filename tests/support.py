@@ -321,7 +321,7 @@ def run_proxy(
         yield proxy
 
 
-#: The project's folder, where ``python -m minisocks`` finds the package.
+#: The project's folder, where ``python3 -m minisocks`` finds the package.
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 #: The oldest click that the command line runs with, where scripts/test has put it.
@@ -342,7 +342,7 @@ MODULE = (sys.executable, "-m", "minisocks")
 
 
 def run_command(*args, program=(sys.executable, "-W", "error") + MODULE[1:], **kwargs):
-    """Run ``python -m minisocks`` to its end; return status, stdout and stderr.
+    """Run ``python3 -m minisocks`` to its end; return status, stdout and stderr.
 
     Warnings are errors there. Text is UTF-8 both ways, whatever the locale of the tests.
     """
@@ -360,7 +360,7 @@ def run_command(*args, program=(sys.executable, "-W", "error") + MODULE[1:], **k
 
 
 class CommandLine:
-    """``python -m minisocks`` as its own process, ended by its id.
+    """``python3 -m minisocks`` as its own process, ended by its id.
 
     ``started`` holds the lines it said until it served, ``ports`` the real
     ports; ``end`` returns the exit status and ``lines`` all that it said.

@@ -1,4 +1,4 @@
-"""Clients that others wrote, through ``python -m minisocks`` by BIND, and peers that connect back.
+"""Clients that others wrote, through ``python3 -m minisocks`` by BIND, and peers that connect back.
 
 scripts/clients runs this as it does ``test_clients``.
 """

@@ -276,7 +276,7 @@ def test_help_and_mistakes_with_an_empty_environment():
 
 
 def test_it_runs_from_another_directory(tmp_path, target):
-    """``python -m minisocks`` with PYTHONPATH serves from anywhere."""
+    """``python3 -m minisocks`` with PYTHONPATH serves from anywhere."""
     prefix = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path)]
     env = dict(os.environ, PYTHONPATH=ROOT)
     with CommandLine("-l", "0", prefix=prefix, env=env) as command:

@@ -1,4 +1,4 @@
-"""Clients that others wrote, through ``python -m minisocks``: real programs get a real file.
+"""Clients that others wrote, through ``python3 -m minisocks``: real programs get a real file.
 
 scripts/clients installs them all, runs this, and writes docs/clients.rst from what
 came out; where one is missing its tests are skipped, with the reason.

@@ -374,7 +374,7 @@ def test_four_downloads_at_once(open_proxy, sites, big_file):
 
 
 def test_the_command_line(sites, big_file):
-    """`python -m minisocks` in its own process serves, logs what it did, and ends on TERM."""
+    """`python3 -m minisocks` in its own process serves, logs what it did, and ends on TERM."""
     site = sites[4]
     with CommandLine("-l", "127.0.0.1:0") as minisocks:
         (port,) = minisocks.ports

@@ -26,7 +26,7 @@ import sys
 import minisocks.resolver
 minisocks.resolver.IDLE_SECONDS = 0.0
 from minisocks.cli import main
-del sys.argv[1:4]  # python -m minisocks
+del sys.argv[1:4]  # python3 -m minisocks
 sys.exit(main())
 """
 

@@ -1,6 +1,6 @@
 """Every mistake in the catalogue can be made, and is told the way the catalogue says.
 
-``python tests/test_mistakes.py`` writes docs/troubleshooting.rst.
+``python3 tests/test_mistakes.py`` writes docs/troubleshooting.rst.
 """
 
 import collections
@@ -1301,7 +1301,7 @@ def _(stage):
 # The document
 
 _HEAD = """\
-.. Made by "python tests/test_mistakes.py" from minisocks/mistakes.py, tests/slips.py and
+.. Made by "python3 tests/test_mistakes.py" from minisocks/mistakes.py, tests/slips.py and
    tests/symptoms.py; what is changed here is lost.
 
 Troubleshooting

@@ -1,14 +1,18 @@
-"""The README says what is true.  ``python tests/test_readme.py`` rewrites its table."""
+"""The README says what is true.  ``python3 tests/test_readme.py`` rewrites its table."""
 
 import glob
 import os
 import re
+import subprocess
+import sys
 import textwrap
+
+import pytest
 
 from minisocks.layers import layered
 from minisocks.pidfile import default_path
 from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
-from support import closed_port, run_command
+from support import OLDEST_CLICK, CommandLine, closed_port, run_command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 README = os.path.join(ROOT, "README.rst")
@@ -82,20 +86,92 @@ def test_the_file_shown_is_a_file_that_works():
     assert (5.0, True) == (config.grace, config.quiet)
 
 
-def test_the_commands_of_a_service_work(tmp_path):
-    """Those for the background, status, reload and stop, as they are written."""
-    commands = re.findall(r"(?m)^    (python -m minisocks .*1085.*)$", read())
-    words = ["--daemon", "status", "reload", "stop"]
-    assert words == [word for command in commands for word in words if word in command]
-    port = str(closed_port())
-    for command in commands:
-        args = command.replace("1085", port).replace("~/", "%s/" % tmp_path).split()[3:]
-        status, _, err = run_command(*args)
-        assert 0 == status, err
-    for end in ("", ".sock"):
-        path = default_path("127.0.0.1:" + port) + end
-        if os.path.exists(path):
-            os.unlink(path)  # of a port that nobody will have again
+def commands():
+    """Return the lines of the README that are typed, in its order."""
+    first = r"(?:\./|~/|scripts/)\S+|python3|pip|pipx|minisocks|curl|apt"
+    return re.findall(r"(?m)^    ((?:%s)(?: .*)?)$" % first, TABLE.sub("", read()))
+
+
+#: Those that install it are run by scripts/smoke, which may ask the package index; the others
+#: start what has tests of its own, and makes its environment.
+ELSEWHERE = re.compile(r"pipx |python3 -m venv |~/minisocks/|~/\.local/bin/|scripts/|curl ")
+#: Those that end by themselves; the others serve.
+ENDS = re.compile(r" (status|reload|stop|hash-password|--daemon|-e) ")
+
+
+@pytest.mark.skipif(
+    not os.path.isdir(OLDEST_CLICK),
+    reason="no click 7.1 beside this environment; scripts/test makes one",
+)
+def test_every_command_works(tmp_path):
+    """Each is run as it is written, in the README's order, with ``python3`` and no ``python``."""
+    home = tmp_path / "home"
+    for folder in ("bin", "home/dist", "opt"):
+        (tmp_path / folder).mkdir(parents=True)
+    python3 = tmp_path / "bin" / "python3"
+    python3.write_text('#!/bin/sh\nexec %s "$@"\n' % sys.executable)
+    python3.chmod(0o755)
+    script = os.path.join(ROOT, "scripts", "single_file.py")
+    for name in ("minisocks.pyz", "dist/minisocks.pyz"):
+        made = [sys.executable, script, OLDEST_CLICK, str(home / name)]
+        subprocess.check_call(made, stdout=subprocess.DEVNULL)
+    environ = {"HOME": str(home), "PATH": "%s:/usr/bin:/bin" % python3.parent, "PYTHONPATH": ROOT}
+    ports, done = {"1080": str(closed_port()), "1085": str(closed_port())}, []
+    ports[""] = ports["1080"]
+    try:
+        for line in [line for line in commands() if not ELSEWHERE.match(line)]:
+            moved = re.sub("108[05]", lambda found: ports[found.group()], line)
+            moved = moved.replace("/opt/", "%s/opt/" % tmp_path)
+            if ENDS.search(line):
+                child = subprocess.run(
+                    ["sh", "-c", moved],
+                    input=b"s3cret\n",
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=str(home),
+                    env=environ,
+                    timeout=60,
+                )
+                assert 0 == child.returncode, (line, child.stdout)
+            else:
+                if "108" not in line and "unix:" not in line:
+                    moved += " -l " + ports[""]
+                program = ["sh", "-c", "exec " + moved]
+                with CommandLine(program=program, cwd=str(home), env=environ) as command:
+                    assert 0 == command.end(), line
+            done.append(line)
+    finally:
+        address = "127.0.0.1:" + ports["1085"]
+        run_command("stop", "-l", address)  # where a command before that has failed
+        for end in ("", ".sock"):
+            path = default_path(address) + end
+            if os.path.exists(path):
+                os.unlink(path)  # of a port that nobody will have again
+    assert 11 <= len(done)
+
+
+def test_scripts_smoke_installs_it_as_it_is_written():
+    """What is not run here is what that script takes from the README, or is tested there."""
+    with open(os.path.join(ROOT, "scripts", "smoke"), encoding="utf-8") as file:
+        smoke = file.read()
+    installs = [line for line in commands() if re.match(r"pipx |python3 -m venv |~/", line)]
+
+    assert ["pipx", "~/.local/bin/minisocks"] == [line.split(" ")[0] for line in installs[:2]]
+    assert all(re.search(r"/bin/minisocks$|install |venv ", line) for line in installs)
+    starts = "|".join(re.findall("as_written [a-z]+ '(.*)'", smoke))
+    assert [] == [line for line in installs if not re.match(starts, line)]
+
+
+def test_no_document_says_python_or_pip_for_those_of_the_system():
+    """Debian has no ``python``, and its ``pip`` refuses to install: only an environment's does."""
+    documents = [README] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.rst")))
+    assert len(documents) > 10
+    for path in documents:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        assert [] == re.findall(r"(?m)(?<![\w./-])python [-\w./]*[/.-].*$", text), path
+        assert [] == re.findall(r"(?m)^.*/bin/python\b.*$", text), path
+        assert [] == re.findall(r"(?m)^.*(?<![\w/-])(?:python3 -m )?pip3? install.*$", text), path
 
 
 if __name__ == "__main__":

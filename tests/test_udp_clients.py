@@ -1,4 +1,4 @@
-"""Clients that others wrote, through ``python -m minisocks`` by UDP, to real servers.
+"""Clients that others wrote, through ``python3 -m minisocks`` by UDP, to real servers.
 
 scripts/clients runs this as it does ``test_clients``.
 """
