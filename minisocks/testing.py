@@ -35,6 +35,10 @@ from minisocks.wire import Cd, Rep, Ver, packed_ip
 __all__ = ["Script", "ScriptedProxy"]
 
 
+#: A client without a time limit of its own would keep its test waiting for ever.
+SILENT_SECONDS = 30.0
+
+
 class Script(NamedTuple):
     """What is done to each client that asks for a target; several at once go together."""
 
@@ -49,8 +53,8 @@ class Script(NamedTuple):
     drop_after: Optional[int] = None
     #: BND.ADDR and BND.PORT of a reply that grants: HOST:PORT or [V6]:PORT.
     bnd: Optional[str] = None
-    #: Never reply; the connection stays open.
-    no_reply: bool = False
+    #: Never reply, and end the connection after so many seconds; True: ``SILENT_SECONDS``.
+    no_reply: Union[bool, float] = False
 
     def checked(self) -> "Script":
         """Return self if it can be played.
@@ -62,12 +66,19 @@ class Script(NamedTuple):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 0 <= value <= most):
                 raise ConfigError(name, "%s=%r: no whole number up to %d" % (name, value, most))
-        if type(self.delay) not in (int, float) or not 0 <= self.delay <= 3600:
-            raise ConfigError("delay", "delay=%r: no number of seconds up to 3600" % (self.delay,))
-        if not isinstance(self.no_reply, bool):
-            raise ConfigError("no_reply", "no_reply=%r: neither True nor False" % (self.no_reply,))
+        for name, value in (("delay", self.delay), ("no_reply", self.silence)):
+            if type(value) not in (int, float) or not 0 <= value <= 3600:
+                text = "%s=%r: no number of seconds up to 3600" % (name, getattr(self, name))
+                raise ConfigError(name, text)
         self.address()
         return self
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds it is silent in the place of a reply; 0: it replies."""
+        if isinstance(self.no_reply, bool):
+            return SILENT_SECONDS if self.no_reply else 0.0
+        return self.no_reply
 
     def address(self) -> Optional[Tuple[bytes, int]]:
         """Return ``bnd`` as the 4 or 16 bytes and the port.
@@ -224,7 +235,7 @@ class _ScriptedSession(Session):
         if self.record.request is None:
             super().refuse(error)
         elif self._script.no_reply:
-            self._later(None)
+            self.submit(_Pause(self, self._script.silence, self._end_silence, discards=True))
         elif self._script.delay:
             self._later(lambda: Session.refuse(self, error))
         else:
@@ -254,43 +265,47 @@ class _ScriptedSession(Session):
             close_quietly(upstream)
             self.gone(exc)
 
+    def _end_silence(self) -> None:
+        self.record.why = "no reply for %g s, as the script wants" % self._script.silence
+        self.record.finish("scripted")
+        self.part(b"")
+
     def _later(
-        self, then: Optional[Callable[[], None]], upstream: Optional[socket.socket] = None
+        self, then: Callable[[], None], upstream: Optional[socket.socket] = None
     ) -> None:
         self.submit(_Pause(self, self._script.delay, then, upstream))
 
 
 class _Pause(Job):
-    """A client that waits for its reply: for some seconds, or for ever."""
+    """A client that waits for its reply for some seconds, and then hears it, or the end."""
 
-    __slots__ = ("_seconds", "_session", "_then", "_upstream")
+    __slots__ = ("_discards", "_seconds", "_session", "_then", "_upstream")
 
     def __init__(
         self,
         session: Session,
         seconds: float,
-        then: Optional[Callable[[], None]],
-        upstream: Optional[socket.socket],
+        then: Callable[[], None],
+        upstream: Optional[socket.socket] = None,
+        discards: bool = False,
     ) -> None:
         self._session = session
         self._seconds = seconds
         self._then = then
+        #: What the client says meanwhile is for its target, unless there is none.
+        self._discards = discards
         self._upstream = upstream
 
     def begin(self) -> None:
         """Start the clock."""
         session, loop = self._session, self._session.services.loop
-        if self._then is None:
-            session.watch(READ, self)
-        else:
-            # What the client says meanwhile is for its target.
-            session.watch(0, self)
-            loop.call_later(self._seconds, self, self._over)
+        session.watch(READ if self._discards else 0, self)
+        loop.call_later(self._seconds, self, self._over)
 
     def on_ready(self, fd: int, mask: int) -> None:
         """See whether the client has left."""
         try:
-            if self._then is None and self._session.sock.recv_into(
+            if self._discards and self._session.sock.recv_into(
                 self._session.services.loop.buffer
             ):
                 return
@@ -310,7 +325,6 @@ class _Pause(Job):
 
     def _over(self) -> None:
         self._release()
-        assert self._then is not None
         self._then()
 
     def _release(self) -> None:

@@ -1,6 +1,7 @@
 """The scripted proxy does exactly what its script says, and else what a proxy does."""
 
 import contextlib
+import gc
 import socket
 
 import pytest
@@ -195,6 +196,41 @@ def test_no_reply():
     assert before == open_descriptors()
 
 
+@pytest.mark.parametrize("early", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["", "early"])
+def test_no_reply_ends(early, monkeypatch):
+    """A client without a time limit hears the end after the seconds that the script says."""
+    with ScriptedProxy(no_reply=0.1) as proxy, asking(proxy) as talk:
+        assert b"" == talk.send(early).rest()
+        wait_until(lambda: proxy.records[0].end)
+        assert ("scripted", "no reply for 0.1 s, as the script wants") == (
+            proxy.records[0].end,
+            proxy.records[0].why,
+        )
+        monkeypatch.setattr("minisocks.testing.SILENT_SECONDS", 0.1)
+        proxy.script = Script(no_reply=True)
+        with asking(proxy) as other:
+            assert b"" == other.rest()
+
+
+@pytest.mark.parametrize("value, seconds", [(False, 0), (True, 30), (1, 1), (2.5, 2.5), (0, 0)])
+def test_silence_in_seconds(value, seconds):
+    """True is as long as docs/testing.rst says, a number is itself."""
+    assert seconds == Script(no_reply=value).checked().silence
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its socket
+def test_httpx_does_not_wait_for_ever():
+    """httpx has no time limit in a SOCKS handshake, whatever it is told."""
+    httpx = pytest.importorskip("httpx", minversion="0.26")
+    socksio = pytest.importorskip("socksio")
+    with ScriptedProxy(no_reply=0.2) as proxy:
+        with httpx.Client(proxy=proxy.url.replace("5h", "5"), timeout=0.05) as client:
+            with pytest.raises((httpx.HTTPError, socksio.ProtocolError)):
+                client.get("http://example.org/")
+    gc.collect()
+    assert "scripted" == proxy.records[0].end
+
+
 def test_client_that_leaves_during_a_delay(target):
     """A client that resets while its reply is delayed takes its target along."""
     before = open_descriptors()
@@ -258,6 +294,9 @@ def test_settings_and_hooks_are_those_of_a_proxy():
         {"delay": "1"},
         {"delay": None},
         {"no_reply": "no"},
+        {"no_reply": -1},
+        {"no_reply": 3601},
+        {"no_reply": None},
         {"bnd": 80},
         {"bnd": "80"},
         {"bnd": "localhost:80"},
