@@ -154,4 +154,6 @@ def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple
 
 
 def _is_private(path: str) -> bool:
-    return not os.stat(path).st_mode & stat.S_IRWXO
+    """Return whether others may not read it; a pipe or a device is as the system has it."""
+    mode = os.stat(path).st_mode
+    return not stat.S_ISREG(mode) or not mode & stat.S_IRWXO

@@ -188,7 +188,7 @@ def _demand_theirs(
         raise _not_trusted("%s is in a folder that all users share, and is", name, status.st_uid)
     if status.st_nlink > 1 and status.st_mode & _KIND != _DIRECTORY:
         where = "%s is in a folder that all users share" % name
-        raise OSError(1, where + ", and has a second name: remove it")
+        raise OSError(1, where + ", and has a second name: name another one")
 
 
 def _is_kernels(device: int) -> bool:
@@ -200,4 +200,5 @@ def _is_kernels(device: int) -> bool:
 
 
 def _not_trusted(what: str, name: str, uid: int) -> OSError:
-    return OSError(1, "%s of user %d, not of root or this user: remove it" % (what % name, uid))
+    told = what % name, uid
+    return OSError(1, "%s of user %d, not of root or this user: name another one" % told)

@@ -317,7 +317,8 @@ def _demand_own(fd: int, path: str) -> None:
     _demand_file(fd, path)
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise OSError(1, "%s may be written by other users: remove it" % path)
+        what = "%s may be written by other users: name another one, or remove it if it is a pidfile"
+        raise OSError(1, what % path)
 
 
 def _is_at(fd: int, path: str) -> bool:

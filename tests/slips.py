@@ -34,10 +34,12 @@ SLIPS = (
     Mistake(
         "pidfile-of-others",
         AT_THE_START,
-        "minisocks: cannot use the pidfile FILE: FILE may be written by other users: remove it",
+        "minisocks: cannot use the pidfile FILE: FILE may be written by other users: name "
+        "another one, or remove it if it is a pidfile",
         "Another user owns the file, or may write to it, and could say in it which process is to "
         "be ended.",
-        "Remove it, or take a path in a directory where others cannot make files.",
+        "Take a path in a directory where others cannot make files. A pidfile that is left there "
+        "can be removed; another program's file cannot.",
     ),
     Mistake(
         "no-place-for-a-pidfile",

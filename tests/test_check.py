@@ -283,6 +283,11 @@ def test_no_advice_about_the_file_of_another_program(command, tmp_path):
     assert "chmod" not in err
 
 
+def test_no_advice_to_change_a_device():
+    """Who may read /dev/null is no question of this program."""
+    assert (0, "") == run_command("check", "--users-file", "/dev/null")[::2]
+
+
 # Rules
 
 

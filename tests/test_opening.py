@@ -52,7 +52,7 @@ def link(path, target, by_other=True):
 def refused(*kinds):
     """Something is, because of another user; and no descriptor is left."""
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(kinds or (OSError,), match="of user 4242, not of root or this user: remove"):
+    with pytest.raises(kinds or (OSError,), match="of user 4242, not of root or this user: name"):
         yield
     assert before == os.listdir("/proc/self/fd")
 

@@ -154,7 +154,7 @@ def test_a_file_that_others_may_write_is_refused(path, mode):
     with open(path, "w") as file:
         file.write("1234\n")
     os.chmod(path, mode)
-    with pytest.raises(OSError, match="may be written by other users: remove it"):
+    with pytest.raises(OSError, match="may be written by other users: name another one"):
         Pidfile(path).acquire()
     if os.geteuid():  # root may look into everybody's
         assert None is Pidfile(path).holder()
