@@ -179,7 +179,7 @@ class Pidfile:
         while True:
             fd = open_trusted(self.path, _TO_WRITE, MODE)
             try:
-                _demand_own(fd, self.path)
+                _demand_pidfile(fd, self.path)
                 set_kept_mode(fd, MODE)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Somebody may have removed it meanwhile, and another have made a new one.
@@ -202,7 +202,7 @@ class Pidfile:
         if os.path.lexists(self.path):
             fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
             try:
-                _demand_own(fd, self.path)
+                _demand_pidfile(fd, self.path)
             finally:
                 os.close(fd)
         elif os.path.dirname(self.path) not in _own_directories():
@@ -319,6 +319,17 @@ def _demand_own(fd: int, path: str) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         what = "%s may be written by other users: name another one, or remove it if it is a pidfile"
         raise OSError(1, what % path)
+
+
+def _demand_pidfile(fd: int, path: str) -> None:
+    """Refuse another program's file, named by mistake, and what ``_demand_own`` refuses.
+
+    Raises:
+        OSError: it is one of these.
+    """
+    _demand_own(fd, path)
+    if os.pread(fd, 64, 0).strip(b"0123456789\n"):
+        raise OSError(22, "%s holds no number but text: name another one" % path)
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -164,6 +164,23 @@ def test_a_file_that_others_may_write_is_refused(path, mode):
         assert "1234\n" == file.read()
 
 
+@pytest.mark.parametrize("text", ["root:x:0:0::/:/bin/sh\n", "12 13\n", "\n[minisocks]\n"])
+def test_the_file_of_another_program_stays_as_it_is(path, text):
+    """A path that is mistyped costs no file: neither what is in it nor its mode."""
+    with open(path, "w") as file:
+        file.write(text)
+    os.chmod(path, 0o644)
+
+    with pytest.raises(OSError, match="holds no number but text: name another one"):
+        Pidfile(path).acquire()
+    with pytest.raises(OSError, match="holds no number but text: name another one"):
+        Pidfile(path).try_out()
+
+    with open(path) as file:
+        assert text == file.read()
+    assert 0o644 == os.stat(path).st_mode & 0o777
+
+
 def test_a_file_that_others_may_read_is_closed_to_them(path):
     """Who can open it could lock it."""
     with open(path, "w"):

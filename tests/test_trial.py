@@ -47,6 +47,7 @@ REFUSED = {
     "the log is below a file": ["-l", "0", "--log-file", "FOLDER/file/log"],
     "no folder for the pidfile": ["-l", "0", "--pidfile", "FOLDER/no/p"],
     "the pidfile is a folder": ["-l", "0", "--pidfile", "FOLDER"],
+    "the pidfile is another file": ["-l", "0", "--pidfile", "FOLDER/file"],
     "port 0 in the background": ["-l", "0", "--daemon"],
 }
 
