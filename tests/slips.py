@@ -3,7 +3,7 @@
 Pure data, for the documents and the tests.
 """
 
-from minisocks.mistakes import AT_THE_START, Mistake
+from starts import AT_THE_START, Mistake
 
 __all__ = ["SLIPS"]
 

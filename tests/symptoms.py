@@ -3,8 +3,8 @@
 Pure data, for the documents and the tests.
 """
 
-from minisocks.mistakes import EXPLAINED, Mistake
 from slips import SLIPS
+from starts import EXPLAINED, Mistake
 
 __all__ = ["AT_THE_CLIENT", "CATALOGUE", "IN_THE_LOG"]
 

@@ -25,10 +25,11 @@ from bind_client import Waiting
 from elsewhere import HERE4
 from identd import identd, says_line, says_user
 from instance import Instance
-from minisocks.mistakes import AT_THE_START, EXPLAINED, Mistake, advice
+from minisocks.mistakes import advice
 from minisocks.pidfile import Pidfile
 from minisocks.resolver import MAX_THREADS, Resolver
 from minisocks.wire import Rep
+from starts import AT_THE_START, EXPLAINED, Mistake
 from support import (
     GREETING,
     REJECTED4,
@@ -1301,7 +1302,7 @@ def _(stage):
 # The document
 
 _HEAD = """\
-.. Made by "python3 tests/test_mistakes.py" from minisocks/mistakes.py, tests/slips.py and
+.. Made by "python3 tests/test_mistakes.py" from tests/starts.py, tests/slips.py and
    tests/symptoms.py; what is changed here is lost.
 
 Troubleshooting
