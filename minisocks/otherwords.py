@@ -13,7 +13,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("-i", "--ip", "--host", "--addr", "--address", "--bind"), _LISTEN),
     **dict.fromkeys(("-u", "--username", "--usr"), _USER),
     **dict.fromkeys(("-P", "--pass", "--passwd", "--password", "--pwd", "--auth"), _USER),
-    **dict.fromkeys(("--parent", "--upstream", "--proxy", "--chain", "--forward"), _PARENT),
+    **dict.fromkeys(("--parent", "--upstream", "--proxy", "--chain"), _PARENT),
     **dict.fromkeys(("--background", "--fork"), "to go to the background, write --daemon"),
     **dict.fromkeys(("-f", "--conf", "--config-file"), "the file of settings is -c FILE"),
     **dict.fromkeys(("--log", "--logfile"), "the log goes to --log-file FILE, or to --syslog"),

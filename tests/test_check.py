@@ -160,6 +160,7 @@ def test_file_may_be_named_by_the_environment(file):
         (["-l", "0", "start"], {}, "no command is called 'start'; without a command it serves"),
         # Near to what lets more clients in: that is not what is guessed.
         (["--parents", "10.0.0.1:1080"], {}, "no option is called --parents; see minisocks --help"),
+        (["--forward", "1080"], {}, "no option is called --forward; did you mean --forwarded?"),
         (["--opn"], {}, "no option is called --opn; see minisocks --help"),
         ([], {"MINISOCKS_OPN": "no"}, "MINISOCKS_OPN: no setting is called so; see minisocks"),
     ],
