@@ -179,9 +179,10 @@ class Pidfile:
         while True:
             fd = open_trusted(self.path, _TO_WRITE, MODE)
             try:
-                _demand_pidfile(fd, self.path)
-                set_kept_mode(fd, MODE)
+                _demand_own(fd, self.path)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _demand_no_text(fd, self.path)
+                set_kept_mode(fd, MODE)
                 # Somebody may have removed it meanwhile, and another have made a new one.
                 if _is_at(fd, self.path):
                     os.ftruncate(fd, 0)
@@ -202,7 +203,8 @@ class Pidfile:
         if os.path.lexists(self.path):
             fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
             try:
-                _demand_pidfile(fd, self.path)
+                _demand_own(fd, self.path)
+                _demand_no_text(fd, self.path)
             finally:
                 os.close(fd)
         elif os.path.dirname(self.path) not in _own_directories():
@@ -321,13 +323,12 @@ def _demand_own(fd: int, path: str) -> None:
         raise OSError(1, what % path)
 
 
-def _demand_pidfile(fd: int, path: str) -> None:
-    """Refuse another program's file, named by mistake, and what ``_demand_own`` refuses.
+def _demand_no_text(fd: int, path: str) -> None:
+    """Refuse another program's file, named by mistake.
 
     Raises:
-        OSError: it is one of these.
+        OSError: it is one.
     """
-    _demand_own(fd, path)
     if os.pread(fd, 64, 0).strip(b"0123456789\n"):
         raise OSError(22, "%s holds no number but text: name another one" % path)
 
