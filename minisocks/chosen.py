@@ -38,7 +38,9 @@ def settings_of(
     path = named and os.path.join(home, named)
     chosen = layered(given, os.environ, text, path)
     # As the file was named: so they are the same when they are read anew from elsewhere.
-    chosen = chosen._replace(config=_from_folder(chosen, path, os.path.dirname(named), home))
+    config = _from_folder(chosen, path, os.path.dirname(named), home).checked()
+    chosen = chosen._replace(config=config)
+    _demand_different(config, path, home)
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
@@ -67,6 +69,25 @@ def _from_folder(chosen: Layered, path: str, folder: str, home: str) -> Config:
             except ValueError as exc:
                 raise ConfigError(setting.option, str(exc), place) from None
     return config
+
+
+def _demand_different(config: Config, path: str, home: str) -> None:
+    """Refuse one file for two purposes: what is written would be lost or read as the other.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = {os.path.realpath(path): "the file of settings"} if path else {}
+    for option, name in (
+        ("--users-file", config.users_file),
+        ("--log-file", config.log_file),
+        ("--pidfile", config.pidfile),
+    ):
+        if name:
+            where = os.path.realpath(os.path.join(home, name))
+            if where in known and not (os.path.exists(where) and not os.path.isfile(where)):
+                raise ConfigError(option, "%s is also %s: name another file" % (name, known[where]))
+            known[where] = "that of " + option
 
 
 def _lists(chosen: Layered, home: str) -> List[str]:

@@ -57,7 +57,7 @@ _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 READ, WRITE = 1, 4
 #: In masks and events: TCP's urgent byte has come.  It may wait for bytes before it that have not.
 URGENT = getattr(select, "POLLPRI", 0)
-#: For who passes it on as urgent.  Not for others: it is reported until it is read.
+#: For sockets whose urgent byte is passed on.  Not for others: it is reported until it is read.
 READ_URGENT = READ | URGENT
 #: For READ alone, but events say more than READ: they are no ordinary ones.
 READ_MARKED = READ | getattr(select, "POLLRDNORM", 0)

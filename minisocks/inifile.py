@@ -114,7 +114,7 @@ def parse(text: str, name: str) -> "List[Entry]":
 def unquoted(text: str) -> str:
     """Return what the value *text* means: in quotes as it is, else without blanks around it."""
     bare = text.strip()
-    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'":
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" and bare[0] not in bare[1:-1]:
         return bare[1:-1]
     return bare
 

@@ -95,6 +95,9 @@ def _meant(setting: Setting, text: str, place: str) -> str:
     meant = unquoted(text)
     if meant != text.strip():
         return meant  # it was in quotes
+    if len(meant) > 1 and meant[0] == meant[-1] and meant[0] in "\"'" and setting.name != "rule":
+        what = "begins and ends with %s, and has one inside: put all of it in the other quotes"
+        raise ConfigError(setting.option, what % meant[0], place)
     if setting.accept in (check_user, check_name_only) and meant != text.lstrip():
         raise ConfigError(
             setting.option,

@@ -56,7 +56,7 @@ _NOT_OPENED = Networks(
 _ALWAYS_OWN = Networks("", "", LOOPBACK.rows() + UNSPECIFIED.rows())
 #: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
-#: The forms of an address that nobody knows.
+#: The forms of an address that is not known.
 _SOMEWHERE: Forms = ((1, 0),)
 #: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
 #: what is not loopback; ``self``, the addresses that this host has at the time.
@@ -144,7 +144,7 @@ class Places:
             self.networks.holds(size, number) for size, _bits, number in self._not_meant.rows()
         )
         if are_clients and self.has_everything:
-            self.is_static = False  # it has clients whose address nobody knows, too
+            self.is_static = False  # it has clients whose address is not known, too
         self.names = Names(names)
 
     @property

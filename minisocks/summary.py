@@ -21,13 +21,13 @@ MOST_NAMES = 3
 def describe(rules: Rules, config: Config) -> str:
     """Return one sentence that says which clients *rules*, those of *config*, let in."""
     more = "; a name of --name-only counts as a password" if config.name_only else ""
-    more += "; by SOCKS4 only whom ident confirms" if rules.asks_ident else ""
+    more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
     return _describe(rules) + more
 
 
 def _describe(rules: Rules) -> str:
     if rules.has_own:
-        return "whom the rules allow (minisocks check shows them)"
+        return "clients that the rules allow (minisocks check shows them)"
     less = "" if all(rule.is_built_in for rule in rules.rules) else ", less what the rules deny"
     if ALL in rules.rules:
         return "any client, without a password (--open)" + less
@@ -72,7 +72,7 @@ _OPEN_TO_ALL = (
     "--open lets every client in without a password, although there are users; leave it out, "
     "and each client needs one"
 )
-_NOTHING_ALLOWED = "no rule allows anything: nobody can use this proxy; add an allow rule"
+_NOTHING_ALLOWED = "no rule allows anything: no client can use this proxy; add an allow rule"
 _BY_NAME = (
     "any client that gives the name %s is let in as that user, whatever its password "
     "(--name-only); the name is no secret"

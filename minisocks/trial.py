@@ -41,6 +41,7 @@ def problems(config: Config, access: Access, warn: Callable[[str], None]) -> Lis
         lambda text=text: attempt.listen(ListenAddress.parse(text))  # type: ignore[misc]
         for text in config.listen
     ]
+    steps.append(attempt.close)  # soon: cron may start one meanwhile
     steps.append(lambda: access.road.check(warn))
     if config.log_file:
         steps.append(lambda: LogFile.try_out(config.log_file))

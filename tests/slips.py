@@ -109,7 +109,7 @@ SLIPS = (
     Mistake(
         "no-rule-allows-anything",
         AT_THE_START,
-        "warning: no rule allows anything: nobody can use this proxy; add an allow rule",
+        "warning: no rule allows anything: no client can use this proxy; add an allow rule",
         "A rule denies everything, and no ``allow`` stands before it: a ``deny`` with nothing "
         "behind it, say. Without it what no rule matches is denied as well.",
         "Remove it, or add an ``allow`` before it: ``allow from loopback``, say.",

@@ -102,7 +102,7 @@ def test_who_may_come_in_and_which_rules_are_odd(tmp_path):
     args = ["check", "--ident", "--rule", "allow user ann", "--rule", "allow user any"]
     status, out, err = run_command(*args)
     assert (0, "") == (status, err)
-    assert "(minisocks check shows them); by SOCKS4 only whom ident confirms" in out
+    assert "(minisocks check shows them); by SOCKS4 only clients that ident confirms" in out
     status, _out, err = run_command(*[arg for arg in args if arg != "--ident"])
     assert 0 == status
     assert "rule 3 never matches: it wants a user, and there are none" in err

@@ -186,12 +186,14 @@ def oidentd(site, tmp_path, config=""):
     """Have it run on the client's host."""
     path = tmp_path / "oidentd.conf"
     path.write_text(config)
+
+    def answers():
+        with site.made.client.socket(socket.AF_INET) as sock:
+            return sock.connect_ex((CLIENT, 113)) == 0
+
+    # Each connection has a process of its own, which may outlive the one that was ended.
+    wait_until(lambda: not answers(), "the end of an earlier one")
     with site.made.client.running(OIDENTD, "--foreground", "--nosyslog", "-C", str(path)):
-
-        def answers():
-            with site.made.client.socket(socket.AF_INET) as sock:
-                return sock.connect_ex((CLIENT, 113)) == 0
-
         wait_until(answers, "oidentd")
         yield
 

@@ -130,6 +130,14 @@ def test_quotes_keep_blanks(written, meant, end):
     assert ('"a:b "', "c:d ") == layered({"user": ('"a:b "', "c:d ")}, {}).config.user
 
 
+@pytest.mark.parametrize("written", ['"ann":"secret"', "'ann':'a'", '"a:b"c"'])
+def test_quotes_within_quotes_are_an_error(written):
+    """Else the first and the last one would be taken away, and others be in the password."""
+    for sources in (({}, "[minisocks]\nuser = %s\n" % written), ({"MINISOCKS_USER": written}, "")):
+        with pytest.raises(ConfigError, match="has one inside: put all of it in the other quotes"):
+            layered({}, *sources, FILE)
+
+
 def test_quotes_are_read_for_every_setting():
     """Values of other settings do not care about blanks around them."""
     file = "[minisocks]\ngrace = '5'\nlisten =\n  \"1080\"\n  :81 \nlog-file = '/a b ' \n"

@@ -264,7 +264,7 @@ def small(port):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc of the process")
-@pytest.mark.parametrize("limit, most", [("2MiB", 4096), ("none", None)])
+@pytest.mark.parametrize("limit, most", [("2MiB", 5120), ("none", None)])
 def test_the_process_stays_small_whoever_takes_nothing(limit, most):
     """Hundreds of downloads that nobody reads; an honest client has all its bytes meanwhile."""
     stop, stalled = threading.Event(), 500

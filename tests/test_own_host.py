@@ -20,6 +20,7 @@ from support import (
     FakeTarget,
     Talk,
     address5,
+    closed_port,
     password_message,
     run_proxy,
     socks4,
@@ -430,9 +431,9 @@ def test_a_listener_has_its_own_address_only(network, own):
     """Another program has the same port of another address, and is reached there."""
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(network.proxy.socket(socket.AF_INET))
-        other.bind((WAN, 0))
+        port = closed_port()  # the kernel's choice may be in use at the proxy's address
+        other.bind((WAN, port))
         other.listen(1)
-        port = other.getsockname()[1]
         rules = ["allow to self unspecified loopback", "allow"]
         settings = {"rule": rules, "listen": ["%s:%d" % (own, port)]}
         network.proxy.proxy(**settings)

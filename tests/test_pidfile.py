@@ -164,6 +164,17 @@ def test_a_file_that_others_may_write_is_refused(path, mode):
         assert "1234\n" == file.read()
 
 
+@pytest.mark.parametrize("text", ["", "1234\n", "\0\0\0\0\0", "1234"])
+def test_what_a_process_that_has_ended_has_left_is_taken(path, text):
+    """Also zeros, which a file system may have there after a loss of power."""
+    with open(path, "w") as file:
+        file.write(text)
+    Pidfile(path).try_out()
+    pidfile = Pidfile(path)
+    assert pidfile.acquire()
+    pidfile.release()
+
+
 @pytest.mark.parametrize("text", ["root:x:0:0::/:/bin/sh\n", "12 13\n", "\n[minisocks]\n"])
 def test_the_file_of_another_program_stays_as_it_is(path, text):
     """A path that is mistyped costs no file: neither what is in it nor its mode."""

@@ -71,6 +71,26 @@ def test_it_says_what_the_start_says(tmp_path, name):
     assert said == [line for line in err.splitlines() if line.startswith("minisocks: ")]
 
 
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--log-file", "u", "--users-file", "./u"], "--log-file: u is also that of --users-file"),
+        (["--pidfile", "l", "--log-file", "l"], "--pidfile: l is also that of --log-file"),
+        (["-c", "ini", "--log-file", "ini"], "--log-file: ini is also the file of settings"),
+        (["-c", "ini", "--forwarded", "unix:t"], "unix:t is none of the addresses to listen on"),
+    ],
+)
+def test_settings_that_are_in_each_other_s_way(tmp_path, args, said):
+    """Neither begins, and nothing is written."""
+    (tmp_path / "u").touch()
+    (tmp_path / "ini").write_text("[minisocks]\nlisten = unix:s\n")
+    (tmp_path / "ini").chmod(0o600)
+    for command in (["check"], []):
+        status, _out, err = run_command(*command, *args, cwd=str(tmp_path))
+        assert (2, True) == (status, said in err), err
+    assert ["ini", "u"] == sorted(os.listdir(str(tmp_path)))
+
+
 def test_all_of_it_is_told(tmp_path):
     """Not only what the start would stumble over first; for programs, too."""
     busy, address = taken()

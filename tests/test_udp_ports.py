@@ -235,4 +235,4 @@ def test_a_closed_port_takes_no_answer_from_another_one(target, other):
             client.sock = first
             second.answer(b"to a closed port")
             client.expect_to_work(target)
-            wait_until(lambda: 3 == proxy.records[-1].datagrams.down)
+            wait_until(lambda: 4 == proxy.records[-1].datagrams.down)

@@ -232,22 +232,22 @@ def test_all_jobs_are_looked_at_while_there_are_any(loop, looks):
         jobs = [Counting(loop) for _ in range(AT_ONCE * 2 + 1)]
         for job in jobs:
             loop.submit(job)
-            looks.expect()
+        looks.expect()
         wait_until(lambda jobs=jobs: min(job.count for job in jobs) >= 2)
         assert max(job.count for job in jobs) <= min(job.count for job in jobs) + 1
         for job in jobs:
             loop.call_soon(job, job.abort, "")
-        wait_until(lambda: loop._timers.seconds_left() < 0)
+        wait_until(lambda: run_in(loop, loop._timers.seconds_left) < 0)
 
 
 def test_an_idle_proxy_has_no_timer_and_one_with_a_client_has(target):
     """Whatever its client asks for."""
     with run_proxy() as proxy:
         loop = proxy.services.loop
-        assert loop._timers.seconds_left() < 0
+        assert run_in(loop, loop._timers.seconds_left) < 0
         with Talk.to(proxy.port) as talk:
             talk.connect5("127.0.0.1", target.port)
-            wait_until(lambda: 0 < loop._timers.seconds_left() <= 60)
+            wait_until(lambda: 0 < run_in(loop, loop._timers.seconds_left) <= 60)
 
 
 def keepalive_of(sock):
