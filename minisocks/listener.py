@@ -131,18 +131,18 @@ class Attempt:
 
     def _bind(self, family: int, sockaddr: Any) -> socket.socket:
         place = ListenAddress(sockaddr[0], sockaddr[1])
+        # The kernel does not say so: of sockets that do not listen two may have one address, and
+        # so a process that starts meanwhile, or another check, is not in the way.
+        if place.port and _found_in_way(place, self._places):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             set_up_listener(sock)
             try:
                 sock.bind(sockaddr)
             except OSError as exc:
-                is_ours = _found_in_way(place, self._places)
-                is_held = _found_in_way(place, self._held) and not is_ours
-                if exc.errno != errno.EADDRINUSE or not is_held:
+                if exc.errno != errno.EADDRINUSE or not _found_in_way(place, self._held):
                     raise
-            # So no other one of ours can bind it, although none of them listens.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except BaseException:
             sock.close()
             raise

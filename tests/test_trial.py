@@ -159,8 +159,19 @@ def test_nothing_can_connect_meanwhile():
     with pytest.raises(ListenError, match="this minisocks listens on 127.0.0.1:%d already" % port):
         attempt.listen(ListenAddress("", port))
     attempt.close()
-    for listener in open_listeners(ListenAddress("127.0.0.1", port)):
-        listener.close()
+
+
+def test_it_is_in_the_way_of_no_start_and_no_other_check():
+    """As when cron starts one while a monitor checks the settings."""
+    address = ListenAddress("127.0.0.1", closed_port())
+    first, second, third = Attempt(), Attempt(), Attempt()
+    first.listen(address)
+    second.listen(address)
+    (listener,) = open_listeners(address)
+    with pytest.raises(ListenError, match="Address already in use"):
+        third.listen(address)
+    for opened in (listener, first, second, third):
+        opened.close()
 
 
 #: Try to open for writing, as another user.
