@@ -15,6 +15,7 @@ import hosts
 from minisocks import attempts
 from minisocks.attempts import ExtraAttempts
 from minisocks.census import KEPT
+from minisocks.errand import run_in
 from minisocks.loop import Loop
 from minisocks.machine import find_room
 from minisocks.resolver import Resolver
@@ -182,7 +183,9 @@ def black_hole_anywhere():
 def test_a_handler_thread_gets_a_descriptor_at_once():
     """Each time that room is wanted, in whatever thread, one attempt is closed when it returns."""
     with dialing() as (proxy, _talk, attempted):
-        proxy.services.attempts._room = lambda: -3  # none begins anew
+        extras = proxy.services.attempts
+        extras._room = lambda: -3  # none begins anew
+        run_in(proxy.services.loop, extras._timer.cancel)  # nor does it look by itself
         for left in (3, 2, 1):
             assert proxy.services.make_room()
             assert left == attempted()
