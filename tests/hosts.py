@@ -337,6 +337,16 @@ def made_for_tests(*names, **how):
         hosts.stop()
 
 
+def connected(client, server, address):
+    """Return the two ends of a TCP connection to *address* of the host *server*, its own last."""
+    with server.socket(socket.AF_INET) as listener:
+        listener.bind((address, 0))
+        listener.listen(1)
+        sock = client.socket(socket.AF_INET)
+        sock.connect(listener.getsockname())
+        return sock, listener.accept()[0]
+
+
 @contextlib.contextmanager
 def without_bugs(made):
     """Hosts for one test, in which the server at *made.proxy* must log no bug of its own."""

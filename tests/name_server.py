@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 
-__all__ = ["A", "AAAA", "MOST_A", "MOST_AAAA", "SILENCE", "NameServer"]
+__all__ = ["A", "AAAA", "MOST_A", "MOST_AAAA", "SILENCE", "NameServer", "name_server_at"]
 
 A, AAAA = 1, 28
 #: As many records as a message of 64 KiB has room for.
@@ -21,6 +21,15 @@ _LENGTH = struct.Struct("!H")
 _TRUNCATED, _ANSWER, _NO_SUCH_NAME = 0x8380, 0x8180, 0x8183
 #: A message by UDP holds more than that, but these tests want none to.
 _MOST_BY_UDP = 20
+
+
+def name_server_at(host, address, records):
+    """Return the ``NameServer`` of *address*, which the host of the tests' own has."""
+    tcp = host.socket(socket.AF_INET)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((address, 53))
+    tcp.listen(16)
+    return NameServer(host.udp(address, 53), tcp, records)
 
 
 class NameServer:

@@ -1,5 +1,6 @@
 """Relayed connections without a proxy: a pair in a loop, and both ends to talk through."""
 
+import contextlib
 import os
 import select
 import socket
@@ -14,7 +15,7 @@ from minisocks.relay import Pair
 from minisocks.wire import Rep
 from support import TIMEOUT, CountingPoller, Talk, wait_until
 
-__all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "tcp"]
+__all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "relayed_by", "tcp"]
 
 ENDS = ["client", "target"]
 MB = 1 << 20
@@ -107,6 +108,21 @@ class Relayed:
     def close(self):
         for sock in (self.client.sock, self.target.sock, self.client_side, self.target_side):
             sock.close()
+
+
+@contextlib.contextmanager
+def relayed_by(loop):
+    """Yield what makes relayed connections of *loop*, and starts them unless told otherwise."""
+    made = []
+
+    def make(start=True, **kwargs):
+        made.append(Relayed(loop, **kwargs))
+        return made[-1].start() if start else made[-1]
+
+    yield make
+    loop.stop()
+    for each in made:
+        each.close()
 
 
 def receive_until_reset(talk):

@@ -17,7 +17,7 @@ from minisocks.errand import run_in
 from minisocks.loop import BUFFER_BYTES, BULK_EVENTS, Loop
 from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
 from minisocks.relay import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
-from relaying import ENDS, MB, Relayed, receive_until_reset
+from relaying import ENDS, MB, Relayed, receive_until_reset, relayed_by
 from support import (
     CommandLine,
     FakeTarget,
@@ -45,16 +45,8 @@ def loop():
 @pytest.fixture
 def relayed(loop):
     """Makes relayed connections that run."""
-    made = []
-
-    def make(**kwargs):
-        made.append(Relayed(loop, **kwargs))
-        return made[-1].start()
-
-    yield make
-    loop.stop()
-    for each in made:
-        each.close()
+    with relayed_by(loop) as make:
+        yield make
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import minisocks.rate
 from minisocks.loop import Loop
 from minisocks.rate import Bucket, RatedPair, Rates
 from minisocks.relay import Pair
-from relaying import ENDS, Relayed
+from relaying import ENDS, relayed_by
 from support import FakeTarget, Talk, run_proxy, says, wait_until
 
 MB = 1 << 20
@@ -121,16 +121,8 @@ def loop():
 @pytest.fixture
 def relayed(loop):
     """Makes rated connections, all of one client."""
-    made = []
-
-    def make(**kwargs):
-        made.append(Relayed(loop, **kwargs))
-        return made[-1].start()
-
-    yield make
-    loop.stop()
-    for each in made:
-        each.close()
+    with relayed_by(loop) as make:
+        yield make
 
 
 def lanes(loop):

@@ -64,13 +64,18 @@ def test_options_are_not_stale():
     assert with_table(text) == text
 
 
+def documents():
+    """Yield path and text of the README and of each document."""
+    paths = [README] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.rst")))
+    assert len(paths) > 10
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            yield path, file.read()
+
+
 def test_no_command_uses_a_folder_that_all_users_share():
     """Another user may have made a file or a link of that name before."""
-    documents = [README] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.rst")))
-    assert len(documents) > 10
-    for path in documents:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+    for path, text in documents():
         # But for the one of this user that minisocks makes, and in which no other may write.
         text = text.replace("/tmp/minisocks-UID", "")
         assert [] == re.findall(r"(?m)^ {2,}.*[\s:]/tmp/.*$|^.*--[a-z-]+[ =]/tmp/.*$", text), path
@@ -164,11 +169,7 @@ def test_scripts_smoke_installs_it_as_it_is_written():
 
 def test_no_document_says_python_or_pip_for_those_of_the_system():
     """Debian has no ``python``, and its ``pip`` refuses to install: only an environment's does."""
-    documents = [README] + sorted(glob.glob(os.path.join(ROOT, "docs", "*.rst")))
-    assert len(documents) > 10
-    for path in documents:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+    for path, text in documents():
         assert [] == re.findall(r"(?m)(?<![\w./-])python [-\w./]*[/.-].*$", text), path
         assert [] == re.findall(r"(?m)^.*/bin/python\b.*$", text), path
         assert [] == re.findall(r"(?m)^.*(?<![\w/-])(?:python3 -m )?pip3? install.*$", text), path

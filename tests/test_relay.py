@@ -29,7 +29,7 @@ from minisocks.lingering import Lingering
 from minisocks.loop import Loop
 from minisocks.rate import Rates
 from minisocks.relay import Pair
-from relaying import ENDS, MB, Relayed, receive_until_reset, tcp
+from relaying import ENDS, MB, receive_until_reset, relayed_by, tcp
 from support import (
     TIMEOUT,
     CommandLine,
@@ -81,16 +81,8 @@ def loop(request, monkeypatch):
 @pytest.fixture
 def relayed(loop):
     """Makes relayed connections; starts them unless told otherwise."""
-    made = []
-
-    def make(start=True, **kwargs):
-        made.append(Relayed(loop, **kwargs))
-        return made[-1].start() if start else made[-1]
-
-    yield make
-    loop.stop()
-    for each in made:
-        each.close()
+    with relayed_by(loop) as make:
+        yield make
 
 
 def test_bytes_go_both_ways_in_order(relayed):
@@ -998,16 +990,6 @@ def test_ftplib_aborts(proxy):
             assert ftp.abort().startswith("226")
 
 
-def on_a_cable(made):
-    """Return the two ends of a TCP connection between two hosts, the server's last."""
-    with made.server.socket(socket.AF_INET) as listener:
-        listener.bind(("10.3.0.1", 0))
-        listener.listen(1)
-        sock = made.client.socket(socket.AF_INET)
-        sock.connect(listener.getsockname())
-        return sock, listener.accept()[0]
-
-
 #: Segments of more than one byte, whether sent for the first time or again.
 _LOSE = """
 table ip lossy {
@@ -1025,7 +1007,7 @@ def test_an_urgent_byte_ahead_of_a_lost_segment_does_not_spin(relayed):
     """The kernel tells of it and has nothing to be read, for as long as the sender likes."""
     with hosts.made_for_tests("server", "client") as made, hosts.or_skip():
         made.cable(("server", "10.3.0.1/24"), ("client", "10.3.0.2/24"))
-        ends = [tcp(), on_a_cable(made)]
+        ends = [tcp(), hosts.connected(made.client, made.server, "10.3.0.1")]
         pair = relayed(make=lambda small: ends.pop())
         in_line(pair.target)
         pair.client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

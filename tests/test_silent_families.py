@@ -8,7 +8,7 @@ import socket
 import pytest
 
 import hosts
-from name_server import AAAA, SILENCE, A, NameServer
+from name_server import AAAA, SILENCE, A, name_server_at
 from support import GREETING, TIMEOUT, Talk, address5, socks5, wait_until
 
 PROXY, OWN, TARGET = "10.1.0.2", "10.3.0.2", "10.3.0.1"
@@ -50,11 +50,7 @@ def two_families(network):
 @pytest.fixture
 def names(network):
     """The name server."""
-    tcp = network.target.socket(socket.AF_INET)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    tcp.bind((TARGET, 53))
-    tcp.listen(16)
-    with NameServer(network.target.udp(TARGET, 53), tcp, records) as server:
+    with name_server_at(network.target, TARGET, records) as server:
         yield server
 
 

@@ -16,7 +16,7 @@ from minisocks.flow import word_of
 from minisocks.job import Job
 from minisocks.loop import Loop
 from minisocks.vanished import AT_ONCE, VanishedPeers, has_vanished
-from relaying import ENDS, Relayed, receive_until_reset, tcp
+from relaying import ENDS, receive_until_reset, relayed_by, tcp
 from support import FakeTarget, Talk, run_proxy, wait_until
 from udp_client import Associated, associations, in_loop
 
@@ -48,19 +48,15 @@ def looks(loop, monkeypatch):
 @pytest.fixture
 def relayed(loop):
     """Makes relayed connections whose ends are asked soon."""
-    made = []
+    with relayed_by(loop) as make:
 
-    def make(**kwargs):
-        pair = Relayed(loop, **kwargs)
-        made.append(pair)
-        tune(pair.client_side, SHORT)
-        tune(pair.target_side, SHORT)
-        return pair.start()
+        def make_and_tune(**kwargs):
+            pair = make(start=False, **kwargs)
+            tune(pair.client_side, SHORT)
+            tune(pair.target_side, SHORT)
+            return pair.start()
 
-    yield make
-    loop.stop()
-    for each in made:
-        each.close()
+        yield make_and_tune
 
 
 @pytest.fixture
@@ -71,23 +67,13 @@ def wired():
         yield made
 
 
-def on_a_cable(made):
-    """Return the two ends of a TCP connection between two hosts, the server's last."""
-    with made.server.socket(socket.AF_INET) as listener:
-        listener.bind(("10.4.0.1", 0))
-        listener.listen(1)
-        sock = made.client.socket(socket.AF_INET)
-        sock.connect(listener.getsockname())
-        return sock, listener.accept()[0]
-
-
 @needs_linux
 @pytest.mark.parametrize("lost", ENDS)
 def test_a_peer_that_vanishes_with_bytes_under_way_is_found(
     relayed, looks, wired, access_log, lost
 ):
     """As soon as keepalive would have found it; the kernel would send for a quarter of an hour."""
-    ends = [tcp(), on_a_cable(wired)]
+    ends = [tcp(), hosts.connected(wired.client, wired.server, "10.4.0.1")]
     if lost == "target":
         ends.reverse()
     pair = relayed(make=lambda small: ends.pop())
@@ -108,7 +94,7 @@ def test_a_silent_peer_that_vanishes_is_lost_whatever_the_network_says(
     relayed, wired, access_log, lost
 ):
     """That no neighbour answers is no reset by the peer."""
-    ends = [tcp(), on_a_cable(wired)]
+    ends = [tcp(), hosts.connected(wired.client, wired.server, "10.4.0.1")]
     if lost == "target":
         ends.reverse()
     pair = relayed(make=lambda small: ends.pop())
