@@ -11,6 +11,7 @@ from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, S
 from minisocks.compat import CAPACITY_ERRORS, Waker, log_bug, tell
 from minisocks.edge import Edge
 from minisocks.polled import Polled
+from minisocks.quoting import reason_of
 from minisocks.services import Services
 from minisocks.threads import start_thread
 
@@ -321,7 +322,7 @@ class Acceptor:
             return None
         except OSError as exc:
             if exc.errno in CAPACITY_ERRORS:
-                self._pause(exc.strerror or str(exc))
+                self._pause(reason_of(exc))
             elif exc.errno in _LISTENER_IS_DEAD:
                 _tell_dead(exc)
                 self._polled.forget(fd)

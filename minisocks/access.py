@@ -10,6 +10,7 @@ from minisocks.hooks import Hooks
 from minisocks.lists import Lines, parse_lines
 from minisocks.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.passwords import Hash
+from minisocks.quoting import reason_of
 from minisocks.road import Road
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
@@ -131,5 +132,5 @@ def _read(option: str, path: str, most: int) -> str:
     try:
         return read_file(path, most)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise ConfigError(option, "cannot read %s: %s" % (path, reason)) from exc

@@ -12,6 +12,7 @@ from minisocks.layers import Layered
 from minisocks.ownaddress import KernelRoutes
 from minisocks.processor import AUTO, preview
 from minisocks.quoting import as_json as to_json
+from minisocks.quoting import reason_of
 from minisocks.summary import oddities
 from minisocks.trial import problems
 from minisocks.verdict import Question, judge
@@ -51,7 +52,7 @@ def check(chosen: Layered, as_json: bool) -> None:
 def _sentence(exc: Exception) -> str:
     if isinstance(exc, ConfigError):
         return exc.sentence
-    return str(getattr(exc, "strerror", None) or exc)
+    return reason_of(exc)
 
 
 def _login(users: Users) -> Optional[Dict[str, Any]]:

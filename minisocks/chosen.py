@@ -11,6 +11,7 @@ from minisocks import console
 from minisocks.errors import ConfigError, ServiceError
 from minisocks.layers import Layered, layered
 from minisocks.pidfile import NoPidfiles
+from minisocks.quoting import reason_of
 from minisocks.rulelines import with_files
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.whereabouts import from_folder, locate, read_file
@@ -85,7 +86,8 @@ def _demand_different(config: Config, path: str, home: str) -> None:
     ):
         if name:
             where = os.path.realpath(os.path.join(home, name))
-            if where in known and not (os.path.exists(where) and not os.path.isfile(where)):
+            is_special = os.path.exists(where) and not os.path.isfile(where)  # /dev/null, say
+            if where in known and not is_special:
                 raise ConfigError(option, "%s is also %s: name another file" % (name, known[where]))
             known[where] = "that of " + option
 
@@ -170,7 +172,7 @@ def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple
     try:
         return named, read_file(path, waits=may_wait), _is_private(path)
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise ConfigError("--config", "cannot read %s: %s" % (path, reason), place) from exc
 
 

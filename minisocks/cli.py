@@ -10,6 +10,7 @@ from minisocks import __version__, console
 from minisocks.chosen import pidfile_of, settings_of
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.layers import Layered
+from minisocks.quoting import reason_of
 from minisocks.setting import Setting, closest
 from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
 
@@ -321,7 +322,7 @@ def _status_of(argv: List[str]) -> int:
         return exc.status
     except (MinisocksError, OSError, RuntimeError) as exc:
         # No address, pidfile, descriptor or thread to be had; a disk that is full.
-        console.fail(str(getattr(exc, "strerror", None) or exc))
+        console.fail(reason_of(exc))
         return EXIT_CANNOT
     except (KeyboardInterrupt, click.Abort):
         return 130  # Ctrl-C before it served

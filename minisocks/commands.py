@@ -7,7 +7,7 @@ from typing import Any, Dict
 from minisocks.console import clear_screen, flush_stdout, print_line, say
 from minisocks.errors import NotRunning, ServiceError
 from minisocks.pidfile import Pidfile, control_path
-from minisocks.quoting import as_json, shown_in
+from minisocks.quoting import as_json, reason_of, shown_in
 from minisocks.remote import fits, request
 from minisocks.status import SHAPE, as_prometheus, as_text, change_told
 
@@ -123,7 +123,7 @@ def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
             raise NotRunning("not running: no process has %s" % path)
         owner = os.stat(path).st_uid
     except OSError as exc:
-        raise ServiceError("cannot read the pidfile %s: %s" % (path, exc.strerror or exc)) from exc
+        raise ServiceError("cannot read the pidfile %s: %s" % (path, reason_of(exc))) from exc
     where = control_path(path)
     try:
         answer = request(where, {"do": what}, ANSWER_SECONDS, owner)
@@ -132,7 +132,7 @@ def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
             raise _HasEnded("not running: it has just ended") from exc
         raise ServiceError(
             "process %s cannot be spoken to at %s: %s"
-            % (pidfile.holder() or "(starting)", where, getattr(exc, "strerror", None) or exc)
+            % (pidfile.holder() or "(starting)", where, reason_of(exc))
         ) from exc
     if "error" in answer:
         raise ServiceError(str(answer["error"])[:MOST_TOLD])

@@ -15,6 +15,7 @@ from typing import Any, Optional, Sequence, Tuple
 from minisocks.compat import close_quietly
 from minisocks.errors import ConfigError
 from minisocks.opening import demand_trusted, open_trusted, try_out
+from minisocks.quoting import reason_of
 
 __all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
 
@@ -69,7 +70,7 @@ class Destination:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as exc:
-            return exc.strerror or str(exc)
+            return reason_of(exc)
         finally:
             self.lost = min(lines, data.count(b"\n"))
         return ""
@@ -160,7 +161,7 @@ _TO_APPEND |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 def _cannot_write(path: str, exc: OSError) -> ConfigError:
     reason = _NO_FILES.get(_kind_of(path)) if exc.errno == errno.ENXIO else ""
-    return ConfigError("--log-file", "cannot write %s: %s" % (path, reason or exc.strerror or exc))
+    return ConfigError("--log-file", "cannot write %s: %s" % (path, reason or reason_of(exc)))
 
 
 class Syslog(Destination):
@@ -226,7 +227,7 @@ class Syslog(Destination):
             except BlockingIOError:
                 return "syslog takes nothing"
             except OSError as exc:
-                self._why = "syslog: %s" % (exc.strerror or exc)
+                self._why = "syslog: %s" % reason_of(exc)
                 self.close()
         return self._why
 
@@ -241,7 +242,7 @@ class Syslog(Destination):
             try:
                 self._sock = self._connect()
             except (OSError, UnicodeError, LookupError) as exc:
-                self._why = "syslog: %s" % (getattr(exc, "strerror", None) or exc)
+                self._why = "syslog: %s" % reason_of(exc)
         return self._sock
 
     def _connect(self) -> socket.socket:

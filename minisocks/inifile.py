@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "parse", "unquoted"]
+__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "is_in_quotes", "parse", "unquoted"]
 
 #: Where the settings are, and where the rules.
 SECTION = "minisocks"
@@ -114,9 +114,12 @@ def parse(text: str, name: str) -> "List[Entry]":
 def unquoted(text: str) -> str:
     """Return what the value *text* means: in quotes as it is, else without blanks around it."""
     bare = text.strip()
-    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" and bare[0] not in bare[1:-1]:
-        return bare[1:-1]
-    return bare
+    return bare[1:-1] if is_in_quotes(bare) and bare[0] not in bare[1:-1] else bare
+
+
+def is_in_quotes(bare: str) -> bool:
+    """Return whether *bare* begins and ends with the same quote."""
+    return len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'"
 
 
 def _wrong(message: str, place: str) -> "ConfigError":

@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
-from minisocks.inifile import RULES, SECTION, Entry, parse, unquoted
+from minisocks.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
 from minisocks.setting import Setting, closest, resembled
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.values import check_name_only, check_user
@@ -90,12 +90,13 @@ def _meant(setting: Setting, text: str, place: str) -> str:
     """Return what *text* means, which has a line of its own.
 
     Raises:
-        ConfigError: it ends in a blank that may or may not belong to a password.
+        ConfigError: it ends in a blank that may or may not belong to a password, or its quotes
+            have others of their kind inside.
     """
     meant = unquoted(text)
     if meant != text.strip():
         return meant  # it was in quotes
-    if len(meant) > 1 and meant[0] == meant[-1] and meant[0] in "\"'" and setting.name != "rule":
+    if is_in_quotes(meant) and setting.name != "rule":
         what = "begins and ends with %s, and has one inside: put all of it in the other quotes"
         raise ConfigError(setting.option, what % meant[0], place)
     if setting.accept in (check_user, check_name_only) and meant != text.lstrip():

@@ -15,6 +15,7 @@ from minisocks.addresses import first_addresses
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
+from minisocks.quoting import reason_of
 from minisocks.values import EVERY_ADDRESS, ListenAddress
 
 __all__ = ["Attempt", "Listener", "open_listeners"]
@@ -200,7 +201,7 @@ def _try_unix(address: ListenAddress) -> None:
 
 
 def _cannot_listen(address: ListenAddress, exc: Exception) -> ListenError:
-    why = getattr(exc, "strerror", None) or exc
+    why = reason_of(exc)
     code = getattr(exc, "errno", None) or errno.EINVAL
     return ListenError(code, "cannot listen on %s: %s" % (address, why))
 
@@ -245,7 +246,7 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
     except (OSError, UnicodeError, LookupError, ValueError) as exc:
         raise ListenError(
             errno.EADDRNOTAVAIL,
-            "cannot listen on %s: %s" % (address, getattr(exc, "strerror", exc)),
+            "cannot listen on %s: %s" % (address, reason_of(exc)),
         ) from exc
     return first_addresses(rows)
 

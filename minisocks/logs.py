@@ -15,6 +15,7 @@ from minisocks.destinations import Destination, LogFile, Stderr, Syslog
 from minisocks.folding import Folding
 from minisocks.lines import FORMATS, Entry, skipped_entry, sum_up
 from minisocks.processor import release_thread
+from minisocks.quoting import reason_of
 from minisocks.record import access_log, granted_log
 from minisocks.settings import Config
 from minisocks.threads import start_thread
@@ -126,7 +127,7 @@ class Log(logging.Handler):
                     destination.reopen()
                 except OSError as exc:
                     told = "the log cannot be opened anew, going on with the old one: %s"
-                    log.warning(told, exc.strerror or exc)
+                    log.warning(told, reason_of(exc))
 
         self._wish(do)
 

@@ -6,6 +6,7 @@ from typing import Any, Dict, List
 
 from minisocks.compat import READ, PlainPoller
 from minisocks.edge import Edge
+from minisocks.quoting import reason_of
 from minisocks.values import ListenAddress
 
 __all__ = ["Failures", "Polled"]
@@ -40,7 +41,7 @@ class Failures:
         is_many = self._count >= MANY
         if is_many or exc.errno not in _CLIENT_LEFT:
             what = "accept on %s fails: %s; trying again"
-            self._edge.reached(what, self._address, exc.strerror or exc)
+            self._edge.reached(what, self._address, reason_of(exc))
         return LONG_SECONDS if is_many else SHORT_SECONDS
 
     def passed(self) -> None:

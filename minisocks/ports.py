@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Set, Tuple
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import DialError, LimitReached
 from minisocks.networks import LOOPBACK
+from minisocks.quoting import reason_of
 from minisocks.room import with_room
 from minisocks.settings import Config
 from minisocks.values import PortRange
@@ -86,7 +87,7 @@ class Ports:
                 close_quietly(sock)
                 raise
         except OSError as exc:
-            why = "no socket on %s: %s" % (text_ip(ip), exc.strerror or exc)
+            why = "no socket on %s: %s" % (text_ip(ip), reason_of(exc))
             raise DialError(why, Rep.GENERAL_FAILURE) from exc
         return sock, ip
 

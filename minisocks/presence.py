@@ -13,6 +13,7 @@ from minisocks.control import Answer, Control
 from minisocks.loop import Loop
 from minisocks.opening import open_trusted
 from minisocks.pidfile import Pidfile, control_path
+from minisocks.quoting import reason_of
 
 __all__ = ["Presence"]
 
@@ -78,7 +79,7 @@ class Presence:
                 self._warn("%s is another's: name a --pidfile" % pidfile.path)
                 return
         except OSError as exc:
-            self._warn("no pidfile %s: %s" % (pidfile.path, _reason(exc)))
+            self._warn("no pidfile %s: %s" % (pidfile.path, reason_of(exc)))
             return
         self._write_number(pidfile)
         for former in self._pidfiles[1:]:
@@ -127,7 +128,7 @@ class Presence:
                     self._write_number(pidfile)
                 os.utime(pidfile.path)
             except OSError as exc:
-                self._problems.add("no pidfile %s: %s" % (pidfile.path, _reason(exc)))
+                self._problems.add("no pidfile %s: %s" % (pidfile.path, reason_of(exc)))
 
     def _have_controls(self, loop: Loop) -> None:
         wanted = [control_path(pidfile.path) for pidfile in self._pidfiles]
@@ -140,7 +141,7 @@ class Presence:
             try:
                 control = self._controls[path] = Control(loop, path, self._carry_out)
             except OSError as exc:
-                self._problems.add("cannot be spoken to at %s: %s" % (path, _reason(exc)))
+                self._problems.add("cannot be spoken to at %s: %s" % (path, reason_of(exc)))
                 continue
             self._has_made = True
             loop.submit(control)
@@ -154,7 +155,7 @@ class Presence:
         try:
             pidfile.write()
         except OSError as exc:  # the lock is what counts
-            self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, _reason(exc)))
+            self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, reason_of(exc)))
 
     def _watch_folders(self) -> bool:
         """Have the kernel tell of the next removal in each folder; False where it does not."""
@@ -172,7 +173,3 @@ class Presence:
     def _forget_folders(self) -> None:
         while self._folders:
             os.close(self._folders.pop())
-
-
-def _reason(exc: Exception) -> Any:
-    return getattr(exc, "strerror", None) or exc

@@ -17,6 +17,7 @@ from typing import Any, ContextManager, Dict, FrozenSet, Optional, Set, Tuple
 
 from minisocks.affinity import SYSTEM, UNKNOWN, Binding, System, Times
 from minisocks.compat import tell
+from minisocks.quoting import reason_of
 
 __all__ = ["AUTO", "NONE", "Processor", "preview", "release_thread"]
 
@@ -158,7 +159,7 @@ class Processor:
                 self._binding, self._is_refused = None, True
                 level = logging.INFO if self.wanted == AUTO else logging.WARNING
                 text = "keeping to no processor: the system does not allow it (%s); %s"
-                news = (level, text, exc.strerror or exc, "--processor none does not try")
+                news = (level, text, reason_of(exc), "--processor none does not try")
         _say(news)
 
     def _choose(self, allowed: FrozenSet[int]) -> _News:

@@ -2,7 +2,17 @@
 
 from typing import Any, List, Optional, Union
 
-__all__ = ["MOST_TOLD", "as_json", "encoded", "escaped", "quoted", "sentence", "shown", "shown_in"]
+__all__ = [
+    "MOST_TOLD",
+    "as_json",
+    "encoded",
+    "escaped",
+    "quoted",
+    "reason_of",
+    "sentence",
+    "shown",
+    "shown_in",
+]
 
 #: Of a name or a user id, a line about a refusal tells so many bytes, and the whole length.
 MOST_TOLD = 64
@@ -92,3 +102,8 @@ def encoded(text: Union[bytes, str]) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half of a character, which some program has made up
         return text.encode("utf-8", "backslashreplace")
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return what *exc* says is wrong: of an ``OSError`` that alone, without number and file."""
+    return str(getattr(exc, "strerror", None) or exc)

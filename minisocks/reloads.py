@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional
 from minisocks.control import Answer
 from minisocks.errors import ServiceError
 from minisocks.orders import Order
+from minisocks.quoting import reason_of
 from minisocks.status import change_told
 from minisocks.threads import start_thread
 
@@ -65,7 +66,7 @@ class Reloads:
         try:
             told: Dict[str, Any] = dict(change(), ok=True)
         except (OSError, RuntimeError, ValueError, ServiceError) as exc:
-            sentence = getattr(exc, "sentence", None) or getattr(exc, "strerror", None) or str(exc)
+            sentence = getattr(exc, "sentence", None) or reason_of(exc)
             log.error("not reloaded, the old settings stay: %s", sentence)
             told = {"error": sentence}
         else:

@@ -20,6 +20,7 @@ from minisocks.pidfile import Pidfile, has_pidfiles
 from minisocks.presence import Presence
 from minisocks.processor import AUTO
 from minisocks.proxy import Proxy
+from minisocks.quoting import reason_of
 from minisocks.reloads import Change, Reloads
 from minisocks.settings import SETTINGS, Config
 from minisocks.status import collect
@@ -327,7 +328,7 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
         if pidfile.acquire_for_sure():
             return True, ""
     except OSError as exc:
-        sentence = "cannot use the pidfile %s: %s" % (pidfile.path, exc.strerror or exc)
+        sentence = "cannot use the pidfile %s: %s" % (pidfile.path, reason_of(exc))
         raise ServiceError(sentence) from exc
     who = pidfile.holder()
     raise ServiceError(

@@ -12,7 +12,7 @@ from minisocks.errors import ConfigError
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
 from minisocks.rulelines import with_files
 from minisocks.setting import closest
-from minisocks.values import ListenAddress, PortRange, encode, without_password
+from minisocks.values import Keepalive, ListenAddress, PortRange, encode, without_password
 
 __all__ = [
     "CONFIG_FILE",
@@ -92,7 +92,7 @@ class Config(NamedTuple):
     idle_timeout: Optional[float] = None
     # Seconds of silence before a peer is asked whether it is there, seconds between questions,
     # and how many without an answer. So one that has vanished is noticed in 7 minutes.
-    keepalive: str = "300,30,4"
+    keepalive: str = ",".join(map(str, Keepalive()))
     # Seconds that open connections get after TERM. Docker and others kill after 10, and what
     # is left to do behind it may take 2 (a log that takes nothing).
     grace: float = 5.0

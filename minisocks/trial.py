@@ -13,6 +13,7 @@ from minisocks.destinations import LogFile, Syslog
 from minisocks.errors import MinisocksError, ServiceError
 from minisocks.listener import Attempt
 from minisocks.pidfile import NoPidfiles, Pidfile, control_path
+from minisocks.quoting import reason_of
 from minisocks.remote import fits, request
 from minisocks.settings import Config
 from minisocks.values import ListenAddress
@@ -86,7 +87,7 @@ def _pidfile(
             Pidfile(path).try_out()
             return Pidfile(path)
         except OSError as exc:
-            sentence = "cannot use the pidfile %s: %s" % (path, exc.strerror or exc)
+            sentence = "cannot use the pidfile %s: %s" % (path, reason_of(exc))
     if is_needed:
         found.append(ServiceError(sentence))
     else:

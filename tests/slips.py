@@ -312,8 +312,8 @@ SLIPS = (
         "open-with-users",
         AT_THE_START,
         "warning: --open lets every client in without a password, although there are users; ...",
-        "``--open`` is for a proxy that anybody may use. With users, too, clients that send no "
-        "password come in.",
+        "``--open`` is for a proxy that every client may use. With users, too, clients that send "
+        "no password come in.",
         "Leave ``--open`` out: with users, clients from everywhere come in by password.",
     ),
     Mistake(

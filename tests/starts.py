@@ -103,9 +103,9 @@ EXPLAINED = (
     ),
     _explained(
         "socket-path-is-a-file",
-        "A socket that nobody uses any more is replaced; any other file or directory may be "
+        "A socket that no process uses any more is replaced; any other file or directory may be "
         "precious, and is left alone.",
-        "Take another path, or remove the file yourself if nobody needs it.",
+        "Take another path, or remove the file yourself if no program needs it.",
     ),
     _explained(
         "socket-in-use",
@@ -179,8 +179,8 @@ EXPLAINED = (
     _explained(
         "not-running",
         "``status``, ``reload``, ``drain`` and ``stop`` speak to the process that has the "
-        "pidfile, and nobody has this one. Which one that is follows from ``--pidfile``, or from "
-        "the user and the first address to listen on.",
+        "pidfile, and no process has this one. Which one that is follows from ``--pidfile``, or "
+        "from the user and the first address to listen on.",
         "Name ``--pidfile``, ``--listen`` or ``-c`` as they were at its start, and be the same "
         "user. The exit status is 3.",
     ),

@@ -13,7 +13,7 @@ DENY = ("deny port 25",)
 OPEN = {"open": True}
 LAN = {"allow_lan": True}
 USER = {"user": ("ann:secret",)}
-NOBODY = "no client can come in by this address yet: add --allow-lan, --user or --open"
+NO_CLIENT = "no client can come in by this address yet: add --allow-lan, --user or --open"
 
 
 CARRIER, LINK = "100.64.0.1", "169.254.7.7"
@@ -58,11 +58,11 @@ def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected)
         (["unix:/run/m.sock"], {}, "socks5h://localhost/run/m.sock "),
         (["unix:/run/m.sock", "127.0.0.1:1080"], {}, "socks5h://127.0.0.1:1080 "),
         # A client on this host that comes by another address is not let in.
-        (["192.0.2.2:1080"], {}, NOBODY),
+        (["192.0.2.2:1080"], {}, NO_CLIENT),
         (["192.0.2.2:1080", "127.0.0.1:1081"], {}, "socks5h://127.0.0.1:1081 "),
         (["192.0.2.2:1080"], OPEN, "socks5h://192.0.2.2:1080 "),
         (["192.168.1.2:1080"], LAN, "socks5h://192.168.1.2:1080 "),
-        (["192.0.2.2:1080"], LAN, NOBODY),
+        (["192.0.2.2:1080"], LAN, NO_CLIENT),
         (["192.0.2.2:1080"], {"rule": ("allow from 192.0.2.0/24",)}, "socks5h://192.0.2.2:1080 "),
         (["0.0.0.0:1080"], {"rule": ("allow from 10.0.0.0/8",)}, "socks5h://HOST:1080 "),
         (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
@@ -94,7 +94,7 @@ def test_line_to_try(addresses, settings, expected):
     access = Access.of(config, Hooks())
     lines = dict(at_start(addresses, [], config, access, Room(None, None, None)))
 
-    if expected != NOBODY:
+    if expected != NO_CLIENT:
         expected = "curl --proxy %shttps://example.org/" % expected
     if "HOST" in expected:
         expected += " from where the rules allow"
