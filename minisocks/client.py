@@ -45,9 +45,22 @@ class Client:
         user: who gave the right password, or whom ident confirmed; None before that or
             without either.
         is_unproven: its user is only what its own host says, where others show passwords.
+        key: what is one client for a limit of each client: this host, an address, or a /64.
+            None: nothing tells what is one client, so no such limit holds.
+        groups: the groups that it is in, for limits that clients share.
     """
 
-    __slots__ = ("_scoped", "ip", "is_forwarded", "is_local", "is_unproven", "port", "user")
+    __slots__ = (
+        "_scoped",
+        "groups",
+        "ip",
+        "is_forwarded",
+        "is_local",
+        "is_unproven",
+        "key",
+        "port",
+        "user",
+    )
 
     def __init__(self, peer: Any, is_forwarded: bool = False) -> None:
         """Make one of *peer*, what ``accept`` returned as the address.
@@ -60,13 +73,17 @@ class Client:
         #: The text of an address that its bytes do not tell all of: fe80::7%eth0.
         self._scoped: Optional[str] = None
         self.is_forwarded = is_forwarded
+        self.key: Optional[bytes]
+        self.groups: Groups
         if is_forwarded:
             self.ip, self.port = FORWARDED[0], peer[1] if isinstance(peer, tuple) else 0
             self.is_local = False
+            self.key, self.groups = None, FORWARDED
             return
         if not isinstance(peer, tuple):
             self.ip, self.port = b"", 0
             self.is_local = True
+            self.key, self.groups = THIS_HOST[0], THIS_HOST
             return
         host, self.port = peer[0], peer[1]
         ip = packed_ip(host)
@@ -77,23 +94,11 @@ class Client:
         if len(ip) == 16 and "%" in host:
             self._scoped = host
         self.is_local = ip in LOOPBACK
-
-    @property
-    def key(self) -> Optional[bytes]:
-        """What is one client for a limit of each client: this host, an address, or a /64.
-
-        None: nothing tells what is one client, so no such limit holds.
-        """
-        if self.is_forwarded:
-            return None
-        return THIS_HOST[0] if self.is_local else neighbourhood(self.ip)
-
-    @property
-    def groups(self) -> Groups:
-        """The groups that it is in, for limits that clients share."""
-        if self.is_forwarded:
-            return FORWARDED
-        return THIS_HOST if self.is_local else groups_of(self.ip)
+        if self.is_local:
+            self.key, self.groups = THIS_HOST[0], THIS_HOST
+        else:
+            # Kept: a connection asks eight times.
+            self.key, self.groups = neighbourhood(ip), groups_of(ip)
 
     @property
     def has_address(self) -> bool:
@@ -131,7 +136,7 @@ def neighbourhood(ip: bytes) -> bytes:
     return ip[:8] if len(ip) == 16 else ip
 
 
-@functools.lru_cache(maxsize=1024)  # a connection asks five times
+@functools.lru_cache(maxsize=1024)  # one tuple for all connections of a client
 def groups_of(ip: bytes) -> Groups:
     """Return the groups of an address: networks as providers give them to one client.
 

@@ -85,6 +85,8 @@ class Polled:
 
     def wait(self) -> List[int]:
         """Return the descriptors that are ready; none if a listener is to be polled again."""
+        if not self._resting:
+            return [fd for fd, _mask in self._poller.poll(-1)]
         now = time.monotonic()
         for fd in [fd for fd, until in self._resting.items() if until <= now]:
             del self._resting[fd]

@@ -17,7 +17,7 @@ import socket
 from typing import Dict, Optional, Type, Union
 
 from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock, unpace
-from minisocks.delivery import Delivery
+from minisocks.delivery import Delivery, is_undelivered
 from minisocks.flow import Flow, wish, word_of
 from minisocks.idle import Idle
 from minisocks.kept import Kept
@@ -353,11 +353,12 @@ class Pair(Job):
         *waits_behind*: of this direction the urgent byte has come, and others before it have not.
         """
         up, down = self._up, self._down
-        is_over = up.done and down.done
-        if self._is_broken():
-            self._await_delivery(is_over)
-        elif is_over:
+        is_broken, is_over = self._is_broken(), up.done and down.done
+        if is_over and not (is_broken and is_undelivered((up, down))):
             self._close()
+            return
+        if is_broken:
+            self._await_delivery(is_over)
         if is_over:
             return
         mask = wish(up, down, waits_behind)
