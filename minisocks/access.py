@@ -15,8 +15,8 @@ from minisocks.road import Road
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from minisocks.settings import Config
+from minisocks.textfile import read_file
 from minisocks.usersfile import parse
-from minisocks.whereabouts import read_file
 
 __all__ = ["Access"]
 
@@ -52,9 +52,7 @@ class Access(NamedTuple):
         return tuple(dict.fromkeys([*names, *self.users.in_file]))
 
     @classmethod
-    def of(
-        cls, config: Config, hooks: Hooks, kernel: Optional[KernelRoutes] = None
-    ) -> "Access":
+    def of(cls, config: Config, hooks: Hooks, kernel: Optional[KernelRoutes] = None) -> "Access":
         """Return what *config* says, the files that it names read now.  Any thread.
 
         Args:

@@ -1,11 +1,12 @@
-"""What the system's resolver returns, made short where it is received."""
+"""The addresses that a name has: how many of them count, and for what."""
 
 import socket
 from typing import Any, Dict, Iterable, List, Tuple
 
-from minisocks.wire import plain_ip, text_ip
+from minisocks.errors import DialError
+from minisocks.wire import Rep, Ver, plain_ip, text_ip
 
-__all__ = ["MAX_ADDRESSES", "Sockaddr", "first_addresses"]
+__all__ = ["MAX_ADDRESSES", "Sockaddr", "first_addresses", "of_peers"]
 
 #: Family and what ``connect`` takes.
 Sockaddr = Tuple[int, Any]
@@ -42,3 +43,20 @@ def first_addresses(rows: Iterable[Any]) -> List[Sockaddr]:
     last = sorted(found.values())[:MAX_ADDRESSES][-1:]
     # As many are there as are told, because their number is even and families go in pairs.
     return [address for address, number in found.items() if [number] <= last]
+
+
+def of_peers(ver: int, addresses: List[Sockaddr]) -> List[Sockaddr]:
+    """Return those of *addresses* that a peer of BIND by SOCKS *ver* may connect from.
+
+    A reply of SOCKS4 has no room for the address that an IPv6 peer would connect to.  What a
+    name resolves to, or is but another spelling of, never means any peer.
+
+    Raises:
+        DialError: none.
+    """
+    may = [one for one in addresses if any(plain_ip(one[1][0]))]
+    if ver == Ver.SOCKS4:
+        may = [one for one in may if one[0] == socket.AF_INET]
+    if not may:
+        raise DialError("no address that a peer could connect from", Rep.HOST_UNREACHABLE)
+    return may

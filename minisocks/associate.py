@@ -104,8 +104,10 @@ def _association(
     services = session.services
     share = services.rates.share_of(session.client, services.access.config.rate)
     if share is None:
-        return Association(services, session.record, session.sock, relay, ip, ports)
-    return RatedAssociation(services, session.record, session.sock, relay, ip, ports, share)
+        return Association(services.exchange, session.record, session.sock, relay, ip, ports)
+    return RatedAssociation(
+        services.exchange, session.record, session.sock, relay, ip, ports, share
+    )
 
 
 def _expected_port(dst: Address, client_ip: bytes) -> int:

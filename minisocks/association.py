@@ -18,6 +18,7 @@ from minisocks.compat import READ, close_quietly, unblock
 from minisocks.datagram import decode_header
 from minisocks.drops import NotSent, drop_of
 from minisocks.errors import HandshakeError
+from minisocks.exchange import Exchange
 from minisocks.flow import word_of
 from minisocks.fragments import REASSEMBLY_SECONDS, Reassembly
 from minisocks.idle import Idle
@@ -26,7 +27,6 @@ from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay import SHORT_TURNS
 from minisocks.routes import Routes
-from minisocks.services import Services
 from minisocks.vanished import has_vanished
 from minisocks.wire import Atyp
 
@@ -68,7 +68,7 @@ class Association(Job):
         "_relay",
         "_relay_fd",
         "_routes",
-        "_services",
+        "_exchange",
         "_targets",
         "_timer",
         "idle",
@@ -81,15 +81,15 @@ class Association(Job):
 
     def __init__(
         self,
-        services: Services,
+        exchange: Exchange,
         record: Record,
         control: socket.socket,
         relay: socket.socket,
         ip: bytes,
         ports: ClientPorts,
     ) -> None:
-        self._services = services
-        self._loop = services.loop
+        self._exchange = exchange
+        self._loop = exchange.loop
         self._record = record
         self._counts = record.datagrams = Datagrams()
         self._control = control
@@ -135,7 +135,7 @@ class Association(Job):
         self.free_targets()
         self._abandon()
         self._routes = self._reassembly = None  # which know this one
-        exchange, client = self._services.exchange, record.client
+        exchange, client = self._exchange, record.client
         exchange.leave(self, client)
         try:
             exchange.ports.closed(self._ip, self._relay.getsockname()[1])
@@ -153,7 +153,7 @@ class Association(Job):
 
     def ask_again(self) -> None:
         """Ask about each target again, for rules have changed; end if its user has gone."""
-        user, users = self._record.client.user, self._services.access.users
+        user, users = self._record.client.user, self._exchange.access.users
         if user is not None:
             # Who came in by a password shown before has shown none.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
@@ -179,7 +179,7 @@ class Association(Job):
             else:
                 self._loop.close_later(sock)
         self._targets = {}
-        self._services.exchange.reaches(self, self._record.client, False)
+        self._exchange.reaches(self, self._record.client, False)
         if self.idle is not None:
             self.idle.cancel()
             self.idle = None
@@ -244,7 +244,7 @@ class Association(Job):
         queue = self._reassembly
         if queue is None:
             queue = self._reassembly = Reassembly()
-        exchange, client, before = self._services.exchange, self._record.client, queue.held
+        exchange, client, before = self._exchange, self._record.client, queue.held
         # Of two ports no fragments are put together.
         whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
         exchange.release(client, before)
@@ -266,7 +266,7 @@ class Association(Job):
             self._timer = None
         queue = self._reassembly
         if queue is not None and queue:
-            self._services.exchange.release(self._record.client, queue.held)
+            self._exchange.release(self._record.client, queue.held)
             queue.abandon()
             self._count_lost(queue, Drop.FRAGMENTS)
 
@@ -326,29 +326,27 @@ class Association(Job):
         sock = self._targets.get(size)
         if sock is not None:
             return sock
-        services = self._services
+        exchange = self._exchange
         family = socket.AF_INET if size == 4 else socket.AF_INET6
-        sock = services.exchange.ports.new_socket(family, socket.SOCK_DGRAM)
+        sock = exchange.ports.new_socket(family, socket.SOCK_DGRAM)
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            services.access.road.prepare(sock)
+            exchange.access.road.prepare(sock)
             self._loop.watch(sock.fileno(), READ, self)
         except BaseException:
             close_quietly(sock)
             raise
         self._targets[size] = sock
-        services.exchange.reaches(self, self._record.client, True)
-        seconds = services.access.config.idle_timeout
+        exchange.reaches(self, self._record.client, True)
+        seconds = exchange.access.config.idle_timeout
         if seconds is not None and self.idle is None:
             self.idle = TargetsIdle(self._loop, self, self._record, seconds)
             self.idle.begin()
         return sock
 
     def _make_routes(self) -> Routes:
-        self._routes = Routes(
-            self._services, self._record, self._counts, self, self.socket_for
-        )
+        self._routes = Routes(self._exchange, self._record, self._counts, self, self.socket_for)
         return self._routes
 
     def _hear_control(self) -> None:

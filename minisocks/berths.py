@@ -3,6 +3,7 @@
 import socket
 from typing import Any, Callable, List, Sequence, Tuple
 
+from minisocks.addresses import Sockaddr
 from minisocks.client import Client
 from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.dialer import rep_of
@@ -10,7 +11,6 @@ from minisocks.errors import DialError, LimitReached
 from minisocks.loop import Loop
 from minisocks.ports import Ports
 from minisocks.quota import Quota
-from minisocks.resolver import Sockaddr
 from minisocks.road import Road
 from minisocks.settings import Config
 from minisocks.wire import Rep, plain_ip, text_ip

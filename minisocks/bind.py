@@ -9,12 +9,13 @@ import errno
 import socket
 from typing import FrozenSet, List, Optional
 
+from minisocks.addresses import Sockaddr, of_peers
 from minisocks.berths import Berth, ways_from_anywhere
 from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.handshake import Request
+from minisocks.lookup import numeric_addresses
 from minisocks.ports import public_address
-from minisocks.resolver import Sockaddr, numeric_addresses, of_peers
 from minisocks.room import with_room
 from minisocks.session import Session
 from minisocks.targets import allowed

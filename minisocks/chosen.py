@@ -14,7 +14,8 @@ from minisocks.pidfile import NoPidfiles
 from minisocks.quoting import reason_of
 from minisocks.rulelines import with_files
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
-from minisocks.whereabouts import from_folder, locate, read_file
+from minisocks.textfile import read_file
+from minisocks.whereabouts import from_folder, locate
 
 __all__ = ["pidfile_of", "settings_of"]
 

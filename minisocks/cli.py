@@ -9,9 +9,10 @@ import click
 from minisocks import __version__, console
 from minisocks.chosen import pidfile_of, settings_of
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
+from minisocks.guesses import closest
 from minisocks.layers import Layered
 from minisocks.quoting import reason_of
-from minisocks.setting import Setting, closest
+from minisocks.setting import Setting
 from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
 
 __all__ = ["main"]

@@ -7,12 +7,13 @@ The rest waits in the loop.
 import socket
 from typing import List, Optional, Set
 
+from minisocks.addresses import Sockaddr
 from minisocks.compat import WRITE, close_quietly
 from minisocks.dialer import Dial
 from minisocks.errors import DialError, HandshakeError
 from minisocks.handshake import Request
+from minisocks.lookup import numeric_addresses
 from minisocks.loop import Timer
-from minisocks.resolver import Sockaddr, numeric_addresses
 from minisocks.session import Session
 from minisocks.targets import allowed
 from minisocks.waiting import WaitingRequest

@@ -11,9 +11,9 @@ import socket
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from minisocks.addresses import Sockaddr
 from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tune
 from minisocks.errors import DialError
-from minisocks.resolver import Sockaddr
 from minisocks.road import Road
 from minisocks.room import with_room
 from minisocks.wire import Rep

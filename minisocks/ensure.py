@@ -10,7 +10,8 @@ import os
 
 from minisocks.opening import demand_trusted
 from minisocks.pidfile import Pidfile
-from minisocks.whereabouts import locate, read_file, scan
+from minisocks.textfile import read_file
+from minisocks.whereabouts import locate, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What all UDP associations of one proxy share: their bounds.
+"""What all UDP associations of one proxy share: what they go by, and their bounds.
 
 Nothing that one client does with datagrams may take what others need: sockets, ports,
 memory.  So clients share each bound (``quota``).
@@ -6,12 +6,15 @@ memory.  So clients share each bound (``quota``).
 
 from typing import Any, Callable
 
+from minisocks.access import Access
+from minisocks.answers import Answers
 from minisocks.client import Client
 from minisocks.errors import LimitReached
+from minisocks.hooks import Hooks
 from minisocks.loop import Loop
 from minisocks.ports import Ports
 from minisocks.quota import Allowance, Quota
-from minisocks.settings import Config
+from minisocks.resolver import Resolver
 
 __all__ = ["Exchange"]
 
@@ -40,11 +43,24 @@ class Exchange:
     A class because the counts must agree with each other.  Loop thread, but for its making.
 
     Args:
+        access: what decides about clients, until ``change``.
         make_room: called when there is no descriptor; whether it has closed some.
     """
 
-    def __init__(self, loop: Loop, make_room: Callable[[], bool] = lambda: False) -> None:
-        self._loop = loop
+    def __init__(
+        self,
+        loop: Loop,
+        access: Access,
+        resolver: Resolver,
+        answers: Answers,
+        hooks: Hooks,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.loop = loop
+        self.access = access
+        self.resolver = resolver
+        self.answers = answers
+        self.hooks = hooks
         self._associations: Quota[Any] = Quota(0, age=_last_used)
         self._held = Allowance(MAX_HELD_BYTES, HELD_FACTOR)
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
@@ -68,8 +84,9 @@ class Exchange:
         """How many entries about targets there are."""
         return len(self._targets)
 
-    def change(self, config: Config) -> None:
-        """Go by *config* from now on."""
+    def change(self, access: Access) -> None:
+        """Go by *access* from now on."""
+        self.access, config = access, access.config
         self.ports.change(config.udp_ports)
         most, self._option = config.most_associations()
         self._associations.most = self._reaching.most = most
@@ -121,14 +138,14 @@ class Exchange:
             return False
         if count:
             self._held.add(client.groups, count)
-            self._loop.pipes.pending_bytes += count
+            self.loop.pipes.pending_bytes += count
         return True
 
     def release(self, client: Client, count: int) -> None:
         """Count so many bytes out."""
         if count:
             self._held.remove(client.groups, count)
-            self._loop.pipes.pending_bytes -= count
+            self.loop.pipes.pending_bytes -= count
 
     @property
     def held(self) -> int:
@@ -166,7 +183,7 @@ class Exchange:
     def _weigh(self) -> None:
         """Count the entries as memory: no more than their part, whatever each must keep."""
         weight = min(self.targets, self._targets.most) * TARGET_BYTES
-        self._loop.pipes.pending_bytes += weight - self._weight
+        self.loop.pipes.pending_bytes += weight - self._weight
         self._weight = weight
 
 

@@ -8,17 +8,14 @@ SystemExit, is the program's bug: it is logged with its traceback, and the clien
 is refused (REP 01; 91).
 """
 
-import socket
-from typing import Any, Callable, Iterable, List, NamedTuple, Optional
+from typing import Any, Callable, Iterable, NamedTuple, Optional
 
 from minisocks.client import Client
 from minisocks.compat import log_bug
 from minisocks.errors import HookFailed, RefusedByRules
-from minisocks.families import system_getaddrinfo
 from minisocks.handshake import Request
 from minisocks.record import Record
-from minisocks.resolver import numeric_addresses
-from minisocks.wire import Address, Atyp, Cmd, as_text, packed_ip
+from minisocks.wire import Cmd, as_text
 
 __all__ = [
     "Authenticate",
@@ -29,7 +26,6 @@ __all__ = [
     "Resolve",
     "demand_authorized",
     "demand_yes_or_no",
-    "getaddrinfo_of",
 ]
 
 
@@ -144,39 +140,3 @@ def demand_authorized(hook: Authorize, request: ProxyRequest) -> None:
     """
     if not demand_yes_or_no("authorize", request.client, hook, request):
         raise RefusedByRules("refused by the authorize hook of the program")
-
-
-def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
-    """Return a ``getaddrinfo`` for the resolver that asks *resolve* first.
-
-    Raises:
-        OSError: from *resolve*; there is no such host.
-        HookFailed: *resolve* raised something else, or returned what is no address.
-    """
-
-    def getaddrinfo(host: bytes, port: int, *how: int) -> List[Any]:
-        try:
-            texts = _texts(resolve(Address(host, port, Atyp.DOMAINNAME).name))
-            if texts is not None:
-                return [row for text in texts for row in _rows(text, port)]
-        except OSError:
-            raise
-        except BaseException as exc:  # the program's bug: the resolver writes it down
-            raise HookFailed("the resolve hook failed: %s" % exc) from exc
-        return system_getaddrinfo(host, port, *how)
-
-    return getaddrinfo
-
-
-def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:
-    if answer is None:
-        return None
-    return [answer] if isinstance(answer, str) else list(answer)
-
-
-def _rows(text: str, port: int) -> List[Any]:
-    if packed_ip(text) is None:
-        raise ValueError("it returned %r, which is no IP address" % text)
-    found = numeric_addresses(text.encode("ascii"), port)
-    kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
-    return [(family, kind, proto, "", sockaddr) for family, sockaddr in found]

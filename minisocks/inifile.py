@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
     from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "MAX_FILE_BYTES", "RULES", "SECTION", "is_in_quotes", "parse", "unquoted"]
+__all__ = ["Entry", "RULES", "SECTION", "is_in_quotes", "parse", "unquoted"]
 
 #: Where the settings are, and where the rules.
 SECTION = "minisocks"
 RULES = "rules"
-
-#: More is no file of settings.
-MAX_FILE_BYTES = 1 << 20
 
 
 class Entry:

@@ -7,8 +7,9 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.errors import ConfigError
+from minisocks.guesses import closest, resembled
 from minisocks.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
-from minisocks.setting import Setting, closest, resembled
+from minisocks.setting import Setting
 from minisocks.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.values import check_name_only, check_user
 

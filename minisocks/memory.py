@@ -6,12 +6,11 @@ waits in them because its receiver takes no more.
 
 import heapq
 import time
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sized, Tuple
 
 from minisocks.errand import run_in
 from minisocks.errors import LimitReached
 from minisocks.loop import BUFFER_BYTES, Job, Loop
-from minisocks.pending import Pending
 from minisocks.relay import SHORT_TURNS, Pair
 from minisocks.values import shown_bytes
 
@@ -40,7 +39,7 @@ class Memory(Job):
 
     counts = False
 
-    def __init__(self, loop: Loop, pending: Pending) -> None:
+    def __init__(self, loop: Loop, pending: Sized) -> None:
         self._loop = loop
         self._pending = pending
         self._limit: Optional[int] = None

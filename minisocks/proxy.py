@@ -17,10 +17,10 @@ from minisocks.hooks import (
     Hooks,
     OnConnection,
     Resolve,
-    getaddrinfo_of,
 )
 from minisocks.journal import Journal
 from minisocks.listener import Listener
+from minisocks.lookup import getaddrinfo_of
 from minisocks.record import Record
 from minisocks.resolver import Resolver
 from minisocks.run import Run

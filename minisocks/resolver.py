@@ -8,24 +8,23 @@ Clients share the threads and the places to wait (``quota``): one that asks for 
 names whose server is gone is only in its own way.
 """
 
-import socket
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
-from minisocks.addresses import Sockaddr, first_addresses
+from minisocks.addresses import Sockaddr
 from minisocks.client import THIS_HOST, Groups
-from minisocks.compat import CAPACITY_ERRORS, log_bug
+from minisocks.compat import log_bug
 from minisocks.errors import DialError, HandshakeError
-from minisocks.families import FAMILY_NAMES, system_getaddrinfo
+from minisocks.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.processor import release_thread
 from minisocks.queues import Queue
 from minisocks.quota import Allowance, Quota
-from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.quoting import quoted
 from minisocks.threads import start_thread
-from minisocks.wire import Atyp, Rep, Ver, plain_ip
+from minisocks.wire import Rep
 
-__all__ = ["Lookup", "Resolver", "Sockaddr", "look_up", "numeric_addresses", "of_peers"]
+__all__ = ["Lookup", "Resolver"]
 
 #: Of a lookup.  ``HandshakeError``: what was asked first says no.
 Outcome = Union[List[Sockaddr], DialError, HandshakeError]
@@ -44,79 +43,6 @@ IDLE_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 
 _TOO_MANY = "too many names are being looked up"
-
-# What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
-# LookupError (the idna codec, on Pythons that lack it), ValueError (others').
-_FAILURES = (OSError, UnicodeError, LookupError, ValueError)
-
-
-def numeric_addresses(host: bytes, port: int, atyp: int = Atyp.DOMAINNAME) -> List[Sockaddr]:
-    """Return the address if *host* is one in any notation, else nothing.
-
-    Never asks a name server: ``AI_NUMERICHOST`` takes ``127.0.0.1``, ``::1``,
-    ``127.1``, ``0x7f000001`` and ``fe80::1%eth0`` alike.  What came as an IPv4
-    address, *atyp* says, is in its usual text form and need not be parsed.
-    """
-    if atyp == Atyp.IPV4:
-        return [(socket.AF_INET, (host.decode("ascii"), port))]
-    try:
-        return _ask(socket.getaddrinfo, host, port, 0, socket.AI_NUMERICHOST)
-    except _FAILURES:
-        return []
-
-
-def _ask(
-    getaddrinfo: Callable[..., Any], host: bytes, port: int, family: int, flags: int
-) -> List[Sockaddr]:
-    kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
-    found = first_addresses(getaddrinfo(host, port, family, kind, proto, flags))
-    # A program's own resolver may say others, too.
-    return [address for address in found if family in (0, address[0])]
-
-
-def look_up(
-    getaddrinfo: Callable[..., Any], host: bytes, port: int, family: int = 0
-) -> List[Sockaddr]:
-    """Return the addresses of *host*.  Waits; any thread.
-
-    Args:
-        getaddrinfo: ``system_getaddrinfo``, or a program's own.
-        family: of addresses; 0: both.
-
-    Raises:
-        DialError: it has none, or nobody says.
-    """
-    if b"\\" in host:
-        # The C library takes it for the beginning of a number: \101 is A. So what is asked
-        # for is another name than the rules were asked about.
-        raise DialError("%s is no name of a host" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
-    try:
-        found = _ask(getaddrinfo, host, port, family, 0)
-    except _FAILURES as exc:
-        what = "%s cannot be resolved: %s" % (quoted(host, MOST_TOLD), exc)
-        full = getattr(exc, "errno", None) in (*CAPACITY_ERRORS, socket.EAI_MEMORY)
-        raise DialError(what, Rep.GENERAL_FAILURE if full else Rep.HOST_UNREACHABLE) from exc
-    if not found:
-        kind = FAMILY_NAMES[family] + " address" if family else "address"
-        raise DialError("%s has no %s" % (quoted(host, MOST_TOLD), kind), Rep.HOST_UNREACHABLE)
-    return found
-
-
-def of_peers(ver: int, addresses: List[Sockaddr]) -> List[Sockaddr]:
-    """Return those of *addresses* that a peer of BIND by SOCKS *ver* may connect from.
-
-    A reply of SOCKS4 has no room for the address that an IPv6 peer would connect to.  What a
-    name resolves to, or is but another spelling of, never means any peer.
-
-    Raises:
-        DialError: none.
-    """
-    may = [one for one in addresses if any(plain_ip(one[1][0]))]
-    if ver == Ver.SOCKS4:
-        may = [one for one in may if one[0] == socket.AF_INET]
-    if not may:
-        raise DialError("no address that a peer could connect from", Rep.HOST_UNREACHABLE)
-    return may
 
 
 class Lookup:

@@ -7,9 +7,9 @@ import struct
 from types import MappingProxyType
 from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
+from minisocks.addresses import Sockaddr
 from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.errors import RoadError
-from minisocks.resolver import Sockaddr
 from minisocks.settings import Config
 from minisocks.values import Keepalive
 

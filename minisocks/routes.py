@@ -13,19 +13,21 @@ allow, but none of this host.
 import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from minisocks.addresses import Sockaddr
 from minisocks.answers import NAME_SECONDS
 from minisocks.client import Groups
 from minisocks.datagram import encode_header
 from minisocks.dialer import MAX_ADDRESSES, interleaved
 from minisocks.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
 from minisocks.errors import DialError, HandshakeError
+from minisocks.exchange import Exchange
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.known import Known, Way, contact_key
+from minisocks.lookup import numeric_addresses
 from minisocks.loop import Job, Timer
 from minisocks.record import Datagrams, Drop, Record
-from minisocks.resolver import Lookup, Outcome, Sockaddr, numeric_addresses
+from minisocks.resolver import Lookup, Outcome
 from minisocks.rules import Decision
-from minisocks.services import Services
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
@@ -61,7 +63,7 @@ class Routes:
         "_lookups",
         "_owner",
         "_record",
-        "_services",
+        "_exchange",
         "_socket_for",
         "_timer",
         "known",
@@ -69,19 +71,19 @@ class Routes:
 
     def __init__(
         self,
-        services: Services,
+        exchange: Exchange,
         record: Record,
         counts: Datagrams,
         owner: Job,
         socket_for: Callable[[int], Any],
     ) -> None:
-        self._services = services
+        self._exchange = exchange
         self._record = record
         self._counts = counts
         self._owner = owner
         self._socket_for = socket_for
-        self.known = Known(services.exchange, record.client)
-        self._changes = services.access.own.changes()
+        self.known = Known(exchange, record.client)
+        self._changes = exchange.access.own.changes()
         #: What is looked up, and what waits for it.
         self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
         self._timer: Optional[Timer] = None
@@ -113,7 +115,7 @@ class Routes:
 
     def ways(self) -> Dict[bytes, Way]:
         """Return how to send, by header, as far as that is decided and still holds."""
-        changes = self._services.access.own.changes()
+        changes = self._exchange.access.own.changes()
         if changes != self._changes:
             # This host has got an address, or lost one: it may be a target.
             self.known.forget_decisions()
@@ -126,7 +128,7 @@ class Routes:
         port = source[1]
         host = contact_key(source, ip)
         contact = self.known.contact((host, port))
-        if self._services.hooks.authorize is None:
+        if self._exchange.hooks.authorize is None:
             contact = contact or self.known.contact(host)
         # Else the program has not been asked about this port.
         if contact is not None:
@@ -147,11 +149,11 @@ class Routes:
 
     def _hears_unasked(self, ip: bytes, scope: int) -> bool:
         """Return whether the client gets datagrams from *ip* though it has not written to it."""
-        services = self._services
+        exchange = self._exchange
         return (
-            services.access.config.udp_filtering == "endpoint-independent"
-            and services.hooks.authorize is None
-            and services.access.own(ip, scope) is False
+            exchange.access.config.udp_filtering == "endpoint-independent"
+            and exchange.hooks.authorize is None
+            and exchange.access.own(ip, scope) is False
         )
 
     def forget(self) -> None:
@@ -172,18 +174,18 @@ class Routes:
         Raises:
             RefusedByRules: it need not be looked up.
         """
-        services = self._services
-        if services.hooks.authorize is not None:
+        exchange = self._exchange
+        if exchange.hooks.authorize is not None:
             self._foresee(dst)
             return None  # the hook may take long, so it is asked where names are
         found = numeric_addresses(dst.host, dst.port, dst.atyp)
         if found:
             return found
         self._foresee(dst)
-        return services.answers.get(dst.host)
+        return exchange.answers.get(dst.host)
 
     def _foresee(self, dst: Address) -> None:
-        rules, client = self._services.access.rules, self._record.client
+        rules, client = self._exchange.access.rules, self._record.client
         rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
 
     def _send_on(self, way: Way, data: Any, writer: Any) -> None:
@@ -237,7 +239,7 @@ class Routes:
         """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
         known: List[Tuple[bytes, bytes, Any]] = []
         others: List[Tuple[bytes, bytes, Any]] = []
-        for _family, sockaddr in interleaved(self._services.access.road.ordered(addresses)):
+        for _family, sockaddr in interleaved(self._exchange.access.road.ordered(addresses)):
             ip = packed_ip(sockaddr[0])
             if ip is None:
                 continue
@@ -263,7 +265,7 @@ class Routes:
         self._counts.up += 1
 
     def _decide(self, dst: Address, ip: bytes, scope: int) -> Decision:
-        rules, client = self._services.access.rules, self._record.client
+        rules, client = self._exchange.access.rules, self._record.client
         return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip, scope)
 
     def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
@@ -276,7 +278,7 @@ class Routes:
             drop = Drop.NO_ROOM if _is_passing(exc) else Drop.NO_ADDRESS
         self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
-        if drop == Drop.DENIED or self._services.hooks.authorize is not None:
+        if drop == Drop.DENIED or self._exchange.hooks.authorize is not None:
             # The program is not asked for each datagram, whatever comes of it.
             self._add_way(key, (_refuse, drop))
 
@@ -290,26 +292,26 @@ class Routes:
         """
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
-        services, client, question = self._services, self._record.client, self._question(dst)
-        loop, owner = services.loop, self._owner
+        exchange, client, question = self._exchange, self._record.client, self._question(dst)
+        loop, owner = exchange.loop, self._owner
         groups: Groups = client.groups
         if question is not None:
             # However slow it is, there are threads for clients' names, and for others' targets.
             groups = (THE_PROGRAM + groups[0],) + groups[1:]
         waiting: List[_Datagram] = []
-        lookup = services.resolver.submit(
+        lookup = exchange.resolver.submit(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
             groups,
             question,
-            services.access.road.only,
+            exchange.access.road.only,
         )
         self._lookups[key] = lookup, waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
         """Return what asks the program, in a thread of the resolver; None if it need not be."""
-        hook, client, user = self._services.hooks.authorize, self._record.client, self._record.user
+        hook, client, user = self._exchange.hooks.authorize, self._record.client, self._record.user
         if hook is None:
             return None
         request = ProxyRequest(
@@ -322,8 +324,8 @@ class Routes:
     ) -> None:
         if key not in self._lookups or self._lookups[key][1] is not asked_for:
             return  # all was forgotten when the answer was on its way here already
-        if self._services.hooks.authorize is None and not _is_passing(outcome):
-            self._services.answers.add(dst.host, outcome)
+        if self._exchange.hooks.authorize is None and not _is_passing(outcome):
+            self._exchange.answers.add(dst.host, outcome)
         waiting = self._taken(key)
         if isinstance(outcome, Exception):
             self._dropped(key, outcome, len(waiting))
@@ -342,7 +344,7 @@ class Routes:
         """Have *data* wait for an address."""
         waiting = self._lookups[key][1]
         fits = len(waiting) < MAX_WAITING
-        if fits and self._services.exchange.hold(self._record.client, len(data)):
+        if fits and self._exchange.hold(self._record.client, len(data)):
             waiting.append((bytes(data), writer))
         else:
             self._counts.drop(Drop.NO_ROOM)
@@ -350,7 +352,7 @@ class Routes:
     def _taken(self, key: bytes) -> List[_Datagram]:
         """Return what waited, which is counted no more."""
         waiting = self._lookups.pop(key)[1]
-        self._services.exchange.release(self._record.client, sum(len(data) for data, _ in waiting))
+        self._exchange.release(self._record.client, sum(len(data) for data, _ in waiting))
         return waiting
 
     def _forget_passing(self) -> None:
@@ -361,7 +363,7 @@ class Routes:
     def _add_way(self, key: bytes, way: Way) -> None:
         self.known.add_way(key, way)
         if self._timer is None and _may_change(key, way):
-            loop = self._services.loop
+            loop = self._exchange.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
 
 

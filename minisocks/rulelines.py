@@ -26,11 +26,11 @@ from typing import (
 )
 
 from minisocks.errors import RefusedByRules, RuleError
+from minisocks.guesses import closest
 from minisocks.lists import Lines
 from minisocks.names import check_name, is_name
 from minisocks.networks import Row, parse_networks
 from minisocks.places import SETS, Places
-from minisocks.setting import closest
 from minisocks.values import encode
 from minisocks.wire import Cmd
 
@@ -138,9 +138,7 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
         elif name == "command":
             fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
         elif name == "version":
-            fields["versions"] = frozenset(
-                _choice(line, word, {"4": 4, "5": 5}) for word in values
-            )
+            fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
         else:
             fields["users"], fields["any_user"] = _users(line, values)
     return rule._replace(**fields)
@@ -166,9 +164,7 @@ def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Wor
         yield clause, values
 
 
-def _places(
-    line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool
-) -> Places:
+def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool) -> Places:
     rows: List[Row] = []
     names: List[str] = []
     sets: Set[str] = set()
@@ -272,4 +268,3 @@ def with_files(text: str, rename: Callable[[str], str]) -> str:
         return "@" + path if _PLAIN.match(path) else '@"%s"' % path
 
     return _WORD.sub(renamed, text)
-

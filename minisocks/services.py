@@ -64,14 +64,16 @@ class Services:
         self.answers = Answers(self.loop)
         #: The attempts of dials that they may have beside their first ones.
         self.attempts = ExtraAttempts(self.loop)
+        self.resolver = resolver or Resolver()
         #: What those share who relay datagrams.
-        self.exchange = Exchange(self.loop, self.make_room)
+        self.exchange = Exchange(
+            self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
+        )
         #: Where those connect that BIND waits for.
         self.berths = Berths(self.loop, self.make_room)
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(self.access)
-        self.resolver = resolver or Resolver()
 
     def adopt(self, access: Access) -> None:
         """Have what comes from now on go by *access*.  Loop thread, once it runs.
@@ -91,7 +93,7 @@ class Services:
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
-        self.exchange.change(config)
+        self.exchange.change(access)
         self.berths.change(config)
         self.loop.tell_all("ask_again")
 

@@ -1,19 +1,17 @@
 """One setting: how it is spelled, read, shown and explained.  No click."""
 
-from typing import Any, Callable, Dict, Iterable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.errors import ConfigError
 from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
-__all__ = ["OPENING", "Setting", "closest", "option_name", "resembled"]
+__all__ = ["Setting", "option_name"]
 
 #: What people write for a flag, in the environment and in files.
 _YES = ("1", "yes", "true", "on")
 _NO = ("0", "no", "false", "off")
 #: And for one that is given twice.
 _TWICE = ("2", "twice")
-#: Keys of settings by which clients come in that could not otherwise.  A guess names none of them.
-OPENING = ("allow-lan", "auth-once", "name-only", "open")
 
 
 class Setting(NamedTuple):
@@ -180,24 +178,3 @@ _NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
 def option_name(name: str) -> str:
     """Return how the command line spells the setting *name*."""
     return "--" + name.replace("_", "-")
-
-
-def resembled(word: str, known: Iterable[str]) -> str:
-    """Return the one of *known* that *word* resembles, else nothing."""
-    import difflib  # for mistakes only
-
-    # That both begin with dashes is no resemblance.
-    names = {name.lstrip("-"): name for name in known}
-    meant = difflib.get_close_matches(word.lstrip("-"), list(names), 1)
-    return names[meant[0]] if meant else ""
-
-
-def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
-    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing.
-
-    Also nothing where that one would let more clients in: a wrong guess would be followed, too.
-    """
-    meant = resembled(word, known)
-    if not meant or meant.lstrip("-").replace("_", "-").lower() in OPENING:
-        return ""
-    return "; did you mean %s?" % (shape % meant)

@@ -9,9 +9,9 @@ made from it.  A test proves that both name the same settings.
 from typing import Any, Callable, NamedTuple, Optional, Set, Tuple
 
 from minisocks.errors import ConfigError
+from minisocks.guesses import closest
 from minisocks.rows import CONFIG_FILE, GROUPS, ROWS
 from minisocks.rulelines import with_files
-from minisocks.setting import closest
 from minisocks.values import Keepalive, ListenAddress, PortRange, encode, without_password
 
 __all__ = [

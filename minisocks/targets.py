@@ -2,10 +2,10 @@
 
 from typing import Callable, List, Optional
 
-from minisocks.addresses import MAX_ADDRESSES
+from minisocks.addresses import MAX_ADDRESSES, Sockaddr
 from minisocks.handshake import Request
 from minisocks.loop import Job
-from minisocks.resolver import Lookup, Outcome, Sockaddr
+from minisocks.resolver import Lookup, Outcome
 from minisocks.rules import Decision
 from minisocks.session import Session
 from minisocks.wire import Cmd, packed_ip, scope_of

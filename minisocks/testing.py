@@ -19,6 +19,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Type, Union
 from minisocks.compat import READ, close_quietly
 from minisocks.errors import ConfigError, HandshakeError
 from minisocks.flow import Flow
+from minisocks.guesses import closest
 from minisocks.handler import SocksHandler
 from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
@@ -27,7 +28,6 @@ from minisocks.pipes import Pipe
 from minisocks.proxy import Proxy
 from minisocks.relay import Pair
 from minisocks.session import Session
-from minisocks.setting import closest
 from minisocks.settings import Config
 from minisocks.values import ListenAddress
 from minisocks.wire import Cd, Rep, Ver, packed_ip
@@ -270,9 +270,7 @@ class _ScriptedSession(Session):
         self.record.finish("scripted")
         self.part(b"")
 
-    def _later(
-        self, then: Callable[[], None], upstream: Optional[socket.socket] = None
-    ) -> None:
+    def _later(self, then: Callable[[], None], upstream: Optional[socket.socket] = None) -> None:
         self.submit(_Pause(self, self._script.delay, then, upstream))
 
 
@@ -305,9 +303,7 @@ class _Pause(Job):
     def on_ready(self, fd: int, mask: int) -> None:
         """See whether the client has left."""
         try:
-            if self._discards and self._session.sock.recv_into(
-                self._session.services.loop.buffer
-            ):
+            if self._discards and self._session.sock.recv_into(self._session.services.loop.buffer):
                 return
         except BlockingIOError:
             return

@@ -3,10 +3,10 @@
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from minisocks.access import Access
+from minisocks.addresses import of_peers
 from minisocks.client import Client
 from minisocks.errors import ConfigError, DialError
-from minisocks.families import system_getaddrinfo
-from minisocks.resolver import look_up, numeric_addresses, of_peers
+from minisocks.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.rulelines import COMMANDS
 from minisocks.rules import Decision
 from minisocks.values import encode, is_port

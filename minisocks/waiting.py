@@ -4,12 +4,13 @@ import socket
 import time
 from typing import Any, Callable, List, Optional
 
+from minisocks.addresses import Sockaddr
 from minisocks.clientsocket import FIN_SECONDS
 from minisocks.compat import READ
 from minisocks.errors import DialError, HandshakeError
 from minisocks.handshake import Request
 from minisocks.loop import Job, Timer
-from minisocks.resolver import Lookup, Outcome, Sockaddr
+from minisocks.resolver import Lookup, Outcome
 from minisocks.session import Session
 from minisocks.targets import look_up_for
 from minisocks.wire import Rep

@@ -7,16 +7,15 @@ the other.  Imports next to nothing: ``--ensure`` uses it every minute.
 """
 
 import os
-import sys
 
-from minisocks.inifile import MAX_FILE_BYTES, SECTION, parse, unquoted
+from minisocks.inifile import SECTION, parse, unquoted
 from minisocks.pidfile import NoPidfiles, default_path, has_pidfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Mapping, Optional, Tuple
 
-__all__ = ["FLAGS", "TAKE_VALUES", "from_folder", "locate", "normal", "read_file", "scan"]
+__all__ = ["FLAGS", "TAKE_VALUES", "from_folder", "locate", "normal", "scan"]
 
 DEFAULT_LISTEN = "127.0.0.1:1080"
 
@@ -84,37 +83,6 @@ def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
         elif equals or (name not in FLAGS and name not in _FLAGS_TAKEN_BACK):
             return None
     return found
-
-
-def read_file(path: str, most: int = MAX_FILE_BYTES, waits: bool = False) -> str:
-    """Return the text of a file of settings, or another of at most so many bytes.
-
-    Args:
-        waits: it may be a pipe, to which somebody writes, or not.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is too long for one, or no file.
-    """
-    with open(path, "rb", opener=None if waits else _open_at_once) as file:
-        if not waits and os.fstat(file.fileno()).st_mode & 0o170000 in _PIPES:
-            raise ValueError("it is no file")
-        data = file.read(most + 1) or b""
-    if len(data) > most:
-        raise ValueError("it is longer than %d MiB" % (most >> 20))
-    # What cannot be said in the encoding that names of files have here goes the way it
-    # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
-    encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"
-    return data[3 * data.startswith(b"\xef\xbb\xbf") :].decode(encoding, "surrogateescape")
-
-
-#: FIFO and socket, by which a file's mode says so.
-_PIPES = (0o010000, 0o140000)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Who serves must not wait for whoever may write to a pipe of that name.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def locate(

@@ -231,7 +231,7 @@ class Child:
         return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
     def _getaddrinfo(self, host, port, *args):
-        from minisocks.families import system_getaddrinfo
+        from minisocks.lookup import system_getaddrinfo
 
         name = host.decode("latin-1")
         self._asked.append(name)

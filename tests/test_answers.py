@@ -17,8 +17,8 @@ from minisocks.answers import (
 )
 from minisocks.errand import run_in
 from minisocks.errors import DialError
+from minisocks.lookup import look_up
 from minisocks.loop import Loop
-from minisocks.resolver import look_up
 from minisocks.wire import Rep
 from support import Clock, wait_until
 

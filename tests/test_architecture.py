@@ -41,17 +41,19 @@ ABOVE = """
     routes
     services
     memory logins
-    access known
-    answers berths exchange turns
+    known
+    exchange
+    access
+    answers berths turns
     pending guests
     auth clientsocket ownlisteners
-    hooks
     dialer journal ownaddress
     road
     resolver reporter
+    lookup
     clientports
     rate ports drops
-    attempts families lingering relay errand
+    attempts hooks lingering relay errand
     census delivery kept
     flow idle vanished
     loop record
@@ -59,7 +61,7 @@ ABOVE = """
     affinity edge
     pipes whereabouts room
     deadline compat interfaces machine pidfile logincost threads
-    opening
+    opening textfile
 """
 
 #: No socket objects, threads, clock or log from here on.
@@ -74,7 +76,7 @@ BELOW = """
     queues setting usersfile
     inifile passwords penalties places quota values
     client stats
-    addresses mistakes names networks otherwords stream
+    addresses guesses mistakes names networks otherwords stream
     errors
     wire
     quoting
@@ -379,7 +381,7 @@ OPENS = {
     "opening": 6,
     "service": 1,  # /dev/tty
     "threads": 1,  # /dev/null
-    "whereabouts": 2,  # files of settings
+    "textfile": 2,
 }
 #: In modules that know unix sockets.
 CONNECTS = {

@@ -10,7 +10,7 @@ import pytest
 from bind_client import WAYS, Waiting
 from minisocks import clientsocket
 from minisocks.bind import Bind
-from minisocks.hooks import getaddrinfo_of
+from minisocks.lookup import getaddrinfo_of
 from minisocks.relay import Pair
 from minisocks.verdict import Question, judge
 from support import (

@@ -13,11 +13,9 @@ from minisocks.exchange import (
     MAX_HELD_BYTES,
     MAX_TARGETS,
     TARGET_BYTES,
-    Exchange,
 )
 from minisocks.loop import Loop
-from minisocks.settings import Config
-from udp_client import assert_remembers_nobody
+from udp_client import access_of, assert_remembers_nobody, new_exchange
 
 ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
 SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
@@ -35,9 +33,7 @@ def loop():
 @pytest.fixture
 def exchange(loop):
     """What the associations of a proxy with the defaults share."""
-    made = Exchange(loop)
-    made.change(Config())
-    return made
+    return new_exchange(loop)
 
 
 class Stub:
@@ -82,7 +78,7 @@ class Targets:
 
 def test_a_client_alone_has_all(exchange):
     """One more is refused, and the option is named; when one has ended, another fits."""
-    exchange.change(Config(max_associations=4))
+    exchange.change(access_of(max_associations=4))
     mine = []
     for _ in range(4):
         exchange.make_room(ANN)
@@ -97,7 +93,7 @@ def test_a_client_alone_has_all(exchange):
 
 def test_who_has_most_makes_room(exchange):
     """The association without a datagram for longest ends, while the newcomer has two fewer."""
-    exchange.change(Config(max_associations=4))
+    exchange.change(access_of(max_associations=4))
     mine = [Stub(exchange, ANN, used) for used in (4.0, 2.0, 3.0, 5.0)]
     mine[1].used = 6.0  # it had a datagram since
     for ended in (2, 0):
@@ -114,7 +110,7 @@ def test_who_has_most_makes_room(exchange):
 
 def test_an_ipv6_client_has_a_network(exchange):
     """Addresses in a /64 cost nothing: together they have no more than others."""
-    exchange.change(Config(max_associations=4))
+    exchange.change(access_of(max_associations=4))
     theirs = [Stub(exchange, SIX, 2.0), Stub(exchange, SAME_NETWORK, 1.0)]
     ours = [Stub(exchange, ANN), Stub(exchange, ANN)]
     for client in (SIX, SAME_NETWORK):
@@ -128,7 +124,7 @@ def test_an_ipv6_client_has_a_network(exchange):
 
 def test_the_only_one_may_be_anybody_s(exchange):
     """And is not taken from who has it: else two would end each other's for ever."""
-    exchange.change(Config(max_associations=1))
+    exchange.change(access_of(max_associations=1))
     exchange.make_room(ANN)
     Stub(exchange, ANN)
     for client in (ANN, BOB, SIX, HERE):
@@ -157,7 +153,7 @@ def test_a_network_holds_half_of_what_is_free(exchange):
 
 def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
     """With ``--memory-limit`` an eighth of it, for bytes and for targets; both count there."""
-    exchange.change(Config(memory_limit=1 << 20))
+    exchange.change(access_of(memory_limit=1 << 20))
     assert exchange.hold(ANN, 1 << 16)
     assert not exchange.hold(ANN, 1)
     assert 1 << 16 == loop.pipes.pending_bytes
@@ -192,7 +188,7 @@ def test_targets_are_refused_where_nobody_forgets(exchange):
 def test_an_association_keeps_its_part_of_half_of_all(exchange):
     """Room or not: fewer entries where its client has many associations, but some."""
     assert KEPT_ENTRIES == exchange.least_of(ANN)
-    exchange.change(Config(memory_limit=1 << 20))  # 512 entries
+    exchange.change(access_of(memory_limit=1 << 20))  # 512 entries
     for count, least in ((1, KEPT_ENTRIES), (8, 32), (16, 16), (100, LEAST_ENTRIES)):
         while exchange._associations.held_by(ANN.groups) < count:
             Stub(exchange, ANN)
@@ -206,8 +202,7 @@ def test_nothing_is_kept_of_who_has_gone(steps):
     """What was held is released, and then no client is remembered, whatever the amounts."""
     loop = Loop()
     try:
-        exchange = Exchange(loop)
-        exchange.change(Config())
+        exchange = new_exchange(loop)
         held = [(client, count) for client, count in steps if exchange.hold(client, count)]
         assert sum(count for _, count in held) == exchange.held <= MAX_HELD_BYTES
         for client, count in held:

@@ -6,20 +6,18 @@ import tracemalloc
 import pytest
 
 from minisocks.client import Client
-from minisocks.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES, Exchange
+from minisocks.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
 from minisocks.known import Known
 from minisocks.loop import Loop
-from minisocks.settings import Config
 from minisocks.wire import Address, Atyp
-from udp_client import header
+from udp_client import access_of, header, new_exchange
 
 
 @pytest.fixture
 def exchange():
     """What associations share, without any."""
     loop = Loop()
-    made = Exchange(loop)
-    made.change(Config())
+    made = new_exchange(loop)
     yield made
     loop.stop()
 
@@ -80,7 +78,7 @@ def is_known(known, number):
 @pytest.mark.parametrize("answers", [0, 1], ids=["silent", "answering"])
 def test_the_last_targets_are_known(limit, kept, answers, exchange):
     """A client alone is owed the answers of so many, however many it wrote to before."""
-    exchange.change(Config(memory_limit=limit))
+    exchange.change(access_of(memory_limit=limit))
     known = Known(exchange, Client(("10.0.0.1", 1)))
     for number in range(1, 4 * kept):
         dst, ip = Address(b"x", number, Atyp.DOMAINNAME), number.to_bytes(4, "big")

@@ -18,7 +18,7 @@ import threading
 import pytest
 
 import minisocks.acceptor
-import minisocks.families
+import minisocks.lookup
 import minisocks.resolver
 import namespace as net
 from bind_client import Waiting
@@ -816,9 +816,7 @@ def _(stage):
 
 @makes("module-missing")
 def _(stage):
-    (stage.tmp_path / "logging.py").write_text(
-        "raise ImportError(\"No module named 'logging'\")"
-    )
+    (stage.tmp_path / "logging.py").write_text("raise ImportError(\"No module named 'logging'\")")
     return sabotaged(stage, ""), None
 
 
@@ -1006,9 +1004,9 @@ def _(stage):
         # As the C library says it, on a host and of a name that a test machine may not have.
         raise socket.gaierror(-5, "No address associated with hostname")
 
-    stage.monkeypatch.setattr(minisocks.families, "_NO_DATA", -5)
-    stage.monkeypatch.setattr(minisocks.families, "_getaddrinfo", getaddrinfo)
-    stage.monkeypatch.setattr(minisocks.families, "only_family", lambda: int(socket.AF_INET))
+    stage.monkeypatch.setattr(minisocks.lookup, "_NO_DATA", -5)
+    stage.monkeypatch.setattr(minisocks.lookup, "_getaddrinfo", getaddrinfo)
+    stage.monkeypatch.setattr(minisocks.lookup, "only_family", lambda: int(socket.AF_INET))
     return refused(stage, socks5(b"ipv6-only.test", 80))
 
 

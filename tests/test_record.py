@@ -237,7 +237,7 @@ def test_what_was_granted_is_told_whole():
 def test_no_error_s_sentence_tells_more_of_a_name():
     """The reason of a refusal quotes names, too."""
     from minisocks.errors import DialError
-    from minisocks.resolver import look_up
+    from minisocks.lookup import look_up
 
     def nothing(*args):
         raise OSError(1, "no")
@@ -284,9 +284,7 @@ def test_each_record_has_its_own_number():
     for _ in range(2):
         services = Services(Config())
         with socket.socket() as sock:
-            server = types.SimpleNamespace(
-                services=services, client_of=Client, is_forwarded=False
-            )
+            server = types.SimpleNamespace(services=services, client_of=Client, is_forwarded=False)
             made = [Session(server, sock, ("127.0.0.1", 4242)).record.id for _ in range(3)]
         services.loop.stop()
         assert [1, 2, 3] == made

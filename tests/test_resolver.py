@@ -12,11 +12,11 @@ import pytest
 from minisocks import resolver as resolver_module
 from minisocks.client import THIS_HOST, groups_of
 from minisocks.errors import DialError
+from minisocks.lookup import numeric_addresses
 from minisocks.resolver import (
     MAX_THREADS,
     MAX_WAITING,
     Resolver,
-    numeric_addresses,
 )
 from minisocks.wire import Rep
 from support import TIMEOUT, Clock, wait_until

@@ -12,7 +12,7 @@ from minisocks import Config
 from minisocks.client import Client
 from minisocks.defaults import in_force
 from minisocks.lists import Lines
-from minisocks.resolver import numeric_addresses
+from minisocks.lookup import numeric_addresses
 from minisocks.rulelines import parse_rule
 from minisocks.rules import Rules
 from minisocks.summary import describe

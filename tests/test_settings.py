@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError
-from minisocks.setting import OPENING, closest
+from minisocks.guesses import OPENING, closest
 from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress, read_bytes, shown_bytes
 

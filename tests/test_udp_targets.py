@@ -25,6 +25,7 @@ from udp_client import (
     associations,
     header,
     in_loop,
+    put_in_force,
     udp_socket,
     wait_for_drops,
 )
@@ -120,9 +121,7 @@ def decisions(monkeypatch):
     [(("deny to 2001:db8::/32", "allow"), "denied"), (("allow",), "not_sent")],
     ids=["denied", "unreachable"],
 )
-def test_a_name_of_many_addresses_costs_the_loop_little(
-    rules, why, target, decisions, monkeypatch
-):
+def test_a_name_of_many_addresses_costs_the_loop_little(rules, why, target, decisions, monkeypatch):
     """Sixteen of them are looked at for the first datagram, and then none for the next ones."""
     socket_for = Association.socket_for
 
@@ -340,7 +339,6 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
         assert {"no room": 1} == proxy.records[-1].datagrams.drops
 
 
-
 def test_what_a_failing_name_was_asked_for_is_not_kept():
     """However many datagrams go to a name that has no address, none of them stays in memory."""
     with run_proxy(resolver=Resolver(lambda *_: [])) as proxy, Associated(proxy.port) as client:
@@ -432,7 +430,7 @@ def test_rules_are_asked_once_for_a_target(target):
             def __getattr__(self, name):
                 return getattr(rules, name)
 
-        services.access = services.access._replace(rules=Counting())
+        put_in_force(services, rules=Counting())
         for _ in range(3):
             client.send("127.0.0.7", target.port, b"x")
             client.expect_to_work(target)
@@ -576,7 +574,7 @@ def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
     with run_proxy(**settings) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         access = proxy.services.access
-        proxy.services.access = access._replace(own=Own(access.own, is_own))
+        put_in_force(proxy.services, own=Own(access.own, is_own))
         with UdpTarget("127.0.0.8") as stranger:
             before = in_loop(proxy, lambda: proxy.services.exchange.targets)
             stranger.source = target.source
@@ -599,7 +597,7 @@ def test_a_reload_changes_which_targets_are_heard(target):
             for wanted in "endpoint-independent", "address-dependent":
                 proxy.reload(proxy.config._replace(udp_filtering=wanted))
                 access = proxy.services.access
-                proxy.services.access = access._replace(own=Own(access.own, False))
+                put_in_force(proxy.services, own=Own(access.own, False))
                 client.expect_to_work(target)
                 stranger.source = target.source
                 stranger.answer(b"hello")

@@ -7,8 +7,14 @@ waits for one that must come waits with ``TIMEOUT``.
 import socket
 import struct
 
+from minisocks.access import Access
+from minisocks.answers import Answers
 from minisocks.association import Association
 from minisocks.errand import run_in
+from minisocks.exchange import Exchange
+from minisocks.hooks import Hooks
+from minisocks.resolver import Resolver
+from minisocks.settings import Config
 from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 
 __all__ = [
@@ -172,6 +178,24 @@ def associations(proxy):
     """Return the associations of *proxy*, oldest first."""
     found = [job for job in list(proxy.services.loop._jobs) if isinstance(job, Association)]
     return sorted(found, key=lambda job: job._record.id)
+
+
+def new_exchange(loop, **settings):
+    """Return what the associations of a proxy with such *settings* share, without any."""
+    access = access_of(**settings)
+    exchange = Exchange(loop, access, Resolver(), Answers(loop), Hooks())
+    exchange.change(access)
+    return exchange
+
+
+def access_of(**settings):
+    """Return what decides about clients with such *settings*."""
+    return Access.of(Config(**settings), Hooks())
+
+
+def put_in_force(services, **parts):
+    """Have such *parts* of what decides about clients be other ones for associations, too."""
+    services.access = services.exchange.access = services.access._replace(**parts)
 
 
 def assert_remembers_nobody(exchange):

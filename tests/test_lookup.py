@@ -4,9 +4,8 @@ import socket
 
 import pytest
 
-from minisocks import families
-from minisocks.families import system_getaddrinfo
-from minisocks.resolver import look_up
+from minisocks import lookup
+from minisocks.lookup import look_up, system_getaddrinfo
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
 HOW = (socket.SOCK_STREAM, socket.IPPROTO_TCP, 0)
@@ -25,8 +24,8 @@ def asked(monkeypatch):
             raise socket.gaierror(NO_DATA, "No address associated with hostname")
         return []
 
-    monkeypatch.setattr(families, "_getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(families, "only_family", lambda: V4)
+    monkeypatch.setattr(lookup, "_getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(lookup, "only_family", lambda: V4)
     return found
 
 
