@@ -11,14 +11,14 @@ if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a mi
     from types import ModuleType
     from typing import Any, Dict, List
 
-    from minisocks.client import Client
+    from minisocks.config.settings import Config
     from minisocks.errors import ConfigError, ListenError, MinisocksError
-    from minisocks.handler import SocksHandler
     from minisocks.hooks import ProxyRequest
+    from minisocks.policy.client import Client
     from minisocks.proxy import Proxy
     from minisocks.record import Record
-    from minisocks.server import SocksServer
-    from minisocks.settings import Config
+    from minisocks.server.handler import SocksHandler
+    from minisocks.server.server import SocksServer
     from minisocks.stats import Stats
     from minisocks.wire import Rep
 
@@ -45,8 +45,8 @@ __version__ = "0.1.0"
 
 #: In which module each of the names is at home.
 _HOMES: "Dict[str, str]" = {
-    "Client": "client",
-    "Config": "settings",
+    "Client": "policy.client",
+    "Config": "config.settings",
     "ConfigError": "errors",
     "ListenError": "errors",
     "MinisocksError": "errors",
@@ -54,8 +54,8 @@ _HOMES: "Dict[str, str]" = {
     "ProxyRequest": "hooks",
     "Record": "record",
     "Rep": "wire",
-    "SocksHandler": "handler",
-    "SocksServer": "server",
+    "SocksHandler": "server.handler",
+    "SocksServer": "server.server",
     "Stats": "stats",
 }
 

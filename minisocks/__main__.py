@@ -12,7 +12,7 @@ def run() -> int:
             # Every minute, from cron: before anything that takes long to import.
             import os
 
-            from minisocks.ensure import is_healthy
+            from minisocks.service.ensure import is_healthy
 
             if is_healthy(sys.argv[1:], os.environ):
                 # At once: there is nothing to tidy up, and that would take a seventh of the time.
@@ -27,7 +27,7 @@ def run() -> int:
         sys.stderr.write("minisocks: not enough memory\n")
         return 1
     except ImportError as exc:  # click, or what a router's Python leaves out
-        from minisocks.mistakes import explained
+        from minisocks.service.mistakes import explained
 
         sys.stderr.write("minisocks: %s\n" % explained("this Python lacks something: %s" % exc))
         return 1

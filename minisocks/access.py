@@ -3,20 +3,20 @@
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from minisocks.auth import Users
-from minisocks.decisions import Decisions
-from minisocks.defaults import in_force
+from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.lists import Lines, parse_lines
-from minisocks.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.passwords import Hash
+from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
+from minisocks.net.road import Road
+from minisocks.net.textfile import read_file
+from minisocks.policy.decisions import Decisions
+from minisocks.policy.defaults import in_force
+from minisocks.policy.lists import Lines, parse_lines
+from minisocks.policy.passwords import Hash
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
+from minisocks.policy.usersfile import parse
 from minisocks.quoting import reason_of
-from minisocks.road import Road
-from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules
-from minisocks.settings import Config
-from minisocks.textfile import read_file
-from minisocks.usersfile import parse
 
 __all__ = ["Access"]
 

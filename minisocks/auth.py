@@ -3,10 +3,10 @@
 import os
 from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from minisocks.client import Client
-from minisocks.handshake import Credentials
 from minisocks.hooks import Authenticate, demand_yes_or_no
-from minisocks.passwords import SALT_BYTES, Hash, derive
+from minisocks.policy.client import Client
+from minisocks.policy.passwords import SALT_BYTES, Hash, derive
+from minisocks.protocol.handshake import Credentials
 from minisocks.wire import as_text
 
 __all__ = ["Users", "keyed"]

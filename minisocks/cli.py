@@ -6,14 +6,15 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 
 import click
 
-from minisocks import __version__, console
-from minisocks.chosen import pidfile_of, settings_of
+from minisocks import __version__
+from minisocks.config.layers import Layered
+from minisocks.config.setting import Setting
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.guesses import closest
-from minisocks.layers import Layered
 from minisocks.quoting import reason_of
-from minisocks.setting import Setting
-from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.service import console
+from minisocks.service.chosen import pidfile_of, settings_of
 
 __all__ = ["main"]
 
@@ -145,7 +146,7 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 
 
 def _serve(ensure: bool = False, **given: Any) -> None:
-    from minisocks.service import Service  # the proxy, which the other commands do without
+    from minisocks.service.service import Service  # the proxy, which the other commands do without
 
     def again(home: str, warn: Callable[[str], None]) -> Layered:
         return settings_of(given, home, warn, may_wait=False)
@@ -154,7 +155,9 @@ def _serve(ensure: bool = False, **given: Any) -> None:
 
 
 def _check(json: bool = False, **given: Any) -> None:
-    from minisocks import checking  # what decides about clients, which the others do without
+    from minisocks.service import (
+        checking,  # what decides about clients, which the others do without
+    )
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
     chosen = settings_of(given)
@@ -165,7 +168,7 @@ def _check(json: bool = False, **given: Any) -> None:
 
 
 def _hash_password(name: Optional[str], iterations: Optional[str]) -> None:
-    from minisocks.hashing import hash_password
+    from minisocks.service.hashing import hash_password
 
     hash_password(name, iterations)
 
@@ -174,7 +177,7 @@ def _to_running(name: str) -> Callable[..., None]:
     """Return what has a running process carry out the command *name*."""
 
     def run(**given: Any) -> None:
-        from minisocks import commands
+        from minisocks.service import commands
 
         path = pidfile_of(given)
         if name == "status":
@@ -359,7 +362,7 @@ def _stray(word: str) -> str:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """Return what to write instead of *word*, behind a semicolon."""
-    from minisocks.otherwords import OTHER_WORDS  # for mistakes only
+    from minisocks.config.otherwords import OTHER_WORDS  # for mistakes only
 
     other = OTHER_WORDS.get(word)
     return "; " + other if other else closest(word, known) or _SEE_HELP

@@ -10,10 +10,10 @@ is refused (REP 01; 91).
 
 from typing import Any, Callable, Iterable, NamedTuple, Optional
 
-from minisocks.client import Client
 from minisocks.compat import log_bug
 from minisocks.errors import HookFailed, RefusedByRules
-from minisocks.handshake import Request
+from minisocks.policy.client import Client
+from minisocks.protocol.handshake import Request
 from minisocks.record import Record
 from minisocks.wire import Cmd, as_text
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
 
 from minisocks.access import Access
 from minisocks.compat import tame_traceback
-from minisocks.handler import SocksHandler
+from minisocks.config.settings import Config
 from minisocks.hooks import (
     Authenticate,
     Authorize,
@@ -18,15 +18,15 @@ from minisocks.hooks import (
     OnConnection,
     Resolve,
 )
-from minisocks.journal import Journal
-from minisocks.listener import Listener
-from minisocks.lookup import getaddrinfo_of
+from minisocks.net.listener import Listener
+from minisocks.net.lookup import getaddrinfo_of
+from minisocks.net.resolver import Resolver
 from minisocks.record import Record
-from minisocks.resolver import Resolver
-from minisocks.run import Run
-from minisocks.server import SocksServer
-from minisocks.services import Services
-from minisocks.settings import Config
+from minisocks.server.handler import SocksHandler
+from minisocks.server.journal import Journal
+from minisocks.server.run import Run
+from minisocks.server.server import SocksServer
+from minisocks.server.services import Services
 from minisocks.stats import Stats
 from minisocks.values import ListenAddress
 

@@ -4,8 +4,8 @@ import logging
 import time
 from typing import Any, Dict, List, Optional, Union
 
-from minisocks.client import Client
-from minisocks.handshake import Request
+from minisocks.policy.client import Client
+from minisocks.protocol.handshake import Request
 from minisocks.quoting import MOST_TOLD, encoded, escaped, quoted, sentence
 from minisocks.wire import MAX_FIELD_BYTES, Cmd, Rep, as_text
 

@@ -17,18 +17,18 @@ import socket
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Type, Union
 
 from minisocks.compat import READ, close_quietly
+from minisocks.config.settings import Config
 from minisocks.errors import ConfigError, HandshakeError
-from minisocks.flow import Flow
 from minisocks.guesses import closest
-from minisocks.handler import SocksHandler
-from minisocks.handshake import Handshake, Request
 from minisocks.hooks import Hooks
-from minisocks.loop import Job
-from minisocks.pipes import Pipe
+from minisocks.net.loop import Job
+from minisocks.net.pipes import Pipe
+from minisocks.protocol.handshake import Handshake, Request
 from minisocks.proxy import Proxy
-from minisocks.relay import Pair
-from minisocks.session import Session
-from minisocks.settings import Config
+from minisocks.relay.flow import Flow
+from minisocks.relay.pair import Pair
+from minisocks.server.handler import SocksHandler
+from minisocks.server.session import Session
 from minisocks.values import ListenAddress
 from minisocks.wire import Cd, Rep, Ver, packed_ip
 

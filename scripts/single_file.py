@@ -14,6 +14,7 @@ four blanks, for 12 KB more; but not in what programs import (``help`` shows it)
 at its number, so that a traceback leads to the line in the repository.
 """
 
+import ast
 import glob
 import hashlib
 import io
@@ -27,7 +28,7 @@ import zipfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 #: A router's flash has room for it; more is a bug.
-MAX_BYTES = 250 * 1000
+MAX_BYTES = 254 * 1000
 
 SHEBANG = b"#!/usr/bin/env python3\n"
 
@@ -47,15 +48,18 @@ if "--ensure" in sys.argv:
     # As minisocks.__main__ does. Here, because cron asks each minute, and to import from
     # a zip compiles each module twice: a seventh of the time.
     try:
-        for name in ("", ".inifile", ".pidfile", ".whereabouts", ".ensure"):
-            path = "minisocks" + (name.replace(".", os.sep) or os.sep + "__init__") + ".py"
+        for name in ENSURE:
+            path = name.replace(".", os.sep) + ".py"
             # In the archive, which the loader may know by another path than "here".
             is_zip = hasattr(__loader__, "archive")
             source = __loader__.get_data(path if is_zip else os.path.join(here, path))
-            module = sys.modules["minisocks" + name] = type(sys)("minisocks" + name)
-            module.__path__ = []
+            for package in ("minisocks", name.rpartition(".")[0]):
+                if package not in sys.modules:
+                    sys.modules[package] = type(sys)(package)
+                    sys.modules[package].__path__ = []
+            module = sys.modules[name] = type(sys)(name)
             exec(compile(source, path, "exec"), module.__dict__)
-        if sys.modules["minisocks.ensure"].is_healthy(sys.argv[1:], os.environ):
+        if sys.modules["minisocks.service.ensure"].is_healthy(sys.argv[1:], os.environ):
             os._exit(0)
     except Exception:
         pass  # no descriptor, no memory: the whole program says so in a sentence
@@ -67,6 +71,9 @@ from minisocks.__main__ import run
 sys.exit(run())
 '''
 
+#: What ``--ensure`` asks whether the proxy is well.
+ENSURE = "minisocks.service.ensure"
+
 #: Of click: for its users' tests; completion for shells, which only its own ``main`` and groups
 #: import; and editors, pagers and progress bars.
 NOT_NEEDED = {"click/testing.py", "click/_bashcomplete.py", "click/_termui_impl.py"}
@@ -74,8 +81,8 @@ NOT_NEEDED = {"click/testing.py", "click/_bashcomplete.py", "click/_termui_impl.
 #: What ``help`` of the embedding interface shows.
 PUBLIC = {
     "minisocks/%s.py" % name
-    for name in ("__init__", "client", "errors", "hooks", "proxy", "record", "settings", "stats")
-} | {"minisocks/wire.py"}
+    for name in ("__init__", "errors", "hooks", "proxy", "record", "stats", "wire")
+} | {"minisocks/policy/client.py", "minisocks/config/settings.py"}
 
 #: What a statement comes after.
 BEFORE = {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
@@ -136,11 +143,21 @@ def less_indented(line):
     return " " * ((len(line) - len(text)) // 4) + text
 
 
+def needed(name):
+    """Return the module *name* behind those of ours that it imports first, which do the same."""
+    tree = ast.parse(read(os.path.join(ROOT, name.replace(".", "/") + ".py")))
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("minisocks."):
+            found += [below for below in needed(node.module) if below not in found]
+    return found + [name]
+
+
 def contents(click):
     """Return what goes in: name in the zip -> bytes."""
     (licence,) = glob.glob(os.path.join(glob.escape(click), "click-*.dist-info", "LICENSE*"))
     inside = {
-        "__main__.py": MAIN,
+        "__main__.py": MAIN.replace(b"ENSURE", repr(needed(ENSURE)).encode()),
         "LICENSE": read(os.path.join(ROOT, "LICENSE")),
         "lib/click/" + os.path.basename(licence): read(licence),
     }

@@ -9,7 +9,7 @@ import pytest
 import elsewhere
 import support
 from instance import Instance
-from minisocks.networks import Networks
+from minisocks.policy.networks import Networks
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
 # A shell may have had it ignored, and programs keep to that; those of the tests inherit this.
@@ -41,7 +41,7 @@ def other_networks(monkeypatch):
     ones is in ``test_shares``.
     """
     alone = Networks("loopback", "127.0.0.1/32 ::1/128")
-    monkeypatch.setattr("minisocks.client.LOOPBACK", alone)
+    monkeypatch.setattr("minisocks.policy.client.LOOPBACK", alone)
 
 
 @pytest.fixture

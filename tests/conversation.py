@@ -20,8 +20,8 @@ from minisocks.errors import (
     UnsupportedAddressType,
     UnsupportedCommand,
 )
-from minisocks.handshake import Credentials, Handshake, Request
-from minisocks.stream import Stream
+from minisocks.protocol.handshake import Credentials, Handshake, Request
+from minisocks.protocol.stream import Stream
 from minisocks.wire import Cmd, Method, Rep
 
 ANN = Credentials(b"ann", b"secret")

@@ -58,5 +58,5 @@ def says_line(text):
 def identd(monkeypatch, script, host="127.0.0.1"):
     """Have such an identd be the one that is asked, while this lasts."""
     with Identd(script, host) as server:
-        monkeypatch.setattr("minisocks.ident.IDENT_PORT", server.port)
+        monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", server.port)
         yield server

@@ -5,8 +5,8 @@ import os
 import signal
 import time
 
-from minisocks.pidfile import Pidfile, control_path
-from minisocks.remote import request
+from minisocks.service.pidfile import Pidfile, control_path
+from minisocks.service.remote import request
 from support import TIMEOUT, Talk, closed_port, run_command, wait_until
 
 

@@ -220,7 +220,7 @@ class Child:
 
     def do_proxy(self, settings):
         from minisocks import Config, Proxy
-        from minisocks.resolver import Resolver
+        from minisocks.net.resolver import Resolver
 
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         settings.setdefault("listen", (":0",))
@@ -231,7 +231,7 @@ class Child:
         return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
     def _getaddrinfo(self, host, port, *args):
-        from minisocks.lookup import system_getaddrinfo
+        from minisocks.net.lookup import system_getaddrinfo
 
         name = host.decode("latin-1")
         self._asked.append(name)

@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 
-from minisocks.client import Client
 from minisocks.compat import UNWATCHED, tune
-from minisocks.rate import RatedPair
+from minisocks.policy.client import Client
 from minisocks.record import Record
-from minisocks.relay import Pair
+from minisocks.relay.pair import Pair
+from minisocks.relay.rate import RatedPair
 from minisocks.wire import Rep
 from support import TIMEOUT, CountingPoller, Talk, wait_until
 

@@ -5,7 +5,7 @@ Pure data, for the documents and the tests.
 
 from typing import NamedTuple, Optional, Pattern
 
-from minisocks.mistakes import FAILURES, pattern_of
+from minisocks.service.mistakes import FAILURES, pattern_of
 
 __all__ = ["AT_THE_START", "EXPLAINED", "Mistake"]
 

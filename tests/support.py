@@ -19,8 +19,8 @@ import time
 
 from minisocks import Proxy
 from minisocks.compat import READ
-from minisocks.handler import SocksHandler
-from minisocks.job import Job
+from minisocks.net.job import Job
+from minisocks.server.handler import SocksHandler
 
 #: For a wait that ends much earlier when all is well, in seconds.
 TIMEOUT = 20.0 * float(os.environ.get("TEST_SCALE", "1"))

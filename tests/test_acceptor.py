@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-import minisocks.acceptor
-import minisocks.polled
-import minisocks.server
-from minisocks.acceptor import MAX_FOLLOWERS, Acceptor
+import minisocks.net.polled
+import minisocks.server.acceptor
+import minisocks.server.server
 from minisocks.compat import Waker
-from minisocks.errand import run_in
-from minisocks.services import Services
-from minisocks.settings import Config
+from minisocks.config.settings import Config
+from minisocks.net.errand import run_in
+from minisocks.server.acceptor import MAX_FOLLOWERS, Acceptor
+from minisocks.server.services import Services
 from support import (
     GREETING,
     TIMEOUT,
@@ -179,7 +179,7 @@ def test_there_is_one_thread_more_than_handshakes_may_be(accepting, monkeypatch,
 
 def test_more_clients_than_quick_ones_are_waited_for_only_a_moment(accepting, monkeypatch):
     """Beyond that they are slow, and the next client is accepted all the same."""
-    monkeypatch.setattr(minisocks.acceptor, "PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr(minisocks.server.acceptor, "PATIENCE_SECONDS", 0.001)
     acceptor, (server,) = accepting()
     server.go_on.clear()
     server.come(*range(8))
@@ -201,18 +201,18 @@ def test_quick_clients_need_few_threads(accepting):
 def test_without_new_threads_those_there_are_serve(accepting, monkeypatch, warnings_said, error):
     """One line says so, and one when they can be had again; every client is served."""
     acceptor, (server,) = accepting()
-    start_thread = minisocks.acceptor.start_thread
+    start_thread = minisocks.server.acceptor.start_thread
 
     def no_room(*args):
         raise error
 
-    monkeypatch.setattr(minisocks.acceptor, "start_thread", no_room)
+    monkeypatch.setattr(minisocks.server.acceptor, "start_thread", no_room)
     for count in range(20):
         server.come(count)
     wait_until(lambda: len(server.served) == 20)
     assert 1 == acceptor.threads
     assert 1 == len(warnings_said("at capacity: no new thread: "))
-    monkeypatch.setattr(minisocks.acceptor, "start_thread", start_thread)
+    monkeypatch.setattr(minisocks.server.acceptor, "start_thread", start_thread)
     server.come("more")
     wait_until(lambda: "more" in server.served)
     wait_until(lambda: warnings_said("threads can be had again"))
@@ -231,7 +231,7 @@ def test_a_start_that_never_returns_holds_up_one_thread(accepting, monkeypatch):
         assert go_on.wait(TIMEOUT)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(minisocks.acceptor, "start_thread", start_thread)
+    monkeypatch.setattr(minisocks.server.acceptor, "start_thread", start_thread)
     server.go_on.clear()
     server.come("second")
     wait_until(lambda: "second" in server.served)
@@ -279,7 +279,7 @@ def test_without_room_it_is_tried_again(accepting, warnings_said, error):
 def test_without_descriptors_the_spare_pipes_are_given_up(accepting, monkeypatch):
     """A pipe that is not used is worth less than a client, which is accepted at once then."""
     acceptor, (server,) = accepting()
-    monkeypatch.setattr(minisocks.acceptor, "RETRY_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.server.acceptor, "RETRY_SECONDS", 3600)
     spare = [True]
     monkeypatch.setattr(acceptor._services, "make_room", lambda: spare.pop())
     server.come(full(), "client")
@@ -312,7 +312,7 @@ def test_room_is_made_of_spare_pipes():
 def test_stop_does_not_wait_for_descriptors(accepting, monkeypatch):
     """A leader that waits for them leaves at once."""
     acceptor, (server,) = accepting()
-    monkeypatch.setattr(minisocks.acceptor, "RETRY_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.server.acceptor, "RETRY_SECONDS", 3600)
     server.come(full())
     wait_until(lambda: acceptor._descriptors._is_short)
     acceptor.stop()
@@ -361,7 +361,7 @@ def test_a_client_that_left_is_none(accepting):
 @pytest.fixture
 def long_pause(monkeypatch):
     """Have a listener at which accept has failed MANY times be left alone for good."""
-    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 3600)
 
 
 class FailsForEver(Server):
@@ -390,11 +390,11 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
     broken = FailsForEver(error)
     acceptor.change([broken], [])
     try:
-        wait_until(lambda: broken.tried == minisocks.polled.MANY)
+        wait_until(lambda: broken.tried == minisocks.net.polled.MANY)
         for count in range(20):
             server.come(count)
             wait_until(lambda: len(server.served) == count + 1)  # noqa: B023
-        assert minisocks.polled.MANY == broken.tried
+        assert minisocks.net.polled.MANY == broken.tried
         line = "accept on 127.0.0.1:1 fails: %s; trying again" % (error.strerror or "strange")
         assert [line] == warnings_said("")
     finally:
@@ -405,9 +405,9 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
 
 def test_accept_that_works_again_is_told(accepting, monkeypatch, warnings_said):
     """Once, and the pace is as before."""
-    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 0.001)
+    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 0.001)
     _acceptor, (server,) = accepting()
-    server.come(*[full(errno.EPERM)] * (minisocks.polled.MANY + 5), "client")
+    server.come(*[full(errno.EPERM)] * (minisocks.net.polled.MANY + 5), "client")
     wait_until(lambda: ["client"] == server.served)
     wait_until(lambda: warnings_said("works again"))
     first, last = warnings_said("")
@@ -421,7 +421,7 @@ def test_a_removed_listener_at_which_accept_fails_for_ever_is_left(accepting):
     broken = FailsForEver(full(errno.ECONNABORTED))
     acceptor.change([broken], [])
     acceptor.change([], [broken])
-    assert broken.tried <= 2 * minisocks.polled.MANY
+    assert broken.tried <= 2 * minisocks.net.polled.MANY
     broken.close()
 
 
@@ -471,7 +471,7 @@ def test_a_removed_listener_without_end_is_left_all_the_same(accepting):
     acceptor, (old,) = accepting()
     old.get_request = lambda: ("client", ("127.0.0.1", 1))
     acceptor.change([], [old])
-    wait_until(lambda: len(old.served) == minisocks.acceptor.MAX_WAITING)
+    wait_until(lambda: len(old.served) == minisocks.server.acceptor.MAX_WAITING)
     assert {} == acceptor._polled.servers
 
 
@@ -682,7 +682,7 @@ def test_a_listener_that_another_process_shut_down_does_not_spin(caplog, target)
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
 def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target, name):
     """Whatever it is that has run out: no spin, a line at each edge, and then it goes on."""
-    accept, refused = minisocks.server.SocksServer.get_request, []
+    accept, refused = minisocks.server.server.SocksServer.get_request, []
 
     def get_request(server):
         if len(refused) < 3:
@@ -690,7 +690,7 @@ def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target,
             raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
         return accept(server)
 
-    monkeypatch.setattr(minisocks.server.SocksServer, "get_request", get_request)
+    monkeypatch.setattr(minisocks.server.server.SocksServer, "get_request", get_request)
     with run_proxy() as proxy:
         assert_served(proxy, target)
         wait_until(lambda: warnings_said("accepting again"))
@@ -773,7 +773,7 @@ def test_with_all_threads_in_hooks_clients_are_refused_at_once(target, warnings_
 
 def test_stopping_waits_for_a_hook_that_is_slow_but_not_for_ever(monkeypatch):
     """``stop`` returns though a hook hangs; the client is closed when the hook returns."""
-    monkeypatch.setattr(minisocks.acceptor, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.server.acceptor, "STOP_SECONDS", 0.1)
     before = open_descriptors()
     with slow_hook(blocked=0) as (proxy, hook):
         with Talk.to(proxy.port) as talk:

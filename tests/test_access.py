@@ -8,13 +8,13 @@ import pytest
 
 from minisocks import Proxy
 from minisocks.access import Access
-from minisocks.client import Client
-from minisocks.defaults import in_force
+from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules
-from minisocks.settings import Config
+from minisocks.policy.client import Client
+from minisocks.policy.defaults import in_force
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 from support import (
     ROOT,

@@ -4,9 +4,9 @@ import pytest
 
 from minisocks import Config
 from minisocks.access import Access
-from minisocks.announce import at_start
 from minisocks.hooks import Hooks
-from minisocks.machine import Room
+from minisocks.net.machine import Room
+from minisocks.service.announce import at_start
 from minisocks.wire import packed_ip
 
 DENY = ("deny port 25",)

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from minisocks.addresses import MAX_ADDRESSES
-from minisocks.answers import (
+from minisocks.errors import DialError
+from minisocks.net.answers import (
     LIMIT_SHARE,
     MAX_BYTES,
     MAX_NAMES,
@@ -15,10 +15,10 @@ from minisocks.answers import (
     SWEEP_SECONDS,
     Answers,
 )
-from minisocks.errand import run_in
-from minisocks.errors import DialError
-from minisocks.lookup import look_up
-from minisocks.loop import Loop
+from minisocks.net.errand import run_in
+from minisocks.net.lookup import look_up
+from minisocks.net.loop import Loop
+from minisocks.policy.addresses import MAX_ADDRESSES
 from minisocks.wire import Rep
 from support import Clock, wait_until
 

@@ -17,74 +17,36 @@ from light import without_the_rest
 PACKAGE = os.path.dirname(os.path.abspath(minisocks.__file__))
 ROOT = os.path.dirname(PACKAGE)
 
-#: Who stands above whom.  A module imports from lines below its own, and from
-#: none beside it.
-ABOVE = """
+#: Packages, and modules that are in none, those above first.  Each imports only from lines below.
+LAYERS = """
     __main__ pytest_plugin
     cli testing
-    checking chosen commands hashing service
-    announce console logs presence reloads trial watchdog
-    summary
-    lines
-    daemon remote orders ensure status
-    budget control destinations folding verdict
+    service
     __init__
     proxy
-    run
-    server listener
-    acceptor handler
-    associate bind connect ident
-    rated waiting
-    targets
-    session
-    association
-    routes
-    services
-    memory logins
-    known
-    exchange
+    server
+    udp
+    relay
     access
-    answers berths turns
-    pending guests
-    auth clientsocket ownlisteners
-    dialer journal ownaddress
-    road
-    resolver reporter
-    lookup
-    clientports
-    rate ports drops
-    attempts hooks lingering relay errand
-    census delivery kept
-    flow idle vanished
-    loop record
-    job netlink polled processor
-    affinity edge
-    pipes whereabouts room
-    deadline compat interfaces machine pidfile logincost threads
-    opening textfile
-"""
-
-#: No socket objects, threads, clock or log from here on.
-BELOW = """
-    datagram fragments handshake
-    decisions layers
-    rules
-    settings sniff socks4 socks5
-    defaults rows identity
-    rulelines
-    lists
-    queues setting usersfile
-    inifile passwords penalties places quota values
-    client stats
-    addresses guesses mistakes names networks otherwords stream
+    net
+    auth
+    hooks
+    record
+    stats
+    config
+    policy
+    protocol
+    compat values
     errors
     wire
-    quoting
+    quoting guesses
 """
+HEIGHT = {
+    name: -depth for depth, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()
+}
 
-LAYERS = [line.split() for line in (ABOVE + BELOW).splitlines() if line.strip()]
-HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
-CORE = BELOW.split()
+#: No socket objects, threads, clock or log in these.
+CORE = ("config", "policy", "protocol", "errors", "guesses", "wire", "quoting", "values", "stats")
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {
@@ -102,9 +64,16 @@ SOURCES = {}
 for _path in glob.glob(os.path.join(PACKAGE, "**", "*.py"), recursive=True):
     with open(_path, encoding="utf-8") as _file:
         SOURCES[module_name(_path)] = _file.read()
-TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
+#: Of packages but the root there is nothing in it.
+EMPTY = {name for name in SOURCES if name.endswith(".__init__")}
+TREES = {name: ast.parse(source) for name, source in SOURCES.items() if name not in EMPTY}
 
-every_module = pytest.mark.parametrize("name", sorted(SOURCES))
+every_module = pytest.mark.parametrize("name", sorted(TREES))
+
+
+def package_of(name):
+    """Return what *name* stands for in the picture."""
+    return name.partition(".")[0]
 
 
 def imports(tree):
@@ -120,26 +89,40 @@ def imports(tree):
 
 
 def own_imports(tree):
-    """Yield the modules of the package that are imported, ``__init__`` for itself."""
+    """Yield the modules of minisocks that are imported, ``__init__`` for its root."""
     for module, name in imports(tree):
         if module == "minisocks":
-            yield name if name in SOURCES else "__init__"
+            yield name if name in TREES else "__init__"
         elif module.startswith("minisocks."):
-            yield module.partition(".")[2]
+            home = module.partition(".")[2]
+            yield home if home in TREES else "%s.%s" % (home, name)
 
 
-def test_every_module_has_its_place():
-    """The picture above has all modules, and no others."""
-    assert sorted(SOURCES) == sorted(HEIGHT)
+def test_every_package_has_its_place():
+    """The picture above has all of them, and no others."""
+    assert sorted({package_of(name) for name in SOURCES}) == sorted(HEIGHT)
+    assert [] == [name for name in EMPTY if SOURCES[name]]
 
 
 @every_module
 def test_imports_point_down(name):
-    """A module knows only what is below it."""
-    assert [] == [other for other in own_imports(TREES[name]) if HEIGHT[other] >= HEIGHT[name]]
+    """A package knows only what is below it."""
+    here = package_of(name)
+    others = {package_of(other) for other in own_imports(TREES[name])} - {here}
+    assert [] == [other for other in others if HEIGHT[other] >= HEIGHT[here]]
 
 
-@pytest.mark.parametrize("name", CORE)
+def test_no_modules_import_each_other():
+    """Those of one package neither."""
+    below = {name: set(own_imports(tree)) for name, tree in TREES.items()}
+    while below:
+        lowest = [name for name, others in below.items() if not others & set(below)]
+        assert lowest, "these import each other: %s" % ", ".join(sorted(below))
+        for name in lowest:
+            del below[name]
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(TREES) if package_of(n) in CORE])
 def test_core_touches_nothing(name):
     """Below the line there are no sockets, threads, clocks or logs."""
     tree = TREES[name]
@@ -252,7 +235,9 @@ def test_exports_exist(name):
 def test_version_is_written_once():
     """The version is in ``__init__``; everything else asks there."""
     places = []
-    for path in ["setup.cfg", "setup.py"] + ["minisocks/%s.py" % name for name in SOURCES]:
+    for path in ["setup.cfg", "setup.py"] + [
+        "minisocks/%s.py" % name.replace(".", "/") for name in SOURCES
+    ]:
         with open(os.path.join(ROOT, path), encoding="utf-8") as file:
             places += [path] * file.read().count(minisocks.__version__)
 
@@ -296,8 +281,8 @@ def test_every_public_name_is_loaded_when_it_is_used():
     """``minisocks.X``, ``from minisocks import X`` and ``*`` give what the home module has."""
     program = (
         "import sys, minisocks\n"
-        "assert 'minisocks.settings' not in sys.modules\n"
-        "assert minisocks.Config.__module__ == 'minisocks.settings'\n"
+        "assert 'minisocks.config.settings' not in sys.modules\n"
+        "assert minisocks.Config.__module__ == 'minisocks.config.settings'\n"
         "assert 'minisocks.proxy' not in sys.modules\n"
         "from minisocks import *\n"
         "homes = {n: getattr(globals()[n], '__module__', '') for n in minisocks.__all__}\n"
@@ -372,21 +357,21 @@ def test_router_s_python_is_enough():
 #: What may be opened without ``opening``: what no setting names, or what is only read; and
 #: sockets that have an address, not a path.
 OPENS = {
-    "affinity": 2,  # of /proc
-    "console": 2,  # /dev/null
-    "control": 1,  # /dev/null
-    "daemon": 1,  # /dev/null
-    "interfaces": 1,  # of /proc
-    "machine": 1,  # of /proc
-    "opening": 6,
-    "service": 1,  # /dev/tty
-    "threads": 1,  # /dev/null
-    "textfile": 2,
+    "net.affinity": 2,  # of /proc
+    "service.console": 2,  # /dev/null
+    "service.control": 1,  # /dev/null
+    "service.daemon": 1,  # /dev/null
+    "net.interfaces": 1,  # of /proc
+    "net.machine": 1,  # of /proc
+    "net.opening": 6,
+    "service.service": 1,  # /dev/tty
+    "net.threads": 1,  # /dev/null
+    "net.textfile": 2,
 }
 #: In modules that know unix sockets.
 CONNECTS = {
     "compat": 2,  # TCP
-    "listener": 3,  # TCP, twice; and one that has been looked at
+    "net.listener": 3,  # TCP, twice; and one that has been looked at
 }
 
 

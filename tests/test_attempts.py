@@ -12,13 +12,13 @@ import socket
 import pytest
 
 import hosts
-from minisocks import attempts
-from minisocks.attempts import ExtraAttempts
-from minisocks.census import KEPT
-from minisocks.errand import run_in
-from minisocks.loop import Loop
-from minisocks.machine import find_room
-from minisocks.resolver import Resolver
+from minisocks.net import attempts
+from minisocks.net.attempts import ExtraAttempts
+from minisocks.net.errand import run_in
+from minisocks.net.loop import Loop
+from minisocks.net.machine import find_room
+from minisocks.net.resolver import Resolver
+from minisocks.server.census import KEPT
 from support import (
     BIND,
     GREETING,

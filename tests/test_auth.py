@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.auth import Users, keyed
-from minisocks.client import Client
-from minisocks.handshake import Credentials
-from minisocks.passwords import Hash, derive
+from minisocks.policy.client import Client
+from minisocks.policy.passwords import Hash, derive
+from minisocks.protocol.handshake import Credentials
 
 ANYBODY = Client(("192.0.2.1", 4242))
 LONGEST = b"x" * 255
@@ -113,7 +113,7 @@ def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
         return derive(password, salt, iterations, pause)
 
     monkeypatch.setattr("minisocks.auth.derive", counting)
-    monkeypatch.setattr("minisocks.passwords.derive", counting)
+    monkeypatch.setattr("minisocks.policy.passwords.derive", counting)
     users = Users(hashed=HASHED)
     users.fits(password, users.hash_of(user), no_pause)
 

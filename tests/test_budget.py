@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisocks.budget import BURST, LINES_PER_SECOND, MAX_SITES, WINDOW_SECONDS, Budget
+from minisocks.service.budget import BURST, LINES_PER_SECOND, MAX_SITES, WINDOW_SECONDS, Budget
 from support import Clock
 
 

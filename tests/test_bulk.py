@@ -9,14 +9,14 @@ import threading
 
 import pytest
 
-import minisocks.kept
-import minisocks.loop
-import minisocks.pipes
-import minisocks.relay
-from minisocks.errand import run_in
-from minisocks.loop import BUFFER_BYTES, BULK_EVENTS, Loop
-from minisocks.pipes import MAX_PIPES, PIPE_BYTES, Pipe
-from minisocks.relay import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
+import minisocks.net.loop
+import minisocks.net.pipes
+import minisocks.relay.kept
+import minisocks.relay.pair
+from minisocks.net.errand import run_in
+from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop
+from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
+from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
 from relaying import ENDS, MB, Relayed, receive_until_reset, relayed_by
 from support import (
     CommandLine,
@@ -52,8 +52,8 @@ def relayed(loop):
 @pytest.fixture
 def eager(monkeypatch):
     """Have every direction take a pipe after its first read, and keep to pipes."""
-    monkeypatch.setattr(minisocks.relay, "BULK_BYTES", 1)
-    monkeypatch.setattr(minisocks.relay, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
+    monkeypatch.setattr(minisocks.relay.pair, "LITTLE_BYTES", 0)
 
 
 def flow_from(pair, first):
@@ -101,7 +101,7 @@ def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS])
 def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatch, first, code):
     """Where splice fails for want of memory, either way, the buffer does it; nobody is reset."""
-    real, calls = minisocks.pipes._splice, []
+    real, calls = minisocks.net.pipes._splice, []
 
     def splice(*args, **kwargs):
         calls.append(args)
@@ -109,7 +109,7 @@ def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatc
             raise OSError(code, os.strerror(code))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(minisocks.pipes, "_splice", splice)
+    monkeypatch.setattr(minisocks.net.pipes, "_splice", splice)
     pair = relayed()
     assert exchange(pair, first, 8 * MB)
     assert exchange(pair, first, 1)
@@ -164,7 +164,7 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
 
     The loop stands still until all of it is there, so that one round finds it.
     """
-    monkeypatch.setattr(minisocks.loop, "BULK_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr(minisocks.net.loop, "BULK_SECONDS", 0.0, raising=False)
     if has_memory_limit:
         loop.most_events = 8
     downloads, little = [relayed() for _ in range(40)], relayed()
@@ -200,7 +200,7 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
 @pytest.mark.parametrize("count", [4, 5, 6, 40])
 def test_bulk_has_its_turns_in_order(relayed, loop, monkeypatch, count):
     """None has a second one before each has had one, however short a round is."""
-    monkeypatch.setattr(minisocks.loop, "BULK_SECONDS", 0.0)
+    monkeypatch.setattr(minisocks.net.loop, "BULK_SECONDS", 0.0)
     downloads = [relayed() for _ in range(count)]
     for pair in downloads:
         assert exchange(pair, "target", 4 * MB)
@@ -247,7 +247,7 @@ def test_bulk_that_is_over_leaves_nothing(relayed, loop):
 
 def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
     """Where there is no epoll, or no descriptor, it stays among the others."""
-    monkeypatch.setattr(minisocks.loop.Loop, "_nest_poller", lambda loop: False)
+    monkeypatch.setattr(minisocks.net.loop.Loop, "_nest_poller", lambda loop: False)
     pair = relayed()
     assert exchange(pair, "target", 32 * MB)
     assert (set(), None) == (loop._bulk, loop._bulk_poller)
@@ -257,7 +257,7 @@ def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
 def test_bulk_is_not_paced_to_its_receiver(relayed, monkeypatch, first):
     """Once a direction carries bulk, and once only, pacing is taken off where it goes."""
     unpaced = []
-    monkeypatch.setattr(minisocks.relay, "unpace", unpaced.append)
+    monkeypatch.setattr(minisocks.relay.pair, "unpace", unpaced.append)
     pair = relayed()
     assert exchange(pair, first, 16)
     assert [] == unpaced
@@ -281,8 +281,8 @@ def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
     relayed, loop, eager, monkeypatch, first
 ):
     """After a second the bytes wait in memory, the pipe is free, and nothing is lost."""
-    assert 1.0 == minisocks.kept.PIPE_SECONDS
-    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 0.05)
+    assert 1.0 == minisocks.relay.kept.PIPE_SECONDS
+    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 0.05)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
     flow = flow_from(pair, first)
@@ -313,8 +313,8 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
 @pytest.mark.parametrize("first", ENDS)
 def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypatch, first):
     """What may be kept in memory is bounded; beyond that the pipe is kept, and nothing is lost."""
-    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 0.02)
-    monkeypatch.setattr(minisocks.pipes, "MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 0.02)
+    monkeypatch.setattr(minisocks.net.pipes, "MAX_KEPT_BYTES", 0)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
     threading.Event().wait(0.2)
@@ -365,7 +365,7 @@ def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
 
 def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
     """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
-    monkeypatch.setattr(minisocks.kept, "PIPE_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 3600)
     pairs = [relayed(small=ENDS) for _ in range(MAX_PIPES + 8)]
     sent = []
     for pair in pairs:
@@ -395,7 +395,7 @@ def test_without_descriptors_bulk_goes_by_the_buffer(relayed, loop):
 @pytest.mark.parametrize("first", ENDS)
 def test_a_kernel_that_does_not_splice(relayed, loop, eager, monkeypatch, first, step, code):
     """It is tried once; what was in the pipe by then goes on by the buffer, come what may."""
-    monkeypatch.setattr(minisocks.pipes, "MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr(minisocks.net.pipes, "MAX_KEPT_BYTES", 0)
     calls = []
 
     def refuse(self, *args):

@@ -181,7 +181,7 @@ def test_a_thread_that_ends_without_descriptors_ends_alone():
     """The first thread that ends needs none, in old Pythons either."""
     code = (
         "import os, resource, threading\n"
-        "from minisocks.threads import start_thread\n"
+        "from minisocks.net.threads import start_thread\n"
         "go = threading.Event()\n"
         "thread = start_thread(go.wait, 'x')\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"

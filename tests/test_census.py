@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.census import Census
-from minisocks.client import THIS_HOST, Client
+from minisocks.config.settings import Config
 from minisocks.errors import LimitReached
+from minisocks.policy.client import THIS_HOST, Client
 from minisocks.record import Record
-from minisocks.settings import Config
+from minisocks.server.census import Census
 from support import (
     GREETING,
     REJECTED4,
@@ -359,7 +359,7 @@ def test_a_thousand_connections_leave_nothing(access_log):
 
 def test_repeats_are_folded(target):
     """The log of a flood: ten lines of each limit, and then their number."""
-    from minisocks.lines import Entry
+    from minisocks.service.lines import Entry
 
     with run_proxy(max_per_client=1) as proxy, connected(proxy, target):
         kinds = set()

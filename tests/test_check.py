@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from minisocks.otherwords import OTHER_WORDS
-from minisocks.settings import SETTINGS, Config
+from minisocks.config.otherwords import OTHER_WORDS
+from minisocks.config.settings import SETTINGS, Config
 from support import environment, run_command
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -277,8 +277,9 @@ def test_no_advice_about_the_file_of_another_program(command, tmp_path):
     status, _, err = run_command(*command, "--users-file", str(path))
 
     assert 2 == status
-    assert "minisocks: --users-file: %s, line 1: this is a line of the system's own " % path == (
-        err[: err.index("accounts")]
+    assert (
+        "minisocks: --users-file: %s, line 1: this is a line of the system's own " % path
+        == (err[: err.index("accounts")])
     )
     assert 1 == err.count("\n")
     assert "chmod" not in err
@@ -442,9 +443,9 @@ def test_the_answer_as_json(rules):
     )
     data = json.loads(out)
     assert (1, False) == (status, data["allowed"])
-    assert [
-        {"address": "8.8.8.8", "allowed": False, "why": "by rule 1: deny port 25"}
-    ] == data["addresses"]
+    assert [{"address": "8.8.8.8", "allowed": False, "why": "by rule 1: deny port 25"}] == data[
+        "addresses"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -497,7 +498,7 @@ SHOWN = r"\x1b[2J\xe2\x80\xae\x80"
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_what_is_in_settings_moves_no_cursor(form):
     """Nor is there half of a character in JSON; what can be seen stays, in any language."""
-    args = ["--user", "caf\u00e9%s:x" % EVIL, "--rule", "allow user \"%s\"" % EVIL]
+    args = ["--user", "caf\u00e9%s:x" % EVIL, "--rule", 'allow user "%s"' % EVIL]
     status, out, err = run_command("check", *args, *form, env=environment(LC_ALL="C.UTF-8"))
     assert 0 == status
     for text in (out, err):

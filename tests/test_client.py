@@ -2,7 +2,7 @@
 
 import pytest
 
-from minisocks.client import THIS_HOST, Client, group_text, groups_of, site_of
+from minisocks.policy.client import THIS_HOST, Client, group_text, groups_of, site_of
 from minisocks.wire import packed_ip
 
 

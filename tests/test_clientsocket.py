@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from minisocks.client import Client
-from minisocks.clientsocket import ClientSocket
 from minisocks.compat import READ
 from minisocks.errors import LimitReached
+from minisocks.policy.client import Client
+from minisocks.server.clientsocket import ClientSocket
 from support import TIMEOUT, Talk
 
 

@@ -13,10 +13,10 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from minisocks import commands
 from minisocks.errors import ServiceError
-from minisocks.pidfile import Pidfile
-from minisocks.status import as_prometheus, as_text
+from minisocks.service import commands
+from minisocks.service.pidfile import Pidfile
+from minisocks.service.status import as_prometheus, as_text
 from support import GREETING, ROOT, TIMEOUT, Talk, closed_port, environment, run_command, wait_until
 
 pytestmark = pytest.mark.usefixtures("every_click")
@@ -26,7 +26,7 @@ COMMANDS = ["stop", "drain", "reload", "status"]
 
 #: The command line, in which --watch looks twenty times a second.
 IMPATIENT = """
-import signal, sys, minisocks.commands as c
+import signal, sys, minisocks.service.commands as c
 c.WATCH_SECONDS = 0.05
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from minisocks.cli import main
@@ -380,7 +380,7 @@ def test_a_foreground_process_can_be_spoken_to(tmp_path):
 def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypatch):
     """A warning and no channel, unless the pidfile was asked for."""
     code = (
-        "import sys, minisocks.pidfile as p\n"
+        "import sys, minisocks.service.pidfile as p\n"
         "p.default_path = lambda address: '/no/such/p'\n"
         "from minisocks.cli import main; sys.exit(main())"
     )
@@ -406,7 +406,7 @@ def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypa
 
 def test_another_one_s_default_is_left_to_it(tmp_path):
     """Where another process has the default pidfile (of another network, say), it serves, too."""
-    from minisocks.pidfile import Pidfile, default_path
+    from minisocks.service.pidfile import Pidfile, default_path
 
     port = closed_port()
     path = default_path("127.0.0.1:%d" % port)
@@ -430,8 +430,8 @@ def test_another_one_s_default_is_left_to_it(tmp_path):
 
 def test_end_seconds_are_bounded(instance, monkeypatch):
     """stop does not wait for ever for a process that hangs."""
-    from minisocks import commands
     from minisocks.errors import ServiceError
+    from minisocks.service import commands
 
     monkeypatch.setattr(commands, "END_SECONDS", 0.2)
     monkeypatch.setattr(commands, "_ask", lambda path, what, **parts: {"grace": 0})
@@ -443,8 +443,8 @@ def test_end_seconds_are_bounded(instance, monkeypatch):
 
 def test_stop_of_one_that_ends_just_then_is_well(instance, monkeypatch):
     """Nobody answers any more, and in a moment the lock is free: that is what was asked for."""
-    from minisocks import commands
     from minisocks.errors import NotRunning
+    from minisocks.service import commands
 
     def request(*args):
         os.kill(instance.pid, signal.SIGKILL)
@@ -570,7 +570,7 @@ def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be two users")
 def test_another_user_s_answer_is_not_believed(tmp_path, monkeypatch):
     """Root speaks to his own, to root's, and to whose the pidfile is."""
-    from minisocks import remote
+    from minisocks.service import remote
 
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as server:

@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from minisocks import compat, threads
+from minisocks import compat
+from minisocks.net import threads
 from support import GREETING, ROOT, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
 
 
@@ -25,7 +26,7 @@ def poller(request, monkeypatch):
     }[request.param]
     if poller is None:
         pytest.skip("this system has no epoll")
-    monkeypatch.setattr("minisocks.loop.Poller", poller)
+    monkeypatch.setattr("minisocks.net.loop.Poller", poller)
     return poller
 
 
@@ -57,7 +58,7 @@ def test_connect_result_where_connect_cannot_be_asked_again(monkeypatch):
 
 def test_exchange_where_options_are_not_inherited(monkeypatch):
     """Elsewhere than on Linux accepted sockets are tuned one by one."""
-    monkeypatch.setattr("minisocks.server.ACCEPTED_INHERIT", False)
+    monkeypatch.setattr("minisocks.server.server.ACCEPTED_INHERIT", False)
     with FakeTarget() as target, run_proxy() as proxy, Talk.to(proxy.port) as talk:
         assert 0 == talk.connect5("127.0.0.1", target.port)[0]
 
@@ -188,7 +189,8 @@ def without(function):
     return call
 for name in ("inet_pton", "inet_ntop"):
     setattr(socket, name, without(getattr(socket, name)))
-from minisocks import wire, networks
+from minisocks import wire
+from minisocks.policy import networks
 from minisocks import Config, Proxy
 assert wire.packed_ip("::1") in networks.LOOPBACK
 with Proxy(Config(listen=("127.0.0.1:0",))) as proxy:

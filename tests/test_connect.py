@@ -19,9 +19,9 @@ from typing import NamedTuple
 import pytest
 
 import namespace as net
-from minisocks import clientsocket
-from minisocks.resolver import MAX_THREADS, Resolver
-from minisocks.waiting import WaitingRequest
+from minisocks.net.resolver import MAX_THREADS, Resolver
+from minisocks.server import clientsocket
+from minisocks.server.waiting import WaitingRequest
 from support import (
     GRANTED4,
     GREETING,
@@ -757,7 +757,7 @@ def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeyp
             for talk in waiting:
                 talk.send(GREETING + socks5(b"slow.test", 80)).expect(b"\x05\x00")
             wait_until(lambda: len(asked) == MAX_THREADS)
-            monkeypatch.setattr("minisocks.resolver.STUCK_SECONDS", 0.0)
+            monkeypatch.setattr("minisocks.net.resolver.STUCK_SECONDS", 0.0)
 
             with Talk.to(proxy.port) as talk:
                 talk.send(GREETING + socks5(b"next.test", 80))

@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-import minisocks.control
-import minisocks.polled
-from minisocks.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
-from minisocks.errand import run_in
-from minisocks.loop import Loop
-from minisocks.remote import request
+import minisocks.net.polled
+import minisocks.service.control
+from minisocks.net.errand import run_in
+from minisocks.net.loop import Loop
+from minisocks.service.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
+from minisocks.service.remote import request
 from support import TIMEOUT, Talk, nothing_left, wait_until
 
 
@@ -198,7 +198,7 @@ def test_callers_have_a_bound(server, path):
 @pytest.mark.parametrize("said", [b"", b'{"a"', b'{"do": "wait"}\n'])
 def test_a_caller_has_a_time_limit(server, path, monkeypatch, said):
     """Who does not ask, or does not take the answer, is put out."""
-    monkeypatch.setattr(minisocks.control, "CALLER_SECONDS", 0.05)
+    monkeypatch.setattr(minisocks.service.control, "CALLER_SECONDS", 0.05)
     with call(path) as talk:
         talk.send(said)
         if b"wait" in said:
@@ -210,7 +210,7 @@ def test_a_caller_has_a_time_limit(server, path, monkeypatch, said):
 
 def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
     """A caller is served when there are some; the loop does not spin meanwhile."""
-    monkeypatch.setattr(minisocks.control, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(minisocks.service.control, "RETRY_SECONDS", 0.05)
 
     class Full:
         """The listener, three times without room."""
@@ -234,7 +234,7 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
 
 def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog):
     """Whatever error it is: a line at each edge, and no spin meanwhile."""
-    monkeypatch.setattr(minisocks.polled, "LONG_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 3600)
     broken, done = server.control._sock, threading.Event()
 
     class Broken:
@@ -244,7 +244,7 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
 
         def accept(self):
             self.tried += 1
-            if self.tried == minisocks.polled.MANY:
+            if self.tried == minisocks.net.polled.MANY:
                 done.set()
             raise OSError(errno.EPERM, "not permitted")
 
@@ -256,7 +256,7 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
         assert done.wait(TIMEOUT)
         for _ in range(3):
             run_in(server.loop, lambda: None)
-    assert minisocks.polled.MANY == server.control._sock.tried
+    assert minisocks.net.polled.MANY == server.control._sock.tried
     said = [r.getMessage() for r in caplog.records]
     assert ["accept on unix:%s fails: not permitted; trying again" % path] == said
 

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from minisocks.resolver import Resolver
+from minisocks.net.resolver import Resolver
 from support import CommandLine, closed_port, run_proxy, wait_until
 
 CURL = shutil.which("curl")

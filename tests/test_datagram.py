@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.datagram import Header, decode_header, encode_header
 from minisocks.errors import HandshakeError, ProtocolError, UnsupportedAddressType
+from minisocks.protocol.datagram import Header, decode_header, encode_header
 from minisocks.wire import Address, Atyp, packed_ip
 
 GOLDEN = [

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from minisocks.deadline import Deadline
 from minisocks.errors import HandshakeTimeout
+from minisocks.net.deadline import Deadline
 from minisocks.wire import Rep
 
 

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from minisocks import decisions
-from minisocks.client import Client
-from minisocks.decisions import Decisions
-from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules
+from minisocks.policy import decisions
+from minisocks.policy.client import Client
+from minisocks.policy.decisions import Decisions
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip
 
 TARGETS = [packed_ip(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1")]

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from minisocks import destinations
-from minisocks.destinations import LogFile, Stderr, Syslog
 from minisocks.errors import ConfigError
+from minisocks.service import destinations
+from minisocks.service.destinations import LogFile, Stderr, Syslog
 from support import ROOT, TIMEOUT
 
 LINES = [(6, "one"), (4, "tw\u00f6 \udc80")]
@@ -154,7 +154,7 @@ def test_stderr_that_is_not_read_is_an_error_or_waits():
     """A pipe without a reader loses lines, and says why."""
     code = (
         "import os, sys\n"
-        "from minisocks.destinations import Stderr\n"
+        "from minisocks.service.destinations import Stderr\n"
         "reader, writer = os.pipe()\n"
         "os.dup2(writer, 2)\n"
         "assert '' == Stderr().write([(6, 'x')])\n"
@@ -201,9 +201,7 @@ def test_remote_daemon_gets_time_and_host(family, host):
         assert "" == log.write([(4, "x" * 5000)])
         data = daemon.recv(10000)
         log.close()
-    assert re.match(
-        rb"<28>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [^ ]+ minisocks\[\d+\]: x+$", data
-    )
+    assert re.match(rb"<28>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [^ ]+ minisocks\[\d+\]: x+$", data)
     assert 2048 == len(data)
 
 

@@ -11,9 +11,9 @@ import socket
 
 import pytest
 
-from minisocks import dialer
-from minisocks.dialer import Dial, interleaved, rep_of
 from minisocks.errors import DialError
+from minisocks.net import dialer
+from minisocks.net.dialer import Dial, interleaved, rep_of
 from minisocks.wire import Rep
 from support import TIMEOUT, Clock, black_hole, closed_port, no_descriptor_left
 

@@ -18,8 +18,8 @@ import threading
 import pytest
 
 from minisocks import Config, ConfigError, ListenError, Proxy, SocksHandler, SocksServer
-from minisocks.resolver import Resolver
-from minisocks.session import Session
+from minisocks.net.resolver import Resolver
+from minisocks.server.session import Session
 from support import (
     GREETING,
     ROOT,
@@ -624,7 +624,9 @@ def test_a_forked_child_may_leave_the_block():
     """``stop`` in a child returns, and the parent's proxy serves on."""
     program = (
         "import os, socket\n"
-        "from minisocks import Proxy, reporter, resolver\n"
+        "from minisocks import Proxy\n"
+        "from minisocks.net import resolver\n"
+        "from minisocks.server import reporter\n"
         "def hook(*args):\n"
         "    pass\n"
         "with Proxy(listen='127.0.0.1:0', on_connection=hook, resolve=hook) as proxy:\n"

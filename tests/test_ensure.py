@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
-from minisocks import watchdog
-from minisocks.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
-from minisocks.pidfile import Pidfile
+from minisocks.service import watchdog
+from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
+from minisocks.service.pidfile import Pidfile
 from support import (
     ROOT,
     TIMEOUT,
@@ -138,8 +138,8 @@ def test_healthy_path_loads_next_to_nothing(instance):
         env={},
     )
     loaded = done.stdout.decode().split()
-    ours = ["", ".__main__", ".ensure", ".inifile", ".opening", ".pidfile"]
-    ours += [".textfile", ".whereabouts"]
+    ours = ["", ".__main__", ".config", ".config.inifile", ".net", ".net.opening", ".net.textfile"]
+    ours += [".service", *(".service." + name for name in ("ensure", "pidfile", "whereabouts"))]
 
     assert ["minisocks" + name for name in ours] == [n for n in loaded if "minisocks" in n]
     others = {name for name in loaded if not name.startswith(("minisocks", "encodings"))}
@@ -309,7 +309,7 @@ def test_another_process_s_number_is_not_believed(tmp_path, impatient):
 
 #: The command line with probes of a tenth of a second.
 IMPATIENT = """
-import sys, minisocks.watchdog as w
+import sys, minisocks.service.watchdog as w
 w.PROBE_SECONDS, w.STATUS_SECONDS, w.END_SECONDS = 0.1, 0.5, 1.0
 from minisocks.cli import main
 sys.exit(main())

@@ -5,16 +5,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.client import Client
 from minisocks.errors import LimitReached
-from minisocks.exchange import (
+from minisocks.net.loop import Loop
+from minisocks.policy.client import Client
+from minisocks.udp.exchange import (
     KEPT_ENTRIES,
     LEAST_ENTRIES,
     MAX_HELD_BYTES,
     MAX_TARGETS,
     TARGET_BYTES,
 )
-from minisocks.loop import Loop
 from udp_client import access_of, assert_remembers_nobody, new_exchange
 
 ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))

@@ -10,23 +10,23 @@ import pytest
 from identd import identd, says_user
 from minisocks import Proxy
 from minisocks.access import Access
-from minisocks.announce import as_data, as_table, at_start
 from minisocks.auth import Users
-from minisocks.client import FORWARDED, THIS_HOST, Client, group_text
+from minisocks.config.layers import layered
+from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
-from minisocks.guests import Guests
-from minisocks.handshake import Credentials
 from minisocks.hooks import Hooks
-from minisocks.layers import layered
-from minisocks.logins import Logins, _Login, _row_of
-from minisocks.machine import Room
-from minisocks.penalties import FREE
-from minisocks.pending import Pending
-from minisocks.processor import Processor
-from minisocks.quota import Allowance
-from minisocks.server import SocksServer
-from minisocks.settings import Config
-from minisocks.turns import Turns
+from minisocks.net.machine import Room
+from minisocks.net.processor import Processor
+from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
+from minisocks.policy.penalties import FREE
+from minisocks.policy.quota import Allowance
+from minisocks.protocol.handshake import Credentials
+from minisocks.server.guests import Guests
+from minisocks.server.logins import Logins, _Login, _row_of
+from minisocks.server.pending import Pending
+from minisocks.server.server import SocksServer
+from minisocks.server.turns import Turns
+from minisocks.service.announce import as_data, as_table, at_start
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 from support import (
     GREETING,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.fragments import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
+from minisocks.protocol.fragments import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
 from support import run_proxy, wait_until
 from udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
 

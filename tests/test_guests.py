@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from minisocks import guests
 from minisocks.auth import Users
-from minisocks.client import Client
-from minisocks.guests import Guests, Verified
-from minisocks.handshake import Credentials
-from minisocks.passwords import Hash
+from minisocks.policy.client import Client
+from minisocks.policy.passwords import Hash
+from minisocks.protocol.handshake import Credentials
+from minisocks.server import guests
+from minisocks.server.guests import Guests, Verified
 
 ANN = Credentials(b"ann", b"secret")
 HASH, OTHER = Hash(1, b"a", bytes(32)), Hash(1, b"b", bytes(32))

@@ -21,7 +21,7 @@ from conversation import (
     refused,
 )
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
-from minisocks.handshake import Credentials, Handshake, Request
+from minisocks.protocol.handshake import Credentials, Handshake, Request
 from minisocks.wire import Address, Atyp, Method, Rep, Ver
 from support import failure5, socks5
 

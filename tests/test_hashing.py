@@ -13,8 +13,9 @@ import termios
 
 import pytest
 
-from minisocks import hashing, logincost
-from minisocks.passwords import Hash
+from minisocks.policy.passwords import Hash
+from minisocks.server import logincost
+from minisocks.service import hashing
 from support import (
     MODULE,
     ROOT,

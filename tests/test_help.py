@@ -5,7 +5,7 @@ import re
 import pytest
 
 import minisocks
-from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from support import environment, run_command
 
 pytestmark = pytest.mark.usefixtures("every_click")

@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-import minisocks.acceptor
-import minisocks.resolver
+import minisocks.net.resolver
+import minisocks.server.acceptor
 from minisocks import Proxy, ProxyRequest
-from minisocks.resolver import Resolver
-from minisocks.session import Session
+from minisocks.net.resolver import Resolver
+from minisocks.server.session import Session
 from minisocks.wire import Rep
 from support import (
     GRANTED4,
@@ -332,7 +332,7 @@ def test_a_client_that_says_no_more_is_served_where_hooks_decide(hook, early, ta
 
 def test_a_client_that_closes_does_not_wait_for_a_hook_for_long(monkeypatch, other_networks):
     """Some seconds behind its FIN it is refused, and takes no hook's time."""
-    monkeypatch.setattr("minisocks.clientsocket.FIN_SECONDS", 0.0)
+    monkeypatch.setattr("minisocks.server.clientsocket.FIN_SECONDS", 0.0)
     slow = Slow(True, lambda request: True)
     with run_proxy(authorize=slow, max_handshakes=4) as proxy, contextlib.ExitStack() as stack:
         stack.callback(slow.go_on.set)
@@ -581,8 +581,8 @@ def test_any_hook_may_stop_the_proxy(name, target):
 def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target):
     """None of them waits for another that waits for it."""
     # So long that the test would fail if one did.
-    monkeypatch.setattr(minisocks.acceptor, "STOP_SECONDS", 60.0)
-    monkeypatch.setattr(minisocks.resolver, "CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(minisocks.server.acceptor, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(minisocks.net.resolver, "CLOSE_SECONDS", 60.0)
     everybody = threading.Barrier(hooks + 1)
     stopped = []
 
@@ -613,7 +613,7 @@ def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target)
 
 def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
     """What it allows after ``stop`` has returned is not dialed any more."""
-    monkeypatch.setattr(minisocks.acceptor, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.server.acceptor, "STOP_SECONDS", 0.1)
     asked, go_on = threading.Event(), threading.Event()
 
     def authorize(request):
@@ -756,9 +756,7 @@ def test_a_reload_while_authorize_ponders_counts(target):
     for change in ({"user": ("bob:x",)}, {"rule": ("deny",)}):
 
         def authorize(request, change=change):
-            thread = threading.Thread(
-                target=lambda: proxy.reload(proxy.config._replace(**change))
-            )
+            thread = threading.Thread(target=lambda: proxy.reload(proxy.config._replace(**change)))
             thread.start()
             thread.join(TIMEOUT)
             return True

@@ -153,7 +153,7 @@ def test_an_identd_that_resets(monkeypatch, target):
 
 def test_no_identd(monkeypatch, target, access_log):
     """92, and why."""
-    monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
+    monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
     with run_proxy(ident=True) as proxy:
         assert NO_IDENTD4 == ask(proxy, target)
     access_log.wait_for("end=refused why='no identd at 127.0.0.1: Connection refused'")
@@ -162,7 +162,7 @@ def test_no_identd(monkeypatch, target, access_log):
 @pytest.mark.parametrize("half", [b"", b"%d , %d : USERID :"])
 def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
     """92, once it has had its time, also if it has said something."""
-    monkeypatch.setattr("minisocks.ident.SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.2)
 
     def script(talk, theirs, ours):
         talk.send(half % (theirs, ours) if half else b"")
@@ -187,7 +187,7 @@ def test_an_identd_that_drips(monkeypatch, target):
             while not server.is_over.wait(0.01):
                 talk.send(b" ")
 
-    monkeypatch.setattr("minisocks.ident.SECONDS", 0.3)
+    monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.3)
     with identd(monkeypatch, for_ever) as server, run_proxy(ident=True) as proxy:
         assert NO_IDENTD4 == ask(proxy, target)
 
@@ -196,9 +196,9 @@ def test_an_identd_that_cannot_be_reached(monkeypatch, target):
     """A host that answers nothing at all: 92, when its time is over."""
     from support import black_hole
 
-    monkeypatch.setattr("minisocks.ident.SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.2)
     with black_hole() as port, run_proxy(ident=True) as proxy:
-        monkeypatch.setattr("minisocks.ident.IDENT_PORT", port)
+        monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", port)
         assert NO_IDENTD4 == ask(proxy, target)
 
 
@@ -409,7 +409,7 @@ def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert REJECTED4 == ask(proxy, target)
-        why = " without a password; user \"ann\" needs a password; SOCKS4 cannot send one"
+        why = ' without a password; user "ann" needs a password; SOCKS4 cannot send one'
         access_log.wait_for(why)
     with identd(monkeypatch, says_user(b"bob")):
         with run_proxy(ident=True, authenticate=lambda *args: False, rule=["allow"]) as proxy:

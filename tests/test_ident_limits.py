@@ -10,14 +10,15 @@ import time
 import pytest
 
 from identd import identd, says_user
-from minisocks import clientsocket, compat, ident
-from minisocks.client import Client
-from minisocks.clientsocket import ClientSocket
+from minisocks import compat
 from minisocks.compat import READ, WRITE
-from minisocks.defaults import in_force
-from minisocks.lists import Lines
-from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules
+from minisocks.policy.client import Client
+from minisocks.policy.defaults import in_force
+from minisocks.policy.lists import Lines
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
+from minisocks.server import clientsocket, ident
+from minisocks.server.clientsocket import ClientSocket
 from minisocks.wire import Address, Atyp, Cmd
 from support import (
     GRANTED4,
@@ -57,9 +58,9 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
         script = hangs if how in ("in vain", "left", "ended") else says_user(b"ann")
         server = stack.enter_context(identd(monkeypatch, script))
         if how == "no identd":
-            monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
+            monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
         if how == "in vain":
-            monkeypatch.setattr("minisocks.ident.SECONDS", 0.01)
+            monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.01)
         proxy = stack.enter_context(run_proxy(ident=True))
         userid = b"bob" if how == "another" else b"ann"
         for _ in range(20):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisocks.errors import IdentMismatch
-from minisocks.identity import MAX_LINE_BYTES, check_user_id, encode_query, first_line
+from minisocks.protocol.identity import MAX_LINE_BYTES, check_user_id, encode_query, first_line
 from minisocks.wire import Cd, Rep
 
 #: The ports of the RFC's own examples: on the identd's host, and on the one that asks.

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from minisocks.acceptor import MAX_FOLLOWERS
+from minisocks.server.acceptor import MAX_FOLLOWERS
 from support import (
     TIMEOUT,
     CommandLine,
@@ -23,8 +23,8 @@ from support import (
 
 IMPATIENT = """
 import sys
-import minisocks.resolver
-minisocks.resolver.IDLE_SECONDS = 0.0
+import minisocks.net.resolver
+minisocks.net.resolver.IDLE_SECONDS = 0.0
 from minisocks.cli import main
 del sys.argv[1:4]  # python3 -m minisocks
 sys.exit(main())

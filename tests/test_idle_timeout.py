@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from minisocks.client import Client
-from minisocks.idle import Idle
+from minisocks.policy.client import Client
 from minisocks.record import Record
+from minisocks.relay.idle import Idle
 from support import TIMEOUT, Talk, run_proxy, wait_until
 
 

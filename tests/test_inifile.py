@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minisocks.config.inifile import Entry, parse
 from minisocks.errors import ConfigError
-from minisocks.inifile import Entry, parse
 
 
 @pytest.mark.parametrize(

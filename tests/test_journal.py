@@ -4,9 +4,9 @@ import contextlib
 import threading
 
 from minisocks import Rep
-from minisocks.client import Client
-from minisocks.journal import Journal
+from minisocks.policy.client import Client
 from minisocks.record import Record
+from minisocks.server.journal import Journal
 from support import (
     GREETING,
     FakeTarget,

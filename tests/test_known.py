@@ -5,10 +5,10 @@ import tracemalloc
 
 import pytest
 
-from minisocks.client import Client
-from minisocks.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
-from minisocks.known import Known
-from minisocks.loop import Loop
+from minisocks.net.loop import Loop
+from minisocks.policy.client import Client
+from minisocks.udp.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
+from minisocks.udp.known import Known
 from minisocks.wire import Address, Atyp
 from udp_client import access_of, header, new_exchange
 

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
+from minisocks.config.layers import layered
+from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError
-from minisocks.layers import layered
-from minisocks.settings import SETTINGS, Config
 
 FILE = "/etc/minisocks.ini"
 
@@ -115,7 +115,7 @@ def test_repeated_values_have_a_line_each():
     [
         ('"ann:secret "', "ann:secret "),
         ("'ann: secret\t'  ", "ann: secret\t"),
-        ("\" ann:x'\"", " ann:x'"),
+        ('" ann:x\'"', " ann:x'"),
         ("\"'ann:x'\"", "'ann:x'"),
         ('ann:"x "', 'ann:"x "'),
         ('"ann:x', '"ann:x'),

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from minisocks import Config, ListenError, Proxy
-from minisocks.listener import Listener, open_listeners
+from minisocks.net.listener import Listener, open_listeners
 from minisocks.values import ListenAddress
 from support import GREETING, FakeTarget, Talk, closed_port, open_descriptors, run_proxy, wait_until
 
@@ -117,7 +117,7 @@ def test_every_address_finds_a_port_that_is_free_on_both(monkeypatch):
             def __getattr__(self, name):
                 return getattr(socket, name)
 
-        monkeypatch.setattr("minisocks.listener.socket", Module())
+        monkeypatch.setattr("minisocks.net.listener.socket", Module())
         before = open_descriptors()
         with listening(":0") as opened:
             assert 2 == len(opened)
@@ -373,7 +373,7 @@ def test_a_listener_that_was_never_served_is_the_giver_s():
 
 def test_a_lock_that_somebody_holds_does_not_keep_it_from_starting(tmp_path, monkeypatch):
     """In a directory like /tmp anybody may hold the lock: then it starts without."""
-    monkeypatch.setattr("minisocks.listener.LOCK_TRIES", 2)
+    monkeypatch.setattr("minisocks.net.listener.LOCK_TRIES", 2)
     fd = os.open(str(tmp_path), os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

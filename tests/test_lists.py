@@ -11,9 +11,9 @@ from minisocks import Config
 from minisocks.access import Access
 from minisocks.errors import ConfigError, RuleError
 from minisocks.hooks import Hooks
-from minisocks.lists import parse_lines
-from minisocks.names import Names
-from minisocks.summary import oddities
+from minisocks.policy.lists import parse_lines
+from minisocks.policy.names import Names
+from minisocks.service.summary import oddities
 from support import CommandLine, closed_port, run_command
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import hosts
-from minisocks import budget
+from minisocks.service import budget
 from namespace import CannotMake
 from support import Talk, socks4a, wait_until
 

@@ -8,19 +8,20 @@ import time
 
 import pytest
 
-from minisocks import Proxy, passwords
+from minisocks import Proxy
 from minisocks.auth import Users
-from minisocks.client import Client
-from minisocks.clientsocket import ClientSocket
 from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
-from minisocks.guests import Verified
-from minisocks.handshake import Credentials
-from minisocks.logins import Logins
-from minisocks.passwords import MAX_ITERATIONS, Hash
-from minisocks.penalties import Penalties
-from minisocks.pending import Pending
-from minisocks.processor import Processor
-from minisocks.turns import Turns
+from minisocks.net.processor import Processor
+from minisocks.policy import passwords
+from minisocks.policy.client import Client
+from minisocks.policy.passwords import MAX_ITERATIONS, Hash
+from minisocks.policy.penalties import Penalties
+from minisocks.protocol.handshake import Credentials
+from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.guests import Verified
+from minisocks.server.logins import Logins
+from minisocks.server.pending import Pending
+from minisocks.server.turns import Turns
 from support import (
     TIMEOUT,
     Talk,
@@ -254,7 +255,7 @@ def test_what_is_returned_says_by_what_it_was_right(alone):
 def test_every_wrong_password_costs_the_same(alone, user, monkeypatch):
     """Whether there is such a user, and how many iterations its hash has, does not show."""
     iterations = []
-    for module in ("passwords", "auth"):
+    for module in ("policy.passwords", "auth"):
         monkeypatch.setattr(
             "minisocks.%s.derive" % module,
             lambda password, salt, count, pause: iterations.append(count) or bytes(32),
@@ -640,7 +641,7 @@ def test_whatever_fails_in_a_turn_the_next_one_has_its_own(
 @pytest.fixture
 def only_alarms(monkeypatch):
     """Have nothing but an alarm end a pause: threads do not look again each second."""
-    monkeypatch.setattr("minisocks.clientsocket.PAUSE_SECONDS", 10 * TIMEOUT)
+    monkeypatch.setattr("minisocks.server.clientsocket.PAUSE_SECONDS", 10 * TIMEOUT)
 
 
 def test_a_handshake_that_is_ended_waits_no_more(alone, gate, only_alarms):
@@ -736,7 +737,7 @@ def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
     """Then the client hears that its password was not even checked."""
     for i in range(4):
         alone.ask(wrong(i))
-    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
     login = alone.begin(ANN)
 
     assert isinstance(login.end(), NotChecked)
@@ -746,7 +747,7 @@ def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatc
     """However many are before it; its place is given back."""
     first = alone.begin(ANN)
     gate.wait()
-    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
     second = alone.begin(BOB)
 
     assert isinstance(second.end(), NotChecked)
@@ -1204,11 +1205,9 @@ def test_the_end_waits_for_one_derivation_by_openssl(users_file, openssl, end):
 
 
 @pytest.mark.parametrize("end", ["stop", "stop_listening"])
-def test_the_end_leaves_a_long_derivation_by_openssl_alone(
-    users_file, openssl, end, monkeypatch
-):
+def test_the_end_leaves_a_long_derivation_by_openssl_alone(users_file, openssl, end, monkeypatch):
     """It waits for so long and no longer; when it is over the thread ends, and leaves nothing."""
-    monkeypatch.setattr("minisocks.acceptor.STOP_SECONDS", 0.01)
+    monkeypatch.setattr("minisocks.server.acceptor.STOP_SECONDS", 0.01)
     with nothing_left():
         proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)
         proxy.start()
@@ -1461,7 +1460,7 @@ def test_a_login_that_waits_is_bounded_like_other_handshakes(users_file, gate, a
 
 def test_a_login_that_waits_too_long_is_refused(access_log, monkeypatch):
     """It hears that its password is wrong, for there is no other word for it; the log says why."""
-    monkeypatch.setattr("minisocks.logins.MOST_SECONDS", 0.05)
+    monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
     with nothing_left(), run_proxy(user=("ann:secret",)) as proxy:
         for _ in range(8):
             proxy.services.logins.failed(Client(("127.0.0.1", 1)), b"ann")

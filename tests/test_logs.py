@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from minisocks import budget, logs
-from minisocks.client import Client
 from minisocks.compat import tame_traceback
-from minisocks.destinations import Destination
-from minisocks.folding import BURST
-from minisocks.lines import FORMATS, Entry, sum_up
-from minisocks.logs import MAX_WAITING, Log, destinations
+from minisocks.config.settings import Config
+from minisocks.policy.client import Client
 from minisocks.record import Record
-from minisocks.settings import Config
+from minisocks.service import budget, logs
+from minisocks.service.destinations import Destination
+from minisocks.service.folding import BURST
+from minisocks.service.lines import FORMATS, Entry, sum_up
+from minisocks.service.logs import MAX_WAITING, Log, destinations
 from minisocks.wire import Rep
 from support import (
     ROOT,
@@ -123,9 +123,7 @@ def test_a_line_has_time_name_and_text(log, memory):
     """As people read it; each is written once."""
     logger.info("%d of %s", 3, "them")
     wait_until(lambda: memory.texts)
-    assert re.match(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} minisocks: 3 of them$", memory.texts[0]
-    )
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} minisocks: 3 of them$", memory.texts[0])
     log.close()
     assert 1 == len(memory.texts)
     assert 1 == memory.closed
@@ -297,9 +295,7 @@ def test_refusals_leave_room_for_others_when_lines_cannot_be_written(log, memory
 def test_a_message_is_one_line(log, memory):
     """Also where it has in it what another program or a file's name says."""
     # Not by a logger: pytest keeps what those say, and cannot pass a lone surrogate on.
-    log.emit(
-        record(logging.WARNING, "cannot read /a\n2026-01-01 minisocks: b\x1b[2J\u202e\udc80")
-    )
+    log.emit(record(logging.WARNING, "cannot read /a\n2026-01-01 minisocks: b\x1b[2J\u202e\udc80"))
     wait_until(lambda: memory.texts)
     assert memory.texts[0].endswith(
         "cannot read /a\\n2026-01-01 minisocks: b\\x1b[2J\\xe2\\x80\\xae\\x80"
@@ -329,7 +325,7 @@ def test_what_somebody_looks_for_is_not_folded(log, memory):
 
 def test_a_sum_comes_by_itself(log, memory, monkeypatch):
     """When the minute is over, also if no further line comes."""
-    monkeypatch.setattr("minisocks.folding.WINDOW_SECONDS", 0.3)
+    monkeypatch.setattr("minisocks.service.folding.WINDOW_SECONDS", 0.3)
     for _ in range(BURST + 5):
         logger.warning("again")
     wait_until(lambda: any("last message 5 times: again" in text for text in memory.texts))

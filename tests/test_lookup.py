@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from minisocks import lookup
-from minisocks.lookup import look_up, system_getaddrinfo
+from minisocks.net import lookup
+from minisocks.net.lookup import look_up, system_getaddrinfo
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
 HOW = (socket.SOCK_STREAM, socket.IPPROTO_TCP, 0)

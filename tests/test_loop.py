@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-import minisocks.loop
+import minisocks.net.loop
 from minisocks import compat
 from minisocks.compat import READ, WRITE
-from minisocks.loop import Job, Loop
+from minisocks.net.loop import Job, Loop
 from support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 
 POLLERS = [
@@ -27,7 +27,7 @@ POLLERS = [
 @pytest.fixture(params=POLLERS)
 def loop(request, monkeypatch):
     """A running loop, with each kind of poller in turn."""
-    monkeypatch.setattr(minisocks.loop, "Poller", request.param)
+    monkeypatch.setattr(minisocks.net.loop, "Poller", request.param)
     running = Loop()
     running.start()
     yield running

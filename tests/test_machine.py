@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from minisocks import machine
-from minisocks.machine import find_room
+from minisocks.net import machine
+from minisocks.net.machine import find_room
 from support import ROOT, no_descriptor_left
 
 
@@ -120,7 +120,7 @@ def test_descriptor_limit_is_raised(soft, hard):
     """The soft limit becomes the hard one, and that is what is reported."""
     code = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (%d, %d));"
-        "from minisocks.machine import raise_descriptor_limit as f;"
+        "from minisocks.net.machine import raise_descriptor_limit as f;"
         "print(f(), *r.getrlimit(r.RLIMIT_NOFILE))"
     )
     out = subprocess.check_output([sys.executable, "-c", code % (soft, hard)], cwd=ROOT)

@@ -10,12 +10,12 @@ import threading
 
 import pytest
 
-import minisocks.pipes
-from minisocks.errand import run_in
+import minisocks.net.pipes
 from minisocks.errors import LimitReached
-from minisocks.loop import Loop
-from minisocks.memory import BYTES_EACH, Memory
-from minisocks.relay import Pair
+from minisocks.net.errand import run_in
+from minisocks.net.loop import Loop
+from minisocks.relay.memory import BYTES_EACH, Memory
+from minisocks.relay.pair import Pair
 from relaying import ENDS, Relayed
 from support import (
     GREETING,
@@ -161,7 +161,7 @@ def test_a_handshake_is_admitted_if_there_is_room_or_room_is_made():
 @pytest.fixture
 def relayed(monkeypatch):
     """Makes relayed connections in a loop with a limit of memory."""
-    monkeypatch.setattr(minisocks.pipes, "MAX_PIPES", 0)
+    monkeypatch.setattr(minisocks.net.pipes, "MAX_PIPES", 0)
     running = Loop()
     running.start()
     made = []

@@ -10,7 +10,7 @@ import pytest
 import namespace as net
 from elsewhere import Everywhere
 from forms import METADATA, NOWHERE, WRAPPED_METADATA
-from minisocks.networks import METADATA as THE_SET
+from minisocks.policy.networks import METADATA as THE_SET
 from minisocks.wire import packed_ip
 from support import GREETING, Talk, socks4, socks5
 

@@ -17,17 +17,17 @@ import threading
 
 import pytest
 
-import minisocks.acceptor
-import minisocks.lookup
-import minisocks.resolver
+import minisocks.net.lookup
+import minisocks.net.resolver
+import minisocks.server.acceptor
 import namespace as net
 from bind_client import Waiting
 from elsewhere import HERE4
 from identd import identd, says_line, says_user
 from instance import Instance
-from minisocks.mistakes import advice
-from minisocks.pidfile import Pidfile
-from minisocks.resolver import MAX_THREADS, Resolver
+from minisocks.net.resolver import MAX_THREADS, Resolver
+from minisocks.service.mistakes import advice
+from minisocks.service.pidfile import Pidfile
 from minisocks.wire import Rep
 from starts import AT_THE_START, EXPLAINED, Mistake
 from support import (
@@ -202,9 +202,9 @@ def test_a_start_that_succeeds_does_without_the_catalogue():
         "import sys\n"
         "from minisocks.cli import main\n"
         "assert main(['check']) == 0\n"
-        "print([n for n in ('mistakes',) if 'minisocks.' + n in sys.modules])\n"
+        "print([n for n in ('mistakes',) if 'minisocks.service.' + n in sys.modules])\n"
         "assert main(['-c', '/nonexistent']) == 2\n"
-        "print([n for n in ('mistakes',) if 'minisocks.' + n in sys.modules])\n"
+        "print([n for n in ('mistakes',) if 'minisocks.service.' + n in sys.modules])\n"
     )
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
 
@@ -217,7 +217,7 @@ def test_without_the_catalogue_the_sentence_is_said_all_the_same(monkeypatch, ca
     """Where not even a module can be loaded, the mistake is told without advice."""
     from minisocks import cli
 
-    monkeypatch.setitem(sys.modules, "minisocks.mistakes", None)
+    monkeypatch.setitem(sys.modules, "minisocks.service.mistakes", None)
 
     assert 2 == cli.main(["-c", "/nonexistent"])
     assert "minisocks: --config: cannot read /nonexistent: No such file or directory\n" == (
@@ -424,13 +424,14 @@ def first_line(stage, *args, code="pass"):
 @makes("no-place-for-a-pidfile")
 def _(stage):
     # As for a user who has neither.
-    code = "import os, minisocks.pidfile as p; os.geteuid = lambda: 1000; p._directories = tuple"
+    code = "import os, minisocks.service.pidfile as p;"
+    code += " os.geteuid = lambda: 1000; p._directories = tuple"
     return sabotaged(stage, code, "-l", "1080", "--daemon"), None
 
 
 @makes("no-default-pidfile")
 def _(stage):
-    code = "import minisocks.pidfile as p; p.default_path = lambda address: '/no/such/p'"
+    code = "import minisocks.service.pidfile as p; p.default_path = lambda address: '/no/such/p'"
     return first_line(stage, "-l", str(closed_port()), code=code), None
 
 
@@ -475,14 +476,14 @@ def _(stage):
 
 #: The command line, where stderr takes nothing the first time.
 FULL_AT_FIRST = """
-import minisocks.destinations, minisocks.logs
-minisocks.logs.EDGE_SECONDS = 0
-class Full(minisocks.destinations.Stderr):
+import minisocks.service.destinations, minisocks.service.logs
+minisocks.service.logs.EDGE_SECONDS = 0
+class Full(minisocks.service.destinations.Stderr):
     tries = 0
     def write(self, lines):
         self.tries += 1
         return super().write(lines) if self.tries > 1 else "No space left on device"
-minisocks.logs.Stderr = Full
+minisocks.service.logs.Stderr = Full
 from minisocks.cli import main
 main()
 """
@@ -963,13 +964,13 @@ AS_ANN = socks4("127.0.0.1", 80, b"ann")
 
 @makes("no-identd")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
+    stage.monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
     return said(stage, AS_ANN, NO_IDENTD4, ident=True)
 
 
 @makes("identd-does-not-answer")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.ident.SECONDS", 0.1)
+    stage.monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.1)
     with identd(stage.monkeypatch, lambda talk, *ports: talk.rest()):
         return said(stage, AS_ANN, NO_IDENTD4, ident=True)
 
@@ -1004,9 +1005,9 @@ def _(stage):
         # As the C library says it, on a host and of a name that a test machine may not have.
         raise socket.gaierror(-5, "No address associated with hostname")
 
-    stage.monkeypatch.setattr(minisocks.lookup, "_NO_DATA", -5)
-    stage.monkeypatch.setattr(minisocks.lookup, "_getaddrinfo", getaddrinfo)
-    stage.monkeypatch.setattr(minisocks.lookup, "only_family", lambda: int(socket.AF_INET))
+    stage.monkeypatch.setattr(minisocks.net.lookup, "_NO_DATA", -5)
+    stage.monkeypatch.setattr(minisocks.net.lookup, "_getaddrinfo", getaddrinfo)
+    stage.monkeypatch.setattr(minisocks.net.lookup, "only_family", lambda: int(socket.AF_INET))
     return refused(stage, socks5(b"ipv6-only.test", 80))
 
 
@@ -1040,7 +1041,7 @@ def _(stage):
             talk = stack.enter_context(Talk.to(proxy.port))
             talk.send(GREETING + socks5(b"slow.test", 80))
         wait_until(lambda: len(asked) == MAX_THREADS)
-        stage.monkeypatch.setattr(minisocks.resolver, "STUCK_SECONDS", 0.0)
+        stage.monkeypatch.setattr(minisocks.net.resolver, "STUCK_SECONDS", 0.0)
         rep = ask(stack.enter_context(Talk.to(proxy.port)), socks5(b"one-more.test", 80))
         return stage.log.wait_for("end=refused"), rep
 
@@ -1233,7 +1234,7 @@ def _(stage):
 
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(run_proxy())
-        stage.monkeypatch.setattr(minisocks.acceptor, "start_thread", no_room)
+        stage.monkeypatch.setattr(minisocks.server.acceptor, "start_thread", no_room)
         stack.enter_context(Talk.to(proxy.port)).send(GREETING)
         return stage.log.wait_for("at capacity"), None
 
@@ -1267,7 +1268,7 @@ BY_ANN = "socks4://ann@127.0.0.1:%d"
 
 @makes("curl-shows-92")
 def _(stage):
-    stage.monkeypatch.setattr("minisocks.ident.IDENT_PORT", closed_port())
+    stage.monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
     with run_proxy(ident=True) as proxy:
         return curl("--proxy", BY_ANN % proxy.port, "http://127.0.0.1:9/"), None
 

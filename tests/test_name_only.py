@@ -8,7 +8,7 @@ import pytest
 from minisocks import Config
 from minisocks.auth import Users
 from minisocks.errors import ConfigError
-from minisocks.handshake import Credentials
+from minisocks.protocol.handshake import Credentials
 from support import (
     REJECTED4,
     CommandLine,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks.networks import (
+from minisocks.policy.networks import (
     LINK_LOCAL,
     LOOPBACK,
     METADATA,

@@ -145,10 +145,15 @@ sys.path[:0] = [sys.argv[2], sys.argv[3]]
 import other_systems
 other_systems.become(sys.argv[1])
 import importlib, os
-names = [name[:-3] for name in sorted(os.listdir("minisocks")) if name.endswith(".py")]
+names = [
+    os.path.join(path, name)[:-3].replace(os.sep, ".")
+    for path, _, inside in os.walk("minisocks")
+    for name in sorted(inside)
+    if name.endswith(".py")
+]
 for name in names:
-    if name not in ("__main__", "pytest_plugin"):
-        importlib.import_module("minisocks." + name)
+    if name not in ("minisocks.__main__", "minisocks.pytest_plugin"):
+        importlib.import_module(name.replace(".__init__", ""))
 print(len(names))
 """
 

@@ -9,9 +9,9 @@ import threading
 import pytest
 
 import hosts
-from minisocks import netlink, ownaddress
-from minisocks.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.road import Road
+from minisocks.net import netlink, ownaddress
+from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
+from minisocks.net.road import Road
 from minisocks.wire import packed_ip
 from support import ROOT, run_proxy
 
@@ -59,7 +59,7 @@ def no_descriptor(*args):
 def test_without_a_descriptor_it_is_in_doubt(own, monkeypatch, text):
     """Which no rule takes for no; and it is asked again when there is one."""
     with monkeypatch.context() as patched:
-        patched.setattr("minisocks.ownaddress.socket.socket", no_descriptor)
+        patched.setattr("minisocks.net.ownaddress.socket.socket", no_descriptor)
         assert own(packed_ip(text)) is None
     assert own(packed_ip(text)) is (text == "127.0.0.1")
 
@@ -89,7 +89,7 @@ def test_a_sandbox_without_netlink_is_asked_by_connect(monkeypatch):
         return socket_type(*args)
 
     socket_type = socket.socket
-    monkeypatch.setattr("minisocks.ownaddress.socket.socket", no_netlink)
+    monkeypatch.setattr("minisocks.net.ownaddress.socket.socket", no_netlink)
     own = OwnAddresses(KernelRoutes())
     assert [True, False] == [own(packed_ip(ip)) for ip in ("127.0.0.1", "198.51.100.1")]
 
@@ -209,8 +209,8 @@ def test_descriptors_are_given_back():
 #: Prints what is ours of the addresses, which have a scope, by the interface if there is one.
 PROGRAM = """
 import socket, sys
-from minisocks.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.road import Road
+from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
+from minisocks.net.road import Road
 from minisocks.wire import packed_ip
 with KernelRoutes() as kernel:
     own = OwnAddresses(kernel, Road(interface=sys.argv[1]))

@@ -15,11 +15,12 @@ import sys
 import pytest
 
 from light import light_environment
-from minisocks.commands import stop
 from minisocks.errors import NotRunning
-from minisocks.pidfile import Pidfile, control_path
-from minisocks.remote import request
-from minisocks.whereabouts import locate, read_file
+from minisocks.net.textfile import read_file
+from minisocks.service.commands import stop
+from minisocks.service.pidfile import Pidfile, control_path
+from minisocks.service.remote import request
+from minisocks.service.whereabouts import locate
 from support import OLDEST_CLICK, ROOT, TIMEOUT, Talk, closed_port, wait_until
 
 BUSYBOX = shutil.which("busybox")
@@ -149,7 +150,7 @@ class Machine:
             self.script("/usr/" + name, '%s "$@"' % " ".join(words))
         self.script("/stubs/sudo", 'exec "$@"')
         self.script("/stubs/logger", "cat >>'%s'" % self.at("/tmp/logged"))
-        for where in (("usr/bin", "home/pi") if is_router else ("home/pi",)):
+        for where in ("usr/bin", "home/pi") if is_router else ("home/pi",):
             shutil.copy(single_file, self.at("/%s/minisocks.pyz" % where))
         if is_router or shell == "ash":
             shutil.copy(single_file, self.at("/usr/local/bin/minisocks.pyz"))
@@ -298,7 +299,7 @@ class Machine:
         text = re.sub(r"client=\S+", "client=%s", block.text.strip())
         text = re.sub(r"\b\d+\b", "%d", text[len("minisocks: ") * text.startswith("minisocks: ") :])
         sources = []
-        for name in ("watchdog", "logins"):
+        for name in ("service/watchdog", "server/logins"):
             with open(os.path.join(ROOT, "minisocks", name + ".py"), encoding="utf-8") as file:
                 # As one string, where it is written as several.
                 sources.append(re.sub(r'"\n\s+"', "", file.read()))

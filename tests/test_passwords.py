@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from light import without_the_rest
-from minisocks import passwords
 from minisocks.errors import ConfigError
-from minisocks.passwords import MAX_ITERATIONS, Hash, derive
+from minisocks.policy import passwords
+from minisocks.policy.passwords import MAX_ITERATIONS, Hash, derive
 from support import ROOT
 
 SALT = bytes(range(16))
@@ -105,7 +105,7 @@ def test_openssl_that_refuses_is_done_without(monkeypatch):
 def test_router_s_python_derives():
     """Without _hashlib, as on OpenWrt, the answer is the same."""
     program = (
-        "from minisocks.passwords import derive, is_fast\n"
+        "from minisocks.policy.passwords import derive, is_fast\n"
         "print(is_fast(), derive(b'password', b'salt', 4096).hex())"
     )
     output = subprocess.check_output(
@@ -116,9 +116,7 @@ def test_router_s_python_derives():
 
 
 @settings(deadline=None)
-@given(
-    st.integers(1, MAX_ITERATIONS), st.binary(max_size=100), st.binary(min_size=32, max_size=32)
-)
+@given(st.integers(1, MAX_ITERATIONS), st.binary(max_size=100), st.binary(min_size=32, max_size=32))
 def test_what_is_written_is_read(iterations, salt, checksum):
     """A hash goes into a line and comes out of it whole."""
     known = Hash(iterations, salt, checksum)

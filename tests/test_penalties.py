@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks import penalties
-from minisocks.penalties import MAX_ENTRIES, Penalties
+from minisocks.policy import penalties
+from minisocks.policy.penalties import MAX_ENTRIES, Penalties
 
 A, B = b"\xc0\0\2\1", b"\xc0\0\2\2"
 

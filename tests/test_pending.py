@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from minisocks.client import Client
-from minisocks.clientsocket import ClientSocket
 from minisocks.errors import HandshakeTimeout, LimitReached, ProxyStops
-from minisocks.pending import Pending
-from minisocks.processor import Processor
+from minisocks.net.processor import Processor
+from minisocks.policy.client import Client
+from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.pending import Pending
 from support import (
     GREETING,
     FakeTarget,

@@ -9,13 +9,13 @@ import threading
 
 import pytest
 
-from minisocks.pidfile import Pidfile, _directories, control_path, default_path
+from minisocks.service.pidfile import Pidfile, _directories, control_path, default_path
 from support import ROOT, TIMEOUT
 
 #: Takes the pidfile, says so, and has it until it reads a line.
 HOLD = """
 import os, sys
-from minisocks.pidfile import Pidfile
+from minisocks.service.pidfile import Pidfile
 pidfile = Pidfile(sys.argv[1])
 ours = pidfile.acquire()
 if ours:
@@ -125,7 +125,7 @@ def test_the_lock_passes_through_a_fork(path):
     """A child has it when its parent has gone, as a daemon needs."""
     code = (
         "import os, sys\n"
-        "from minisocks.pidfile import Pidfile\n"
+        "from minisocks.service.pidfile import Pidfile\n"
         "pidfile = Pidfile(sys.argv[1])\n"
         "assert pidfile.acquire()\n"
         "if os.fork(): os._exit(0)\n"
@@ -235,8 +235,8 @@ def test_another_user_s_file_says_nothing(path, tmp_path):
     os.chmod(path, 0o666)  # noqa: S103  # that is the point
     code = (
         "import fcntl, sys, os\n"
-        "from minisocks.pidfile import Pidfile\n"
-        "from minisocks.ensure import is_healthy\n"
+        "from minisocks.service.pidfile import Pidfile\n"
+        "from minisocks.service.ensure import is_healthy\n"
         "os.chdir(os.path.dirname(sys.argv[1]))\n"
         "os.setuid(65534)\n"
         "sys.argv[1] = 'minisocks.pid'\n"
@@ -292,7 +292,7 @@ def places(monkeypatch, folder):
     """The two directories for its pidfiles, in there."""
     os.mkdir(os.path.join(folder, "tmp"))
     found = [os.path.join(folder, *path) for path in (("tmp", "own"), (".cache", "minisocks"))]
-    monkeypatch.setattr("minisocks.pidfile._directories", lambda: iter(found))
+    monkeypatch.setattr("minisocks.service.pidfile._directories", lambda: iter(found))
     return found
 
 
@@ -374,10 +374,12 @@ def test_places_are_not_the_environment_s(monkeypatch, tmp_path):
 )
 def test_default_is_by_user_and_listener(address, name, monkeypatch):
     """In /run for root, in a directory of their own for others."""
-    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 0)
+    monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 0)
     assert "/run/" + name == default_path(address)
-    monkeypatch.setattr("minisocks.pidfile.os.geteuid", lambda: 1000)
-    monkeypatch.setattr("minisocks.pidfile._directories", lambda: iter(["/tmp/minisocks-1000"]))
+    monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 1000)
+    monkeypatch.setattr(
+        "minisocks.service.pidfile._directories", lambda: iter(["/tmp/minisocks-1000"])
+    )
     assert "/tmp/minisocks-1000/" + name == default_path(address)
 
 

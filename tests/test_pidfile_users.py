@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from minisocks.pidfile import Pidfile
+from minisocks.service.pidfile import Pidfile
 from support import ROOT, CommandLine, closed_port, run_command, wait_until
 
 #: No system has it, and no other run of these tests.

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from minisocks import pipes
-from minisocks.pipes import PIPE_BYTES, Pipe, Pipes
+from minisocks.net import pipes
+from minisocks.net.pipes import PIPE_BYTES, Pipe, Pipes
 from support import no_descriptor_left, open_descriptors
 
 pytestmark = pytest.mark.skipif(

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from minisocks import presence
-from minisocks.loop import Loop
-from minisocks.pidfile import Pidfile, control_path
-from minisocks.presence import Presence
+from minisocks.net.loop import Loop
+from minisocks.service import presence
+from minisocks.service.pidfile import Pidfile, control_path
+from minisocks.service.presence import Presence
 from support import run_proxy, wait_until
 
 #: What systemd-tmpfiles takes for old, in seconds.

@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-import minisocks.loop
+import minisocks.net.loop
 from minisocks import Proxy
-from minisocks.affinity import System, Times
-from minisocks.errand import run_in
-from minisocks.loop import LOOK_ROUNDS, Job, Loop
-from minisocks.processor import AUTO, Processor, release_thread
+from minisocks.net.affinity import System, Times
+from minisocks.net.errand import run_in
+from minisocks.net.loop import LOOK_ROUNDS, Job, Loop
+from minisocks.net.processor import AUTO, Processor, release_thread
 from support import ROOT, TIMEOUT, CommandLine, FakeTarget, Talk, log_kept, wait_until
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -528,7 +528,7 @@ def test_a_system_without_the_calls():
         "    if hasattr(os, name):\n"
         "        delattr(os, name)\n"
         "from minisocks import Proxy\n"
-        "from minisocks.processor import Processor, preview, release_thread\n"
+        "from minisocks.net.processor import Processor, preview, release_thread\n"
         "release_thread()\n"
         "with Proxy(listen='127.0.0.1:0', processor='auto') as proxy:\n"
         "    processor = proxy.services.processor\n"
@@ -634,7 +634,7 @@ def test_no_system_call_where_none_is_in_use():
         "    raise AssertionError('a system call')\n"
         "os.sched_setaffinity = os.sched_getaffinity = refuse\n"
         "from minisocks import Proxy\n"
-        "from minisocks.processor import release_thread\n"
+        "from minisocks.net.processor import release_thread\n"
         "release_thread()\n"
         "with Proxy(listen='127.0.0.1:0', on_connection=print) as proxy:\n"
         "    services = proxy.services\n"
@@ -685,7 +685,7 @@ class Spins(Job):
 
 def test_a_busy_loop_looks_and_an_idle_one_is_not_woken(monkeypatch):
     """Its thread keeps at the start; it looks after so many rounds, and then not for 10 s."""
-    monkeypatch.setattr(minisocks.loop, "LOOK_SECONDS", 3600.0)  # however slow this machine is
+    monkeypatch.setattr(minisocks.net.loop, "LOOK_SECONDS", 3600.0)  # however slow this machine is
     processor = Watched()
     loop = Loop(processor)
     loop.start()
@@ -702,7 +702,7 @@ def test_a_busy_loop_looks_and_an_idle_one_is_not_woken(monkeypatch):
     loop.submit(spins)
     assert spins.done.wait(TIMEOUT)
     assert 2 == len(processor.looks)
-    monkeypatch.setattr(minisocks.loop, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(minisocks.net.loop, "LOOK_SECONDS", 0.0)
     loop._look_at = 0.0
     spins = Spins(loop, 4 * LOOK_ROUNDS)
     loop.submit(spins)

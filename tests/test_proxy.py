@@ -12,7 +12,7 @@ import pytest
 
 import minisocks.proxy
 from minisocks import Config, ConfigError, ListenError, Proxy
-from minisocks.resolver import Resolver
+from minisocks.net.resolver import Resolver
 from support import (
     GREETING,
     ROOT,
@@ -76,7 +76,7 @@ def test_no_room_for_a_thread_leaves_nothing_behind(monkeypatch):
     def no_room(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("minisocks.loop.start_thread", no_room)
+    monkeypatch.setattr("minisocks.net.loop.start_thread", no_room)
     with nothing_left(), pytest.raises(RuntimeError, match="thread"):
         Proxy(Config(listen=("127.0.0.1:0",))).start()
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.client import THIS_HOST, Client
-from minisocks.queues import Queue
-from minisocks.quota import KEPT, KEPT_FOR_NEW, Allowance, Quota
+from minisocks.policy.client import THIS_HOST, Client
+from minisocks.policy.queues import Queue
+from minisocks.policy.quota import KEPT, KEPT_FOR_NEW, Allowance, Quota
 
 
 def groups(host):

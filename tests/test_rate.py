@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import minisocks.rate
-from minisocks.loop import Loop
-from minisocks.rate import Bucket, RatedPair, Rates
-from minisocks.relay import Pair
+import minisocks.relay.rate
+from minisocks.net.loop import Loop
+from minisocks.relay.pair import Pair
+from minisocks.relay.rate import Bucket, RatedPair, Rates
 from relaying import ENDS, relayed_by
 from support import FakeTarget, Talk, run_proxy, says, wait_until
 
@@ -108,6 +108,7 @@ def test_a_bucket_that_changes_keeps_its_debt():
 
 # In a loop
 
+
 @pytest.fixture
 def loop():
     """A loop whose pairs have 1 MB a second for each client."""
@@ -133,8 +134,8 @@ def lanes(loop):
 
 def dry(loop, monkeypatch):
     """Have no token come any more."""
-    monkeypatch.setattr(minisocks.rate.Bucket, "available", lambda self: 0)
-    monkeypatch.setattr(minisocks.rate.Bucket, "wait_seconds", lambda self: 3600.0)
+    monkeypatch.setattr(minisocks.relay.rate.Bucket, "available", lambda self: 0)
+    monkeypatch.setattr(minisocks.relay.rate.Bucket, "wait_seconds", lambda self: 3600.0)
 
 
 @pytest.mark.parametrize("first", ENDS)
@@ -285,7 +286,7 @@ def test_without_a_rate_pairs_are_plain(proxy, target):
         (pair,) = pairs_of(proxy)
         assert type(pair) is Pair
         assert (None, 0) == (pair.idle, len(proxy.services.rates))
-        assert pair._up.wants_read.__func__ is minisocks.flow.Flow.wants_read
+        assert pair._up.wants_read.__func__ is minisocks.relay.flow.Flow.wants_read
 
 
 def test_a_rate_is_kept_by_a_proxy():

@@ -9,9 +9,9 @@ import textwrap
 
 import pytest
 
-from minisocks.layers import layered
-from minisocks.pidfile import default_path
-from minisocks.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.config.layers import layered
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.service.pidfile import default_path
 from support import OLDEST_CLICK, CommandLine, closed_port, run_command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks.client import Client
+from minisocks.config.settings import Config
 from minisocks.errors import NotSocks
-from minisocks.handshake import Request
+from minisocks.policy.client import Client
+from minisocks.protocol.handshake import Request
 from minisocks.record import Record
-from minisocks.services import Services
-from minisocks.session import Session
-from minisocks.settings import Config
+from minisocks.server.services import Services
+from minisocks.server.session import Session
 from minisocks.wire import Address, Atyp, Cmd, Rep
 from support import log_kept
 
@@ -237,7 +237,7 @@ def test_what_was_granted_is_told_whole():
 def test_no_error_s_sentence_tells_more_of_a_name():
     """The reason of a refusal quotes names, too."""
     from minisocks.errors import DialError
-    from minisocks.lookup import look_up
+    from minisocks.net.lookup import look_up
 
     def nothing(*args):
         raise OSError(1, "no")

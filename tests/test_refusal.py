@@ -13,8 +13,8 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-import minisocks.lingering
-from minisocks.resolver import Resolver
+import minisocks.relay.lingering
+from minisocks.net.resolver import Resolver
 from support import (
     BIND,
     GREETING,
@@ -107,7 +107,7 @@ def refused(request):
 @pytest.fixture
 def patient(monkeypatch):
     """A server that listens to refused clients for ever: its FIN is no side effect of a close."""
-    monkeypatch.setattr("minisocks.lingering.LINGER_SECONDS", 3600.0)
+    monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 3600.0)
 
 
 def test_the_reply_and_fin_at_once(refused, patient):
@@ -187,7 +187,7 @@ def test_a_client_that_never_stops_is_cut_off(patient):
 
 def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
     """And in time: a refused client cannot hold a descriptor."""
-    monkeypatch.setattr("minisocks.lingering.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 0.2)
     with run_proxy() as proxy:
         before = open_descriptors()
         with Talk.to(proxy.port) as talk:
@@ -200,8 +200,8 @@ def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
 
 def test_a_client_that_says_little_is_closed_after_a_while_too(refused, monkeypatch):
     """A byte now and then prolongs nothing: RFC 1928 has the connection end within 10 seconds."""
-    assert 0 < minisocks.lingering.LINGER_SECONDS < 10
-    monkeypatch.setattr(minisocks.lingering, "LINGER_SECONDS", 0.2)
+    assert 0 < minisocks.relay.lingering.LINGER_SECONDS < 10
+    monkeypatch.setattr(minisocks.relay.lingering, "LINGER_SECONDS", 0.2)
     proxy, message, reply = refused
 
     with Talk.to(proxy.port) as talk:

@@ -17,18 +17,18 @@ import time
 import pytest
 
 import hosts
-import minisocks.delivery
-import minisocks.lingering
-import minisocks.loop
-import minisocks.pipes
-import minisocks.rate
-import minisocks.relay
+import minisocks.net.loop
+import minisocks.net.pipes
+import minisocks.relay.delivery
+import minisocks.relay.lingering
+import minisocks.relay.pair
+import minisocks.relay.rate
 from minisocks import compat
-from minisocks.flow import Flow
-from minisocks.lingering import Lingering
-from minisocks.loop import Loop
-from minisocks.rate import Rates
-from minisocks.relay import Pair
+from minisocks.net.loop import Loop
+from minisocks.relay.flow import Flow
+from minisocks.relay.lingering import Lingering
+from minisocks.relay.pair import Pair
+from minisocks.relay.rate import Rates
 from relaying import ENDS, MB, receive_until_reset, relayed_by, tcp
 from support import (
     TIMEOUT,
@@ -61,17 +61,17 @@ def loop(request, monkeypatch):
     if request.param == "poll":
         if not hasattr(compat.select, "poll"):
             pytest.skip("no poll() here")
-        monkeypatch.setattr(minisocks.loop, "Poller", compat._Poll)
+        monkeypatch.setattr(minisocks.net.loop, "Poller", compat._Poll)
     elif request.param == "pipe":
         if not hasattr(os, "splice"):
             pytest.skip("no os.splice before Python 3.10, and elsewhere than on Linux")
-        monkeypatch.setattr(minisocks.relay, "BULK_BYTES", 1)
-        monkeypatch.setattr(minisocks.relay, "LITTLE_BYTES", 0)
+        monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
+        monkeypatch.setattr(minisocks.relay.pair, "LITTLE_BYTES", 0)
     else:
-        monkeypatch.setattr(minisocks.pipes, "MAX_PIPES", 0)
+        monkeypatch.setattr(minisocks.net.pipes, "MAX_PIPES", 0)
     running = Loop()
     if request.param == "rated":
-        monkeypatch.setattr(minisocks.rate, "DEPTH_SECONDS", RATE_DEPTH_SECONDS)
+        monkeypatch.setattr(minisocks.relay.rate, "DEPTH_SECONDS", RATE_DEPTH_SECONDS)
         running.rates, running.rate = Rates(running), RATE
     running.start()
     yield running
@@ -219,8 +219,8 @@ def test_a_reader_that_stands_still_behind_a_reset_does_not_keep_the_pair(
     relayed, monkeypatch, first
 ):
     """Last words that nobody reads are waited for a while, and then given up with a RST."""
-    assert 2 <= minisocks.delivery.STANDSTILL_SECONDS <= 60
-    monkeypatch.setattr(minisocks.delivery, "STANDSTILL_SECONDS", 0.1)
+    assert 2 <= minisocks.relay.delivery.STANDSTILL_SECONDS <= 60
+    monkeypatch.setattr(minisocks.relay.delivery, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     sent = pair.fill(one)
@@ -577,7 +577,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 spare = os.open(os.devnull, os.O_RDONLY)
 while os.dup(spare) < 1500:
     pass
-from minisocks.relay import Pair
+from minisocks.relay.pair import Pair
 from support import FakeTarget, Talk, run_proxy, wait_until
 with run_proxy() as proxy, FakeTarget() as target:
     talks = [Talk.to(proxy.port) for _ in range(20)]
@@ -650,8 +650,8 @@ def test_a_refused_client_that_never_stops_is_cut_off(linger):
 
 def test_a_refused_client_that_stays_is_closed_after_a_while(linger, monkeypatch):
     """A refused client that says nothing more keeps its descriptor for 2 s, not for ever."""
-    assert minisocks.lingering.LINGER_SECONDS == 2.0
-    monkeypatch.setattr(minisocks.lingering, "LINGER_SECONDS", 0.1)
+    assert minisocks.relay.lingering.LINGER_SECONDS == 2.0
+    monkeypatch.setattr(minisocks.relay.lingering, "LINGER_SECONDS", 0.1)
     ours, talk = linger()
     talk.expect(b"refused").expect_eof()
     wait_until(lambda: ours.fileno() == -1)
@@ -714,7 +714,7 @@ def test_several_proxies_relay_through_each_other():
 @pytest.mark.parametrize("first", ENDS)
 def test_a_reset_behind_a_reader_that_never_reads_ends(relayed, monkeypatch, access_log, first):
     """A pair whose one end reset and whose other takes nothing does not live for ever."""
-    monkeypatch.setattr(minisocks.delivery, "STANDSTILL_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.relay.delivery, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, _other = pair.ends(first)
     pair.fill(one)

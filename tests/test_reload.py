@@ -11,9 +11,9 @@ import pytest
 
 from instance import Instance
 from minisocks import Proxy
+from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError, ListenError, RoadError
-from minisocks.pidfile import Pidfile
-from minisocks.settings import SETTINGS, Config
+from minisocks.service.pidfile import Pidfile
 from support import (
     ROOT,
     Talk,

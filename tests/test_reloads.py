@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from minisocks.errors import ConfigError
-from minisocks.reloads import Reloads
+from minisocks.service.reloads import Reloads
 from support import wait_until
 
 CHANGED = {"changed": ["quiet"], "read": [], "restart": []}
@@ -76,7 +76,7 @@ def test_without_a_thread_it_is_done_all_the_same(main, monkeypatch):
     def no_thread(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("minisocks.reloads.start_thread", no_thread)
+    monkeypatch.setattr("minisocks.service.reloads.start_thread", no_thread)
     told = []
     Reloads(lambda: lambda: CHANGED, main.orders.append).ask(told.append)
     main.follow()

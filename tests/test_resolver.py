@@ -9,15 +9,15 @@ import types
 
 import pytest
 
-from minisocks import resolver as resolver_module
-from minisocks.client import THIS_HOST, groups_of
 from minisocks.errors import DialError
-from minisocks.lookup import numeric_addresses
-from minisocks.resolver import (
+from minisocks.net import resolver as resolver_module
+from minisocks.net.lookup import numeric_addresses
+from minisocks.net.resolver import (
     MAX_THREADS,
     MAX_WAITING,
     Resolver,
 )
+from minisocks.policy.client import THIS_HOST, groups_of
 from minisocks.wire import Rep
 from support import TIMEOUT, Clock, wait_until
 

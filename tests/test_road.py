@@ -10,8 +10,8 @@ import pytest
 
 from minisocks import Config, Proxy
 from minisocks.errors import RoadError
-from minisocks.resolver import Resolver
-from minisocks.road import Road
+from minisocks.net.resolver import Resolver
+from minisocks.net.road import Road
 from support import ROOT, FakeTarget, Talk, run_proxy
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -192,10 +192,10 @@ def test_what_never_works_keeps_it_from_starting(monkeypatch):
 def test_mark_without_the_right_to():
     """Who may not set marks reads so at the start."""
     program = (
-        "import os, socket, minisocks.errors, minisocks.road\n"
+        "import os, socket, minisocks.errors, minisocks.net.road\n"
         "os.setuid(65534)\n"
         "try:\n"
-        "    minisocks.road.Road(mark=5).check()\n"
+        "    minisocks.net.road.Road(mark=5).check()\n"
         "except minisocks.errors.RoadError as exc:\n"
         "    print(exc.strerror)\n"
     )

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError, RuleError
-from minisocks.lists import parse_lines
-from minisocks.places import forms_of
-from minisocks.rulelines import check_rule, parse_rule, with_files
+from minisocks.policy.lists import parse_lines
+from minisocks.policy.places import forms_of
+from minisocks.policy.rulelines import check_rule, parse_rule, with_files
 from minisocks.wire import Cmd, packed_ip
 
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks import Config
-from minisocks.client import Client
-from minisocks.defaults import in_force
-from minisocks.lists import Lines
-from minisocks.lookup import numeric_addresses
-from minisocks.rulelines import parse_rule
-from minisocks.rules import Rules
-from minisocks.summary import describe
+from minisocks.net.lookup import numeric_addresses
+from minisocks.policy.client import Client
+from minisocks.policy.defaults import in_force
+from minisocks.policy.lists import Lines
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
+from minisocks.service.summary import describe
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip
 
 NONE, PASSWORD = Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD

@@ -12,11 +12,11 @@ import threading
 import pytest
 
 import minisocks
-from minisocks import acceptor
-from minisocks.handler import SocksHandler
-from minisocks.server import SocksServer
-from minisocks.services import Services
-from minisocks.settings import Config
+from minisocks.config.settings import Config
+from minisocks.server import acceptor
+from minisocks.server.handler import SocksHandler
+from minisocks.server.server import SocksServer
+from minisocks.server.services import Services
 from support import (
     GREETING,
     ROOT,
@@ -389,7 +389,8 @@ def test_a_hook_that_never_returns_does_not_keep_a_program(target):
     """Its thread is a daemon: the program stops the proxy, and ends."""
     code = (
         "import sys, threading\n"
-        "from minisocks import Proxy, acceptor\n"
+        "from minisocks import Proxy\n"
+        "from minisocks.server import acceptor\n"
         "acceptor.STOP_SECONDS = 0.2\n"
         "entered = threading.Event()\n"
         "def hook(request):\n"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError
 from minisocks.guesses import OPENING, closest
-from minisocks.settings import SETTINGS, Config
 from minisocks.values import ListenAddress, read_bytes, shown_bytes
 
 

@@ -4,8 +4,8 @@ import pytest
 
 import support
 from conversation import OPEN, PASSWORD, converse, every_cut, parse
-from minisocks import socks4
-from minisocks.socks4 import Request4
+from minisocks.protocol import socks4
+from minisocks.protocol.socks4 import Request4
 from minisocks.wire import Address, Atyp, Rep, Ver
 
 LONGEST = b"x" * 255

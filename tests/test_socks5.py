@@ -6,9 +6,9 @@ import pytest
 
 import support
 from conversation import every_cut, parse
-from minisocks import socks5
 from minisocks.errors import ProtocolError, UnsupportedAddressType
-from minisocks.socks5 import Credentials, Request5
+from minisocks.protocol import socks5
+from minisocks.protocol.socks5 import Credentials, Request5
 from minisocks.wire import Address, Atyp, Rep
 
 LONGEST = b"x" * 255

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from conversation import cut, every_cut, parse
 from minisocks.errors import ProtocolError
-from minisocks.stream import Stream
+from minisocks.protocol.stream import Stream
 
 
 def exactly(size):

@@ -7,7 +7,7 @@ import pytest
 from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
-from minisocks.summary import oddities
+from minisocks.service.summary import oddities
 from support import CommandLine, Talk, password_message, run_proxy, socks5
 
 ANN, BOB = "ann:secret", "bob:secret"

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from minisocks.errors import ListenError
-from minisocks.listener import Attempt, open_listeners
-from minisocks.opening import try_out
+from minisocks.net.listener import Attempt, open_listeners
+from minisocks.net.opening import try_out
 from minisocks.values import ListenAddress
 from support import CommandLine, closed_port, run_command
 
@@ -178,7 +178,7 @@ def test_it_is_in_the_way_of_no_start_and_no_other_check():
 AS_OTHER = """
 import os, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-from minisocks.opening import open_trusted, try_out
+from minisocks.net.opening import open_trusted, try_out
 for call in (try_out, open_trusted):
     try:
         call(sys.argv[1], os.O_WRONLY | os.O_CREAT)

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from minisocks.client import Client
 from minisocks.errors import LimitReached
-from minisocks.turns import Turns
+from minisocks.policy.client import Client
+from minisocks.server.turns import Turns
 from support import TIMEOUT, wait_until
 
 A, B, C = (Client(("192.%d.2.1" % i, 1)).groups for i in (1, 2, 3))
@@ -65,9 +65,7 @@ class Handler(threading.Thread):
 
     def run(self):
         try:
-            self.said = self._queue.turns.wait(
-                self.alarm, self._address, self._mark, self.pause
-            )
+            self.said = self._queue.turns.wait(self.alarm, self._address, self._mark, self.pause)
             if self.said is None:
                 self._have_turn()
                 self.said = "turn"

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from minisocks.resolver import MAX_THREADS, THREADS_FACTOR
-from minisocks.routes import MAX_LOOKUPS
+from minisocks.net.resolver import MAX_THREADS, THREADS_FACTOR
+from minisocks.udp.routes import MAX_LOOKUPS
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, wait_for_drops
 
@@ -79,7 +79,7 @@ def test_a_slow_authorize_delays_no_other_target(target):
 
 def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_networks):
     """The places in which they wait for ``authorize`` are shared, as those of names are."""
-    monkeypatch.setattr("minisocks.resolver.MAX_WAITING", 8)
+    monkeypatch.setattr("minisocks.net.resolver.MAX_WAITING", 8)
     entered, go_on = threading.Semaphore(0), threading.Event()
     asked = []
 

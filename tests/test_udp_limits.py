@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from minisocks.session import Session
+from minisocks.server.session import Session
 from support import (
     GREETING,
     UDP_ASSOCIATE,

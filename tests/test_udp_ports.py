@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from minisocks.clientports import SILENCE_SECONDS, ClientPorts
+from minisocks.udp.clientports import SILENCE_SECONDS, ClientPorts
 from support import Talk, password_message, run_proxy, wait_until
 from udp_client import (
     Associated,
@@ -155,9 +155,7 @@ def test_a_client_whose_nat_forgets_its_port_goes_on(proxy, target, other):
         assert {"stranger": 1} == proxy.records[-1].datagrams.drops
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"]
-)
+@pytest.mark.parametrize("settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"])
 def test_a_client_that_has_shown_a_password_keeps_its_port(settings, target, other):
     """However long it is silent: the port is all that others at its address do not know."""
     with run_proxy(user="ann:secret", rule="allow to loopback", **settings) as proxy:

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-import minisocks.rate
+import minisocks.relay.rate
 from minisocks.compat import READ
-from minisocks.rated import RatedAssociation
+from minisocks.udp.rated import RatedAssociation
 from support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
 from udp_client import Associated, UdpTarget, associations, header, in_loop
 
@@ -34,7 +34,7 @@ class Frozen:
 def frozen(monkeypatch):
     """Have the tokens of all buckets that are made from now on come by a clock of the test."""
     clock = Frozen()
-    monkeypatch.setattr(minisocks.rate.Bucket.__init__, "__defaults__", (clock,))
+    monkeypatch.setattr(minisocks.relay.rate.Bucket.__init__, "__defaults__", (clock,))
     return clock
 
 

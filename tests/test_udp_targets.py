@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from minisocks.answers import NAME_SECONDS
-from minisocks.association import Association
-from minisocks.client import Client
-from minisocks.dialer import MAX_ADDRESSES
 from minisocks.errors import DialError
-from minisocks.exchange import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
-from minisocks.resolver import Resolver
-from minisocks.routes import MAX_LOOKUPS, MAX_WAITING
-from minisocks.rules import Rules
+from minisocks.net.answers import NAME_SECONDS
+from minisocks.net.dialer import MAX_ADDRESSES
+from minisocks.net.resolver import Resolver
+from minisocks.policy.client import Client
+from minisocks.policy.rules import Rules
+from minisocks.udp.association import Association
+from minisocks.udp.exchange import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
+from minisocks.udp.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import (

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError
-from minisocks.passwords import Hash
-from minisocks.usersfile import check_name, parse
+from minisocks.policy.passwords import Hash
+from minisocks.policy.usersfile import check_name, parse
 
 HASH = Hash(1000, bytes(16), bytes(32))
 LINE = HASH.text()

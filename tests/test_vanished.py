@@ -7,15 +7,15 @@ import sys
 import pytest
 
 import hosts
-import minisocks.association
-import minisocks.relay
-import minisocks.vanished
+import minisocks.net.vanished
+import minisocks.relay.pair
+import minisocks.udp.association
 from minisocks.compat import tune
-from minisocks.errand import run_in
-from minisocks.flow import word_of
-from minisocks.job import Job
-from minisocks.loop import Loop
-from minisocks.vanished import AT_ONCE, VanishedPeers, has_vanished
+from minisocks.net.errand import run_in
+from minisocks.net.job import Job
+from minisocks.net.loop import Loop
+from minisocks.net.vanished import AT_ONCE, VanishedPeers, has_vanished
+from minisocks.relay.flow import word_of
 from relaying import ENDS, receive_until_reset, relayed_by, tcp
 from support import FakeTarget, Talk, run_proxy, wait_until
 from udp_client import Associated, associations, in_loop
@@ -40,8 +40,8 @@ def loop():
 @pytest.fixture
 def looks(loop, monkeypatch):
     """Have a loop look ten times a second."""
-    assert 60.0 == minisocks.vanished.LOOK_SECONDS
-    monkeypatch.setattr(minisocks.vanished, "LOOK_SECONDS", 0.1)
+    assert 60.0 == minisocks.net.vanished.LOOK_SECONDS
+    monkeypatch.setattr(minisocks.net.vanished, "LOOK_SECONDS", 0.1)
     return VanishedPeers(loop)
 
 
@@ -123,7 +123,7 @@ def test_a_reader_that_pauses_has_not_vanished(relayed):
 
     def silent():
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
-        return min(minisocks.vanished._SILENT.unpack(info))
+        return min(minisocks.net.vanished._SILENT.unpack(info))
 
     wait_until(lambda: silent() > limit, "silence longer than keepalive allows")
     assert not has_vanished(sock)
@@ -147,7 +147,7 @@ def test_what_a_lost_peer_has_said_is_delivered_first(loop, relayed, monkeypatch
     """As long as it waits, here or in the kernel, for an end that lives."""
     pair = relayed(small=ENDS)
     side = pair.client_side if lost == "client" else pair.target_side
-    monkeypatch.setattr(minisocks.relay, "has_vanished", lambda sock: sock is side)
+    monkeypatch.setattr(minisocks.relay.pair, "has_vanished", lambda sock: sock is side)
     one, other = pair.ends(lost)
     sent = pair.fill(one)
     for _ in range(3):
@@ -166,7 +166,7 @@ def test_what_a_lost_peer_has_said_is_delivered_first(loop, relayed, monkeypatch
 def test_a_client_that_has_finished_and_then_vanishes(loop, relayed, monkeypatch, access_log):
     """Its FIN is no promise that it is there to hear the rest."""
     pair = relayed()
-    monkeypatch.setattr(minisocks.relay, "has_vanished", lambda sock: sock is pair.client_side)
+    monkeypatch.setattr(minisocks.relay.pair, "has_vanished", lambda sock: sock is pair.client_side)
     pair.client.finish()
     pair.target.expect_eof()
     loop.call_soon(pair.pair, pair.pair.look_after_peers)
@@ -177,7 +177,7 @@ def test_a_client_that_has_finished_and_then_vanishes(loop, relayed, monkeypatch
 def test_both_ends_vanish(loop, relayed, monkeypatch):
     """One look ends it."""
     pair = relayed()
-    monkeypatch.setattr(minisocks.relay, "has_vanished", lambda sock: sock.fileno() >= 0)
+    monkeypatch.setattr(minisocks.relay.pair, "has_vanished", lambda sock: sock.fileno() >= 0)
     loop.call_soon(pair.pair, pair.pair.look_after_peers)
     pair.wait_closed()
     assert "client-lost" == pair.record.end
@@ -190,7 +190,7 @@ def test_an_association_of_a_client_that_vanishes(proxy, monkeypatch):
         (job,) = associations(proxy)
         in_loop(proxy, job.look_after_peers)
         assert proxy.records[-1].end is None
-        monkeypatch.setattr(minisocks.association, "has_vanished", lambda sock: True)
+        monkeypatch.setattr(minisocks.udp.association, "has_vanished", lambda sock: True)
         in_loop(proxy, job.look_after_peers)
         assert "client-lost" == proxy.records[-1].end
 
@@ -251,7 +251,7 @@ def test_the_setting_is_for_both_ends_and_changes_with_a_reload():
         talk.connect5("127.0.0.1", target.port)
         talk.send(b"x").expect(b"x")
         jobs = proxy.services.loop.jobs()
-        (pair,) = [j for j in jobs if isinstance(j, minisocks.relay.Pair) and j not in known]
+        (pair,) = [j for j in jobs if isinstance(j, minisocks.relay.pair.Pair) and j not in known]
         known.add(pair)
         return keepalive_of(pair._up.src), keepalive_of(pair._up.dst)
 

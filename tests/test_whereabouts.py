@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minisocks.config.layers import layered
+from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError
-from minisocks.layers import layered
-from minisocks.pidfile import default_path
-from minisocks.settings import CONFIG_FILE, SETTINGS, Config
+from minisocks.service.pidfile import default_path
+from minisocks.service.whereabouts import DEFAULT_LISTEN, FLAGS, TAKE_VALUES, locate, normal, scan
 from minisocks.values import ListenAddress
-from minisocks.whereabouts import DEFAULT_LISTEN, FLAGS, TAKE_VALUES, locate, normal, scan
 
 FILE = "[minisocks]\nlisten =\n  3\n  4\npidfile = /run/file\n"
 

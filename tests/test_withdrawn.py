@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from bind_client import Waiting
-from minisocks.associate import Associate
-from minisocks.connect import Connect
-from minisocks.resolver import Resolver
+from minisocks.net.resolver import Resolver
+from minisocks.server.associate import Associate
+from minisocks.server.connect import Connect
 from support import (
     BIND,
     UDP_ASSOCIATE,

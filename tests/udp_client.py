@@ -8,13 +8,13 @@ import socket
 import struct
 
 from minisocks.access import Access
-from minisocks.answers import Answers
-from minisocks.association import Association
-from minisocks.errand import run_in
-from minisocks.exchange import Exchange
+from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
-from minisocks.resolver import Resolver
-from minisocks.settings import Config
+from minisocks.net.answers import Answers
+from minisocks.net.errand import run_in
+from minisocks.net.resolver import Resolver
+from minisocks.udp.association import Association
+from minisocks.udp.exchange import Exchange
 from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 
 __all__ = [

@@ -1,0 +1,205 @@
+"""Command line over environment over file over default, each value with its source.
+
+Pure: the caller has read the file and the environment.
+"""
+
+import re
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from minisocks.config.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
+from minisocks.config.setting import Setting
+from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
+from minisocks.errors import ConfigError
+from minisocks.guesses import closest, resembled
+from minisocks.values import check_name_only, check_user
+
+__all__ = ["Layered", "layered"]
+
+_PREFIX = "MINISOCKS_"
+
+#: Variables that Kubernetes makes in each pod for a Service whose name begins with minisocks,
+#: as NAME=VALUE behind the prefix.  Values are part of it: PORT=1080 was meant as a setting.
+_OF_KUBERNETES = re.compile(
+    r"""(\w+_)? (
+        SERVICE_HOST = {ip} | SERVICE_PORT(_\w+)? = \d+ | PORT = {url}
+        | PORT_\d+_(TCP|UDP|SCTP) ( = {url} | _PROTO = \w+ | _PORT = \d+ | _ADDR = {ip} )
+    ) \Z""".format(ip=r"[\da-f.:]+", url=r"(tcp|udp|sctp)://[][\da-f.:]+"),
+    re.X,
+)
+
+
+class Layered(NamedTuple):
+    """The settings in force.  ``sources`` says by name where each comes from, in
+    words; ``unknown`` has the variables that begin like ours and are none, without those
+    that Kubernetes makes; ``of_files``, sentences about who may read and write the files, for
+    when they have been understood: about another program's file, the advice would be wrong."""
+
+    config: Config
+    sources: Dict[str, str]
+    unknown: Tuple[str, ...]
+    of_files: Tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    """One setting in one layer: the source in words, and texts with their places."""
+
+    source: str
+    texts: Sequence[Tuple[str, str]]
+
+
+def layered(
+    given: Mapping[str, Any], environ: Mapping[str, str], file: str = "", file_name: str = ""
+) -> Layered:
+    """Lay *given* (the command line's texts, by setting) over *environ* over *file*.
+
+    Of a setting that may be repeated, the highest layer that has it counts, and
+    counts alone.
+
+    Raises:
+        ConfigError: something cannot be used; its place is where that stands.
+    """
+    layers = [_from_file(file, file_name), _from_environment(environ), _from_command_line(given)]
+    values: Dict[str, Any] = {}
+    sources = {setting.name: "default" for setting in SETTINGS}
+    for layer in layers:
+        for setting in SETTINGS:
+            if setting.name in layer:
+                # Every layer is read, also one that is covered: a mistake in
+                # the file would else lie in wait until a variable is unset.
+                values[setting.name] = _value(setting, layer[setting.name])
+                sources[setting.name] = layer[setting.name].source
+    return Layered(Config()._replace(**values).checked(), sources, _unknown(environ))
+
+
+def _value(setting: Setting, found: _Found) -> Any:
+    values = []
+    for text, place in found.texts:
+        if found.source != "command line":
+            text = _meant(setting, text, place)
+        if not text:
+            raise ConfigError(setting.option, "has no value", place)
+        try:
+            value = setting.read(text)
+        except ConfigError as exc:
+            raise exc.at(setting.option, place) from None
+        # A rule still has its indentation, for the sake of errors.
+        values.append(value.strip() if setting.name == "rule" else value)
+    return tuple(values) if setting.kind == "texts" else values[-1]
+
+
+def _meant(setting: Setting, text: str, place: str) -> str:
+    """Return what *text* means, which has a line of its own.
+
+    Raises:
+        ConfigError: it ends in a blank that may or may not belong to a password, or its quotes
+            have others of their kind inside.
+    """
+    meant = unquoted(text)
+    if meant != text.strip():
+        return meant  # it was in quotes
+    if is_in_quotes(meant) and setting.name != "rule":
+        what = "begins and ends with %s, and has one inside: put all of it in the other quotes"
+        raise ConfigError(setting.option, what % meant[0], place)
+    if setting.accept in (check_user, check_name_only) and meant != text.lstrip():
+        raise ConfigError(
+            setting.option,
+            "ends in a blank: take that away, or, if it is meant, put all behind the = in quotes",
+            place,
+        )
+    return text if setting.name == "rule" else meant
+
+
+def _from_command_line(given: Mapping[str, Any]) -> Dict[str, _Found]:
+    found = {}
+    for setting in SETTINGS:
+        value = given.get(setting.name)
+        if value is None or value == ():
+            continue
+        if setting.kind == "flag":
+            value = setting.shown(value)
+        texts = value if setting.kind == "texts" else [value]
+        found[setting.name] = _Found("command line", [(text, setting.option) for text in texts])
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> Dict[str, _Found]:
+    found = {}
+    for setting in SETTINGS:
+        variable = setting.variable
+        text = environ.get(variable, "")
+        texts = text.split("\n") if setting.kind == "texts" else [text]
+        # Of lines that end as in a file of Windows, the carriage return is no part.
+        texts = [line[:-1] if line.endswith("\r") else line for line in texts if line.strip()]
+        # Empty is unset: that is how shells and containers take one back.
+        if texts:
+            found[setting.name] = _Found(variable, [(line, variable) for line in texts])
+    return found
+
+
+def _from_file(text: str, name: str) -> Dict[str, _Found]:
+    known = {setting.key: setting for setting in SETTINGS}
+    found: Dict[str, _Found] = {}
+    for entry in parse(text, name):
+        place = "%s, line %d" % (name, entry.line)
+        if entry.section not in (SECTION, RULES):
+            known_sections = closest(entry.section, [SECTION, RULES])
+            raise ConfigError(
+                "--config", "no section is called [%s]%s" % (entry.section, known_sections), place
+            )
+        setting = known.get(entry.key.replace("_", "-"))
+        if setting is None:
+            raise ConfigError("--config", _no_such_key(entry.key, known), place)
+        if setting.name in found:
+            raise ConfigError(setting.option, _again(setting), place)
+        found[setting.name] = _Found(place, _texts(setting, entry, name, known))
+    return found
+
+
+def _texts(
+    setting: Setting, entry: Entry, name: str, known: Mapping[str, Setting]
+) -> List[Tuple[str, str]]:
+    texts = [(text, "%s, line %d: %s" % (name, line, setting.key)) for line, text in entry.values]
+    where = "%s, line %d: %s" % (name, entry.line, setting.key)
+    for text, place in texts[1:]:
+        if text.partition("=")[0].strip() in known:
+            # Neither to be repeated: it may be a password.
+            raise ConfigError(setting.option, "a key must not be indented", place)
+    if not texts:
+        raise ConfigError(setting.option, "has no value", where)
+    if setting.kind != "texts" and len(texts) > 1:
+        raise ConfigError(setting.option, "takes one value, not %d" % len(texts), where)
+    return texts
+
+
+def _no_such_key(key: str, known: Mapping[str, Setting]) -> str:
+    if key.replace("_", "-") == CONFIG_FILE.key:
+        return "a file cannot name another one"
+    if not re.match(r"[A-Za-z][\w-]{,40}\Z", key):
+        # Not repeated: it may be a password.
+        return "this line is no KEY = VALUE; further values of the key above it are indented"
+    return "no setting is called %r%s" % (key, closest(key.replace("_", "-").lower(), known))
+
+
+def _again(setting: Setting) -> str:
+    if setting.kind == "texts":
+        return "%s is there twice; write its values below each other, indented" % setting.key
+    return "%s is there twice" % setting.key
+
+
+def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
+    """Return the variables called MINISOCKS_... that are neither settings nor Kubernetes'.
+
+    Raises:
+        ConfigError: one resembles a setting: it was meant to be one.
+    """
+    known = [setting.variable for setting in (CONFIG_FILE, *SETTINGS)]
+    others = [name for name in sorted(environ) if name.startswith(_PREFIX)]
+    others = [name for name in others if name not in known]
+    size = len(_PREFIX)
+    others = [n for n in others if not _OF_KUBERNETES.match(n[size:] + "=" + environ[n])]
+    for name in others:
+        asked, there = name[size:], [variable[size:] for variable in known]
+        if resembled(asked, there):
+            meant = closest(asked, there, _PREFIX + "%s") or "; see minisocks --help"
+            raise ConfigError("", "no setting is called so%s" % meant, name)
+    return tuple(others)

@@ -1,0 +1,166 @@
+"""Where those connect that BIND waits for: a listening socket for each, facing them."""
+
+import socket
+from typing import Any, Callable, List, Sequence, Tuple
+
+from minisocks.compat import CAPACITY_ERRORS, close_quietly
+from minisocks.config.settings import Config
+from minisocks.errors import DialError, LimitReached
+from minisocks.net.dialer import rep_of
+from minisocks.net.loop import Loop
+from minisocks.net.ports import Ports
+from minisocks.net.road import Road
+from minisocks.policy.addresses import Sockaddr
+from minisocks.policy.client import Client
+from minisocks.policy.quota import Quota
+from minisocks.wire import Rep, plain_ip, text_ip
+
+__all__ = ["Berth", "Berths", "ways_from_anywhere"]
+
+#: Places on the Internet that stay where they are (a.root-servers.net): who may come from
+#: anywhere comes by the way to them.  Nothing is sent there.
+_ANYWHERE: List[Sockaddr] = [
+    (socket.AF_INET, ("198.41.0.4", 53)),
+    (socket.AF_INET6, ("2001:503:ba3e::2:30", 53, 0, 0)),
+]
+#: So many at once: a port that is listened on is one that this host's other programs cannot
+#: connect from.
+MAX_BERTHS = 1024
+#: Some systems have no way to port 0.
+_SOME_PORT = 9
+
+
+class Berth:
+    """One that is taken: its listening socket, and where that is.
+
+    Attributes:
+        ip, port: of the socket; 4 or 16 bytes, and a number.
+        faced: the address that it faces, as text.
+    """
+
+    __slots__ = ("client", "end", "faced", "ip", "port", "sock")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        ip: bytes,
+        faced: str,
+        client: Client,
+        end: Callable[[LimitReached], None],
+    ) -> None:
+        self.sock = sock
+        self.ip = ip
+        self.port: int = sock.getsockname()[1]
+        self.faced = faced
+        self.client = client
+        self.end = end
+
+
+class Berths:
+    """All of one proxy.
+
+    A class because of the bound, which clients share.  Loop thread, but for its making.
+
+    Args:
+        make_room: called when there is no descriptor; whether it has closed some.
+    """
+
+    def __init__(self, loop: Loop, make_room: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._quota: Quota[Berth] = Quota(MAX_BERTHS)
+        self._ports = Ports("--bind-ports", make_room)
+
+    def change(self, config: Config) -> None:
+        """Go by *config* from now on."""
+        self._ports.change(config.bind_ports)
+        count = self._ports.count
+        self._quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
+
+    def take(
+        self,
+        client: Client,
+        road: Road,
+        ways: Sequence[Sockaddr],
+        end: Callable[[LimitReached], None],
+    ) -> Berth:
+        """Listen where a peer at one of *ways* can connect to; ``give_back`` ends that.
+
+        The first of them counts that there is a way to.
+
+        Args:
+            end: called, at most once, when it has to make room for another client's; it
+                gives it back.
+
+        Raises:
+            LimitReached: all that there may be are in use, and none makes room.
+            DialError: there is no way, or no socket.
+        """
+        if not self._quota.make_room(client.groups, lambda berth: berth.end(self._full())):
+            raise self._full()
+        where, faced = self._facing(road, ways)
+        sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
+        berth = Berth(sock, ip, faced, client, end)
+        self._quota.add(berth, client.groups)
+        return berth
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more has no place unless another one ends."""
+        return self._quota.is_full
+
+    def _full(self) -> LimitReached:
+        most = self._quota.most
+        option = " (--bind-ports %s)" % self._ports if most == self._ports.count else ""
+        return LimitReached("there are %d BINDs that wait already%s" % (most, option))
+
+    def give_back(self, berth: Berth) -> None:
+        """Listen there no more."""
+        self._loop.close_later(berth.sock, frees_port=True)
+        self._ports.closed(berth.ip, berth.port)
+        self._quota.remove(berth, berth.client.groups)
+
+    def _facing(self, road: Road, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
+        """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
+
+        Raises:
+            DialError: there is none to any, or no descriptor.
+        """
+        host, error = "", OSError()
+        for family, sockaddr in ways:
+            try:
+                return self._our_end(road, family, sockaddr), sockaddr[0]
+            except OSError as exc:
+                if exc.errno in CAPACITY_ERRORS:
+                    why = "no socket for its peer: %s" % exc.strerror
+                    raise DialError(why, Rep.GENERAL_FAILURE) from exc
+                host, error = sockaddr[0], exc
+        why = "no way to %s: %s" % (host, error.strerror or error)
+        raise DialError(why, rep_of(error)) from error
+
+    def _our_end(self, road: Road, family: int, sockaddr: Any) -> Any:
+        """Ask the kernel which address of ours leads to *sockaddr*; nothing is sent.
+
+        Raises:
+            OSError: none does.
+        """
+        sock = self._ports.new_socket(family, socket.SOCK_DGRAM)
+        try:
+            road.prepare(sock)
+            sock.connect((sockaddr[0], sockaddr[1] or _SOME_PORT) + tuple(sockaddr[2:]))
+            return sock.getsockname()
+        finally:
+            close_quietly(sock)
+
+
+def ways_from_anywhere(family: int, reached: Any) -> List[Sockaddr]:
+    """Return the ways by which anybody may come, those of *family* first.
+
+    Where no way leads out, it is the one by which the client has come, the sockaddr *reached*.
+    """
+    ways = sorted(_ANYWHERE, key=lambda way: way[0] != family)
+    if not isinstance(reached, tuple):  # a unix socket
+        return [*ways, (socket.AF_INET, ("127.0.0.1", 0))]
+    ip = plain_ip(reached[0])
+    if len(ip) == 4:
+        return [*ways, (socket.AF_INET, (text_ip(ip), 0))]
+    return [*ways, (socket.AF_INET6, reached)]

@@ -1,0 +1,360 @@
+"""Open the sockets to listen on, from what ``--listen`` says.
+
+Sockets that come from elsewhere (inetd, systemd, a test) need none of this and
+enter ``Proxy`` beside those made here.
+"""
+
+import errno
+import os
+import socket
+import stat
+import time
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
+
+from minisocks.compat import close_quietly, set_up_listener
+from minisocks.errors import ListenError
+from minisocks.net.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
+from minisocks.policy.addresses import first_addresses
+from minisocks.quoting import reason_of
+from minisocks.values import EVERY_ADDRESS, ListenAddress
+
+__all__ = ["Attempt", "Listener", "open_listeners"]
+
+#: Clients that the kernel may hold for us; it has a bound of its own (somaxconn).
+BACKLOG = 1024
+#: For ``:0``: a port that is free on IPv4 may be taken on IPv6.
+PORT_TRIES = 20
+#: Of 50 ms each, for another that starts on the same unix socket.
+LOCK_TRIES = 40
+#: What fits into an address of a unix socket (unix(7); others take a few less).
+MOST_PATH_BYTES = 107
+#: The host lacks this family or this address of a name; others may do.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class Listener(NamedTuple):
+    """A socket that listens, and the file that is to go when it is closed."""
+
+    sock: socket.socket
+    path: str = ""
+    #: Device and inode of ``path`` when we made it; somebody may replace it.
+    identity: Tuple[int, int] = (0, 0)
+    #: The process that made it: a child that was forked since must leave it alone.
+    pid: int = 0
+
+    @property
+    def place(self) -> ListenAddress:
+        """Where it listens: numbers, or the path of a unix socket."""
+        name = self.sock.getsockname()
+        if not isinstance(name, tuple):
+            return ListenAddress("", 0, "%s" % name)
+        return ListenAddress(name[0], name[1])
+
+    @property
+    def address(self) -> str:
+        """The real address, as ``--listen`` would spell it."""
+        return str(self.place)
+
+    def close(self) -> None:
+        """Close it; a unix socket's file goes too, if it still is this one's."""
+        try:
+            is_ours = self.path and self.pid == os.getpid()
+            if is_ours and _identity(self.path) == self.identity:
+                os.unlink(self.path)
+        except OSError:
+            pass  # gone already, or read-only by now; the next start replaces it
+        close_quietly(self.sock)
+
+
+def open_listeners(address: ListenAddress, others: Sequence[ListenAddress] = ()) -> List[Listener]:
+    """Open what *address* asks for: one socket, or one for each address.
+
+    Args:
+        others: where this proxy listens already; one of them may be what is in the way.
+
+    Raises:
+        ListenError: one of them cannot be had; then none stays open.
+    """
+    if address.path:
+        return [_open_unix(address.path, others)]
+    tries = PORT_TRIES if address.port == 0 else 1
+    for left in reversed(range(tries)):
+        try:
+            return [Listener(sock) for sock in _open_tcp(address, _bind, others)]
+        except ListenError:
+            raise
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or not left:
+                raise _cannot_listen(address, exc) from exc
+    raise AssertionError("unreachable")
+
+
+class Attempt:
+    """Whether one could listen, without doing so: no client comes in, and no file is made.
+
+    A class because its addresses stay bound until ``close``: they may be in each other's way.
+
+    Args:
+        held: addresses that are in use by the process that would be replaced.
+    """
+
+    def __init__(self, held: Sequence[ListenAddress] = ()) -> None:
+        self._held = held
+        self._bound: List[socket.socket] = []
+        #: Where a proxy that had listened on all so far would listen.
+        self._places: List[ListenAddress] = []
+
+    def listen(self, address: ListenAddress) -> None:
+        """Go on if ``open_listeners`` could listen on *address*.
+
+        Raises:
+            ListenError: as ``open_listeners``.
+        """
+        if not address.path:
+            try:
+                self._bound += _open_tcp(address, self._bind, self._places)
+            except ListenError:
+                raise
+            except OSError as exc:
+                raise _cannot_listen(address, exc) from exc
+            return
+        _demand_other(address, address, self._places)
+        if not _found_in_way(address, self._held):
+            _try_unix(address)
+        self._places.append(address)
+
+    def close(self) -> None:
+        """Let others have the addresses."""
+        for sock in self._bound:
+            sock.close()
+
+    def _bind(self, family: int, sockaddr: Any) -> socket.socket:
+        place = ListenAddress(sockaddr[0], sockaddr[1])
+        # The kernel does not say so: of sockets that do not listen two may have one address, and
+        # so a process that starts meanwhile, or another check, is not in the way.
+        if place.port and _found_in_way(place, self._places):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            set_up_listener(sock)
+            try:
+                sock.bind(sockaddr)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not _found_in_way(place, self._held):
+                    raise
+        except BaseException:
+            sock.close()
+            raise
+        self._places.append(place)
+        return sock
+
+
+def _demand_other(
+    address: ListenAddress, place: ListenAddress, others: Sequence[ListenAddress]
+) -> None:
+    """Go on if none of *others* is in the way of *place*, which *address* stands for.
+
+    Raises:
+        ListenError: one is.
+    """
+    for other in _found_in_way(place, others):
+        raise ListenError(
+            errno.EADDRINUSE,
+            "cannot listen on %s: this minisocks listens on %s already; name only one of the two"
+            % (address, other),
+        )
+
+
+def _found_in_way(place: ListenAddress, others: Sequence[ListenAddress]) -> List[ListenAddress]:
+    """Return those of *others* that are *place*, include it or are included in it."""
+    return [other for other in others if _is_in_way(place, other)]
+
+
+def _is_in_way(one: ListenAddress, other: ListenAddress) -> bool:
+    if one.path and other.path:
+        return os.path.realpath(one.path) == os.path.realpath(other.path)
+    kinds = [(bool(place.path), place.port, ":" in place.host) for place in (one, other)]
+    if kinds[0] != kinds[1]:
+        return False
+    return one.host == other.host or not {one.host, other.host}.isdisjoint(EVERY_ADDRESS)
+
+
+def _try_unix(address: ListenAddress) -> None:
+    """Go on if one could listen on the unix socket of *address*.
+
+    Raises:
+        ListenError: not so.
+    """
+    try:
+        with _unix_socket(address.path):
+            demand_trusted(address.path, follows=False)
+            if not _demand_no_server(address.path):
+                demand_room(address.path)
+            if len(os.fsencode(address.path)) > MOST_PATH_BYTES:
+                raise ValueError("AF_UNIX path too long")
+    except ListenError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise _cannot_listen(address, exc) from exc
+
+
+def _cannot_listen(address: ListenAddress, exc: Exception) -> ListenError:
+    why = reason_of(exc)
+    code = getattr(exc, "errno", None) or errno.EINVAL
+    return ListenError(code, "cannot listen on %s: %s" % (address, why))
+
+
+def _open_tcp(
+    address: ListenAddress,
+    bind: Callable[[int, Any], socket.socket],
+    others: Sequence[ListenAddress],
+) -> List[socket.socket]:
+    opened: List[socket.socket] = []
+    port, missing = address.port, None
+    try:
+        for family, sockaddr in _sockaddrs(address):
+            try:
+                listener = bind(family, (sockaddr[0], port) + sockaddr[2:])
+            except OSError as exc:
+                if exc.errno == errno.EADDRINUSE and port:
+                    _demand_other(address, ListenAddress(sockaddr[0], port), others)
+                if exc.errno not in _NOT_HERE:
+                    raise
+                missing = exc  # a host without IPv6 still has "every address"
+                continue
+            opened.append(listener)
+            port = port or listener.getsockname()[1]  # port 0: the same one for all
+        if missing is not None and not opened:
+            raise missing
+    except BaseException:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened
+
+
+def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
+    if not address.host:
+        return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]
+    try:
+        # Bytes, because Pythons without the idna codec cannot take text.
+        rows = socket.getaddrinfo(
+            os.fsencode(address.host), address.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError, LookupError, ValueError) as exc:
+        raise ListenError(
+            errno.EADDRNOTAVAIL,
+            "cannot listen on %s: %s" % (address, reason_of(exc)),
+        ) from exc
+    return first_addresses(rows)
+
+
+def _bind(family: int, sockaddr: Any) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        set_up_listener(listener)
+        listener.bind(sockaddr)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
+    listener = _unix_socket(path)
+    try:
+        with _DirectoryLock(path):
+            demand_trusted(path, follows=False)
+            place = ListenAddress("", 0, path)
+            _demand_other(place, place, others)
+            _remove_stale(path)
+            listener.bind(path)
+            # Before listen: until then nobody can connect, whatever the umask.
+            set_kept_mode(path, 0o600)
+            listener.listen(BACKLOG)
+            return Listener(listener, path, _identity(path), os.getpid())
+    except (OSError, ValueError) as exc:
+        listener.close()
+        if isinstance(exc, ListenError):
+            raise
+        raise _cannot_listen(ListenAddress("", 0, path), exc) from exc
+
+
+def _unix_socket(path: str) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        sentence = "cannot listen on unix:%s: this system has no unix sockets; write HOST:PORT"
+        raise ListenError(errno.EAFNOSUPPORT, sentence % path)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _identity(path: str) -> Tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+class _DirectoryLock:
+    """Held while a stale socket is replaced: of two that start at once, the
+    second must not remove what the first has just made."""
+
+    def __init__(self, path: str) -> None:
+        self._directory = os.path.dirname(path) or "."
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        # Never for long: in /tmp anybody may hold this lock, and some file
+        # systems have none. Without it, it is a race as ever.
+        try:
+            self._fd = open_trusted(self._directory, os.O_RDONLY | os.O_CLOEXEC, others=True)
+        except OSError:
+            return
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                return
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that no server answers at; leave anything else alone.
+
+    Raises:
+        ListenError: as ``_demand_no_server``.
+    """
+    if _demand_no_server(path):
+        os.unlink(path)
+
+
+def _demand_no_server(path: str) -> bool:
+    """Return whether there is a socket at *path*, at which no server answers.
+
+    Raises:
+        ListenError: one answers, or it is no socket.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ListenError(
+                errno.EEXIST, "cannot listen on unix:%s: a file that is no socket is there" % path
+            )
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass  # busy, or not ours to ask: somebody may be there
+    raise ListenError(
+        errno.EADDRINUSE, "cannot listen on unix:%s: another server answers there" % path
+    )

@@ -1,0 +1,208 @@
+"""Whether an address is this host's own, as the kernel says (Linux: netlink, RTM_GETROUTE).
+
+A connection to such an address comes in over loopback, past the firewall that keeps others
+from this host.  So the question is not which addresses interfaces have, but where the
+connection would go: with the scope, and with ``--interface``, ``--mark`` and ``--source``.
+An answer is kept until the kernel reports that an address, a route, a rule or an interface
+has changed.  Whatever cannot be answered is None, "in doubt", which is not a no.
+
+Where there is no netlink, a UDP socket is connected instead, which sends nothing: to one of
+its own addresses this host goes from that address.
+"""
+
+import errno
+import os
+import socket
+import struct
+from typing import Dict, Iterable, Iterator, Optional
+
+from minisocks.compat import CAPACITY_ERRORS
+from minisocks.net.netlink import ROUTE, Attribute, Netlink, attribute
+from minisocks.net.road import Road
+from minisocks.wire import packed_ip, text_ip, unmapped
+
+__all__ = ["KernelRoutes", "OwnAddresses"]
+
+#: Answers that are kept.
+MAX_ANSWERS = 2048
+#: Any one: no packet goes there.
+PROBE_PORT = 9
+
+#: No connection can be made there, and so none to ourselves.  EINVAL, which a blackhole gives,
+#: is not among them, because a question that is not understood gives it, too.
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
+#: The question could not be asked now.
+_IN_DOUBT = CAPACITY_ERRORS | {errno.EAGAIN, errno.EINTR, errno.EBADF}
+
+
+class KernelRoutes:
+    """What the kernel says about routes, in the network namespace of the first question.
+
+    Opens its two descriptors at the first question, and anew in a process that was forked
+    since: the sockets of the parent would hear for both, and each answer reach only one.
+    ``close`` it.  Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._by_process: Dict[int, Netlink] = {}
+        self._has_netlink = hasattr(socket, "AF_NETLINK")
+        self._is_closed = False
+
+    def changes(self) -> Optional[int]:
+        """Return how often answers may have changed; None: that cannot be told, or not now.
+
+        For decisions that are kept: they hold while this stays the same.  Opens nothing: where
+        nothing was asked yet, as of clients on this host, nothing has changed.
+        """
+        if not self._by_process:
+            return 0 if self._has_netlink else None
+        try:
+            netlink = self._by_process.get(os.getpid())
+            return None if netlink is None else netlink.answers().number
+        except OSError:
+            return None
+
+    def netlink(self) -> Optional[Netlink]:
+        """Return the sockets of this process; None: there is no netlink here.
+
+        Raises:
+            OSError: no descriptor, or it is closed.
+        """
+        netlink = self._by_process.get(os.getpid())
+        if netlink is None and self._has_netlink:
+            return self._opened()
+        return netlink
+
+    def _opened(self) -> Optional[Netlink]:
+        if self._is_closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            mine = Netlink()
+        except OSError as exc:
+            if exc.errno in _IN_DOUBT:
+                raise
+            self._has_netlink = False  # a sandbox keeps us from it, for good
+            return None
+        kept = self._by_process.setdefault(os.getpid(), mine)  # atomic: no lock survives a fork
+        if kept is not mine or self._is_closed:
+            mine.close()
+        return kept
+
+    def close(self) -> None:
+        """Close what is open; questions are in doubt from now on."""
+        self._is_closed = True
+        for netlink in list(self._by_process.values()):
+            netlink.close()
+
+    def __enter__(self) -> "KernelRoutes":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _never_told() -> Optional[int]:
+    return None
+
+
+class OwnAddresses:
+    """Says of an address whether a connection there would end on this host.  Any thread.
+
+    Args:
+        kernel: stays the caller's.
+        road: how the connection would leave.
+        public: addresses that a NAT in front has for this host, as text: they are ours, too.
+    """
+
+    def __init__(
+        self,
+        kernel: Optional[KernelRoutes] = None,
+        road: Optional[Road] = None,
+        public: Iterable[str] = (),
+    ) -> None:
+        self._kernel = kernel
+        #: ``KernelRoutes.changes``.
+        self.changes = _never_told if kernel is None else kernel.changes
+        self._road = road or Road()
+        #: Those of a NAT, as bytes.
+        self.public = frozenset(unmapped(packed_ip(text) or b"") for text in public)
+
+    def __call__(self, ip: bytes, scope: int = 0) -> Optional[bool]:
+        """Return whether the 4 or 16 bytes of *ip* are ours now; None: in doubt.
+
+        Args:
+            scope: the number of the link that a link-local address is on; 0: none is said.
+        """
+        try:
+            netlink = self._kernel.netlink() if self._kernel is not None else None
+            if netlink is None:
+                return self._ask(None, unmapped(ip), scope)
+            answers = netlink.answers()
+            own = answers.get((ip, scope, self))
+            if own is None:
+                own = self._ask(netlink, unmapped(ip), scope)
+                if own is not None:
+                    if len(answers) >= MAX_ANSWERS:
+                        answers.clear()
+                    answers[ip, scope, self] = own
+            return own
+        except OSError:
+            return None
+
+    def _ask(self, netlink: Optional[Netlink], ip: bytes, scope: int) -> Optional[bool]:
+        if ip in self.public:
+            return True
+        if netlink is None:
+            return self._by_connect(ip, scope)
+        try:
+            return any(self._answers_of(netlink, ip, scope))
+        except OSError as exc:
+            if exc.errno in _NO_WAY:
+                return False
+            if exc.errno in _IN_DOUBT:
+                return None
+        # A blackhole, an interface or a source that is not there, a kernel that does not
+        # understand: as the connection itself fares.
+        return self._by_connect(ip, scope)
+
+    def _answers_of(self, netlink: Netlink, ip: bytes, scope: int) -> Iterator[bool]:
+        """Yield whether *ip* is ours, for all ways in which a socket of ours asks for the route."""
+        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+        fixed = packed_ip(self._road.sources.get(family, "")) or b""
+        # Rules of routing may choose by protocol.
+        for proto in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            is_own, source = netlink.ask(self._question(ip, scope, fixed, proto))
+            yield is_own
+            if source and source != fixed:
+                # A connected socket goes on from the address that was chosen, and a rule of
+                # routing may be about that.
+                yield netlink.ask(self._question(ip, scope, source, proto))[0]
+
+    def _question(self, ip: bytes, scope: int, source: bytes, proto: int) -> bytes:
+        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+        if self._road.interface and not scope:
+            scope = socket.if_nametoindex(self._road.interface)
+        parts = [ROUTE.pack(family, len(ip) * 8, len(source) * 8, 0, 0, 0, 0, 0, 0)]
+        parts.append(attribute(Attribute.DST, ip))
+        for kind, number in ((Attribute.OIF, scope), (Attribute.MARK, self._road.mark)):
+            if number:
+                parts.append(attribute(kind, struct.pack("=I", number)))
+        if source:
+            parts.append(attribute(Attribute.SRC, source))
+        # Kernels before Linux 4.18, which have no such rules, take no notice of it.
+        parts.append(attribute(Attribute.IP_PROTO, bytes([proto])))
+        return b"".join(parts)
+
+    def _by_connect(self, ip: bytes, scope: int) -> Optional[bool]:
+        """Ask by which address of this host it would go there."""
+        family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+        host = text_ip(ip)
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                self._road.confine(probe)
+                probe.connect((host, PROBE_PORT, 0, scope)[: 2 if len(ip) == 4 else 4])
+                source = packed_ip(probe.getsockname()[0])
+                return source == ip or (len(ip) == 4 and host.startswith("127."))
+        except OSError as exc:
+            # What cannot be connected to cannot be reached by a client, either.
+            return None if exc.errno in _IN_DOUBT else False

@@ -1,0 +1,160 @@
+"""Sockets that others send or connect to: where they are, and where they seem to be."""
+
+import errno
+import os
+import socket
+from typing import Any, Callable, Optional, Set, Tuple
+
+from minisocks.compat import close_quietly, set_up_listener
+from minisocks.config.settings import Config
+from minisocks.errors import DialError, LimitReached
+from minisocks.net.room import with_room
+from minisocks.policy.networks import LOOPBACK
+from minisocks.quoting import reason_of
+from minisocks.values import PortRange
+from minisocks.wire import Rep, packed_ip, plain_ip, text_ip
+
+__all__ = ["Ports", "public_address"]
+
+#: So many ports of a range that others have are tried; ours are known.
+MAX_TRIES = 64
+
+#: Made non-blocking with the same system call, where that can be.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+def _leave(sock: socket.socket) -> None:
+    """Do nothing to *sock*."""
+
+
+class Ports:
+    """Opens them, each with a port of its own, of a range where there is one.
+
+    A class because it remembers which ports of the range it has.  Loop thread.
+
+    Args:
+        option: what set the range, for who is told that it is used up.
+        make_room: called when there is no descriptor; whether it has closed some.
+    """
+
+    def __init__(self, option: str, make_room: Callable[[], bool] = lambda: False) -> None:
+        self._option = option
+        self._make_room = make_room
+        self._range: Optional[PortRange] = None
+        self._used: Set[Tuple[bytes, int]] = set()
+
+    def change(self, text: str) -> None:
+        """Take ports of the range *text* from now on; "": any."""
+        self._range = PortRange.parse(self._option, text) if text else None
+
+    @property
+    def count(self) -> Optional[int]:
+        """How many ports the range has; None: any port will do."""
+        return None if self._range is None else self._range.high - self._range.low + 1
+
+    def __str__(self) -> str:
+        return str(self._range or "")
+
+    def open(
+        self, kind: int, where: Any, prepare: Callable[[socket.socket], None] = _leave
+    ) -> Tuple[socket.socket, bytes]:
+        """Open a socket on an address of ours; return it and the address.
+
+        Args:
+            kind: SOCK_DGRAM; or SOCK_STREAM, which listens.
+            where: the sockaddr of a socket of ours that is there.
+            prepare: called with the socket before it is bound; may raise OSError.
+
+        Raises:
+            LimitReached: the range has no free port.
+            DialError: there can be no socket there.
+        """
+        ip = plain_ip(where[0])
+        if len(ip) == 4:
+            sockaddr: Tuple[Any, ...] = (text_ip(ip),)
+            family, rest = socket.AF_INET, ()
+        else:
+            # With its scope: a link-local address is one only with that.
+            sockaddr, family, rest = (where[0].partition("%")[0],), socket.AF_INET6, where[2:]
+        try:
+            sock = self.new_socket(family, kind)
+            try:
+                if kind == socket.SOCK_STREAM:
+                    set_up_listener(sock)
+                prepare(sock)
+                self._bind(sock, ip, sockaddr, rest)
+            except BaseException:
+                close_quietly(sock)
+                raise
+        except OSError as exc:
+            why = "no socket on %s: %s" % (text_ip(ip), reason_of(exc))
+            raise DialError(why, Rep.GENERAL_FAILURE) from exc
+        return sock, ip
+
+    def new_socket(self, family: int, kind: int) -> socket.socket:
+        """Return a socket that does not block.
+
+        Raises:
+            OSError: there can be none.
+        """
+        sock = with_room(lambda: socket.socket(family, kind | _NONBLOCK), self._make_room)
+        sock.setblocking(False)
+        return sock
+
+    def closed(self, ip: bytes, port: int) -> None:
+        """Take note that one of them is closed."""
+        self._used.discard((ip, port))
+
+    def _bind(
+        self, sock: socket.socket, ip: bytes, host: Tuple[Any, ...], rest: Tuple[Any, ...]
+    ) -> None:
+        if self._range is None:
+            _bind_to(sock, host + (0,) + rest)
+            return
+        low, high = self._range
+        count, tries = high - low + 1, 0
+        # From anywhere: a port that was somebody's a moment ago may still be written to.
+        first = int.from_bytes(os.urandom(4), "big") % count
+        for step in range(count):
+            port = low + (first + step) % count
+            if (ip, port) in self._used:
+                continue
+            tries += 1
+            if tries > MAX_TRIES:
+                break
+            try:
+                _bind_to(sock, host + (port,) + rest)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                self._used.add((ip, port))
+                return
+        raise LimitReached("no port is free (%s %s)" % (self._option, self._range))
+
+
+def _bind_to(sock: socket.socket, sockaddr: Any) -> None:
+    """Bind *sock*; one for connections listens then, which also says whether the port is ours."""
+    sock.bind(sockaddr)
+    if sock.type & ~_NONBLOCK == socket.SOCK_STREAM:
+        sock.listen(1)
+
+
+def connect_quietly(sock: socket.socket, peer: Any) -> bool:
+    """Have the kernel take datagrams from *peer* only; return whether it does."""
+    try:
+        sock.connect(peer)
+    except OSError:
+        return False  # there is no way to it, for now
+    return True
+
+
+def public_address(config: Config, ip: bytes, other: bytes) -> bytes:
+    """Return what somebody at the address *other* is told instead of ours, *ip*.
+
+    An empty *other* is anybody, on another host.
+    """
+    if ip in LOOPBACK or other in LOOPBACK or other == ip:
+        return ip  # nothing is in between
+    known = map(packed_ip, config.public_address)
+    return next((public for public in known if public and len(public) == len(ip)), ip)

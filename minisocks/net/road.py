@@ -1,0 +1,130 @@
+"""The road out: from which address, interface and mark targets are dialed."""
+
+import errno
+import logging
+import socket
+import struct
+from types import MappingProxyType
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
+
+from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
+from minisocks.config.settings import Config
+from minisocks.errors import RoadError
+from minisocks.policy.addresses import Sockaddr
+from minisocks.values import Keepalive
+
+__all__ = ["Road"]
+
+log = logging.getLogger("minisocks")
+
+_FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+
+_UINT = struct.Struct("=I")
+
+#: What no waiting mends, unlike an address or interface that is not up yet.
+_FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
+
+
+def _warn_in_log(sentence: str) -> None:
+    log.warning("%s", sentence)
+
+
+class Road(NamedTuple):
+    """How to leave this host.  Immutable; any thread.
+
+    ``sources`` by family; when there are some, a family without one is not used:
+    who sets a source wants no packet to go another way.
+    """
+
+    prefer: int = 0
+    sources: Mapping[int, str] = MappingProxyType({})
+    interface: str = ""
+    mark: int = 0
+    #: The one family of which addresses of names are wanted; 0: both.
+    only: int = 0
+    #: Of all connections, those of clients as well.
+    keepalive: Keepalive = Keepalive()
+
+    @classmethod
+    def of(cls, config: Config) -> "Road":
+        """Return what *config* says."""
+        sources: Dict[int, str] = {
+            socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in config.source
+        }
+        prefer, _, is_only = config.prefer.partition("-")
+        family = _FAMILIES.get(prefer, 0)
+        only = family if is_only else min(sources) if len(sources) == 1 else 0
+        keepalive = Keepalive.parse(config.keepalive)
+        return cls(family, sources, config.interface, config.mark, only, keepalive)
+
+    def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
+        """Return *addresses* with the preferred family first, else in their order."""
+        if not self.prefer:
+            return list(addresses)
+        return sorted(addresses, key=lambda address: address[0] != self.prefer)
+
+    def prepare(self, sock: socket.socket) -> None:
+        """Set *sock* up, before it is connected.
+
+        Raises:
+            OSError: it cannot leave as it should.
+        """
+        self.confine(sock)
+        if self.sources:
+            source = self.sources.get(sock.family)
+            if source is None:
+                raise OSError(errno.ENETUNREACH, "no --source of this family")
+            bind_late(sock, (source, 0))
+
+    def confine(self, sock: socket.socket) -> None:
+        """Keep *sock*, which may also be one that listens, to the interface and the mark.
+
+        Raises:
+            OSError: that cannot be.
+        """
+        if self.mark:
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_MARK"), _UINT.pack(self.mark))
+        if self.interface:
+            name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
+            sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
+
+    def check(self, warn: Callable[[str], None] = _warn_in_log) -> None:
+        """Try it once, without sending anything; warn of what may still come up.
+
+        Raises:
+            RoadError: it will never work.
+            OSError: there is no descriptor left to try it with.
+        """
+        if not (self.sources or self.interface or self.mark):
+            return
+        for family in self.sources or (socket.AF_INET,):
+            try:
+                self._try(family)
+            except OSError as exc:
+                if exc.errno in CAPACITY_ERRORS:
+                    raise
+                sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
+                if exc.errno in _FOR_GOOD:
+                    raise RoadError(exc.errno, sentence) from exc
+                warn("%s; going on, it may come up" % sentence)
+
+    def _try(self, family: int) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self.prepare(sock)
+        finally:
+            close_quietly(sock)
+
+    def __str__(self) -> str:
+        """Return the options that say so."""
+        words = ["--source %s" % source for source in self.sources.values()]
+        words += ["--interface %s" % self.interface] if self.interface else []
+        words += ["--mark %d" % self.mark] if self.mark else []
+        return " ".join(words)
+
+
+def _option(name: str) -> int:
+    number = getattr(socket, name, None)
+    if number is None:
+        raise OSError(errno.ENOPROTOOPT, "this system has no %s" % name)
+    return int(number)

@@ -1,0 +1,270 @@
+"""The language of rules: one line to one ``Rule``.  Pure.
+
+::
+
+    allow|deny [from NETS] [to HOSTS|NETS] [port PORTS] [command connect|bind|udp]
+               [version 4|5] [user NAMES|none|any|none any]
+
+Clauses in any order; in a clause, values with blanks or commas between them.  ``@FILE`` stands
+for the lines of a file; if its name has blanks, ``@"FILE"``.  A name of a user that is one of the
+language's words, or has blanks, goes in double quotes.
+"""
+
+import re
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+)
+
+from minisocks.errors import RefusedByRules, RuleError
+from minisocks.guesses import closest
+from minisocks.policy.lists import Lines
+from minisocks.policy.names import check_name, is_name
+from minisocks.policy.networks import Row, parse_networks
+from minisocks.policy.places import SETS, Places
+from minisocks.values import encode
+from minisocks.wire import Cmd
+
+__all__ = ["Decision", "Rule", "check_rule", "parse_rule", "with_files"]
+
+#: Returns the list in a file; raises ``ConfigError``.
+ReadLines = Callable[[str], Lines]
+
+_WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
+#: Such a name of a file needs no quotes.
+_PLAIN = re.compile(r'[^\s,"]+\Z')
+COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
+_CLAUSES = ("from", "to", "port", "command", "version", "user")
+
+
+class Rule(NamedTuple):
+    """One rule.  Of a clause that is not there, None: it says nothing about that.
+
+    ``users`` has the names that it is about, and None for a client without a password;
+    ``any_user`` stands for every user.
+    """
+
+    allows: bool
+    text: str
+    sources: Optional[Places] = None
+    targets: Optional[Places] = None
+    ports: Optional[Tuple[Tuple[int, int], ...]] = None
+    commands: Optional[FrozenSet[int]] = None
+    versions: Optional[FrozenSet[int]] = None
+    users: Optional[FrozenSet[Optional[bytes]]] = None
+    any_user: bool = False
+    is_built_in: bool = False
+
+
+class Decision(NamedTuple):
+    """Whether; and in words why not (what an operator can do about it).
+
+    ``number`` is that of the rule that made it, from 1; 0 if none did, or none could yet.
+    """
+
+    allowed: bool
+    reason: str = ""
+    number: int = 0
+
+    def demand(self) -> None:
+        """Go on if it is allowed.
+
+        Raises:
+            RefusedByRules: it is not.
+        """
+        if not self.allowed:
+            raise RefusedByRules(self.reason)
+
+
+class _Word(NamedTuple):
+    text: str
+    column: int
+
+    @property
+    def is_quoted(self) -> bool:
+        return self.text.startswith('"')
+
+
+class _Line:
+    """One rule as it is read, for errors that show where."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def wrong(self, message: str, word: Optional[_Word] = None) -> RuleError:
+        column = word.column if word else len(self.text.rstrip()) + 1
+        return RuleError(message, self.text.rstrip(), column)
+
+
+def check_rule(text: str) -> None:
+    """Accept what is a rule, as far as can be said without the files it names.
+
+    Raises:
+        RuleError: it is none.
+    """
+    parse_rule(text, lambda path: Lines([], []))
+
+
+def parse_rule(text: str, read: ReadLines) -> Rule:
+    """Return the rule that *text* says.
+
+    Raises:
+        RuleError: it says none; with the column.
+        ConfigError: from *read*.
+    """
+    line = _Line(text)
+    words = [_Word(found.group(), found.start() + 1) for found in _WORD.finditer(text)]
+    if not words or words[0].text.lower() not in ("allow", "deny"):
+        hint = closest(words[0].text.lower(), ("allow", "deny")) if words else ""
+        raise line.wrong("a rule begins with allow or deny%s" % hint, words[0] if words else None)
+    rule = Rule(words[0].text.lower() == "allow", " ".join(word.text for word in words))
+    fields: Dict[str, Any] = {}
+    for clause, values in _clauses(line, words[1:]):
+        name = clause.text.lower()
+        if name in ("from", "to"):
+            places = _places(line, name, values, read, rule.allows)
+            fields["sources" if name == "from" else "targets"] = places
+        elif name == "port":
+            fields["ports"] = tuple(_ports(line, word) for word in values)
+        elif name == "command":
+            fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
+        elif name == "version":
+            fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
+        else:
+            fields["users"], fields["any_user"] = _users(line, values)
+    return rule._replace(**fields)
+
+
+def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Word]]]:
+    seen: Set[str] = set()
+    while words:
+        clause = words[0]
+        name = clause.text.lower()
+        if name not in _CLAUSES:
+            what = closest(name, _CLAUSES) or "; the words are %s" % ", ".join(_CLAUSES)
+            raise line.wrong("%s says nothing here%s" % (clause.text, what), clause)
+        if name in seen:
+            raise line.wrong("%s is there twice; write its values behind one" % name, clause)
+        seen.add(name)
+        end = 1
+        while end < len(words) and words[end].text.lower() not in _CLAUSES:
+            end += 1
+        values, words = words[1:end], words[end:]
+        if not values:
+            raise line.wrong("%s needs a value behind it" % name, words[0] if words else None)
+        yield clause, values
+
+
+def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool) -> Places:
+    rows: List[Row] = []
+    names: List[str] = []
+    sets: Set[str] = set()
+    for word in words:
+        text = word.text.lower()
+        if text == "remote" and clause == "to":
+            # It would have what is this host's by other names, and 169.254.169.254.
+            raise line.wrong("remote is about clients; to has public, private and so on", word)
+        if text in SETS:
+            sets.add(text)
+        elif text in ("any", "all", "*", "everything"):
+            raise line.wrong("for every address leave %s out" % clause, word)
+        elif text.startswith("@"):
+            path = word.text[1:].strip('"')
+            if text.count('"') == 1:
+                raise line.wrong("the quote is not closed", word)
+            if not path:
+                raise line.wrong("@ needs the name of a file behind it", word)
+            lines = read(path)
+            if lines.foreign is not None and (allows or clause == "from"):
+                raise lines.foreign
+            rows += lines.rows
+            names += lines.names
+            if clause == "from" and lines.names:
+                raise line.wrong(_NO_NAMES % lines.names[0], word)
+        elif not is_name(text):
+            try:
+                rows += parse_networks(text)
+            except ValueError as exc:
+                raise line.wrong(str(exc), word) from None
+        else:
+            names.append(_name(line, clause, word))
+    return Places(rows, names, frozenset(sets), clause == "from", allows and clause == "to")
+
+
+_NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"
+
+
+def _name(line: _Line, clause: str, word: _Word) -> str:
+    text = word.text.lower()
+    if clause == "to" and "." not in text and closest(text, SETS):
+        raise line.wrong("%.60s is no set%s" % (text, closest(text, SETS)), word)
+    try:
+        check_name(text)
+    except ValueError as exc:
+        raise line.wrong(str(exc), word) from None
+    if clause == "from":
+        raise line.wrong(_NO_NAMES % text, word)
+    return text
+
+
+def _ports(line: _Line, word: _Word) -> Tuple[int, int]:
+    first, dash, last = word.text.partition("-")
+    ends = [first, last if dash else first]
+    if not all(end and len(end) <= 5 and all(c in "0123456789" for c in end) for end in ends):
+        raise line.wrong("%s is no port; write 443 or 8000-8999" % word.text, word)
+    low, high = map(int, ends)
+    if high > 65535 or low > high:
+        raise line.wrong("ports go from 0 to 65535, the lower one first", word)
+    return low, high
+
+
+def _choice(line: _Line, word: _Word, known: Mapping[str, int]) -> int:
+    if word.text.lower() not in known:
+        raise line.wrong("%s is none of %s" % (word.text, ", ".join(known)), word)
+    return int(known[word.text.lower()])
+
+
+def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[Optional[bytes]], bool]:
+    names: Set[Optional[bytes]] = set()
+    any_user: Optional[_Word] = None
+    for word in words:
+        text = word.text
+        if word.is_quoted:
+            if len(text) < 2 or not text.endswith('"'):
+                raise line.wrong("the quote is not closed", word)
+            text = text[1:-1]
+        elif text.startswith("@"):
+            raise line.wrong("user takes names and no file (a name like this: in quotes)", word)
+        elif text.lower() == "none":
+            names.add(None)
+            continue
+        elif text.lower() == "any":
+            any_user = word
+            continue
+        names.add(encode(text))
+    if any_user and names - {None}:
+        raise line.wrong("any is every user: leave it out, or the names", any_user)
+    return frozenset(names), any_user is not None
+
+
+def with_files(text: str, rename: Callable[[str], str]) -> str:
+    """Return the rule *text* with the files that it names called otherwise."""
+
+    def renamed(found: Any) -> str:
+        # In quotes alone it is the name of a user.
+        word = str(found.group())
+        if not word.startswith("@"):
+            return word
+        path = rename(word[1:].strip('"'))
+        return "@" + path if _PLAIN.match(path) else '@"%s"' % path
+
+    return _WORD.sub(renamed, text)

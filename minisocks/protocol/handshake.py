@@ -1,0 +1,267 @@
+"""The server's side of one handshake: fed with bytes, asked for events.
+
+Feed it with ``receive_data``, ask ``next_event`` until it says None (more bytes
+are needed), send what ``data_to_send`` returns.  Any bytes, cut anywhere, give
+one of the events or one of the errors documented here; nothing it holds grows
+beyond the longest message plus what was fed last.  No socket, thread or clock.
+
+::
+
+    VER --4--> request4 ------------------------> Request
+     |--5--> greeting -> auth (Credentials) -> request5 -> Request
+     `--else--> NotSocks
+"""
+
+import enum
+from typing import Generator, NamedTuple, Optional, Sequence, Union
+
+from minisocks.errors import (
+    AuthFailed,
+    HandshakeError,
+    NotSocks,
+    Probe,
+    ProtocolError,
+    UnsupportedCommand,
+)
+from minisocks.protocol import socks4, socks5
+from minisocks.protocol.sniff import sniff
+from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.stream import Stream
+from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver
+
+__all__ = ["Credentials", "Event", "Handshake", "Request"]
+
+
+class Request(NamedTuple):
+    """What the client wants, once it has shown all it was asked for.
+
+    ``userid`` is SOCKS4's, unverified; ``user`` is who gave the right password, now or
+    some time ago.
+    """
+
+    ver: int
+    cmd: int
+    dst: Address
+    userid: bytes
+    user: Optional[bytes]
+
+
+Event = Union[Credentials, Request]
+
+_Steps = Generator[Optional[Event], None, None]
+
+
+class _Stage(enum.Enum):
+    """How far it is, which decides what a refusal looks like."""
+
+    VERSION = 0
+    GREETING = 1
+    AUTH = 2
+    REQUEST4 = 3
+    REQUEST5 = 4
+    ANSWERED = 5
+
+
+_COMMANDS = {Ver.SOCKS4: (Cmd.CONNECT, Cmd.BIND), Ver.SOCKS5: tuple(Cmd)}
+
+
+class Handshake:
+    """One conversation, from VER to the reply.
+
+    A class because it stops wherever bytes lack, and goes on there when they have come.
+
+    Args:
+        methods: the METHODs this client may use, the preferred one first.
+            SOCKS4, which has none, passes when NO_AUTHENTICATION is there.
+        guest: who it is if it gives no password.
+        asks_ident: whether SOCKS4 passes in any case, for its identd is asked who it is.
+
+    Thread: one at a time.
+    """
+
+    __slots__ = (
+        "_asks_ident",
+        "_failed",
+        "_has_only_greeted",
+        "_methods",
+        "_out",
+        "_stage",
+        "_steps",
+        "_stream",
+        "_user",
+        "_verdict",
+        "eof",
+        "started",
+        "ver",
+    )
+
+    def __init__(
+        self,
+        methods: Sequence[int] = (Method.NO_AUTHENTICATION,),
+        guest: Optional[bytes] = None,
+        asks_ident: bool = False,
+    ) -> None:
+        self._asks_ident = asks_ident
+        self._methods = methods
+        self._stream = Stream()
+        self._stage = _Stage.VERSION
+        self._out = b""
+        self._user = guest
+        self._verdict: Optional[bool] = None
+        self._failed: Optional[HandshakeError] = None
+        self._steps = self._conversation()
+        #: True once a byte came: a client that only looks whether we listen says none.
+        self.started = False
+        #: True once the client has said its last byte.
+        self.eof = False
+        #: True while a greeting, to which 05 00 is the answer, is all that it has said.
+        self._has_only_greeted = False
+        #: The protocol that the client speaks, once it has said so.
+        self.ver: Optional[Ver] = None
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes as the network delivered them; empty means end of stream."""
+        if not data:
+            self.eof = True
+        else:
+            self.started = True
+            self._has_only_greeted = False
+            self._stream.feed(data)
+
+    def next_event(self) -> Optional[Event]:
+        """Return the next event, or None when more bytes are needed.
+
+        After ``Credentials``, call ``credentials_checked`` before asking again.
+        After ``Request`` there is no further event: answer it.
+
+        Raises:
+            HandshakeError: one of its subclasses; ``refusal`` has the answer.
+                The conversation is over, and every later call raises the same.
+        """
+        if self._failed is not None:
+            raise self._failed
+        try:
+            event = next(self._steps)
+            if event is None and self.eof:
+                raise ProtocolError("the client closed before it had said all")
+        except StopIteration:
+            return None  # the request was the last one
+        except HandshakeError as exc:
+            self._failed = exc
+            raise
+        return event
+
+    def credentials_checked(self, ok: bool) -> None:
+        """Say whether the last ``Credentials`` are right."""
+        self._verdict = ok
+
+    def stop_parsing(self) -> None:
+        """Let go of the parser, once nothing more is fed: the two would keep each other."""
+        self._steps.close()
+
+    def data_to_send(self) -> bytes:
+        """Return what is to be sent now, once."""
+        out, self._out = self._out, b""
+        return out
+
+    @property
+    def is_check(self) -> bool:
+        """Whether the client has left as a health check does: greeted, answered with 05 00."""
+        return self.eof and self._has_only_greeted
+
+    @property
+    def has_trailing_data(self) -> bool:
+        """Whether there are bytes behind the request."""
+        return bool(self._stream.buffer)
+
+    def trailing_data(self) -> bytes:
+        """Return the bytes behind the request, once: they belong to the target."""
+        return self._stream.take()
+
+    def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+        """Return the first reply to BIND: the peer can connect there.  A second one follows."""
+        stage = self._stage
+        reply = self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
+        self._stage = stage
+        return reply
+
+    def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+        """Return the reply that says: connected, and this is our end of it; of BIND, the peer's."""
+        return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
+
+    def refusal(self, error: Exception) -> bytes:
+        """Return the last bytes for a client whose wish ended in *error*.
+
+        Empty when there is nothing it could read: it left, or speaks nothing
+        that we know.  The caller sends them and closes.
+        """
+        if isinstance(error, NotSocks):
+            return error.answer
+        rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
+        if rep is None or not self.started:
+            return b""
+        return self._reply(rep, b"", 0, getattr(error, "cd", Cd.REJECTED))
+
+    def _reply(self, rep: Rep, bnd_ip: bytes, bnd_port: int, failure: Cd = Cd.REJECTED) -> bytes:
+        stage, self._stage = self._stage, _Stage.ANSWERED
+        if stage == _Stage.GREETING:
+            return bytes((Ver.SOCKS5, Method.NO_ACCEPTABLE))
+        if stage == _Stage.AUTH:
+            return bytes((socks5.AUTH_VERSION, 1))
+        if stage == _Stage.REQUEST4:
+            return socks4.encode_reply(rep, bnd_ip, bnd_port, failure)
+        if stage == _Stage.REQUEST5:
+            return socks5.encode_reply(rep, bnd_ip, bnd_port)
+        return b""
+
+    def _conversation(self) -> _Steps:
+        (version,) = yield from self._stream.read_exact(1)
+        if version == Ver.SOCKS4:
+            self.ver, self._stage = Ver.SOCKS4, _Stage.REQUEST4
+            yield from self._socks4()
+        elif version == Ver.SOCKS5:
+            self.ver, self._stage = Ver.SOCKS5, _Stage.GREETING
+            yield from self._socks5()
+        else:
+            raise (yield from sniff(version, self._stream))
+
+    def _socks4(self) -> _Steps:
+        request = yield from socks4.parse_request(self._stream)
+        if Method.NO_AUTHENTICATION not in self._methods and not self._asks_ident:
+            raise AuthFailed("a password is needed, and SOCKS4 has none")
+        yield self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
+
+    def _socks5(self) -> _Steps:
+        offered = yield from socks5.parse_methods(self._stream)
+        if not offered:
+            raise Probe("the client offers no method: it asks whether we live")
+        method = next((m for m in self._methods if m in offered), None)
+        if method is None:
+            raise AuthFailed(
+                "no common method: the client offers %s, wanted is %s"
+                % (_hex(offered), _hex(bytes(self._methods)))
+            )
+        self._out += bytes((Ver.SOCKS5, method))
+        self._has_only_greeted = not (method or self._stream.buffer)
+        if method == Method.USERNAME_PASSWORD:
+            self._stage = _Stage.AUTH
+            credentials = yield from socks5.parse_credentials(self._stream)
+            yield credentials
+            if not self._verdict:
+                name = quoted(credentials.user, MOST_TOLD)
+                raise AuthFailed("wrong user name or password, as %s" % name)
+            self._user = credentials.user
+            self._out += bytes((socks5.AUTH_VERSION, 0))
+        self._stage = _Stage.REQUEST5
+        request = yield from socks5.parse_request(self._stream)
+        yield self._request(Ver.SOCKS5, request.cmd, request.dst, b"")
+
+    def _request(self, ver: Ver, cmd: int, dst: Address, userid: bytes) -> Request:
+        if cmd not in _COMMANDS[ver]:
+            raise UnsupportedCommand("CMD 0x%02x" % cmd)
+        return Request(ver, cmd, dst, userid, self._user)
+
+
+def _hex(methods: bytes) -> str:
+    return " ".join("%02x" % m for m in methods)

@@ -1,0 +1,386 @@
+"""Handler threads, of which one at a time, the leader, waits for clients."""
+
+import collections
+import errno
+import logging
+import os
+import threading
+import time
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from minisocks.compat import CAPACITY_ERRORS, Waker, log_bug, tell
+from minisocks.net.edge import Edge
+from minisocks.net.polled import Polled
+from minisocks.net.threads import start_thread
+from minisocks.quoting import reason_of
+from minisocks.server.services import Services
+
+__all__ = ["Acceptor"]
+
+#: Threads without a client that stay.
+MAX_FOLLOWERS = 4
+#: Threads that have just begun with their clients.  More of them only fight for the interpreter:
+#: with 32 quick clients at once, each connection took 1.3 times the processor time.
+MAX_FRESH = 3
+#: So long they are waited for when there are so many; then their clients are slow ones.  Half of
+#: it after each time in vain, so that a crowd of silent clients is accepted at once.
+PATIENCE_SECONDS = 0.002
+#: So many clients that wait at a listener that is to be closed are still served.
+MAX_WAITING = 64
+#: With no descriptor left, how long until accept is tried again.
+RETRY_SECONDS = 0.05
+#: The same when handshakes have been ended for it.
+END_SECONDS = 0.01
+#: How long ``stop`` waits for threads that a hook may hold.
+STOP_SECONDS = 5.0
+#: How long ``change`` waits for a leader, when all threads are in hooks.
+CHANGE_SECONDS = 5.0
+
+#: What accept says of a listener that another process has shut down, or closed, for ever.
+_LISTENER_IS_DEAD = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
+
+#: A server, and what its ``get_request`` returned.
+_Accepted = Tuple[Any, Any, Any]
+
+
+class _Wish(NamedTuple):
+    """What is to be accepted for, and what is set once the leader does so."""
+
+    servers: Tuple[Any, ...]
+    is_adopted: threading.Event
+
+
+class Acceptor:
+    """Accepts and serves the clients of some servers, each a ``SocksServer`` that listens.
+
+    A thread that has accepted a client sees to it that another thread leads, and then serves
+    the client itself: no client is handed from thread to thread.  There are as many threads as
+    clients that are spoken with, at most one more than there may be pending handshakes; that
+    one can always accept, and ends the oldest of them (``Pending``).
+
+    A class because its servers share the threads: when one of them finds no descriptor for a
+    client, none of them would.  Any thread.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lead = threading.Condition(threading.Lock())  # guards all below: the leader's
+        self._waker = Waker()
+        self._polled = Polled(self._waker.fileno())
+        self._ready: Deque[int] = collections.deque()
+        #: Servers that are removed, and how many of those that wait there are still served.
+        self._leaving: List[Tuple[Any, int]] = []
+        self._adopted = _Wish((), threading.Event())
+        self._descriptors = Edge("accepting again")
+        self._patience = PATIENCE_SECONDS
+        self._guard = threading.Lock()  # guards all below
+        self._wish = self._adopted
+        self._threads: Set[threading.Thread] = set()
+        #: How many there are, those that are being started among them.
+        self._thread_count = 0
+        #: Of the threads, those that lead or wait for that.
+        self._followers = 0
+        #: How many clients there have been; those up to the second are served, or slow.
+        self._count = self._slow_count = 0
+        #: How many of the others are being served.
+        self._fresh = 0
+        self._thread_supply = Edge("threads can be had again")
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+        return self._thread_count
+
+    def start(self, servers: Sequence[Any]) -> None:
+        """Start serving *servers*; their loop has to run.
+
+        Raises:
+            RuntimeError, OSError: there is no thread to be had.
+        """
+        with self._guard:
+            self._wish = _Wish(tuple(servers), threading.Event())
+            self._expect_thread(1)
+        try:
+            self._start_thread()
+        except BaseException:
+            with self._guard:
+                self._expect_thread(-1)
+            raise
+
+    def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
+        """Serve *added*, too, and of *removed* only the clients that wait there already.
+
+        Returns when *removed* may be closed.  Not in the loop's thread, for which the leader
+        may wait.
+        """
+        with self._guard:
+            stay = tuple(server for server in self._wish.servers if server not in removed)
+            wish = self._wish = _Wish(stay + tuple(added), threading.Event())
+        self._waker.wake()
+        _wait_until(
+            lambda seconds: self._stopping.is_set() or wish.is_adopted.wait(seconds),
+            CHANGE_SECONDS,
+        )
+
+    def wait(self) -> None:
+        """Return when ``stop`` has been called."""
+        self._stopped.wait()
+
+    def stop(self) -> None:
+        """Accept no more and end handshakes; returns when threads have ended, or after 5 s.
+
+        A hook may call it: its own thread is not waited for.
+        """
+        self._stopping.set()
+        self._waker.wake()  # and not drained any more: each thread that leads sees it
+        self._services.pending.close()
+        with self._guard:
+            threads = self._threads.difference([threading.current_thread()])
+        _wait_until(lambda seconds: _join(threads, seconds), STOP_SECONDS)
+        if self._lead.acquire(timeout=1.0):  # else a leader is held up, and needs it
+            self._waker.close()
+            self._lead.release()
+        self._stopped.set()
+
+    # A handler thread
+
+    def _work(self) -> None:
+        """Lead, serve and follow, until there are enough threads without this one."""
+        is_following = True
+        try:
+            while True:
+                self._services.processor.keep()
+                accepted = self._next()
+                if accepted is None:
+                    return
+                is_following = False
+                number = self._leave_lead()
+                _serve(*accepted)
+                accepted = None  # the socket is not this thread's any more
+                is_following = self._follow(number)
+                if not is_following:
+                    return
+        finally:
+            with self._guard:
+                self._threads.discard(threading.current_thread())
+                self._followers -= is_following
+                self._thread_count -= 1
+                was_last = not self._followers and not self._stopping.is_set()
+                self._expect_thread(was_last)
+            if was_last:  # a fault of ours has ended it
+                self._start_thread()
+
+    def _leave_lead(self) -> int:
+        """See to it that another thread leads; return the number of this thread's client."""
+        with self._guard:
+            self._followers -= 1
+            self._fresh += 1
+            self._count += 1
+            number = self._count
+            if self._followers or self._stopping.is_set() or self._is_full():
+                return number
+            self._expect_thread(1)
+        # Not under the guard: with no memory left the start of a thread may never return.
+        try:
+            self._start_thread()
+        except (RuntimeError, OSError, MemoryError) as exc:
+            with self._guard:
+                self._expect_thread(-1)
+                # Those that are there go on; one of them always ends its handshake to lead.
+                count = self._thread_count
+                self._services.pending.have_threads(max(1, count - 1))
+                self._thread_supply.reached("no new thread: %s; going on with %d", exc, count)
+        else:
+            with self._guard:
+                self._services.pending.have_threads(None)
+                self._thread_supply.passed()
+        return number
+
+    def _is_full(self) -> bool:
+        """Return whether there are as many threads as may be.
+
+        One more than handshakes, and that one ends the oldest.  Threads that are in a subclass's
+        code outside of the handshake cannot be ended: for those there may be as many again.
+        """
+        most = self._services.access.config.max_handshakes
+        spare = 1 if len(self._services.pending) * 2 >= most else most
+        return self._thread_count >= most + spare
+
+    def _follow(self, number: int) -> bool:
+        """Return whether this thread stays, now that its client, that *number*, is served."""
+        with self._guard:
+            if number > self._slow_count:
+                self._fresh -= 1
+                self._patience = PATIENCE_SECONDS
+            stays = self._followers < MAX_FOLLOWERS and not self._stopping.is_set()
+            self._followers += stays
+            return stays
+
+    def _expect_thread(self, change: int) -> None:
+        """Count a thread that is about to be started in, or out again.  Guarded."""
+        self._thread_count += change
+        self._followers += change
+
+    def _start_thread(self) -> None:
+        hooks = self._services.hooks
+        runs_hooks = hooks.authenticate is not None or hooks.authorize is not None
+        thread = start_thread(self._work, "handler", runs_hooks)
+        with self._guard:
+            if thread.is_alive():
+                self._threads.add(thread)
+
+    # The leader
+
+    def _next(self) -> Optional[_Accepted]:
+        """Return a client that has been accepted; None: the acceptor stops."""
+        with self._lead:
+            while not self._stopping.is_set():
+                try:
+                    if self._fresh >= MAX_FRESH:
+                        self._wait_for_quick_clients()
+                        continue
+                    accepted = self._accept_one()
+                except Exception:  # noqa: BLE001  # out of memory, or our bug: the others wait for us
+                    log_bug("accepting failed")
+                    self._stopping.wait(RETRY_SECONDS)
+                else:
+                    if accepted is not None:
+                        return accepted
+        return None
+
+    def _wait_for_quick_clients(self) -> None:
+        """Let a thread that has served its client lead; none comes: those clients are slow."""
+        count, fresh = self._count, self._fresh
+        self._lead.wait(self._patience)
+        with self._guard:
+            if (count, fresh) == (self._count, self._fresh):
+                self._slow_count, self._fresh = count, 0
+                self._patience /= 2
+
+    def _accept_one(self) -> Optional[_Accepted]:
+        """Return a client, waiting for one if need be; None: look again."""
+        if self._wish is not self._adopted:
+            self._adopt(self._wish)
+        while self._leaving:
+            accepted = self._accept_last()
+            if accepted is not None:
+                return accepted
+        self._adopted.is_adopted.set()
+        while self._ready:
+            accepted = self._accept_from(self._ready.popleft())
+            if accepted is not None:
+                return accepted
+        for fd in self._polled.wait():
+            if fd in self._polled.servers:
+                self._ready.append(fd)
+            elif not self._stopping.is_set():
+                self._waker.drain()
+        return None
+
+    def _adopt(self, wish: _Wish) -> None:
+        """Accept for the servers of *wish* from now on."""
+        for fd, server in list(self._polled.servers.items()):
+            if server not in wish.servers:
+                self._polled.forget(fd)
+                self._leaving.append((server, MAX_WAITING))
+        for server in wish.servers:
+            fd = server.fileno()
+            if fd < 0:
+                _tell_dead(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+            elif fd not in self._polled.servers:
+                self._polled.add(server)
+        self._adopted = wish
+
+    def _accept_last(self) -> Optional[_Accepted]:
+        """Return a client that waits at a server that leaves; None: no more do."""
+        server, left = self._leaving.pop()
+        accepted = None
+        try:
+            accepted = (server, *server.get_request())
+        except BlockingIOError:
+            return None
+        except OSError:
+            pass  # that client has left, say; others may wait
+        if left > 1:
+            self._leaving.append((server, left - 1))
+        return accepted
+
+    def _accept_from(self, fd: int) -> Optional[_Accepted]:
+        """Return a client that waits at the listener *fd*, if there is one, and room for it."""
+        server = self._polled.servers.get(fd)
+        if server is None:
+            return None
+        try:
+            request, address = server.get_request()
+        except BlockingIOError:
+            self._descriptors.passed()  # there was one
+            return None
+        except MemoryError:
+            self._pause("out of memory")
+            return None
+        except OSError as exc:
+            if exc.errno in CAPACITY_ERRORS:
+                self._pause(reason_of(exc))
+            elif exc.errno in _LISTENER_IS_DEAD:
+                _tell_dead(exc)
+                self._polled.forget(fd)
+            else:
+                self._polled.failed(fd, exc)
+            return None
+        self._descriptors.passed()
+        self._polled.passed(fd)
+        return server, request, address
+
+    def _pause(self, reason: str) -> None:
+        """Wait for descriptors, not for clients: accept would fail at once, for ever."""
+        if not self._services.make_room():
+            self._descriptors.reached("accept: %s; waiting for connections to end", reason)
+            has_ended = self._services.pending.end_some()
+            self._stopping.wait(END_SECONDS if has_ended else RETRY_SECONDS)
+
+
+def _serve(server: Any, request: Any, address: Any) -> None:
+    """Serve one client, as ``BaseServer`` does; raises nothing: the thread has others."""
+    is_served = False
+    try:
+        if server.verify_request(request, address):
+            is_served = True  # and what becomes of its socket is seen to there
+            server.process_request(request, address)
+    except Exception:  # noqa: BLE001  # as BaseServer does
+        _guarded(server.handle_error, request, address)
+    except BaseException:  # noqa: BLE001  # of a subclass: SystemExit would end the thread
+        log_bug("serving %r failed", address)
+    if not is_served:
+        _guarded(server.shutdown_request, request)
+
+
+def _guarded(call: Callable[..., None], *args: Any) -> None:
+    try:
+        call(*args)
+    except BaseException:  # noqa: BLE001  # of a subclass, as above
+        log_bug("%s failed", call.__name__)
+
+
+def _tell_dead(exc: OSError) -> None:
+    tell(logging.ERROR, "a listener is dead: accept: %s; going on without it", exc.strerror)
+
+
+def _wait_until(wait: Callable[[float], bool], seconds: float) -> None:
+    """Return when *wait* says yes, or after *seconds*.
+
+    In pieces of at most a second: before Python 3.11 such waits go by the wall clock.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not wait(min(1.0, max(0.0, until - time.monotonic()))):
+        pass
+
+
+def _join(threads: Set[threading.Thread], seconds: float) -> bool:
+    """Return whether all of *threads* have ended; waits for one of them at most so long."""
+    for thread in threads:
+        thread.join(seconds)
+        if thread.is_alive():
+            return False
+    return True

@@ -1,0 +1,257 @@
+"""One run of a proxy: what ``start`` makes, and what is gone after ``stop``."""
+
+import errno
+import logging
+import os
+import threading
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
+
+from minisocks.access import Access
+from minisocks.config.settings import Config
+from minisocks.net.errand import have_done, run_in
+from minisocks.net.listener import Listener, open_listeners
+from minisocks.net.threads import is_own_thread
+from minisocks.server.acceptor import Acceptor
+from minisocks.server.handler import SocksHandler
+from minisocks.server.journal import Journal
+from minisocks.server.server import SocksServer
+from minisocks.server.services import Services
+from minisocks.values import ListenAddress
+
+__all__ = ["Run"]
+
+log = logging.getLogger("minisocks")
+
+
+class _Door(NamedTuple):
+    """A listener, and who accepts for it."""
+
+    listener: Listener
+    server: SocksServer
+
+
+#: By what ``--listen`` says.
+_DoorsByText = Dict[str, List[_Door]]
+
+
+class Run:
+    """Listeners, handler threads, loop and figures, from one start to its stop.
+
+    A class because a proxy may be started again while somebody still waits for
+    the end of its last run: who stops means the run that he saw.  Any thread,
+    and several at once; one of them does the work, the others wait for it.  A
+    thread of ours does not, since it may be the one that is waited for.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        journal: Journal,
+        closes_resolver: bool,
+        server_type: Type[SocksServer],
+        handler_type: Type[SocksHandler],
+    ) -> None:
+        self.services = services
+        self.journal = journal
+        self._server_type, self._handler_type = server_type, handler_type
+        try:
+            self.acceptor = Acceptor(services)
+        except BaseException:
+            services.loop.stop()
+            raise
+        #: Set when all is closed.
+        self.ended = threading.Event()
+        self._closes_resolver = closes_resolver
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()  # guards the two below
+        self._stopper = self._ender = 0
+        self._deaf = threading.Event()
+        self._changing = threading.Lock()  # guards all below
+        self._doors: _DoorsByText = {}
+        self._given: List[_Door] = []
+        #: Address as text and as ``getsockname`` has it, of all its listeners.
+        self.bound: List[Tuple[str, Any]] = []
+        #: Those that a forwarder connects to.
+        self.forwarded: List[str] = []
+
+    def start(self, given: Sequence[Listener]) -> None:
+        """Open the listeners of the settings, and serve them and those *given*.
+
+        Raises:
+            OSError, RuntimeError: as ``Proxy.start``; ``stop_listening`` and
+                ``end`` it then, too.
+        """
+        services = self.services
+        services.access.road.check()
+        config = services.access.config
+        self._doors = self._open(config, config.listen, [item.place for item in given])
+        self._given = [self._door(item) for item in given]
+        # Before anybody is served: a hook may ask.
+        self._note_bound()
+        services.loop.start()
+        self.acceptor.start([door.server for door in self._all_doors()])
+
+    def change(self, access: Access) -> None:
+        """Go by *access* from now on; connections are not touched.
+
+        Listeners that are in both stay, others are opened and closed.  All or nothing.
+
+        Raises:
+            ListenError, RoadError, OSError: something cannot be had; nothing has changed.
+            RuntimeError: it has been told to stop, or runs in another process.
+        """
+        access.road.check()
+        config = access.config
+        if self._is_forked():
+            raise RuntimeError("the proxy is in the process that has started it, not in a child")
+        with self._changing:
+            if self._stopper:
+                raise RuntimeError("the proxy stops")
+            gone = [text for text in self._doors if text not in config.listen]
+            new = [text for text in config.listen if text not in self._doors]
+            try:
+                opened = self._open(config, new, self._places())
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not gone:
+                    raise
+                # 127.0.0.1:1080 is in the way of :1080, say.
+                opened = self._open_in_place_of(gone, config, new)
+            left = {text: self._doors.pop(text) for text in gone if text in self._doors}
+            added = [door.server for doors in opened.values() for door in doors]
+            removed = [door for doors in left.values() for door in doors]
+
+            # Before what waits is asked again.  Those that are gone stay what they are, because
+            # their last clients are still accepted.
+            before = self.services.access.config
+            for text, doors in self._doors.items():
+                is_forwarded = config.is_forwarded(text)
+                if is_forwarded != before.is_forwarded(text):
+                    for door in doors:
+                        door.server.is_forwarded = is_forwarded
+            run_in(self.services.loop, lambda: self.services.adopt(access))
+            self.acceptor.change(added, [door.server for door in removed])
+            for door in removed:
+                door.listener.close()
+            known = {**self._doors, **opened}
+            self._doors = {text: known[text] for text in config.listen}
+            for door in self._all_doors():
+                door.server.tune()
+            self._note_bound()
+
+    def _door(self, listener: Listener, is_forwarded: bool = False) -> _Door:
+        parts = listener.sock, self.services, self._handler_type, self.acceptor
+        server = self._server_type(*parts)
+        if is_forwarded:  # else it may be one that a program has made so
+            server.is_forwarded = True
+        return _Door(listener, server)
+
+    def _open(
+        self, config: Config, texts: Sequence[str], others: Sequence[ListenAddress]
+    ) -> _DoorsByText:
+        """Open all of *texts*, addresses of *config*, or none; *others* are there already."""
+        opened: _DoorsByText = {}
+        there = list(others)
+        try:
+            for text in texts:
+                found = open_listeners(ListenAddress.parse(text), there)
+                there += [item.place for item in found]
+                is_forwarded = config.is_forwarded(text)
+                doors = [self._door(item, is_forwarded) for item in found]
+                opened.setdefault(text, []).extend(doors)
+        except BaseException:
+            for doors in opened.values():
+                for door in doors:
+                    door.listener.close()
+            raise
+        return opened
+
+    def _open_in_place_of(
+        self, gone: Sequence[str], config: Config, new: Sequence[str]
+    ) -> _DoorsByText:
+        """Close *gone* and open *new*, of *config*; on failure open *gone* again."""
+        removed = [door for text in gone for door in self._doors.pop(text)]
+        servers = [door.server for door in removed]
+        self.acceptor.change([], servers)
+        for door in removed:
+            door.listener.close()
+        try:
+            return self._open(config, new, self._places())
+        except OSError:
+            try:
+                again = self._open(self.services.access.config, gone, self._places())
+            except OSError as exc:
+                log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
+            else:
+                self._doors.update(again)
+                servers = [door.server for doors in again.values() for door in doors]
+                self.acceptor.change(servers, [])
+            self._note_bound()
+            raise
+
+    def _all_doors(self) -> List[_Door]:
+        return [door for doors in self._doors.values() for door in doors] + self._given
+
+    def _places(self) -> List[ListenAddress]:
+        return [door.listener.place for door in self._all_doors()]
+
+    def _note_bound(self) -> None:
+        doors = self._all_doors()
+        self.forwarded = [door.listener.address for door in doors if door.server.is_forwarded]
+        listeners = [door.listener for door in doors]
+        self.bound = [(item.address, item.sock.getsockname()) for item in listeners]
+
+    @property
+    def listens(self) -> bool:
+        """Whether nobody has told it to stop."""
+        return not self._stopper
+
+    def stop_listening(self) -> bool:
+        """Accept no more, and end what is not connected; False if this thread does so already."""
+        me = threading.get_ident()
+        with self._mutex:
+            is_first, self._stopper = not self._stopper, self._stopper or me
+        if not is_first:
+            if self._stopper != me and not is_own_thread():
+                self._deaf.wait()
+            return self._stopper != me or self._deaf.is_set()
+        try:
+            if not self._is_forked():
+                self.acceptor.stop()
+                loop = self.services.loop
+                have_done(loop, lambda: loop.tell_all("stop_listening"))
+        finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
+            with self._changing:
+                for door in self._all_doors():
+                    door.listener.close()
+            self._deaf.set()
+        return True
+
+    def end(self) -> None:
+        """End connections, threads and reports; listening has stopped."""
+        me = threading.get_ident()
+        with self._mutex:
+            is_first, self._ender = not self._ender, self._ender or me
+        if not is_first:
+            if self._ender != me and not is_own_thread():
+                self.ended.wait()
+            return
+        try:
+            if not self._is_forked():
+                self.services.loop.stop()
+                if self._closes_resolver:
+                    self.services.resolver.close()
+                self.journal.close()
+        finally:
+            self.services.kernel.close()
+            self.ended.set()
+
+    def _is_forked(self) -> bool:
+        """Return whether this is a child of the process that has our threads.
+
+        None of them is here, but what they had locked at the fork stays locked.
+        """
+        return os.getpid() != self._pid
+
+    def notify_when_empty(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when no connection is left, at once if it has ended."""
+        self.services.loop.notify_when_empty(callback)

@@ -1,0 +1,270 @@
+"""One client on its way through the server, from accept to the reply."""
+
+import logging
+import socket
+from typing import Any, Optional, Type
+
+from minisocks.access import Access
+from minisocks.compat import UNWATCHED, unblock
+from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
+from minisocks.net.loop import Job
+from minisocks.policy.client import Client
+from minisocks.protocol.handshake import Handshake, Request
+from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.record import Record
+from minisocks.relay.idle import Idle
+from minisocks.relay.lingering import Lingering
+from minisocks.relay.pair import Pair
+from minisocks.relay.rate import RatedPair
+from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.services import Services
+from minisocks.wire import Cmd, Method, Rep, packed_ip
+
+__all__ = ["Session"]
+
+log = logging.getLogger("minisocks")
+
+
+class Session:
+    """From accept to the reply.
+
+    A class because it changes hands: its handler thread speaks with the client, and the loop
+    finishes what has to wait for the target.  One thread at a time.
+
+    Attributes:
+        in_loop: whether the loop owns the client's socket; before that the handler does.
+        access: what decides about this client.
+        mask: what the loop watches the client for.
+        was_forwarded: whether its listener was a forwarder's when it came.
+        waited: seconds of its request's time that are gone already.
+        proof: by what its password was right, ``Users.proof``; None: it has shown none.
+    """
+
+    __slots__ = (
+        "access",
+        "client",
+        "conn",
+        "fd",
+        "in_loop",
+        "mask",
+        "proof",
+        "record",
+        "server",
+        "services",
+        "sock",
+        "talk",
+        "waited",
+        "was_forwarded",
+    )
+
+    #: What parses the client's bytes.
+    talk_type: Type[Handshake] = Handshake
+
+    def __init__(self, server: Any, sock: socket.socket, peer: Any) -> None:
+        """*peer* is what ``get_request`` of the ``SocksServer`` has returned with *sock*."""
+        self.server = server
+        self.services: Services = server.services
+        services = self.services
+        self.access: Access = services.access
+        config = self.access.config
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.mask = UNWATCHED
+        self.in_loop = False
+        self.was_forwarded: bool = server.is_forwarded
+        self.client: Client = server.client_of(peer)
+        client = self.client
+        self.conn = ClientSocket(sock, client, config.handshake_timeout)
+        self.record = Record(client, next(services.ids), services.journal)
+        methods, guest = self.access.rules.methods(client), None
+        if Method.NO_AUTHENTICATION not in methods:
+            # Else a client without a password has no user, and there may be rules for that.
+            guest = services.logins.guest(client)
+            methods += (Method.NO_AUTHENTICATION,) if guest is not None else ()
+        self.talk = self.talk_type(methods, guest, config.ident)
+        self.waited = 0.0
+        self.proof: Optional[bytes] = None
+
+    def submit(self, job: Job) -> None:
+        """Have *job* go on in the loop, which owns the client's socket from now on."""
+        self.in_loop = True
+        unblock(self.sock)
+        self.services.loop.submit(job)
+        self.services.vanished.expect()
+
+    def watch(self, mask: int, job: Job) -> None:
+        """Have the loop report the client to *job*.  Loop thread."""
+        self.services.loop.watch(self.fd, mask, job)
+        self.mask = mask
+
+    def ask_again(self) -> bool:
+        """Hold the request against users and rules of now; return whether others were in force.
+
+        Called before it is granted, and in the loop also at each reload.
+
+        Raises:
+            AuthFailed, RefusedByRules: it may not be granted any more.
+        """
+        if self.access is self.services.access:
+            return False
+        self.access = self.services.access
+        self.check_user()
+        self.check_rules()
+        return True
+
+    def check_user(self) -> None:
+        """Refuse a client whose line of users is gone by now, or whose time is over.
+
+        Or whose listener is a forwarder's by now, so that it has been taken for the forwarder.
+
+        Raises:
+            AuthFailed: so it is.
+        """
+        if self.server.is_forwarded and not self.was_forwarded:
+            raise AuthFailed("its listener is a forwarder's by now (--forwarded)")
+        client, users, request = self.client, self.access.users, self.record.request
+        user = client.user
+        if user is None:
+            return
+        if self.proof is not None:
+            holds = users.holds(user, self.proof)
+        elif request is not None and request.user is not None:
+            holds = self.services.logins.guest(client) == user
+        else:
+            # Its identd has named it, which is worth no password.
+            client.is_unproven = bool(users)
+            holds = not (users and users.may_be(user))
+        if not holds:
+            raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
+
+    def check_rules(self) -> None:
+        """Hold the request against the rules, as far as they can be asked before a look-up.
+
+        Raises:
+            RefusedByRules: it does not pass.
+        """
+        rules, client, request = self.access.rules, self.client, self.record.request
+        assert request is not None
+        if request.cmd == Cmd.UDP_ASSOCIATE:
+            rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
+        else:
+            rules.foresee(client, request.ver, request.cmd, request.dst).demand()
+
+    def asked(self, request: Request) -> None:
+        """Take note of what the client wants.
+
+        Raises:
+            HandshakeError: it is not even considered; a test kit's session may.
+        """
+        self.record.asked(request)
+
+    def listening(self, ip: bytes, port: int) -> None:
+        """Tell the client where its peer is to connect to (BIND).
+
+        Raises:
+            OSError: it has left.
+        """
+        self.conn.send(self.talk.listening(ip, port))
+
+    def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+        """Tell the client that it is connected, and hand both sockets to the relay.
+
+        Raises:
+            OSError: it has left; *upstream* still is the caller's.
+            HandshakeError: it may not be connected any more; likewise.
+        """
+        request = self.record.request
+        if self.ask_again() and request is not None:
+            # In a handler thread only: what waits in the loop has been asked by then.
+            ip = packed_ip(via[0]) or b""
+            rules = self.access.rules
+            rules.decide(self.client, request.ver, request.cmd, request.dst, ip).demand()
+        self.record.why = ""  # what has come before this peer is no reason of anything
+        self.record.granted(via[0])
+        self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))
+        pair, seconds = self.pair(upstream), self.services.access.config.idle_timeout
+        if seconds is not None:
+            pair.idle = Idle(self.services.loop, pair, self.record, seconds)
+        self.submit(pair)
+
+    def associated(self, ip: bytes, port: int) -> None:
+        """Tell the client where it is to send its datagrams.
+
+        Raises:
+            OSError: it has left.
+        """
+        self.conn.send(self.talk.success(ip, port))
+
+    def pair(self, upstream: socket.socket) -> Pair:
+        """Return what relays from now on; it owns both sockets."""
+        services, early = self.services, self.talk.trailing_data()
+        loop = services.loop
+        share = services.rates.share_of(self.client, services.access.config.rate)
+        if share is None:
+            return Pair(loop, self.sock, upstream, self.record, early, self.mask)
+        return RatedPair(loop, self.sock, upstream, self.record, early, self.mask, share)
+
+    def refuse(self, error: Exception) -> None:
+        """Tell the client why not, and close: the one place that does.
+
+        The reply goes out with our FIN at once; ``Lingering`` then sees to it
+        that the client can read both.
+        """
+        record = self.record
+        reply = self.talk.data_to_send() + self.talk.refusal(error)
+        record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
+        record.why = "; ".join(filter(None, (str(error), record.why)))
+        is_limit = isinstance(error, LimitReached)
+        if not is_limit and self._wants_nothing(error):
+            self.part(reply)
+            return
+        end = "not-socks" if isinstance(error, NotSocks) else "refused"
+        record.finish("limit" if is_limit else end)
+        self.part(reply)
+
+    def part(self, reply: bytes) -> None:
+        """Send *reply*, the last bytes, with our FIN, and hear the client out."""
+        if not reply and not self.talk.started:
+            self.close()  # there is nothing to hear
+            return
+        try:
+            if reply:
+                self.sock.send(reply)
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()  # it has left
+            return
+        services = self.services
+        self.submit(Lingering(services.loop, self.sock, services.porch, self.client.groups))
+
+    def gone(self, exc: Exception) -> None:
+        """Close, because the client left before it had an answer."""
+        self.close()
+        self.record.why = str(exc)
+        self.talk.eof = True
+        if not self._wants_nothing(exc):
+            self.record.finish("client-gone")
+
+    def _wants_nothing(self, error: Exception) -> bool:
+        """Return whether *error* ends a health check or a scanner: the log is not for them.
+
+        A client that has greeted, and got the answer, is counted: it is certainly a check.
+        """
+        talk = self.talk
+        if talk.is_check:
+            self.services.journal.checked()
+        elif talk.started and not isinstance(error, Probe):
+            return False
+        log.debug("id=%d client=%s asked for nothing: %s", self.record.id, self.client, error)
+        return True
+
+    def abort(self, why: str) -> None:
+        """Close without a word; the proxy ends."""
+        self.close()
+        if self.talk.started:
+            self.record.finish(why)
+
+    def close(self) -> None:
+        """Close the client's socket, if the loop has it.  Else the server does, soon."""
+        if self.in_loop:
+            self.services.loop.close_later(self.sock)

@@ -1,0 +1,204 @@
+"""A request that waits in the loop: for a name, for its target, or for its peer."""
+
+import socket
+import time
+from typing import Any, Callable, List, Optional
+
+from minisocks.compat import READ
+from minisocks.errors import DialError, HandshakeError
+from minisocks.net.loop import Job, Timer
+from minisocks.net.resolver import Lookup, Outcome
+from minisocks.policy.addresses import Sockaddr
+from minisocks.protocol.handshake import Request
+from minisocks.server.clientsocket import FIN_SECONDS
+from minisocks.server.session import Session
+from minisocks.server.targets import look_up_for
+from minisocks.wire import Rep
+
+__all__ = ["WaitingRequest"]
+
+
+class WaitingRequest(Job):
+    """One request under way in the loop, and its client.
+
+    A class because every command waits in the same way: until its time is over, or until the
+    client resets its connection.  A client that has closed its connection, and one that only has
+    no more to say, both send FIN, and nothing tells one from the other.  So the request goes on
+    for ``FIN_SECONDS``; until its time is over if the client has sent bytes for its target, since
+    what is behind those cannot be seen without taking them.
+
+    Attributes:
+        left: why it ended, if the client resets its connection.
+    """
+
+    __slots__ = ("_ends_at", "_lookup", "_request", "_session", "_timer")
+
+    left = "the client left"
+
+    def __init__(self, session: Session, request: Request) -> None:
+        self._session = session
+        self._request = request
+        self._lookup: Optional[Lookup] = None
+        self._timer: Optional[Timer] = None
+        #: When its time is over, in monotonic seconds.
+        self._ends_at = 0.0
+
+    # What each command has of its own
+
+    def time_limit(self) -> float:
+        """Return how many seconds the request has in all."""
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Do what can be done now; called at the beginning.
+
+        Raises:
+            HandshakeError, DialError: the request is refused.
+            OSError: the client has left.
+        """
+        raise NotImplementedError
+
+    def hold(self) -> bool:
+        """Hold the request against users and rules of now; return whether others were in force.
+
+        Raises:
+            HandshakeError: it may not be granted any more.
+        """
+        return self._session.ask_again()
+
+    def go_on_with_less(self) -> None:
+        """Go on behind a reload, with what ``hold`` has left."""
+
+    def resolved(self, addresses: List[Sockaddr]) -> None:
+        """Go on with *addresses*, which the name has.
+
+        Raises:
+            HandshakeError, DialError, OSError: as ``go_on``.
+        """
+        raise NotImplementedError
+
+    def heard(self, fd: int) -> None:
+        """Go on, because *fd*, which is not the client's, may be ready.
+
+        Raises:
+            HandshakeError, DialError, OSError: as ``go_on``.
+        """
+        raise NotImplementedError
+
+    def too_late(self) -> DialError:
+        """Return why the request is refused when its time is over."""
+        if self._lookup is None:
+            return DialError("no time was left when its identd had answered", Rep.TTL_EXPIRED)
+        return DialError("the name was not resolved in time", Rep.TTL_EXPIRED)
+
+    def give_back(self) -> None:
+        """Give back all but the client's socket."""
+
+    # What they have in common
+
+    def begin(self) -> None:
+        """Watch the client, and go as far as needs no waiting."""
+        session = self._session
+        # Bytes for the target stay where they are.  Mask 0 still tells a reset.
+        session.watch(0 if session.talk.has_trailing_data else READ, self)
+        seconds = self.time_limit() - session.waited
+        self._ends_at = time.monotonic() + seconds
+        if seconds <= 0:
+            self._end()
+            return
+        self._timer = session.services.loop.call_later(seconds, self, self._end)
+        self._try(self._first_step)
+
+    def ask_again(self) -> None:
+        """Hold the request against users and rules of now, which a reload has brought."""
+        if self._timer is not None:  # else ``begin`` does so
+            self._try(self._hold_again)
+
+    def look_up(self) -> None:
+        """Have the name that the request is about looked up.
+
+        Raises:
+            DialError: too many names are waited for already.
+        """
+        self._lookup = look_up_for(self._session, self._request, self, self._answered)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Go on; or see what the client has done."""
+        if fd != self._session.fd:
+            self._try(self.heard, fd)
+        elif self._session.mask:
+            self._hear_client()
+        else:
+            self._leave()
+
+    def abort(self, why: str) -> None:
+        """Give up and close; the proxy ends."""
+        self._release()
+        self._session.abort(why)
+
+    def _first_step(self) -> None:
+        self.hold()
+        self.go_on()
+
+    def _hold_again(self) -> None:
+        if self.hold():
+            self.go_on_with_less()
+
+    def _try(self, step: Callable[..., None], *args: Any) -> None:
+        try:
+            step(*args)
+        except (HandshakeError, DialError) as exc:
+            self._refuse(exc)
+        except OSError as exc:
+            self._release()
+            self._session.gone(exc)
+
+    def _answered(self, outcome: Outcome) -> None:
+        self._lookup = None
+        if isinstance(outcome, Exception):
+            self._refuse(outcome)
+        else:
+            self._try(self.resolved, outcome)
+
+    def _hear_client(self) -> None:
+        """See what the client has sent, bytes or FIN, without taking it."""
+        session = self._session
+        try:
+            has_said_more = session.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._leave()
+            return
+        session.watch(0, self)
+        if not has_said_more:
+            self._ends_at = min(self._ends_at, session.conn.note_fin())
+            if self._timer is not None:
+                self._timer.cancel()
+            seconds = max(0.0, self._ends_at - time.monotonic())
+            self._timer = session.services.loop.call_later(seconds, self, self._end)
+
+    def _leave(self) -> None:
+        self._release()
+        self._session.gone(ConnectionResetError(self.left))
+
+    def _end(self) -> None:
+        """Refuse the request, because its time is over."""
+        error = self.too_late()
+        if self._session.conn.has_sent_fin:
+            why = "%s (%d s after the FIN of its client)" % (error, FIN_SECONDS)
+            error = DialError(why, error.rep, error.attempts)
+        self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        self._release()
+        self._session.refuse(error)
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
+            self._lookup = None
+        self.give_back()
+        self._session.services.loop.done(self)

@@ -1,0 +1,278 @@
+"""Where log lines go: stderr, a file, syslog.  Only the log's own thread writes to them.
+
+None of them raises because a disk is full or a daemon is gone: ``write`` says what it
+could not write, and the next call tries again.
+"""
+
+import errno
+import os
+import socket
+import stat
+import sys
+import time
+from typing import Any, Optional, Sequence, Tuple
+
+from minisocks.compat import close_quietly
+from minisocks.errors import ConfigError
+from minisocks.net.opening import demand_trusted, open_trusted, try_out
+from minisocks.quoting import reason_of
+
+__all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
+
+#: Severity in syslog's numbers (RFC 5424 section 6.2.1), and the line.
+Line = Tuple[int, str]
+
+#: Where the syslog daemon of this host listens, by system.
+LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
+#: The facility "daemon" (RFC 5424 section 6.2.1).
+FACILITY = 3
+#: A syslog that was not there is looked for again after so many seconds.
+RETRY_SECONDS = 1.0
+#: What a datagram to another host may hold (RFC 5424 section 6.1: 2048 should do).
+MAX_DATAGRAM = 2048
+
+
+#: What cannot be opened by its name, and has one all the same; by its kind in stat's words.
+_NO_FILES = {stat.S_IFSOCK: "it is a socket", stat.S_IFIFO: "no process reads this pipe"}
+
+
+class Destination:
+    """One of them."""
+
+    #: Whether it writes the time and the name of the program itself.
+    has_time = False
+    #: How many lines the last ``write`` has lost.
+    lost = 0
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write *lines*; return why some are lost, nothing if none is."""
+        raise NotImplementedError
+
+    def problem(self) -> str:
+        """Return why lines would be lost just now, nothing if none would."""
+        return ""
+
+    def reopen(self) -> None:
+        """Let go of what was opened, and open it anew.
+
+        Raises:
+            OSError: it cannot be opened; the old one stays.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
+
+    def write_all(self, fd: int, text: str) -> str:
+        """Write *text* to *fd*; return why not all of it could be, and set ``lost``."""
+        data = text.encode("utf-8", "backslashreplace")
+        lines = data.count(b"\n") - data.startswith(b"\n")  # that ends a torn one
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError as exc:
+            return reason_of(exc)
+        finally:
+            self.lost = min(lines, data.count(b"\n"))
+        return ""
+
+
+class Stderr(Destination):
+    """The standard error of the process."""
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write them in one piece.  May wait for ever for whoever reads them."""
+        if sys.stderr is None:
+            return ""
+        return self.write_all(2, "".join(text + "\n" for _severity, text in lines))
+
+
+class LogFile(Destination):
+    """A file, to which lines are added.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._looked_at = 0.0
+        self._fd = -1
+        #: The last write was cut off in the middle of a line.
+        self._torn = False
+        try:
+            self.reopen()
+        except OSError as exc:
+            raise _cannot_write(path, exc) from exc
+
+    @staticmethod
+    def try_out(path: str) -> None:
+        """Go on if the file *path* could be opened; it is not made.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        try:
+            try_out(path, _TO_APPEND)
+        except OSError as exc:
+            raise _cannot_write(path, exc) from exc
+
+    def reopen(self) -> None:
+        """Open the file of that name, which may be another one by now."""
+        fd = open_trusted(self.path, _TO_APPEND, 0o640)
+        self.close()
+        self._fd = fd
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Write them in one piece, to the file that has the name now."""
+        self._follow()
+        text = "".join(text + "\n" for _severity, text in lines)
+        why = self.write_all(self._fd, "\n" + text if self._torn else text)
+        self._torn = bool(why)
+        return why
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _follow(self) -> None:
+        """See, once in a second, whether somebody has renamed the file."""
+        now = time.monotonic()
+        if now < self._looked_at + 1.0:
+            return
+        self._looked_at = now
+        try:
+            there, here = os.stat(self.path), os.fstat(self._fd)
+            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+                return
+        except OSError:
+            pass  # renamed, and not there again: that is what opening is for
+        try:
+            self.reopen()
+        except OSError:
+            pass  # better the old file than none
+
+
+#: Not waiting: for a FIFO there may be no reader yet, or not any more.
+_TO_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+_TO_APPEND |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _cannot_write(path: str, exc: OSError) -> ConfigError:
+    reason = _NO_FILES.get(_kind_of(path)) if exc.errno == errno.ENXIO else ""
+    return ConfigError("--log-file", "cannot write %s: %s" % (path, reason or reason_of(exc)))
+
+
+class Syslog(Destination):
+    """A syslog daemon: of this host by its socket, of another one by UDP (RFC 3164).
+
+    Args:
+        where: as ``--syslog`` has it.
+
+    Raises:
+        ConfigError: this system has no unix sockets, and no syslog that could be meant.
+    """
+
+    has_time = True
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        if not self._is_remote and not hasattr(socket, "AF_UNIX"):
+            sentence = "this system has no syslog of its own; name another host's: HOST:PORT"
+            raise ConfigError("--syslog", sentence)
+        self._sock: Optional[socket.socket] = None
+        self._tried_at = -RETRY_SECONDS
+        self._why = ""
+
+    def write(self, lines: Sequence[Line]) -> str:
+        """Send a datagram for each, and for each line of a traceback; never wait."""
+        why, self.lost = "", 0
+        for severity, text in lines:
+            for part in text.split("\n"):
+                problem = self._send(severity, part)
+                self.lost += bool(problem)
+                why = problem or why
+        return why
+
+    def problem(self) -> str:
+        """Return why nobody would get a line just now, nothing if somebody would."""
+        # To find a host may take long.
+        return "" if self._is_remote or self._connected() is not None else self._why
+
+    def reopen(self) -> None:
+        """Look for the daemon anew with the next line."""
+        self.close()
+        self._tried_at = -RETRY_SECONDS
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._sock is not None:
+            close_quietly(self._sock)
+            self._sock = None
+
+    def _send(self, severity: int, text: str) -> str:
+        head = "<%d>" % (FACILITY * 8 + severity)
+        if self._is_remote:
+            head += time.strftime("%b %e %H:%M:%S ") + socket.gethostname().split(".")[0] + " "
+        data = ("%sminisocks[%d]: %s" % (head, os.getpid(), text)).encode("utf-8", "replace")
+        # A daemon that was started again has a new socket of the same name.
+        for _ in range(2):
+            sock = self._connected()
+            if sock is None:
+                return self._why
+            try:
+                sock.send(data[:MAX_DATAGRAM] if self._is_remote else data)
+                return ""
+            except BlockingIOError:
+                return "syslog takes nothing"
+            except OSError as exc:
+                self._why = "syslog: %s" % reason_of(exc)
+                self.close()
+        return self._why
+
+    @property
+    def _is_remote(self) -> bool:
+        return self._where != "local" and not self._where.startswith("/")
+
+    def _connected(self) -> Optional[socket.socket]:
+        now = time.monotonic()
+        if self._sock is None and now >= self._tried_at + RETRY_SECONDS:
+            self._tried_at = now
+            try:
+                self._sock = self._connect()
+            except (OSError, UnicodeError, LookupError) as exc:
+                self._why = "syslog: %s" % reason_of(exc)
+        return self._sock
+
+    def _connect(self) -> socket.socket:
+        if self._is_remote:
+            host, _, port = self._where.rpartition(":")
+            # As bytes, because Pythons without the idna codec cannot take text.
+            found = socket.getaddrinfo(
+                os.fsencode(host.strip("[]")), int(port), 0, socket.SOCK_DGRAM
+            )
+            return _connect(found[0][0], found[0][4])
+        paths = LOCAL_SYSLOG if self._where == "local" else (self._where,)
+        there = [path for path in paths if os.path.exists(path)] or paths
+        return _connect(socket.AF_UNIX, there[0])
+
+
+def _kind_of(path: str) -> int:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return 0
+
+
+def _connect(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_UNIX:
+            demand_trusted(address)  # else another user reads the log
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

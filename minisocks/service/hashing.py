@@ -1,0 +1,111 @@
+"""``hash-password``: a password from the terminal or from stdin, its hash to stdout.  No click.
+
+Bytes all the way: a password is what the client will send, whatever the locale here.
+"""
+
+import os
+import re
+import signal
+import sys
+from typing import Optional
+
+from minisocks.errors import ConfigError, ServiceError
+from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash
+from minisocks.policy.usersfile import check_name
+from minisocks.server.logincost import default_iterations
+from minisocks.service.console import print_bytes
+from minisocks.wire import MAX_FIELD_BYTES
+
+__all__ = ["hash_password"]
+
+#: Fewer make no sense; who has to can write them by other means.
+LEAST_ITERATIONS = 1000
+
+
+def hash_password(name: Optional[str] = None, iterations: Optional[str] = None) -> None:
+    """Ask for a password, and print the line for the file of users; without *name* the hash.
+
+    Raises:
+        ConfigError: *name*, *iterations* or the password cannot be used.
+        ServiceError: there is no password, or not the same one twice.
+        OSError: stdin or stdout is closed.
+    """
+    user = None if name is None else _checked_name(name)
+    count = None if iterations is None else _checked_count(iterations)
+    password = _password()
+    text = Hash.of(password, os.urandom(SALT_BYTES), count or default_iterations()).text()
+    print_bytes((b"" if user is None else user + b":") + text.encode("ascii"))
+
+
+def _checked_name(name: str) -> bytes:
+    try:
+        return check_name(name)
+    except ConfigError as exc:
+        raise ConfigError("--name", str(exc)) from None
+
+
+def _checked_count(text: str) -> int:
+    if not re.match("[0-9]+\\Z", text):  # not int(): that takes 1_000, too
+        raise ConfigError("--iterations", "%.40r is no whole number" % text)
+    count = int(text) if len(text) < 20 else -1
+    if not LEAST_ITERATIONS <= count <= MAX_ITERATIONS:
+        wrong = "%.20s is out of range: %d to %d" % (text, LEAST_ITERATIONS, MAX_ITERATIONS)
+        raise ConfigError("--iterations", wrong)
+    return count
+
+
+def _password() -> bytes:
+    if sys.stdin is None:
+        raise ServiceError("there is no password: stdin is closed")
+    if sys.stdin.isatty():
+        # TERM would end it with the terminal as it is, silent.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        password = _ask("Password: ")
+        if password and _ask("Again: ") != password:
+            raise ServiceError("these are two passwords; nothing was hashed")
+    else:
+        # More than one can have: what is longer is not cut, but refused.
+        password = _without_end(sys.stdin.buffer.readline(MAX_FIELD_BYTES + 3))
+    if not password:
+        raise ServiceError("there is no password: it must not be empty")
+    if len(password) > MAX_FIELD_BYTES:
+        raise ServiceError("the password is longer than %d bytes" % MAX_FIELD_BYTES)
+    return password
+
+
+def _ask(prompt: str) -> bytes:
+    """Return what is typed, without showing it.
+
+    Raises:
+        ServiceError: this terminal cannot be told not to show it.
+    """
+    fd = sys.stdin.fileno()
+    try:
+        # Not getpass: it wants text in the locale's encoding, and where it cannot
+        # hide what is typed it shows it.
+        import termios
+
+        before = termios.tcgetattr(fd)
+        hidden = list(before)
+        hidden[3] &= ~termios.ECHO
+        termios.tcsetattr(fd, termios.TCSAFLUSH, hidden)
+    except Exception as exc:  # also termios.error, which is no OSError; or there is none
+        raise ServiceError("this terminal cannot hide a password: pipe it to stdin") from exc
+    try:
+        _prompt(prompt)
+        return _without_end(os.read(fd, 4096))
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        _prompt("\n")
+
+
+def _prompt(text: str) -> None:
+    # On stderr: stdout is the file of users, maybe.
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _without_end(line: bytes) -> bytes:
+    line = line[:-1] if line.endswith(b"\n") else line
+    return line[:-1] if line.endswith(b"\r") else line

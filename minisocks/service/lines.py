@@ -1,0 +1,178 @@
+"""One line of the log to be: what it is about, and how it is written, for people or programs."""
+
+import logging
+import time
+from typing import Any, Callable, Dict, Hashable, Optional, Tuple
+
+from minisocks.policy.client import THIS_HOST, group_text, site_of
+from minisocks.quoting import as_json, shown
+from minisocks.record import LIMIT_ENDS, Record
+
+__all__ = ["FORMATS", "Entry", "skipped_entry", "sum_up"]
+
+#: Python's levels in syslog's numbers (RFC 5424 section 6.2.1).
+_SEVERITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
+class Entry:
+    """One line to be, as text only when it is written: many are folded, or dropped."""
+
+    __slots__ = (
+        "connection",
+        "created",
+        "level",
+        "name",
+        "path",
+        "refused",
+        "repeats",
+        "text",
+        "trace",
+        "whence",
+    )
+
+    def __init__(self, record: logging.LogRecord) -> None:
+        self.name = record.name
+        self.level = record.levelno
+        self.created = record.created
+        #: The record of a connection, which seldom changes before it is written.
+        self.connection: Optional[Record] = None
+        self.text = self.trace = ""
+        #: Of a sum: how many lines were like this one, and where they came from.
+        self.repeats, self.whence = 0, ""
+        #: How many refusals have no line, by why.
+        self.refused: Optional[Dict[str, int]] = None
+        args = record.args
+        if isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Record):
+            self.connection = args[0]
+        else:
+            self.text = record.getMessage()
+            self.trace = record.exc_text or ""  # tame_traceback has made it
+        #: Its kind, and the groups it is in, for ``Folding``; None: each line is wanted.
+        self.path = self._path(record.msg)
+
+    def _path(self, template: str) -> Optional[Tuple[Hashable, ...]]:
+        if self.level < logging.INFO:
+            return None
+        record = self.connection
+        if record is None:
+            return ((self.name, self.level, self.text if template == "%s" else template),)
+        if record.went_well:
+            return None  # there is but one of it
+        kind: Hashable = (record.end, record.rep)
+        if record.end in LIMIT_ENDS:
+            # Each limit by itself: behind other refusals none would be told.
+            limit = (record.end, record.why.rpartition("(")[2])
+            if limit[1].startswith("--max-connections "):
+                return (limit,)
+            kind = limit
+        return (kind, *record.client.groups)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is about a client that has got nothing."""
+        return self.connection is not None and self.connection.via is None
+
+    @property
+    def site(self) -> Hashable:
+        """Of a connection: the network that its client is likely to share with no stranger."""
+        return None if self.connection is None else site_of(self.connection.client.groups)
+
+    @property
+    def why(self) -> str:
+        """Of a refusal: why, in few words."""
+        return "" if self.connection is None else self.connection.reason
+
+    @property
+    def message(self) -> str:
+        """What it says."""
+        text = shown(self.text) if self.connection is None else str(self.connection)
+        if not self.repeats:
+            return text
+        return "last message %d times%s: %s" % (self.repeats, self.whence, text)
+
+    @property
+    def severity(self) -> int:
+        """Its level, as syslog counts."""
+        return next(number for level, number in _SEVERITIES if self.level >= level)
+
+
+def sum_up(entry: Entry, count: int, depth: int) -> Entry:
+    """Return the line that says that so many more were like *entry*.
+
+    Args:
+        depth: by how many of its client's groups, counted from the widest, they are the same.
+    """
+    entry.repeats = count
+    if entry.path is not None and 1 < len(entry.path) > depth + 1:
+        groups = entry.connection.client.groups if entry.connection is not None else THIS_HOST
+        entry.whence = " from %s" % (group_text(groups, depth - 1) if depth else "many networks")
+    return entry
+
+
+def skipped_entry(refused: Dict[str, int]) -> Entry:
+    """Return the line that says how many refusals have none."""
+    sums = ["%s: %d" % item for item in sorted(refused.items())]
+    text = "%d more refusals, of which there are too many for a line each: %s" % (
+        sum(refused.values()),
+        ", ".join(sums),
+    )
+    record = logging.makeLogRecord({"msg": text, "levelno": logging.INFO})
+    record.name = "minisocks.access"
+    entry = Entry(record)
+    entry.path, entry.refused = None, refused
+    return entry
+
+
+class _Text:
+    """Makes lines for people."""
+
+    _second = -1
+    _head = ""
+
+    def __call__(self, entry: Entry, has_time: bool) -> str:
+        """Return its line, without the time if the destination has that."""
+        text = "%s: %s" % (entry.name, entry.message)
+        if entry.trace:
+            text += "\n" + entry.trace
+        return text if has_time else "%s %s" % (self._time(entry.created), text)
+
+    def _time(self, created: float) -> str:
+        # A sixth of the work for a line, and under load there are thousands in a second.
+        second = int(created)
+        if second != self._second:
+            self._second = second
+            self._head = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return "%s,%03d" % (self._head, (created - second) * 1000)
+
+
+def _json(entry: Entry, has_time: bool) -> str:
+    """Return the line of *entry* for programs."""
+    second = int(entry.created)
+    data: Dict[str, Any] = {
+        "time": "%s.%03dZ"
+        % (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
+            (entry.created - second) * 1000,
+        ),
+        "level": logging.getLevelName(entry.level).lower(),
+        "logger": entry.name,
+    }
+    if entry.connection is None:
+        data["message"] = entry.text
+    else:
+        data.update(entry.connection.as_data())
+    if entry.trace:
+        data["traceback"] = entry.trace
+    if entry.repeats:
+        data["repeats"] = entry.repeats
+    if entry.whence:
+        data["from"] = entry.whence[len(" from ") :]
+    if entry.refused:
+        data["refused"] = entry.refused
+    return as_json(data)
+
+
+FORMATS: Dict[str, Callable[[], Callable[[Entry, bool], str]]] = {
+    "text": _Text,
+    "json": lambda: _json,
+}

@@ -1,0 +1,343 @@
+"""The pidfile: who serves, told by a lock that he holds for as long as he lives.
+
+Nothing but the lock says that somebody runs: a number in a file may be anybody's by
+now.  The file stays when its process has ended; removing it would let two processes
+each hold a lock on a file of that name.
+
+Imports next to nothing: ``--ensure`` uses it every minute.
+"""
+
+import os
+
+from minisocks.net.opening import open_trusted, set_kept_mode, try_out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Optional
+
+__all__ = ["NoPidfiles", "Pidfile", "control_path", "default_path", "has_pidfiles"]
+
+#: What the next process finds there is for its owner: who can open the file can lock
+#: it, too, and so keep minisocks from starting.
+MODE = 0o600
+
+#: Another user may have put a pipe there, to have whoever looks wait for ever.
+_SAFELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+_TO_READ, _TO_WRITE = os.O_RDONLY | _SAFELY, os.O_RDWR | os.O_CREAT | _SAFELY
+
+#: Who looks whether the lock is free has it for a moment.
+GLANCES, GLANCE_SECONDS = 10, 0.02
+
+
+class NoPidfiles(ValueError):
+    """This system has none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this system has no pidfiles, so nothing can be told to a running minisocks, as by "
+            "status, reload and stop: end it with Ctrl-C, or by the service manager that started it"
+        )
+
+
+def has_pidfiles() -> bool:
+    """Return whether this system has what makes a pidfile, locks and users.  Not Windows."""
+    try:
+        import fcntl  # noqa: F401  # not everywhere
+    except ImportError:
+        return False
+    return True
+
+
+def default_path(address: str) -> str:
+    """Return the pidfile of this user's process that listens on *address*, as ``--listen`` says it.
+
+    Beside the socket for a unix socket, in ``/run`` for root.  For others in a directory of
+    their own: the one that has the pidfile of a process that lives, or else the first that can
+    be had.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if address.startswith("unix:"):
+        return os.path.abspath(address[5:]) + ".pid"
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]").replace("/", "_") or "any"
+    name = "minisocks-%s-%s.pid" % (host, port)
+    if not os.geteuid():
+        return os.path.join("/run" if os.path.isdir("/run") else "/var/run", name)
+    first = ""
+    for directory in _directories():
+        path = os.path.join(directory, name)
+        if _is_own(directory):
+            if _is_held(path):
+                return path
+        elif not _can_be_made(directory):
+            continue
+        first = first or path
+    if not first:
+        raise ValueError(_NO_DIRECTORY % os.geteuid())
+    return first
+
+
+_NO_DIRECTORY = (
+    "there is no place for a pidfile, because /tmp/minisocks-%d is another user's, or open to "
+    "others, and this user has no home directory to write to: name a --pidfile"
+)
+
+
+def _directories() -> "Iterator[str]":
+    """Yield where a user other than root has pidfiles.
+
+    They are the same with and without a login, and whatever the environment says: cron has
+    neither XDG_RUNTIME_DIR nor a session, and ``/run/user`` is removed at logout.  Every user can
+    make the first one before its owner does, so there is a second one.
+    """
+    uid = os.geteuid()
+    yield "/tmp/minisocks-%d" % uid  # noqa: S108  # made and checked by Pidfile
+    import pwd  # seldom needed
+
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+        # Some system users have "/" or "/tmp".
+        if os.stat(home).st_uid == uid:
+            yield os.path.join(home, ".cache", "minisocks")
+    except (KeyError, OSError):
+        pass  # none, or it is not there
+
+
+def _own_directories() -> "List[str]":
+    """Return the folders that a pidfile is chosen from, and that are made for it."""
+    return list(_directories()) if os.geteuid() else []
+
+
+def _is_own(directory: str) -> bool:
+    """Return whether it is this user's, and no other user may enter it; not a link to one."""
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    return status.st_mode & 0o170077 == 0o40000 and status.st_uid == os.geteuid()
+
+
+def _can_be_made(directory: str) -> bool:
+    parent = os.path.dirname(directory)
+    if os.path.lexists(directory):
+        return False
+    return os.access(parent, os.W_OK | os.X_OK) or _can_be_made(parent)
+
+
+def _is_held(path: str) -> bool:
+    try:
+        return not Pidfile(path).is_free(is_own=True)
+    except OSError:
+        return False  # it will be told when it is used
+
+
+def control_path(path: str) -> str:
+    """Return where the process that has the pidfile *path* is spoken to."""
+    return path + ".sock"
+
+
+class Pidfile:
+    """One pidfile, which this process has or wants.
+
+    A class because the descriptor is the lock: it has to stay open, and to pass
+    through the forks of a daemon.  Main thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire_for_sure(self) -> bool:
+        """Take it; False if another process has it, and not only looks whether it is free.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        import time  # built in, and of no use to those who only look
+
+        for _ in range(GLANCES):
+            if self.acquire():
+                return True
+            time.sleep(GLANCE_SECONDS)
+        return self.acquire()
+
+    def acquire(self) -> bool:
+        """Take it; False if another process has it, or looks at it just now.
+
+        What an earlier one wrote is gone at once: from now on nobody else's number is there.
+
+        Raises:
+            OSError: there can be no such file, or it may be somebody else's.
+        """
+        import fcntl  # not everywhere
+
+        if self._fd >= 0:
+            return True
+        self._make_directory()
+        while True:
+            fd = open_trusted(self.path, _TO_WRITE, MODE)
+            try:
+                _demand_own(fd, self.path)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _demand_no_text(fd, self.path)
+                set_kept_mode(fd, MODE)
+                # Somebody may have removed it meanwhile, and another have made a new one.
+                if _is_at(fd, self.path):
+                    os.ftruncate(fd, 0)
+                    self._fd, fd = fd, -1
+                    return True
+            except BlockingIOError:
+                return False
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+    def try_out(self) -> None:
+        """Go on if it could be taken, were it free; nothing is made.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        if os.path.lexists(self.path):
+            fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
+            try:
+                _demand_own(fd, self.path)
+                _demand_no_text(fd, self.path)
+            finally:
+                os.close(fd)
+        elif os.path.dirname(self.path) not in _own_directories():
+            try_out(self.path, _TO_WRITE)  # the others have been looked at to choose one
+
+    def write(self) -> None:
+        """Say who has it: this process, whose last fork is behind it.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def renew(self) -> bool:
+        """Take it again if somebody has removed the file; False if another process has it now.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        if self._fd < 0 or _is_at(self._fd, self.path):
+            return True
+        old, self._fd = self._fd, -1
+        try:
+            if self.acquire():
+                return True
+        finally:
+            if self._fd < 0:
+                self._fd = old
+            else:
+                os.close(old)
+        return False
+
+    def release(self) -> None:
+        """Let others have it.  The file stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        """Return its descriptor, -1 unless this process has it."""
+        return self._fd
+
+    def is_free(self, is_own: bool = False) -> bool:
+        """Return whether no process has it, this one included.
+
+        Args:
+            is_own: it has to be this user's, also where root asks, who may ask for everybody's.
+
+        Raises:
+            OSError: it cannot be read, or another user could say what he likes in it.
+        """
+        import fcntl
+
+        try:
+            fd = open_trusted(self.path, _TO_READ, others=not is_own and not os.geteuid())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        try:
+            _demand_file(fd, self.path)
+            if is_own or os.geteuid():
+                _demand_own(fd, self.path)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def holder(self) -> "Optional[int]":
+        """Return the number of the process that has it; None if that is not known (yet)."""
+        try:
+            fd = open_trusted(self.path, _TO_READ, others=not os.geteuid())
+        except OSError:
+            return None
+        try:
+            _demand_file(fd, self.path)
+            if os.geteuid():
+                _demand_own(fd, self.path)
+            pid = int(os.read(fd, 32))
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(fd)
+        return pid if pid > 1 else None
+
+    def _make_directory(self) -> None:
+        directory = os.path.dirname(self.path)
+        if directory not in _own_directories():
+            return
+        for name in (os.path.dirname(directory), directory):
+            if not os.path.lexists(name):
+                try:
+                    os.mkdir(name, 0o700)
+                except FileExistsError:
+                    pass  # by another start
+        if not _is_own(directory):
+            raise OSError(1, "%s is another user's, or open to others" % directory)
+
+
+def _demand_file(fd: int, path: str) -> None:
+    if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+        raise OSError(22, "%s is no file" % path)
+
+
+def _demand_own(fd: int, path: str) -> None:
+    """Refuse what another user can write to: he would say who is to be ended.
+
+    Raises:
+        OSError: he can.
+    """
+    _demand_file(fd, path)
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        what = "%s may be written by other users: name another one, or remove it if it is a pidfile"
+        raise OSError(1, what % path)
+
+
+def _demand_no_text(fd: int, path: str) -> None:
+    """Refuse another program's file, named by mistake.
+
+    Raises:
+        OSError: it is one.
+    """
+    # A file system that lost its power may leave zeros.
+    if os.pread(fd, 64, 0).strip(b"\x000123456789\n"):
+        raise OSError(22, "%s holds no number but text: name another one" % path)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

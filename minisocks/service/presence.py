@@ -1,0 +1,175 @@
+"""How this process is found: its pidfiles, with a control socket beside each.
+
+They stay where they are for as long as the process lives.  ``opening.set_kept_mode`` keeps
+systemd-tmpfiles from removing them; what something else has removed is made again.
+"""
+
+import contextlib
+import os
+import time
+from typing import Any, Callable, Dict, List, Set
+
+from minisocks.net.loop import Loop
+from minisocks.net.opening import open_trusted
+from minisocks.quoting import reason_of
+from minisocks.service.control import Answer, Control
+from minisocks.service.pidfile import Pidfile, control_path
+
+__all__ = ["Presence"]
+
+#: So often the files are looked at, and touched: programs that tidy /tmp go by the time.
+LOOK_SECONDS = 3600.0
+#: The same where nothing tells of a removal, or a file could not be made again.
+UNSURE_SECONDS = 60.0
+#: At least so long between two looks: in /run and /tmp all programs remove files.
+PAUSE_SECONDS = 1.0
+#: The same behind a look that has found a file missing: the others may be next.
+SHORT_PAUSE_SECONDS = 0.02
+
+
+class Presence:
+    """The pidfiles and control sockets of this process.
+
+    A class because it remembers which files are its own, and of which folders the kernel tells
+    (dnotify, fcntl(2)): the removal of a file there sends this process SIGIO, once.  Main thread.
+
+    Args:
+        warn: called with sentences about what cannot be had.
+        carry_out: as of ``Control``.
+    """
+
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        carry_out: Callable[[Dict[str, Any], Answer], None],
+    ) -> None:
+        self._warn = warn
+        self._carry_out = carry_out
+        #: The one by which it was started, and that of the address that came to be the first.
+        self._pidfiles: List[Pidfile] = []
+        self._controls: Dict[str, Control] = {}
+        self._folders: List[int] = []
+        self._problems: Set[str] = set()
+        self._told: Set[str] = set()
+        self._may_look_at = 0.0
+        #: Whether this look has made a file again.
+        self._has_made = False
+        #: When the next look is due, by the monotonic clock.
+        self.look_at = float("inf")
+
+    def add(self, pidfile: Pidfile) -> None:
+        """Be found by *pidfile*, which this process has."""
+        self._pidfiles.append(pidfile)
+
+    def descriptors(self) -> List[int]:
+        """Return the descriptors that hold the locks."""
+        return [pidfile.fileno() for pidfile in self._pidfiles]
+
+    def write(self) -> None:
+        """Write the number of this process into its pidfiles."""
+        for pidfile in self._pidfiles:
+            self._write_number(pidfile)
+
+    def follow(self, pidfile: Pidfile) -> None:
+        """Be found by *pidfile*, too, and no more by that of the last call."""
+        if pidfile.path in [mine.path for mine in self._pidfiles]:
+            return
+        try:
+            if not pidfile.acquire_for_sure():
+                self._warn("%s is another's: name a --pidfile" % pidfile.path)
+                return
+        except OSError as exc:
+            self._warn("no pidfile %s: %s" % (pidfile.path, reason_of(exc)))
+            return
+        self._write_number(pidfile)
+        for former in self._pidfiles[1:]:
+            former.release()
+        self._pidfiles[1:] = [pidfile]
+
+    def note_removal(self) -> None:
+        """Have the next look soon: the kernel tells that a file was removed."""
+        self.look_at = min(self.look_at, max(time.monotonic(), self._may_look_at))
+
+    def look(self, loop: Loop) -> None:
+        """Make what is missing, and tell what cannot be made.
+
+        Args:
+            loop: has the control sockets.
+        """
+        self._problems, self._has_made = set(), False
+        self._have_pidfiles()  # and their folders
+        is_told = self._watch_folders()
+        self._have_pidfiles()  # one may have been removed in between
+        self._have_controls(loop)
+        for sentence in sorted(self._problems - self._told):
+            self._warn(sentence)
+        self._told = self._problems
+        now = time.monotonic()
+        self._may_look_at = now + (SHORT_PAUSE_SECONDS if self._has_made else PAUSE_SECONDS)
+        if self._pidfiles:
+            is_sure = is_told and not self._problems
+            self.look_at = now + (LOOK_SECONDS if is_sure else UNSURE_SECONDS)
+
+    def release(self) -> None:
+        """Let other processes have the pidfiles.  The files stay."""
+        for pidfile in self._pidfiles:
+            pidfile.release()
+        self._forget_folders()
+
+    def _have_pidfiles(self) -> None:
+        for pidfile in self._pidfiles:
+            former = pidfile.fileno()
+            try:
+                if not pidfile.renew():
+                    self._problems.add("%s is another's now: name a --pidfile" % pidfile.path)
+                    continue
+                self._has_made |= pidfile.fileno() != former
+                if not pidfile.holder():
+                    self._write_number(pidfile)
+                os.utime(pidfile.path)
+            except OSError as exc:
+                self._problems.add("no pidfile %s: %s" % (pidfile.path, reason_of(exc)))
+
+    def _have_controls(self, loop: Loop) -> None:
+        wanted = [control_path(pidfile.path) for pidfile in self._pidfiles]
+        for path in wanted:
+            earlier = self._controls.get(path)
+            if earlier is not None and earlier.is_there():
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+                continue
+            try:
+                control = self._controls[path] = Control(loop, path, self._carry_out)
+            except OSError as exc:
+                self._problems.add("cannot be spoken to at %s: %s" % (path, reason_of(exc)))
+                continue
+            self._has_made = True
+            loop.submit(control)
+            if earlier is not None:
+                loop.call_soon(earlier, earlier.abort, "replaced")
+        for path in set(self._controls).difference(wanted):
+            control = self._controls.pop(path)
+            loop.call_soon(control, control.abort, "the address is another's now")
+
+    def _write_number(self, pidfile: Pidfile) -> None:
+        try:
+            pidfile.write()
+        except OSError as exc:  # the lock is what counts
+            self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, reason_of(exc)))
+
+    def _watch_folders(self) -> bool:
+        """Have the kernel tell of the next removal in each folder; False where it does not."""
+        self._forget_folders()
+        try:
+            import fcntl  # not everywhere
+
+            for path in {os.path.dirname(pidfile.path) for pidfile in self._pidfiles}:
+                self._folders.append(open_trusted(path, os.O_RDONLY | os.O_CLOEXEC, others=True))
+                fcntl.fcntl(self._folders[-1], fcntl.F_NOTIFY, fcntl.DN_DELETE)
+        except (OSError, ImportError, AttributeError):
+            return False
+        return True
+
+    def _forget_folders(self) -> None:
+        while self._folders:
+            os.close(self._folders.pop())

@@ -1,0 +1,337 @@
+"""minisocks as a process: pidfile, background, log, proxy, control channel, orders.  No click."""
+
+import logging
+import os
+import threading
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from minisocks.access import Access
+from minisocks.config.layers import Layered
+from minisocks.config.settings import SETTINGS, Config
+from minisocks.errors import ServiceError
+from minisocks.net.interfaces import own_ipv4
+from minisocks.net.machine import Room, find_room, raise_descriptor_limit
+from minisocks.net.processor import AUTO
+from minisocks.proxy import Proxy
+from minisocks.quoting import reason_of
+from minisocks.service import announce, console
+from minisocks.service.control import Answer
+from minisocks.service.daemon import NO_BACKGROUND, can_detach, detach
+from minisocks.service.logs import Log, destinations
+from minisocks.service.orders import Orders, hangs_on
+from minisocks.service.pidfile import Pidfile, has_pidfiles
+from minisocks.service.presence import Presence
+from minisocks.service.reloads import Change, Reloads
+from minisocks.service.status import collect
+from minisocks.service.summary import oddities
+from minisocks.service.watchdog import take_turn
+from minisocks.service.whereabouts import locate
+from minisocks.values import ListenAddress
+
+__all__ = ["Service"]
+
+log = logging.getLogger("minisocks")
+
+#: What a change of needs the log to be opened anew.
+_OF_LOG = ("log_file", "syslog", "log_format")
+
+
+class Service:
+    """One run of the program, from its settings to its end.  Main thread.
+
+    A class because it remembers between orders: what is in force, and whether it
+    serves, drains or stops.
+
+    Args:
+        chosen: the settings.
+        read: returns them anew, given the directory that relative paths begin in, and what
+            is to be called with sentences about what is odd about them.
+    """
+
+    def __init__(
+        self, chosen: Layered, read: Callable[[str, Callable[[str], None]], Layered]
+    ) -> None:
+        self._read = read
+        self._home = _working_directory()
+        #: As they were written, and as they are in force.
+        self._asked = self._config = chosen.config
+        self._of_files = chosen.of_files
+        #: Tells people; once it serves, the log.
+        self._warn = console.warn
+        self._state = "serving"
+        self._until = float("inf")
+        self._is_empty = threading.Event()
+        self._had_terminal = False
+        self._presence = Presence(lambda sentence: self._warn(sentence), self._carry_out)
+        self._orders = Orders(
+            {
+                "stop": self._stop,
+                "reload": self._hang_up,
+                "report": self._report,
+                "look": self._presence.note_removal,
+            }
+        )
+        self._reloads = Reloads(self._read_change, self._orders.give)
+
+    def run(self, ensure: bool = False) -> None:
+        """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
+
+        Raises:
+            MinisocksError, OSError, RuntimeError: it could not serve.
+        """
+        config, note = self._config, ""
+        is_in_background = config.daemon or ensure
+        if is_in_background and not can_detach():
+            raise ServiceError(NO_BACKGROUND)
+        if is_in_background or config.pidfile:
+            pidfile, address = self._own_pidfile()
+            ours, note = _claim(pidfile, address, ensure)
+            if not ours:
+                return
+            self._presence.add(pidfile)
+        if is_in_background:
+            self._config = config = self._absolute(config)._replace(daemon=True)
+            console.in_background(detach(self._presence.descriptors()))
+        # In the background that is not the one it came from; and nohup wants it to stay.
+        self._had_terminal = _has_terminal() and not hangs_on()
+        try:
+            # Before its number can be read, and until nothing of it is left.
+            with self._orders:
+                self._serve(config, note, says_nothing=ensure)
+        finally:
+            # Before whoever waits hears of the end: he may start another one.
+            self._presence.release()
+
+    def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
+        self._presence.write()
+        self._descriptors = raise_descriptor_limit()
+        self._proxy = Proxy(self._fitted(config), keep_records=0)
+        self._log = Log(config)
+        if self._log.problem:
+            console.warn("the log goes nowhere: %s" % self._log.problem)
+        room = find_room(self._descriptors, config.max_handshakes)
+        self._log.start(config)
+        try:
+            if note:
+                log.warning("%s", note)
+            self._proxy.start()
+            self._orders.serve()
+            self._be_found()
+            is_elsewhere = config.daemon or config.log_file or config.syslog
+            for line in self._announced(room):
+                if not says_nothing:
+                    console.say(*line)
+                if is_elsewhere:
+                    log.info("%s", " ".join(line))
+            console.finish(0)
+            self._warn = _warn_in_log
+            self._follow_orders()
+        finally:
+            self._proxy.stop()
+            self._log.close()
+
+    def _announced(self, room: Room) -> List[Tuple[str, str]]:
+        services = self._proxy.services
+        assert services is not None
+        self._warn_of(self._of_files, services.access)
+        where = self._proxy.addresses, self._proxy.forwarded
+        return announce.at_start(*where, self._config, services.access, room, own_ipv4())
+
+    def _warn_of(self, of_files: Tuple[str, ...], access: Access) -> None:
+        for sentence in (*of_files, *oddities(access)):
+            self._warn(sentence)
+
+    def _own_pidfile(self) -> Tuple[Pidfile, str]:
+        config = self._config
+        try:
+            where = {"listen": config.listen[0], "pidfile": config.pidfile}
+            path, address = locate(where, {})
+        except ValueError as exc:
+            raise ServiceError(str(exc)) from exc
+        return Pidfile(path), address
+
+    def _be_found(self) -> None:
+        """Be found by the pidfile that was named, or by that of the address that is first now."""
+        config, services = self._config, self._proxy.services
+        is_fixed = ListenAddress.parse(config.listen[0]).is_fixed
+        if is_fixed and not config.pidfile and has_pidfiles():
+            try:
+                self._presence.follow(self._own_pidfile()[0])
+            except ServiceError as exc:
+                self._warn(str(exc))
+        if services is not None:
+            self._presence.look(services.loop)
+
+    def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
+        """Do what the control channel is asked for.  Loop thread."""
+        what = wish.get("do")
+        if what == "status":
+            answer(dict(collect(self._proxy, self._state), ok=True))
+        elif what == "reload":
+            self._orders.give(lambda: self._reload(answer))
+        elif what in ("stop", "drain"):
+            # First the answer: behind it the loop may end.
+            told = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
+            order = self._stop if what == "stop" else self._drain
+            answer(told, lambda: self._orders.give(order))
+        else:
+            answer({"error": "no such request"})
+
+    def _follow_orders(self) -> None:
+        """Return when it is time to end."""
+        while True:
+            now = time.monotonic()
+            is_over = self._is_empty.is_set() or now >= self._until
+            if self._state != "serving" and is_over:
+                return
+            services = self._proxy.services
+            if now >= self._presence.look_at and services is not None:
+                self._presence.look(services.loop)
+            left = min(self._until, self._presence.look_at) - now
+            for order in self._orders.wait(None if left == float("inf") else max(0.0, left)):
+                order()
+
+    def _hang_up(self) -> None:
+        """Reload, unless HUP has been sent as it was meant at first: the terminal is gone."""
+        if self._has_hung_up():
+            self._stop()
+        else:
+            self._reload()
+
+    def _has_hung_up(self) -> bool:
+        return self._had_terminal and not _has_terminal()
+
+    def _stop(self) -> None:
+        """Give connections their time; told so again, none."""
+        again = self._state == "stopping"
+        self._state = "stopping"
+        self._until = time.monotonic() + (0 if again else self._config.grace)
+        self._stop_listening()
+
+    def _drain(self) -> None:
+        """Give them all the time they want."""
+        if self._state == "serving":
+            self._state = "draining"
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        self._proxy.stop_listening()
+        self._proxy.notify_when_empty(self._note_empty)
+
+    def _note_empty(self) -> None:
+        self._is_empty.set()
+        self._orders.wake()
+
+    def _report(self) -> None:
+        """Write who is connected to the log."""
+        live = self._proxy.live
+        log.info("%d connections are open, %d of them connected:", len(self._proxy), len(live))
+        for record in live:
+            log.info("%s", record)
+
+    def _reload(self, answer: Optional[Answer] = None) -> None:
+        """Go by the settings as they are now, or tell what is wrong with them."""
+        self._log.reopen()  # also where they cannot be used: who turns logs over relies on it
+        self._reloads.ask(answer)
+
+    def _read_change(self) -> Change:
+        """Return what makes the settings, as they are now, those in force.  Any thread."""
+        self._demand_serving()
+        chosen = self._read(self._home if self._config.daemon else "", self._warn)
+        asked = chosen.config
+        differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
+        # What only a restart changes stays, and is told again the next time.
+        stays = {s.name: getattr(self._asked, s.name) for s in differing if s.is_fixed}
+        asked = asked._replace(**stays)
+        in_force = {s.name: getattr(self._config, s.name) for s in SETTINGS if s.is_fixed}
+        config = (self._absolute(asked) if self._config.daemon else asked)._replace(**in_force)
+        adopt = self._proxy.prepare(self._fitted(config))
+        opened = None
+        if any(s.name in _OF_LOG for s in differing):
+            opened = destinations(config)
+
+        def change() -> Dict[str, List[str]]:
+            try:
+                self._demand_serving()
+                adopt()
+            except BaseException:
+                for destination in opened or ():
+                    destination.close()
+                raise
+            self._log.change(config, opened)
+            self._asked, self._config = asked, config
+            self._be_found()
+            services = self._proxy.services
+            if services is not None:
+                self._warn_of(chosen.of_files, services.access)
+            return {
+                "changed": [s.key for s in differing if not s.is_fixed],
+                "read": list(services.access.files) if services is not None else [],
+                "restart": [s.key for s in differing if s.is_fixed],
+            }
+
+        return change
+
+    def _demand_serving(self) -> None:
+        if self._state != "serving":
+            raise ServiceError("it does not listen any more")
+
+    def _at_home(self, path: str) -> str:
+        return os.path.join(self._home, path)
+
+    def _fitted(self, config: Config) -> Config:
+        """Return *config* with what this machine has, where nothing is said.
+
+        As many connections as the descriptors allow, and any one processor.
+        """
+        config = config._replace(processor=config.processor or AUTO)
+        if config.max_connections is not None:
+            return config
+        room = find_room(self._descriptors, config.max_handshakes)
+        return config._replace(max_connections=room.limit)
+
+    def _absolute(self, config: Config) -> Config:
+        """Return *config* as it means the same in another directory."""
+        return config.with_files(self._at_home, *Config._fields)
+
+
+def _warn_in_log(sentence: str) -> None:
+    log.warning("%s", sentence)
+
+
+def _has_terminal() -> bool:
+    """Return whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"  # it has been removed
+
+
+def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
+    """Return whether this process is to serve, and what to write in the log.
+
+    Raises:
+        ServiceError: another one serves there, which is not what was asked for.
+    """
+    try:
+        if ensure:
+            return take_turn(pidfile, address)
+        if pidfile.acquire_for_sure():
+            return True, ""
+    except OSError as exc:
+        sentence = "cannot use the pidfile %s: %s" % (pidfile.path, reason_of(exc))
+        raise ServiceError(sentence) from exc
+    who = pidfile.holder()
+    raise ServiceError(
+        "it runs already: %s has %s"
+        % ("process %d" % who if who else "another process", pidfile.path)
+    )

@@ -1,0 +1,384 @@
+"""Associations: datagrams both ways between a client and its targets (RFC 1928 section 7).
+
+Lives in the loop, beside the pairs.  Never blocks, and keeps no datagram but those that
+wait for a name or for the rest of their fragments: what cannot be sent is dropped, and
+counted.  Nothing that a datagram says or causes ends it; its TCP connection does, at once.
+
+The fast path is ``_from_client`` and ``_from_target``: a datagram whose header is known
+is read into the loop's one buffer and sent from there, two system calls and a look into a
+dict.
+"""
+
+import socket
+import time
+from typing import Any, Dict, Optional
+
+from minisocks.compat import READ, close_quietly, unblock
+from minisocks.errors import HandshakeError
+from minisocks.net.loop import BUFFER_BYTES, Job, Timer
+from minisocks.net.vanished import has_vanished
+from minisocks.protocol.datagram import decode_header
+from minisocks.protocol.fragments import REASSEMBLY_SECONDS, Reassembly
+from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.record import Datagrams, Drop, Record
+from minisocks.relay.flow import word_of
+from minisocks.relay.idle import Idle
+from minisocks.relay.pair import SHORT_TURNS
+from minisocks.udp.clientports import ClientPorts
+from minisocks.udp.drops import NotSent, drop_of
+from minisocks.udp.exchange import Exchange
+from minisocks.udp.routes import Routes
+from minisocks.wire import Atyp
+
+__all__ = ["Association"]
+
+#: So many datagrams of a socket are moved in a turn.  One alone made a datagram half as
+#: dear again (scripts/bench/peers, udp).
+BATCH = 8
+#: RSV, FRAG, ATYP, an address and a port.
+HEADER4_BYTES, HEADER6_BYTES = 10, 22
+#: By how many bytes an address has.
+HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES}
+
+
+class Association(Job):
+    """A client's relay socket, the sockets to its targets, and its TCP connection.
+
+    ::
+
+        client <-> relay    on the address that the client reached; once the client has
+                            written, connected to it, so that the kernel keeps others out
+               <-> targets  one socket for each family, opened when it is needed
+
+    Args:
+        control: the client's TCP connection, which the loop watches for ``READ``.
+        relay: bound, does not block, is the association's from now on.
+        ip: where it is bound to.
+        ports: says which datagrams to the relay socket are the client's.
+    """
+
+    __slots__ = (
+        "_control",
+        "_counts",
+        "_ip",
+        "_loop",
+        "_ports",
+        "_reassembly",
+        "_record",
+        "_relay",
+        "_relay_fd",
+        "_routes",
+        "_exchange",
+        "_targets",
+        "_timer",
+        "idle",
+        "proof",
+        "used",
+    )
+
+    #: Datagrams of a socket in one turn.
+    batch = BATCH
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        record: Record,
+        control: socket.socket,
+        relay: socket.socket,
+        ip: bytes,
+        ports: ClientPorts,
+    ) -> None:
+        self._exchange = exchange
+        self._loop = exchange.loop
+        self._record = record
+        self._counts = record.datagrams = Datagrams()
+        self._control = control
+        self._relay = relay
+        self._relay_fd = relay.fileno()
+        self._ip = ip
+        self._ports = ports
+        # Most are idle, and have none of these.
+        self._routes: Optional[Routes] = None
+        self._targets: Dict[int, socket.socket] = {}
+        self._reassembly: Optional[Reassembly] = None
+        self._timer: Optional[Timer] = None
+        #: When there was a datagram last, monotonic.
+        self.used = time.monotonic()
+        #: By what the password of the client's user was right; None: it has shown none.
+        self.proof: Optional[bytes] = None
+        #: What closes the sockets to targets when nothing is said for long.
+        self.idle: Optional[TargetsIdle] = None
+
+    def begin(self) -> None:
+        """Relay from now on."""
+        unblock(self._control)
+        self._loop.watch(self._control.fileno(), READ, self)
+        self._loop.watch(self._relay_fd, READ, self)
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Move some datagrams, or see whether the client's connection has ended."""
+        if fd == self._relay_fd:
+            self._from_client()
+        elif fd == self._control.fileno():
+            self._hear_control()
+        else:
+            for size, sock in self._targets.items():
+                if sock.fileno() == fd:
+                    self._from_target(sock, HEADER_BYTES[size])
+                    return
+
+    def abort(self, why: str) -> None:
+        """Close everything."""
+        loop, record = self._loop, self._record
+        if record.end is not None:
+            return
+        self.free_targets()
+        self._abandon()
+        self._routes = self._reassembly = None  # which know this one
+        exchange, client = self._exchange, record.client
+        exchange.leave(self, client)
+        try:
+            exchange.ports.closed(self._ip, self._relay.getsockname()[1])
+        except OSError:
+            pass  # it is closed already
+        loop.close_later(self._relay, frees_port=True)
+        loop.close_later(self._control)
+        record.finish(why)
+        loop.done(self)
+
+    def end(self, why: str) -> None:
+        """End it, for the reason *why*: there is no room for it."""
+        self._record.why = why
+        self.abort("limit")
+
+    def ask_again(self) -> None:
+        """Ask about each target again, for rules have changed; end if its user has gone."""
+        user, users = self._record.client.user, self._exchange.access.users
+        if user is not None:
+            # Who came in by a password shown before has shown none.
+            holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
+            if not holds:
+                self._record.why = "%s may not come in any more" % quoted(user, MOST_TOLD)
+                self.abort("logged-out")
+                return
+        if self._routes is not None:
+            self._routes.known.forget_decisions()
+
+    def free_targets(self, now: bool = False) -> None:
+        """Close the sockets to targets; the next datagram opens one again.
+
+        Args:
+            now: not at the end of the round, because their descriptors are wanted.
+        """
+        if self._routes is not None:
+            self._routes.forget()
+        for sock in self._targets.values():
+            if now:
+                self._loop.unwatch(sock.fileno())
+                close_quietly(sock)
+            else:
+                self._loop.close_later(sock)
+        self._targets = {}
+        self._exchange.reaches(self, self._record.client, False)
+        if self.idle is not None:
+            self.idle.cancel()
+            self.idle = None
+
+    # From the client
+
+    def _from_client(self) -> None:
+        """Send on what the client has written."""
+        self._loop.short_turns = SHORT_TURNS
+        self.used = now = time.monotonic()
+        relay, record, buffer = self._relay, self._record, self._loop.buffer
+        routes, counts, ports = self._routes or self._make_routes(), self._counts, self._ports
+        ways = routes.ways()
+        for _ in range(self.batch):
+            try:
+                size, peer = relay.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # news of what was sent to a client that is not there: its matter
+            if peer == ports.last:
+                ports.heard = now
+            elif not ports.take(peer, now):
+                counts.drop(Drop.STRANGER)
+                continue
+            atyp = buffer[3]
+            if atyp == Atyp.IPV4:
+                start = HEADER4_BYTES
+            else:
+                start = HEADER6_BYTES if atyp == Atyp.IPV6 else buffer[4] + 7
+            # What is behind a short one in the buffer is of another.
+            way = ways.get(bytes(buffer[:start])) if size >= start else None
+            if way is None:
+                self._sort(bytes(buffer[:size]))
+                return  # which takes longer: others have their turn first
+            try:
+                record.up += way[0](buffer[start:size], way[1])
+            except OSError as exc:
+                self._counts.drop(drop_of(exc))
+            else:
+                counts.up += 1
+                if ports.are_several:
+                    routes.known.written(way[1], ports.last)
+
+    def _sort(self, data: bytes) -> None:
+        """Deal with a datagram that is odd, a fragment, or for who is not known yet."""
+        try:
+            header = decode_header(data)
+        except HandshakeError:
+            self._counts.drop(Drop.MALFORMED)
+            return
+        key = b"\0\0\0" + data[3 : header.size]
+        rest: Optional[bytes] = data[header.size :]
+        if header.frag:
+            rest = self._put_together(header.frag, key, data[header.size :])
+        if rest is not None:
+            assert self._routes is not None
+            self._routes.send(key, header.dst, rest, self._ports.last)
+
+    def _put_together(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
+        """Return a whole datagram, if this was its last fragment."""
+        queue = self._reassembly
+        if queue is None:
+            queue = self._reassembly = Reassembly()
+        exchange, client, before = self._exchange, self._record.client, queue.held
+        # Of two ports no fragments are put together.
+        whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
+        exchange.release(client, before)
+        self._count_lost(queue, Drop.FRAGMENTS)
+        if not exchange.hold(client, queue.held):
+            queue.abandon()
+            self._count_lost(queue, Drop.NO_ROOM)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if queue:
+            self._timer = self._loop.call_later(REASSEMBLY_SECONDS, self, self._abandon)
+        return whole
+
+    def _abandon(self) -> None:
+        """Forget fragments whose rest does not come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        queue = self._reassembly
+        if queue is not None and queue:
+            self._exchange.release(self._record.client, queue.held)
+            queue.abandon()
+            self._count_lost(queue, Drop.FRAGMENTS)
+
+    def _count_lost(self, queue: Reassembly, why: str) -> None:
+        self._counts.drop(why, queue.lost)
+        queue.lost = 0
+
+    # From targets
+
+    def _from_target(self, sock: socket.socket, start: int) -> None:
+        """Send the client what targets have written; *start* is how long its header will be."""
+        assert self._routes is not None
+        self._loop.short_turns = SHORT_TURNS
+        self.used = time.monotonic()
+        routes, record, buffer = self._routes, self._record, self._loop.buffer
+        headers, counts, space = routes.known.headers, self._counts, buffer[start:]
+        ports = self._ports
+        for _ in range(self.batch):
+            try:
+                size, source = sock.recvfrom_into(space)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # news of what was sent to a target that is not there
+            header = headers.get(source) or routes.header_of(source)
+            if header is None:
+                continue
+            buffer[:start] = header
+            peer = routes.known.writer_to(source) if ports.are_several else None
+            try:
+                count = self._send_client(buffer[: start + size], peer or ports.last)
+            except OSError as exc:
+                self._counts.drop(drop_of(exc))
+            else:
+                record.down += count - start
+                counts.down += 1
+
+    def _send_client(self, data: Any, peer: Any) -> int:
+        if len(data) >= BUFFER_BYTES:
+            raise NotSent(Drop.TOO_LARGE)  # it may have been cut off to fit
+        relay, is_connected = self._relay, self._ports.is_connected
+        try:
+            return relay.send(data) if is_connected else relay.sendto(data, peer)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # News of one before it, which has not arrived or was too large for some network
+            # on the way: this one has not been sent yet.
+            return relay.send(data) if is_connected else relay.sendto(data, peer)
+
+    def socket_for(self, size: int) -> socket.socket:
+        """Return the socket for targets whose address has 4 or 16 bytes.
+
+        Raises:
+            OSError: there can be none.
+        """
+        sock = self._targets.get(size)
+        if sock is not None:
+            return sock
+        exchange = self._exchange
+        family = socket.AF_INET if size == 4 else socket.AF_INET6
+        sock = exchange.ports.new_socket(family, socket.SOCK_DGRAM)
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            exchange.access.road.prepare(sock)
+            self._loop.watch(sock.fileno(), READ, self)
+        except BaseException:
+            close_quietly(sock)
+            raise
+        self._targets[size] = sock
+        exchange.reaches(self, self._record.client, True)
+        seconds = exchange.access.config.idle_timeout
+        if seconds is not None and self.idle is None:
+            self.idle = TargetsIdle(self._loop, self, self._record, seconds)
+            self.idle.begin()
+        return sock
+
+    def _make_routes(self) -> Routes:
+        self._routes = Routes(self._exchange, self._record, self._counts, self, self.socket_for)
+        return self._routes
+
+    def _hear_control(self) -> None:
+        """Discard what the client says by TCP, which means nothing; its end ends all."""
+        try:
+            if self._control.recv_into(self._loop.buffer):
+                return
+            how = "fin"
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            how = word_of(exc.errno)
+        self.abort("client-" + how)
+
+    def look_after_peers(self) -> None:
+        """End if the client has vanished before it had our reply."""
+        if has_vanished(self._control):
+            self.abort("client-lost")
+
+
+class TargetsIdle(Idle):
+    """Has the targets' sockets closed; the association lives on, for its client is there."""
+
+    __slots__ = ()
+
+    _job: Association
+
+    def count(self) -> int:
+        """Return what grows when something is said."""
+        counts = self._record.datagrams
+        return counts.up + counts.down if counts is not None else 0
+
+    def over(self) -> None:
+        """Close them."""
+        self._job.free_targets()

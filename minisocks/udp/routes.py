@@ -1,0 +1,385 @@
+"""Where the datagrams of one association go, and whose come back.
+
+Here is all that is asked once for a target and then remembered (``known``): the rules, the
+program's hook, a name's addresses.
+
+As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
+family see one port of ours; address-dependent filtering, for a target may answer from
+another port than it was written to (TFTP does), if the rules allow that one, too.  With
+``--udp-filtering endpoint-independent`` any address may write to the client that the rules
+allow, but none of this host.
+"""
+
+import functools
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from minisocks.errors import DialError, HandshakeError
+from minisocks.hooks import ProxyRequest, demand_authorized
+from minisocks.net.answers import NAME_SECONDS
+from minisocks.net.dialer import MAX_ADDRESSES, interleaved
+from minisocks.net.lookup import numeric_addresses
+from minisocks.net.loop import Job, Timer
+from minisocks.net.resolver import Lookup, Outcome
+from minisocks.policy.addresses import Sockaddr
+from minisocks.policy.client import Groups
+from minisocks.policy.rules import Decision
+from minisocks.protocol.datagram import encode_header
+from minisocks.record import Datagrams, Drop, Record
+from minisocks.udp.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
+from minisocks.udp.exchange import Exchange
+from minisocks.udp.known import Known, Way, contact_key
+from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
+
+__all__ = ["Routes"]
+
+#: Targets of one association whose names are looked up, and datagrams that wait for each.
+MAX_LOOKUPS = 8
+MAX_WAITING = 8
+
+#: What asks the program's hook about a client's target counts as of another network than the
+#: client's own, which has a name of this kind.
+THE_PROGRAM = b"program "
+
+_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
+
+#: What waits: the data, and the port of the client that it comes from.
+_Datagram = Tuple[bytes, Any]
+
+
+class Routes:
+    """The targets of one association.
+
+    A class because what waits for an answer and what is known by one belong together.
+    Loop thread.
+
+    Args:
+        owner: for whom lookups are; they are called back only while it lives.
+        socket_for: returns the socket for targets of a family, and opens it.
+    """
+
+    __slots__ = (
+        "_changes",
+        "_counts",
+        "_lookups",
+        "_owner",
+        "_record",
+        "_exchange",
+        "_socket_for",
+        "_timer",
+        "known",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        record: Record,
+        counts: Datagrams,
+        owner: Job,
+        socket_for: Callable[[int], Any],
+    ) -> None:
+        self._exchange = exchange
+        self._record = record
+        self._counts = counts
+        self._owner = owner
+        self._socket_for = socket_for
+        self.known = Known(exchange, record.client)
+        self._changes = exchange.access.own.changes()
+        #: What is looked up, and what waits for it.
+        self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
+        self._timer: Optional[Timer] = None
+
+    def send(self, key: bytes, dst: Address, data: Any, writer: Any) -> None:
+        """Send *data* to *dst*, now or when it is known where that is; or drop it.
+
+        Args:
+            key: the header that says *dst*, with FRAG 0.
+            writer: the port of the client that it comes from, as a sockaddr.
+        """
+        try:
+            way = self.known.ways.get(key)
+            if way is not None:
+                self._send_on(way, data, writer)
+            elif key in self._lookups:
+                self._keep(key, data, writer)
+            else:
+                outcome = self._addresses(dst)
+                if isinstance(outcome, Exception):
+                    self._dropped(key, outcome)  # not raised: it would keep *data* as long
+                elif outcome is not None:
+                    self._send_first(key, dst, outcome, data, writer)
+                else:
+                    self._look_up(key, dst)
+                    self._keep(key, data, writer)
+        except (HandshakeError, DialError, OSError) as exc:
+            self._dropped(key, exc)
+
+    def ways(self) -> Dict[bytes, Way]:
+        """Return how to send, by header, as far as that is decided and still holds."""
+        changes = self._exchange.access.own.changes()
+        if changes != self._changes:
+            # This host has got an address, or lost one: it may be a target.
+            self.known.forget_decisions()
+            self._changes = changes
+        return self.known.ways
+
+    def header_of(self, source: Any) -> Optional[bytes]:
+        """Return the header for what comes from *source*; None: it is dropped."""
+        ip = packed_ip(source[0]) or b""
+        port = source[1]
+        host = contact_key(source, ip)
+        contact = self.known.contact((host, port))
+        if self._exchange.hooks.authorize is None:
+            contact = contact or self.known.contact(host)
+        # Else the program has not been asked about this port.
+        if contact is not None:
+            dst = contact.dst._replace(port=port)
+        elif self._hears_unasked(ip, scope_of(source)):
+            dst = Address.of_ip(ip, port)
+        else:
+            self._counts.drop(Drop.UNASKED)
+            return None
+        if not self._decide(dst, ip, scope_of(source)).allowed:
+            self._counts.drop(Drop.DENIED)
+            return None
+        header = encode_header(ip, port)
+        if contact is not None:
+            # Of others no number of them takes memory.
+            self.known.add_header(source, header)
+        return header
+
+    def _hears_unasked(self, ip: bytes, scope: int) -> bool:
+        """Return whether the client gets datagrams from *ip* though it has not written to it."""
+        exchange = self._exchange
+        return (
+            exchange.access.config.udp_filtering == "endpoint-independent"
+            and exchange.hooks.authorize is None
+            and exchange.access.own(ip, scope) is False
+        )
+
+    def forget(self) -> None:
+        """Forget all targets, and what waits for them."""
+        self.known.forget()
+        for key in list(self._lookups):
+            self._lookups[key][0].cancel()
+            self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # What is sent
+
+    def _addresses(self, dst: Address) -> Optional[Outcome]:
+        """Return the addresses of *dst*, or that it has none; None: it has to be looked up.
+
+        Raises:
+            RefusedByRules: it need not be looked up.
+        """
+        exchange = self._exchange
+        if exchange.hooks.authorize is not None:
+            self._foresee(dst)
+            return None  # the hook may take long, so it is asked where names are
+        found = numeric_addresses(dst.host, dst.port, dst.atyp)
+        if found:
+            return found
+        self._foresee(dst)
+        return exchange.answers.get(dst.host)
+
+    def _foresee(self, dst: Address) -> None:
+        rules, client = self._exchange.access.rules, self._record.client
+        rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
+
+    def _send_on(self, way: Way, data: Any, writer: Any) -> None:
+        """Send *data* as it is known how.
+
+        Raises:
+            OSError: it is not sent.
+        """
+        self._sent(way[0](data, way[1]))
+        self.known.written(way[1], writer)
+
+    def _send_first(
+        self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any, writer: Any
+    ) -> None:
+        """Send to the first of *addresses* that may be written to, and can; remember which.
+
+        Raises:
+            RefusedByRules: none may.
+        """
+        decision = Decision(False, "no address that could be written to")
+        error: OSError = NotSent(Drop.NO_ADDRESS)
+        first: Optional[Tuple[bytes, Any]] = None
+        for ip, short, place in self._places(dst, addresses):
+            decision = self._decide(dst, ip, scope_of(place))
+            if not decision.allowed:
+                continue
+            try:
+                way = (self._socket_for(len(short)).sendto, place)
+                sent = way[0](data, place)
+            except OSError as exc:
+                error = exc.with_traceback(None)  # else it would keep this, and this it
+                if exc.errno in FOR_ALL_ADDRESSES:
+                    first = None  # the next datagram may find another one
+                    break
+                first = first or (short, place)
+            else:
+                self.known.add_contact(dst, contact_key(place, short), writer)
+                self._add_way(key, way)
+                self._sent(sent)
+                return
+        if isinstance(error, NotSent):
+            decision.demand()
+        if first is not None and len(addresses) > 1:
+            # Not all of them for each datagram, since a name server can say very many.
+            short, place = first
+            self.known.add_contact(dst, contact_key(place, short), writer)
+            self._add_way(key, (self._send_to, place))
+        self._dropped(key, error)
+
+    def _places(self, dst: Address, addresses: List[Sockaddr]) -> List[Tuple[bytes, bytes, Any]]:
+        """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
+        known: List[Tuple[bytes, bytes, Any]] = []
+        others: List[Tuple[bytes, bytes, Any]] = []
+        for _family, sockaddr in interleaved(self._exchange.access.road.ordered(addresses)):
+            ip = packed_ip(sockaddr[0])
+            if ip is None:
+                continue
+            short = _answering(ip)
+            host = sockaddr[0] if short is ip else text_ip(short)
+            place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
+            # Who is written to already first: of a name's addresses, always the same.
+            is_new = self.known.contact(contact_key(place, short)) is None
+            (others if is_new else known).append((ip, short, place))
+        return (known + others)[:MAX_ADDRESSES]
+
+    def _send_to(self, data: Any, place: Any) -> int:
+        """Send *data* where it could not be sent before, and may be by now.
+
+        Raises:
+            OSError: it still cannot.
+        """
+        sent: int = self._socket_for(16 if ":" in place[0] else 4).sendto(data, place)
+        return sent
+
+    def _sent(self, count: int) -> None:
+        self._record.up += count
+        self._counts.up += 1
+
+    def _decide(self, dst: Address, ip: bytes, scope: int) -> Decision:
+        rules, client = self._exchange.access.rules, self._record.client
+        return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip, scope)
+
+    def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
+        """Drop what cannot be sent; what may not be sent is remembered as such."""
+        if isinstance(exc, OSError):
+            self._counts.drop(drop_of(exc), count)
+            return
+        drop = Drop.DENIED
+        if isinstance(exc, DialError):
+            drop = Drop.NO_ROOM if _is_passing(exc) else Drop.NO_ADDRESS
+        self._counts.drop(drop, count)
+        self._record.why = self._record.why or str(exc)
+        if drop == Drop.DENIED or self._exchange.hooks.authorize is not None:
+            # The program is not asked for each datagram, whatever comes of it.
+            self._add_way(key, (_refuse, drop))
+
+    # Names
+
+    def _look_up(self, key: bytes, dst: Address) -> None:
+        """Have the resolver find out where *dst* is.
+
+        Raises:
+            NotSent, DialError: it has too much to do.
+        """
+        if len(self._lookups) >= MAX_LOOKUPS:
+            raise NotSent(Drop.NO_ROOM)
+        exchange, client, question = self._exchange, self._record.client, self._question(dst)
+        loop, owner = exchange.loop, self._owner
+        groups: Groups = client.groups
+        if question is not None:
+            # However slow it is, there are threads for clients' names, and for others' targets.
+            groups = (THE_PROGRAM + groups[0],) + groups[1:]
+        waiting: List[_Datagram] = []
+        lookup = exchange.resolver.submit(
+            dst.host,
+            dst.port,
+            lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
+            groups,
+            question,
+            exchange.access.road.only,
+        )
+        self._lookups[key] = lookup, waiting
+
+    def _question(self, dst: Address) -> Optional[Callable[[], None]]:
+        """Return what asks the program, in a thread of the resolver; None if it need not be."""
+        hook, client, user = self._exchange.hooks.authorize, self._record.client, self._record.user
+        if hook is None:
+            return None
+        request = ProxyRequest(
+            client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
+        )
+        return functools.partial(demand_authorized, hook, request)
+
+    def _found(
+        self, key: bytes, dst: Address, asked_for: List[_Datagram], outcome: Outcome
+    ) -> None:
+        if key not in self._lookups or self._lookups[key][1] is not asked_for:
+            return  # all was forgotten when the answer was on its way here already
+        if self._exchange.hooks.authorize is None and not _is_passing(outcome):
+            self._exchange.answers.add(dst.host, outcome)
+        waiting = self._taken(key)
+        if isinstance(outcome, Exception):
+            self._dropped(key, outcome, len(waiting))
+            return
+        for data, writer in waiting:
+            try:
+                way = self.ways().get(key)
+                if way is None:
+                    self._send_first(key, dst, outcome, data, writer)
+                else:
+                    self._send_on(way, data, writer)
+            except (HandshakeError, OSError) as exc:
+                self._dropped(key, exc)
+
+    def _keep(self, key: bytes, data: Any, writer: Any) -> None:
+        """Have *data* wait for an address."""
+        waiting = self._lookups[key][1]
+        fits = len(waiting) < MAX_WAITING
+        if fits and self._exchange.hold(self._record.client, len(data)):
+            waiting.append((bytes(data), writer))
+        else:
+            self._counts.drop(Drop.NO_ROOM)
+
+    def _taken(self, key: bytes) -> List[_Datagram]:
+        """Return what waited, which is counted no more."""
+        waiting = self._lookups.pop(key)[1]
+        self._exchange.release(self._record.client, sum(len(data) for data, _ in waiting))
+        return waiting
+
+    def _forget_passing(self) -> None:
+        """Look names up again when they are next used, and ask again about what was refused."""
+        self._timer = None
+        self.known.forget_ways(_may_change)
+
+    def _add_way(self, key: bytes, way: Way) -> None:
+        self.known.add_way(key, way)
+        if self._timer is None and _may_change(key, way):
+            loop = self._exchange.loop
+            self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
+
+
+def _answering(ip: bytes) -> bytes:
+    """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
+    return ip if any(ip) else _LOOPBACK[len(ip)]
+
+
+def _is_passing(outcome: Any) -> bool:
+    """Return whether it is want of threads or descriptors, and nothing about the name."""
+    return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
+
+
+def _may_change(key: bytes, way: Way) -> bool:
+    return key[3] == Atyp.DOMAINNAME or way[0] is _refuse
+
+
+def _refuse(data: Any, drop: str) -> int:
+    raise NotSent(drop)
