@@ -18,7 +18,7 @@ from minisocks.net.errand import run_in
 from minisocks.net.loop import Loop
 from minisocks.net.machine import find_room
 from minisocks.net.resolver import Resolver
-from minisocks.server.census import KEPT
+from minisocks.server.limits import KEPT
 from support import (
     BIND,
     GREETING,

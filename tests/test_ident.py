@@ -349,11 +349,11 @@ def test_a_user_that_ident_confirms_has_its_limit(monkeypatch, target):
                 with Talk.to(proxy.port) as other:
                     other.send(socks4("127.0.0.1", target.port, b"ann"))
                     assert GRANTED4 == other.receive(8)[:2]
-                wait_until(lambda: not len(proxy.services.census), "the end of it")
+                wait_until(lambda: not len(proxy.services.connection_limits), "the end of it")
             talk.send(socks4("127.0.0.1", target.port, b"ann"))
             assert GRANTED4 == talk.receive(8)[:2]
             assert REJECTED4 == ask(proxy, target)
-            wait_until(lambda: len(proxy.services.census) == 1, "one is left")
+            wait_until(lambda: len(proxy.services.connection_limits) == 1, "one is left")
 
 
 def test_who_may_not_come_in_is_not_asked_about(monkeypatch, target):

@@ -81,9 +81,11 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
                 talk.close()
             if how == "ended":
                 proxy.start()
-            wait_until(lambda: not len(proxy) and not len(proxy.services.census), "their end")
-        census = proxy.services.census
-        assert {} == census._users == census._clients
+            wait_until(
+                lambda: not len(proxy) and not len(proxy.services.connection_limits), "their end"
+            )
+        connection_limits = proxy.services.connection_limits
+        assert {} == connection_limits._users == connection_limits._clients
 
 
 def test_it_asks_one_thing_and_closes(monkeypatch, target):
@@ -350,10 +352,10 @@ def test_a_limit_of_users_forgets_nobody(monkeypatch, target):
             assert GRANTED4 == talk.receive(8)[:2]
             for _ in range(3):
                 assert REJECTED4 == refused(proxy, target.port)
-            wait_until(lambda: len(proxy.services.census) == 1, "one")
-            assert {b"ann": 1} == proxy.services.census._users
-        wait_until(lambda: not len(proxy.services.census), "none")
-        assert {} == proxy.services.census._users
+            wait_until(lambda: len(proxy.services.connection_limits) == 1, "one")
+            assert {b"ann": 1} == proxy.services.connection_limits._users
+        wait_until(lambda: not len(proxy.services.connection_limits), "none")
+        assert {} == proxy.services.connection_limits._users
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

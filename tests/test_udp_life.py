@@ -53,7 +53,7 @@ def assert_nothing_held(proxy):
     assert set() == exchange.ports._used
     assert 0 == proxy.services.loop.pipes.pending_bytes
     assert [] == live_timers(proxy)
-    assert 0 == len(proxy.services.census)
+    assert 0 == len(proxy.services.connection_limits)
 
 
 # Its end

@@ -182,7 +182,7 @@ def test_associations_are_connections(setting, why, stack):
         with Talk.to(proxy.port) as talk:
             assert 2 == talk.connect5(V4, 1)[0]
         first.talk.close()
-        wait_until(lambda: len(proxy.services.census) == 1)
+        wait_until(lambda: len(proxy.services.connection_limits) == 1)
         assert 0 == stack.enter_context(Associated(proxy.port)).rep
 
 

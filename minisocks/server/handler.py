@@ -170,7 +170,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         """
         session = self.session
         session.services.pending.keep(session.conn)
-        session.services.census.enter(session.record, session.access.config)
+        session.services.connection_limits.enter(session.record, session.access.config)
         session.services.memory.admit()
 
     def identify(self, request: Request) -> None:

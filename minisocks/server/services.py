@@ -19,8 +19,8 @@ from minisocks.net.vanished import VanishedPeers
 from minisocks.relay.lingering import Porch
 from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
-from minisocks.server.census import Census
 from minisocks.server.journal import Journal
+from minisocks.server.limits import ConnectionLimits
 from minisocks.server.logins import Logins
 from minisocks.server.pending import Pending
 from minisocks.server.turns import Turns
@@ -42,7 +42,7 @@ class Services:
         self.hooks = hooks or Hooks()
         self.journal = journal or Journal()
         #: Who is connected.
-        self.census = Census()
+        self.connection_limits = ConnectionLimits()
         #: The number of the next connection.
         self.ids = itertools.count(1)
         #: What the kernel is asked about addresses of this host, and where we ourselves listen.

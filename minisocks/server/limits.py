@@ -13,7 +13,7 @@ from minisocks.policy.quota import Allowance
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
 
-__all__ = ["Census"]
+__all__ = ["ConnectionLimits"]
 
 #: How many times of what is free one group of clients may have: one alone has 8/9 of all.
 FACTOR = 8
@@ -21,7 +21,7 @@ FACTOR = 8
 KEPT = 16
 
 
-class Census(Witness):
+class ConnectionLimits(Witness):
     """The counts of one run of a proxy.
 
     A class because the counts must agree with each other: a connection is in all of

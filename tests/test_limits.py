@@ -15,7 +15,7 @@ from minisocks.config.settings import Config
 from minisocks.errors import LimitReached
 from minisocks.policy.client import THIS_HOST, Client
 from minisocks.record import Record
-from minisocks.server.census import Census
+from minisocks.server.limits import ConnectionLimits
 from support import (
     GREETING,
     REJECTED4,
@@ -45,9 +45,13 @@ def record(host, user=None):
     return Record(client)
 
 
-def is_empty(census):
+def is_empty(connection_limits):
     """Say whether nobody is counted, and nothing is kept of anybody."""
-    return (0, {}, {}) == (len(census), census._clients, census._users)
+    return (0, {}, {}) == (
+        len(connection_limits),
+        connection_limits._clients,
+        connection_limits._users,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,18 +73,18 @@ def is_empty(census):
 )
 def test_one_more_than_the_limit_is_refused(limit, first, second, why):
     """The error names who it is, the number and the option; when one has ended, another fits."""
-    census, config = Census(), Config(**{limit: 2})
+    connection_limits, config = ConnectionLimits(), Config(**{limit: 2})
     records = [record(*first), record(*second)]
     for each in records:
-        census.enter(each, config)
+        connection_limits.enter(each, config)
     for _ in range(2):
         with pytest.raises(LimitReached) as caught:
-            census.enter(record(*second), config)
+            connection_limits.enter(record(*second), config)
         assert str(caught.value).startswith(why)
         assert str(caught.value).endswith("already (--%s 2)" % limit.replace("_", "-"))
     records[0].finish("client-fin")
-    census.enter(record(*second), config)
-    assert 2 == len(census)
+    connection_limits.enter(record(*second), config)
+    assert 2 == len(connection_limits)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +99,10 @@ def test_one_more_than_the_limit_is_refused(limit, first, second, why):
 )
 def test_others_have_a_limit_of_their_own(limit, first, second):
     """Who is somebody else is not refused for it."""
-    census, config = Census(), Config(**{limit: 1})
+    connection_limits, config = ConnectionLimits(), Config(**{limit: 1})
     for each in (first, second):
-        census.enter(record(*each), config)
-    assert 2 == len(census)
+        connection_limits.enter(record(*each), config)
+    assert 2 == len(connection_limits)
 
 
 @hypothesis_settings(deadline=None)
@@ -114,7 +118,10 @@ def test_others_have_a_limit_of_their_own(limit, first, second):
 )
 def test_counts_are_what_a_list_of_all_says(steps):
     """Whatever comes and goes, each limit is what counting them one by one would have it."""
-    census, config = Census(), Config(max_connections=7, max_per_client=3, max_per_user=4)
+    connection_limits, config = (
+        ConnectionLimits(),
+        Config(max_connections=7, max_per_client=3, max_per_user=4),
+    )
     there = {}
     for number, host, user in steps:
         if number in there:
@@ -127,16 +134,16 @@ def test_counts_are_what_a_list_of_all_says(steps):
             and (user is None or sum(e.client.user == user for e in there.values()) < 4)
         )
         if fits:
-            census.enter(new, config)
+            connection_limits.enter(new, config)
             there[number] = new
         else:
             with pytest.raises(LimitReached):
-                census.enter(new, config)
+                connection_limits.enter(new, config)
             new.finish("limit")  # was not counted, and is not counted out
-        assert len(there) == len(census)
+        assert len(there) == len(connection_limits)
     for each in there.values():
         each.finish("client-fin")
-    assert is_empty(census)
+    assert is_empty(connection_limits)
 
 
 # In a proxy
@@ -158,9 +165,9 @@ def connected(proxy, target, source=None):
 
 def settled(proxy):
     """Return the census of *proxy* once nothing is connected."""
-    census = proxy.services.census
+    connection_limits = proxy.services.connection_limits
     wait_until(lambda: len(proxy) == 0, "the end of all")
-    return census
+    return connection_limits
 
 
 @way
@@ -213,7 +220,7 @@ def test_whoever_the_rules_refuse_is_not_counted():
             with Talk.to(proxy.port) as talk:
                 talk.send(GREETING + socks5(b"there.test", 80)).expect(b"\x05\x00")
                 talk.expect(failure5(2)).expect_eof()
-        assert 0 == len(proxy.services.census)
+        assert 0 == len(proxy.services.connection_limits)
 
 
 def test_limits_change_by_reload(target):
@@ -234,7 +241,7 @@ def test_a_connection_counts_while_its_target_is_dialed():
     """Attempts that get no answer take places, too, and give them back."""
     with black_hole() as port, run_proxy(max_per_client=2, connect_timeout=0.3) as proxy:
         talks = [Talk.to(proxy.port).send(socks4("127.0.0.1", port)) for _ in range(2)]
-        wait_until(lambda: len(proxy.services.census) == 2)
+        wait_until(lambda: len(proxy.services.connection_limits) == 2)
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", port)).expect(REJECTED4)
         for talk in talks:
@@ -254,7 +261,7 @@ def test_a_connection_counts_while_a_hook_decides(target, bugs, answer):
     with run_proxy(authorize=authorize, max_connections=1) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(GREETING).expect(b"\x05\x00").send(socks5("127.0.0.1", target.port))
-            wait_until(lambda: len(proxy.services.census) == 1)
+            wait_until(lambda: len(proxy.services.connection_limits) == 1)
             with Talk.to(proxy.port) as other:
                 assert 2 == other.connect5("127.0.0.1", target.port)[0]
             go_on.set()
@@ -274,25 +281,25 @@ def test_a_hook_that_is_slower_than_the_end_leaves_nothing(target):
     with run_proxy(authorize=authorize) as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING + socks5("127.0.0.1", target.port))
         assert entered.wait(20)
-        census = proxy.services.census
+        connection_limits = proxy.services.connection_limits
         stopping = threading.Thread(target=proxy.stop)
         stopping.start()
         wait_until(lambda: not proxy.addresses)
         go_on.set()
         stopping.join()
-        wait_until(lambda: is_empty(census))
+        wait_until(lambda: is_empty(connection_limits))
 
 
 def test_the_end_of_a_proxy_leaves_nothing(target):
     """What is aborted is counted out."""
     with run_proxy() as proxy, black_hole() as hole, contextlib.ExitStack() as stack:
-        census = proxy.services.census
+        connection_limits = proxy.services.connection_limits
         for _ in range(3):
             stack.enter_context(connected(proxy, target))
             stack.enter_context(Talk.to(proxy.port)).send(socks4("127.0.0.1", hole))
-        wait_until(lambda: len(census) == 6)
+        wait_until(lambda: len(connection_limits) == 6)
         proxy.stop()
-        assert is_empty(census)
+        assert is_empty(connection_limits)
 
 
 def test_a_thousand_connections_leave_nothing(access_log):
