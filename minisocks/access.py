@@ -6,8 +6,8 @@ from minisocks.auth import Users
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
+from minisocks.net.egress import Egress
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.net.road import Road
 from minisocks.net.textfile import read_file
 from minisocks.policy.decisions import Decisions
 from minisocks.policy.defaults import in_force
@@ -34,7 +34,7 @@ class Access(NamedTuple):
     """
 
     config: Config
-    road: Road
+    egress: Egress
     users: Users
     rules: Rules
     #: Says which addresses are this host's, as its targets are dialed.
@@ -66,12 +66,12 @@ class Access(NamedTuple):
         lists = _Lists()
         own = [parse_rule(text, lists.read) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
-        road = Road.of(config)
-        own_addresses = OwnAddresses(kernel, road, config.public_address)
+        egress = Egress.of(config)
+        own_addresses = OwnAddresses(kernel, egress, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
         decisions = Decisions(judge, own_addresses.changes)
         files = _files_of(config, lists)
-        return cls(config, road, users, judge, own_addresses, decisions, files, lists.notes)
+        return cls(config, egress, users, judge, own_addresses, decisions, files, lists.notes)
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

@@ -10,8 +10,8 @@ import pytest
 
 import hosts
 from minisocks.net import netlink, ownaddress
+from minisocks.net.egress import Egress
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.net.road import Road
 from minisocks.wire import packed_ip
 from support import ROOT, run_proxy
 
@@ -210,7 +210,7 @@ def test_descriptors_are_given_back():
 PROGRAM = """
 import socket, sys
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.net.road import Road
+from minisocks.net.egress import Road
 from minisocks.wire import packed_ip
 with KernelRoutes() as kernel:
     own = OwnAddresses(kernel, Road(interface=sys.argv[1]))
@@ -276,5 +276,5 @@ def test_by_an_interface_the_answer_is_what_the_connection_does(host, interface)
 def test_a_road_that_cannot_be_taken_leads_nowhere():
     """An interface that is not there: the connection will fail, and say so."""
     with KernelRoutes() as kernel:
-        own = OwnAddresses(kernel, Road(interface="missing0"))
+        own = OwnAddresses(kernel, Egress(interface="missing0"))
         assert own(packed_ip("198.51.100.1")) is False

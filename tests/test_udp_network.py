@@ -218,7 +218,7 @@ def test_what_is_larger_than_the_mtu_arrives(network, reached, target, mtu, size
         assert_both_ways(association, there, os.urandom(size), os.urandom(size))
 
 
-class Road:
+class Egress:
     """Between two hosts, for UDP only: the test itself carries each packet, or does not.
 
     Args:
@@ -261,7 +261,7 @@ class Road:
 
 
 @pytest.fixture(params=["client", "target"])
-def road(request, network):
+def egress(request, network):
     """A road for datagrams between the proxy's host and the client's, or the target's."""
     ends = {
         "client": [(network.client, CLIENT, PROXY), (network.proxy, PROXY, CLIENT)],
@@ -271,7 +271,7 @@ def road(request, network):
         ],
     }[request.param]
     with hosts.or_skip():
-        made = Road(*ends)
+        made = Egress(*ends)
     with made:
         try:
             yield made
@@ -291,18 +291,18 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
-def test_datagrams_arrive_as_the_network_has_them(network, road, order):
+def test_datagrams_arrive_as_the_network_has_them(network, egress, order):
     """Lost, twice, in another order: the proxy neither mends that nor stumbles, both ways."""
     numbers = ORDERS[order]
     with network.target.udp(TARGET) as target, associate(network, source=CLIENT) as association:
         for number in range(5):
             association.send(target, b"question %d" % number)
-        road.carry(0, numbers)
+        egress.carry(0, numbers)
         came = [target.recvfrom(100) for _ in numbers]
         assert [b"question %d" % number for number in numbers] == [data for data, _ in came]
         for number in range(5):
             target.sendto(b"answer %d" % number, came[0][1])
-        road.carry(1, numbers)
+        egress.carry(1, numbers)
         answers = [association.receive(target) for _ in numbers]
         assert [b"answer %d" % number for number in numbers] == answers
 

@@ -7,9 +7,9 @@ from minisocks.compat import CAPACITY_ERRORS, close_quietly
 from minisocks.config.settings import Config
 from minisocks.errors import DialError, LimitReached
 from minisocks.net.dialer import rep_of
+from minisocks.net.egress import Egress
 from minisocks.net.loop import Loop
 from minisocks.net.ports import Ports
-from minisocks.net.road import Road
 from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Client
 from minisocks.policy.quota import Quota
@@ -79,7 +79,7 @@ class Berths:
     def take(
         self,
         client: Client,
-        road: Road,
+        egress: Egress,
         ways: Sequence[Sockaddr],
         end: Callable[[LimitReached], None],
     ) -> Berth:
@@ -97,8 +97,8 @@ class Berths:
         """
         if not self._quota.make_room(client.groups, lambda berth: berth.end(self._full())):
             raise self._full()
-        where, faced = self._facing(road, ways)
-        sock, ip = self._ports.open(socket.SOCK_STREAM, where, road.confine)
+        where, faced = self._facing(egress, ways)
+        sock, ip = self._ports.open(socket.SOCK_STREAM, where, egress.confine)
         berth = Berth(sock, ip, faced, client, end)
         self._quota.add(berth, client.groups)
         return berth
@@ -119,7 +119,7 @@ class Berths:
         self._ports.closed(berth.ip, berth.port)
         self._quota.remove(berth, berth.client.groups)
 
-    def _facing(self, road: Road, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
+    def _facing(self, egress: Egress, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
         """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
 
         Raises:
@@ -128,7 +128,7 @@ class Berths:
         host, error = "", OSError()
         for family, sockaddr in ways:
             try:
-                return self._our_end(road, family, sockaddr), sockaddr[0]
+                return self._our_end(egress, family, sockaddr), sockaddr[0]
             except OSError as exc:
                 if exc.errno in CAPACITY_ERRORS:
                     why = "no socket for its peer: %s" % exc.strerror
@@ -137,7 +137,7 @@ class Berths:
         why = "no way to %s: %s" % (host, error.strerror or error)
         raise DialError(why, rep_of(error)) from error
 
-    def _our_end(self, road: Road, family: int, sockaddr: Any) -> Any:
+    def _our_end(self, egress: Egress, family: int, sockaddr: Any) -> Any:
         """Ask the kernel which address of ours leads to *sockaddr*; nothing is sent.
 
         Raises:
@@ -145,7 +145,7 @@ class Berths:
         """
         sock = self._ports.new_socket(family, socket.SOCK_DGRAM)
         try:
-            road.prepare(sock)
+            egress.prepare(sock)
             sock.connect((sockaddr[0], sockaddr[1] or _SOME_PORT) + tuple(sockaddr[2:]))
             return sock.getsockname()
         finally:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tune
 from minisocks.errors import DialError
-from minisocks.net.road import Road
+from minisocks.net.egress import Egress
 from minisocks.net.room import with_room
 from minisocks.policy.addresses import Sockaddr
 from minisocks.wire import Rep
@@ -32,7 +32,7 @@ MAX_TOLD = 4
 #: Where there was no descriptor to spare for one more, it is looked again after so long.
 RETRY_SECONDS = 1.0
 
-_ANY_ROAD = Road()
+_ANY_ROAD = Egress()
 
 #: Made non-blocking with the same system call, where that can be.
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
@@ -110,14 +110,14 @@ class Dial:
         self,
         addresses: Sequence[Sockaddr],
         clock: Callable[[], float] = time.monotonic,
-        road: Road = _ANY_ROAD,
+        egress: Egress = _ANY_ROAD,
         make_room: Callable[[], bool] = lambda: False,
         may_add: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._road = road
+        self._road = egress
         self._make_room = make_room
         self._may_add = may_add
-        self._waiting = interleaved(road.ordered(addresses))[:MAX_ADDRESSES]
+        self._waiting = interleaved(egress.ordered(addresses))[:MAX_ADDRESSES]
         self._clock = clock
         self._next_at = 0.0
         self._failures: List[Tuple[Any, OSError]] = []

@@ -17,8 +17,8 @@ import struct
 from typing import Dict, Iterable, Iterator, Optional
 
 from minisocks.compat import CAPACITY_ERRORS
+from minisocks.net.egress import Egress
 from minisocks.net.netlink import ROUTE, Attribute, Netlink, attribute
-from minisocks.net.road import Road
 from minisocks.wire import packed_ip, text_ip, unmapped
 
 __all__ = ["KernelRoutes", "OwnAddresses"]
@@ -117,13 +117,13 @@ class OwnAddresses:
     def __init__(
         self,
         kernel: Optional[KernelRoutes] = None,
-        road: Optional[Road] = None,
+        egress: Optional[Egress] = None,
         public: Iterable[str] = (),
     ) -> None:
         self._kernel = kernel
         #: ``KernelRoutes.changes``.
         self.changes = _never_told if kernel is None else kernel.changes
-        self._road = road or Road()
+        self._road = egress or Egress()
         #: Those of a NAT, as bytes.
         self.public = frozenset(unmapped(packed_ip(text) or b"") for text in public)
 

@@ -119,7 +119,7 @@ class Resolver:
             groups: those of the client, which shares threads and places with others.
             first: called before, in that thread; it may take long, and raises a
                 ``HandshakeError`` if nothing is to be looked up.
-            family: of the addresses, as ``Road.only`` says; 0: both.
+            family: of the addresses, as ``Egress.only`` says; 0: both.
 
         Raises:
             DialError: no thread can take it now, nor soon (REP 01).

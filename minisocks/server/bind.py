@@ -96,7 +96,7 @@ class Bind(WaitingRequest):
         session = self._session
         self._ways = ways = allowed(session, self._request, of_peers(self._request.ver, addresses))
         self._expected = frozenset(map(_ip_of, ways))
-        self._listen(session.services.access.road.ordered(ways))
+        self._listen(session.services.access.egress.ordered(ways))
 
     def _expect_anybody(self, family: int) -> None:
         """Wait for whoever comes, first of all by *family*.
@@ -127,7 +127,7 @@ class Bind(WaitingRequest):
             services.loop.call_soon(self, self._try, self._listen, ways)
             return
         self._berth = berth = services.berths.take(
-            session.client, services.access.road, ways, self._refuse
+            session.client, services.access.egress, ways, self._refuse
         )
         other = plain_ip(berth.faced) if self._expected else b""
         session.record.bound = str(Address.of_ip(berth.ip, berth.port))
@@ -168,7 +168,7 @@ class Bind(WaitingRequest):
                 session.record.why = str(exc)  # for a refusal that may follow
             return
         peer.setblocking(False)
-        tune(peer, session.services.access.road.keepalive)
+        tune(peer, session.services.access.egress.keepalive)
         self._release()
         try:
             session.granted(peer, sockaddr, sockaddr)

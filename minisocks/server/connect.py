@@ -125,7 +125,7 @@ class Connect(WaitingRequest):
         self._changes = services.access.own.changes()
         return Dial(
             allowed(self._session, self._request, addresses),
-            road=services.access.road,
+            egress=services.access.egress,
             make_room=services.make_room,
             may_add=services.attempts.has_room,
         )

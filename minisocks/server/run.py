@@ -82,7 +82,7 @@ class Run:
                 ``end`` it then, too.
         """
         services = self.services
-        services.access.road.check()
+        services.access.egress.check()
         config = services.access.config
         self._doors = self._open(config, config.listen, [item.place for item in given])
         self._given = [self._door(item) for item in given]
@@ -100,7 +100,7 @@ class Run:
             ListenError, RoadError, OSError: something cannot be had; nothing has changed.
             RuntimeError: it has been told to stop, or runs in another process.
         """
-        access.road.check()
+        access.egress.check()
         config = access.config
         if self._is_forked():
             raise RuntimeError("the proxy is in the process that has started it, not in a child")

@@ -59,7 +59,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
 
     def tune(self) -> None:
         """Have connections that are accepted from now on be as the settings say."""
-        tune(self.socket, self.services.access.road.keepalive)
+        tune(self.socket, self.services.access.egress.keepalive)
 
     def fileno(self) -> int:
         """Return the listener's descriptor."""
@@ -89,7 +89,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         """
         request, address = self.socket.accept()
         if not self._accepted_inherit:
-            tune(request, self.services.access.road.keepalive)
+            tune(request, self.services.access.egress.keepalive)
         return request, address
 
     def client_of(self, client_address: Any) -> Client:

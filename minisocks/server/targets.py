@@ -43,7 +43,7 @@ def look_up_for(
         dst.port,
         lambda outcome: loop.call_soon(job, heard, outcome),
         client.groups,
-        family=services.access.road.only,
+        family=services.access.egress.only,
     )
 
 

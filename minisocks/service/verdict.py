@@ -105,7 +105,7 @@ def judge(
         return Verdict(False, text, [("", False, by(decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     try:
-        addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.road.only)
+        addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.egress.only)
         if cmd == Cmd.BIND and not dst.is_anybody:
             addresses = of_peers(question.ver, addresses)
     except DialError as exc:

@@ -332,7 +332,7 @@ class Association(Job):
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            exchange.access.road.prepare(sock)
+            exchange.access.egress.prepare(sock)
             self._loop.watch(sock.fileno(), READ, self)
         except BaseException:
             close_quietly(sock)

@@ -239,7 +239,7 @@ class Routes:
         """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
         known: List[Tuple[bytes, bytes, Any]] = []
         others: List[Tuple[bytes, bytes, Any]] = []
-        for _family, sockaddr in interleaved(self._exchange.access.road.ordered(addresses)):
+        for _family, sockaddr in interleaved(self._exchange.access.egress.ordered(addresses)):
             ip = packed_ip(sockaddr[0])
             if ip is None:
                 continue
@@ -305,7 +305,7 @@ class Routes:
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
             groups,
             question,
-            exchange.access.road.only,
+            exchange.access.egress.only,
         )
         self._lookups[key] = lookup, waiting
 

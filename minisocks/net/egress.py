@@ -13,7 +13,7 @@ from minisocks.errors import RoadError
 from minisocks.policy.addresses import Sockaddr
 from minisocks.values import Keepalive
 
-__all__ = ["Road"]
+__all__ = ["Egress"]
 
 log = logging.getLogger("minisocks")
 
@@ -29,7 +29,7 @@ def _warn_in_log(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-class Road(NamedTuple):
+class Egress(NamedTuple):
     """How to leave this host.  Immutable; any thread.
 
     ``sources`` by family; when there are some, a family without one is not used:
@@ -46,7 +46,7 @@ class Road(NamedTuple):
     keepalive: Keepalive = Keepalive()
 
     @classmethod
-    def of(cls, config: Config) -> "Road":
+    def of(cls, config: Config) -> "Egress":
         """Return what *config* says."""
         sources: Dict[int, str] = {
             socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in config.source

@@ -10,8 +10,8 @@ import pytest
 
 from minisocks import Config, Proxy
 from minisocks.errors import RoadError
+from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
-from minisocks.net.road import Road
 from support import ROOT, FakeTarget, Talk, run_proxy
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -39,9 +39,9 @@ def says_peer(talk):
 )
 def test_preferred_family_is_first(prefer, expected):
     """Addresses of the preferred family come first; else the resolver's order stays."""
-    road = Road.of(Config(prefer=prefer))
+    egress = Egress.of(Config(prefer=prefer))
 
-    assert expected == road.ordered([(V6, 1), (V4, 2), (V6, 3), (V4, 4)])
+    assert expected == egress.ordered([(V6, 1), (V4, 2), (V6, 3), (V4, 4)])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_preferred_family_is_first(prefer, expected):
 )
 def test_family_that_names_are_looked_up_in(settings, family):
     """The one that is wanted alone, or of which alone there is a source."""
-    assert family == Road.of(Config(**settings).checked()).only
+    assert family == Egress.of(Config(**settings).checked()).only
 
 
 @pytest.mark.parametrize("prefer, host", [("ipv4", "127.0.0.1"), ("ipv6", "::1")])
@@ -127,7 +127,7 @@ def test_sources_of_both_families():
 def test_ports_of_a_source_address_do_not_run_out():
     """One port serves several targets: it is chosen when the target is known."""
     sock = socket.socket()
-    Road.of(Config(source=("127.0.0.9",))).prepare(sock)
+    Egress.of(Config(source=("127.0.0.9",))).prepare(sock)
     try:
         assert ("127.0.0.9", 0) == sock.getsockname()
     finally:
@@ -150,7 +150,7 @@ def test_mark(mark):
     """The socket has the mark, the largest one included."""
     sock = socket.socket()
     try:
-        Road.of(Config(mark=mark)).prepare(sock)
+        Egress.of(Config(mark=mark)).prepare(sock)
         assert mark == sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) & 0xFFFFFFFF
     finally:
         sock.close()
@@ -192,10 +192,10 @@ def test_what_never_works_keeps_it_from_starting(monkeypatch):
 def test_mark_without_the_right_to():
     """Who may not set marks reads so at the start."""
     program = (
-        "import os, socket, minisocks.errors, minisocks.net.road\n"
+        "import os, socket, minisocks.errors, minisocks.net.egress\n"
         "os.setuid(65534)\n"
         "try:\n"
-        "    minisocks.net.road.Road(mark=5).check()\n"
+        "    minisocks.net.egress.Road(mark=5).check()\n"
         "except minisocks.errors.RoadError as exc:\n"
         "    print(exc.strerror)\n"
     )
