@@ -231,7 +231,7 @@ def test_no_descriptor_for_the_listener(access_log):
 
 def test_one_client_does_not_take_all_ports(monkeypatch, access_log, other_networks):
     """What waits for longest makes room for others, also where no range says how many may."""
-    monkeypatch.setattr("minisocks.net.berths.MAX_BERTHS", 4)
+    monkeypatch.setattr("minisocks.server.bindlisteners.MAX_BERTHS", 4)
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
 
         def waiting(source):

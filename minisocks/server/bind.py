@@ -11,12 +11,12 @@ from typing import FrozenSet, List, Optional
 
 from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
-from minisocks.net.berths import Berth, ways_from_anywhere
 from minisocks.net.lookup import numeric_addresses
 from minisocks.net.ports import public_address
 from minisocks.net.room import with_room
 from minisocks.policy.addresses import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
+from minisocks.server.bindlisteners import BindListener, ways_from_anywhere
 from minisocks.server.session import Session
 from minisocks.server.targets import allowed
 from minisocks.server.waiting import WaitingRequest
@@ -48,7 +48,7 @@ class Bind(WaitingRequest):
 
     def __init__(self, session: Session, request: Request) -> None:
         super().__init__(session, request)
-        self._berth: Optional[Berth] = None
+        self._berth: Optional[BindListener] = None
         #: The addresses that the peer may have; empty: any.
         self._expected: FrozenSet[bytes] = frozenset()
         self._ways: List[Sockaddr] = []
@@ -121,18 +121,20 @@ class Bind(WaitingRequest):
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
         services = session.services
-        if services.berths.is_full and not self._has_waited:
+        if services.bind_listeners.is_full and not self._has_waited:
             # The next round begins with what has been closed by now: that may give the place back.
             self._has_waited = True
             services.loop.call_soon(self, self._try, self._listen, ways)
             return
-        self._berth = berth = services.berths.take(
+        self._berth = bind_listener = services.bind_listeners.take(
             session.client, services.access.egress, ways, self._refuse
         )
-        other = plain_ip(berth.faced) if self._expected else b""
-        session.record.bound = str(Address.of_ip(berth.ip, berth.port))
-        session.listening(public_address(services.access.config, berth.ip, other), berth.port)
-        services.loop.watch(berth.sock.fileno(), READ, self)
+        other = plain_ip(bind_listener.faced) if self._expected else b""
+        session.record.bound = str(Address.of_ip(bind_listener.ip, bind_listener.port))
+        session.listening(
+            public_address(services.access.config, bind_listener.ip, other), bind_listener.port
+        )
+        services.loop.watch(bind_listener.sock.fileno(), READ, self)
 
     def stop_listening(self) -> None:
         """End: its peer would be a new connection."""
@@ -207,8 +209,8 @@ class Bind(WaitingRequest):
     def give_back(self) -> None:
         """Listen no more."""
         if self._berth is not None:
-            berth, self._berth = self._berth, None
-            self._session.services.berths.give_back(berth)
+            bind_listener, self._berth = self._berth, None
+            self._session.services.bind_listeners.give_back(bind_listener)
 
 
 def _ip_of(address: Sockaddr) -> bytes:

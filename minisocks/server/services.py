@@ -8,7 +8,6 @@ from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
 from minisocks.net.answers import Answers
 from minisocks.net.attempts import ExtraAttempts
-from minisocks.net.berths import Berths
 from minisocks.net.errand import run_in
 from minisocks.net.loop import Loop
 from minisocks.net.ownaddress import KernelRoutes
@@ -19,6 +18,7 @@ from minisocks.net.vanished import VanishedPeers
 from minisocks.relay.lingering import Porch
 from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
+from minisocks.server.bindlisteners import BindListeners
 from minisocks.server.journal import Journal
 from minisocks.server.limits import ConnectionLimits
 from minisocks.server.logins import Logins
@@ -70,7 +70,7 @@ class Services:
             self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
         )
         #: Where those connect that BIND waits for.
-        self.berths = Berths(self.loop, self.make_room)
+        self.bind_listeners = BindListeners(self.loop, self.make_room)
         #: Where refused clients are heard out.
         self.porch = Porch(config.max_handshakes)
         self.adopt(self.access)
@@ -94,7 +94,7 @@ class Services:
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
         self.exchange.change(access)
-        self.berths.change(config)
+        self.bind_listeners.change(config)
         self.loop.tell_all("ask_again")
 
     def make_room(self) -> bool:

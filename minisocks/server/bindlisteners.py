@@ -15,7 +15,7 @@ from minisocks.policy.client import Client
 from minisocks.policy.quota import Quota
 from minisocks.wire import Rep, plain_ip, text_ip
 
-__all__ = ["Berth", "Berths", "ways_from_anywhere"]
+__all__ = ["BindListener", "BindListeners", "ways_from_anywhere"]
 
 #: Places on the Internet that stay where they are (a.root-servers.net): who may come from
 #: anywhere comes by the way to them.  Nothing is sent there.
@@ -30,7 +30,7 @@ MAX_BERTHS = 1024
 _SOME_PORT = 9
 
 
-class Berth:
+class BindListener:
     """One that is taken: its listening socket, and where that is.
 
     Attributes:
@@ -56,7 +56,7 @@ class Berth:
         self.end = end
 
 
-class Berths:
+class BindListeners:
     """All of one proxy.
 
     A class because of the bound, which clients share.  Loop thread, but for its making.
@@ -67,7 +67,7 @@ class Berths:
 
     def __init__(self, loop: Loop, make_room: Callable[[], bool]) -> None:
         self._loop = loop
-        self._quota: Quota[Berth] = Quota(MAX_BERTHS)
+        self._quota: Quota[BindListener] = Quota(MAX_BERTHS)
         self._ports = Ports("--bind-ports", make_room)
 
     def change(self, config: Config) -> None:
@@ -82,7 +82,7 @@ class Berths:
         egress: Egress,
         ways: Sequence[Sockaddr],
         end: Callable[[LimitReached], None],
-    ) -> Berth:
+    ) -> BindListener:
         """Listen where a peer at one of *ways* can connect to; ``give_back`` ends that.
 
         The first of them counts that there is a way to.
@@ -95,13 +95,15 @@ class Berths:
             LimitReached: all that there may be are in use, and none makes room.
             DialError: there is no way, or no socket.
         """
-        if not self._quota.make_room(client.groups, lambda berth: berth.end(self._full())):
+        if not self._quota.make_room(
+            client.groups, lambda bind_listener: bind_listener.end(self._full())
+        ):
             raise self._full()
         where, faced = self._facing(egress, ways)
         sock, ip = self._ports.open(socket.SOCK_STREAM, where, egress.confine)
-        berth = Berth(sock, ip, faced, client, end)
-        self._quota.add(berth, client.groups)
-        return berth
+        bind_listener = BindListener(sock, ip, faced, client, end)
+        self._quota.add(bind_listener, client.groups)
+        return bind_listener
 
     @property
     def is_full(self) -> bool:
@@ -113,11 +115,11 @@ class Berths:
         option = " (--bind-ports %s)" % self._ports if most == self._ports.count else ""
         return LimitReached("there are %d BINDs that wait already%s" % (most, option))
 
-    def give_back(self, berth: Berth) -> None:
+    def give_back(self, bind_listener: BindListener) -> None:
         """Listen there no more."""
-        self._loop.close_later(berth.sock, frees_port=True)
-        self._ports.closed(berth.ip, berth.port)
-        self._quota.remove(berth, berth.client.groups)
+        self._loop.close_later(bind_listener.sock, frees_port=True)
+        self._ports.closed(bind_listener.ip, bind_listener.port)
+        self._quota.remove(bind_listener, bind_listener.client.groups)
 
     def _facing(self, egress: Egress, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
         """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
