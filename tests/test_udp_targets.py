@@ -305,10 +305,10 @@ def test_a_name_is_looked_up_again_in_time(target):
             target.expect(b"two")
             (job,) = associations(proxy)
             timer = job._routes._timer
-            ways = len(job._routes.known.ways)
+            ways = len(job._routes.mappings.ways)
             proxy.services.answers._clock = lambda: time.monotonic() + NAME_SECONDS
             in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
-            assert ways - 1 == len(job._routes.known.ways)
+            assert ways - 1 == len(job._routes.mappings.ways)
             client.send(b"a.test", target.port, b"three")
             moved.expect(b"three")
             client.expect_to_work(target)

@@ -162,7 +162,7 @@ class Association(Job):
                 self.abort("logged-out")
                 return
         if self._routes is not None:
-            self._routes.known.forget_decisions()
+            self._routes.mappings.forget_decisions()
 
     def free_targets(self, now: bool = False) -> None:
         """Close the sockets to targets; the next datagram opens one again.
@@ -222,7 +222,7 @@ class Association(Job):
             else:
                 counts.up += 1
                 if ports.are_several:
-                    routes.known.written(way[1], ports.last)
+                    routes.mappings.written(way[1], ports.last)
 
     def _sort(self, data: bytes) -> None:
         """Deal with a datagram that is odd, a fragment, or for who is not known yet."""
@@ -282,7 +282,7 @@ class Association(Job):
         self._loop.short_turns = SHORT_TURNS
         self.used = time.monotonic()
         routes, record, buffer = self._routes, self._record, self._loop.buffer
-        headers, counts, space = routes.known.headers, self._counts, buffer[start:]
+        headers, counts, space = routes.mappings.headers, self._counts, buffer[start:]
         ports = self._ports
         for _ in range(self.batch):
             try:
@@ -295,7 +295,7 @@ class Association(Job):
             if header is None:
                 continue
             buffer[:start] = header
-            peer = routes.known.writer_to(source) if ports.are_several else None
+            peer = routes.mappings.writer_to(source) if ports.are_several else None
             try:
                 count = self._send_client(buffer[: start + size], peer or ports.last)
             except OSError as exc:

@@ -172,12 +172,12 @@ class Exchange:
         share = self._targets.most // 2 // associations
         return max(LEAST_ENTRIES, min(KEPT_ENTRIES, share))
 
-    def remember(self, known: Any, client: Client, count: int) -> None:
-        """Count entries of *known*, which is about targets of *client*, in, or, below 0, out."""
+    def remember(self, mappings: Any, client: Client, count: int) -> None:
+        """Count entries of *mappings*, which is about targets of *client*, in, or, below 0, out."""
         if count > 0:
-            self._targets.add(known, client.groups, count)
+            self._targets.add(mappings, client.groups, count)
         else:
-            self._targets.reduce(known, client.groups, -count)
+            self._targets.reduce(mappings, client.groups, -count)
         self._weigh()
 
     def _weigh(self) -> None:
@@ -191,5 +191,5 @@ def _last_used(association: Any) -> float:
     return float(association.used)
 
 
-def _fewest_first(known: Any) -> int:
-    return -int(known.entries)
+def _fewest_first(mappings: Any) -> int:
+    return -int(mappings.entries)

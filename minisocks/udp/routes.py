@@ -1,6 +1,6 @@
 """Where the datagrams of one association go, and whose come back.
 
-Here is all that is asked once for a target and then remembered (``known``): the rules, the
+Here is all that is asked once for a target and then remembered (``mappings``): the rules, the
 program's hook, a name's addresses.
 
 As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
@@ -27,7 +27,7 @@ from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
 from minisocks.udp.exchange import Exchange
-from minisocks.udp.known import Known, Way, contact_key
+from minisocks.udp.mappings import Mappings, Way, contact_key
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
@@ -66,7 +66,7 @@ class Routes:
         "_exchange",
         "_socket_for",
         "_timer",
-        "known",
+        "mappings",
     )
 
     def __init__(
@@ -82,7 +82,7 @@ class Routes:
         self._counts = counts
         self._owner = owner
         self._socket_for = socket_for
-        self.known = Known(exchange, record.client)
+        self.mappings = Mappings(exchange, record.client)
         self._changes = exchange.access.own.changes()
         #: What is looked up, and what waits for it.
         self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
@@ -96,7 +96,7 @@ class Routes:
             writer: the port of the client that it comes from, as a sockaddr.
         """
         try:
-            way = self.known.ways.get(key)
+            way = self.mappings.ways.get(key)
             if way is not None:
                 self._send_on(way, data, writer)
             elif key in self._lookups:
@@ -118,18 +118,18 @@ class Routes:
         changes = self._exchange.access.own.changes()
         if changes != self._changes:
             # This host has got an address, or lost one: it may be a target.
-            self.known.forget_decisions()
+            self.mappings.forget_decisions()
             self._changes = changes
-        return self.known.ways
+        return self.mappings.ways
 
     def header_of(self, source: Any) -> Optional[bytes]:
         """Return the header for what comes from *source*; None: it is dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
         host = contact_key(source, ip)
-        contact = self.known.contact((host, port))
+        contact = self.mappings.contact((host, port))
         if self._exchange.hooks.authorize is None:
-            contact = contact or self.known.contact(host)
+            contact = contact or self.mappings.contact(host)
         # Else the program has not been asked about this port.
         if contact is not None:
             dst = contact.dst._replace(port=port)
@@ -144,7 +144,7 @@ class Routes:
         header = encode_header(ip, port)
         if contact is not None:
             # Of others no number of them takes memory.
-            self.known.add_header(source, header)
+            self.mappings.add_header(source, header)
         return header
 
     def _hears_unasked(self, ip: bytes, scope: int) -> bool:
@@ -158,7 +158,7 @@ class Routes:
 
     def forget(self) -> None:
         """Forget all targets, and what waits for them."""
-        self.known.forget()
+        self.mappings.forget()
         for key in list(self._lookups):
             self._lookups[key][0].cancel()
             self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
@@ -195,7 +195,7 @@ class Routes:
             OSError: it is not sent.
         """
         self._sent(way[0](data, way[1]))
-        self.known.written(way[1], writer)
+        self.mappings.written(way[1], writer)
 
     def _send_first(
         self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any, writer: Any
@@ -222,7 +222,7 @@ class Routes:
                     break
                 first = first or (short, place)
             else:
-                self.known.add_contact(dst, contact_key(place, short), writer)
+                self.mappings.add_contact(dst, contact_key(place, short), writer)
                 self._add_way(key, way)
                 self._sent(sent)
                 return
@@ -231,13 +231,13 @@ class Routes:
         if first is not None and len(addresses) > 1:
             # Not all of them for each datagram, since a name server can say very many.
             short, place = first
-            self.known.add_contact(dst, contact_key(place, short), writer)
+            self.mappings.add_contact(dst, contact_key(place, short), writer)
             self._add_way(key, (self._send_to, place))
         self._dropped(key, error)
 
     def _places(self, dst: Address, addresses: List[Sockaddr]) -> List[Tuple[bytes, bytes, Any]]:
         """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
-        known: List[Tuple[bytes, bytes, Any]] = []
+        mappings: List[Tuple[bytes, bytes, Any]] = []
         others: List[Tuple[bytes, bytes, Any]] = []
         for _family, sockaddr in interleaved(self._exchange.access.egress.ordered(addresses)):
             ip = packed_ip(sockaddr[0])
@@ -247,9 +247,9 @@ class Routes:
             host = sockaddr[0] if short is ip else text_ip(short)
             place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
             # Who is written to already first: of a name's addresses, always the same.
-            is_new = self.known.contact(contact_key(place, short)) is None
-            (others if is_new else known).append((ip, short, place))
-        return (known + others)[:MAX_ADDRESSES]
+            is_new = self.mappings.contact(contact_key(place, short)) is None
+            (others if is_new else mappings).append((ip, short, place))
+        return (mappings + others)[:MAX_ADDRESSES]
 
     def _send_to(self, data: Any, place: Any) -> int:
         """Send *data* where it could not be sent before, and may be by now.
@@ -358,10 +358,10 @@ class Routes:
     def _forget_passing(self) -> None:
         """Look names up again when they are next used, and ask again about what was refused."""
         self._timer = None
-        self.known.forget_ways(_may_change)
+        self.mappings.forget_ways(_may_change)
 
     def _add_way(self, key: bytes, way: Way) -> None:
-        self.known.add_way(key, way)
+        self.mappings.add_way(key, way)
         if self._timer is None and _may_change(key, way):
             loop = self._exchange.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)

@@ -6,7 +6,7 @@ from minisocks.policy.client import Client
 from minisocks.udp.exchange import Exchange
 from minisocks.wire import Address, packed_ip, scope_of
 
-__all__ = ["Known", "Way", "contact_key"]
+__all__ = ["Mappings", "Way", "contact_key"]
 
 #: One part of so many is younger contacts, when older ones are forgotten.  More would leave no
 #: room to become as many; fewer would forget targets that have not answered yet.
@@ -29,7 +29,7 @@ class Contact(NamedTuple):
 _NOTHING: Dict[Any, Contact] = {}
 
 
-class Known:
+class Mappings:
     """Whom a client has written to, how that is sent, and what comes back is headed with.
 
     A class because what is known is counted together, and forgotten together.  Loop thread.

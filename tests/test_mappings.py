@@ -8,7 +8,7 @@ import pytest
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
 from minisocks.udp.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
-from minisocks.udp.known import Known
+from minisocks.udp.mappings import Mappings
 from minisocks.wire import Address, Atyp
 from udp_client import access_of, header, new_exchange
 
@@ -26,50 +26,52 @@ def refuse(data, why):
     """Stands for the way of what is denied."""
 
 
-def learn(known, number, length, is_sent):
+def learn(mappings, number, length, is_sent):
     """Have a target of such a name be known, as written to or as refused."""
     name = (b"%d." % number).ljust(length, b"x")
     dst = Address(name, 1000 + number, Atyp.DOMAINNAME)
     key = header(dst.host, dst.port)
     if is_sent:
         ip = number.to_bytes(4, "big")
-        known.add_contact(dst, ip, ("10.0.0.1", 1))
+        mappings.add_contact(dst, ip, ("10.0.0.1", 1))
         # A method each, as that of a socket is.
-        known.add_way(key, (known.add_way, ("10.1.%d.%d" % divmod(number, 256), dst.port)))
+        mappings.add_way(key, (mappings.add_way, ("10.1.%d.%d" % divmod(number, 256), dst.port)))
     else:
-        known.add_way(key, (refuse, "denied"))
+        mappings.add_way(key, (refuse, "denied"))
 
 
 @pytest.mark.parametrize("is_sent", [True, False], ids=["sent", "refused"])
 @pytest.mark.parametrize("length", [8, 255])
 def test_no_more_is_taken_than_is_counted(length, is_sent, exchange):
     """By a few bytes in a hundred; and all of it is given back, in whatever order."""
-    known = Known(exchange, Client(("10.0.0.1", 1)))
-    learn(known, 0, length, is_sent)
+    mappings = Mappings(exchange, Client(("10.0.0.1", 1)))
+    learn(mappings, 0, length, is_sent)
     gc.collect()
     tracemalloc.start()
     try:
-        before, entries = tracemalloc.get_traced_memory()[0], known.entries
+        before, entries = tracemalloc.get_traced_memory()[0], mappings.entries
         for number in range(1, 250):
-            learn(known, number, length, is_sent)
+            learn(mappings, number, length, is_sent)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    counted = (known.entries - entries) * TARGET_BYTES
+    counted = (mappings.entries - entries) * TARGET_BYTES
     print("%d bytes for each target, counted as %d" % (taken / 249, counted / 249))
     assert counted / 4 < taken < counted * 1.1
-    assert known.entries == exchange.targets
-    known.forget_ways(lambda key, way: key[5:6] == b"1")
-    known.forget_decisions()
-    assert (498 + 2 if is_sent else 0) == known.entries == exchange.targets
-    known.forget()
-    assert 0 == known.entries == exchange.targets
+    assert mappings.entries == exchange.targets
+    mappings.forget_ways(lambda key, way: key[5:6] == b"1")
+    mappings.forget_decisions()
+    assert (498 + 2 if is_sent else 0) == mappings.entries == exchange.targets
+    mappings.forget()
+    assert 0 == mappings.entries == exchange.targets
 
 
-def is_known(known, number):
+def is_known(mappings, number):
     """Return whether that target is, without a use of it."""
     ip = number.to_bytes(4, "big")
-    return any(ip in contacts and (ip, number) in contacts for contacts in (known._new, known._old))
+    return any(
+        ip in contacts and (ip, number) in contacts for contacts in (mappings._new, mappings._old)
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,15 @@ def is_known(known, number):
 def test_the_last_targets_are_known(limit, kept, answers, exchange):
     """A client alone is owed the answers of so many, however many it wrote to before."""
     exchange.change(access_of(memory_limit=limit))
-    known = Known(exchange, Client(("10.0.0.1", 1)))
+    mappings = Mappings(exchange, Client(("10.0.0.1", 1)))
     for number in range(1, 4 * kept):
         dst, ip = Address(b"x", number, Atyp.DOMAINNAME), number.to_bytes(4, "big")
-        known.add_contact(dst, ip, None)
-        known.add_way(ip, (known.add_way, None))
+        mappings.add_contact(dst, ip, None)
+        mappings.add_way(ip, (mappings.add_way, None))
         if answers:
-            known.add_header(number, b"")
+            mappings.add_header(number, b"")
         if number % (kept // 16) == 0:
-            assert all(is_known(known, n) for n in range(max(1, number - kept + 1), number + 1))
+            assert all(is_known(mappings, n) for n in range(max(1, number - kept + 1), number + 1))
             assert exchange.targets <= exchange._targets.most + 3
     assert MAX_TARGETS * TARGET_BYTES == 8 << 20
-    assert known.entries == exchange.targets
+    assert mappings.entries == exchange.targets
