@@ -337,7 +337,7 @@ class Proxy:
         if self._run is not run:
             return run.journal.stats(0)
         services = run.services
-        counts = len(self), len(services.pending), run.acceptor.threads, len(services.exchange)
+        counts = len(self), len(services.pending), run.acceptor.threads, len(services.associations)
         return run.journal.stats(*counts)
 
     def __len__(self) -> int:

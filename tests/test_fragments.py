@@ -209,11 +209,11 @@ def test_a_sequence_that_never_ends_is_counted_at_the_end(client, proxy, target)
     """Who leaves with one under way leaves nothing behind."""
     client.send_to(target, b"a" * 1000, 1)
     client.expect_to_work(target)
-    assert 1000 == in_loop(proxy, lambda: proxy.services.exchange.held)
+    assert 1000 == in_loop(proxy, lambda: proxy.services.associations.held)
     client.close()
     wait_until(lambda: proxy.records[-1].end)
     wait_for_drops(proxy.records[-1], fragments=1)
-    assert 0 == proxy.services.exchange.held
+    assert 0 == proxy.services.associations.held
 
 
 def timers(proxy):
@@ -235,7 +235,7 @@ def test_the_rest_is_waited_for_a_while(client, proxy, target):
     assert times[0] < times[1]
     job, callback = timer.job, timer.callback
     in_loop(proxy, lambda: (timer.cancel(), callback()))
-    assert 0 == proxy.services.exchange.held
+    assert 0 == proxy.services.associations.held
     client.send_to(target, b"y", 3 | LAST)
     client.expect_to_work(target)
     client.send_to(target, b"a", 1).send_to(target, b"b", 2 | LAST)
@@ -248,7 +248,7 @@ def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
     """More than an IP packet holds is no datagram, also if its fragments fit."""
     client.send_to(target, b"x" * 40000, 1).send_to(target, b"x" * 40000, 2 | LAST)
     client.expect_to_work(target)
-    assert 0 == proxy.services.exchange.held
+    assert 0 == proxy.services.associations.held
     client.send_to(target, b"x" * 33000, 1).send_to(target, b"x" * 32530, 2 | LAST)
     client.expect_to_work(target)
     assert {"fragments": 2, "too large": 1} == proxy.records[-1].datagrams.drops
@@ -259,7 +259,7 @@ def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
 def test_fragments_of_all_are_bounded(target, other_networks):
     """One network has half of the room, however many associations; others go on."""
     with run_proxy(listen=(":0",)) as proxy:
-        exchange, clients = proxy.services.exchange, []
+        exchange, clients = proxy.services.associations, []
         most = exchange._held.most
         try:
             for _ in range(most // 2 // 60000 + 3):

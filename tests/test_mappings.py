@@ -7,14 +7,14 @@ import pytest
 
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
-from minisocks.udp.exchange import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
 from minisocks.udp.mappings import Mappings
+from minisocks.udp.table import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
 from minisocks.wire import Address, Atyp
 from udp_client import access_of, header, new_exchange
 
 
 @pytest.fixture
-def exchange():
+def table():
     """What associations share, without any."""
     loop = Loop()
     made = new_exchange(loop)
@@ -42,9 +42,9 @@ def learn(mappings, number, length, is_sent):
 
 @pytest.mark.parametrize("is_sent", [True, False], ids=["sent", "refused"])
 @pytest.mark.parametrize("length", [8, 255])
-def test_no_more_is_taken_than_is_counted(length, is_sent, exchange):
+def test_no_more_is_taken_than_is_counted(length, is_sent, table):
     """By a few bytes in a hundred; and all of it is given back, in whatever order."""
-    mappings = Mappings(exchange, Client(("10.0.0.1", 1)))
+    mappings = Mappings(table, Client(("10.0.0.1", 1)))
     learn(mappings, 0, length, is_sent)
     gc.collect()
     tracemalloc.start()
@@ -58,12 +58,12 @@ def test_no_more_is_taken_than_is_counted(length, is_sent, exchange):
     counted = (mappings.entries - entries) * TARGET_BYTES
     print("%d bytes for each target, counted as %d" % (taken / 249, counted / 249))
     assert counted / 4 < taken < counted * 1.1
-    assert mappings.entries == exchange.targets
+    assert mappings.entries == table.targets
     mappings.forget_ways(lambda key, way: key[5:6] == b"1")
     mappings.forget_decisions()
-    assert (498 + 2 if is_sent else 0) == mappings.entries == exchange.targets
+    assert (498 + 2 if is_sent else 0) == mappings.entries == table.targets
     mappings.forget()
-    assert 0 == mappings.entries == exchange.targets
+    assert 0 == mappings.entries == table.targets
 
 
 def is_known(mappings, number):
@@ -78,10 +78,10 @@ def is_known(mappings, number):
     "limit, kept", [(None, KEPT_TARGETS), (16 << 20, 1024), (1 << 20, 64)], ids=str
 )
 @pytest.mark.parametrize("answers", [0, 1], ids=["silent", "answering"])
-def test_the_last_targets_are_known(limit, kept, answers, exchange):
+def test_the_last_targets_are_known(limit, kept, answers, table):
     """A client alone is owed the answers of so many, however many it wrote to before."""
-    exchange.change(access_of(memory_limit=limit))
-    mappings = Mappings(exchange, Client(("10.0.0.1", 1)))
+    table.change(access_of(memory_limit=limit))
+    mappings = Mappings(table, Client(("10.0.0.1", 1)))
     for number in range(1, 4 * kept):
         dst, ip = Address(b"x", number, Atyp.DOMAINNAME), number.to_bytes(4, "big")
         mappings.add_contact(dst, ip, None)
@@ -90,6 +90,6 @@ def test_the_last_targets_are_known(limit, kept, answers, exchange):
             mappings.add_header(number, b"")
         if number % (kept // 16) == 0:
             assert all(is_known(mappings, n) for n in range(max(1, number - kept + 1), number + 1))
-            assert exchange.targets <= exchange._targets.most + 3
+            assert table.targets <= table._targets.most + 3
     assert MAX_TARGETS * TARGET_BYTES == 8 << 20
-    assert mappings.entries == exchange.targets
+    assert mappings.entries == table.targets

@@ -275,7 +275,7 @@ def test_socks4_has_none(proxy):
     """CD 3 is no command of SOCKS4."""
     with Talk.to(proxy.port) as talk:
         talk.send(socks4(V4, 1, cmd=UDP_ASSOCIATE)).expect(REJECTED4).expect_eof()
-    assert 0 == len(proxy.services.exchange)
+    assert 0 == len(proxy.services.associations)
 
 
 def test_unix_sockets_have_none(tmp_path):

@@ -76,7 +76,7 @@ class Scene:
 
     def wait_for_end(self):
         """Return when nothing is left of any association."""
-        exchange = self.proxy.services.exchange
+        exchange = self.proxy.services.associations
         wait_until(lambda: len(self.proxy) == 0, "its end")
         state = in_loop(self.proxy, lambda: [exchange.held, exchange.targets, len(exchange)])
         assert [0, 0, 0] == state
@@ -200,7 +200,7 @@ def _reload(scene, rules):
 
 def _forget(scene):
     """Have all targets forgotten, as silent ones are."""
-    exchange = scene.proxy.services.exchange
+    exchange = scene.proxy.services.associations
     in_loop(scene.proxy, lambda: [job.free_targets() for job in exchange._associations.items()])
 
 

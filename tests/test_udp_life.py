@@ -47,7 +47,7 @@ def live_timers(proxy):
 
 def assert_nothing_held(proxy):
     """Nobody is remembered, nothing waits, no target is known, no timer is left."""
-    exchange = proxy.services.exchange
+    exchange = proxy.services.associations
     assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
     assert_remembers_nobody(exchange)
     assert set() == exchange.ports._used
@@ -68,7 +68,7 @@ def test_it_ends_with_its_connection(leave, end, rate, target, target6):
     """By FIN, half a close included, and by RST, at once: descriptors, targets, what waits."""
     part = b"part of a datagram"
     with run_proxy(rate=rate, idle_timeout=3600) as proxy, UdpTarget("127.0.0.2") as other:
-        exchange, before = proxy.services.exchange, open_descriptors()
+        exchange, before = proxy.services.associations, open_descriptors()
         with Associated(proxy.port) as client:
             client.expect_to_work(target).expect_to_work(target6).expect_to_work(other)
             client.send_to(target, part, frag=1)
@@ -111,7 +111,7 @@ def test_the_end_of_the_proxy_ends_it(grace, target, target6):
             client.send_to(target, b"part", frag=1)
             client.expect_to_work(target)
             (record,) = proxy.records
-            exchange = proxy.services.exchange
+            exchange = proxy.services.associations
             proxy.stop(grace)
             client.talk.expect_eof()
             assert "shutdown" == record.end
@@ -224,7 +224,7 @@ def test_silence_closes_the_sockets_to_targets_alone(rate, target, target6):
         source = target.source
         wait_until(lambda: is_without_targets(proxy), "the end of silent targets")
         wait_until(lambda: open_descriptors() == before, "their descriptors back")
-        assert 0 == proxy.services.exchange.targets
+        assert 0 == proxy.services.associations.targets
         target.answer(b"too late")
         client.expect_to_work(target).expect_to_work(target6)
         assert source[0] == target.source[0]
@@ -377,7 +377,7 @@ def test_a_password_lets_its_user_s_datagrams_through(target):
             talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong"))
             assert b"\x05\x02\x01" == talk.receive(4)[:3]
             talk.expect_eof()
-        wait_until(lambda: len(proxy.services.exchange) == 0, "the end of the first one")
+        wait_until(lambda: len(proxy.services.associations) == 0, "the end of the first one")
 
 
 @pytest.mark.parametrize("users, ends", [(("bob:secret",), True), (("ann:secret",), False)])

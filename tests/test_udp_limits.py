@@ -68,7 +68,7 @@ def assert_refused(proxy, part, source=V4, talk=None):
 
 def open_count(proxy):
     """Return how many associations there are."""
-    return len(proxy.services.exchange)
+    return len(proxy.services.associations)
 
 
 def test_all_have_so_many_associations(access_log, target, stack, other_networks):
@@ -230,7 +230,7 @@ def test_ports_that_others_have_are_none_of_ours(target, stack):
     ports = "%d-%d" % (port, port)
     with run_proxy(udp_ports=ports) as proxy:
         assert_refused(proxy, "no port is free (--udp-ports %s)" % ports)
-        assert (0, set()) == (open_count(proxy), proxy.services.exchange.ports._used)
+        assert (0, set()) == (open_count(proxy), proxy.services.associations.ports._used)
         # Another address of this host has its own port of the same number.
         proxy.reload(proxy.config._replace(listen=("127.0.0.3:0",)))
         with Associated(proxy.port, "127.0.0.3") as client:
@@ -311,5 +311,5 @@ def test_a_client_that_has_left_by_then_takes_no_place(stack):
             talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
             talk.expect_eof()
         assert "client-gone" == proxy.records[-1].end
-        assert_remembers_nobody(proxy.services.exchange)
+        assert_remembers_nobody(proxy.services.associations)
         assert port == stack.enter_context(Associated(proxy.port)).port

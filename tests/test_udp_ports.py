@@ -214,7 +214,7 @@ def test_several_ports_write_where_there_is_no_room_to_remember(target, other):
     """What is only written to again makes no other target be forgotten."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
-        in_loop(proxy, lambda: setattr(proxy.services.exchange._targets, "most", 1))
+        in_loop(proxy, lambda: setattr(proxy.services.associations._targets, "most", 1))
         first = client.sock
         for sock in (other, first) * 20:
             client.sock = sock

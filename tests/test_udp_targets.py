@@ -15,8 +15,8 @@ from minisocks.net.resolver import Resolver
 from minisocks.policy.client import Client
 from minisocks.policy.rules import Rules
 from minisocks.udp.association import Association
-from minisocks.udp.exchange import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
 from minisocks.udp.routes import MAX_LOOKUPS, MAX_WAITING
+from minisocks.udp.table import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
 from minisocks.wire import Address, Atyp, Rep
 from support import TIMEOUT, run_proxy, wait_until
 from udp_client import (
@@ -208,12 +208,12 @@ def test_datagrams_wait_for_a_name_and_others_do_not(target):
             second.expect_to_work(other)
             client.send(b"quick.test", other.port, b"quick")
             other.expect(b"quick")
-            assert 3 == in_loop(proxy, lambda: proxy.services.exchange.held)
+            assert 3 == in_loop(proxy, lambda: proxy.services.associations.held)
             target.expect_nothing()
             names.go_on.set()
             for number in range(3):
                 target.expect(b"%d" % number)
-            assert 0 == in_loop(proxy, lambda: proxy.services.exchange.held)
+            assert 0 == in_loop(proxy, lambda: proxy.services.associations.held)
     assert [b"quick.test", b"slow.test"] == sorted(names.asked)
 
 
@@ -251,7 +251,7 @@ def test_bytes_that_wait_for_names_are_bounded(target, other_networks):
     """However many names: a network has half of the room for all."""
     names = Names()
     with proxy_with(names) as proxy, contextlib.ExitStack() as stack:
-        exchange, clients = proxy.services.exchange, []
+        exchange, clients = proxy.services.associations, []
         for number in range(2):
             source = "127.2.0.%d" % (1 + number)
             client = stack.enter_context(Associated(proxy.port, source=source))
@@ -354,7 +354,7 @@ def test_what_a_failing_name_was_asked_for_is_not_kept():
 
 def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
     """There is no room to remember more: who was written to a moment ago may still answer."""
-    exchange = proxy.services.exchange
+    exchange = proxy.services.associations
 
     class Others:
         """What is known of the targets of this client's other associations: all that fits."""
@@ -378,7 +378,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
 
 def test_who_has_most_forgets_for_who_has_little(proxy, other_networks):
     """One client's many targets do not have another's answers dropped."""
-    exchange = proxy.services.exchange
+    exchange = proxy.services.associations
     with contextlib.ExitStack() as stack:
         in_loop(proxy, lambda: setattr(exchange._targets, "most", 600))
         sources = ("127.2.0.2", "127.2.0.3", "127.3.0.1")
@@ -397,7 +397,7 @@ def test_who_has_most_forgets_for_who_has_little(proxy, other_networks):
 
 def test_many_associations_without_room_keep_little_each(proxy):
     """What each must keep takes no memory from others, however many there are."""
-    exchange, pipes = proxy.services.exchange, proxy.services.loop.pipes
+    exchange, pipes = proxy.services.associations, proxy.services.loop.pipes
     with contextlib.ExitStack() as stack:
         most = 128
         in_loop(proxy, lambda: setattr(exchange._targets, "most", most))
@@ -526,17 +526,17 @@ def test_thousands_of_targets_may_answer_late(proxy):
 def test_not_all_targets_are_remembered(target):
     """Of very many the last are known, who is written to all the time among them."""
     with run_proxy(memory_limit=4 << 20) as proxy, Associated(proxy.port) as client:
-        most = proxy.services.exchange._targets.most
+        most = proxy.services.associations._targets.most
         for number in range(most):
             client.send("127.1.%d.%d" % divmod(number, 256), 9, b"x")
             if number % 50 == 0:
                 client.expect_to_work(target)
-                assert proxy.services.exchange.targets <= most + 8
+                assert proxy.services.associations.targets <= most + 8
         client.expect_to_work(target)
-        assert 0 < proxy.services.exchange.targets
+        assert 0 < proxy.services.associations.targets
         client.close()
         wait_until(lambda: len(proxy) == 0)
-        assert 0 == proxy.services.exchange.targets
+        assert 0 == proxy.services.associations.targets
 
 
 # Which targets are heard
@@ -576,7 +576,7 @@ def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
         access = proxy.services.access
         put_in_force(proxy.services, own=Own(access.own, is_own))
         with UdpTarget("127.0.0.8") as stranger:
-            before = in_loop(proxy, lambda: proxy.services.exchange.targets)
+            before = in_loop(proxy, lambda: proxy.services.associations.targets)
             stranger.source = target.source
             for number in range(3):
                 stranger.answer(b"%d" % number)
@@ -585,7 +585,7 @@ def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
             client.expect_to_work(target)
             assert ({drop: 3} if drop else {}) == proxy.records[-1].datagrams.drops
             # However many there are, none of them takes memory.
-            assert before == in_loop(proxy, lambda: proxy.services.exchange.targets)
+            assert before == in_loop(proxy, lambda: proxy.services.associations.targets)
             if drop is None:
                 client.expect_to_work(stranger)
 

@@ -148,7 +148,7 @@ def test_a_request_on_its_way_into_the_loop(monkeypatch, what):
         monkeypatch.setattr(what, "start", start)
         cmd = 1 if what is Connect else UDP_ASSOCIATE
         refused(asks(proxy, ANN, b"name.test" if cmd == 1 else "0.0.0.0", 80, cmd))
-        assert 0 == len(proxy.services.exchange)
+        assert 0 == len(proxy.services.associations)
 
 
 def test_a_client_without_a_user_goes_on():

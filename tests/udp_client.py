@@ -14,7 +14,7 @@ from minisocks.net.answers import Answers
 from minisocks.net.errand import run_in
 from minisocks.net.resolver import Resolver
 from minisocks.udp.association import Association
-from minisocks.udp.exchange import Exchange
+from minisocks.udp.table import AssociationTable
 from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 
 __all__ = [
@@ -183,7 +183,7 @@ def associations(proxy):
 def new_exchange(loop, **settings):
     """Return what the associations of a proxy with such *settings* share, without any."""
     access = access_of(**settings)
-    exchange = Exchange(loop, access, Resolver(), Answers(loop), Hooks())
+    exchange = AssociationTable(loop, access, Resolver(), Answers(loop), Hooks())
     exchange.change(access)
     return exchange
 
@@ -195,7 +195,7 @@ def access_of(**settings):
 
 def put_in_force(services, **parts):
     """Have such *parts* of what decides about clients be other ones for associations, too."""
-    services.access = services.exchange.access = services.access._replace(**parts)
+    services.access = services.associations.access = services.access._replace(**parts)
 
 
 def assert_remembers_nobody(exchange):

@@ -44,7 +44,7 @@ class Associate(Job):
         """Open the relay socket, say where it is, and relay."""
         session = self._session
         loop = session.services.loop
-        if session.services.exchange.is_full and not self._has_waited:
+        if session.services.associations.is_full and not self._has_waited:
             # The next round begins with what has been closed by now: that may give the place back.
             self._has_waited = True
             loop.call_soon(self, self.begin)
@@ -73,10 +73,10 @@ class Associate(Job):
         """
         session = self._session
         services, client, record = session.services, session.client, session.record
-        exchange = services.exchange
+        table = services.associations
         session.ask_again()
-        exchange.make_room(client)
-        relay, ip = exchange.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
+        table.make_room(client)
+        relay, ip = table.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()
         port = _expected_port(self._request.dst, client.ip)
         has_password = session.proof is not None
@@ -86,13 +86,13 @@ class Associate(Job):
         association = _association(session, relay, ip, ports)
         association.proof = session.proof
         # Before the client hears of it, and others ask.
-        exchange.enter(association, client)
+        table.enter(association, client)
         record.granted(str(Address.of_ip(ip, place[1])))
         try:
             session.associated(public_address(services.access.config, ip, client.ip), place[1])
         except OSError:
-            exchange.leave(association, client)
-            exchange.ports.closed(ip, place[1])
+            table.leave(association, client)
+            table.ports.closed(ip, place[1])
             services.loop.close_later(relay, frees_port=True)
             raise
         services.loop.submit(association)
@@ -104,9 +104,9 @@ def _association(
     services = session.services
     share = services.rates.share_of(session.client, services.access.config.rate)
     if share is None:
-        return Association(services.exchange, session.record, session.sock, relay, ip, ports)
+        return Association(services.associations, session.record, session.sock, relay, ip, ports)
     return RatedAssociation(
-        services.exchange, session.record, session.sock, relay, ip, ports, share
+        services.associations, session.record, session.sock, relay, ip, ports, share
     )
 
 

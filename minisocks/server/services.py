@@ -24,7 +24,7 @@ from minisocks.server.limits import ConnectionLimits
 from minisocks.server.logins import Logins
 from minisocks.server.pending import Pending
 from minisocks.server.turns import Turns
-from minisocks.udp.exchange import Exchange
+from minisocks.udp.table import AssociationTable
 
 __all__ = ["Services"]
 
@@ -66,7 +66,7 @@ class Services:
         self.attempts = ExtraAttempts(self.loop)
         self.resolver = resolver or Resolver()
         #: What those share who relay datagrams.
-        self.exchange = Exchange(
+        self.exchange = AssociationTable(
             self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
         )
         #: Where those connect that BIND waits for.

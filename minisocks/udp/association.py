@@ -26,8 +26,8 @@ from minisocks.relay.idle import Idle
 from minisocks.relay.pair import SHORT_TURNS
 from minisocks.udp.clientports import ClientPorts
 from minisocks.udp.drops import NotSent, drop_of
-from minisocks.udp.exchange import Exchange
 from minisocks.udp.routes import Routes
+from minisocks.udp.table import AssociationTable
 from minisocks.wire import Atyp
 
 __all__ = ["Association"]
@@ -68,7 +68,7 @@ class Association(Job):
         "_relay",
         "_relay_fd",
         "_routes",
-        "_exchange",
+        "_table",
         "_targets",
         "_timer",
         "idle",
@@ -81,15 +81,15 @@ class Association(Job):
 
     def __init__(
         self,
-        exchange: Exchange,
+        table: AssociationTable,
         record: Record,
         control: socket.socket,
         relay: socket.socket,
         ip: bytes,
         ports: ClientPorts,
     ) -> None:
-        self._exchange = exchange
-        self._loop = exchange.loop
+        self._table = table
+        self._loop = table.loop
         self._record = record
         self._counts = record.datagrams = Datagrams()
         self._control = control
@@ -135,10 +135,10 @@ class Association(Job):
         self.free_targets()
         self._abandon()
         self._routes = self._reassembly = None  # which know this one
-        exchange, client = self._exchange, record.client
-        exchange.leave(self, client)
+        table, client = self._table, record.client
+        table.leave(self, client)
         try:
-            exchange.ports.closed(self._ip, self._relay.getsockname()[1])
+            table.ports.closed(self._ip, self._relay.getsockname()[1])
         except OSError:
             pass  # it is closed already
         loop.close_later(self._relay, frees_port=True)
@@ -153,7 +153,7 @@ class Association(Job):
 
     def ask_again(self) -> None:
         """Ask about each target again, for rules have changed; end if its user has gone."""
-        user, users = self._record.client.user, self._exchange.access.users
+        user, users = self._record.client.user, self._table.access.users
         if user is not None:
             # Who came in by a password shown before has shown none.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
@@ -179,7 +179,7 @@ class Association(Job):
             else:
                 self._loop.close_later(sock)
         self._targets = {}
-        self._exchange.reaches(self, self._record.client, False)
+        self._table.reaches(self, self._record.client, False)
         if self.idle is not None:
             self.idle.cancel()
             self.idle = None
@@ -244,12 +244,12 @@ class Association(Job):
         queue = self._reassembly
         if queue is None:
             queue = self._reassembly = Reassembly()
-        exchange, client, before = self._exchange, self._record.client, queue.held
+        table, client, before = self._table, self._record.client, queue.held
         # Of two ports no fragments are put together.
         whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
-        exchange.release(client, before)
+        table.release(client, before)
         self._count_lost(queue, Drop.FRAGMENTS)
-        if not exchange.hold(client, queue.held):
+        if not table.hold(client, queue.held):
             queue.abandon()
             self._count_lost(queue, Drop.NO_ROOM)
         if self._timer is not None:
@@ -266,7 +266,7 @@ class Association(Job):
             self._timer = None
         queue = self._reassembly
         if queue is not None and queue:
-            self._exchange.release(self._record.client, queue.held)
+            self._table.release(self._record.client, queue.held)
             queue.abandon()
             self._count_lost(queue, Drop.FRAGMENTS)
 
@@ -326,27 +326,27 @@ class Association(Job):
         sock = self._targets.get(size)
         if sock is not None:
             return sock
-        exchange = self._exchange
+        table = self._table
         family = socket.AF_INET if size == 4 else socket.AF_INET6
-        sock = exchange.ports.new_socket(family, socket.SOCK_DGRAM)
+        sock = table.ports.new_socket(family, socket.SOCK_DGRAM)
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            exchange.access.egress.prepare(sock)
+            table.access.egress.prepare(sock)
             self._loop.watch(sock.fileno(), READ, self)
         except BaseException:
             close_quietly(sock)
             raise
         self._targets[size] = sock
-        exchange.reaches(self, self._record.client, True)
-        seconds = exchange.access.config.idle_timeout
+        table.reaches(self, self._record.client, True)
+        seconds = table.access.config.idle_timeout
         if seconds is not None and self.idle is None:
             self.idle = TargetsIdle(self._loop, self, self._record, seconds)
             self.idle.begin()
         return sock
 
     def _make_routes(self) -> Routes:
-        self._routes = Routes(self._exchange, self._record, self._counts, self, self.socket_for)
+        self._routes = Routes(self._table, self._record, self._counts, self, self.socket_for)
         return self._routes
 
     def _hear_control(self) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.policy.client import Client
-from minisocks.udp.exchange import Exchange
+from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, packed_ip, scope_of
 
 __all__ = ["Mappings", "Way", "contact_key"]
@@ -39,10 +39,10 @@ class Mappings:
         headers: by the sockaddr of a target: the header of what comes from it.
     """
 
-    __slots__ = ("_client", "_exchange", "_new", "_old", "entries", "headers", "ways")
+    __slots__ = ("_client", "_table", "_new", "_old", "entries", "headers", "ways")
 
-    def __init__(self, exchange: Exchange, client: Client) -> None:
-        self._exchange = exchange
+    def __init__(self, table: AssociationTable, client: Client) -> None:
+        self._table = table
         self._client = client
         self.ways: Dict[bytes, Way] = {}
         self.headers: Dict[Any, bytes] = {}
@@ -125,9 +125,9 @@ class Mappings:
 
     def _make_room(self) -> None:
         """Forget what was not used for longest, if there is no room."""
-        if self._exchange.has_room_for_target(self._client):
+        if self._table.has_room_for_target(self._client):
             return
-        least = self._exchange.least_of(self._client)
+        least = self._table.least_of(self._client)
         if self.entries >= least:
             # A target that was written to only now may not have answered yet.
             self.forget_some(least=max(least // 2, self.entries // YOUNG_PART))
@@ -142,7 +142,7 @@ class Mappings:
     def _count(self, change: int) -> None:
         if change:
             self.entries += change
-            self._exchange.remember(self, self._client, change)
+            self._table.remember(self, self._client, change)
 
 
 def contact_key(sockaddr: Any, ip: bytes) -> bytes:

@@ -26,8 +26,8 @@ from minisocks.policy.rules import Decision
 from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
-from minisocks.udp.exchange import Exchange
 from minisocks.udp.mappings import Mappings, Way, contact_key
+from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
@@ -63,7 +63,7 @@ class Routes:
         "_lookups",
         "_owner",
         "_record",
-        "_exchange",
+        "_table",
         "_socket_for",
         "_timer",
         "mappings",
@@ -71,19 +71,19 @@ class Routes:
 
     def __init__(
         self,
-        exchange: Exchange,
+        table: AssociationTable,
         record: Record,
         counts: Datagrams,
         owner: Job,
         socket_for: Callable[[int], Any],
     ) -> None:
-        self._exchange = exchange
+        self._table = table
         self._record = record
         self._counts = counts
         self._owner = owner
         self._socket_for = socket_for
-        self.mappings = Mappings(exchange, record.client)
-        self._changes = exchange.access.own.changes()
+        self.mappings = Mappings(table, record.client)
+        self._changes = table.access.own.changes()
         #: What is looked up, and what waits for it.
         self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
         self._timer: Optional[Timer] = None
@@ -115,7 +115,7 @@ class Routes:
 
     def ways(self) -> Dict[bytes, Way]:
         """Return how to send, by header, as far as that is decided and still holds."""
-        changes = self._exchange.access.own.changes()
+        changes = self._table.access.own.changes()
         if changes != self._changes:
             # This host has got an address, or lost one: it may be a target.
             self.mappings.forget_decisions()
@@ -128,7 +128,7 @@ class Routes:
         port = source[1]
         host = contact_key(source, ip)
         contact = self.mappings.contact((host, port))
-        if self._exchange.hooks.authorize is None:
+        if self._table.hooks.authorize is None:
             contact = contact or self.mappings.contact(host)
         # Else the program has not been asked about this port.
         if contact is not None:
@@ -149,11 +149,11 @@ class Routes:
 
     def _hears_unasked(self, ip: bytes, scope: int) -> bool:
         """Return whether the client gets datagrams from *ip* though it has not written to it."""
-        exchange = self._exchange
+        table = self._table
         return (
-            exchange.access.config.udp_filtering == "endpoint-independent"
-            and exchange.hooks.authorize is None
-            and exchange.access.own(ip, scope) is False
+            table.access.config.udp_filtering == "endpoint-independent"
+            and table.hooks.authorize is None
+            and table.access.own(ip, scope) is False
         )
 
     def forget(self) -> None:
@@ -174,18 +174,18 @@ class Routes:
         Raises:
             RefusedByRules: it need not be looked up.
         """
-        exchange = self._exchange
-        if exchange.hooks.authorize is not None:
+        table = self._table
+        if table.hooks.authorize is not None:
             self._foresee(dst)
             return None  # the hook may take long, so it is asked where names are
         found = numeric_addresses(dst.host, dst.port, dst.atyp)
         if found:
             return found
         self._foresee(dst)
-        return exchange.answers.get(dst.host)
+        return table.answers.get(dst.host)
 
     def _foresee(self, dst: Address) -> None:
-        rules, client = self._exchange.access.rules, self._record.client
+        rules, client = self._table.access.rules, self._record.client
         rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
 
     def _send_on(self, way: Way, data: Any, writer: Any) -> None:
@@ -239,7 +239,7 @@ class Routes:
         """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
         mappings: List[Tuple[bytes, bytes, Any]] = []
         others: List[Tuple[bytes, bytes, Any]] = []
-        for _family, sockaddr in interleaved(self._exchange.access.egress.ordered(addresses)):
+        for _family, sockaddr in interleaved(self._table.access.egress.ordered(addresses)):
             ip = packed_ip(sockaddr[0])
             if ip is None:
                 continue
@@ -265,7 +265,7 @@ class Routes:
         self._counts.up += 1
 
     def _decide(self, dst: Address, ip: bytes, scope: int) -> Decision:
-        rules, client = self._exchange.access.rules, self._record.client
+        rules, client = self._table.access.rules, self._record.client
         return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip, scope)
 
     def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
@@ -278,7 +278,7 @@ class Routes:
             drop = Drop.NO_ROOM if _is_passing(exc) else Drop.NO_ADDRESS
         self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
-        if drop == Drop.DENIED or self._exchange.hooks.authorize is not None:
+        if drop == Drop.DENIED or self._table.hooks.authorize is not None:
             # The program is not asked for each datagram, whatever comes of it.
             self._add_way(key, (_refuse, drop))
 
@@ -292,26 +292,26 @@ class Routes:
         """
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
-        exchange, client, question = self._exchange, self._record.client, self._question(dst)
-        loop, owner = exchange.loop, self._owner
+        table, client, question = self._table, self._record.client, self._question(dst)
+        loop, owner = table.loop, self._owner
         groups: Groups = client.groups
         if question is not None:
             # However slow it is, there are threads for clients' names, and for others' targets.
             groups = (THE_PROGRAM + groups[0],) + groups[1:]
         waiting: List[_Datagram] = []
-        lookup = exchange.resolver.submit(
+        lookup = table.resolver.submit(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
             groups,
             question,
-            exchange.access.egress.only,
+            table.access.egress.only,
         )
         self._lookups[key] = lookup, waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
         """Return what asks the program, in a thread of the resolver; None if it need not be."""
-        hook, client, user = self._exchange.hooks.authorize, self._record.client, self._record.user
+        hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
         if hook is None:
             return None
         request = ProxyRequest(
@@ -324,8 +324,8 @@ class Routes:
     ) -> None:
         if key not in self._lookups or self._lookups[key][1] is not asked_for:
             return  # all was forgotten when the answer was on its way here already
-        if self._exchange.hooks.authorize is None and not _is_passing(outcome):
-            self._exchange.answers.add(dst.host, outcome)
+        if self._table.hooks.authorize is None and not _is_passing(outcome):
+            self._table.answers.add(dst.host, outcome)
         waiting = self._taken(key)
         if isinstance(outcome, Exception):
             self._dropped(key, outcome, len(waiting))
@@ -344,7 +344,7 @@ class Routes:
         """Have *data* wait for an address."""
         waiting = self._lookups[key][1]
         fits = len(waiting) < MAX_WAITING
-        if fits and self._exchange.hold(self._record.client, len(data)):
+        if fits and self._table.hold(self._record.client, len(data)):
             waiting.append((bytes(data), writer))
         else:
             self._counts.drop(Drop.NO_ROOM)
@@ -352,7 +352,7 @@ class Routes:
     def _taken(self, key: bytes) -> List[_Datagram]:
         """Return what waited, which is counted no more."""
         waiting = self._lookups.pop(key)[1]
-        self._exchange.release(self._record.client, sum(len(data) for data, _ in waiting))
+        self._table.release(self._record.client, sum(len(data) for data, _ in waiting))
         return waiting
 
     def _forget_passing(self) -> None:
@@ -363,7 +363,7 @@ class Routes:
     def _add_way(self, key: bytes, way: Way) -> None:
         self.mappings.add_way(key, way)
         if self._timer is None and _may_change(key, way):
-            loop = self._exchange.loop
+            loop = self._table.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
 
 

@@ -16,7 +16,7 @@ from minisocks.net.resolver import Resolver
 from minisocks.policy.client import Client
 from minisocks.policy.quota import Allowance, Quota
 
-__all__ = ["Exchange"]
+__all__ = ["AssociationTable"]
 
 #: Bytes of datagrams that wait, for a name's address or for the rest of their fragments.  A
 #: group of clients has no more of them than are free.
@@ -37,7 +37,7 @@ LEAST_ENTRIES = 8
 LIMIT_SHARE = 8
 
 
-class Exchange:
+class AssociationTable:
     """The associations there are, and what they have in common.
 
     A class because the counts must agree with each other.  Loop thread, but for its making.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minisocks.errors import LimitReached
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
-from minisocks.udp.exchange import (
+from minisocks.udp.table import (
     KEPT_ENTRIES,
     LEAST_ENTRIES,
     MAX_HELD_BYTES,
@@ -31,7 +31,7 @@ def loop():
 
 
 @pytest.fixture
-def exchange(loop):
+def table(loop):
     """What the associations of a proxy with the defaults share."""
     return new_exchange(loop)
 
@@ -42,15 +42,15 @@ class Stub:
     forgotten = 0
     ended = None
 
-    def __init__(self, exchange, client, used=0.0):
+    def __init__(self, table, client, used=0.0):
         self.used = used
-        self._exchange = exchange
+        self._table = table
         self._client = client
-        exchange.enter(self, client)
+        table.enter(self, client)
 
     def end(self, why):
         self.ended = why
-        self._exchange.leave(self, self._client)
+        self._table.leave(self, self._client)
 
     def ask_again(self):
         self.forgotten += 1
@@ -59,15 +59,15 @@ class Stub:
 class Targets:
     """Stands for what is known of the targets of one association of *client*."""
 
-    def __init__(self, exchange, client, entries):
+    def __init__(self, table, client, entries):
         self.entries = 0
-        self._exchange = exchange
+        self._table = table
         self._client = client
         self.count(entries)
 
     def count(self, change):
         self.entries += change
-        self._exchange.remember(self, self._client, change)
+        self._table.remember(self, self._client, change)
 
     def forget_some(self):
         self.count(-min(self.entries, 10))
@@ -76,124 +76,124 @@ class Targets:
 # Associations
 
 
-def test_a_client_alone_has_all(exchange):
+def test_a_client_alone_has_all(table):
     """One more is refused, and the option is named; when one has ended, another fits."""
-    exchange.change(access_of(max_associations=4))
+    table.change(access_of(max_associations=4))
     mine = []
     for _ in range(4):
-        exchange.make_room(ANN)
-        mine.append(Stub(exchange, ANN))
+        table.make_room(ANN)
+        mine.append(Stub(table, ANN))
     with pytest.raises(LimitReached, match=r"there are 4 associations already \(--max-assoc.* 4\)"):
-        exchange.make_room(ANN)
+        table.make_room(ANN)
     assert [None] * 4 == [association.ended for association in mine]
-    exchange.leave(mine[0], ANN)
-    exchange.make_room(ANN)
-    assert 3 == len(exchange)
+    table.leave(mine[0], ANN)
+    table.make_room(ANN)
+    assert 3 == len(table)
 
 
-def test_who_has_most_makes_room(exchange):
+def test_who_has_most_makes_room(table):
     """The association without a datagram for longest ends, while the newcomer has two fewer."""
-    exchange.change(access_of(max_associations=4))
-    mine = [Stub(exchange, ANN, used) for used in (4.0, 2.0, 3.0, 5.0)]
+    table.change(access_of(max_associations=4))
+    mine = [Stub(table, ANN, used) for used in (4.0, 2.0, 3.0, 5.0)]
     mine[1].used = 6.0  # it had a datagram since
     for ended in (2, 0):
-        exchange.make_room(BOB)
+        table.make_room(BOB)
         assert "there are 4 associations already (--max-associations 4)" == mine[ended].ended
-        Stub(exchange, BOB, 9.0)
+        Stub(table, BOB, 9.0)
     assert [None, None] == [mine[1].ended, mine[3].ended]
     for client in (ANN, BOB):
         with pytest.raises(LimitReached, match=r"there are 4 .*\(--max-associations 4\)"):
-            exchange.make_room(client)
-    exchange.make_room(SIX)  # from another network, where the two have all
-    assert 3 == len(exchange)
+            table.make_room(client)
+    table.make_room(SIX)  # from another network, where the two have all
+    assert 3 == len(table)
 
 
-def test_an_ipv6_client_has_a_network(exchange):
+def test_an_ipv6_client_has_a_network(table):
     """Addresses in a /64 cost nothing: together they have no more than others."""
-    exchange.change(access_of(max_associations=4))
-    theirs = [Stub(exchange, SIX, 2.0), Stub(exchange, SAME_NETWORK, 1.0)]
-    ours = [Stub(exchange, ANN), Stub(exchange, ANN)]
+    table.change(access_of(max_associations=4))
+    theirs = [Stub(table, SIX, 2.0), Stub(table, SAME_NETWORK, 1.0)]
+    ours = [Stub(table, ANN), Stub(table, ANN)]
     for client in (SIX, SAME_NETWORK):
         with pytest.raises(LimitReached):
-            exchange.make_room(client)
-    exchange.leave(ours.pop(), ANN)
-    theirs.append(Stub(exchange, Client(("2001:db8:0:1::1", 1))))
-    exchange.make_room(ANN)
+            table.make_room(client)
+    table.leave(ours.pop(), ANN)
+    theirs.append(Stub(table, Client(("2001:db8:0:1::1", 1))))
+    table.make_room(ANN)
     assert [True, False, False] == [one.ended is not None for one in theirs]
 
 
-def test_the_only_one_may_be_anybody_s(exchange):
+def test_the_only_one_may_be_anybody_s(table):
     """And is not taken from who has it: else two would end each other's for ever."""
-    exchange.change(access_of(max_associations=1))
-    exchange.make_room(ANN)
-    Stub(exchange, ANN)
+    table.change(access_of(max_associations=1))
+    table.make_room(ANN)
+    Stub(table, ANN)
     for client in (ANN, BOB, SIX, HERE):
         with pytest.raises(LimitReached):
-            exchange.make_room(client)
+            table.make_room(client)
 
 
 # What waits
 
 
-def test_a_network_holds_half_of_what_is_free(exchange):
+def test_a_network_holds_half_of_what_is_free(table):
     """Of two in it neither has more; the next network has half of the rest, this host an eighth."""
     part = MAX_HELD_BYTES // 64
 
     def fill(*clients):
         count = 0
-        while exchange.hold(clients[count % len(clients)], part):
+        while table.hold(clients[count % len(clients)], part):
             count += 1
         return count
 
     assert [32, 16, 7] == [fill(ANN, BOB), fill(SIX, SAME_NETWORK), fill(FAR)]
     assert [0, 8] == [fill(BOB), fill(HERE)]
     assert 1 == fill(Client(("198.51.100.1", 1)))  # the last is for who has none
-    assert MAX_HELD_BYTES == exchange.held
+    assert MAX_HELD_BYTES == table.held
 
 
-def test_what_is_held_counts_against_the_memory_limit(exchange, loop):
+def test_what_is_held_counts_against_the_memory_limit(table, loop):
     """With ``--memory-limit`` an eighth of it, for bytes and for targets; both count there."""
-    exchange.change(access_of(memory_limit=1 << 20))
-    assert exchange.hold(ANN, 1 << 16)
-    assert not exchange.hold(ANN, 1)
+    table.change(access_of(memory_limit=1 << 20))
+    assert table.hold(ANN, 1 << 16)
+    assert not table.hold(ANN, 1)
     assert 1 << 16 == loop.pipes.pending_bytes
-    exchange.release(ANN, 1 << 16)
-    assert exchange.has_room_for_target(ANN)
-    targets = Targets(exchange, ANN, 512)
-    assert not exchange.has_room_for_target(ANN)
+    table.release(ANN, 1 << 16)
+    assert table.has_room_for_target(ANN)
+    targets = Targets(table, ANN, 512)
+    assert not table.has_room_for_target(ANN)
     assert 512 * TARGET_BYTES == loop.pipes.pending_bytes
     targets.count(-512)
     assert 0 == loop.pipes.pending_bytes
 
 
-def test_who_knows_most_targets_forgets_some(exchange):
+def test_who_knows_most_targets_forgets_some(table):
     """A client alone may know all that there may be; for another one it forgets, for itself not."""
-    many, more = Targets(exchange, ANN, 10), Targets(exchange, ANN, MAX_TARGETS - 20)
-    few = Targets(exchange, BOB, 10)
-    assert not exchange.has_room_for_target(ANN)
+    many, more = Targets(table, ANN, 10), Targets(table, ANN, MAX_TARGETS - 20)
+    few = Targets(table, BOB, 10)
+    assert not table.has_room_for_target(ANN)
     for _ in range(100):
-        assert exchange.has_room_for_target(BOB)
+        assert table.has_room_for_target(BOB)
         few.count(1)
     assert (10, 110) == (many.entries, few.entries)
     assert MAX_TARGETS - 120 == more.entries
-    assert MAX_TARGETS == exchange.targets
+    assert MAX_TARGETS == table.targets
 
 
-def test_targets_are_refused_where_nobody_forgets(exchange):
+def test_targets_are_refused_where_nobody_forgets(table):
     """What each must keep may be more than there is room for."""
-    Targets(exchange, ANN, MAX_TARGETS).forget_some = lambda: None
-    assert not exchange.has_room_for_target(BOB)
+    Targets(table, ANN, MAX_TARGETS).forget_some = lambda: None
+    assert not table.has_room_for_target(BOB)
 
 
-def test_an_association_keeps_its_part_of_half_of_all(exchange):
+def test_an_association_keeps_its_part_of_half_of_all(table):
     """Room or not: fewer entries where its client has many associations, but some."""
-    assert KEPT_ENTRIES == exchange.least_of(ANN)
-    exchange.change(access_of(memory_limit=1 << 20))  # 512 entries
+    assert KEPT_ENTRIES == table.least_of(ANN)
+    table.change(access_of(memory_limit=1 << 20))  # 512 entries
     for count, least in ((1, KEPT_ENTRIES), (8, 32), (16, 16), (100, LEAST_ENTRIES)):
-        while exchange._associations.held_by(ANN.groups) < count:
-            Stub(exchange, ANN)
-        assert least == exchange.least_of(ANN)
-    assert KEPT_ENTRIES == exchange.least_of(BOB)
+        while table._associations.held_by(ANN.groups) < count:
+            Stub(table, ANN)
+        assert least == table.least_of(ANN)
+    assert KEPT_ENTRIES == table.least_of(BOB)
 
 
 @hypothesis_settings(deadline=None)
@@ -202,12 +202,12 @@ def test_nothing_is_kept_of_who_has_gone(steps):
     """What was held is released, and then no client is remembered, whatever the amounts."""
     loop = Loop()
     try:
-        exchange = new_exchange(loop)
-        held = [(client, count) for client, count in steps if exchange.hold(client, count)]
-        assert sum(count for _, count in held) == exchange.held <= MAX_HELD_BYTES
+        table = new_exchange(loop)
+        held = [(client, count) for client, count in steps if table.hold(client, count)]
+        assert sum(count for _, count in held) == table.held <= MAX_HELD_BYTES
         for client, count in held:
-            exchange.release(client, count)
-        assert_remembers_nobody(exchange)
+            table.release(client, count)
+        assert_remembers_nobody(table)
         assert 0 == loop.pipes.pending_bytes
     finally:
         loop.stop()
