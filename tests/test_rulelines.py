@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError, RuleError
+from minisocks.policy.addresssets import forms_of
 from minisocks.policy.lists import parse_lines
-from minisocks.policy.places import forms_of
 from minisocks.policy.rulelines import check_rule, parse_rule, with_files
 from minisocks.wire import Cmd, packed_ip
 

@@ -15,9 +15,9 @@ import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from minisocks.errors import RuleError
+from minisocks.policy.addresssets import SETS
 from minisocks.policy.names import check_name, is_name
 from minisocks.policy.networks import Row, parse_networks
-from minisocks.policy.places import SETS
 from minisocks.wire import packed_ip
 
 __all__ = ["Lines", "parse_lines"]

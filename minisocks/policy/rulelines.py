@@ -27,10 +27,10 @@ from typing import (
 
 from minisocks.errors import RefusedByRules, RuleError
 from minisocks.guesses import closest
+from minisocks.policy.addresssets import SETS, AddressSet
 from minisocks.policy.lists import Lines
 from minisocks.policy.names import check_name, is_name
 from minisocks.policy.networks import Row, parse_networks
-from minisocks.policy.places import SETS, Places
 from minisocks.values import encode
 from minisocks.wire import Cmd
 
@@ -55,8 +55,8 @@ class Rule(NamedTuple):
 
     allows: bool
     text: str
-    sources: Optional[Places] = None
-    targets: Optional[Places] = None
+    sources: Optional[AddressSet] = None
+    targets: Optional[AddressSet] = None
     ports: Optional[Tuple[Tuple[int, int], ...]] = None
     commands: Optional[FrozenSet[int]] = None
     versions: Optional[FrozenSet[int]] = None
@@ -164,7 +164,9 @@ def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Wor
         yield clause, values
 
 
-def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool) -> Places:
+def _places(
+    line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool
+) -> AddressSet:
     rows: List[Row] = []
     names: List[str] = []
     sets: Set[str] = set()
@@ -197,7 +199,7 @@ def _places(line: _Line, clause: str, words: List[_Word], read: ReadLines, allow
                 raise line.wrong(str(exc), word) from None
         else:
             names.append(_name(line, clause, word))
-    return Places(rows, names, frozenset(sets), clause == "from", allows and clause == "to")
+    return AddressSet(rows, names, frozenset(sets), clause == "from", allows and clause == "to")
 
 
 _NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"

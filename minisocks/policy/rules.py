@@ -9,10 +9,10 @@ that resolves differently the second time gains nothing.
 
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from minisocks.policy.addresssets import AddressSet, AskedOnce, Forms, IsOwn, forms_of, named_set
 from minisocks.policy.client import Client
 from minisocks.policy.names import parents_of
 from minisocks.policy.networks import PRIVATE, RESERVED
-from minisocks.policy.places import AskedOnce, Forms, IsOwn, Places, forms_of, named_set
 from minisocks.policy.rulelines import Decision, Rule
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
@@ -36,8 +36,8 @@ class _Row(NamedTuple):
     versions: Optional[FrozenSet[int]]
     users: Optional[FrozenSet[Optional[bytes]]]
     any_user: bool
-    sources: Optional[Places]
-    targets: Optional[Places]
+    sources: Optional[AddressSet]
+    targets: Optional[AddressSet]
 
 
 _NO_NAMES: FrozenSet[bytes] = frozenset()
@@ -79,7 +79,7 @@ class Rules:
         self.has_users = has_users
         self._is_own = is_own
         #: With the ``from`` that says for good whether the row is about a client.
-        self._rows: List[Tuple[_Row, Optional[Places], bool]] = []
+        self._rows: List[Tuple[_Row, Optional[AddressSet], bool]] = []
         places = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
         self._depth = max((place.names.depth for place in places), default=0)
         self._asks_often = sum(not place.is_lasting for place in places) > 1

@@ -27,7 +27,7 @@ from minisocks.policy.networks import (
 )
 from minisocks.wire import MAPPED_PREFIX
 
-__all__ = ["SETS", "AskedOnce", "Forms", "IsOwn", "Places", "forms_of", "named_set"]
+__all__ = ["SETS", "AskedOnce", "Forms", "IsOwn", "AddressSet", "forms_of", "named_set"]
 
 #: What an address may stand for: of each the bytes it has, and the number they make.
 Forms = Tuple[Tuple[int, int], ...]
@@ -92,7 +92,7 @@ _ANY_SET = _all_of(NOT_PUBLIC)
 _ANY_OF_CLIENTS = _all_of(networks for networks in NOT_PUBLIC if networks is not METADATA)
 
 
-class Places:
+class AddressSet:
     """What one clause names.  Immutable.
 
     Args:
