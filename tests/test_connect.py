@@ -329,7 +329,7 @@ def test_no_common_method(proxy, methods):
         ({"user": ("ann:secret",), "auth_once": 60}, b"\x02"),
         ({"authenticate": lambda *args: True}, b"\x02"),
     ],
-    ids=["nobody", "users", "users or nobody", "guests", "hook"],
+    ids=["nobody", "users", "users or nobody", "trusted", "hook"],
 )
 def test_gssapi_is_never_chosen(target, settings, chosen):
     """METHOD 01 alone is refused, whoever may come in; before another one it is passed over."""

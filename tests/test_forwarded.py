@@ -21,10 +21,10 @@ from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
 from minisocks.policy.penalties import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.handshake import Credentials
-from minisocks.server.guests import Guests
 from minisocks.server.logins import Logins, _Login, _row_of
 from minisocks.server.pending import Pending
 from minisocks.server.server import SocksServer
+from minisocks.server.trusted import TrustedAddresses
 from minisocks.server.turns import Turns
 from minisocks.service.announce import as_data, as_table, at_start
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
@@ -382,10 +382,10 @@ def test_auth_once_does_not_hold():
 
 def test_no_client_is_known_by_that_address():
     """Whatever is remembered of it."""
-    guests = Guests()
-    guests.add(behind(), b"ann", b"proof", 10.0)
+    trusted = TrustedAddresses()
+    trusted.add(behind(), b"ann", b"proof", 10.0)
 
-    assert guests.user_at(behind(), 0.0) is None
+    assert trusted.user_at(behind(), 0.0) is None
 
 
 def test_no_limit_of_each_client_holds(target):

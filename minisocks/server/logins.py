@@ -2,7 +2,7 @@
 
 A derivation takes a processor for a part of a second.  So there is one at a time, and clients
 share that (``turns``).  A client that fails often waits before it costs anything
-(``penalties``), and what was found to be right is remembered (``guests``).
+(``penalties``), and what was found to be right is remembered (``trusted``).
 
 A row is all logins of one address as one user; those as users that there are not are one row,
 because a client can invent a new name for each guess.  Where a program's hook knows the users,
@@ -24,8 +24,8 @@ from minisocks.policy.penalties import FREE, Penalties, scopes_of
 from minisocks.protocol.handshake import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.guests import Guests, Verified
 from minisocks.server.pending import Pending
+from minisocks.server.trusted import TrustedAddresses, Verified
 from minisocks.server.turns import Turns
 
 __all__ = ["Logins"]
@@ -116,7 +116,7 @@ class Logins:
         self._lock = threading.Lock()  # guards all below when it changes
         #: What decides, and for how long an address is remembered: replaced by a reload.
         self._users, self._auth_once = Users(), 0.0
-        self._guests = Guests()
+        self._guests = TrustedAddresses()
         self._verified = Verified()
         self._penalties = Penalties()
 

@@ -9,8 +9,8 @@ from minisocks.auth import Users
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash
 from minisocks.protocol.handshake import Credentials
-from minisocks.server import guests
-from minisocks.server.guests import Guests, Verified
+from minisocks.server import trusted
+from minisocks.server.trusted import TrustedAddresses, Verified
 
 ANN = Credentials(b"ann", b"secret")
 HASH, OTHER = Hash(1, b"a", bytes(32)), Hash(1, b"b", bytes(32))
@@ -67,7 +67,7 @@ def test_no_password_is_kept():
 
 def test_passwords_remembered_are_bounded(monkeypatch):
     """Who has not logged in for longest makes room."""
-    monkeypatch.setattr(guests, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(trusted, "MAX_REMEMBERED", 2)
     known = Verified()
     bob, eve = Credentials(b"bob", b"b"), Credentials(b"eve", b"e")
     known.add(A, ANN, USERS)
@@ -81,7 +81,7 @@ def test_passwords_remembered_are_bounded(monkeypatch):
 
 def test_an_address_is_known_for_its_time():
     """That very address, by its last user, and not a moment longer."""
-    known = Guests()
+    known = TrustedAddresses()
     known.add(HERE, b"bob", b"", 5.0)
     known.add(HERE, b"ann", b"", 10.0)
 
@@ -95,7 +95,7 @@ def test_an_address_is_known_for_its_time():
 
 def test_a_unix_socket_is_nobody_s_address():
     """Everybody on this host has the same one."""
-    known = Guests()
+    known = TrustedAddresses()
     known.add(HERE, b"ann", b"", 10.0)
 
     assert known.user_at(Client(""), 0.0) is None
@@ -103,7 +103,7 @@ def test_a_unix_socket_is_nobody_s_address():
 
 def test_interfaces_tell_link_local_addresses_apart():
     """fe80::1 on one network is not fe80::1 on the other."""
-    known = Guests()
+    known = TrustedAddresses()
     known.add(Client(("fe80::1%eth0", 1)), b"ann", b"", 10.0)
 
     assert b"ann" == known.user_at(Client(("fe80::1%eth0", 2)), 0.0)
@@ -112,7 +112,7 @@ def test_interfaces_tell_link_local_addresses_apart():
 
 def test_an_address_that_logs_in_again_is_known_all_the_time():
     """Its other connections, which need no password just then, find it."""
-    known, is_over = Guests(), threading.Event()
+    known, is_over = TrustedAddresses(), threading.Event()
     known.add(HERE, b"ann", b"", 10.0)
 
     def log_in_again():
@@ -133,8 +133,8 @@ def test_an_address_that_logs_in_again_is_known_all_the_time():
 
 def test_addresses_remembered_are_bounded(monkeypatch):
     """Who has logged in longest ago makes room."""
-    monkeypatch.setattr(guests, "MAX_REMEMBERED", 2)
-    known = Guests()
+    monkeypatch.setattr(trusted, "MAX_REMEMBERED", 2)
+    known = TrustedAddresses()
     clients = [Client(("192.0.2.%d" % i, 1)) for i in range(3)]
     for client in (clients[0], clients[1], clients[0], clients[2]):
         known.add(client, b"ann", b"", 1.0)
@@ -161,7 +161,7 @@ def test_addresses_remembered_are_bounded(monkeypatch):
 )
 def test_a_reload_keeps_those_who_are_still_there(before, after, stays):
     """With the user, or with another password, what was remembered ends."""
-    known = Guests()
+    known = TrustedAddresses()
     known.add(HERE, b"ann", before.proof(ANN), 10.0)
     known.keep(after, 0.0)
 
@@ -170,7 +170,7 @@ def test_a_reload_keeps_those_who_are_still_there(before, after, stays):
 
 def test_those_whose_time_is_over_are_forgotten():
     """A reload sweeps up."""
-    known = Guests()
+    known = TrustedAddresses()
     known.add(HERE, b"ann", Users([ANN]).proof(ANN), 10.0)
     known.add(THERE, b"ann", Users([ANN]).proof(ANN), 20.0)
     known.keep(Users([ANN]), 10.0)

@@ -11,7 +11,7 @@ from minisocks.auth import Users, keyed
 from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Credentials
 
-__all__ = ["MAX_REMEMBERED", "Guests", "Verified"]
+__all__ = ["MAX_REMEMBERED", "TrustedAddresses", "Verified"]
 
 #: Names, and addresses, at once.
 MAX_REMEMBERED = 4096
@@ -54,7 +54,7 @@ class Verified:
         return True
 
 
-class _Guest(NamedTuple):
+class _Trusted(NamedTuple):
     user: bytes
     #: ``Users.proof``.
     proof: bytes
@@ -62,7 +62,7 @@ class _Guest(NamedTuple):
     at: float
 
 
-class Guests:
+class TrustedAddresses:
     """Addresses that may come in without a password, because they have shown one.
 
     A class because of the bound: the one that has shown its password longest ago makes
@@ -71,7 +71,7 @@ class Guests:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._guests: Dict[str, _Guest] = {}  # by address, longest ago first
+        self._guests: Dict[str, _Trusted] = {}  # by address, longest ago first
 
     def __len__(self) -> int:
         return len(self._guests)
@@ -82,7 +82,7 @@ class Guests:
             self._guests.pop(client.host, None)
             while len(self._guests) >= MAX_REMEMBERED:
                 del self._guests[next(iter(self._guests))]
-            self._guests[client.host] = _Guest(user, proof, now)
+            self._guests[client.host] = _Trusted(user, proof, now)
 
     def user_at(self, client: Client, since: float) -> Optional[bytes]:
         """Return who has come from that address, not before *since*; None: nobody."""
