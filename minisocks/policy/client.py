@@ -14,7 +14,7 @@ __all__ = [
     "group_text",
     "groups_of",
     "is_client",
-    "neighbourhood",
+    "client_key",
     "site_of",
 ]
 
@@ -98,7 +98,7 @@ class Client:
             self.key, self.groups = THIS_HOST[0], THIS_HOST
         else:
             # Kept: a connection asks eight times.
-            self.key, self.groups = neighbourhood(ip), groups_of(ip)
+            self.key, self.groups = client_key(ip), groups_of(ip)
 
     @property
     def has_address(self) -> bool:
@@ -121,7 +121,7 @@ class Client:
     def place(self) -> str:
         """Whose limits it comes under, as text: its address, of IPv6 the /64."""
         if len(self.ip) == 16:
-            return text_ip(neighbourhood(self.ip) + bytes(8)) + "/64"
+            return text_ip(client_key(self.ip) + bytes(8)) + "/64"
         return self.host
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ class Client:
         return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
 
 
-def neighbourhood(ip: bytes) -> bytes:
+def client_key(ip: bytes) -> bytes:
     """Return whose an address is: one IPv6 client has a whole /64."""
     return ip[:8] if len(ip) == 16 else ip
 
