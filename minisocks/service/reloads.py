@@ -7,7 +7,7 @@ from minisocks.errors import ServiceError
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 from minisocks.service.control import Answer
-from minisocks.service.orders import Order
+from minisocks.service.signals import Order
 from minisocks.service.status import change_told
 
 __all__ = ["Change", "Reloads"]

@@ -19,10 +19,10 @@ from minisocks.service import announce, console
 from minisocks.service.control import Answer
 from minisocks.service.daemon import NO_BACKGROUND, can_detach, detach
 from minisocks.service.logs import Log, destinations
-from minisocks.service.orders import Orders, hangs_on
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.reloads import Change, Reloads
+from minisocks.service.signals import Signals, hangs_on
 from minisocks.service.status import collect
 from minisocks.service.summary import oddities
 from minisocks.service.watchdog import take_turn
@@ -64,7 +64,7 @@ class Service:
         self._is_empty = threading.Event()
         self._had_terminal = False
         self._presence = Presence(lambda sentence: self._warn(sentence), self._carry_out)
-        self._orders = Orders(
+        self._orders = Signals(
             {
                 "stop": self._stop,
                 "reload": self._hang_up,

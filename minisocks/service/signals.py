@@ -10,7 +10,7 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tup
 
 from minisocks.compat import READ, Poller, Waker
 
-__all__ = ["Order", "Orders", "hangs_on"]
+__all__ = ["Order", "Signals", "hangs_on"]
 
 #: What a signal means, where the system has it.  What is to end the process comes first.
 #: SIGIO: a file was removed from a folder of a pidfile (see ``presence``).
@@ -34,7 +34,7 @@ _QUIETLY: Dict[str, Any] = {} if sys.version_info < (3, 7) else {"warn_on_full_b
 Order = Callable[[], None]
 
 
-class Orders:
+class Signals:
     """From ``with`` on: kept until ``wait`` returns them.
 
     A class because the handlers have to be there before the process can be found (a signal
@@ -70,7 +70,7 @@ class Orders:
         #: Both ends of the pipe; none on Windows, where only sockets can be waited for.
         self._pipe: Tuple[int, ...] = ()
 
-    def __enter__(self) -> "Orders":
+    def __enter__(self) -> "Signals":
         self._poller = Poller()  # not select(): the descriptor may be above 1023
         self._waker = Waker()
         self._poller.register(self._waker.fileno(), READ)

@@ -215,7 +215,7 @@ def test_a_signal_ends_the_wait_whatever_its_handler_does():
     """It may come when Python runs no handler before the wait begins."""
     code = (
         "import os, signal\n"
-        "from minisocks.service.orders import Orders\n"
+        "from minisocks.service.signals import Orders\n"
         "with Orders(dict.fromkeys(('stop', 'reload', 'report', 'look'))) as orders:\n"
         "    signal.signal(signal.SIGHUP, lambda *args: None)\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
@@ -231,7 +231,7 @@ def test_a_program_s_wakeup_descriptor_is_back_after():
         "reader, writer = os.pipe()\n"
         "os.set_blocking(writer, False)\n"
         "signal.set_wakeup_fd(writer)\n"
-        "from minisocks.service.orders import Orders\n"
+        "from minisocks.service.signals import Orders\n"
         "told = []\n"
         "steps = {what: (lambda what=what: told.append(what)) for what in\n"
         "         ('stop', 'reload', 'report', 'look')}\n"
@@ -252,7 +252,7 @@ def test_an_order_to_stop_goes_first():
     """Of those that wait, in whatever order they came."""
     code = (
         "import os, signal\n"
-        "from minisocks.service.orders import Orders\n"
+        "from minisocks.service.signals import Orders\n"
         "steps = {what: (lambda what=what: print(what)) for what in\n"
         "         ('stop', 'reload', 'report', 'look')}\n"
         "with Orders(steps) as orders:\n"
