@@ -17,10 +17,10 @@ from minisocks.config.settings import Config
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.service import budget, logs
-from minisocks.service.destinations import Destination
 from minisocks.service.folding import BURST
 from minisocks.service.lines import FORMATS, Entry, sum_up
 from minisocks.service.logs import MAX_WAITING, Log, destinations
+from minisocks.service.outputs import Destination
 from minisocks.wire import Rep
 from support import (
     ROOT,

@@ -476,9 +476,9 @@ def _(stage):
 
 #: The command line, where stderr takes nothing the first time.
 FULL_AT_FIRST = """
-import minisocks.service.destinations, minisocks.service.logs
+import minisocks.service.outputs, minisocks.service.logs
 minisocks.service.logs.EDGE_SECONDS = 0
-class Full(minisocks.service.destinations.Stderr):
+class Full(minisocks.service.outputs.Stderr):
     tries = 0
     def write(self, lines):
         self.tries += 1

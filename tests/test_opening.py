@@ -13,8 +13,8 @@ from minisocks.net.listener import open_listeners
 from minisocks.net.loop import Loop
 from minisocks.net.opening import MAX_LINKS, demand_trusted, open_trusted
 from minisocks.service.control import Control
-from minisocks.service.destinations import LogFile, Syslog
 from minisocks.service.ensure import SILENT, ask
+from minisocks.service.outputs import LogFile, Syslog
 from minisocks.service.pidfile import Pidfile
 from minisocks.service.remote import request
 from minisocks.values import ListenAddress
@@ -231,7 +231,7 @@ def test_the_output_that_the_process_has_is_a_log(path, kind, tmp_path):
     """Links of root, and of the kernel, which lead to what has no path."""
     code = (
         "import sys\n"
-        "from minisocks.service.destinations import LogFile\n"
+        "from minisocks.service.outputs import LogFile\n"
         "print(repr(LogFile(sys.argv[1]).write([(6, 'a line')])), file=sys.stderr)\n"
     )
     out = tmp_path / "out"

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from minisocks.errors import ConfigError
-from minisocks.service import destinations
-from minisocks.service.destinations import LogFile, Stderr, Syslog
+from minisocks.service import outputs
+from minisocks.service.outputs import LogFile, Stderr, Syslog
 from support import ROOT, TIMEOUT
 
 LINES = [(6, "one"), (4, "tw\u00f6 \udc80")]
@@ -54,7 +54,7 @@ def test_it_looks_once_in_a_second(path, monkeypatch):
     looks = []
     log = LogFile(str(path))
     real = os.stat
-    monkeypatch.setattr(destinations.os, "stat", lambda path: looks.append(path) or real(path))
+    monkeypatch.setattr(outputs.os, "stat", lambda path: looks.append(path) or real(path))
     began = time.monotonic()
     for _ in range(1000):
         log.write([(6, "x")])
@@ -110,13 +110,13 @@ def full_after(size):
 def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
     """Half a line is ended before the next one begins."""
     log, real = LogFile(str(path)), os.write
-    monkeypatch.setattr(destinations.os, "write", full_after(5))
+    monkeypatch.setattr(outputs.os, "write", full_after(5))
     assert "full" == log.write([(6, "0123456789")])
     assert 1 == log.lost
-    monkeypatch.setattr(destinations.os, "write", lambda fd, data: no_room())
+    monkeypatch.setattr(outputs.os, "write", lambda fd, data: no_room())
     assert "full" == log.write([(6, "lost")])
     assert 1 == log.lost
-    monkeypatch.setattr(destinations.os, "write", real)
+    monkeypatch.setattr(outputs.os, "write", real)
     assert "" == log.write([(6, "next")])
     log.close()
     assert "01234\nnext\n" == path.read_text()
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_within_a_line_tears_one_line_only(path, monkeypatch):
 def test_of_lines_that_are_written_in_part_only_the_others_are_lost(path, monkeypatch):
     """What the disk took is not counted."""
     log = LogFile(str(path))
-    monkeypatch.setattr(destinations.os, "write", full_after(9))
+    monkeypatch.setattr(outputs.os, "write", full_after(9))
     assert "full" == log.write([(6, "one"), (6, "two"), (6, "three"), (6, "four")])
     assert 2 == log.lost
     assert "" == log.write([(6, "next")])
@@ -154,7 +154,7 @@ def test_stderr_that_is_not_read_is_an_error_or_waits():
     """A pipe without a reader loses lines, and says why."""
     code = (
         "import os, sys\n"
-        "from minisocks.service.destinations import Stderr\n"
+        "from minisocks.service.outputs import Stderr\n"
         "reader, writer = os.pipe()\n"
         "os.dup2(writer, 2)\n"
         "assert '' == Stderr().write([(6, 'x')])\n"
@@ -241,7 +241,7 @@ def test_a_name_that_nobody_knows_loses_lines():
 
 def test_local_is_where_this_system_has_it(path, monkeypatch):
     """The first of the usual sockets that is there."""
-    monkeypatch.setattr(destinations, "LOCAL_SYSLOG", ("/no/such", str(path)))
+    monkeypatch.setattr(outputs, "LOCAL_SYSLOG", ("/no/such", str(path)))
     with receiver(socket.AF_UNIX, str(path)) as daemon:
         log = Syslog("local")
         assert "" == log.write([(6, "x")])
