@@ -17,10 +17,10 @@ from minisocks.config.settings import Config
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.service import budget, logs
-from minisocks.service.folding import BURST
 from minisocks.service.lines import FORMATS, Entry, sum_up
 from minisocks.service.logs import MAX_WAITING, Log, destinations
 from minisocks.service.outputs import Destination
+from minisocks.service.repeats import BURST
 from minisocks.wire import Rep
 from support import (
     ROOT,
@@ -325,7 +325,7 @@ def test_what_somebody_looks_for_is_not_folded(log, memory):
 
 def test_a_sum_comes_by_itself(log, memory, monkeypatch):
     """When the minute is over, also if no further line comes."""
-    monkeypatch.setattr("minisocks.service.folding.WINDOW_SECONDS", 0.3)
+    monkeypatch.setattr("minisocks.service.repeats.WINDOW_SECONDS", 0.3)
     for _ in range(BURST + 5):
         logger.warning("again")
     wait_until(lambda: any("last message 5 times: again" in text for text in memory.texts))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisocks.service.folding import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, Folding
+from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, Folding
 from support import Clock
 
 
