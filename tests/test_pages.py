@@ -18,9 +18,9 @@ from light import light_environment
 from minisocks.errors import NotRunning
 from minisocks.net.textfile import read_file
 from minisocks.service.commands import stop
+from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import request
-from minisocks.service.whereabouts import locate
 from support import OLDEST_CLICK, ROOT, TIMEOUT, Talk, closed_port, wait_until
 
 BUSYBOX = shutil.which("busybox")

@@ -14,8 +14,8 @@ from minisocks.net.textfile import read_file
 from minisocks.policy.rulelines import with_files
 from minisocks.quoting import reason_of
 from minisocks.service import console
+from minisocks.service.location import from_folder, locate
 from minisocks.service.pidfile import NoPidfiles
-from minisocks.service.whereabouts import from_folder, locate
 
 __all__ = ["pidfile_of", "settings_of"]
 

@@ -10,8 +10,8 @@ import os
 
 from minisocks.net.opening import demand_trusted
 from minisocks.net.textfile import read_file
+from minisocks.service.location import locate, scan
 from minisocks.service.pidfile import Pidfile
-from minisocks.service.whereabouts import locate, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

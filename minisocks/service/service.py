@@ -18,6 +18,7 @@ from minisocks.quoting import reason_of
 from minisocks.service import announce, console
 from minisocks.service.control import Answer
 from minisocks.service.daemon import NO_BACKGROUND, can_detach, detach
+from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
@@ -26,7 +27,6 @@ from minisocks.service.signals import Signals, hangs_on
 from minisocks.service.status import collect
 from minisocks.service.summary import oddities
 from minisocks.service.watchdog import take_turn
-from minisocks.service.whereabouts import locate
 from minisocks.values import ListenAddress
 
 __all__ = ["Service"]

@@ -13,10 +13,10 @@ from minisocks.errors import MinisocksError, ServiceError
 from minisocks.net.listener import Attempt
 from minisocks.quoting import reason_of
 from minisocks.service.daemon import NO_BACKGROUND, can_detach
+from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog
 from minisocks.service.pidfile import NoPidfiles, Pidfile, control_path
 from minisocks.service.remote import fits, request
-from minisocks.service.whereabouts import locate
 from minisocks.values import ListenAddress
 
 __all__ = ["problems"]

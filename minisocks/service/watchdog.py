@@ -8,9 +8,9 @@ from typing import Any, Optional, Tuple
 
 from minisocks.errors import ServiceError
 from minisocks.service.ensure import ALIVE, REFUSED, ask, sockaddr
+from minisocks.service.location import normal
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import request
-from minisocks.service.whereabouts import normal
 
 __all__ = ["Hung", "take_turn"]
 

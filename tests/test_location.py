@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from minisocks.config.layers import layered
 from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError
+from minisocks.service.location import DEFAULT_LISTEN, FLAGS, TAKE_VALUES, locate, normal, scan
 from minisocks.service.pidfile import default_path
-from minisocks.service.whereabouts import DEFAULT_LISTEN, FLAGS, TAKE_VALUES, locate, normal, scan
 from minisocks.values import ListenAddress
 
 FILE = "[minisocks]\nlisten =\n  3\n  4\npidfile = /run/file\n"
