@@ -12,7 +12,7 @@ from minisocks.net.lookup import getaddrinfo_of
 from minisocks.relay.pair import Pair
 from minisocks.server import clientsocket
 from minisocks.server.bind import Bind
-from minisocks.service.verdict import Question, judge
+from minisocks.service.explain import Question, judge
 from support import (
     BIND,
     GREETING,

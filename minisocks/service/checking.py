@@ -13,9 +13,9 @@ from minisocks.net.processor import AUTO, preview
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
+from minisocks.service.explain import Question, judge
 from minisocks.service.summary import oddities
 from minisocks.service.trial import problems
-from minisocks.service.verdict import Question, judge
 
 __all__ = ["check", "judge_one"]
 

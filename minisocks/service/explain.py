@@ -12,7 +12,7 @@ from minisocks.policy.rules import Decision
 from minisocks.values import encode, is_port
 from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
-__all__ = ["Question", "Verdict", "judge"]
+__all__ = ["Question", "Explanation", "judge"]
 
 
 #: Where a client may be that no address is known of.
@@ -30,7 +30,7 @@ class Question(NamedTuple):
     ver: int = 5
 
 
-class Verdict(NamedTuple):
+class Explanation(NamedTuple):
     """The decision, and what it is made of.
 
     ``rows``: an address of the target ("" before one is known), whether it may be
@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 def judge(
     access: Access, question: Question, getaddrinfo: Callable[..., Any] = system_getaddrinfo
-) -> Verdict:
+) -> Explanation:
     """Return what *access* says; names are looked up as the proxy would.
 
     Raises:
@@ -83,15 +83,15 @@ def judge(
         text += " as %s" % question.user
         why = _why_not(access, user, question)
         if why:
-            return Verdict(False, text, [("", False, why)])
+            return Explanation(False, text, [("", False, why)])
         if client.is_unproven and (access.users.may_be(user) or not rules.name(user)):
             client.user = None  # as ``SocksHandler.identify``
     elif question.ver == 4 and rules.asks_ident:
         decision = rules.foresee_somebody(client, question.ver, cmd, dst)
         why = decision.reason or "its identd has to say who it is (--as NAME)"
-        return Verdict(False, text, [("", False, why)])
+        return Explanation(False, text, [("", False, why)])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
-        return Verdict(False, text, [("", False, "a password is needed (--as NAME)")])
+        return Explanation(False, text, [("", False, "a password is needed (--as NAME)")])
 
     def by(decision: Decision) -> str:
         if not decision.number:
@@ -99,28 +99,28 @@ def judge(
         return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
 
     if cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
-        return Verdict(False, text, [("", False, _WITHOUT_ADDRESS % "UDP: it hears REP 07")])
+        return Explanation(False, text, [("", False, _WITHOUT_ADDRESS % "UDP: it hears REP 07")])
     decision = rules.foresee(client, question.ver, cmd, dst)
     if not decision.allowed:
-        return Verdict(False, text, [("", False, by(decision))])
+        return Explanation(False, text, [("", False, by(decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     try:
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.egress.only)
         if cmd == Cmd.BIND and not dst.is_anybody:
             addresses = of_peers(question.ver, addresses)
     except DialError as exc:
-        return Verdict(False, text, [("", False, str(exc))])
+        return Explanation(False, text, [("", False, str(exc))])
     if cmd == Cmd.BIND and dst.is_anybody:
         decision = rules.foresee_any(client, question.ver, cmd, dst)
         why = by(decision) or "whoever connects is held against the rules then"
-        return Verdict(decision.allowed, text, [("", decision.allowed, why)])
+        return Explanation(decision.allowed, text, [("", decision.allowed, why)])
     rows = []
     for _family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
         if ip is not None:
             decision = rules.decide(client, question.ver, cmd, dst, ip, scope_of(sockaddr))
             rows.append((sockaddr[0], decision.allowed, by(decision)))
-    return Verdict(any(row[1] for row in rows), text, rows)
+    return Explanation(any(row[1] for row in rows), text, rows)
 
 
 def _why_not(access: Access, user: bytes, question: Question) -> str:
