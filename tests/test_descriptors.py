@@ -63,7 +63,7 @@ def test_refused_clients_are_not_heard_out_for_others():
             for _ in range(2):
                 talk = stack.enter_context(Talk.to(proxy.port))
                 assert 2 == talk.connect5("127.0.0.1", target.port)[0]
-            wait_until(lambda: len(proxy.services.porch) == 2, "both are heard out")
+            wait_until(lambda: len(proxy.services.lingering) == 2, "both are heard out")
             before = open_descriptors()
             assert proxy.services.make_room()
             assert before - 1 == open_descriptors()

@@ -262,17 +262,17 @@ def test_those_who_are_refused_and_stay_are_bounded():
             talk = Talk.to(proxy.port, source=("127.0.1.%d" % (1 + number % 5), 0))
             assert 2 == talk.connect5("127.0.0.1", 80)[0]
             talks.append(talk)
-            assert len(proxy.services.porch) <= 8
+            assert len(proxy.services.lingering) <= 8
         wait_until(lambda: len(proxy) <= 8)
         for talk in talks:
             talk.close()
         wait_until(lambda: len(proxy) == 0)
-        assert 0 == len(proxy.services.porch)
+        assert 0 == len(proxy.services.lingering)
         for _number in range(10):
             talk = Talk.to(proxy.port)
             assert 2 == talk.connect5("127.0.0.1", 80)[0]
             talks.append(talk)
-            assert len(proxy.services.porch) <= 8
+            assert len(proxy.services.lingering) <= 8
         wait_until(lambda: len(proxy) <= 8)
         for gone in talks[20:22]:  # its own oldest, which would else have stayed for 2 s
             gone.expect_eof()

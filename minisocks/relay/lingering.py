@@ -8,7 +8,7 @@ from minisocks.net.loop import Job, Loop, Timer
 from minisocks.policy.client import THIS_HOST, Groups
 from minisocks.policy.quota import Quota
 
-__all__ = ["Lingering", "Porch"]
+__all__ = ["Lingering", "LingeringClients"]
 
 #: A refused client is listened to until EOF, or one of these.
 LINGER_SECONDS = 2.0
@@ -28,14 +28,14 @@ class Lingering(Job):
         self,
         loop: Loop,
         sock: socket.socket,
-        porch: "Optional[Porch]" = None,
+        lingering: "Optional[Porch]" = None,
         groups: Groups = THIS_HOST,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._left = LINGER_BYTES
         self._timer: Optional[Timer] = None
-        self._porch = porch
+        self._porch = lingering
         #: Those of the client.
         self.groups = groups
 
@@ -78,7 +78,7 @@ class Lingering(Job):
         self._loop.done(self)
 
 
-class Porch:
+class LingeringClients:
     """Where refused clients are heard out: so many of them.
 
     A class because of the bound: a client that is refused and stays would else have all

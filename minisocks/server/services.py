@@ -15,7 +15,7 @@ from minisocks.net.ownlisteners import OwnListeners
 from minisocks.net.processor import Processor
 from minisocks.net.resolver import Resolver
 from minisocks.net.vanished import VanishedPeers
-from minisocks.relay.lingering import Porch
+from minisocks.relay.lingering import LingeringClients
 from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
 from minisocks.server.bindlisteners import BindListeners
@@ -72,7 +72,7 @@ class Services:
         #: Where those connect that BIND waits for.
         self.bind_listeners = BindListeners(self.loop, self.make_room)
         #: Where refused clients are heard out.
-        self.porch = Porch(config.max_handshakes)
+        self.lingering = LingeringClients(config.max_handshakes)
         self.adopt(self.access)
 
     def adopt(self, access: Access) -> None:
@@ -89,7 +89,7 @@ class Services:
             self.processor.keep()  # the handler threads do so before their next clients
         self.pending.resize(config.max_handshakes)
         self.turns.resize(config.max_handshakes)
-        self.porch.resize(config.max_handshakes)
+        self.lingering.resize(config.max_handshakes)
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
@@ -110,6 +110,6 @@ class Services:
         return (
             self.loop.pipes.close_spare()
             or self.attempts.take_back()
-            or self.porch.take_back()
+            or self.lingering.take_back()
             or self.exchange.take_back()
         )

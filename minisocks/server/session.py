@@ -235,7 +235,7 @@ class Session:
             self.close()  # it has left
             return
         services = self.services
-        self.submit(Lingering(services.loop, self.sock, services.porch, self.client.groups))
+        self.submit(Lingering(services.loop, self.sock, services.lingering, self.client.groups))
 
     def gone(self, exc: Exception) -> None:
         """Close, because the client left before it had an answer."""
