@@ -68,7 +68,7 @@ def decision(rules, client, host, port=80):
     ip = packed_ip(host)
     dst = Address(host.encode(), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
     return (
-        rules.foresee(client, 5, Cmd.CONNECT, dst).allowed
+        rules.precheck(client, 5, Cmd.CONNECT, dst).allowed
         and rules.decide(client, 5, Cmd.CONNECT, dst, ip).allowed
     )
 

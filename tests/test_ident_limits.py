@@ -247,7 +247,7 @@ def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):
     own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
     client, dst = Client(("192.0.2.7", 1)), Address(b"www.Example.org.", 443, Atyp.DOMAINNAME)
-    assert may == rules.foresee_somebody(client, 4, Cmd.CONNECT, dst).allowed
+    assert may == rules.precheck_some_user(client, 4, Cmd.CONNECT, dst).allowed
 
 
 SOME_RULES = [
@@ -268,12 +268,12 @@ def test_an_identd_is_asked_where_its_answer_may_change_something(has_users, nam
         own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
         rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
         client = Client(("192.0.2.7", 1))
-        may = rules.foresee_somebody(client, 4, Cmd.CONNECT, dst).allowed
+        may = rules.precheck_some_user(client, 4, Cmd.CONNECT, dst).allowed
         client.is_unproven = has_users
         better = []
         for user in (b"ann", b"eve", b"karl"):
             client.user = user if not has_users or rules.name(user) else None
-            decision = rules.foresee(client, 4, Cmd.CONNECT, dst)
+            decision = rules.precheck(client, 4, Cmd.CONNECT, dst)
             if decision.allowed and atyp == Atyp.IPV4:
                 decision = rules.decide(client, 4, Cmd.CONNECT, dst, socket.inet_aton(dst.name))
             better.append(decision.allowed)

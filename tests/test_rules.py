@@ -64,7 +64,7 @@ def defaults(has_users=False, allow_lan=False, open=False):
 
 
 def comes_in(rules, client):
-    return rules.foresee(client, 5, Cmd.CONNECT, ANYWHERE).allowed
+    return rules.precheck(client, 5, Cmd.CONNECT, ANYWHERE).allowed
 
 
 def kinds():
@@ -121,7 +121,7 @@ def test_methods_fit_who_may_come_in(host, kind, setting):
 @pytest.mark.parametrize("option", ["--allow-lan", "--user", "--open", "192.0.2.7"])
 def test_refusal_says_what_to_do(option):
     """One line tells the operator who was refused and how to let it in."""
-    refused = defaults().foresee(client("192.0.2.7"), 5, Cmd.CONNECT, ANYWHERE)
+    refused = defaults().precheck(client("192.0.2.7"), 5, Cmd.CONNECT, ANYWHERE)
     assert option in refused.reason
 
 
@@ -261,7 +261,7 @@ NAMES_OF_THIS_HOST = [
 def test_localhost_is_reached_from_this_host_only(name, host, kind, setting):
     """The name of this host is refused to strangers in any spelling, before it is looked up."""
     dst = Address(name, 80, Atyp.DOMAINNAME)
-    decision = defaults(*setting).foresee(client(host, b"ann"), 5, Cmd.CONNECT, dst)
+    decision = defaults(*setting).precheck(client(host, b"ann"), 5, Cmd.CONNECT, dst)
 
     assert (kind == "local") == decision.allowed
 
@@ -281,7 +281,7 @@ def test_localhost_is_reached_from_this_host_only(name, host, kind, setting):
 def test_other_names_are_judged_by_their_addresses(name):
     """A name that only looks like this host's is looked up first."""
     dst = Address(name, 80, Atyp.DOMAINNAME)
-    assert defaults(True).foresee(client("203.0.113.7", b"ann"), 5, Cmd.CONNECT, dst).allowed
+    assert defaults(True).precheck(client("203.0.113.7", b"ann"), 5, Cmd.CONNECT, dst).allowed
 
 
 # Spellings that the C library takes for an address, as a browser or a client of SOCKS4a sends them.
@@ -450,7 +450,7 @@ def decide(asked, host, dst, ip, **kwargs):
     name, _, port = dst.rpartition(":")
     atyp = Atyp.DOMAINNAME if packed_ip(name.strip("[]")) is None else Atyp.IPV4
     address = Address(name.encode(), int(port), atyp)
-    foreseen = asked.foresee(client(host, user), ver, cmd, address)
+    foreseen = asked.precheck(client(host, user), ver, cmd, address)
     decision = asked.decide(client(host, user), ver, cmd, address, packed_ip(ip))
     if not foreseen.allowed:
         # What is denied beforehand would be denied in the end.
@@ -505,7 +505,7 @@ def test_reasons_tell_what_an_operator_can_act_on():
         return FIRST.decide(client(host), 5, Cmd.CONNECT, address, packed_ip(ip)).reason
 
     assert "rule 1 denies 'x.bad.example':80: deny to *.bad.example" == (
-        FIRST.foresee(lan, 5, Cmd.CONNECT, Address(b"x.bad.example", 80, Atyp.DOMAINNAME)).reason
+        FIRST.precheck(lan, 5, Cmd.CONNECT, Address(b"x.bad.example", 80, Atyp.DOMAINNAME)).reason
     )
     assert "rule 3 denies 'm.example':25 at 8.8.8.8: deny port 25 465" == (
         why("192.168.1.1", "m.example:25", "8.8.8.8")
@@ -514,7 +514,7 @@ def test_reasons_tell_what_an_operator_can_act_on():
         why("10.0.0.1", "m.example:80", "8.8.8.8")
     )
     only = rules("allow from 10.0.0.0/8 user ann", has_users=True)
-    stranger = only.foresee(client("192.168.1.1", b"bob"), 5, Cmd.CONNECT, ANYWHERE)
+    stranger = only.precheck(client("192.168.1.1", b"bob"), 5, Cmd.CONNECT, ANYWHERE)
     assert "no rule allows anything to clients from 192.168.1.1 as 'bob'" == stranger.reason
 
 
@@ -524,12 +524,12 @@ def test_a_name_is_looked_up_only_if_that_can_help():
     lan = client("192.168.1.1")
     for name, allowed in ((b"good.example", True), (b"other.example", True)):
         dst = Address(name, 80, Atyp.DOMAINNAME)
-        assert allowed == only.foresee(lan, 5, Cmd.CONNECT, dst).allowed
+        assert allowed == only.precheck(lan, 5, Cmd.CONNECT, dst).allowed
     by_name = rules("allow to .good.example")
     other = Address(b"other.example", 80, Atyp.DOMAINNAME)
-    assert not by_name.foresee(lan, 5, Cmd.CONNECT, other).allowed
+    assert not by_name.precheck(lan, 5, Cmd.CONNECT, other).allowed
     ports = rules("allow to 203.0.113.0/24 port 443")
-    assert not ports.foresee(lan, 5, Cmd.CONNECT, other).allowed
+    assert not ports.precheck(lan, 5, Cmd.CONNECT, other).allowed
 
 
 def test_methods_by_rules():
@@ -541,7 +541,7 @@ def test_methods_by_rules():
     assert (PASSWORD,) == users.methods(client("10.0.0.1"))
     both = rules("allow from 10.0.0.0/8 user none any", has_users=True)
     assert (PASSWORD, NONE) == both.methods(client("10.0.0.1"))
-    assert both.lets_in(client("10.0.0.1", b"ann"))
+    assert both.admits(client("10.0.0.1", b"ann"))
 
 
 def test_self_is_asked_anew_each_time():

@@ -75,7 +75,7 @@ class Decision(NamedTuple):
     reason: str = ""
     number: int = 0
 
-    def demand(self) -> None:
+    def raise_if_denied(self) -> None:
         """Go on if it is allowed.
 
         Raises:

@@ -105,16 +105,16 @@ class Rules:
         """
         if not self.has_users:
             return (Method.NO_AUTHENTICATION,)
-        if self.lets_in(client):
+        if self.admits(client):
             return (Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
         return (Method.USERNAME_PASSWORD,)
 
-    def foresee(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
+    def precheck(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
         """Decide about what *client* asks for, before anything is resolved.
 
         Allowed means of a name: as far as can be said without its addresses.
         """
-        if not self.lets_in(client):
+        if not self.admits(client):
             return Decision(False, self._shut_out(client))
         if dst.atyp != Atyp.DOMAINNAME:
             return _NOT_YET  # its address is asked about in a moment
@@ -123,14 +123,14 @@ class Rules:
             return _NOT_YET
         return Decision(False, self._refusal(client, number, dst, None), number)
 
-    def foresee_any(
+    def precheck_any(
         self, client: Client, ver: int, cmd: int, dst: Optional[Address] = None
     ) -> Decision:
         """Decide whether there may be any target at all that *client* may reach by *cmd*.
 
         *dst* is what stands for all of them, 0.0.0.0 or ``::``: a rule may deny that.
         """
-        if not self.lets_in(client):
+        if not self.admits(client):
             return Decision(False, self._shut_out(client))
         for row in self._rows_about(client, ver, cmd):
             if row.users is not None and not _has_user(row.users, row.any_user, client):
@@ -165,8 +165,8 @@ class Rules:
             return Decision(True, "", number)
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
-    def foresee_somebody(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
-        """Decide as ``foresee``, but whichever user the client's identd may name."""
+    def precheck_some_user(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
+        """Decide as ``precheck``, but whichever user the client's identd may name."""
         name, _ = self._name_of(dst)
         ip = packed_ip(dst.name) if cmd == Cmd.CONNECT and not name else None
         forms, reason = forms_of(ip) if ip else (), ""
@@ -198,7 +198,7 @@ class Rules:
         """Return whether one of them is about the user of this name."""
         return any(rule.users is not None and user in rule.users for rule in self.rules)
 
-    def lets_in(self, client: Client) -> bool:
+    def admits(self, client: Client) -> bool:
         """Return whether any rule allows *client*, with its ``user`` if it has one, anything."""
         return any(
             row.allows

@@ -116,7 +116,7 @@ class Bind(WaitingRequest):
         """
         session, request = self._session, self._request
         rules = session.services.access.rules
-        rules.foresee_any(session.client, request.ver, request.cmd, request.dst).demand()
+        rules.precheck_any(session.client, request.ver, request.cmd, request.dst).raise_if_denied()
 
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
@@ -195,7 +195,7 @@ class Bind(WaitingRequest):
             )
         dst = request.dst if self._expected else Address.of_ip(ip, request.dst.port)
         rules = session.services.access.rules
-        rules.decide(session.client, request.ver, request.cmd, dst, ip, scope).demand()
+        rules.decide(session.client, request.ver, request.cmd, dst, ip, scope).raise_if_denied()
 
     def _place(self) -> str:
         return self._session.record.bound or ""

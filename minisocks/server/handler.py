@@ -189,7 +189,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         services, client = session.services, session.client
         if client.user is None:
             # Else any client could have us connect to its host, which may have nothing here.
-            session.access.rules.foresee_somebody(client, *request[:3]).demand()
+            session.access.rules.precheck_some_user(client, *request[:3]).raise_if_denied()
         else:
             session.check_rules()
         began = time.monotonic()

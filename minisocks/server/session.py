@@ -146,9 +146,11 @@ class Session:
         rules, client, request = self.access.rules, self.client, self.record.request
         assert request is not None
         if request.cmd == Cmd.UDP_ASSOCIATE:
-            rules.foresee_any(client, request.ver, request.cmd).demand()  # DST is no target
+            rules.precheck_any(
+                client, request.ver, request.cmd
+            ).raise_if_denied()  # DST is no target
         else:
-            rules.foresee(client, request.ver, request.cmd, request.dst).demand()
+            rules.precheck(client, request.ver, request.cmd, request.dst).raise_if_denied()
 
     def asked(self, request: Request) -> None:
         """Take note of what the client wants.
@@ -178,7 +180,7 @@ class Session:
             # In a handler thread only: what waits in the loop has been asked by then.
             ip = packed_ip(via[0]) or b""
             rules = self.access.rules
-            rules.decide(self.client, request.ver, request.cmd, request.dst, ip).demand()
+            rules.decide(self.client, request.ver, request.cmd, request.dst, ip).raise_if_denied()
         self.record.why = ""  # what has come before this peer is no reason of anything
         self.record.granted(via[0])
         self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))

@@ -70,5 +70,5 @@ def allowed(session: Session, request: Request, addresses: List[Sockaddr]) -> Li
             else:
                 passed.append((family, sockaddr))
     if not passed:
-        decision.demand()
+        decision.raise_if_denied()
     return passed

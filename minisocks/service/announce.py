@@ -145,7 +145,7 @@ def _behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[
     text = "each client at %s counts as a stranger from a public address, and " % (
         " ".join(forwarded)
     )
-    if rules.lets_in(Client("", is_forwarded=True)):
+    if rules.admits(Client("", is_forwarded=True)):
         text += "comes in without a password"
     elif rules.has_users:
         text += "needs a password"
@@ -172,7 +172,7 @@ def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
     """
     for name, ip in own:
         neighbour = Client((text_ip(ip[:3] + bytes([ip[3] ^ 1])), 0))
-        if rules.foresee_any(neighbour, 5, Cmd.CONNECT).allowed:
+        if rules.precheck_any(neighbour, 5, Cmd.CONNECT).allowed:
             for network, what in _SHARED:
                 if ip in network:
                     yield _STRANGERS % (name, text_ip(ip), what, network.name)
@@ -225,7 +225,7 @@ def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
     places.sort(key=lambda place: bool(place[0].path))
     rules, users = access.rules, _users_to_try(access)
     pairs = [(place, user, _client_of(*place, user)) for place in places for user in users]
-    let_in = [pair for pair in pairs if rules.lets_in(pair[2])]
+    let_in = [pair for pair in pairs if rules.admits(pair[2])]
     works = [pair for pair in let_in if _reaches_example(rules, pair[2])]
     for (place, _is_forwarded), user, _client in works or let_in:
         where = "localhost" + place.path if place.path else str(place)

@@ -87,7 +87,7 @@ def judge(
         if client.is_unproven and (access.users.may_be(user) or not rules.name(user)):
             client.user = None  # as ``SocksHandler.identify``
     elif question.ver == 4 and rules.asks_ident:
-        decision = rules.foresee_somebody(client, question.ver, cmd, dst)
+        decision = rules.precheck_some_user(client, question.ver, cmd, dst)
         why = decision.reason or "its identd has to say who it is (--as NAME)"
         return Explanation(False, text, [("", False, why)])
     elif Method.NO_AUTHENTICATION not in rules.methods(client):
@@ -100,7 +100,7 @@ def judge(
 
     if cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
         return Explanation(False, text, [("", False, _WITHOUT_ADDRESS % "UDP: it hears REP 07")])
-    decision = rules.foresee(client, question.ver, cmd, dst)
+    decision = rules.precheck(client, question.ver, cmd, dst)
     if not decision.allowed:
         return Explanation(False, text, [("", False, by(decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
@@ -111,7 +111,7 @@ def judge(
     except DialError as exc:
         return Explanation(False, text, [("", False, str(exc))])
     if cmd == Cmd.BIND and dst.is_anybody:
-        decision = rules.foresee_any(client, question.ver, cmd, dst)
+        decision = rules.precheck_any(client, question.ver, cmd, dst)
         why = by(decision) or "whoever connects is held against the rules then"
         return Explanation(decision.allowed, text, [("", decision.allowed, why)])
     rows = []

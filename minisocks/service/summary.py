@@ -55,7 +55,7 @@ def oddities(access: Access) -> List[str]:
         if wants_user and not rules.has_users and not rules.asks_ident:
             found.append("rule %d never matches: it wants a user, and there are none" % number)
     # A rule may deny clients without a password all the same.
-    is_open = config.open and rules.foresee_any(_STRANGER, 5, Cmd.CONNECT).allowed
+    is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
     if access.users and is_open:
         found.append(_OPEN_TO_ALL)
     if config.name_only:

@@ -186,7 +186,7 @@ class Routes:
 
     def _foresee(self, dst: Address) -> None:
         rules, client = self._table.access.rules, self._record.client
-        rules.foresee(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).demand()
+        rules.precheck(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).raise_if_denied()
 
     def _send_on(self, way: Way, data: Any, writer: Any) -> None:
         """Send *data* as it is known how.
@@ -227,7 +227,7 @@ class Routes:
                 self._sent(sent)
                 return
         if isinstance(error, NotSent):
-            decision.demand()
+            decision.raise_if_denied()
         if first is not None and len(addresses) > 1:
             # Not all of them for each datagram, since a name server can say very many.
             short, place = first
