@@ -8,7 +8,7 @@ from minisocks.compat import READ_MARKED, READ_URGENT, UNWATCHED, WRITE, is_at_m
 from minisocks.net.loop import BUFFER_BYTES
 from minisocks.net.pipes import Pipe, Pipes
 
-__all__ = ["Flow", "wish", "word_of"]
+__all__ = ["Flow", "wanted_events", "word_of"]
 
 
 class Flow:
@@ -117,7 +117,7 @@ class Flow:
         return 1
 
 
-def wish(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] = None) -> int:
+def wanted_events(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] = None) -> int:
     """Return what is wanted of an end, given the flows out of it and into it.
 
     *waits_behind*: a flow of which the urgent byte waits for bytes before it.

@@ -22,7 +22,7 @@ from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
 from minisocks.net.vanished import has_vanished
 from minisocks.record import Record
 from minisocks.relay.delivery import Delivery, is_undelivered
-from minisocks.relay.flow import Flow, wish, word_of
+from minisocks.relay.flow import Flow, wanted_events, word_of
 from minisocks.relay.idle import Idle
 from minisocks.relay.kept import Kept
 
@@ -361,11 +361,11 @@ class Pair(Job):
             self._await_delivery(is_over)
         if is_over:
             return
-        mask = wish(up, down, waits_behind)
+        mask = wanted_events(up, down, waits_behind)
         if mask != self._client_mask:
             self._client_mask = mask
             self._watch(up.src, mask)
-        mask = wish(down, up, waits_behind)
+        mask = wanted_events(down, up, waits_behind)
         if mask != self._upstream_mask:
             self._upstream_mask = mask
             self._watch(up.dst, mask)
