@@ -204,7 +204,7 @@ class Loop:
             self._poller.register(fd, mask)
         self._watching[fd] = job
 
-    def hand_on(self, fd: int, job: Job) -> None:
+    def reassign(self, fd: int, job: Job) -> None:
         """Report *fd*, which is watched, to *job* from now on: as it is, no system call."""
         self._watching[fd] = job
 

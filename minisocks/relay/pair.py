@@ -93,7 +93,7 @@ class Pair(Job):
         unblock(self._up.src)
         unblock(self._down.src)
         if self._client_mask != UNWATCHED:
-            self._loop.hand_on(self._up.src.fileno(), self)
+            self._loop.reassign(self._up.src.fileno(), self)
         if self._up.pending is not None:
             self._loop.pipes.pending_bytes += self._up.held
             self._push(self._up, self._up.pending)
