@@ -195,7 +195,7 @@ def test_mark_without_the_right_to():
         "import os, socket, minisocks.errors, minisocks.net.egress\n"
         "os.setuid(65534)\n"
         "try:\n"
-        "    minisocks.net.egress.Road(mark=5).check()\n"
+        "    minisocks.net.egress.Egress(mark=5).check()\n"
         "except minisocks.errors.RoadError as exc:\n"
         "    print(exc.strerror)\n"
     )

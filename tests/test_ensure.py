@@ -139,7 +139,7 @@ def test_healthy_path_loads_next_to_nothing(instance):
     )
     loaded = done.stdout.decode().split()
     ours = ["", ".__main__", ".config", ".config.inifile", ".net", ".net.opening", ".net.textfile"]
-    ours += [".service", *(".service." + name for name in ("ensure", "pidfile", "whereabouts"))]
+    ours += [".service", *(".service." + name for name in ("ensure", "location", "pidfile"))]
 
     assert ["minisocks" + name for name in ours] == [n for n in loaded if "minisocks" in n]
     others = {name for name in loaded if not name.startswith(("minisocks", "encodings"))}

@@ -210,10 +210,10 @@ def test_descriptors_are_given_back():
 PROGRAM = """
 import socket, sys
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.net.egress import Road
+from minisocks.net.egress import Egress
 from minisocks.wire import packed_ip
 with KernelRoutes() as kernel:
-    own = OwnAddresses(kernel, Road(interface=sys.argv[1]))
+    own = OwnAddresses(kernel, Egress(interface=sys.argv[1]))
     for text in sys.argv[2:]:
         ip, _, link = text.partition("%")
         print(text, own(packed_ip(ip), socket.if_nametoindex(link) if link else 0))

@@ -28,7 +28,7 @@ class Lingering(Job):
         self,
         loop: Loop,
         sock: socket.socket,
-        lingering: "Optional[Porch]" = None,
+        lingering: "Optional[LingeringClients]" = None,
         groups: Groups = THIS_HOST,
     ) -> None:
         self._loop = loop

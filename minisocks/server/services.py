@@ -66,7 +66,7 @@ class Services:
         self.attempts = ExtraAttempts(self.loop)
         self.resolver = resolver or Resolver()
         #: What those share who relay datagrams.
-        self.exchange = AssociationTable(
+        self.associations = AssociationTable(
             self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
         )
         #: Where those connect that BIND waits for.
@@ -93,7 +93,7 @@ class Services:
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
-        self.exchange.change(access)
+        self.associations.change(access)
         self.bind_listeners.change(config)
         self.loop.tell_all("ask_again")
 
@@ -111,5 +111,5 @@ class Services:
             self.loop.pipes.close_spare()
             or self.attempts.take_back()
             or self.lingering.take_back()
-            or self.exchange.take_back()
+            or self.associations.take_back()
         )
