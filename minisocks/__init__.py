@@ -41,7 +41,7 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 #: In which module each of the names is at home.
 _HOMES: "Dict[str, str]" = {
