@@ -6,9 +6,8 @@ import signal
 
 import pytest
 
-import elsewhere
-import support
-from instance import Instance
+from kit import elsewhere, support
+from kit.instance import Instance
 from minisocks.policy.networks import Networks
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 

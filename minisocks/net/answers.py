@@ -22,7 +22,7 @@ MAX_NAMES = 512
 MAX_BYTES = 2 << 20
 LIMIT_SHARE = 8
 #: What a name takes beside its own length (an error says the name, four characters for each
-#: byte), and each of its addresses (tests/test_answers.py measures both).
+#: byte), and each of its addresses (tests/unit/net/test_answers.py measures both).
 NAME_BYTES = 1024
 LENGTH_FACTOR = 5
 ADDRESS_BYTES = 256

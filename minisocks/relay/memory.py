@@ -16,7 +16,7 @@ from minisocks.values import shown_bytes
 
 __all__ = ["Memory"]
 
-#: What a connection has of Python's, in whatever state (measured: tests/test_costs.py).
+#: What a connection has of Python's, in whatever state (measured: tests/e2e/test_costs.py).
 BYTES_EACH = 1640
 #: So many of those who hold most are remembered; who has ended since is kept by that.
 FOUND_AT_ONCE = 256

@@ -8,13 +8,13 @@ import os
 import re
 
 import pytest
-from test_clients import fits, looks_up, running, titles
 
-from bind_sites import Ftp, Peer
-from bind_table import BIND_CLIENTS, CURL
-from client_table import CURL as PLAIN_CURL
-from socks_clients import PASSWORD, REMOTE_NAMES, USER, VERSIONS
-from support import wait_until
+from kit.bind_sites import Ftp, Peer
+from kit.bind_table import BIND_CLIENTS, CURL
+from kit.client_runs import fits, looks_up, running, titles
+from kit.client_table import CURL as PLAIN_CURL
+from kit.socks_clients import PASSWORD, REMOTE_NAMES, USER, VERSIONS
+from kit.support import wait_until
 
 EVERY = [(client, protocol) for client in BIND_CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in BIND_CLIENTS if "password" in client.lines]

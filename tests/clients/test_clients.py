@@ -7,30 +7,26 @@ came out; where one is missing its tests are skipped, with the reason.
 import hashlib
 import os
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
 
-import clients_page
-from client_sites import COLOURS, IMAGE, PAGE, Site, Sshd, pixels, write
-from client_table import CHROMIUM, CLIENTS, GIT, SSH
-from socks_clients import (
+from kit import clients_page
+from kit.client_runs import fits, looks_up, running, titles
+from kit.client_sites import COLOURS, IMAGE, PAGE, Site, Sshd, pixels, write
+from kit.client_table import CHROMIUM, CLIENTS, GIT, SSH
+from kit.socks_clients import (
     PASSWORD,
     REMOTE_NAMES,
     USER,
     VERSIONS,
-    Missing,
     Wrapper,
     clean_environment,
 )
-from support import CommandLine, closed_port, wait_until
+from kit.support import closed_port, wait_until
 
 FILE_BYTES = 1024 * 1024 + 1
-#: Set by scripts/clients.
-RUN_SLOW = os.environ.get("TEST_CLIENTS") == "all"
-
 LINE = re.compile(r"(?:user=(?P<user>\S+) )?ver=(?P<ver>\d) cmd=(?P<cmd>\w+) dst=(?P<dst>\S+):\d+ ")
 
 #: For those that lead any program: unlike curl, which knows what "localhost" is,
@@ -86,32 +82,6 @@ def sshd(tmp_path_factory):
         yield running
 
 
-class Running:
-    """A proxy in its own process, of whose log each test sees what is new."""
-
-    def __init__(self, minisocks):
-        self._minisocks = minisocks
-        (self.port,) = minisocks.ports
-        self._seen = 0
-
-    def mark(self):
-        """Forget what was logged."""
-        self._seen = len(self._minisocks.lines)
-
-    def lines(self, part):
-        """Return the new lines of the access log that contain *part*."""
-        new = self._minisocks.lines[self._seen :]
-        return [line for line in new if "minisocks.access" in line and part in line]
-
-
-def running(*args):
-    """Yield a proxy; it must not have stumbled."""
-    with CommandLine("-l", "127.0.0.1:0", "-v", *args) as minisocks:
-        yield Running(minisocks)
-        assert 0 == minisocks.end()
-        assert not any("Traceback" in line for line in minisocks.lines)
-
-
 @pytest.fixture(scope="module")
 def open_proxy():
     """A proxy that wants no password."""
@@ -122,25 +92,6 @@ def open_proxy():
 def guarded_proxy():
     """A proxy that wants one."""
     yield from running("--user", "%s:%s" % (USER, PASSWORD))
-
-
-def fits(client):
-    """Skip unless *client* can run here and now."""
-    if client.slow and not RUN_SLOW:
-        pytest.skip("slow: scripts/clients runs it")
-    try:
-        return client.version()
-    except Missing as exc:
-        pytest.skip(str(exc))
-
-
-def looks_up(client):
-    """Return whether *client*, which looks names up itself, can only find the right address."""
-    try:
-        rows = socket.getaddrinfo(client.name, 80, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return {client.address} == {row[4][0] for row in rows}
 
 
 class Trip:
@@ -210,11 +161,6 @@ CHROMIUM_OPTIONS = (
 
 EVERY = [(client, protocol) for client in CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in CLIENTS if "password" in client.lines]
-
-
-def titles(value):
-    """Name a parameter in a test's id."""
-    return value if isinstance(value, str) else value.title
 
 
 @pytest.mark.parametrize("client, protocol", EVERY, ids=titles)

@@ -13,8 +13,8 @@ import threading
 
 import pytest
 
+from kit.support import CommandLine, closed_port, run_proxy, wait_until
 from minisocks.net.resolver import Resolver
-from support import CommandLine, closed_port, run_proxy, wait_until
 
 CURL = shutil.which("curl")
 

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from support import TIMEOUT, closed_port, run_command, wait_until
+from kit.support import TIMEOUT, closed_port, run_command, wait_until
 
 
 def tool(name, package):

@@ -6,12 +6,12 @@ scripts/clients runs this as it does ``test_clients``.
 import re
 
 import pytest
-from test_clients import fits, running, titles
 
-from socks_clients import PASSWORD, USER
-from support import wait_until
-from udp_sites import Answers, Dnsmasq, Dtls, Quic
-from udp_table import KDIG, UDP_CLIENTS, UDP_PROTOCOLS
+from kit.client_runs import fits, running, titles
+from kit.socks_clients import PASSWORD, USER
+from kit.support import wait_until
+from kit.udp_sites import Answers, Dnsmasq, Dtls, Quic
+from kit.udp_table import KDIG, UDP_CLIENTS, UDP_PROTOCOLS
 
 EVERY = [(client, protocol) for client in UDP_CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in UDP_CLIENTS if "password" in client.lines]

@@ -5,8 +5,8 @@ import re
 import pytest
 
 import minisocks
+from kit.support import environment, run_command
 from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
-from support import environment, run_command
 
 pytestmark = pytest.mark.usefixtures("every_click")
 

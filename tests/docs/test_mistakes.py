@@ -1,6 +1,6 @@
 """Every mistake in the catalogue can be made, and is told the way the catalogue says.
 
-``python3 tests/test_mistakes.py`` writes docs/troubleshooting.rst.
+``PYTHONPATH=.:tests python3 tests/docs/test_mistakes.py`` writes docs/troubleshooting.rst.
 """
 
 import collections
@@ -20,17 +20,13 @@ import pytest
 import minisocks.net.lookup
 import minisocks.net.resolver
 import minisocks.server.acceptor
-import namespace as net
-from bind_client import Waiting
-from elsewhere import HERE4
-from identd import identd, says_line, says_user
-from instance import Instance
-from minisocks.net.resolver import MAX_THREADS, Resolver
-from minisocks.service.mistakes import advice
-from minisocks.service.pidfile import Pidfile
-from minisocks.wire import Rep
-from starts import AT_THE_START, EXPLAINED, Mistake
-from support import (
+from kit import namespace as net
+from kit.bind_client import Waiting
+from kit.elsewhere import HERE4
+from kit.identd import identd, says_line, says_user
+from kit.instance import Instance
+from kit.starts import AT_THE_START, EXPLAINED, Mistake
+from kit.support import (
     GREETING,
     REJECTED4,
     ROOT,
@@ -47,8 +43,12 @@ from support import (
     socks5,
     wait_until,
 )
-from symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
-from udp_client import udp_socket
+from kit.symptoms import AT_THE_CLIENT, CATALOGUE, IN_THE_LOG
+from kit.udp_client import udp_socket
+from minisocks.net.resolver import MAX_THREADS, Resolver
+from minisocks.service.mistakes import advice
+from minisocks.service.pidfile import Pidfile
+from minisocks.wire import Rep
 
 DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.rst")
 
@@ -1301,8 +1301,8 @@ def _(stage):
 # The document
 
 _HEAD = """\
-.. Made by "python3 tests/test_mistakes.py" from tests/starts.py, tests/slips.py and
-   tests/symptoms.py; what is changed here is lost.
+.. Made by "PYTHONPATH=.:tests python3 tests/docs/test_mistakes.py" from tests/kit/starts.py,
+   tests/kit/slips.py and tests/kit/symptoms.py; what is changed here is lost.
 
 Troubleshooting
 ===============

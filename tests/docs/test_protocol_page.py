@@ -9,10 +9,10 @@ import re
 
 import pytest
 
-from support import ROOT
+from kit.support import ROOT
 
 #: What an entry ends with: "--", or tests as pytest takes them.
-NAME = r"``(tests/test_\w+\.py)::((?:\w+::)?\w+)``"
+NAME = r"``(tests/[\w/]+/test_\w+\.py)::((?:\w+::)?\w+)``"
 TESTS = re.compile(r"Tests: (?:--|%s(?:, %s)*)" % (NAME, NAME))
 
 #: The headings, each with the character below it: all sections of the documents.
@@ -97,14 +97,14 @@ def test_every_test_that_is_named_is_there(page):
 
 def test_a_name_that_is_stale_is_found():
     """A test or a file that is gone, one of another file, and what is no test."""
-    here = "tests/test_protocol_page.py"
+    here = "tests/docs/test_protocol_page.py"
     assert [] == stale("Tests: ``%s::test_a_name_that_is_stale_is_found``" % here)
     for bad in (
         here + "::test_nothing",
         here + "::stale",
         here + "::TestNothing::test_a_name_that_is_stale_is_found",
-        "tests/test_gone.py::test_a_name_that_is_stale_is_found",
-        "tests/test_socks4.py::test_a_name_that_is_stale_is_found",
+        "tests/e2e/test_gone.py::test_a_name_that_is_stale_is_found",
+        "tests/unit/protocol/test_socks4.py::test_a_name_that_is_stale_is_found",
     ):
         assert [bad] == stale("Tests: ``%s``" % bad)
 

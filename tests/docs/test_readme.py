@@ -1,4 +1,7 @@
-"""The README says what is true.  ``python3 tests/test_readme.py`` rewrites its table."""
+"""The README says what is true.
+
+``PYTHONPATH=.:tests python3 tests/docs/test_readme.py`` rewrites its table.
+"""
 
 import glob
 import os
@@ -9,12 +12,11 @@ import textwrap
 
 import pytest
 
+from kit.support import OLDEST_CLICK, ROOT, CommandLine, closed_port, run_command
 from minisocks.config.layers import layered
 from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.service.pidfile import default_path
-from support import OLDEST_CLICK, CommandLine, closed_port, run_command
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 README = os.path.join(ROOT, "README.rst")
 TABLE = re.compile(r"(\.\. options begin\n).*?(\.\. options end)", re.S)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import ROOT, environment
+from kit.support import ROOT, environment
 
 PAGES = ("rules", "udp")
 
@@ -23,7 +23,7 @@ def blocks(page):
 
 def run(command, folder):
     """Return what *command* prints, a line of a page; ``minisocks`` is this package."""
-    script = "minisocks() { %s -m minisocks \"$@\"; }\n%s" % (sys.executable, command)
+    script = 'minisocks() { %s -m minisocks "$@"; }\n%s' % (sys.executable, command)
     return subprocess.Popen(
         ["sh", "-c", script],
         cwd=str(folder),

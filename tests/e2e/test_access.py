@@ -6,17 +6,7 @@ import subprocess
 
 import pytest
 
-from minisocks import Proxy
-from minisocks.access import Access
-from minisocks.config.settings import Config
-from minisocks.errors import ConfigError
-from minisocks.hooks import Hooks
-from minisocks.policy.client import Client
-from minisocks.policy.defaults import in_force
-from minisocks.policy.rulelines import parse_rule
-from minisocks.policy.rules import Rules
-from minisocks.wire import Address, Atyp, Cmd, packed_ip
-from support import (
+from kit.support import (
     ROOT,
     CommandLine,
     Talk,
@@ -27,6 +17,16 @@ from support import (
     socks4a,
     socks5,
 )
+from minisocks import Proxy
+from minisocks.access import Access
+from minisocks.config.settings import Config
+from minisocks.errors import ConfigError
+from minisocks.hooks import Hooks
+from minisocks.policy.client import Client
+from minisocks.policy.defaults import in_force
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
+from minisocks.wire import Address, Atyp, Cmd, packed_ip
 
 
 def rep(port, host, target_port):

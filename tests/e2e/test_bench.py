@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from support import ROOT
+from kit.support import ROOT
 
 BENCH = os.path.join(ROOT, "scripts", "bench")
 

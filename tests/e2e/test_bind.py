@@ -7,13 +7,8 @@ import threading
 
 import pytest
 
-from bind_client import WAYS, Waiting
-from minisocks.net.lookup import getaddrinfo_of
-from minisocks.relay.pair import Pair
-from minisocks.server import clientsocket
-from minisocks.server.bind import Bind
-from minisocks.service.explain import Question, judge
-from support import (
+from kit.bind_client import WAYS, Waiting
+from kit.support import (
     BIND,
     GREETING,
     LINGER_RESET,
@@ -27,6 +22,11 @@ from support import (
     two_closed_ports,
     wait_until,
 )
+from minisocks.net.lookup import getaddrinfo_of
+from minisocks.relay.pair import Pair
+from minisocks.server import clientsocket
+from minisocks.server.bind import Bind
+from minisocks.service.explain import Question, judge
 
 every_way = pytest.mark.parametrize("way", WAYS)
 

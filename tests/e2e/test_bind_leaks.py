@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from bind_client import WAYS, Waiting
-from holdings import State, carry_out, settled, wait_until_closed
-from support import BIND, GREETING, CommandLine, Talk, socks4, socks5
+from kit.bind_client import WAYS, Waiting
+from kit.holdings import State, carry_out, settled, wait_until_closed
+from kit.support import BIND, GREETING, CommandLine, Talk, socks4, socks5
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="looks at /proc of the process"

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from support import GREETING, ROOT, CommandLine, FakeTarget, Talk, socks5, wait_until
+from kit.support import GREETING, ROOT, CommandLine, FakeTarget, Talk, socks5, wait_until
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="looks at /proc of the process"

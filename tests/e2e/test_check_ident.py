@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import run_command
+from kit.support import run_command
 
 MINE = "allow from 10.0.0.0/8 to public user none"
 SHOWN = "without a password"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from support import (
+from kit.support import (
     GREETING,
     ROOT,
     TIMEOUT,

@@ -13,11 +13,20 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kit.support import (
+    GREETING,
+    ROOT,
+    TIMEOUT,
+    Talk,
+    closed_port,
+    environment,
+    run_command,
+    wait_until,
+)
 from minisocks.errors import ServiceError
 from minisocks.service import commands
 from minisocks.service.pidfile import Pidfile
 from minisocks.service.status import as_prometheus, as_text
-from support import GREETING, ROOT, TIMEOUT, Talk, closed_port, environment, run_command, wait_until
 
 pytestmark = pytest.mark.usefixtures("every_click")
 

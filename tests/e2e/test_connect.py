@@ -18,11 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
-import namespace as net
-from minisocks.net.resolver import MAX_THREADS, Resolver
-from minisocks.server import clientsocket
-from minisocks.server.waiting import WaitingRequest
-from support import (
+from kit import namespace as net
+from kit.support import (
     GRANTED4,
     GREETING,
     REJECTED4,
@@ -42,6 +39,9 @@ from support import (
     swallow,
     wait_until,
 )
+from minisocks.net.resolver import MAX_THREADS, Resolver
+from minisocks.server import clientsocket
+from minisocks.server.waiting import WaitingRequest
 
 GENERAL, NOT_ALLOWED, NETWORK, HOST, REFUSED, TTL, COMMAND, ATYP = range(1, 9)
 

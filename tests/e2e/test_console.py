@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from kit.support import ROOT, TIMEOUT, CommandLine, environment, one_connection, run_command
 from minisocks.cli import COMMANDS
-from support import ROOT, TIMEOUT, CommandLine, environment, one_connection, run_command
 
 pytestmark = [
     pytest.mark.usefixtures("every_click"),

@@ -14,8 +14,17 @@ import sys
 
 import pytest
 
-from support import GREETING, ROOT, TIMEOUT, CommandLine, Talk, one_connection, socks5, wait_until
-from udp_client import Associated, UdpTarget
+from kit.support import (
+    GREETING,
+    ROOT,
+    TIMEOUT,
+    CommandLine,
+    Talk,
+    one_connection,
+    socks5,
+    wait_until,
+)
+from kit.udp_client import Associated, UdpTarget
 
 TIMES = 20
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import MODULE, ROOT, TIMEOUT, environment, run_command, wait_until
+from kit.support import MODULE, ROOT, TIMEOUT, environment, run_command, wait_until
 
 
 def test_it_returns_when_it_serves(instance, target):

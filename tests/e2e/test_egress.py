@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
+from kit.support import ROOT, FakeTarget, Talk, run_proxy
 from minisocks import Config, Proxy
 from minisocks.errors import RoadError
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
-from support import ROOT, FakeTarget, Talk, run_proxy
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 

@@ -17,10 +17,7 @@ import threading
 
 import pytest
 
-from minisocks import Config, ConfigError, ListenError, Proxy, SocksHandler, SocksServer
-from minisocks.net.resolver import Resolver
-from minisocks.server.session import Session
-from support import (
+from kit.support import (
     GREETING,
     ROOT,
     TIMEOUT,
@@ -33,6 +30,9 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import Config, ConfigError, ListenError, Proxy, SocksHandler, SocksServer
+from minisocks.net.resolver import Resolver
+from minisocks.server.session import Session
 
 # Where it is
 

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from bind_client import Waiting
-from identd import identd
-from support import (
+from kit.bind_client import Waiting
+from kit.identd import identd
+from kit.support import (
     GREETING,
     TIMEOUT,
     CommandLine,
@@ -21,7 +21,7 @@ from support import (
     socks4,
     swallow,
 )
-from udp_client import Associated
+from kit.udp_client import Associated
 
 #: In seconds: docker waits for 10, if nothing else is said, before it kills.
 MOST_SECONDS = 8 * TIMEOUT / 20

@@ -10,10 +10,7 @@ import threading
 
 import pytest
 
-from minisocks.service import watchdog
-from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
-from minisocks.service.pidfile import Pidfile
-from support import (
+from kit.support import (
     ROOT,
     TIMEOUT,
     CommandLine,
@@ -28,6 +25,9 @@ from support import (
     swallow,
     wait_until,
 )
+from minisocks.service import watchdog
+from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
+from minisocks.service.pidfile import Pidfile
 
 
 def ensure(instance, **kwargs):

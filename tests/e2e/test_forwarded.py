@@ -7,7 +7,21 @@ import types
 
 import pytest
 
-from identd import identd, says_user
+from kit.identd import identd, says_user
+from kit.support import (
+    GREETING,
+    ROOT,
+    UDP_ASSOCIATE,
+    FakeTarget,
+    Talk,
+    failure5,
+    password_message,
+    run_command,
+    run_proxy,
+    socks4,
+    socks5,
+    wait_until,
+)
 from minisocks import Proxy
 from minisocks.access import Access
 from minisocks.auth import Users
@@ -28,20 +42,6 @@ from minisocks.server.trusted import TrustedAddresses
 from minisocks.server.turns import Turns
 from minisocks.service.announce import as_data, as_table, at_start
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
-from support import (
-    GREETING,
-    ROOT,
-    UDP_ASSOCIATE,
-    FakeTarget,
-    Talk,
-    failure5,
-    password_message,
-    run_command,
-    run_proxy,
-    socks4,
-    socks5,
-    wait_until,
-)
 
 NOT_ALLOWED = failure5(2)
 ANN = "ann:secret"

@@ -13,10 +13,7 @@ import termios
 
 import pytest
 
-from minisocks.policy.passwords import Hash
-from minisocks.server import logincost
-from minisocks.service import hashing
-from support import (
+from kit.support import (
     MODULE,
     ROOT,
     TIMEOUT,
@@ -25,6 +22,9 @@ from support import (
     environment,
     run_command,
 )
+from minisocks.policy.passwords import Hash
+from minisocks.server import logincost
+from minisocks.service import hashing
 
 CURL = shutil.which("curl")
 FEW = ("--iterations", "1000")

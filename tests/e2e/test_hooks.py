@@ -11,11 +11,7 @@ import pytest
 
 import minisocks.net.resolver
 import minisocks.server.acceptor
-from minisocks import Proxy, ProxyRequest
-from minisocks.net.resolver import Resolver
-from minisocks.server.session import Session
-from minisocks.wire import Rep
-from support import (
+from kit.support import (
     GRANTED4,
     GREETING,
     REJECTED4,
@@ -34,6 +30,10 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import Proxy, ProxyRequest
+from minisocks.net.resolver import Resolver
+from minisocks.server.session import Session
+from minisocks.wire import Rep
 
 
 def leave(*args):

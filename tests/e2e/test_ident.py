@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from bind_client import Waiting
-from identd import identd, says_line, says_user
-from support import (
+from kit.bind_client import Waiting
+from kit.identd import identd, says_line, says_user
+from kit.support import (
     GRANTED4,
     GREETING,
     REJECTED4,
@@ -194,7 +194,7 @@ def test_an_identd_that_drips(monkeypatch, target):
 
 def test_an_identd_that_cannot_be_reached(monkeypatch, target):
     """A host that answers nothing at all: 92, when its time is over."""
-    from support import black_hole
+    from kit.support import black_hole
 
     monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.2)
     with black_hole() as port, run_proxy(ident=True) as proxy:
@@ -204,7 +204,7 @@ def test_an_identd_that_cannot_be_reached(monkeypatch, target):
 
 def test_what_it_takes_is_of_the_two_minutes(monkeypatch, target, access_log):
     """A target has only the rest of --connect-timeout."""
-    from support import black_hole
+    from kit.support import black_hole
 
     def script(talk, theirs, ours):
         wait_until(lambda: True)

@@ -9,18 +9,8 @@ import time
 
 import pytest
 
-from identd import identd, says_user
-from minisocks import compat
-from minisocks.compat import READ, WRITE
-from minisocks.policy.client import Client
-from minisocks.policy.defaults import in_force
-from minisocks.policy.lists import Lines
-from minisocks.policy.rulelines import parse_rule
-from minisocks.policy.rules import Rules
-from minisocks.server import clientsocket, ident
-from minisocks.server.clientsocket import ClientSocket
-from minisocks.wire import Address, Atyp, Cmd
-from support import (
+from kit.identd import identd, says_user
+from kit.support import (
     GRANTED4,
     REJECTED4,
     Talk,
@@ -33,6 +23,16 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import compat
+from minisocks.compat import READ, WRITE
+from minisocks.policy.client import Client
+from minisocks.policy.defaults import in_force
+from minisocks.policy.lists import Lines
+from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rules import Rules
+from minisocks.server import clientsocket, ident
+from minisocks.server.clientsocket import ClientSocket
+from minisocks.wire import Address, Atyp, Cmd
 
 AT_ONCE = 50
 NO_IDENTD4, MISMATCH4 = b"\x00\x5c" + bytes(6), b"\x00\x5d" + bytes(6)

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from minisocks.server.acceptor import MAX_FOLLOWERS
-from support import (
+from kit.support import (
     TIMEOUT,
     CommandLine,
     FakeTarget,
@@ -20,6 +19,7 @@ from support import (
     one_connection,
     wait_until,
 )
+from minisocks.server.acceptor import MAX_FOLLOWERS
 
 IMPATIENT = """
 import sys

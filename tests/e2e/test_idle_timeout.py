@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
+from kit.support import TIMEOUT, Talk, run_proxy, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.relay.idle import Idle
-from support import TIMEOUT, Talk, run_proxy, wait_until
 
 
 class FakeLoop:

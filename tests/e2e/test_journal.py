@@ -3,11 +3,7 @@
 import contextlib
 import threading
 
-from minisocks import Rep
-from minisocks.policy.client import Client
-from minisocks.record import Record
-from minisocks.server.journal import Journal
-from support import (
+from kit.support import (
     GREETING,
     FakeTarget,
     Talk,
@@ -18,6 +14,10 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import Rep
+from minisocks.policy.client import Client
+from minisocks.record import Record
+from minisocks.server.journal import Journal
 
 
 def finished(proxy):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from holdings import State, carry_out, settled, wait_until_closed
-from support import (
+from kit.holdings import State, carry_out, settled, wait_until_closed
+from kit.support import (
     CommandLine,
     FakeTarget,
     Talk,

@@ -11,12 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.config.settings import Config
-from minisocks.errors import LimitReached
-from minisocks.policy.client import THIS_HOST, Client
-from minisocks.record import Record
-from minisocks.server.limits import ConnectionLimits
-from support import (
+from kit.support import (
     GREETING,
     REJECTED4,
     CommandLine,
@@ -36,6 +31,11 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.config.settings import Config
+from minisocks.errors import LimitReached
+from minisocks.policy.client import THIS_HOST, Client
+from minisocks.record import Record
+from minisocks.server.limits import ConnectionLimits
 
 
 def record(host, user=None):

@@ -5,11 +5,7 @@ import subprocess
 
 import pytest
 
-from minisocks import Config
-from minisocks.auth import Users
-from minisocks.errors import ConfigError
-from minisocks.protocol.handshake import Credentials
-from support import (
+from kit.support import (
     REJECTED4,
     CommandLine,
     Talk,
@@ -20,6 +16,10 @@ from support import (
     socks4,
     socks5,
 )
+from minisocks import Config
+from minisocks.auth import Users
+from minisocks.errors import ConfigError
+from minisocks.protocol.handshake import Credentials
 
 ANY = [b"", b" ", b"secret", b"\0" * 255]
 TOLD = (

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from other_systems import LACKS
 
-from bind_client import Waiting
-from support import (
+from kit.bind_client import Waiting
+from kit.other_systems import LACKS
+from kit.support import (
     ROOT,
+    TESTS,
     TIMEOUT,
     CommandLine,
     Talk,
@@ -19,14 +20,12 @@ from support import (
     run_command,
     socks4a,
 )
-from udp_client import Associated, UdpTarget
-
-HERE = os.path.dirname(os.path.abspath(__file__))
+from kit.udp_client import Associated, UdpTarget
 
 
 def program(system):
     """Return the words that start the command line as *system* would run it."""
-    return [sys.executable, "-W", "error", os.path.join(HERE, "other_systems.py"), system]
+    return [sys.executable, "-W", "error", os.path.join(TESTS, "kit", "other_systems.py"), system]
 
 
 every_system = pytest.mark.parametrize("system", sorted(LACKS))
@@ -142,7 +141,7 @@ def test_a_hash_is_made(system):
 IMPORTS = """
 import sys
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-import other_systems
+from kit import other_systems
 other_systems.become(sys.argv[1])
 import importlib, os
 names = [
@@ -161,5 +160,5 @@ print(len(names))
 @every_system
 def test_every_module_can_be_imported(system):
     """Also those that a command needs seldom."""
-    words = [sys.executable, "-W", "error", "-c", IMPORTS, system, HERE, ROOT]
+    words = [sys.executable, "-W", "error", "-c", IMPORTS, system, TESTS, ROOT]
     assert int(subprocess.check_output(words, cwd=ROOT)) > 100

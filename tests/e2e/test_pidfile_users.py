@@ -9,8 +9,8 @@ import tempfile
 
 import pytest
 
+from kit.support import ROOT, CommandLine, closed_port, run_command, wait_until
 from minisocks.service.pidfile import Pidfile
-from support import ROOT, CommandLine, closed_port, run_command, wait_until
 
 #: No system has it, and no other run of these tests.
 UID = 60000 + os.getpid() % 4000

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from kit.support import run_proxy, wait_until
 from minisocks.net.loop import Loop
 from minisocks.service import presence
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.presence import Presence
-from support import run_proxy, wait_until
 
 #: What systemd-tmpfiles takes for old, in seconds.
 AGE = 1

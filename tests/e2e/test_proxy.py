@@ -11,9 +11,7 @@ import time
 import pytest
 
 import minisocks.proxy
-from minisocks import Config, ConfigError, ListenError, Proxy
-from minisocks.net.resolver import Resolver
-from support import (
+from kit.support import (
     GREETING,
     ROOT,
     TIMEOUT,
@@ -29,6 +27,8 @@ from support import (
     swallow,
     wait_until,
 )
+from minisocks import Config, ConfigError, ListenError, Proxy
+from minisocks.net.resolver import Resolver
 
 
 def test_start_returns_when_clients_can_connect():

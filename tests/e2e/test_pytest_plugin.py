@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from support import ROOT
+from kit.support import ROOT
 
 TESTS = """
 import socket

@@ -14,8 +14,7 @@ from typing import Any, Callable, NamedTuple
 import pytest
 
 import minisocks.relay.lingering
-from minisocks.net.resolver import Resolver
-from support import (
+from kit.support import (
     BIND,
     GREETING,
     REJECTED4,
@@ -32,6 +31,7 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.net.resolver import Resolver
 
 #: Far more than any handshake, and less than a socket's buffers and our bound.
 UNREAD = bytes(100000)

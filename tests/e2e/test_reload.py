@@ -9,12 +9,8 @@ import sys
 
 import pytest
 
-from instance import Instance
-from minisocks import Proxy
-from minisocks.config.settings import SETTINGS, Config
-from minisocks.errors import ConfigError, ListenError, RoadError
-from minisocks.service.pidfile import Pidfile
-from support import (
+from kit.instance import Instance
+from kit.support import (
     ROOT,
     Talk,
     closed_port,
@@ -25,6 +21,10 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import Proxy
+from minisocks.config.settings import SETTINGS, Config
+from minisocks.errors import ConfigError, ListenError, RoadError
+from minisocks.service.pidfile import Pidfile
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from support import ROOT
+from kit.support import ROOT
 
 SIMULATION = runpy.run_path(os.path.join(ROOT, "scripts", "simulate-quota"))
 SEED = 5

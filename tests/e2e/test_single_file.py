@@ -11,10 +11,9 @@ import zipfile
 
 import pytest
 
-from instance import Instance
-from light import light_environment
-from minisocks.cli import COMMANDS
-from support import (
+from kit.instance import Instance
+from kit.light import light_environment
+from kit.support import (
     OLDEST_CLICK,
     ROOT,
     TIMEOUT,
@@ -25,6 +24,7 @@ from support import (
     password_message,
     run_command,
 )
+from minisocks.cli import COMMANDS
 
 CURL = shutil.which("curl")
 MAX_BYTES = 254 * 1000

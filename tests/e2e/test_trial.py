@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
+from kit.support import CommandLine, closed_port, run_command
 from minisocks.errors import ListenError
 from minisocks.net.listener import Attempt, open_listeners
 from minisocks.net.opening import try_out
 from minisocks.values import ListenAddress
-from support import CommandLine, closed_port, run_command
 
 
 def check(*args):

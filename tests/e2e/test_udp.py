@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from support import (
+from kit.support import (
     GREETING,
     REJECTED4,
     UDP_ASSOCIATE,
@@ -18,7 +18,7 @@ from support import (
     socks5,
     wait_until,
 )
-from udp_client import (
+from kit.udp_client import (
     Associated,
     UdpTarget,
     associations,

@@ -8,9 +8,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks import Proxy
-from support import TIMEOUT, log_kept, open_descriptors, wait_until
-from udp_client import (
+from kit.support import TIMEOUT, log_kept, open_descriptors, wait_until
+from kit.udp_client import (
     Associated,
     UdpTarget,
     assert_remembers_nobody,
@@ -18,6 +17,7 @@ from udp_client import (
     in_loop,
     udp_socket,
 )
+from minisocks import Proxy
 
 V4, V6 = "127.0.0.1", "::1"
 STRANGER = "127.0.0.99"

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from support import (
+from kit.support import (
     Talk,
     nothing_left,
     open_descriptors,
@@ -13,7 +13,7 @@ from support import (
     run_proxy,
     wait_until,
 )
-from udp_client import (
+from kit.udp_client import (
     Associated,
     UdpTarget,
     assert_remembers_nobody,

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from minisocks.server.session import Session
-from support import (
+from kit.support import (
     GREETING,
     UDP_ASSOCIATE,
     FakeTarget,
@@ -22,7 +21,8 @@ from support import (
     two_closed_ports,
     wait_until,
 )
-from udp_client import Associated, UdpTarget, assert_remembers_nobody, udp_socket
+from kit.udp_client import Associated, UdpTarget, assert_remembers_nobody, udp_socket
+from minisocks.server.session import Session
 
 V4 = "127.0.0.1"
 

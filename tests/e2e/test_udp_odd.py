@@ -2,8 +2,8 @@
 
 import pytest
 
-from support import closed_port, run_proxy, wait_until
-from udp_client import (
+from kit.support import closed_port, run_proxy, wait_until
+from kit.udp_client import (
     Associated,
     UdpTarget,
     associations,

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, run_proxy, socks5
+from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, run_proxy, socks5
 
 
 @pytest.mark.parametrize("asked, answers", [("0.0.0.0", "127.0.0.1"), ("::", "::1")])

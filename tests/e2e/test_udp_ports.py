@@ -4,9 +4,8 @@ import contextlib
 
 import pytest
 
-from minisocks.udp.clientports import SILENCE_SECONDS, ClientPorts
-from support import Talk, password_message, run_proxy, wait_until
-from udp_client import (
+from kit.support import Talk, password_message, run_proxy, wait_until
+from kit.udp_client import (
     Associated,
     UdpTarget,
     associations,
@@ -15,6 +14,7 @@ from udp_client import (
     udp_socket,
     wait_for_drops,
 )
+from minisocks.udp.clientports import SILENCE_SECONDS, ClientPorts
 
 V4 = "127.0.0.1"
 IP, FIRST, OTHER, NAMED = b"\x7f\0\0\1", (V4, 1000), (V4, 1001), 1002

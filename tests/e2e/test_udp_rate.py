@@ -5,10 +5,10 @@ import threading
 import pytest
 
 import minisocks.relay.rate
+from kit.support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
+from kit.udp_client import Associated, UdpTarget, associations, header, in_loop
 from minisocks.compat import READ
 from minisocks.udp.rated import RatedAssociation
-from support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
-from udp_client import Associated, UdpTarget, associations, header, in_loop
 
 V4, V6 = "127.0.0.1", "::1"
 

@@ -8,6 +8,17 @@ import time
 
 import pytest
 
+from kit.support import TIMEOUT, run_proxy, wait_until
+from kit.udp_client import (
+    Associated,
+    UdpTarget,
+    associations,
+    header,
+    in_loop,
+    put_in_force,
+    udp_socket,
+    wait_for_drops,
+)
 from minisocks.errors import DialError
 from minisocks.net.answers import NAME_SECONDS
 from minisocks.net.dialer import MAX_ADDRESSES
@@ -18,17 +29,6 @@ from minisocks.udp.association import Association
 from minisocks.udp.routes import MAX_LOOKUPS, MAX_WAITING
 from minisocks.udp.table import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
 from minisocks.wire import Address, Atyp, Rep
-from support import TIMEOUT, run_proxy, wait_until
-from udp_client import (
-    Associated,
-    UdpTarget,
-    associations,
-    header,
-    in_loop,
-    put_in_force,
-    udp_socket,
-    wait_for_drops,
-)
 
 V4, V6 = "127.0.0.1", "::1"
 

@@ -4,11 +4,8 @@ import threading
 
 import pytest
 
-from bind_client import Waiting
-from minisocks.net.resolver import Resolver
-from minisocks.server.associate import Associate
-from minisocks.server.connect import Connect
-from support import (
+from kit.bind_client import Waiting
+from kit.support import (
     BIND,
     UDP_ASSOCIATE,
     FakeTarget,
@@ -20,6 +17,9 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.net.resolver import Resolver
+from minisocks.server.associate import Associate
+from minisocks.server.connect import Connect
 
 ANN, BOB = "ann:secret", "bob:secret"
 USERS = (ANN, BOB)

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import struct
 
-from support import BIND, GREETING, TIMEOUT, Talk, socks4, socks4a, socks5
+from kit.support import BIND, GREETING, TIMEOUT, Talk, socks4, socks4a, socks5
 
 #: How a client may ask, and whether it can name an IPv6 address, and a host.
 WAYS = ("4", "4a", "5", "5 by name")

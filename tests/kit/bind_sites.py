@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 
-from support import TIMEOUT, closed_port, wait_until
+from kit.support import TIMEOUT, closed_port, wait_until
 
 VSFTPD = """\
 listen=YES

@@ -8,9 +8,9 @@ A client has ``site``, who connects back; whether it ``resolves`` names even whe
 leave them to the proxy; and what it says when a BIND is ``refused``.
 """
 
-from client_table import PACKAGED, each
-from socks_clients import Client, NodeClient, PerlClient
-from udp_table import DANTE, WITH_PASSWORD
+from kit.client_table import PACKAGED, each
+from kit.socks_clients import Client, NodeClient, PerlClient
+from kit.udp_table import DANTE, WITH_PASSWORD
 
 #: Not ``fake``, which leaves names to the proxy: for BIND the library takes what it has of the
 #: latest CONNECT, be it an address or a name, for an address (Rbind.c, ``lastconnect``).

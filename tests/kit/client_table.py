@@ -2,7 +2,7 @@
 
 import os
 
-from socks_clients import PROTOCOLS, Client, NodeClient, PythonClient, RawClient, Wrapper
+from kit.socks_clients import PROTOCOLS, Client, NodeClient, PythonClient, RawClient, Wrapper
 
 #: As URLs say it, where the client follows curl's habit.
 SCHEMES = {

@@ -1,18 +1,17 @@
-"""``python3 tests/clients_page.py REPORT.xml`` writes docs/clients.rst from pytest's report."""
+"""``clients_page.py REPORT.xml`` writes docs/clients.rst from pytest's report (scripts/clients)."""
 
 import os
 import re
 import sys
 import xml.etree.ElementTree
 
-from bind_table import BIND_CLIENTS
-from client_table import CLIENTS
-from socks_clients import ADDRESS_EXAMPLE, EXAMPLE, PROTOCOLS
-from udp_table import UDP_CLIENTS, UDP_PROTOCOLS
+from kit.bind_table import BIND_CLIENTS
+from kit.client_table import CLIENTS
+from kit.socks_clients import ADDRESS_EXAMPLE, EXAMPLE, PROTOCOLS
+from kit.support import ROOT
+from kit.udp_table import UDP_CLIENTS, UDP_PROTOCOLS
 
-PAGE = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "clients.rst"
-)
+PAGE = os.path.join(ROOT, "docs", "clients.rst")
 
 HEAD = """\
 Clients

@@ -8,9 +8,9 @@ own.
 import contextlib
 import socket
 
-import hosts
-import namespace as net
-from support import TIMEOUT
+from kit import hosts
+from kit import namespace as net
+from kit.support import TIMEOUT
 
 #: The proxies' host on the cable, and the other end of it.
 HERE4, HERE6 = "203.0.113.1", "2001:db8::1"

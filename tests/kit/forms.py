@@ -1,6 +1,6 @@
 """The forms that an address or a name can have; the network of ``namespace`` has them all."""
 
-import namespace as net
+from kit import namespace as net
 
 #: Every form of "this host itself" that an address or a name can have; bytes
 #: go as a name (SOCKS5 ATYP 3, SOCKS4a), text as an address.

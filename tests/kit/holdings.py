@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 
-from support import wait_until
+from kit.support import wait_until
 
 
 class State:

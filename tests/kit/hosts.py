@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from namespace import CannotMake, Child, Namespace, family_of, serve, tool
+from kit.namespace import CannotMake, Child, Namespace, family_of, serve, tool
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
@@ -264,19 +264,21 @@ class Hosts:
         raise CannotMake("no network namespaces: %s" % "; ".join(reasons))
 
     def _start(self, flags):
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in self.names]
         self._hosts = [Host(ours) for ours, _theirs in pairs]
         fds = [theirs.fileno() for _ours, theirs in pairs]
         with tempfile.TemporaryFile() as stderr:
-            child = ["unshare", flags, sys.executable, "-W", "error", os.path.abspath(__file__)]
+            child = ["unshare", flags, sys.executable, "-W", "error", "-m", "kit.hosts"]
             try:
                 self._process = subprocess.Popen(
                     child + [str(fd) for fd in fds],
                     pass_fds=fds,
                     stdin=subprocess.DEVNULL,
                     stderr=stderr,
-                    env=dict(os.environ, PYTHONPATH=root),
+                    env=dict(
+                        os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(tests), tests])
+                    ),
                 )
             finally:
                 for _ours, theirs in pairs:
@@ -350,7 +352,7 @@ def connected(client, server, address):
 @contextlib.contextmanager
 def without_bugs(made):
     """Hosts for one test, in which the server at *made.proxy* must log no bug of its own."""
-    from support import wait_until
+    from kit.support import wait_until
 
     made.proxy.logged()
     yield made
@@ -377,7 +379,7 @@ def _set_up():
 def _main(fds):
     """Be the first host, and start the others, each in a namespace of its own."""
     first, others = fds[0], fds[1:]
-    command = ["unshare", "-n", sys.executable, "-W", "error", os.path.abspath(__file__)]
+    command = ["unshare", "-n", sys.executable, "-W", "error", "-m", "kit.hosts"]
     children = [
         subprocess.Popen(command + [str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
         for fd in others

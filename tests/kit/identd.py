@@ -3,7 +3,7 @@
 import contextlib
 import threading
 
-from support import FakeTarget
+from kit.support import FakeTarget
 
 
 class Identd(FakeTarget):

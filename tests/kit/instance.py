@@ -5,9 +5,9 @@ import os
 import signal
 import time
 
+from kit.support import TIMEOUT, Talk, closed_port, run_command, wait_until
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import request
-from support import TIMEOUT, Talk, closed_port, run_command, wait_until
 
 
 class Instance:

@@ -7,13 +7,13 @@ import socket
 import threading
 import time
 
+from kit.support import TIMEOUT, CountingPoller, Talk, wait_until
 from minisocks.compat import UNWATCHED, tune
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.relay.pair import Pair
 from minisocks.relay.rate import RatedPair
 from minisocks.wire import Rep
-from support import TIMEOUT, CountingPoller, Talk, wait_until
 
 __all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "relayed_by", "tcp"]
 

@@ -3,7 +3,7 @@
 Pure data, for the documents and the tests.
 """
 
-from starts import AT_THE_START, Mistake
+from kit.starts import AT_THE_START, Mistake
 
 __all__ = ["SLIPS"]
 

@@ -322,7 +322,10 @@ def run_proxy(
 
 
 #: The project's folder, where ``python3 -m minisocks`` finds the package.
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+#: Where child processes find ``kit``.
+TESTS = os.path.join(ROOT, "tests")
 
 #: The oldest click that the command line runs with, where scripts/test has put it.
 OLDEST_CLICK = os.path.join(sys.prefix, "oldest")

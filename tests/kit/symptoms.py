@@ -3,8 +3,8 @@
 Pure data, for the documents and the tests.
 """
 
-from slips import SLIPS
-from starts import EXPLAINED, Mistake
+from kit.slips import SLIPS
+from kit.starts import EXPLAINED, Mistake
 
 __all__ = ["AT_THE_CLIENT", "CATALOGUE", "IN_THE_LOG"]
 
@@ -125,7 +125,7 @@ _SERVING = (
         "another-user-by-ident",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
-        "why='it says that it is \"NAME\", its identd says \"NAME\"'",
+        'why=\'it says that it is "NAME", its identd says "NAME"\'',
         "The USERID that the client sends is not the user that its host says it runs as. The "
         "client hears 93.",
         "Set the client's USERID to the user's name there, capitals count: ``curl --proxy "
@@ -252,7 +252,7 @@ _SERVING = (
     Mistake(
         "name-unknown",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -2] "
+        'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -2] '
         "Name or service not known'",
         "The proxy's host asked its name servers, and they know no such name.",
         "Look for a slip of the pen in the address. If the client's own network knows the name "
@@ -262,7 +262,7 @@ _SERVING = (
     Mistake(
         "name-of-the-other-family",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -5] it has no "
+        'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -5] it has no '
         "IPv4 address, and this host has none of another family to reach it from'",
         "The target has IPv6 addresses only, and the proxy's host has only IPv4, or the other way "
         "round. Loopback and link-local addresses are not counted.",
@@ -273,7 +273,7 @@ _SERVING = (
     Mistake(
         "name-servers-unreachable",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='\"NAME\" cannot be resolved: [Errno -3] "
+        'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -3] '
         "Temporary failure in name resolution'",
         "The name servers of the proxy's host do not answer; or it has none.",
         "On the proxy's host: ``cat /etc/resolv.conf`` shows whom it asks, "

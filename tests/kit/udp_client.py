@@ -7,6 +7,7 @@ waits for one that must come waits with ``TIMEOUT``.
 import socket
 import struct
 
+from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
@@ -15,7 +16,6 @@ from minisocks.net.errand import run_in
 from minisocks.net.resolver import Resolver
 from minisocks.udp.association import Association
 from minisocks.udp.table import AssociationTable
-from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 
 __all__ = [
     "Associated",

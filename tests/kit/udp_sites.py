@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 
-from support import TIMEOUT, closed_port
+from kit.support import TIMEOUT, closed_port
 
 KEY = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
 

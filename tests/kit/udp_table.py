@@ -6,8 +6,8 @@ number and no more; curl, whose UDP (HTTP/3) goes by no SOCKS proxy; and Chromiu
 QUIC does not either.
 """
 
-from client_table import PACKAGED, each
-from socks_clients import NodeClient, PythonClient, Session, Wrapper
+from kit.client_table import PACKAGED, each
+from kit.socks_clients import NodeClient, PythonClient, Session, Wrapper
 
 #: The client writes an address, or a name, into its datagrams.
 UDP_PROTOCOLS = ("5", "5h", "password")

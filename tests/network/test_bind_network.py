@@ -6,8 +6,8 @@ nothing.  The stranger's is also the way to everywhere else, where a test says s
 
 import pytest
 
-import hosts
-from bind_client import Waiting
+from kit import hosts
+from kit.bind_client import Waiting
 
 CLIENT, PROXY, STRANGER, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.3.0.1"
 SERVER6 = "fd03::1"

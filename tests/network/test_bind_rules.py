@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-import namespace as net
-from bind_client import WAYS, Waiting
-from elsewhere import HERE4
-from forms import LINK_LOCAL, PRIVATE, THIS_HOST
-from support import BIND, GREETING, Talk, password_message, run_proxy, socks5, wait_until
+from kit import namespace as net
+from kit.bind_client import WAYS, Waiting
+from kit.elsewhere import HERE4
+from kit.forms import LINK_LOCAL, PRIVATE, THIS_HOST
+from kit.support import BIND, GREETING, Talk, password_message, run_proxy, socks5, wait_until
 
 NOT_ALLOWED = 2
 LAN = {"allow_lan": True}

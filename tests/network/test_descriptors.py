@@ -8,9 +8,9 @@ import resource
 
 import pytest
 
-import hosts
-from support import GREETING, FakeTarget, Talk, open_descriptors, run_proxy, wait_until
-from udp_client import Associated, UdpTarget
+from kit import hosts
+from kit.support import GREETING, FakeTarget, Talk, open_descriptors, run_proxy, wait_until
+from kit.udp_client import Associated, UdpTarget
 
 CLIENT, PROXY, STRANGER = "10.1.0.1", "10.1.0.2", "10.2.0.1"
 LIMIT = 80

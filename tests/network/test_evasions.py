@@ -7,10 +7,10 @@ every address of the network, so "it was not reached" is certain.
 
 import pytest
 
-import namespace as net
-from elsewhere import HERE4, HERE6, Everywhere
-from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
-from support import GREETING, Talk, socks4, socks4a, socks5
+from kit import namespace as net
+from kit.elsewhere import HERE4, HERE6, Everywhere
+from kit.forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
+from kit.support import GREETING, Talk, socks4, socks4a, socks5
 
 OK, NOT_ALLOWED, HOST = 0, 2, 4
 

@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 import pytest
-from test_pages import blocks
 
-import hosts
-import namespace as net
-from elsewhere import HERE4, Everywhere, Network
-from support import GREETING, TIMEOUT, Talk, failure5, password_message, socks5, wait_until
+from kit import hosts
+from kit import namespace as net
+from kit.elsewhere import HERE4, Everywhere, Network
+from kit.pages import blocks
+from kit.support import GREETING, TIMEOUT, Talk, failure5, password_message, socks5, wait_until
 
 #: Where the page has the proxy, and the forwarder.
 PROXY, FORWARDER = 1080, 1090

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-import hosts
-from support import GRANTED4, TIMEOUT, Talk, socks4, wait_until
+from kit import hosts
+from kit.support import GRANTED4, TIMEOUT, Talk, socks4, wait_until
 
 CLIENT, PROXY = "10.1.0.1", "10.1.0.2"
 CLIENT6, PROXY6 = "fd01::1", "fd01::2"
@@ -24,9 +24,7 @@ CURL, SETPRIV = shutil.which("curl"), shutil.which("setpriv")
 #: In curl's words.
 REJECTED = "(91), request rejected or failed."
 NO_IDENTD = "(92), request rejected because SOCKS server cannot connect to identd on the client."
-MISMATCH = (
-    "(93), request rejected because the client program and identd report different user-ids."
-)
+MISMATCH = "(93), request rejected because the client program and identd report different user-ids."
 
 
 @contextlib.contextmanager

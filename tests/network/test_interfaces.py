@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import hosts
+from kit import hosts
 from minisocks.net.interfaces import only_family, own_ipv4
 
 

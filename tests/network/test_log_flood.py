@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-import hosts
+from kit import hosts
+from kit.namespace import CannotMake
+from kit.support import Talk, socks4a, wait_until
 from minisocks.service import budget
-from namespace import CannotMake
-from support import Talk, socks4a, wait_until
 
 PROXY, PROXY4, ATTACKER, CALM = "2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2"
 #: The attacker's provider has given it a /48.

@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-import hosts
-from name_server import AAAA, MOST_A, MOST_AAAA, A, name_server_at
-from support import GREETING, TIMEOUT, Talk, address5, socks5
+from kit import hosts
+from kit.name_server import AAAA, MOST_A, MOST_AAAA, A, name_server_at
+from kit.support import GREETING, TIMEOUT, Talk, address5, socks5
 
 PROXY, TARGET = "10.1.0.2", "10.3.0.1"
 #: All of the first networks is the target's; to the second ones there is no way.

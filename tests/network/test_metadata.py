@@ -7,12 +7,12 @@ settings.
 
 import pytest
 
-import namespace as net
-from elsewhere import Everywhere
-from forms import METADATA, NOWHERE, WRAPPED_METADATA
+from kit import namespace as net
+from kit.elsewhere import Everywhere
+from kit.forms import METADATA, NOWHERE, WRAPPED_METADATA
+from kit.support import GREETING, Talk, socks4, socks5
 from minisocks.policy.networks import METADATA as THE_SET
 from minisocks.wire import packed_ip
-from support import GREETING, Talk, socks4, socks5
 
 OK, NOT_ALLOWED = 0, 2
 

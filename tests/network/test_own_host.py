@@ -11,8 +11,8 @@ import socket
 
 import pytest
 
-import hosts
-from support import (
+from kit import hosts
+from kit.support import (
     GREETING,
     ROOT,
     TIMEOUT,

@@ -9,10 +9,10 @@ import socket
 
 import pytest
 
-import namespace as net
-from elsewhere import Everywhere
-from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, RESERVED, SYSTEM_NAMES, THIS_HOST
-from support import (
+from kit import namespace as net
+from kit.elsewhere import Everywhere
+from kit.forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, RESERVED, SYSTEM_NAMES, THIS_HOST
+from kit.support import (
     GRANTED4,
     GREETING,
     REJECTED4,

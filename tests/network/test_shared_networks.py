@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-import hosts
-from support import GREETING, Talk, socks5
+from kit import hosts
+from kit.support import GREETING, Talk, socks5
 
 OK, NOT_ALLOWED = 0, 2
 

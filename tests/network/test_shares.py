@@ -10,10 +10,10 @@ import socket
 
 import pytest
 
-import hosts
-from bind_client import Waiting
-from namespace import HANGING
-from support import (
+from kit import hosts
+from kit.bind_client import Waiting
+from kit.namespace import HANGING
+from kit.support import (
     BIND,
     GREETING,
     LINGER_RESET,

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-import hosts
-from name_server import AAAA, SILENCE, A, name_server_at
-from support import GREETING, TIMEOUT, Talk, address5, socks5, wait_until
+from kit import hosts
+from kit.name_server import AAAA, SILENCE, A, name_server_at
+from kit.support import GREETING, TIMEOUT, Talk, address5, socks5, wait_until
 
 PROXY, OWN, TARGET = "10.1.0.2", "10.3.0.2", "10.3.0.1"
 

@@ -10,11 +10,11 @@ import socket
 
 import pytest
 
-import namespace as net
-from elsewhere import HERE4, HERE6
-from forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
-from support import GREETING, TIMEOUT, Talk, run_proxy, wait_until
-from udp_client import Associated, UdpTarget, associations, in_loop
+from kit import namespace as net
+from kit.elsewhere import HERE4, HERE6
+from kit.forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
+from kit.support import GREETING, TIMEOUT, Talk, run_proxy, wait_until
+from kit.udp_client import Associated, UdpTarget, associations, in_loop
 
 #: Groups that datagrams of anybody else might be in.
 MULTICAST = [

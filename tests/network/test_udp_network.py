@@ -9,8 +9,8 @@ import select
 
 import pytest
 
-import hosts
-from support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
+from kit import hosts
+from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 
 CLIENT, PROXY, STRANGER, TARGET = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.3.0.1"
 CLIENT6, PROXY6, TARGET6 = "fd01::1", "fd01::2", "fd03::1"

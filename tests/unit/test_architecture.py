@@ -12,7 +12,7 @@ import sysconfig
 import pytest
 
 import minisocks
-from light import without_the_rest
+from kit.light import without_the_rest
 
 PACKAGE = os.path.dirname(os.path.abspath(minisocks.__file__))
 ROOT = os.path.dirname(PACKAGE)

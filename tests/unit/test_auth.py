@@ -1,6 +1,5 @@
 """Names and passwords: the right pair and nothing near it."""
 
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.support import ROOT
 from minisocks.auth import Users, keyed
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash, derive
@@ -171,7 +171,7 @@ def test_hashes_are_loaded_only_for_users(program, loaded):
     """A proxy without passwords, or one that is only imported, loads nothing heavy."""
     output = subprocess.check_output(
         [sys.executable, "-W", "error", "-c", LOADED % (program, HEAVY)],
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        cwd=ROOT,
         universal_newlines=True,
     )
 

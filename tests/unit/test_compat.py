@@ -11,9 +11,19 @@ import threading
 
 import pytest
 
+from kit.support import (
+    GREETING,
+    ROOT,
+    TESTS,
+    FakeTarget,
+    Talk,
+    closed_port,
+    failure5,
+    run_proxy,
+    socks5,
+)
 from minisocks import compat
 from minisocks.net import threads
-from support import GREETING, ROOT, FakeTarget, Talk, closed_port, failure5, run_proxy, socks5
 
 
 @pytest.fixture(params=["epoll", "poll", "select"])
@@ -129,14 +139,14 @@ def test_a_hook_that_calls_itself_without_end_does_not_end_the_program():
         "import logging\n"
         "from minisocks import Proxy\n"
         "logging.disable(logging.CRITICAL)\n"
-        "from support import ROOT, GREETING, Talk, socks5\n"
+        "from kit.support import ROOT, GREETING, Talk, socks5\n"
         "def hook(request):\n"
         "    return sorted([1], key=lambda one: hook(request))\n"
         "with Proxy(listen='127.0.0.1:0', authorize=hook) as proxy:\n"
         "    with Talk.to(proxy.port) as talk:\n"
         "        print(talk.connect5('127.0.0.1', 1)[0])\n"
     )
-    path = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), ROOT])
+    path = os.pathsep.join([TESTS, ROOT])
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": path}, check=False
     )
@@ -176,7 +186,7 @@ def test_python_built_without_ipv6():
     """It imports, serves, and answers a request for an IPv6 address."""
     code = """
 import socket
-from support import run_proxy, socks5, Talk, GREETING
+from kit.support import run_proxy, socks5, Talk, GREETING
 asked = GREETING + socks5("2001:db8::1", 80)
 socket.has_ipv6 = False
 for name in [name for name in __import__("sys").modules if name.startswith("minisocks")]:
@@ -204,7 +214,7 @@ print("answered")
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         check=False,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, os.path.join(ROOT, "tests")])),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, TESTS])),
     )
     assert (b"", 0, b"answered") == (done.stderr, done.returncode, done.stdout.strip())
 

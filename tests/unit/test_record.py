@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.support import log_kept
 from minisocks.config.settings import Config
 from minisocks.errors import NotSocks
 from minisocks.policy.client import Client
@@ -18,7 +19,6 @@ from minisocks.record import Record
 from minisocks.server.services import Services
 from minisocks.server.session import Session
 from minisocks.wire import Address, Atyp, Cmd, Rep
-from support import log_kept
 
 # KEY=VALUE, the value bare or a string literal, with its length if it is cut; dst has a port.
 _FIELD = re.compile(

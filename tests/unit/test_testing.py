@@ -6,10 +6,8 @@ import socket
 
 import pytest
 
-from bind_client import Waiting
-from minisocks import ConfigError, Rep
-from minisocks.testing import Script, ScriptedProxy
-from support import (
+from kit.bind_client import Waiting
+from kit.support import (
     BIND,
     GREETING,
     UDP_ASSOCIATE,
@@ -25,6 +23,8 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks import ConfigError, Rep
+from minisocks.testing import Script, ScriptedProxy
 
 #: Where nobody is: what is scripted is not dialed.
 NOWHERE = b"nobody.invalid"

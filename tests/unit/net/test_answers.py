@@ -5,6 +5,7 @@ import tracemalloc
 
 import pytest
 
+from kit.support import Clock, wait_until
 from minisocks.errors import DialError
 from minisocks.net.answers import (
     LIMIT_SHARE,
@@ -20,7 +21,6 @@ from minisocks.net.lookup import look_up
 from minisocks.net.loop import Loop
 from minisocks.policy.addresses import MAX_ADDRESSES
 from minisocks.wire import Rep
-from support import Clock, wait_until
 
 FOUND = [(2, ("192.0.2.1", 53))]
 FAILED = DialError("no such host", Rep.HOST_UNREACHABLE)

@@ -11,15 +11,8 @@ import socket
 
 import pytest
 
-import hosts
-from minisocks.net import attempts
-from minisocks.net.attempts import ExtraAttempts
-from minisocks.net.errand import run_in
-from minisocks.net.loop import Loop
-from minisocks.net.machine import find_room
-from minisocks.net.resolver import Resolver
-from minisocks.server.limits import KEPT
-from support import (
+from kit import hosts
+from kit.support import (
     BIND,
     GREETING,
     TIMEOUT,
@@ -31,6 +24,13 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.net import attempts
+from minisocks.net.attempts import ExtraAttempts
+from minisocks.net.errand import run_in
+from minisocks.net.loop import Loop
+from minisocks.net.machine import find_room
+from minisocks.net.resolver import Resolver
+from minisocks.server.limits import KEPT
 
 # The one object that counts them
 

@@ -11,11 +11,11 @@ import socket
 
 import pytest
 
+from kit.support import TIMEOUT, Clock, black_hole, closed_port, no_descriptor_left
 from minisocks.errors import DialError
 from minisocks.net import dialer
 from minisocks.net.dialer import Dial, interleaved, rep_of
 from minisocks.wire import Rep
-from support import TIMEOUT, Clock, black_hole, closed_port, no_descriptor_left
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 #: Multicast: the kernel refuses to connect there, on any machine.

@@ -3,8 +3,8 @@
 import pytest
 
 import minisocks.net.edge
+from kit.support import Clock, log_kept
 from minisocks.net.edge import Edge
-from support import Clock, log_kept
 
 
 @pytest.fixture

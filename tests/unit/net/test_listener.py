@@ -8,10 +8,18 @@ import threading
 
 import pytest
 
+from kit.support import (
+    GREETING,
+    FakeTarget,
+    Talk,
+    closed_port,
+    open_descriptors,
+    run_proxy,
+    wait_until,
+)
 from minisocks import Config, ListenError, Proxy
 from minisocks.net.listener import Listener, open_listeners
 from minisocks.values import ListenAddress
-from support import GREETING, FakeTarget, Talk, closed_port, open_descriptors, run_proxy, wait_until
 
 
 def has_ipv6():

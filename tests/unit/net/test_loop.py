@@ -8,10 +8,10 @@ import time
 import pytest
 
 import minisocks.net.loop
+from kit.support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 from minisocks import compat
 from minisocks.compat import READ, WRITE
 from minisocks.net.loop import Job, Loop
-from support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 
 POLLERS = [
     pytest.param(compat.Poller, id="default"),

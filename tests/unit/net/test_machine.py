@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from kit.support import ROOT, no_descriptor_left
 from minisocks.net import machine
 from minisocks.net.machine import find_room
-from support import ROOT, no_descriptor_left
 
 
 @pytest.mark.parametrize(

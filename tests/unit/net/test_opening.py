@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kit.support import ROOT, TIMEOUT
 from minisocks.errors import ConfigError, ListenError
 from minisocks.net.listener import open_listeners
 from minisocks.net.loop import Loop
@@ -18,7 +19,6 @@ from minisocks.service.outputs import LogFile, Syslog
 from minisocks.service.pidfile import Pidfile
 from minisocks.service.remote import request
 from minisocks.values import ListenAddress
-from support import ROOT, TIMEOUT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="no O_PATH here")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")

@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-import hosts
+from kit import hosts
+from kit.support import ROOT, run_proxy
 from minisocks.net import netlink, ownaddress
 from minisocks.net.egress import Egress
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.wire import packed_ip
-from support import ROOT, run_proxy
 
 has_netlink = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="no netlink here")
 has_ipv6 = os.path.exists("/proc/net/if_inet6")

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
+from kit.support import no_descriptor_left, open_descriptors
 from minisocks.net import pipes
 from minisocks.net.pipes import PIPE_BYTES, Pipe, Pipes
-from support import no_descriptor_left, open_descriptors
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"

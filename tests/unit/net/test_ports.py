@@ -4,12 +4,12 @@ import socket
 
 import pytest
 
+from kit.support import failure5, run_proxy, wait_until
+from kit.udp_client import Associated, UdpTarget, udp_socket
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError, DialError, LimitReached
 from minisocks.net.ports import MAX_TRIES, Ports, public_address
 from minisocks.wire import packed_ip, unmapped
-from support import failure5, run_proxy, wait_until
-from udp_client import Associated, UdpTarget, udp_socket
 
 KIND = socket.SOCK_DGRAM
 

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from kit.support import TIMEOUT, Clock, wait_until
 from minisocks.errors import DialError
 from minisocks.net import resolver as resolver_module
 from minisocks.net.lookup import numeric_addresses
@@ -19,7 +20,6 @@ from minisocks.net.resolver import (
 )
 from minisocks.policy.client import THIS_HOST, groups_of
 from minisocks.wire import Rep
-from support import TIMEOUT, Clock, wait_until
 
 TCP4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 80))
 TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 80, 0, 0))

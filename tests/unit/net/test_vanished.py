@@ -6,19 +6,19 @@ import sys
 
 import pytest
 
-import hosts
 import minisocks.net.vanished
 import minisocks.relay.pair
 import minisocks.udp.association
+from kit import hosts
+from kit.relaying import ENDS, receive_until_reset, relayed_by, tcp
+from kit.support import FakeTarget, Talk, run_proxy, wait_until
+from kit.udp_client import Associated, associations, in_loop
 from minisocks.compat import tune
 from minisocks.net.errand import run_in
 from minisocks.net.job import Job
 from minisocks.net.loop import Loop
 from minisocks.net.vanished import AT_ONCE, VanishedPeers, has_vanished
 from minisocks.relay.flow import word_of
-from relaying import ENDS, receive_until_reset, relayed_by, tcp
-from support import FakeTarget, Talk, run_proxy, wait_until
-from udp_client import Associated, associations, in_loop
 
 needs_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux is asked about its connections"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.support import CommandLine, closed_port, run_command
 from minisocks import Config
 from minisocks.access import Access
 from minisocks.errors import ConfigError, RuleError
@@ -14,7 +15,6 @@ from minisocks.hooks import Hooks
 from minisocks.policy.lists import parse_lines
 from minisocks.policy.names import Names
 from minisocks.service.summary import oddities
-from support import CommandLine, closed_port, run_command
 
 
 def read(line):

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light import without_the_rest
+from kit.light import without_the_rest
+from kit.support import ROOT
 from minisocks.errors import ConfigError
 from minisocks.policy import passwords
 from minisocks.policy.passwords import MAX_ITERATIONS, Hash, derive
-from support import ROOT
 
 SALT = bytes(range(16))
 

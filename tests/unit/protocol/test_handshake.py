@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import support
-from conversation import (
+from kit import support
+from kit.conversation import (
     ANN,
     BOTH,
     OPEN,
@@ -20,10 +20,10 @@ from conversation import (
     every_cut,
     refused,
 )
+from kit.support import failure5, socks5
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
 from minisocks.protocol.handshake import Credentials, Handshake, Request
 from minisocks.wire import Address, Atyp, Method, Rep, Ver
-from support import failure5, socks5
 
 TAILS = [b"", b"\x00", b"\x05\x01\x00", b"GET / HTTP/1.1\r\n\r\n"]
 NAMED = Address(b"a.example", 443, Atyp.DOMAINNAME)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conversation import OPEN, converse, every_cut
+from kit.conversation import OPEN, converse, every_cut
 
 METHODS = """
     GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL MKCALENDAR

@@ -2,8 +2,8 @@
 
 import pytest
 
-import support
-from conversation import OPEN, PASSWORD, converse, every_cut, parse
+from kit import support
+from kit.conversation import OPEN, PASSWORD, converse, every_cut, parse
 from minisocks.protocol import socks4
 from minisocks.protocol.socks4 import Request4
 from minisocks.wire import Address, Atyp, Rep, Ver

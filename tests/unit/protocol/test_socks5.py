@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-import support
-from conversation import every_cut, parse
+from kit import support
+from kit.conversation import every_cut, parse
 from minisocks.errors import ProtocolError, UnsupportedAddressType
 from minisocks.protocol import socks5
 from minisocks.protocol.socks5 import Credentials, Request5

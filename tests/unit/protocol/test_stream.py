@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversation import cut, every_cut, parse
+from kit.conversation import cut, every_cut, parse
 from minisocks.errors import ProtocolError
 from minisocks.protocol.stream import Stream
 

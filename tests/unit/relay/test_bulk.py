@@ -13,12 +13,8 @@ import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.kept
 import minisocks.relay.pair
-from minisocks.net.errand import run_in
-from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop
-from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
-from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
-from relaying import ENDS, MB, Relayed, receive_until_reset, relayed_by
-from support import (
+from kit.relaying import ENDS, MB, Relayed, receive_until_reset, relayed_by
+from kit.support import (
     CommandLine,
     FakeTarget,
     Talk,
@@ -27,6 +23,10 @@ from support import (
     says,
     wait_until,
 )
+from minisocks.net.errand import run_in
+from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop
+from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
+from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"

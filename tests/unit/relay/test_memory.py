@@ -11,13 +11,8 @@ import threading
 import pytest
 
 import minisocks.net.pipes
-from minisocks.errors import LimitReached
-from minisocks.net.errand import run_in
-from minisocks.net.loop import Loop
-from minisocks.relay.memory import BYTES_EACH, Memory
-from minisocks.relay.pair import Pair
-from relaying import ENDS, Relayed
-from support import (
+from kit.relaying import ENDS, Relayed
+from kit.support import (
     GREETING,
     REJECTED4,
     CommandLine,
@@ -30,6 +25,11 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.errors import LimitReached
+from minisocks.net.errand import run_in
+from minisocks.net.loop import Loop
+from minisocks.relay.memory import BYTES_EACH, Memory
+from minisocks.relay.pair import Pair
 
 MIB = 1 << 20
 

@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import minisocks.relay.rate
+from kit.relaying import ENDS, relayed_by
+from kit.support import FakeTarget, Talk, run_proxy, says, wait_until
 from minisocks.net.loop import Loop
 from minisocks.relay.pair import Pair
 from minisocks.relay.rate import Bucket, RatedPair, Rates
-from relaying import ENDS, relayed_by
-from support import FakeTarget, Talk, run_proxy, says, wait_until
 
 MB = 1 << 20
 

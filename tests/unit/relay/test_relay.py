@@ -16,21 +16,17 @@ import time
 
 import pytest
 
-import hosts
 import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.delivery
 import minisocks.relay.lingering
 import minisocks.relay.pair
 import minisocks.relay.rate
-from minisocks import compat
-from minisocks.net.loop import Loop
-from minisocks.relay.flow import Flow
-from minisocks.relay.lingering import Lingering
-from minisocks.relay.pair import Pair
-from minisocks.relay.rate import Rates
-from relaying import ENDS, MB, receive_until_reset, relayed_by, tcp
-from support import (
+from kit import hosts
+from kit.relaying import ENDS, MB, receive_until_reset, relayed_by, tcp
+from kit.support import (
+    ROOT,
+    TESTS,
     TIMEOUT,
     CommandLine,
     FakeTarget,
@@ -40,9 +36,12 @@ from support import (
     says,
     wait_until,
 )
-
-TESTS = os.path.dirname(os.path.abspath(__file__))
-
+from minisocks import compat
+from minisocks.net.loop import Loop
+from minisocks.relay.flow import Flow
+from minisocks.relay.lingering import Lingering
+from minisocks.relay.pair import Pair
+from minisocks.relay.rate import Rates
 
 #: For tests of what the kernel reports, which differs: epoll where there is one, and poll().
 both_pollers = pytest.mark.parametrize("loop", ["buffer", "pipe", "poll", "rated"], indirect=True)
@@ -578,7 +577,7 @@ spare = os.open(os.devnull, os.O_RDONLY)
 while os.dup(spare) < 1500:
     pass
 from minisocks.relay.pair import Pair
-from support import FakeTarget, Talk, run_proxy, wait_until
+from kit.support import FakeTarget, Talk, run_proxy, wait_until
 with run_proxy() as proxy, FakeTarget() as target:
     talks = [Talk.to(proxy.port) for _ in range(20)]
     for talk in talks:
@@ -604,7 +603,7 @@ def test_descriptors_above_1024_work():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         timeout=60,
-        cwd=os.path.dirname(TESTS),
+        cwd=ROOT,
     )
     assert (b"done\n", b"", 0) == (child.stdout, child.stderr, child.returncode)
 

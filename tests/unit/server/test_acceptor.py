@@ -14,12 +14,7 @@ import pytest
 import minisocks.net.polled
 import minisocks.server.acceptor
 import minisocks.server.server
-from minisocks.compat import Waker
-from minisocks.config.settings import Config
-from minisocks.net.errand import run_in
-from minisocks.server.acceptor import MAX_FOLLOWERS, Acceptor
-from minisocks.server.services import Services
-from support import (
+from kit.support import (
     GREETING,
     TIMEOUT,
     FakeTarget,
@@ -34,6 +29,11 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.compat import Waker
+from minisocks.config.settings import Config
+from minisocks.net.errand import run_in
+from minisocks.server.acceptor import MAX_FOLLOWERS, Acceptor
+from minisocks.server.services import Services
 
 
 class Server:

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from kit.support import TIMEOUT, Talk
 from minisocks.compat import READ
 from minisocks.errors import LimitReached
 from minisocks.policy.client import Client
 from minisocks.server.clientsocket import ClientSocket
-from support import TIMEOUT, Talk
 
 
 class EndedMeanwhile(ClientSocket):

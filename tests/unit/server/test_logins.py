@@ -8,6 +8,18 @@ import time
 
 import pytest
 
+from kit.support import (
+    TIMEOUT,
+    Talk,
+    log_kept,
+    nothing_left,
+    own_threads,
+    password_message,
+    run_proxy,
+    socks4,
+    socks5,
+    wait_until,
+)
 from minisocks import Proxy
 from minisocks.auth import Users
 from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
@@ -22,18 +34,6 @@ from minisocks.server.logins import Logins
 from minisocks.server.pending import Pending
 from minisocks.server.trusted import Verified
 from minisocks.server.turns import Turns
-from support import (
-    TIMEOUT,
-    Talk,
-    log_kept,
-    nothing_left,
-    own_threads,
-    password_message,
-    run_proxy,
-    socks4,
-    socks5,
-    wait_until,
-)
 
 SALT = bytes(16)
 HASHES = {

@@ -7,12 +7,7 @@ import time
 
 import pytest
 
-from minisocks.errors import HandshakeTimeout, LimitReached, ProxyStops
-from minisocks.net.processor import Processor
-from minisocks.policy.client import Client
-from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.pending import Pending
-from support import (
+from kit.support import (
     GREETING,
     FakeTarget,
     Talk,
@@ -22,6 +17,11 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.errors import HandshakeTimeout, LimitReached, ProxyStops
+from minisocks.net.processor import Processor
+from minisocks.policy.client import Client
+from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.pending import Pending
 
 
 class Hall:

@@ -5,10 +5,10 @@ import threading
 import pytest
 
 import minisocks.server.reporter
+from kit.support import TIMEOUT, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.server.reporter import Reporter
-from support import TIMEOUT, wait_until
 
 
 def records(first, last):

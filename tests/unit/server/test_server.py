@@ -12,12 +12,7 @@ import threading
 import pytest
 
 import minisocks
-from minisocks.config.settings import Config
-from minisocks.server import acceptor
-from minisocks.server.handler import SocksHandler
-from minisocks.server.server import SocksServer
-from minisocks.server.services import Services
-from support import (
+from kit.support import (
     GREETING,
     ROOT,
     TIMEOUT,
@@ -32,6 +27,11 @@ from support import (
     socks5,
     wait_until,
 )
+from minisocks.config.settings import Config
+from minisocks.server import acceptor
+from minisocks.server.handler import SocksHandler
+from minisocks.server.server import SocksServer
+from minisocks.server.services import Services
 
 
 class Running:
@@ -356,7 +356,7 @@ STATES = {
 @pytest.mark.parametrize("how", ["TERM", "INT", "HUP", "stop"])
 def test_a_process_ends_in_each_state_of_a_handshake(tmp_path, how):
     """With clients at every step it takes the order at once, and says nothing odd."""
-    from support import CommandLine, run_command
+    from kit.support import CommandLine, run_command
 
     pidfile = str(tmp_path / "pid")
     users = tmp_path / "users"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.support import Clock
 from minisocks.service.budget import BURST, LINES_PER_SECOND, MAX_SITES, WINDOW_SECONDS, Budget
-from support import Clock
 
 
 @pytest.fixture

@@ -12,6 +12,16 @@ import time
 
 import pytest
 
+from kit.support import (
+    ROOT,
+    TIMEOUT,
+    CommandLine,
+    Talk,
+    closed_port,
+    one_connection,
+    own_threads,
+    wait_until,
+)
 from minisocks.compat import tame_traceback
 from minisocks.config.settings import Config
 from minisocks.policy.client import Client
@@ -22,16 +32,6 @@ from minisocks.service.logs import MAX_WAITING, Log, destinations
 from minisocks.service.outputs import Destination
 from minisocks.service.repeats import BURST
 from minisocks.wire import Rep
-from support import (
-    ROOT,
-    TIMEOUT,
-    CommandLine,
-    Talk,
-    closed_port,
-    one_connection,
-    own_threads,
-    wait_until,
-)
 
 
 class Memory(Destination):

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from kit.support import ROOT, TIMEOUT
 from minisocks.errors import ConfigError
 from minisocks.service import outputs
 from minisocks.service.outputs import LogFile, Stderr, Syslog
-from support import ROOT, TIMEOUT
 
 LINES = [(6, "one"), (4, "tw\u00f6 \udc80")]
 

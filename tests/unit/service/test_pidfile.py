@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from kit.support import ROOT, TIMEOUT
 from minisocks.service.pidfile import Pidfile, _directories, control_path, default_path
-from support import ROOT, TIMEOUT
 
 #: Takes the pidfile, says so, and has it until it reads a line.
 HOLD = """

@@ -4,9 +4,9 @@ import collections
 
 import pytest
 
+from kit.support import wait_until
 from minisocks.errors import ConfigError
 from minisocks.service.reloads import Reloads
-from support import wait_until
 
 CHANGED = {"changed": ["quiet"], "read": [], "restart": []}
 

@@ -9,8 +9,7 @@ import threading
 
 import pytest
 
-from minisocks.service.pidfile import Pidfile
-from support import (
+from kit.support import (
     ROOT,
     TIMEOUT,
     CommandLine,
@@ -19,6 +18,7 @@ from support import (
     run_proxy,
     wait_until,
 )
+from minisocks.service.pidfile import Pidfile
 
 #: More than any buffer between the kernel and the program takes.
 STORM = 10000

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
+from kit.support import CommandLine, Talk, password_message, run_proxy, socks5
 from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
 from minisocks.service.summary import oddities
-from support import CommandLine, Talk, password_message, run_proxy, socks5
 
 ANN, BOB = "ann:secret", "bob:secret"
 NO_USER = "no rule lets in any user by password"

@@ -5,12 +5,12 @@ import tracemalloc
 
 import pytest
 
+from kit.udp_client import access_of, header, new_exchange
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
 from minisocks.udp.mappings import Mappings
 from minisocks.udp.table import KEPT_TARGETS, MAX_TARGETS, TARGET_BYTES
 from minisocks.wire import Address, Atyp
-from udp_client import access_of, header, new_exchange
 
 
 @pytest.fixture

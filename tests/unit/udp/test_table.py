@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kit.udp_client import access_of, assert_remembers_nobody, new_exchange
 from minisocks.errors import LimitReached
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
@@ -15,7 +16,6 @@ from minisocks.udp.table import (
     MAX_TARGETS,
     TARGET_BYTES,
 )
-from udp_client import access_of, assert_remembers_nobody, new_exchange
 
 ANN, BOB = Client(("10.0.0.1", 1)), Client(("10.0.0.2", 1))
 SIX, SAME_NETWORK = Client(("2001:db8::1", 1)), Client(("2001:db8::2", 1))
