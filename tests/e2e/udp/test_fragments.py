@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kit.support import run_proxy, wait_until
-from kit.udp_client import Associated, UdpTarget, associations, in_loop, wait_for_drops
+from kit.udp_client import Associated, associations, in_loop, wait_for_drops
 from minisocks.protocol.fragments import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
 
 KEY, OTHER_KEY = b"to here", b"to there"
@@ -148,20 +148,6 @@ def test_what_is_abandoned_is_counted():
 
 
 # In a proxy
-
-
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
-@pytest.fixture
-def client(proxy):
-    """A client with an association."""
-    with Associated(proxy.port) as associated:
-        yield associated
 
 
 def test_a_target_sees_the_whole(client, proxy, target):

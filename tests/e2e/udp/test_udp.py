@@ -31,27 +31,6 @@ from kit.udp_client import (
 V4, V6 = "127.0.0.1", "::1"
 
 
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
-@pytest.fixture
-def target6():
-    """The same with an IPv6 address."""
-    with UdpTarget(V6) as running:
-        yield running
-
-
-@pytest.fixture
-def client(proxy):
-    """A client with an association."""
-    with Associated(proxy.port) as associated:
-        yield associated
-
-
 # Where the relay socket is
 
 

@@ -13,13 +13,6 @@ from minisocks.udp.routes import MAX_LOOKUPS
 V4 = "127.0.0.1"
 
 
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
 def test_authorize_is_asked_for_the_association_and_each_target(target):
     """Once for each, until the rules change; in a thread of the resolver; what it denies stays."""
     asked = []

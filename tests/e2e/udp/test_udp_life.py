@@ -25,20 +25,6 @@ from kit.udp_client import (
 V4, V6 = "127.0.0.1", "::1"
 
 
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
-@pytest.fixture
-def target6():
-    """The same with an IPv6 address."""
-    with UdpTarget(V6) as running:
-        yield running
-
-
 def live_timers(proxy):
     """Return the timers that will still call a job, but for the one of all connections."""
     timers = [entry[2] for entry in list(proxy.services.loop._timers.entries)]

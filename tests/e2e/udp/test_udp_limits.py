@@ -28,13 +28,6 @@ V4 = "127.0.0.1"
 
 
 @pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
-@pytest.fixture
 def stack():
     """What ends with the test."""
     with contextlib.ExitStack() as running:

@@ -21,13 +21,6 @@ IP, FIRST, OTHER, NAMED = b"\x7f\0\0\1", (V4, 1000), (V4, 1001), 1002
 
 
 @pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
-@pytest.fixture
 def relay():
     """A relay socket."""
     with udp_socket(V4) as sock:

@@ -13,13 +13,6 @@ from minisocks.udp.rated import RatedAssociation
 V4, V6 = "127.0.0.1", "::1"
 
 
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
 class Frozen:
     """A clock that stands still until it is told otherwise."""
 

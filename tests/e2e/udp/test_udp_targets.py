@@ -69,13 +69,6 @@ def proxy_with(names, **settings):
         resolver.close()
 
 
-@pytest.fixture
-def target():
-    """A target of datagrams."""
-    with UdpTarget() as running:
-        yield running
-
-
 # Names
 
 

@@ -16,7 +16,6 @@ from kit.udp_client import Associated, associations, in_loop
 from minisocks.compat import tune
 from minisocks.net.errand import run_in
 from minisocks.net.job import Job
-from minisocks.net.loop import Loop
 from minisocks.net.vanished import AT_ONCE, VanishedPeers, has_vanished
 from minisocks.relay.flow import word_of
 
@@ -26,15 +25,6 @@ needs_linux = pytest.mark.skipif(
 
 #: After a second of silence ask once, and wait a second.
 SHORT = (1, 1, 1)
-
-
-@pytest.fixture
-def loop():
-    """A running loop."""
-    running = Loop()
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.kept
 import minisocks.relay.pair
-from kit.relaying import ENDS, MB, Relayed, receive_until_reset, relayed_by
+from kit.relaying import ENDS, MB, Relayed, receive_until_reset
 from kit.support import (
     CommandLine,
     FakeTarget,
@@ -31,22 +31,6 @@ from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
 )
-
-
-@pytest.fixture
-def loop():
-    """A running loop."""
-    running = Loop()
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def relayed(loop):
-    """Makes relayed connections that run."""
-    with relayed_by(loop) as make:
-        yield make
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import minisocks.relay.rate
-from kit.relaying import ENDS, relayed_by
+from kit.relaying import ENDS
 from kit.support import FakeTarget, Talk, run_proxy, says, wait_until
 from minisocks.net.loop import Loop
 from minisocks.relay.pair import Pair
@@ -117,13 +117,6 @@ def loop():
     running.start()
     yield running
     running.stop()
-
-
-@pytest.fixture
-def relayed(loop):
-    """Makes rated connections, all of one client."""
-    with relayed_by(loop) as make:
-        yield make
 
 
 def lanes(loop):

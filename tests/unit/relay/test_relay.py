@@ -23,7 +23,7 @@ import minisocks.relay.lingering
 import minisocks.relay.pair
 import minisocks.relay.rate
 from kit import hosts
-from kit.relaying import ENDS, MB, receive_until_reset, relayed_by, tcp
+from kit.relaying import ENDS, MB, receive_until_reset, tcp
 from kit.support import (
     ROOT,
     TESTS,
@@ -75,13 +75,6 @@ def loop(request, monkeypatch):
     running.start()
     yield running
     running.stop()
-
-
-@pytest.fixture
-def relayed(loop):
-    """Makes relayed connections; starts them unless told otherwise."""
-    with relayed_by(loop) as make:
-        yield make
 
 
 def test_bytes_go_both_ways_in_order(relayed):
