@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-import minisocks.server.reporter
 from kit.support import TIMEOUT, wait_until
+import minisocks.server.journal
 from minisocks.policy.client import Client
 from minisocks.record import Record
-from minisocks.server.reporter import Reporter
+from minisocks.server.journal import Reporter
 
 
 def records(first, last):
@@ -37,7 +37,7 @@ def held():
 
 def test_the_oldest_make_room_and_that_is_told_once(monkeypatch, caplog, held):
     """Beyond the bound the oldest that wait are dropped and counted, with one warning."""
-    monkeypatch.setattr(minisocks.server.reporter, "MAX_WAITING", 3)
+    monkeypatch.setattr(minisocks.server.journal, "MAX_WAITING", 3)
     reporter = Reporter(held)
     for record in records(1, 1):
         reporter.report(record)
@@ -70,7 +70,7 @@ def test_close_delivers_what_waits():
 
 def test_close_does_not_wait_for_ever(monkeypatch, caplog, held):
     """A hook that hangs keeps ``close`` for a while only; what it did not take is dropped."""
-    monkeypatch.setattr(minisocks.server.reporter, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(minisocks.server.journal, "CLOSE_SECONDS", 0.05)
     reporter = Reporter(held)
     for record in records(1, 5):
         reporter.report(record)
@@ -102,7 +102,7 @@ def test_close_from_the_hook_delivers_the_rest_behind_it(held):
 
 def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):
     """Records wait for a thread; the next record tries again to have one."""
-    real, tries = minisocks.server.reporter.start_thread, []
+    real, tries = minisocks.server.journal.start_thread, []
 
     def start_thread(*args):
         tries.append(1)
@@ -110,7 +110,7 @@ def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):
             raise RuntimeError("can't start new thread")
         return real(*args)
 
-    monkeypatch.setattr(minisocks.server.reporter, "start_thread", start_thread)
+    monkeypatch.setattr(minisocks.server.journal, "start_thread", start_thread)
     heard = []
     reporter = Reporter(lambda record: heard.append(record.id))
     for record in records(1, 3):
