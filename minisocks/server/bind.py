@@ -18,8 +18,7 @@ from minisocks.policy.addresses import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
 from minisocks.server.bindlisteners import BindListener, ways_from_anywhere
 from minisocks.server.session import Session
-from minisocks.server.targets import allowed
-from minisocks.server.waiting import WaitingRequest
+from minisocks.server.waiting import WaitingRequest, allowed
 from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of, text_ip
 
 __all__ = ["Bind"]

@@ -15,8 +15,7 @@ from minisocks.net.loop import Timer
 from minisocks.policy.addresses import Sockaddr
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
-from minisocks.server.targets import allowed
-from minisocks.server.waiting import WaitingRequest
+from minisocks.server.waiting import WaitingRequest, allowed
 
 __all__ = ["Connect"]
 
