@@ -17,8 +17,7 @@ if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a mi
     from minisocks.policy.client import Client
     from minisocks.proxy import Proxy
     from minisocks.record import Record
-    from minisocks.server.handler import SocksHandler
-    from minisocks.server.server import SocksServer
+    from minisocks.server.server import SocksHandler, SocksServer
     from minisocks.stats import Stats
     from minisocks.wire import Rep
 
@@ -54,7 +53,7 @@ _HOMES: "Dict[str, str]" = {
     "ProxyRequest": "hooks",
     "Record": "record",
     "Rep": "wire",
-    "SocksHandler": "server.handler",
+    "SocksHandler": "server.server",
     "SocksServer": "server.server",
     "Stats": "stats",
 }

@@ -22,10 +22,9 @@ from minisocks.net.listener import Listener
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
 from minisocks.record import Record
-from minisocks.server.handler import SocksHandler
 from minisocks.server.journal import Journal
 from minisocks.server.run import Run
-from minisocks.server.server import SocksServer
+from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.server.services import Services
 from minisocks.stats import Stats
 from minisocks.values import ListenAddress

@@ -27,7 +27,7 @@ from minisocks.protocol.handshake import Handshake, Request
 from minisocks.proxy import Proxy
 from minisocks.relay.flow import Flow
 from minisocks.relay.pair import Pair
-from minisocks.server.handler import SocksHandler
+from minisocks.server.server import SocksHandler
 from minisocks.server.session import Session
 from minisocks.values import ListenAddress
 from minisocks.wire import Cd, Rep, Ver, packed_ip

@@ -12,9 +12,8 @@ from minisocks.net.errand import have_done, run_in
 from minisocks.net.listener import Listener, open_listeners
 from minisocks.net.threads import is_own_thread
 from minisocks.server.acceptor import Acceptor
-from minisocks.server.handler import SocksHandler
 from minisocks.server.journal import Journal
-from minisocks.server.server import SocksServer
+from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.server.services import Services
 from minisocks.values import ListenAddress
 

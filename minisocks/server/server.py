@@ -1,16 +1,224 @@
-"""SocksServer: one listener, in socketserver's terms."""
+"""A listener and the handler of one client, in the terms of socketserver.
+
+::
+
+    negotiate       VER, METHOD, user and password      RFC 1928 section 3, RFC 1929
+    admit           the request: ident, rules, limits, the program's hook
+    begin           CONNECT, BIND, UDP ASSOCIATE: what needs no waiting, then the loop
+    Session.refuse  the reply, if any of that says no   RFC 1928 section 6
+"""
 
 import socket
 import socketserver
-from typing import Any, Optional, Set, Tuple, Type
+import time
+from typing import Any, Dict, Optional, Set, Tuple, Type, Union
 
 from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
+from minisocks.errors import DialError, HandshakeError, ProxyStops
+from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.policy.client import Client
+from minisocks.protocol.handshake import Credentials, Event, Request
+from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.server.acceptor import Acceptor
-from minisocks.server.handler import SocksHandler
+from minisocks.server.associate import Associate
+from minisocks.server.bind import Bind
+from minisocks.server.connect import Connect
+from minisocks.server.ident import confirm
 from minisocks.server.services import Services
+from minisocks.server.session import Session
+from minisocks.wire import Cmd, Ver
 
-__all__ = ["SocksServer"]
+__all__ = ["SocksHandler", "SocksServer"]
+
+#: What carries out which CMD.
+COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect]]] = {
+    Cmd.CONNECT: Connect,
+    Cmd.BIND: Bind,
+    Cmd.UDP_ASSOCIATE: Associate,
+}
+
+
+class SocksHandler(socketserver.BaseRequestHandler):
+    """Serve one client: run the handshake, and hand the client over to the loop.
+
+    Every wait for the client blocks this thread, with a socket timeout, under one deadline.
+
+    Not a ``StreamRequestHandler``: that one reads ahead, and bytes that a client
+    sent behind its request would be lost.
+
+    A subclass may do something before and after ``super().handle()``.  Before, ``request`` is
+    the client's socket, of which it must read nothing.  After, the socket is the loop's.
+    Thread: a handler's.
+    """
+
+    #: The ``SocksServer``.
+    server: Any
+
+    def handle(self) -> None:
+        """Run the handshake; afterwards the loop owns the socket, or nothing more is wanted of it.
+
+        Turns every error into a reply.
+        """
+        self.session = session = self.make_session()
+        pending = session.services.pending
+        try:
+            pending.enter(session.conn)
+            try:
+                request = self.negotiate()
+                self.admit(request)
+                self.begin(request)
+            finally:
+                pending.leave(session.conn)
+        except ProxyStops as exc:
+            session.abort(str(exc))
+        except (HandshakeError, DialError) as exc:
+            session.refuse(exc)
+            # The parser keeps the error, whose traceback has the parser: only the garbage
+            # collector would free them.
+            exc.with_traceback(None)
+        except OSError as exc:
+            session.gone(exc)
+        except Exception as exc:  # noqa: BLE001  # our bug: answer, and serve others
+            log_bug("id=%d handshake failed", session.record.id)
+            session.refuse(exc)
+        finally:
+            session.talk.stop_parsing()
+            if session.in_loop:
+                self.server.hand_over(self.request)
+
+    def make_session(self) -> Session:
+        """Return the session of this client; a test kit's may misbehave."""
+        return Session(self.server, self.request, self.client_address)
+
+    def negotiate(self) -> Request:
+        """Return what the client wants, once it has said so and who it is.
+
+        Raises:
+            HandshakeError: it may not, does not in time, or breaks the protocol.
+            OSError: it has left.
+        """
+        event = self.next_event()
+        if isinstance(event, Credentials):
+            self.session.talk.credentials_checked(self.check_password(event))
+            event = self.next_event()
+        assert isinstance(event, Request)
+        return event
+
+    def next_event(self) -> Event:
+        """Return what the client says next: credentials, or its request.
+
+        Raises:
+            HandshakeError, OSError: as ``negotiate``.
+        """
+        talk, conn = self.session.talk, self.session.conn
+        while True:
+            event = talk.next_event()
+            answer = talk.data_to_send()
+            if answer:
+                conn.send(answer)
+            if event is not None:
+                return event
+            talk.receive_data(conn.receive())
+
+    def check_password(self, credentials: Credentials) -> bool:
+        """Return whether name and password are right (RFC 1929); the wait is not the client's.
+
+        Raises:
+            HandshakeError, OSError: as ``negotiate``.
+        """
+        session, began = self.session, time.monotonic()
+        session.conn.has_early_data = session.talk.has_trailing_data
+        session.proof = session.services.logins.check(session.conn, credentials)
+        session.conn.deadline.extend(time.monotonic() - began)
+        if session.proof is None:
+            return False
+        session.client.user = credentials.user
+        return True
+
+    def admit(self, request: Request) -> None:
+        """Go on if the client may have what it wants, as far as can be told before a look-up.
+
+        Raises:
+            HandshakeError: it may not.
+            OSError: it has left while its identd was asked.
+        """
+        session = self.session
+        services, client = session.services, session.client
+        session.conn.has_early_data = session.talk.has_trailing_data
+        # As of now: of a reload all is seen, or nothing.
+        session.access = services.access
+        client.user = request.user
+        session.asked(request)
+        session.check_user()
+        if request.ver == Ver.SOCKS4 and session.access.config.ident:
+            self.identify(request)
+        session.check_rules()
+        hook = services.hooks.authorize
+        if hook is None:
+            self.count_in()
+            return
+        conn = session.conn
+        with services.turns.turn(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
+            self.count_in()
+            with services.processor.released():
+                demand_authorized(hook, ProxyRequest.of(client, request))
+        session.conn.check()  # a hook may be slower than the proxy's end
+        session.ask_again()  # and than a reload
+
+    def count_in(self) -> None:
+        """Count the connection in; from here on it is not ended for other clients.
+
+        Raises:
+            LimitReached: there is no room for it.
+            HandshakeError: it has been ended already.
+        """
+        session = self.session
+        session.services.pending.keep(session.conn)
+        session.services.connection_limits.enter(session.record, session.access.config)
+        session.services.memory.admit()
+
+    def identify(self, request: Request) -> None:
+        """Ask the client's identd whether the client is the user that it says (RFC 1413).
+
+        The operator of the client's host decides what its identd says.  So where there are
+        passwords, a client that it names has shown none; and it is a user only if a rule names
+        that one, who has no password.  All other names are as good as none, so that the client
+        does not learn from any answer which of them have passwords.
+
+        Raises:
+            HandshakeError: it is not; or may not come in, whatever the answer.
+            OSError: it has left.
+        """
+        session = self.session
+        services, client = session.services, session.client
+        if client.user is None:
+            # Else any client could have us connect to its host, which may have nothing here.
+            session.access.rules.precheck_some_user(client, *request[:3]).raise_if_denied()
+        else:
+            session.check_rules()
+        began = time.monotonic()
+        confirm(session.conn, request.userid, services.make_room)
+        session.waited = time.monotonic() - began
+        session.conn.deadline.extend(session.waited)
+        session.access = services.access
+        session.check_user()
+        if request.user is None:
+            users = session.access.users
+            client.is_unproven = bool(users)
+            if users and users.may_be(request.userid):
+                told = "user %s needs a password; SOCKS4 cannot send one"
+                session.record.why = told % quoted(request.userid, MOST_TOLD)
+            elif not users or session.access.rules.name(request.userid):
+                client.user = request.userid
+
+    def begin(self, request: Request) -> None:
+        """Begin what the client wants; what has to be waited for is the loop's.
+
+        Raises:
+            HandshakeError, DialError: it cannot be.
+            OSError: the client has left.
+        """
+        COMMANDS[request.cmd](self.session, request).start()
 
 
 class SocksServer(socketserver.ThreadingTCPServer):

@@ -20,7 +20,7 @@ import time
 from minisocks import Proxy
 from minisocks.compat import READ
 from minisocks.net.job import Job
-from minisocks.server.handler import SocksHandler
+from minisocks.server.server import SocksHandler
 
 #: For a wait that ends much earlier when all is well, in seconds.
 TIMEOUT = 20.0 * float(os.environ.get("TEST_SCALE", "1"))

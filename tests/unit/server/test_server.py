@@ -13,6 +13,7 @@ import pytest
 
 import minisocks
 from kit.support import (
+from minisocks.server.server import SocksHandler, SocksServer
     GREETING,
     ROOT,
     TIMEOUT,
