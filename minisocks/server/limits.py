@@ -1,24 +1,174 @@
-"""Who is connected now: how many, of which client, by which user; and whether one more may be.
+"""What clients share: unfinished handshakes, slow calls of handler threads, connections."""
 
-A connection counts from the moment its request is considered until its record ends,
-however that comes.
-"""
-
+import contextlib
 import threading
-from typing import Dict, Hashable, Optional
+from typing import Callable, Dict, Hashable, Iterator, Optional
 
 from minisocks.config.settings import Config
-from minisocks.errors import LimitReached
-from minisocks.policy.quota import Allowance
+from minisocks.errors import HandshakeError, LimitReached, ProxyStops
+from minisocks.net.edge import Edge
+from minisocks.net.processor import Processor
+from minisocks.policy.client import Groups
+from minisocks.policy.queues import Queue
+from minisocks.policy.quota import Allowance, Quota
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
+from minisocks.server.clientsocket import ClientSocket
 
-__all__ = ["ConnectionLimits"]
+__all__ = ["ConnectionLimits", "Pending", "Turns"]
 
 #: How many times of what is free one group of clients may have: one alone has 8/9 of all.
 FACTOR = 8
 #: One part of so many is kept for this host.
 KEPT = 16
+#: Without a descriptor, one handshake of so many is ended at once: one alone would leave others
+#: behind those that come faster.
+ENDED_PART = 8
+_NO_DESCRIPTOR = "there are too many unfinished handshakes for the descriptors that there are"
+#: Of the turns that are free a group of clients has less than this part, but one at least.
+PART = 0.25
+
+
+class Pending:
+    """All handshakes that are not finished.
+
+    A class because of the bound.  When there are too many, one makes room (``quota``).  Ended can
+    be a handshake whose thread waits: for its client, for its turn to check a password or to
+    ask the program, for an identd.  Not one whose thread checks a password just now, or is in a
+    hook of the embedding program.
+
+    Args:
+        room: how many there may be.
+
+    Thread: any.  One lock covers entering, leaving and ending: a socket that is shut down is
+    still that client's.
+    """
+
+    def __init__(self, room: int, processor: Processor) -> None:
+        self._processor = processor
+        self._lock = threading.Lock()  # guards all below
+        self._room = room
+        self._threads: Optional[int] = None
+        #: Those that can be ended, and those that cannot.
+        self._quota: Quota[ClientSocket] = Quota(room, fewer=1)
+        self._kept: Dict[ClientSocket, None] = {}
+        self._is_closed = False
+        self._edge = Edge("handshakes can be taken on again")
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._quota) + len(self._kept)
+
+    def resize(self, room: int) -> None:
+        """Have so many at most from now on; those that are there stay."""
+        with self._lock:
+            self._room = room
+
+    def have_threads(self, threads: Optional[int]) -> None:
+        """Go by the number of threads that there can be, if that is less; None: it is not."""
+        with self._lock:
+            self._threads = threads
+
+    def enter(self, conn: ClientSocket) -> None:
+        """Count *conn* in; another handshake may be ended for it.
+
+        Raises:
+            LimitReached: there is no room, and none can be made.
+            ProxyStops: there will be no more.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise ProxyStops("shutdown")
+            groups, quota = conn.client.groups, self._quota
+            quota.most = self._most() - len(self._kept)
+            if quota.is_full:
+                self._make_room(groups)
+            else:
+                self._edge.passed()
+            quota.add(conn, groups)
+
+    def leave(self, conn: ClientSocket) -> None:
+        """Count *conn* out; nothing if it has been ended."""
+        with self._lock:
+            if conn.may_end:
+                self._quota.remove(conn, conn.client.groups)
+            else:
+                self._kept.pop(conn, None)
+
+    @contextlib.contextmanager
+    def busy(self, conn: ClientSocket) -> Iterator[None]:
+        """Let the handler thread do what takes long inside, on whatever processor.
+
+        Raises:
+            HandshakeError: the handshake has been ended, before or meanwhile.
+        """
+        self.keep(conn)
+        try:
+            with self._processor.released():
+                yield
+        finally:
+            with self._lock:
+                conn.may_end = True
+                if conn in self._kept:
+                    del self._kept[conn]
+                    self._quota.add(conn, conn.client.groups)
+        conn.check()
+
+    def keep(self, conn: ClientSocket) -> None:
+        """Have *conn* not be ended for others any more.
+
+        Raises:
+            HandshakeError: it has been ended already.
+        """
+        with self._lock:
+            conn.check()
+            if conn.may_end:
+                conn.may_end = False
+                if self._quota.remove(conn, conn.client.groups):
+                    self._kept[conn] = None
+
+    def end_some(self) -> bool:
+        """End an eighth of them, because no descriptor is left; return whether there were any.
+
+        One of the largest network after the other, as for a newcomer that has nothing yet.
+        Their threads close their sockets, a moment later.
+        """
+        with self._lock:
+            count = max(1, len(self._quota) // ENDED_PART)
+            for done in range(count):
+                victim = self._quota.victim(())
+                if victim is None:
+                    return done > 0
+                self._end(victim, LimitReached(_NO_DESCRIPTOR))
+            return True
+
+    def close(self) -> None:
+        """End all handshakes, and those to come."""
+        with self._lock:
+            self._is_closed = True
+            for conn in self._quota.items():
+                self._end(conn, ProxyStops("shutdown"))
+            for conn in self._kept:
+                # Behind a hook it is looked at; a client that is about to be relayed is.
+                conn.ended = ProxyStops("shutdown")
+
+    def _most(self) -> int:
+        return self._room if self._threads is None else min(self._room, self._threads)
+
+    def _make_room(self, groups: Groups) -> None:
+        victim = self._quota.victim(groups)
+        why = "there are too many unfinished handshakes (--max-handshakes %d)" % self._room
+        if victim is not None:
+            self._end(victim, LimitReached(why))
+            return
+        if not len(self._quota):  # else its network has as many as each other one
+            text = "hooks hold %d handler threads; clients are refused"
+            self._edge.reached(text, len(self._kept))
+        raise LimitReached(why)
+
+    def _end(self, conn: ClientSocket, why: HandshakeError) -> None:
+        self._quota.remove(conn, conn.client.groups)
+        conn.end(why)
 
 
 class ConnectionLimits(Witness):
@@ -93,3 +243,124 @@ def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
     left = counts.pop(key) - 1
     if left:
         counts[key] = left
+
+
+class _Waiter:
+    """A handler thread that waits for its turn, or for the answer of one that asks the same."""
+
+    __slots__ = ("alarm", "answer", "has_turn", "mark")
+
+    def __init__(self, alarm: threading.Event, mark: bytes) -> None:
+        self.alarm = alarm
+        self.mark = mark
+        self.has_turn = False
+        self.answer: Optional[bool] = None
+
+
+class Turns:
+    """Which handler threads may derive a password, or ask the program's hook.
+
+    A class because of the queue: a client that wants five hundred derivations delays the
+    others by the one that is under way.  Those of one row that ask about the same name and
+    password get one answer, so that fifty connections of a browser are one derivation.
+
+    A row is what *groups* is below: those of a client, and what else tells logins apart.
+
+    Args:
+        most: how many may have their turn at once.
+        rank: as ``Queue`` takes it.
+
+    Thread: handlers.
+    """
+
+    def __init__(self, most: int, rank: Optional[Callable[[Groups], float]] = None) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._running = Allowance(most, PART)
+        self._queue: Queue[_Waiter] = Queue(self._running, rank)
+
+    def resize(self, most: int) -> None:
+        """Let so many have their turn at once from now on."""
+        with self._lock:
+            self._running.most = most
+            self._next()
+
+    def __len__(self) -> int:
+        """Return how many threads wait, those that have their turn left out."""
+        return len(self._queue)
+
+    def questions_before(self, groups: Groups, mark: bytes) -> int:
+        """Return how many questions of this row come before *mark*, which a new thread asks.
+
+        Threads that wait for one answer are one question; what is under way is not counted.
+        """
+        with self._lock:
+            marks = [waiter.mark for waiter in self._queue.waiting(groups)]
+        return len(set(marks[: marks.index(mark)] if mark in marks else marks))
+
+    def wait(
+        self, alarm: threading.Event, groups: Groups, mark: bytes, pause: Callable[[], None]
+    ) -> Optional[bool]:
+        """Return the answer for *mark* that another thread got; None: it is this thread's turn.
+
+        After its turn the thread calls ``pass_on``.  What *pause* raises ends the wait.
+
+        Args:
+            alarm: is set when there is something new.
+            pause: returns then, or earlier; it clears *alarm*.
+        """
+        waiter = _Waiter(alarm, mark)
+        try:
+            with self._lock:
+                self._queue.add(waiter, groups)
+                self._next()
+            while True:
+                # Also if it has its turn at once: the client may have left already.
+                pause()
+                if waiter.has_turn or waiter.answer is not None:
+                    return waiter.answer
+        except BaseException:
+            with self._lock:
+                if waiter.has_turn:
+                    self._end_turn(groups)
+                else:
+                    self._queue.remove(waiter, groups)
+            raise
+
+    def pass_on(self, groups: Groups, mark: bytes, answer: Optional[bool]) -> None:
+        """Let the next thread have its turn; those that wait for the same get *answer*, if any."""
+        with self._lock:
+            try:
+                if answer is not None:
+                    self._tell(groups, mark, answer)
+            finally:  # also without the memory for that: all would wait for this turn's end
+                self._end_turn(groups)
+
+    @contextlib.contextmanager
+    def turn(self, conn: ClientSocket, pause: Callable[[], None]) -> Iterator[None]:
+        """Have a turn of the client's inside; raises what *pause* raises, see ``wait``."""
+        groups = conn.client.groups
+        self.wait(conn.alarm(), groups, b"", pause)
+        try:
+            yield
+        finally:
+            self.pass_on(groups, b"", None)
+
+    def _tell(self, groups: Groups, mark: bytes, answer: bool) -> None:
+        for waiter in self._queue.waiting(groups):
+            if waiter.mark == mark:
+                waiter.answer = answer
+                self._queue.remove(waiter, groups)
+                waiter.alarm.set()
+
+    def _end_turn(self, groups: Groups) -> None:
+        self._queue.done(groups)
+        self._next()
+
+    def _next(self) -> None:
+        while True:
+            taken = self._queue.take()
+            if taken is None:
+                return
+            waiter, _groups = taken
+            waiter.has_turn = True
+            waiter.alarm.set()

@@ -24,9 +24,8 @@ from minisocks.policy.penalties import FREE, Penalties, scopes_of
 from minisocks.protocol.handshake import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.pending import Pending
+from minisocks.server.limits import Pending, Turns
 from minisocks.server.trusted import TrustedAddresses, Verified
-from minisocks.server.turns import Turns
 
 __all__ = ["Logins"]
 

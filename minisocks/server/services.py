@@ -20,10 +20,8 @@ from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
 from minisocks.server.bindlisteners import BindListeners
 from minisocks.server.journal import Journal
-from minisocks.server.limits import ConnectionLimits
+from minisocks.server.limits import ConnectionLimits, Pending, Turns
 from minisocks.server.logins import Logins
-from minisocks.server.pending import Pending
-from minisocks.server.turns import Turns
 from minisocks.udp.table import AssociationTable
 
 __all__ = ["Services"]

@@ -35,11 +35,10 @@ from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
 from minisocks.policy.penalties import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.handshake import Credentials
+from minisocks.server.limits import Pending, Turns
 from minisocks.server.logins import Logins, _Login, _row_of
-from minisocks.server.pending import Pending
 from minisocks.server.server import SocksServer
 from minisocks.server.trusted import TrustedAddresses
-from minisocks.server.turns import Turns
 from minisocks.service.announce import as_data, as_table, at_start
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 

@@ -30,10 +30,9 @@ from minisocks.policy.passwords import MAX_ITERATIONS, Hash
 from minisocks.policy.penalties import Penalties
 from minisocks.protocol.handshake import Credentials
 from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.limits import Pending, Turns
 from minisocks.server.logins import Logins
-from minisocks.server.pending import Pending
 from minisocks.server.trusted import Verified
-from minisocks.server.turns import Turns
 
 SALT = bytes(16)
 HASHES = {

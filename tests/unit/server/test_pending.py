@@ -8,6 +8,7 @@ import time
 import pytest
 
 from kit.support import (
+from minisocks.server.limits import Pending
     GREETING,
     FakeTarget,
     Talk,

@@ -10,7 +10,7 @@ import pytest
 from kit.support import TIMEOUT, wait_until
 from minisocks.errors import LimitReached
 from minisocks.policy.client import Client
-from minisocks.server.turns import Turns
+from minisocks.server.limits import Turns
 
 A, B, C = (Client(("192.%d.2.1" % i, 1)).groups for i in (1, 2, 3))
 
