@@ -15,7 +15,7 @@ from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
 from minisocks.server.clientsocket import ClientSocket
 
-__all__ = ["ConnectionLimits", "Pending", "Turns"]
+__all__ = ["ConnectionLimits", "Pending", "HandlerQueue"]
 
 #: How many times of what is free one group of clients may have: one alone has 8/9 of all.
 FACTOR = 8
@@ -248,16 +248,16 @@ def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
 class _Waiter:
     """A handler thread that waits for its turn, or for the answer of one that asks the same."""
 
-    __slots__ = ("alarm", "answer", "has_turn", "mark")
+    __slots__ = ("alarm", "answer", "may_run", "mark")
 
     def __init__(self, alarm: threading.Event, mark: bytes) -> None:
         self.alarm = alarm
         self.mark = mark
-        self.has_turn = False
+        self.may_run = False
         self.answer: Optional[bool] = None
 
 
-class Turns:
+class HandlerQueue:
     """Which handler threads may derive a password, or ask the program's hook.
 
     A class because of the queue: a client that wants five hundred derivations delays the
@@ -282,7 +282,7 @@ class Turns:
         """Let so many have their turn at once from now on."""
         with self._lock:
             self._running.most = most
-            self._next()
+            self._start_next()
 
     def __len__(self) -> int:
         """Return how many threads wait, those that have their turn left out."""
@@ -302,7 +302,7 @@ class Turns:
     ) -> Optional[bool]:
         """Return the answer for *mark* that another thread got; None: it is this thread's turn.
 
-        After its turn the thread calls ``pass_on``.  What *pause* raises ends the wait.
+        After its turn the thread calls ``finish``.  What *pause* raises ends the wait.
 
         Args:
             alarm: is set when there is something new.
@@ -312,55 +312,55 @@ class Turns:
         try:
             with self._lock:
                 self._queue.add(waiter, groups)
-                self._next()
+                self._start_next()
             while True:
                 # Also if it has its turn at once: the client may have left already.
                 pause()
-                if waiter.has_turn or waiter.answer is not None:
+                if waiter.may_run or waiter.answer is not None:
                     return waiter.answer
         except BaseException:
             with self._lock:
-                if waiter.has_turn:
-                    self._end_turn(groups)
+                if waiter.may_run:
+                    self._give_back_place(groups)
                 else:
                     self._queue.remove(waiter, groups)
             raise
 
-    def pass_on(self, groups: Groups, mark: bytes, answer: Optional[bool]) -> None:
+    def finish(self, groups: Groups, mark: bytes, answer: Optional[bool]) -> None:
         """Let the next thread have its turn; those that wait for the same get *answer*, if any."""
         with self._lock:
             try:
                 if answer is not None:
-                    self._tell(groups, mark, answer)
+                    self._answer_all(groups, mark, answer)
             finally:  # also without the memory for that: all would wait for this turn's end
-                self._end_turn(groups)
+                self._give_back_place(groups)
 
     @contextlib.contextmanager
-    def turn(self, conn: ClientSocket, pause: Callable[[], None]) -> Iterator[None]:
+    def place(self, conn: ClientSocket, pause: Callable[[], None]) -> Iterator[None]:
         """Have a turn of the client's inside; raises what *pause* raises, see ``wait``."""
         groups = conn.client.groups
         self.wait(conn.alarm(), groups, b"", pause)
         try:
             yield
         finally:
-            self.pass_on(groups, b"", None)
+            self.finish(groups, b"", None)
 
-    def _tell(self, groups: Groups, mark: bytes, answer: bool) -> None:
+    def _answer_all(self, groups: Groups, mark: bytes, answer: bool) -> None:
         for waiter in self._queue.waiting(groups):
             if waiter.mark == mark:
                 waiter.answer = answer
                 self._queue.remove(waiter, groups)
                 waiter.alarm.set()
 
-    def _end_turn(self, groups: Groups) -> None:
+    def _give_back_place(self, groups: Groups) -> None:
         self._queue.done(groups)
-        self._next()
+        self._start_next()
 
-    def _next(self) -> None:
+    def _start_next(self) -> None:
         while True:
             taken = self._queue.take()
             if taken is None:
                 return
             waiter, _groups = taken
-            waiter.has_turn = True
+            waiter.may_run = True
             waiter.alarm.set()

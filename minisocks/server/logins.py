@@ -24,7 +24,7 @@ from minisocks.policy.penalties import FREE, Penalties, scopes_of
 from minisocks.protocol.handshake import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.limits import Pending, Turns
+from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.trusted import TrustedAddresses, Verified
 
 __all__ = ["Logins"]
@@ -94,7 +94,7 @@ class Logins:
 
     Args:
         pending: knows which handler threads may be ended.
-        hook_turns: how clients share the program's hook.
+        hook_queue: how clients share the program's hook.
         clock: as ``time.monotonic``.
 
     Thread: any; ``check`` waits, hence a handler's.
@@ -103,15 +103,15 @@ class Logins:
     def __init__(
         self,
         pending: Pending,
-        hook_turns: Turns,
+        hook_queue: HandlerQueue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pending = pending
-        self._hook_turns = hook_turns
+        self._hook_queue = hook_queue
         self._clock = clock
-        self._turns = Turns(1, self._rank)
+        self._derivations = HandlerQueue(1, self._rank)
         #: Seconds that the last derivation took.
-        self._derivation = 0.0
+        self._derivation_seconds = 0.0
         self._lock = threading.Lock()  # guards all below when it changes
         #: What decides, and for how long an address is remembered: replaced by a reload.
         self._users, self._auth_once = Users(), 0.0
@@ -229,7 +229,7 @@ class Logins:
             answer = self._derive(login, users, known)
             if answer is not False or not users.may_take_long:
                 return answer
-        with self._hook_turns.turn(conn, login.pause_for_hook), self._pending.busy(conn):
+        with self._hook_queue.place(conn, login.pause_for_hook), self._pending.busy(conn):
             is_right = users.verify(credentials, conn.client)
             if not is_right:
                 self.failed(conn.client, credentials.user)
@@ -249,8 +249,8 @@ class Logins:
 
         # With the hash: after a reload an answer says nothing about another one.
         mark = keyed(*credentials, known.text().encode())
-        login.demand(self._turns.questions_before(login.row, mark) * self._derivation)
-        answer = self._turns.wait(conn.alarm(), login.row, mark, login.pause)
+        login.demand(self._derivations.questions_before(login.row, mark) * self._derivation_seconds)
+        answer = self._derivations.wait(conn.alarm(), login.row, mark, login.pause)
         if answer is None:
             try:
                 # Settings may have been read anew while this one waited, others have failed, or
@@ -259,7 +259,7 @@ class Logins:
                     with self._pending.busy(conn):
                         began = time.monotonic()
                         is_right = users.fits(credentials.password, known, let_others_run)
-                        self._derivation = time.monotonic() - began
+                        self._derivation_seconds = time.monotonic() - began
                         # Inside: behind it this login may be ended, and others have the answer.
                         if is_right:
                             self._remember(login, users)
@@ -267,7 +267,7 @@ class Logins:
                             self.failed(conn.client, credentials.user)
                         answer = is_right
             finally:
-                self._turns.pass_on(login.row, mark, answer)
+                self._derivations.finish(login.row, mark, answer)
         return answer if known == self._users.hash_of(credentials.user) else None
 
     def _is_to_look_again(self, login: _Login, users: Users) -> bool:

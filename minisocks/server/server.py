@@ -158,7 +158,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             self.count_in()
             return
         conn = session.conn
-        with services.turns.turn(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
+        with services.hook_queue.place(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
             self.count_in()
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))

@@ -20,7 +20,7 @@ from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
 from minisocks.server.bindlisteners import BindListeners
 from minisocks.server.journal import Journal
-from minisocks.server.limits import ConnectionLimits, Pending, Turns
+from minisocks.server.limits import ConnectionLimits, HandlerQueue, Pending
 from minisocks.server.logins import Logins
 from minisocks.udp.table import AssociationTable
 
@@ -52,8 +52,8 @@ class Services:
         #: Handshakes that are not finished; their turns at the program's hooks; and what they
         #: wait for when they have a password.
         self.pending = Pending(config.max_handshakes, self.processor)
-        self.turns = Turns(config.max_handshakes)
-        self.logins = Logins(self.pending, self.turns)
+        self.hook_queue = HandlerQueue(config.max_handshakes)
+        self.logins = Logins(self.pending, self.hook_queue)
         #: What slows clients down, and what sheds them where memory is short.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
         #: What ends connections whose peers have vanished.
@@ -86,7 +86,7 @@ class Services:
         if self.loop.is_current():
             self.processor.keep()  # the handler threads do so before their next clients
         self.pending.resize(config.max_handshakes)
-        self.turns.resize(config.max_handshakes)
+        self.hook_queue.resize(config.max_handshakes)
         self.lingering.resize(config.max_handshakes)
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)

@@ -35,7 +35,7 @@ from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
 from minisocks.policy.penalties import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.handshake import Credentials
-from minisocks.server.limits import Pending, Turns
+from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins, _Login, _row_of
 from minisocks.server.server import SocksServer
 from minisocks.server.trusted import TrustedAddresses
@@ -431,7 +431,7 @@ def test_penalties_go_by_user_name():
     """Also where only a program knows the users: guesses at one do not delay another."""
     conn = types.SimpleNamespace(client=behind())
     for users in (Users([(b"ann", b"secret"), (b"bob", b"secret")]), Users(authenticate=bool)):
-        logins = Logins(Pending(4, Processor(None)), Turns(4))
+        logins = Logins(Pending(4, Processor(None)), HandlerQueue(4))
         logins.adopt(users, 0.0)
         for _ in range(FREE):
             logins.failed(conn.client, b"bob")

@@ -30,7 +30,7 @@ from minisocks.policy.passwords import MAX_ITERATIONS, Hash
 from minisocks.policy.penalties import Penalties
 from minisocks.protocol.handshake import Credentials
 from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.limits import Pending, Turns
+from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins
 from minisocks.server.trusted import Verified
 
@@ -164,7 +164,7 @@ class Alone:
         self.now = 1000.0
         self.waits = []
         self.pending = Pending(1000, Processor(None))
-        self.logins = Logins(self.pending, Turns(1000), lambda: self.now)
+        self.logins = Logins(self.pending, HandlerQueue(1000), lambda: self.now)
         self.adopt(Users(hashed=HASHES))
         self._begun = []
 
@@ -301,7 +301,7 @@ def test_one_that_comes_to_the_queue_when_its_answer_is_there_costs_nothing(
 ):
     """Between its look at what is remembered and its turn, the same password was found right."""
     gate.open()
-    wait, others = Turns.wait, []
+    wait, others = HandlerQueue.wait, []
 
     def wait_behind_another(*args):
         if not others:
@@ -309,7 +309,7 @@ def test_one_that_comes_to_the_queue_when_its_answer_is_there_costs_nothing(
             others.append(alone.begin(ANN).end())
         return wait(*args)
 
-    monkeypatch.setattr(Turns, "wait", wait_behind_another)
+    monkeypatch.setattr(HandlerQueue, "wait", wait_behind_another)
 
     assert alone.ask(ANN)
     assert [None, True] == others
@@ -421,7 +421,7 @@ def test_those_that_wait_for_their_turns_wait_for_the_penalty_too(alone, gate):
     gate.open()
     for login in logins[:3]:
         assert login.end() is False
-    wait_until(lambda: 0 == len(alone.logins._turns), "an empty queue")
+    wait_until(lambda: 0 == len(alone.logins._derivations), "an empty queue")
     assert [b"0", b"1", b"2"] == gate.derived
     alone.move_on(0.5)
     wait_until(lambda: 4 == sum(login.said is False for login in logins), "one more answer")
@@ -564,7 +564,7 @@ def test_a_password_that_is_hashed_anew_meanwhile_is_checked_anew(alone, gate):
 def test_an_answer_is_only_for_those_that_ask_by_the_same_hash(alone, gate, monkeypatch):
     """A password that was right a moment ago is wrong for a login that comes after the reload."""
     gate.open()
-    pass_on, late = Turns.pass_on, []
+    pass_on, late = HandlerQueue.finish, []
 
     def pass_on_after_reload(*args):
         if not late:
@@ -572,7 +572,7 @@ def test_an_answer_is_only_for_those_that_ask_by_the_same_hash(alone, gate, monk
             late.append(alone.waiting(ANN))
         pass_on(*args)
 
-    monkeypatch.setattr(Turns, "pass_on", pass_on_after_reload)
+    monkeypatch.setattr(HandlerQueue, "finish", pass_on_after_reload)
     alone.ask(ANN)
 
     assert late[0].end() is False
@@ -750,7 +750,7 @@ def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatc
     second = alone.begin(BOB)
 
     assert isinstance(second.end(), NotChecked)
-    assert 0 == len(alone.logins._turns)
+    assert 0 == len(alone.logins._derivations)
     gate.open()
     assert first.end() is True
 
@@ -878,7 +878,7 @@ def test_who_shares_least_with_those_that_guess_waits_least(alone, make, guesses
 
 def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
     """By how long the last derivation took, and how many of its kind are before it."""
-    alone.logins._derivation = 31.0
+    alone.logins._derivation_seconds = 31.0
     logins = [alone.begin(wrong(0))]
     gate.wait()
     logins += [alone.waiting(wrong(i)) for i in (1, 2)]
@@ -891,7 +891,7 @@ def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
 
 def test_connections_that_share_an_answer_are_one_before_a_login(alone, gate):
     """However long a derivation takes: one answers all of them, so none comes too late."""
-    alone.logins._derivation = 31.0
+    alone.logins._derivation_seconds = 31.0
     first = alone.begin(ANN)
     gate.wait()
     logins = [alone.waiting(ANN) for _ in range(5)]
@@ -989,7 +989,7 @@ def may_connect(port, target, source="127.0.0.1"):
 
 def queued(proxy):
     """Return how many logins wait for their turn."""
-    return len(proxy.services.logins._turns)
+    return len(proxy.services.logins._derivations)
 
 
 def handlers():

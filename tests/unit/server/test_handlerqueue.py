@@ -10,7 +10,7 @@ import pytest
 from kit.support import TIMEOUT, wait_until
 from minisocks.errors import LimitReached
 from minisocks.policy.client import Client
-from minisocks.server.limits import Turns
+from minisocks.server.limits import HandlerQueue
 
 A, B, C = (Client(("192.%d.2.1" % i, 1)).groups for i in (1, 2, 3))
 
@@ -79,14 +79,14 @@ class Handler(threading.Thread):
         queue.had.append(self)
         assert self._go_on.wait(TIMEOUT)
         queue.at_once -= 1
-        queue.turns.pass_on(self._address, self._mark, self._answer)
+        queue.turns.finish(self._address, self._mark, self._answer)
 
 
 class Queue:
-    """``Turns``, and the threads that have had one, in their order."""
+    """``HandlerQueue``, and the threads that have had one, in their order."""
 
     def __init__(self):
-        self.turns = Turns(1)
+        self.turns = HandlerQueue(1)
         self.had = []
         self.at_once = self.most = 0
         self._handlers = []
@@ -313,7 +313,7 @@ def test_whatever_threads_do_none_waits_for_ever():
     """They come, get answers, leave, are ended and raise, all at once and at any moment."""
     seed = random.randrange(1 << 32)
     print("seed %d" % seed)
-    turns, inside, had = Turns(1), [], []
+    turns, inside, had = HandlerQueue(1), [], []
     crowd = []
 
     class Visitor(threading.Thread):
@@ -349,7 +349,7 @@ def test_whatever_threads_do_none_waits_for_ever():
                     had.append(len(inside))
                     self.end_another()
                     inside.remove(self)
-                    turns.pass_on(address, mark, self.rng.choice((None, True, False)))
+                    turns.finish(address, mark, self.rng.choice((None, True, False)))
             self.end_another()
 
         def end_another(self):
@@ -394,7 +394,7 @@ class Waiting:
         return thread
 
     def have_turn(self, turns):
-        with turns.turn(self, self.pause):
+        with turns.place(self, self.pause):
             self.has_turn = True
             assert self.may_end.wait(TIMEOUT)
 
@@ -404,7 +404,7 @@ def test_one_client_leaves_turns_to_others():
 
     A client of another network, and one of its own, which has four at most.
     """
-    turns, threads = Turns(16), []
+    turns, threads = HandlerQueue(16), []
     holders = contextlib.ExitStack()
     conns = [Waiting(("192.0.2.1", 1)) for _ in range(16)]
     others = [Waiting((host, 1)) for host in ("198.51.100.1", "192.0.2.2")]
