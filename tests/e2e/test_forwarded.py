@@ -36,9 +36,8 @@ from minisocks.policy.penalties import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.handshake import Credentials
 from minisocks.server.limits import HandlerQueue, Pending
-from minisocks.server.logins import Logins, _Login, _row_of
+from minisocks.server.logins import Logins, TrustedAddresses, _Login, _row_of
 from minisocks.server.server import SocksServer
-from minisocks.server.trusted import TrustedAddresses
 from minisocks.service.announce import as_data, as_table, at_start
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 

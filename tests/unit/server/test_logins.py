@@ -31,8 +31,7 @@ from minisocks.policy.penalties import Penalties
 from minisocks.protocol.handshake import Credentials
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending
-from minisocks.server.logins import Logins
-from minisocks.server.trusted import Verified
+from minisocks.server.logins import Logins, Verified
 
 SALT = bytes(16)
 HASHES = {

@@ -9,8 +9,8 @@ from minisocks.auth import Users
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash
 from minisocks.protocol.handshake import Credentials
-from minisocks.server import trusted
-from minisocks.server.trusted import TrustedAddresses, Verified
+from minisocks.server import logins
+from minisocks.server.logins import TrustedAddresses, Verified
 
 ANN = Credentials(b"ann", b"secret")
 HASH, OTHER = Hash(1, b"a", bytes(32)), Hash(1, b"b", bytes(32))
@@ -67,7 +67,7 @@ def test_no_password_is_kept():
 
 def test_passwords_remembered_are_bounded(monkeypatch):
     """Who has not logged in for longest makes room."""
-    monkeypatch.setattr(trusted, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(logins, "MAX_REMEMBERED", 2)
     known = Verified()
     bob, eve = Credentials(b"bob", b"b"), Credentials(b"eve", b"e")
     known.add(A, ANN, USERS)
@@ -133,7 +133,7 @@ def test_an_address_that_logs_in_again_is_known_all_the_time():
 
 def test_addresses_remembered_are_bounded(monkeypatch):
     """Who has logged in longest ago makes room."""
-    monkeypatch.setattr(trusted, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(logins, "MAX_REMEMBERED", 2)
     known = TrustedAddresses()
     clients = [Client(("192.0.2.%d" % i, 1)) for i in range(3)]
     for client in (clients[0], clients[1], clients[0], clients[2]):
