@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
-from minisocks.auth import Users, keyed
+from minisocks.access import Users, keyed
 from minisocks.errors import NotChecked
 from minisocks.policy.client import Client, Groups
 from minisocks.policy.passwords import Hash

@@ -3,8 +3,7 @@ the rules say.  No click."""
 
 from typing import Any, Dict, Optional
 
-from minisocks.access import Access
-from minisocks.auth import Users
+from minisocks.access import Access, Users
 from minisocks.config.layers import Layered
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks

@@ -23,8 +23,7 @@ from kit.support import (
     wait_until,
 )
 from minisocks import Proxy
-from minisocks.access import Access
-from minisocks.auth import Users
+from minisocks.access import Access, Users
 from minisocks.config.layers import layered
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError

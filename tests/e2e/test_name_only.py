@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from kit.support import (
+from minisocks.access import Users
     REJECTED4,
     CommandLine,
     Talk,

@@ -29,7 +29,6 @@ LAYERS = """
     relay
     access
     net
-    auth
     hooks
     record
     stats

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.support import ROOT
-from minisocks.auth import Users, keyed
+from minisocks.access import Users, keyed
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash, derive
 from minisocks.protocol.handshake import Credentials
@@ -112,7 +112,7 @@ def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
         counted.append(iterations)
         return derive(password, salt, iterations, pause)
 
-    monkeypatch.setattr("minisocks.auth.derive", counting)
+    monkeypatch.setattr("minisocks.access.derive", counting)
     monkeypatch.setattr("minisocks.policy.passwords.derive", counting)
     users = Users(hashed=HASHED)
     users.fits(password, users.hash_of(user), no_pause)
@@ -164,7 +164,7 @@ LOADED = "import sys\n%s\nprint(*sorted(set(sys.modules) & set(%r)))"
             "import minisocks; minisocks.Proxy(minisocks.Config(listen=('127.0.0.1:0',))).start()",
             "",
         ),
-        ("import minisocks.auth; minisocks.auth.Users([(b'ann', b'secret')])", "hashlib hmac"),
+        ("import minisocks.access; minisocks.access.Users([(b'ann', b'secret')])", "hashlib hmac"),
     ],
 )
 def test_hashes_are_loaded_only_for_users(program, loaded):

@@ -21,7 +21,7 @@ from kit.support import (
     wait_until,
 )
 from minisocks import Proxy
-from minisocks.auth import Users
+from minisocks.access import Users
 from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
 from minisocks.net.processor import Processor
 from minisocks.policy import passwords

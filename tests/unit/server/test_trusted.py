@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from minisocks.auth import Users
+from minisocks.access import Users
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash
 from minisocks.protocol.handshake import Credentials
