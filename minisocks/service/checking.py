@@ -58,7 +58,7 @@ def _login(users: Users) -> Optional[Dict[str, Any]]:
     """Return what it costs here to check a password of the file of users; None: nothing."""
     if not users.has_hashes:
         return None
-    from minisocks.server.logincost import seconds_for  # measures it
+    from minisocks.service.hashing import seconds_for  # measures it
 
     seconds = round(seconds_for(users.iterations), 4)
     return {"iterations": users.iterations, "seconds": seconds}

@@ -7,19 +7,25 @@ import os
 import re
 import signal
 import sys
-from typing import Optional
+import time
+from typing import Callable, Optional
 
 from minisocks.errors import ConfigError, ServiceError
-from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash
+from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, derive
 from minisocks.policy.usersfile import check_name
-from minisocks.server.logincost import default_iterations
 from minisocks.service.console import print_bytes
 from minisocks.wire import MAX_FIELD_BYTES
 
-__all__ = ["hash_password"]
+__all__ = ["default_iterations", "hash_password", "seconds_for"]
 
 #: Fewer make no sense; who has to can write them by other means.
 LEAST_ITERATIONS = 1000
+#: Seconds of a processor that a login costs by default.  People notice one second; a client that
+#: guesses gets two guesses a second of a processor.
+DEFAULT_SECONDS = 0.5
+DEFAULT_LEAST, DEFAULT_MOST = 10000, 600000
+#: Seconds that a measurement takes at least.
+MEASURE_SECONDS = 0.05
 
 
 def hash_password(name: Optional[str] = None, iterations: Optional[str] = None) -> None:
@@ -109,3 +115,20 @@ def _prompt(text: str) -> None:
 def _without_end(line: bytes) -> bytes:
     line = line[:-1] if line.endswith(b"\n") else line
     return line[:-1] if line.endswith(b"\r") else line
+
+
+def seconds_for(iterations: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return how many seconds *iterations* take here, measured with some of them."""
+    tried, took = 500, 0.0
+    while took < MEASURE_SECONDS:
+        tried *= 2
+        began = clock()
+        derive(b"password", b"0123456789abcdef", tried)
+        took = clock() - began
+    return took * iterations / tried
+
+
+def default_iterations(clock: Callable[[], float] = time.perf_counter) -> int:
+    """Return how many take half a second here: 10 000 to 600 000, in thousands."""
+    fits = DEFAULT_SECONDS / seconds_for(1, clock)
+    return max(DEFAULT_LEAST, min(DEFAULT_MOST, round(fits / 1000) * 1000))

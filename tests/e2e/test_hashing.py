@@ -405,8 +405,8 @@ class Clock:
 
 def test_a_fraction_is_measured():
     """What a thousand take says what a million would."""
-    assert 2000.0 == logincost.seconds_for(1000000, Clock(2.0))
-    assert pytest.approx(0.0002) == logincost.seconds_for(1, Clock(0.2))
+    assert 2000.0 == hashing.seconds_for(1000000, Clock(2.0))
+    assert pytest.approx(0.0002) == hashing.seconds_for(1, Clock(0.2))
 
 
 @pytest.mark.parametrize(
@@ -416,14 +416,14 @@ def test_a_fraction_is_measured():
 )
 def test_a_slow_machine_hashes_less(seconds, expected):
     """But never fewer than ten thousand times."""
-    assert expected == logincost.default_iterations(Clock(seconds))
+    assert expected == hashing.default_iterations(Clock(seconds))
 
 
 def test_default_is_half_a_second(monkeypatch):
     """In thousands, and no more than 600 000 of them."""
     for per_iteration, expected in ((2e-5, 25000), (3e-6, 167000), (1e-7, 600000), (1e-3, 10000)):
-        monkeypatch.setattr(logincost, "seconds_for", lambda n, clock, each=per_iteration: each * n)
-        assert expected == logincost.default_iterations()
+        monkeypatch.setattr(hashing, "seconds_for", lambda n, clock, each=per_iteration: each * n)
+        assert expected == hashing.default_iterations()
 
 
 def test_without_iterations_it_measures(monkeypatch, capfdbinary):
