@@ -7,10 +7,9 @@ from typing import Any, Optional
 
 from minisocks.compat import PEER_CLOSED, PlainPoller, send_now
 from minisocks.errors import HandshakeError, HandshakeTimeout
-from minisocks.net.deadline import Deadline
 from minisocks.policy.client import Client
 
-__all__ = ["FIN_SECONDS", "ClientSocket"]
+__all__ = ["FIN_SECONDS", "ClientSocket", "Deadline"]
 
 #: One read.  A handshake is shorter; what a client sends behind it goes on to the target, so a
 #: large read only saves one of the relay's.
@@ -23,6 +22,35 @@ PAUSE_SECONDS = 1.0
 #: So long a request goes on behind its client's FIN, without bytes for its target before that.
 #: A client that only says no more has had its answer by then, in most cases.
 FIN_SECONDS = 5.0
+
+
+class Deadline:
+    """A moment by which everything together has to be done.
+
+    A class so that each wait gets what is left and none of them starts anew:
+    a client that sends a byte every 29 s has 30 s altogether.  Monotonic
+    seconds; any thread.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """Give so many seconds back: they were not the client's."""
+        self.at += seconds
+
+    def remaining(self) -> float:
+        """Return the seconds left, more than 0.
+
+        Raises:
+            HandshakeTimeout: none are left.
+        """
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise HandshakeTimeout("the handshake took too long (--handshake-timeout)")
+        return left
 
 
 class ClientSocket:

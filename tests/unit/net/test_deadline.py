@@ -5,7 +5,7 @@ import time
 import pytest
 
 from minisocks.errors import HandshakeTimeout
-from minisocks.net.deadline import Deadline
+from minisocks.server.clientsocket import Deadline
 from minisocks.wire import Rep
 
 
