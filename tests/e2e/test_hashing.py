@@ -23,7 +23,6 @@ from kit.support import (
     run_command,
 )
 from minisocks.policy.passwords import Hash
-from minisocks.server import logincost
 from minisocks.service import hashing
 
 CURL = shutil.which("curl")

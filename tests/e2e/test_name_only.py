@@ -6,7 +6,6 @@ import subprocess
 import pytest
 
 from kit.support import (
-from minisocks.access import Users
     REJECTED4,
     CommandLine,
     Talk,
@@ -18,7 +17,7 @@ from minisocks.access import Users
     socks5,
 )
 from minisocks import Config
-from minisocks.auth import Users
+from minisocks.access import Users
 from minisocks.errors import ConfigError
 from minisocks.protocol.handshake import Credentials
 

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from kit.support import (
-from minisocks.server.limits import Pending
     GREETING,
     FakeTarget,
     Talk,
@@ -22,7 +21,7 @@ from minisocks.errors import HandshakeTimeout, LimitReached, ProxyStops
 from minisocks.net.processor import Processor
 from minisocks.policy.client import Client
 from minisocks.server.clientsocket import ClientSocket
-from minisocks.server.pending import Pending
+from minisocks.server.limits import Pending
 
 
 class Hall:

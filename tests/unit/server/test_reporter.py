@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from kit.support import TIMEOUT, wait_until
 import minisocks.server.journal
+from kit.support import TIMEOUT, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.server.journal import Reporter

@@ -13,7 +13,6 @@ import pytest
 
 import minisocks
 from kit.support import (
-from minisocks.server.server import SocksHandler, SocksServer
     GREETING,
     ROOT,
     TIMEOUT,
@@ -31,7 +30,6 @@ from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.config.settings import Config
 from minisocks.server import acceptor
 from minisocks.server.handler import SocksHandler
-from minisocks.server.server import SocksServer
 from minisocks.server.services import Services
 
 
