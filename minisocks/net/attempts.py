@@ -8,7 +8,7 @@ import time
 from typing import Callable, Dict, Optional
 
 from minisocks.net.loop import Job, Loop, Timer
-from minisocks.net.machine import descriptors_to_spare
+from minisocks.net.capacity import descriptors_to_spare
 
 __all__ = ["ExtraAttempts"]
 

@@ -11,7 +11,7 @@ from minisocks.access import Access
 from minisocks.config.layers import Layered
 from minisocks.config.setting import Setting, option_name
 from minisocks.config.settings import SETTINGS, Config
-from minisocks.net.machine import Room
+from minisocks.net.capacity import Room
 from minisocks.net.processor import AUTO, NONE
 from minisocks.policy.client import Client
 from minisocks.policy.networks import LOOPBACK, Networks

@@ -28,7 +28,7 @@ from minisocks.config.layers import layered
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
-from minisocks.net.machine import Room
+from minisocks.net.capacity import Room
 from minisocks.net.processor import Processor
 from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
 from minisocks.policy.penalties import FREE

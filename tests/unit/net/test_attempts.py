@@ -11,6 +11,7 @@ import socket
 
 import pytest
 
+from minisocks.net.capacity import find_room
 from kit import hosts
 from kit.support import (
     BIND,

@@ -1,4 +1,4 @@
-"""How many connections fit, by what is known of the machine."""
+"""How many connections fit, by what is known of the capacity."""
 
 import resource
 import socket
@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from minisocks.net import capacity
+from minisocks.net.capacity import find_room
 from kit.support import ROOT, no_descriptor_left
-from minisocks.net import machine
-from minisocks.net.machine import find_room
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from minisocks.net.machine import find_room
 )
 def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
     """Descriptors or memory, whichever runs out first, says how many fit."""
-    monkeypatch.setattr(machine, "_available_memory", lambda: memory)
+    monkeypatch.setattr(capacity, "_available_memory", lambda: memory)
 
     room = find_room(descriptors)
 
@@ -51,7 +51,7 @@ def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
 )
 def test_descriptors_are_left_for_handshakes(monkeypatch, descriptors, handshakes, kept, limit):
     """Connections take no descriptor of those that handshakes and refusals need."""
-    monkeypatch.setattr(machine, "_available_memory", lambda: 0)
+    monkeypatch.setattr(capacity, "_available_memory", lambda: 0)
 
     room = find_room(descriptors, handshakes)
 
@@ -110,7 +110,7 @@ def test_memory_of_machine_and_container(monkeypatch, tmp_path, files, expected)
         copy.write_text(files[path])
         return copy.open()
 
-    monkeypatch.setattr(machine, "open", opened, raising=False)
+    monkeypatch.setattr(capacity, "open", opened, raising=False)
 
     assert expected == find_room(None).memory_bytes
 
@@ -120,7 +120,7 @@ def test_descriptor_limit_is_raised(soft, hard):
     """The soft limit becomes the hard one, and that is what is reported."""
     code = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (%d, %d));"
-        "from minisocks.net.machine import raise_descriptor_limit as f;"
+        "from minisocks.net.capacity import raise_descriptor_limit as f;"
         "print(f(), *r.getrlimit(r.RLIMIT_NOFILE))"
     )
     out = subprocess.check_output([sys.executable, "-c", code % (soft, hard)], cwd=ROOT)
@@ -133,26 +133,26 @@ def test_no_limit_is_no_number(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (64, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
 
-    assert machine.raise_descriptor_limit() is None
+    assert capacity.raise_descriptor_limit() is None
 
 
 @pytest.mark.parametrize("how", ["told", "listed", "by a number"])
 def test_descriptors_to_spare(monkeypatch, how):
     """Of the limit a quarter less than are open; each that is opened is one less."""
     if how != "told":
-        monkeypatch.setattr(machine.os, "stat", lambda path: Unknown)
+        monkeypatch.setattr(capacity.os, "stat", lambda path: Unknown)
     if how == "by a number":
-        monkeypatch.setattr(machine.os, "listdir", not_there)
+        monkeypatch.setattr(capacity.os, "listdir", not_there)
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = machine.descriptors_to_spare()
+    before = capacity.descriptors_to_spare()
     fillers = [socket.socket() for _ in range(10)]
     try:
-        assert before - 10 == machine.descriptors_to_spare()
+        assert before - 10 == capacity.descriptors_to_spare()
         assert before <= limit - limit // 4
     finally:
         for filler in fillers:
             filler.close()
-    assert before == machine.descriptors_to_spare()
+    assert before == capacity.descriptors_to_spare()
 
 
 class Unknown:
@@ -168,13 +168,13 @@ def not_there(path):
 
 def test_without_a_descriptor_there_is_none_to_spare(monkeypatch):
     """Also where it takes one to count them."""
-    monkeypatch.setattr(machine.os, "stat", lambda path: Unknown)
+    monkeypatch.setattr(capacity.os, "stat", lambda path: Unknown)
     with no_descriptor_left():
         limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        assert -(limit // 4) == machine.descriptors_to_spare()
+        assert -(limit // 4) == capacity.descriptors_to_spare()
 
 
 def test_without_a_limit_all_are_to_spare(monkeypatch):
     """None is no number, here as well."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
-    assert machine.descriptors_to_spare() is None
+    assert capacity.descriptors_to_spare() is None

@@ -5,7 +5,7 @@ import pytest
 from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
-from minisocks.net.machine import Room
+from minisocks.net.capacity import Room
 from minisocks.service.announce import at_start
 from minisocks.wire import packed_ip
 
