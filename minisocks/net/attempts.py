@@ -7,8 +7,8 @@ several addresses at once takes up to five, which others may not miss.
 import time
 from typing import Callable, Dict, Optional
 
-from minisocks.net.loop import Job, Loop, Timer
 from minisocks.net.capacity import descriptors_to_spare
+from minisocks.net.loop import Job, Loop, Timer
 
 __all__ = ["ExtraAttempts"]
 

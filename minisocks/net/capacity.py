@@ -1,10 +1,21 @@
-"""What this machine has: room for descriptors and memory."""
+"""What this machine has room for: descriptors and memory; and how a shortage is logged."""
 
+import logging
 import os
 import socket
-from typing import Iterable, List, NamedTuple, Optional
+import time
+from typing import Callable, Iterable, List, NamedTuple, Optional, TypeVar
 
-__all__ = ["Room", "descriptors_to_spare", "find_room", "raise_descriptor_limit"]
+from minisocks.compat import CAPACITY_ERRORS, tell
+
+__all__ = [
+    "Edge",
+    "Room",
+    "descriptors_to_spare",
+    "find_room",
+    "raise_descriptor_limit",
+    "with_room",
+]
 
 #: For the listeners, the loop, the threads, the log, and what else is open.
 SPARE_DESCRIPTORS = 32
@@ -144,3 +155,61 @@ def _words_behind(lines: Iterable[str], label: str) -> List[str]:
         if line.startswith(label):
             return line[len(label) :].split()
     return []
+
+
+_T = TypeVar("_T")
+
+
+def with_room(make: Callable[[], _T], make_room: Callable[[], bool]) -> _T:
+    """Return what *make* does; it is called again if *make_room* has closed some that it lacked.
+
+    Raises:
+        OSError: from *make*.
+    """
+    try:
+        return make()
+    except OSError as exc:
+        if exc.errno not in CAPACITY_ERRORS or not make_room():
+            raise
+    return make()
+
+
+#: Where descriptors or threads come and go, the edge is crossed all the time: it is told once
+#: in so many seconds.
+EDGE_SECONDS = 10.0
+
+
+class Edge:
+    """Whether something has run out, and whether the operator has been told.
+
+    A class because the end of a shortage is told only if its beginning was.  One thread at a
+    time.
+
+    Args:
+        over: the line that tells the end.
+        what: what the line about the beginning starts with.
+    """
+
+    def __init__(self, over: str, what: str = "at capacity: ") -> None:
+        self._over, self._what = over, what
+        self._is_short = self._is_told = False
+        self._told_at = -EDGE_SECONDS
+
+    def reached(self, message: str, *args: object) -> None:
+        """Take note that something has run out."""
+        self._is_short = True
+        if self._is_told:
+            return
+        now = time.monotonic()
+        self._is_told = now >= self._told_at + EDGE_SECONDS
+        if self._is_told:
+            self._told_at = now
+            tell(logging.WARNING, self._what + message, *args)
+
+    def passed(self) -> None:
+        """Take note that it can be had; nothing if it never ran out."""
+        if self._is_short:
+            self._is_short = False
+            if self._is_told:
+                self._is_told = False
+                tell(logging.WARNING, self._over)

@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tune
 from minisocks.errors import DialError
+from minisocks.net.capacity import with_room
 from minisocks.net.egress import Egress
-from minisocks.net.room import with_room
 from minisocks.policy.addresses import Sockaddr
 from minisocks.wire import Rep
 

@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, List
 
 from minisocks.compat import READ, PlainPoller
-from minisocks.net.edge import Edge
+from minisocks.net.capacity import Edge
 from minisocks.quoting import reason_of
 from minisocks.values import ListenAddress
 

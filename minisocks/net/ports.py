@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Set, Tuple
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.config.settings import Config
 from minisocks.errors import DialError, LimitReached
-from minisocks.net.room import with_room
+from minisocks.net.capacity import with_room
 from minisocks.policy.networks import LOOPBACK
 from minisocks.quoting import reason_of
 from minisocks.values import PortRange

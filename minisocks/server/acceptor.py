@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, Waker, log_bug, tell
-from minisocks.net.edge import Edge
+from minisocks.net.capacity import Edge
 from minisocks.net.polled import Polled
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of

@@ -11,9 +11,9 @@ from typing import FrozenSet, List, Optional
 
 from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
+from minisocks.net.capacity import with_room
 from minisocks.net.lookup import numeric_addresses
 from minisocks.net.ports import public_address
-from minisocks.net.room import with_room
 from minisocks.policy.addresses import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
 from minisocks.server.bindlisteners import BindListener, ways_from_anywhere

@@ -8,7 +8,7 @@ from typing import Any, Callable, Tuple
 
 from minisocks.compat import READ, WRITE, bind_late, close_quietly, connect_result
 from minisocks.errors import DialError, IdentMismatch, NoIdentd
-from minisocks.net.room import with_room
+from minisocks.net.capacity import with_room
 from minisocks.protocol.identity import MAX_LINE_BYTES, check_user_id, encode_query, first_line
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.wire import Rep, plain_ip, text_ip

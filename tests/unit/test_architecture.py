@@ -361,7 +361,7 @@ OPENS = {
     "service.control": 1,  # /dev/null
     "service.daemon": 1,  # /dev/null
     "net.interfaces": 1,  # of /proc
-    "net.machine": 1,  # of /proc
+    "net.capacity": 1,  # of /proc
     "net.opening": 6,
     "service.service": 1,  # /dev/tty
     "net.threads": 1,  # /dev/null

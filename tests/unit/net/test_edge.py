@@ -2,9 +2,9 @@
 
 import pytest
 
-import minisocks.net.edge
+import minisocks.net.capacity
+from minisocks.net.capacity import Edge
 from kit.support import Clock, log_kept
-from minisocks.net.edge import Edge
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def edge(monkeypatch):
     """An edge with a clock and its lines."""
     edge = Edge("over")
     edge.clock = Clock()
-    monkeypatch.setattr(minisocks.net.edge.time, "monotonic", edge.clock)
+    monkeypatch.setattr(minisocks.net.capacity.time, "monotonic", edge.clock)
     with log_kept("minisocks") as log:
         edge.lines = log.lines
         yield edge
@@ -34,6 +34,6 @@ def test_one_that_comes_and_goes_is_told_once_in_a_while(edge):
         edge.passed()
     edge.reached("nothing left")
     assert ["at capacity: nothing left", "over"] == edge.lines
-    edge.clock.now += minisocks.net.edge.EDGE_SECONDS
+    edge.clock.now += minisocks.net.capacity.EDGE_SECONDS
     edge.reached("nothing left")
     assert ["at capacity: nothing left", "over", "at capacity: nothing left"] == edge.lines
