@@ -7,8 +7,8 @@ from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Authenticate, Hooks, demand_yes_or_no
 from minisocks.net.egress import Egress
+from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
-from minisocks.net.textfile import read_file
 from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
 from minisocks.policy.defaults import in_force

@@ -8,12 +8,21 @@ Imports next to nothing: ``--ensure`` uses it every minute.
 """
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional, Tuple, Union
 
-__all__ = ["demand_room", "demand_trusted", "open_trusted", "set_kept_mode", "try_out"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "demand_room",
+    "demand_trusted",
+    "open_trusted",
+    "read_file",
+    "set_kept_mode",
+    "try_out",
+]
 
 #: Linux: a descriptor of whatever has that name, which is neither opened nor followed.  So
 #: each step is looked at and taken as one: nothing can be put in its place in between.
@@ -200,3 +209,38 @@ def _is_kernels(device: int) -> bool:
 def _not_trusted(what: str, name: str, uid: int) -> OSError:
     told = what % name, uid
     return OSError(1, "%s of user %d, not of root or this user: name another one" % told)
+
+
+#: More is no file of settings.
+MAX_FILE_BYTES = 1 << 20
+
+
+def read_file(path: str, most: int = MAX_FILE_BYTES, waits: bool = False) -> str:
+    """Return the text of a file of settings, or another of at most so many bytes.
+
+    Args:
+        waits: it may be a pipe, to which somebody writes, or not.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too long for one, or no file.
+    """
+    with open(path, "rb", opener=None if waits else _open_at_once) as file:
+        if not waits and os.fstat(file.fileno()).st_mode & 0o170000 in _PIPES:
+            raise ValueError("it is no file")
+        data = file.read(most + 1) or b""
+    if len(data) > most:
+        raise ValueError("it is longer than %d MiB" % (most >> 20))
+    # What cannot be said in the encoding that names of files have here goes the way it
+    # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
+    encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"
+    return data[3 * data.startswith(b"\xef\xbb\xbf") :].decode(encoding, "surrogateescape")
+
+
+#: FIFO and socket, by which a file's mode says so.
+_PIPES = (0o010000, 0o140000)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Who serves must not wait for whoever may write to a pipe of that name.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

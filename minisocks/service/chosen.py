@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from minisocks.config.layers import Layered, layered
 from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError, ServiceError
-from minisocks.net.textfile import read_file
+from minisocks.net.opening import read_file
 from minisocks.policy.rulelines import with_files
 from minisocks.quoting import reason_of
 from minisocks.service import console

@@ -8,8 +8,7 @@ rest of the program do the whole work.
 import _socket  # not socket: that takes as long as all else
 import os
 
-from minisocks.net.opening import demand_trusted
-from minisocks.net.textfile import read_file
+from minisocks.net.opening import demand_trusted, read_file
 from minisocks.service.location import locate, scan
 from minisocks.service.pidfile import Pidfile
 

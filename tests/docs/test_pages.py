@@ -18,7 +18,7 @@ from kit.light import light_environment
 from kit.pages import blocks
 from kit.support import OLDEST_CLICK, ROOT, TIMEOUT, Talk, closed_port, wait_until
 from minisocks.errors import NotRunning
-from minisocks.net.textfile import read_file
+from minisocks.net.opening import read_file
 from minisocks.service.commands import stop
 from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path

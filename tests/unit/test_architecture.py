@@ -362,10 +362,9 @@ OPENS = {
     "service.daemon": 1,  # /dev/null
     "net.interfaces": 1,  # of /proc
     "net.capacity": 1,  # of /proc
-    "net.opening": 6,
+    "net.opening": 8,
     "service.service": 1,  # /dev/tty
     "net.threads": 1,  # /dev/null
-    "net.textfile": 2,
 }
 #: In modules that know unix sockets.
 CONNECTS = {
