@@ -138,7 +138,7 @@ def test_healthy_path_loads_next_to_nothing(instance):
         env={},
     )
     loaded = done.stdout.decode().split()
-    ours = ["", ".__main__", ".config", ".config.inifile", ".net", ".net.opening", ".net.textfile"]
+    ours = ["", ".__main__", ".config", ".config.inifile", ".net", ".net.opening"]
     ours += [".service", *(".service." + name for name in ("ensure", "location", "pidfile"))]
 
     assert ["minisocks" + name for name in ours] == [n for n in loaded if "minisocks" in n]
