@@ -10,8 +10,7 @@ from minisocks.net.answers import Answers
 from minisocks.net.attempts import ExtraAttempts
 from minisocks.net.errand import run_in
 from minisocks.net.loop import Loop
-from minisocks.net.ownaddress import KernelRoutes
-from minisocks.net.ownlisteners import OwnListeners
+from minisocks.net.ownaddress import KernelRoutes, OwnListeners
 from minisocks.net.processor import Processor
 from minisocks.net.resolver import Resolver
 from minisocks.net.vanished import VanishedPeers
