@@ -11,7 +11,7 @@ from minisocks.config.layers import Layered
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ServiceError
 from minisocks.net.capacity import Room, find_room, raise_descriptor_limit
-from minisocks.net.interfaces import own_ipv4
+from minisocks.net.lookup import own_ipv4
 from minisocks.net.processor import AUTO
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from minisocks.net.lookup import only_family, own_ipv4
 from kit import hosts
-from minisocks.net.interfaces import only_family, own_ipv4
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells them so")
@@ -25,7 +25,7 @@ def test_every_address_of_every_interface_is_told():
         with hosts.or_skip():
             made.cable(("one", "10.1.0.1/24", "10.1.0.9/24", "fd01::1/64"), ("other",))
             made.one.ip("addr add 169.254.3.4/16 dev other label other:0")
-        ask = "from minisocks.net.interfaces import own_ipv4; print(own_ipv4())"
+        ask = "from minisocks.net.lookup import own_ipv4; print(own_ipv4())"
         status, text = made.one.run(sys.executable, "-c", ask)
 
     assert 0 == status, text
@@ -59,7 +59,7 @@ def test_family_of_which_alone_there_are_addresses(addresses, family):
     with hosts.made_for_tests("one", "other") as made:
         with hosts.or_skip():
             made.cable(("one", *addresses), ("other",))
-        ask = "from minisocks.net.interfaces import only_family; print(only_family())"
+        ask = "from minisocks.net.lookup import only_family; print(only_family())"
         status, text = made.one.run(sys.executable, "-c", ask)
 
     assert (0, "%d\n" % family) == (status, text)

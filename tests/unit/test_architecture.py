@@ -360,7 +360,7 @@ OPENS = {
     "service.console": 2,  # /dev/null
     "service.control": 1,  # /dev/null
     "service.daemon": 1,  # /dev/null
-    "net.interfaces": 1,  # of /proc
+    "net.lookup": 1,  # of /proc
     "net.capacity": 1,  # of /proc
     "net.opening": 8,
     "service.service": 1,  # /dev/tty
