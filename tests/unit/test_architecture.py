@@ -356,7 +356,7 @@ def test_router_s_python_is_enough():
 #: What may be opened without ``opening``: what no setting names, or what is only read; and
 #: sockets that have an address, not a path.
 OPENS = {
-    "net.affinity": 2,  # of /proc
+    "net.processor": 2,  # of /proc
     "service.console": 2,  # /dev/null
     "service.control": 1,  # /dev/null
     "service.daemon": 1,  # /dev/null
