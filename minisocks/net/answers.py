@@ -5,7 +5,7 @@ import time
 from typing import Callable, List, Optional, Tuple
 
 from minisocks.errors import DialError
-from minisocks.net.loop import Job, Loop, Timer
+from minisocks.net.loop import Background, Loop, Timer
 from minisocks.net.resolver import Outcome
 from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr
 from minisocks.wire import Rep
@@ -28,15 +28,13 @@ LENGTH_FACTOR = 5
 ADDRESS_BYTES = 256
 
 
-class Answers(Job):
+class Answers(Background):
     """Names, and what came of them, for a while.
 
     A class because all that is in it is counted as memory, and leaves it again, in one place.
     It is a job so that it has a timer, which runs only while there is something that can become
     too old: an idle process sleeps.  Loop thread, but for its making.
     """
-
-    counts = False
 
     def __init__(self, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
@@ -101,9 +99,6 @@ class Answers(Job):
         """Look in a while for what is too old then."""
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP_SECONDS, self, self._sweep)
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Never called: it watches nothing."""
 
     def abort(self, why: str) -> None:
         """Forget all; the proxy ends."""

@@ -5,7 +5,7 @@ import itertools
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-__all__ = ["Job", "Timer", "Timers"]
+__all__ = ["Background", "Job", "Timer", "Timers"]
 
 
 class Job:
@@ -58,6 +58,23 @@ class Job:
     def is_held_back(self) -> bool:
         """Return whether it is kept from going on, so that its silence is not its own."""
         return False
+
+
+class Background(Job):
+    """A job that is no connection and watches no descriptor: what it does is due to timers."""
+
+    __slots__ = ()
+
+    counts = False
+
+    def begin(self) -> None:
+        """Do nothing yet."""
+
+    def on_ready(self, fd: int, mask: int) -> None:
+        """Never called."""
+
+    def abort(self, why: str) -> None:
+        """Do nothing: the proxy ends."""
 
 
 class Timer:

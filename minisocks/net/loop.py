@@ -23,12 +23,12 @@ import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 from minisocks.compat import READ, UNSHARED_POLLERS, Poller, Waker, close_quietly, hang_up, log_bug
-from minisocks.net.job import Job, Timer, Timers
+from minisocks.net.job import Background, Job, Timer, Timers
 from minisocks.net.pipes import Pipes
 from minisocks.net.processor import Processor
 from minisocks.net.threads import start_thread
 
-__all__ = ["BUFFER_BYTES", "Job", "Loop", "Timer"]
+__all__ = ["BUFFER_BYTES", "Background", "Job", "Loop", "Timer"]
 
 log = logging.getLogger("minisocks")
 

@@ -11,7 +11,7 @@ import struct
 import sys
 from typing import List
 
-from minisocks.net.loop import Job, Loop
+from minisocks.net.loop import Background, Job, Loop
 
 __all__ = ["VanishedPeers", "has_vanished"]
 
@@ -51,14 +51,12 @@ def has_vanished(sock: socket.socket) -> bool:
     return silent > 1000 * (idle + interval * count)
 
 
-class VanishedPeers(Job):
+class VanishedPeers(Background):
     """Has the jobs of a loop look after their peers once a minute.
 
     A class because it is asked for by any thread, and does nothing while there is no connection:
     an idle process is not woken up.
     """
-
-    counts = False
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -75,12 +73,6 @@ class VanishedPeers(Job):
         if not self._has_timer:
             self._has_timer = True
             self._loop.call_later(LOOK_SECONDS, self, self._look)
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Never called: it watches nothing."""
-
-    def abort(self, why: str) -> None:
-        """Leave them alone; the proxy ends."""
 
     def _look(self) -> None:
         # First: a thread that has submitted a connection by then expects it once more.

@@ -10,7 +10,7 @@ from typing import List, Optional, Sized, Tuple
 
 from minisocks.errors import LimitReached
 from minisocks.net.errand import run_in
-from minisocks.net.loop import BUFFER_BYTES, Job, Loop
+from minisocks.net.loop import BUFFER_BYTES, Background, Loop
 from minisocks.relay.pair import SHORT_TURNS, Pair
 from minisocks.values import shown_bytes
 
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 1.0
 ROUND_EVENTS = 32
 
 
-class Memory(Job):
+class Memory(Background):
     """Keeps the connections of a loop below a limit.
 
     A class because it remembers whom it found: in a flood of those who take nothing it
@@ -36,8 +36,6 @@ class Memory(Job):
     Args:
         pending: the handshakes that are not finished, each counted as a connection.
     """
-
-    counts = False
 
     def __init__(self, loop: Loop, pending: Sized) -> None:
         self._loop = loop
@@ -70,9 +68,6 @@ class Memory(Job):
         """See whether it is reached already."""
         self._is_called = False
         self._check()
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Never called: it watches nothing."""
 
     def abort(self, why: str) -> None:
         """Leave them all alone; the proxy ends."""

@@ -9,7 +9,7 @@ import collections
 import time
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
-from minisocks.net.loop import BUFFER_BYTES, Job, Loop, Timer
+from minisocks.net.loop import BUFFER_BYTES, Background, Job, Loop, Timer
 from minisocks.policy.client import Client
 from minisocks.relay.flow import Flow, word_of
 from minisocks.relay.pair import Pair
@@ -134,10 +134,8 @@ class Lane:
             self._start_timer()
 
 
-class Throttle(Job):
+class Throttle(Background):
     """What one client has, for as long as it has pairs.  A job for the sake of its timers."""
-
-    counts = False
 
     def __init__(self, loop: Loop, rate: int) -> None:
         self._loop = loop
@@ -146,12 +144,6 @@ class Throttle(Job):
         self.is_ending = False
         self.up = Lane(loop, self, rate)
         self.down = Lane(loop, self, rate)
-
-    def begin(self) -> None:
-        """Nothing is to be done before a pair says so."""
-
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Never called: it watches nothing."""
 
     def change(self, rate: int) -> None:
         """Go by another rate, each direction."""
