@@ -7,7 +7,7 @@ from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
 from minisocks.net.answers import Answers
-from minisocks.net.attempts import ExtraAttempts
+from minisocks.net.dialer import ExtraAttempts
 from minisocks.net.errand import run_in
 from minisocks.net.loop import Loop
 from minisocks.net.ownaddress import KernelRoutes, OwnListeners

@@ -11,7 +11,9 @@ import socket
 
 import pytest
 
+from minisocks.net import dialer
 from minisocks.net.capacity import find_room
+from minisocks.net.dialer import ExtraAttempts
 from kit import hosts
 from kit.support import (
     BIND,
@@ -67,7 +69,7 @@ class Made:
 
     def later(self):
         """Have what was counted be out of date."""
-        self.now += attempts.COUNT_SECONDS
+        self.now += dialer.COUNT_SECONDS
 
 
 @pytest.fixture
