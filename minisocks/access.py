@@ -17,7 +17,7 @@ from minisocks.policy.passwords import SALT_BYTES, Hash, derive
 from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.policy.usersfile import parse
-from minisocks.protocol.handshake import Credentials
+from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import reason_of
 from minisocks.wire import as_text
 

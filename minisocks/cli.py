@@ -8,8 +8,9 @@ import click
 
 from minisocks import __version__
 from minisocks.config.layers import Layered
+from minisocks.config.rows import CONFIG_FILE, GROUPS
 from minisocks.config.setting import Setting
-from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
+from minisocks.config.settings import SETTINGS
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.guesses import closest
 from minisocks.quoting import reason_of

@@ -21,7 +21,7 @@ from minisocks.config.settings import Config
 from minisocks.errors import ConfigError, HandshakeError
 from minisocks.guesses import closest
 from minisocks.hooks import Hooks
-from minisocks.net.loop import Job
+from minisocks.net.job import Job
 from minisocks.net.pipes import Pipe
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.proxy import Proxy

@@ -5,7 +5,8 @@ import time
 from typing import Callable, List, Optional, Tuple
 
 from minisocks.errors import DialError
-from minisocks.net.loop import Background, Loop, Timer
+from minisocks.net.job import Background, Timer
+from minisocks.net.loop import Loop
 from minisocks.net.resolver import Outcome
 from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr
 from minisocks.wire import Rep

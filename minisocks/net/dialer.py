@@ -15,7 +15,8 @@ from minisocks.compat import CAPACITY_ERRORS, close_quietly, connect_result, tun
 from minisocks.errors import DialError
 from minisocks.net.capacity import descriptors_to_spare, with_room
 from minisocks.net.egress import Egress
-from minisocks.net.loop import Background, Loop, Timer
+from minisocks.net.job import Background, Timer
+from minisocks.net.loop import Loop
 from minisocks.policy.addresses import Sockaddr
 from minisocks.wire import Rep
 

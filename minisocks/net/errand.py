@@ -3,7 +3,8 @@
 import threading
 from typing import Callable, List, Optional, TypeVar
 
-from minisocks.net.loop import Job, Loop
+from minisocks.net.job import Job
+from minisocks.net.loop import Loop
 
 __all__ = ["have_done", "run_in"]
 

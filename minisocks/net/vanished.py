@@ -11,7 +11,8 @@ import struct
 import sys
 from typing import List
 
-from minisocks.net.loop import Background, Job, Loop
+from minisocks.net.job import Background, Job
+from minisocks.net.loop import Loop
 
 __all__ = ["VanishedPeers", "has_vanished"]
 

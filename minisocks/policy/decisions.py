@@ -3,7 +3,8 @@
 from typing import Any, Callable, Dict, Optional
 
 from minisocks.policy.client import Client
-from minisocks.policy.rules import Decision, Rules
+from minisocks.policy.rulelines import Decision
+from minisocks.policy.rules import Rules
 from minisocks.wire import Address
 
 __all__ = ["Decisions"]

@@ -7,7 +7,8 @@ listens gets all of it first, as long as he takes some of it now and then.
 from typing import Callable, Optional, Tuple
 
 from minisocks.compat import unsent_bytes
-from minisocks.net.loop import Job, Loop, Timer
+from minisocks.net.job import Job, Timer
+from minisocks.net.loop import Loop
 from minisocks.record import Record
 from minisocks.relay.flow import Flow
 

@@ -2,7 +2,8 @@
 
 from typing import Optional
 
-from minisocks.net.loop import Job, Loop, Timer
+from minisocks.net.job import Job, Timer
+from minisocks.net.loop import Loop
 from minisocks.record import Record
 
 __all__ = ["Idle"]

@@ -2,7 +2,8 @@
 
 from typing import Optional, Tuple
 
-from minisocks.net.loop import Job, Loop, Timer
+from minisocks.net.job import Job, Timer
+from minisocks.net.loop import Loop
 from minisocks.net.pipes import Pipe
 from minisocks.record import Record
 from minisocks.relay.flow import Flow

@@ -4,7 +4,8 @@ import socket
 from typing import Optional
 
 from minisocks.compat import READ, close_quietly, unblock
-from minisocks.net.loop import Job, Loop, Timer
+from minisocks.net.job import Job, Timer
+from minisocks.net.loop import Loop
 from minisocks.policy.client import THIS_HOST, Groups
 from minisocks.policy.quota import Quota
 

@@ -17,7 +17,8 @@ import socket
 from typing import Dict, Optional, Type, Union
 
 from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock, unpace
-from minisocks.net.loop import BUFFER_BYTES, Job, Loop
+from minisocks.net.job import Job
+from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
 from minisocks.net.vanished import has_vanished
 from minisocks.record import Record

@@ -9,7 +9,8 @@ import collections
 import time
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
-from minisocks.net.loop import BUFFER_BYTES, Background, Job, Loop, Timer
+from minisocks.net.job import Background, Job, Timer
+from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.policy.client import Client
 from minisocks.relay.flow import Flow, word_of
 from minisocks.relay.pair import Pair

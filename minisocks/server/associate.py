@@ -3,7 +3,7 @@
 import socket
 
 from minisocks.errors import DialError, HandshakeError, UnsupportedCommand
-from minisocks.net.loop import Job
+from minisocks.net.job import Job
 from minisocks.net.ports import public_address
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session

@@ -10,8 +10,8 @@ from typing import List, Optional, Set
 from minisocks.compat import WRITE, close_quietly
 from minisocks.errors import DialError, HandshakeError
 from minisocks.net.dialer import Dial
+from minisocks.net.job import Timer
 from minisocks.net.lookup import numeric_addresses
-from minisocks.net.loop import Timer
 from minisocks.policy.addresses import Sockaddr
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session

@@ -6,7 +6,7 @@ from typing import Callable, Dict, Hashable, Iterator, Optional
 
 from minisocks.config.settings import Config
 from minisocks.errors import HandshakeError, LimitReached, ProxyStops
-from minisocks.net.edge import Edge
+from minisocks.net.capacity import Edge
 from minisocks.net.processor import Processor
 from minisocks.policy.client import Groups
 from minisocks.policy.queues import Queue

@@ -21,7 +21,7 @@ from minisocks.errors import NotChecked
 from minisocks.policy.client import Client, Groups
 from minisocks.policy.passwords import Hash
 from minisocks.policy.penalties import FREE, Penalties, scopes_of
-from minisocks.protocol.handshake import Credentials
+from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending

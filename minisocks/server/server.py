@@ -17,7 +17,8 @@ from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.errors import DialError, HandshakeError, ProxyStops
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.policy.client import Client
-from minisocks.protocol.handshake import Credentials, Event, Request
+from minisocks.protocol.handshake import Event, Request
+from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.server.acceptor import Acceptor
 from minisocks.server.associate import Associate

@@ -7,7 +7,7 @@ from typing import Any, Optional, Type
 from minisocks.access import Access
 from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
-from minisocks.net.loop import Job
+from minisocks.net.job import Job
 from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.quoting import MOST_TOLD, quoted

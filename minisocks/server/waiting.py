@@ -6,10 +6,10 @@ from typing import Any, Callable, List, Optional
 
 from minisocks.compat import READ
 from minisocks.errors import DialError, HandshakeError
-from minisocks.net.loop import Job, Timer
+from minisocks.net.job import Job, Timer
 from minisocks.net.resolver import Lookup, Outcome
 from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr
-from minisocks.policy.rules import Decision
+from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Request
 from minisocks.server.clientsocket import FIN_SECONDS
 from minisocks.server.session import Session

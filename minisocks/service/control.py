@@ -18,7 +18,8 @@ import stat
 from typing import Any, Callable, Dict, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
-from minisocks.net.loop import Job, Loop
+from minisocks.net.job import Job
+from minisocks.net.loop import Loop
 from minisocks.net.opening import demand_trusted, set_kept_mode
 from minisocks.net.polled import Failures
 

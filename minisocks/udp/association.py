@@ -15,7 +15,8 @@ from typing import Any, Dict, Optional
 
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import HandshakeError
-from minisocks.net.loop import BUFFER_BYTES, Job, Timer
+from minisocks.net.job import Job, Timer
+from minisocks.net.loop import BUFFER_BYTES
 from minisocks.net.vanished import has_vanished
 from minisocks.protocol.datagram import decode_header
 from minisocks.protocol.fragments import REASSEMBLY_SECONDS, Reassembly

@@ -17,12 +17,12 @@ from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.net.answers import NAME_SECONDS
 from minisocks.net.dialer import MAX_ADDRESSES, interleaved
+from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import numeric_addresses
-from minisocks.net.loop import Job, Timer
 from minisocks.net.resolver import Lookup, Outcome
 from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Groups
-from minisocks.policy.rules import Decision
+from minisocks.policy.rulelines import Decision
 from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.drops import FOR_ALL_ADDRESSES, NotSent, drop_of

@@ -20,7 +20,8 @@ from minisocks.errors import (
     UnsupportedAddressType,
     UnsupportedCommand,
 )
-from minisocks.protocol.handshake import Credentials, Handshake, Request
+from minisocks.protocol.handshake import Handshake, Request
+from minisocks.protocol.socks5 import Credentials
 from minisocks.protocol.stream import Stream
 from minisocks.wire import Cmd, Method, Rep
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from minisocks.net.lookup import only_family, own_ipv4
 from kit import hosts
+from minisocks.net.lookup import only_family, own_ipv4
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells them so")

@@ -11,9 +11,6 @@ import socket
 
 import pytest
 
-from minisocks.net import dialer
-from minisocks.net.capacity import find_room
-from minisocks.net.dialer import ExtraAttempts
 from kit import hosts
 from kit.support import (
     BIND,
@@ -27,11 +24,11 @@ from kit.support import (
     socks5,
     wait_until,
 )
-from minisocks.net import attempts
-from minisocks.net.attempts import ExtraAttempts
+from minisocks.net import dialer
+from minisocks.net.capacity import find_room
+from minisocks.net.dialer import ExtraAttempts
 from minisocks.net.errand import run_in
 from minisocks.net.loop import Loop
-from minisocks.net.machine import find_room
 from minisocks.net.resolver import Resolver
 from minisocks.server.limits import KEPT
 

@@ -3,8 +3,8 @@
 import pytest
 
 import minisocks.net.capacity
-from minisocks.net.capacity import Edge
 from kit.support import Clock, log_kept
+from minisocks.net.capacity import Edge
 
 
 @pytest.fixture

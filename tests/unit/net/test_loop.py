@@ -11,7 +11,8 @@ import minisocks.net.loop
 from kit.support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 from minisocks import compat
 from minisocks.compat import READ, WRITE
-from minisocks.net.loop import Job, Loop
+from minisocks.net.job import Job
+from minisocks.net.loop import Loop
 
 POLLERS = [
     pytest.param(compat.Poller, id="default"),

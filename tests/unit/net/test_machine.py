@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from kit.support import ROOT, no_descriptor_left
 from minisocks.net import capacity
 from minisocks.net.capacity import find_room
-from kit.support import ROOT, no_descriptor_left
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import minisocks.net.loop
 from kit.support import ROOT, TIMEOUT, CommandLine, FakeTarget, Talk, log_kept, wait_until
 from minisocks import Proxy
 from minisocks.net.errand import run_in
-from minisocks.net.loop import LOOK_ROUNDS, Job, Loop
+from minisocks.net.job import Job
+from minisocks.net.loop import LOOK_ROUNDS, Loop
 from minisocks.net.processor import AUTO, Processor, System, Times, release_thread
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

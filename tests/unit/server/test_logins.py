@@ -28,7 +28,7 @@ from minisocks.policy import passwords
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import MAX_ITERATIONS, Hash
 from minisocks.policy.penalties import Penalties
-from minisocks.protocol.handshake import Credentials
+from minisocks.protocol.socks5 import Credentials
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins, Verified

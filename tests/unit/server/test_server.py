@@ -29,7 +29,7 @@ from kit.support import (
 )
 from minisocks.config.settings import Config
 from minisocks.server import acceptor
-from minisocks.server.handler import SocksHandler
+from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.server.services import Services
 
 
