@@ -15,10 +15,9 @@ from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 from minisocks.record import access_log, granted_log
-from minisocks.service.budget import Budget
 from minisocks.service.lines import FORMATS, Entry, skipped_entry, sum_up
 from minisocks.service.outputs import Destination, LogFile, Stderr, Syslog
-from minisocks.service.repeats import Folding
+from minisocks.service.repeats import Budget, Folding
 
 __all__ = ["Log", "destinations"]
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from minisocks.service import repeats
 from kit import hosts
 from kit.namespace import CannotMake
 from kit.support import Talk, socks4a, wait_until
-from minisocks.service import budget
 
 PROXY, PROXY4, ATTACKER, CALM = "2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2"
 #: The attacker's provider has given it a /48.
@@ -74,7 +74,7 @@ def test_a_flood_of_refusals_writes_little_and_hides_nobody(made, tmp_path):
 
     lines = [line for line in log.read_text().splitlines() if "minisocks.access" in line]
     single = [line for line in lines if "id=" in line and "last message" not in line]
-    assert len(single) <= budget.BURST + budget.LINES_PER_SECOND * (seconds + 1) + 2
+    assert len(single) <= repeats.REFUSAL_BURST + repeats.REFUSALS_PER_SECOND * (seconds + 1) + 2
     assert 1 == len([line for line in single if CALM in line])
     text = "\n".join(lines)
     folded = re.findall("last message ([0-9]+) times", text)

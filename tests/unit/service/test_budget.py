@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisocks.service.repeats import (
+    MAX_SITES,
+    REFUSAL_BURST,
+    REFUSALS_PER_SECOND,
+    WINDOW_SECONDS,
+    Budget,
+)
 from kit.support import Clock
-from minisocks.service.budget import BURST, LINES_PER_SECOND, MAX_SITES, WINDOW_SECONDS, Budget
 
 
 @pytest.fixture
@@ -24,11 +30,13 @@ def budget(clock):
 
 def test_some_at_once_then_so_many_a_second(budget, clock):
     """What is not used is there later, up to the burst."""
-    assert [True] * BURST + [False] * 50 == [budget.allows() for _ in range(BURST + 50)]
+    assert [True] * REFUSAL_BURST + [False] * 50 == [
+        budget.allows() for _ in range(REFUSAL_BURST + 50)
+    ]
     clock.now = 2.0
-    assert 2 * LINES_PER_SECOND == sum(budget.allows() for _ in range(50))
+    assert 2 * REFUSALS_PER_SECOND == sum(budget.allows() for _ in range(50))
     clock.now = 1e6
-    assert BURST == sum(budget.allows() for _ in range(BURST + 50))
+    assert REFUSAL_BURST == sum(budget.allows() for _ in range(REFUSAL_BURST + 50))
 
 
 def test_the_first_line_of_each_site_is_free(budget, clock):
@@ -37,7 +45,7 @@ def test_the_first_line_of_each_site_is_free(budget, clock):
     assert [True] * MAX_SITES + [False] * MAX_SITES == first
     assert not budget.is_first(0)
     assert len(budget._sites) == MAX_SITES
-    assert [True] * BURST + [False] == [budget.allows() for _ in range(BURST + 1)]
+    assert [True] * REFUSAL_BURST + [False] == [budget.allows() for _ in range(REFUSAL_BURST + 1)]
 
 
 def test_each_window_has_its_sum_and_its_first_lines(budget, clock):
@@ -85,5 +93,5 @@ def test_no_order_of_events_writes_more(steps):
         else:
             budget.skip("x")
     windows = 1 + clock.now // WINDOW_SECONDS
-    assert written <= BURST + LINES_PER_SECOND * clock.now + MAX_SITES * windows
+    assert written <= REFUSAL_BURST + REFUSALS_PER_SECOND * clock.now + MAX_SITES * windows
     assert len(steps) == written + skipped + sum((budget.rest() or {}).values())

@@ -26,7 +26,7 @@ from minisocks.compat import tame_traceback
 from minisocks.config.settings import Config
 from minisocks.policy.client import Client
 from minisocks.record import Record
-from minisocks.service import budget, logs
+from minisocks.service import logs, repeats
 from minisocks.service.lines import FORMATS, Entry, sum_up
 from minisocks.service.logs import MAX_WAITING, Log, destinations
 from minisocks.service.outputs import Destination
@@ -215,7 +215,7 @@ def test_many_refused_networks_are_one_sum_by_why(log, memory):
     access.info("%s", ended(via="10.0.0.1", rep=Rep.SUCCEEDED, end="client-fin", id=9001))
     log.close()
     lines = [text for text in memory.texts if "client=[2001:db8" in text]
-    assert len(lines) < 2 * budget.BURST
+    assert len(lines) < 2 * repeats.REFUSAL_BURST
     assert [1, 1] == [len([t for t in memory.texts if " id=%d " % n in t]) for n in (9000, 9001)]
     told = sum(int((re.findall("last message ([0-9]+) times", text) or [1])[0]) for text in lines)
     (rest,) = re.findall(
@@ -236,8 +236,8 @@ def test_a_scan_from_everywhere_has_its_bound(log, memory):
         if n % 300 == 0:
             wait_until(lambda: not log._waiting)
     log.close()
-    rate = budget.LINES_PER_SECOND * (time.monotonic() - began)
-    assert len(memory.texts) <= budget.BURST + budget.MAX_SITES + rate + 2
+    rate = repeats.REFUSALS_PER_SECOND * (time.monotonic() - began)
+    assert len(memory.texts) <= repeats.REFUSAL_BURST + repeats.MAX_SITES + rate + 2
     assert "times from many networks: id=" in "\n".join(memory.texts)
 
 
