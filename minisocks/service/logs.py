@@ -8,16 +8,16 @@ import collections
 import logging
 import threading
 import time
-from typing import Callable, Deque, Dict, Iterable, List, Optional, Sequence
+from typing import Callable, Deque, List, Optional, Sequence
 
 from minisocks.config.settings import Config
 from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 from minisocks.record import access_log, granted_log
-from minisocks.service.lines import FORMATS, Entry, skipped_entry, sum_up
+from minisocks.service.lines import FORMATS, Entry
 from minisocks.service.outputs import Destination, LogFile, Stderr, Syslog
-from minisocks.service.repeats import Budget, Folding
+from minisocks.service.repeats import Suppression
 
 __all__ = ["Log", "destinations"]
 
@@ -60,7 +60,7 @@ class Log(logging.Handler):
         super().__init__()
         self._waiting: Deque[Entry] = collections.deque()
         #: Not with --verbose: who asks for it is looking for something.
-        self._folds = not config.verbose
+        self._suppresses = not config.verbose
         self._changed = threading.Condition()
         self._sleeping = self._closed = False
         self._thread: Optional[threading.Thread] = None
@@ -68,8 +68,7 @@ class Log(logging.Handler):
         self._wishes: Deque[Callable[[], None]] = collections.deque()
         self._dropped = 0
         # The log's thread only
-        self._folding: Folding[Entry] = Folding(sum_up)
-        self._budget = Budget()
+        self._suppression = Suppression()
         self._destinations = destinations(config)
         self._format = FORMATS[config.log_format]()
         self._lost, self._why_lost = 0, ""
@@ -105,7 +104,7 @@ class Log(logging.Handler):
     def change(self, config: Config, opened: Optional[Sequence[Destination]] = None) -> None:
         """Log as *config* says from now on, and to what ``destinations`` has *opened* for it."""
         _set_levels(config)
-        self._folds = not config.verbose
+        self._suppresses = not config.verbose
         if opened is None:
             return
 
@@ -133,9 +132,9 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have *record* written soon.  Never waits."""
         waiting, entry = len(self._waiting), Entry(record)
-        if waiting >= MAX_WAITING // 2 and self._folds and entry.is_refusal:
+        if waiting >= MAX_WAITING // 2 and self._suppresses and entry.is_refusal:
             # The other half is for what clients cannot have for nothing.
-            self._budget.skip(entry.why)
+            self._suppression.skip(entry)
             return
         if waiting >= MAX_WAITING:
             self._dropped += 1
@@ -175,7 +174,7 @@ class Log(logging.Handler):
         self._told_at = -EDGE_SECONDS  # or never
         try:
             self._take()
-            self._write(self._affordable(self._folding.rest()) + self._skipped(self._budget.rest()))
+            self._write(self._suppression.rest())
         except Exception:  # noqa: BLE001, S110  # our bug: nobody is left to tell
             pass
         for destination in self._destinations:
@@ -187,8 +186,7 @@ class Log(logging.Handler):
             # Before it looks: who appends looks at the flag behind that.
             self._sleeping = True
             while not (self._waiting or self._wishes or self._closed):
-                waits = [self._folding.seconds(), self._budget.seconds()]
-                seconds = min((wait for wait in waits if wait is not None), default=None)
+                seconds = self._suppression.seconds()
                 if seconds == 0:
                     break
                 self._changed.wait(seconds)
@@ -199,32 +197,14 @@ class Log(logging.Handler):
         """Write what waits, and what is due."""
         while self._wishes:
             self._wishes.popleft()()
-        entries = self._affordable(self._folding.due()) + self._skipped(self._budget.due())
+        entries = self._suppression.due()
         for _ in range(len(self._waiting)):
             entry = self._waiting.popleft()
-            if entry.path is None or not self._folds:
-                entries.append(entry)
-            else:
-                is_first = entry.is_refusal and self._budget.is_first(entry.site)
-                lines = self._folding.take(entry.path, entry, is_first)
-                entries += self._affordable(lines, entry if is_first else None)
+            entries += self._suppression.take(entry) if self._suppresses else [entry]
         dropped, self._dropped = self._dropped, 0
         if dropped:
             self._lost_some(dropped, "they are not taken fast enough")
         self._write(entries)
-
-    def _affordable(self, entries: Iterable[Entry], free: Optional[Entry] = None) -> List[Entry]:
-        """Return those that may be written, *free* in any case, and count the other ones."""
-        written = []
-        for entry in entries:
-            if entry is free or not entry.is_refusal or self._budget.allows():
-                written.append(entry)
-            else:
-                self._budget.skip(entry.why, entry.repeats or 1)
-        return written
-
-    def _skipped(self, refused: Optional[Dict[str, int]]) -> List[Entry]:
-        return [skipped_entry(refused)] if refused else []
 
     def _write(self, entries: Sequence[Entry]) -> None:
         now = time.monotonic()

@@ -8,7 +8,9 @@ import threading
 import time
 from typing import Callable, Dict, Generic, Hashable, List, Optional, Sequence, Set, TypeVar
 
-__all__ = ["BURST", "WINDOW_SECONDS", "Budget", "Folding"]
+from minisocks.service.lines import Entry, skipped_entry, sum_up
+
+__all__ = ["BURST", "WINDOW_SECONDS", "Budget", "Folding", "Suppression"]
 
 #: So many of a kind are written in a window; of the rest, how many there were, and the last one.
 BURST = 10
@@ -204,3 +206,53 @@ class Budget:
     def _begin(self, now: float) -> None:
         self._began = now
         self._sites.clear()
+
+
+class Suppression:
+    """Which entries of the log are written, and the sums of those that are not.
+
+    First the repeats of each group of clients, then a rate for all refusals together.  Thread:
+    one, except ``skip``.
+    """
+
+    def __init__(self) -> None:
+        self._folding: Folding[Entry] = Folding(sum_up)
+        self._budget = Budget()
+
+    def take(self, entry: Entry) -> List[Entry]:
+        """Return the entries to write now that *entry* has come."""
+        if entry.path is None:
+            return [entry]
+        is_first = entry.is_refusal and self._budget.is_first(entry.site)
+        entries = self._folding.take(entry.path, entry, is_first)
+        return self._affordable(entries, entry if is_first else None)
+
+    def skip(self, entry: Entry) -> None:
+        """Count *entry*, a refusal, as not written.  Any thread."""
+        self._budget.skip(entry.why, entry.repeats or 1)
+
+    def due(self) -> List[Entry]:
+        """Return the sums of the windows that are over."""
+        return self._affordable(self._folding.due()) + self._skipped(self._budget.due())
+
+    def rest(self) -> List[Entry]:
+        """Return all sums, because the log ends."""
+        return self._affordable(self._folding.rest()) + self._skipped(self._budget.rest())
+
+    def seconds(self) -> Optional[float]:
+        """Return the seconds until ``due`` returns a sum; None: nothing is suppressed."""
+        waits = (self._folding.seconds(), self._budget.seconds())
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _affordable(self, entries: List[Entry], free: Optional[Entry] = None) -> List[Entry]:
+        """Return the entries that the rate allows, and *free* in any case; count the others."""
+        written = []
+        for entry in entries:
+            if entry is free or not entry.is_refusal or self._budget.allows():
+                written.append(entry)
+            else:
+                self.skip(entry)
+        return written
+
+    def _skipped(self, refused: Optional[Dict[str, int]]) -> List[Entry]:
+        return [skipped_entry(refused)] if refused else []
