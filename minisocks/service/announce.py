@@ -4,31 +4,30 @@ Text only; who prints it, and in which colours, is the caller's affair.
 """
 
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
-from minisocks import __version__
 from minisocks.access import Access
-from minisocks.config.layers import Layered
 from minisocks.config.setting import Setting, option_name
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.net.capacity import Room
-from minisocks.net.processor import AUTO, NONE
 from minisocks.policy.client import Client
+from minisocks.policy.defaults import ALL, FROM_LAN
 from minisocks.policy.networks import LOOPBACK, Networks
+from minisocks.policy.rulelines import Rule
 from minisocks.policy.rules import Rules
-from minisocks.service.summary import describe
-from minisocks.values import ListenAddress
+from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.values import ListenAddress, encode
 from minisocks.wire import Address, Atyp, Cmd, packed_ip, text_ip
 
-__all__ = ["as_data", "as_table", "at_start"]
+__all__ = ["admitted", "at_start", "behind", "describe", "forwarded_of", "oddities", "shown"]
 
 #: What a descriptor limit brings, if nobody sets it.
 _BY_ROOM = "max_connections"
 
+#: So many names are told, of more how many there are.
+MOST_NAMES = 3
 #: A line: what it is about, and the rest.
 Line = Tuple[str, str]
-#: What a login costs: seconds, and iterations.
-Login = Dict[str, Any]
 #: Networks in which the other hosts may be strangers, though ``--allow-lan`` lets them in.
 _SHARED = [
     (Networks("100.64.0.0/10", "100.64.0.0/10"), "of a carrier's NAT, or a VPN such as Tailscale"),
@@ -40,8 +39,6 @@ _PUBLIC = bytes((1, 1, 1, 1))
 #: A user that no rule names, and the names that can stand in a URL as they are.
 _ANY = b"\0"
 _TYPABLE = re.compile(rb"[A-Za-z0-9_.-]+\Z")
-#: The processor that serving threads would keep to: what is wanted, and its number.
-Kept = Dict[str, Any]
 
 
 def at_start(
@@ -60,7 +57,7 @@ def at_start(
     """
     rules = access.rules
     lines = [("listening on", "%s (SOCKS4, SOCKS4a, SOCKS5)" % address) for address in addresses]
-    lines += _admitted(addresses, forwarded, config, rules)
+    lines += admitted(addresses, forwarded, config, rules)
     lines.append(("room for", "%s; %d unfinished handshakes" % (room, config.max_handshakes)))
     limits = _limits(config, room)
     if limits:
@@ -72,73 +69,16 @@ def at_start(
     return lines
 
 
-def as_table(
-    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
-) -> List[str]:
-    """Return the settings and the rules in force for people, passwords left out.
-
-    Args:
-        login: what one costs, if it costs anything.
-        kept: the processor, if that is known.
-    """
-    rows = []
-    for setting in SETTINGS:
-        values = _shown(setting, chosen.config) or ["none"]
-        if kept and setting.name == "processor":
-            values = [_processor(kept)]
-        for value in values:
-            rows.append((setting.key, value, chosen.sources[setting.name]))
-    name_width = max(len(row[0]) for row in rows)
-    value_width = min(30, max(len(row[1]) for row in rows))
-    lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
-    config = chosen.config
-    admitted = _admitted(config.listen, _forwarded_of(config), config, rules)
-    lines += ["", *(" ".join(line) for line in admitted)]
-    if login:
-        lines.append(
-            "a login costs %(seconds).2g s here (%(iterations)d iterations), once for each "
-            "password: later ones are remembered" % login
-        )
-    lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
-    for number, rule in enumerate(rules.rules, 1):
-        note = "  (built in)" if rule.is_built_in else ""
-        lines.append("%3d  %s%s" % (number, rule.text, note))
-    return lines
-
-
-def as_data(
-    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
-) -> Dict[str, Any]:
-    """Return the same for programs."""
-    settings = {}
-    for setting in SETTINGS:
-        value: Any = getattr(chosen.config, setting.name)
-        if setting.kind == "texts":
-            value = _shown(setting, chosen.config)
-        settings[setting.key] = {"value": value, "source": chosen.sources[setting.name]}
-    data = {
-        "version": __version__,
-        "settings": settings,
-        "may_come_in": describe(rules, chosen.config),
-        "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
-    }
-    for _about, text in _behind(_forwarded_of(chosen.config), chosen.config, rules):
-        data["forwarded"] = text
-    if kept:
-        data["processor"] = kept
-    return dict(data, login=login) if login else data
-
-
-def _admitted(
+def admitted(
     addresses: Sequence[str], forwarded: Sequence[str], config: Config, rules: Rules
 ) -> Iterator[Line]:
     """Yield which clients may come in, by the listeners that there are."""
     if len(forwarded) < len(addresses):
         yield "may come in:", describe(rules, config)
-    yield from _behind(forwarded, config, rules)
+    yield from behind(forwarded, config, rules)
 
 
-def _behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[Line]:
+def behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[Line]:
     """Yield how clients are treated that come to one of *forwarded*."""
     if not forwarded:
         return
@@ -160,7 +100,8 @@ def _behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[
     yield "forwarded:", text
 
 
-def _forwarded_of(config: Config) -> List[str]:
+def forwarded_of(config: Config) -> List[str]:
+    """Return those of the addresses of *config* that a forwarder connects to."""
     return [text for text in config.listen if config.is_forwarded(text)]
 
 
@@ -199,21 +140,14 @@ def _limits(config: Config, room: Room) -> str:
             why = "" if why.startswith(setting.option) else " (%s)" % why
             limits.append("%s %d%s" % (setting.key, most, why))
         elif (setting.is_limit and value is not None) or (setting.kind == "ports" and value):
-            limits.append("%s %s" % (setting.key, _shown(setting, config)[0]))
+            limits.append("%s %s" % (setting.key, shown(setting, config)[0]))
         elif setting.name == _BY_ROOM and room.limit is not None:
             limits.append("%s %d (what the descriptors allow)" % (setting.key, room.limit))
     return ", ".join(limits)
 
 
-def _processor(kept: Kept) -> str:
-    """Return what is wanted, and what it is here where that does not say it."""
-    wanted, number = kept["wanted"], kept["number"]
-    if wanted == AUTO:
-        return "%s (%s now)" % (wanted, "none" if number is None else "processor %d" % number)
-    return str(wanted) if wanted == NONE or number is not None else "%s (none here)" % wanted
-
-
-def _shown(setting: Setting, config: Config) -> List[str]:
+def shown(setting: Setting, config: Config) -> List[str]:
+    """Return the values of *setting* in *config* with their units."""
     value = getattr(config, setting.name)
     values = value if setting.kind == "texts" else [value]
     return [setting.with_unit(one) for one in values]
@@ -269,3 +203,106 @@ def _client_of(place: ListenAddress, is_forwarded: bool, user: Optional[bytes]) 
     client = Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)
     client.user = user
     return client
+
+
+def describe(rules: Rules, config: Config) -> str:
+    """Return one sentence that says which clients *rules*, those of *config*, let in."""
+    more = "; a name of --name-only counts as a password" if config.name_only else ""
+    more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
+    return _describe(rules) + more
+
+
+def _describe(rules: Rules) -> str:
+    if rules.has_own:
+        return "clients that the rules allow (minisocks check shows them)"
+    less = "" if all(rule.is_built_in for rule in rules.rules) else ", less what the rules deny"
+    if ALL in rules.rules:
+        return "any client, without a password (--open)" + less
+    clients = "clients on this host (by loopback)"
+    if FROM_LAN in rules.rules:
+        clients += " and on private networks (--allow-lan)"
+    if not rules.has_users:
+        return clients + ", without a password" + less
+    if FROM_LAN not in rules.rules:
+        return "any client that has a password" + less
+    return clients + " without a password, any other client with one" + less
+
+
+def oddities(access: Access) -> List[str]:
+    """Return sentences about settings, rules, lists and users that cannot be what was meant."""
+    rules, config = access.rules, access.config
+    found = list(access.notes)
+    last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
+    if not any(rule.allows for rule in rules.rules[: last or None]):
+        found.append(_NOTHING_ALLOWED)
+    elif 0 < last < len(rules.rules):
+        found.append("the rules behind rule %d are never asked: it matches all" % last)
+    for number, rule in enumerate(rules.rules, 1):
+        wants_user = rule.users is not None and None not in rule.users
+        if wants_user and not rules.has_users and not rules.asks_ident:
+            found.append("rule %d never matches: it wants a user, and there are none" % number)
+    # A rule may deny clients without a password all the same.
+    is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
+    if access.users and is_open:
+        found.append(_OPEN_TO_ALL)
+    if config.name_only:
+        names = _told([encode(name) for name in config.name_only])
+        found.append(_BY_NAME % names)
+    left_out = _left_out(access)
+    if left_out:
+        found.append(_LEFT_OUT % left_out)
+    return found + list(_of_one_family(config.listen))
+
+
+_STRANGER = Client(("192.0.2.1", 0))
+_OPEN_TO_ALL = (
+    "--open lets every client in without a password, although there are users; leave it out, "
+    "and each client needs one"
+)
+_NOTHING_ALLOWED = "no rule allows anything: no client can use this proxy; add an allow rule"
+_BY_NAME = (
+    "any client that gives the name %s is let in as that user, whatever its password "
+    "(--name-only); the name is no secret"
+)
+_LEFT_OUT = (
+    "no rule lets in %s by password: the right one is answered with REP 02. Add an allow rule "
+    "with user any, or with user none any if it is for clients without a password, too"
+)
+
+
+def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
+    """Yield what is told of every IPv6 address without every IPv4 one."""
+    places = [ListenAddress.parse(text) for text in texts]
+    for place in places:
+        if place.host == "::" and place._replace(host="0.0.0.0") not in places:
+            yield (
+                "%s is for clients that come by IPv6 only; -l :%d takes those by IPv4, too"
+                % (place, place.port)
+            )
+
+
+def _matches_all(rule: Rule) -> bool:
+    """Return whether no request is left for the rules behind *rule*."""
+    everybody = rule.users is None or (rule.any_user and None in rule.users)
+    return everybody and all(part is None for part in rule[2:7])
+
+
+def _left_out(access: Access) -> str:
+    """Return the users that no rule lets in by their password, as text; "" if there are none."""
+    allowing, users = [rule for rule in access.rules.rules if rule.allows], access.users
+    if not users or any(rule.any_user or rule == ALL for rule in allowing):
+        return ""
+    named = {name for rule in allowing for name in rule.users or ()}
+    names = [name for name in access.names if name not in named]
+    if users.may_take_long:  # the hook may know users of any name
+        return "" if named - {None} else "any user"
+    if names and len(names) == len(access.names):
+        return "any user"
+    return _told(names)
+
+
+def _told(names: List[bytes]) -> str:
+    told = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
+    if len(names) > MOST_NAMES:
+        told.append("%d other users" % (len(names) - MOST_NAMES))
+    return ", ".join(told)

@@ -1,22 +1,42 @@
-"""The command check: settings and rules in force, and whether a start would be refused; or what
-the rules say.  No click."""
+"""The command check: the settings and rules in force, and whether a start would be refused; or
+what the rules say about one client and one target.  No click.
 
-from typing import Any, Dict, Optional
+A start is tried without creating anything.  A listener and a pidfile that the running process of
+these very settings has are no problem, because check is run before a reload or a restart, too.
+"""
 
+import os
+from typing import Any, Callable, Dict, List, Optional
+
+from minisocks import __version__
 from minisocks.access import Access, Users
 from minisocks.config.layers import Layered
-from minisocks.errors import ConfigError
+from minisocks.config.settings import SETTINGS, Config
+from minisocks.errors import ConfigError, MinisocksError, ServiceError
 from minisocks.hooks import Hooks
+from minisocks.net.listener import Attempt
 from minisocks.net.ownaddress import KernelRoutes
-from minisocks.net.processor import AUTO, preview
+from minisocks.net.processor import AUTO, NONE, preview
+from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
+from minisocks.service.daemon import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
-from minisocks.service.summary import oddities
-from minisocks.service.trial import problems
+from minisocks.service.location import locate
+from minisocks.service.outputs import LogFile, Syslog
+from minisocks.service.pidfile import NoPidfiles, Pidfile, control_path
+from minisocks.service.remote import fits, request
+from minisocks.values import ListenAddress
 
-__all__ = ["check", "judge_one"]
+__all__ = ["check", "judge_one", "problems"]
+
+#: How long the running process may take to say where it listens.
+ANSWER_SECONDS = 5.0
+#: What a login costs: seconds, and iterations.
+Login = Dict[str, Any]
+#: The processor that serving threads would keep to: what is wanted, and its number.
+Kept = Dict[str, Any]
 
 
 def check(chosen: Layered, as_json: bool) -> None:
@@ -29,7 +49,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     """
     access = Access.of(chosen.config, Hooks())
     rules = access.rules
-    for sentence in (*chosen.of_files, *oddities(access)):
+    for sentence in (*chosen.of_files, *announce.oddities(access)):
         console.warn(sentence)
     wanted = chosen.config.processor or AUTO
     number, problem = preview(wanted)
@@ -38,10 +58,10 @@ def check(chosen: Layered, as_json: bool) -> None:
     kept = {"wanted": wanted, "number": number}
     found = problems(chosen.config, access, console.warn)
     if as_json:
-        data = announce.as_data(chosen, rules, _login(access.users), kept)
+        data = as_data(chosen, rules, _login(access.users), kept)
         _print(dict(data, problems=list(map(_sentence, found))), as_json)
     else:
-        _print(announce.as_table(chosen, rules, _login(access.users), kept), as_json)
+        _print(as_table(chosen, rules, _login(access.users), kept), as_json)
     for exc in found[:-1]:
         console.fail(_sentence(exc))
     if found:
@@ -98,3 +118,152 @@ def judge_one(
 def _print(what: Any, as_json: bool) -> None:
     for line in to_json(what, indent=2).split("\n") if as_json else what:
         console.print_line(line)
+
+
+def problems(config: Config, access: Access, warn: Callable[[str], None]) -> List[Exception]:
+    """Return what a start by the command line would raise, in the order of the settings.
+
+    Args:
+        access: what was made of *config*.
+        warn: called with a sentence about what is no reason not to start.
+    """
+    found: List[Exception] = []
+    if config.daemon and not can_detach():
+        found.append(ServiceError(NO_BACKGROUND))
+    pidfile = _pidfile(config, found, warn)
+    held = _listeners_of(pidfile) if pidfile else []
+    attempt = Attempt(held)
+    steps: List[Callable[[], None]] = [
+        lambda text=text: attempt.listen(ListenAddress.parse(text))  # type: ignore[misc]
+        for text in config.listen
+    ]
+    steps.append(attempt.close)  # soon: cron may start one meanwhile
+    steps.append(lambda: access.egress.check(warn))
+    if config.log_file:
+        steps.append(lambda: LogFile.try_out(config.log_file))
+    if config.syslog or (config.daemon and not config.log_file):
+        steps.append(lambda: _try_syslog(config.syslog or "local", warn))
+    try:
+        for step in steps:
+            try:
+                step()
+            except (MinisocksError, OSError) as exc:
+                found.append(exc)
+    finally:
+        attempt.close()
+    return found
+
+
+def _try_syslog(where: str, warn: Callable[[str], None]) -> None:
+    syslog = Syslog(where)
+    problem = syslog.problem()
+    syslog.close()
+    if problem:
+        warn("the log goes nowhere: %s" % problem)
+
+
+def _pidfile(
+    config: Config, found: List[Exception], warn: Callable[[str], None]
+) -> Optional[Pidfile]:
+    """Return the pidfile; what is wrong with it is *found*, or a warning if it is not needed."""
+    is_needed = bool(config.daemon or config.pidfile)
+    if not is_needed and not ListenAddress.parse(config.listen[0]).is_fixed:
+        return None
+    try:
+        path, _address = locate({"listen": config.listen[0], "pidfile": config.pidfile}, {})
+    except NoPidfiles as exc:
+        if is_needed:
+            found.append(ServiceError(str(exc)))
+        return None
+    except ValueError as exc:
+        sentence, path = str(exc), ""
+    else:
+        try:
+            Pidfile(path).try_out()
+            return Pidfile(path)
+        except OSError as exc:
+            sentence = "cannot use the pidfile %s: %s" % (path, reason_of(exc))
+    if is_needed:
+        found.append(ServiceError(sentence))
+    else:
+        warn(sentence)
+    return None
+
+
+def _listeners_of(pidfile: Pidfile) -> List[ListenAddress]:
+    """Return where the process that has *pidfile* listens; nowhere if none has it."""
+    try:
+        if pidfile.is_free():
+            return []
+        owner = os.stat(pidfile.path).st_uid
+        told = request(control_path(pidfile.path), {"do": "status"}, ANSWER_SECONDS, owner)
+        if not fits(told, {"addresses": [str]}):
+            return []
+        return [ListenAddress.parse(text) for text in told.get("addresses") or ()]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def as_table(
+    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+) -> List[str]:
+    """Return the settings and the rules in force for people, passwords left out.
+
+    Args:
+        login: what one costs, if it costs anything.
+        kept: the processor, if that is known.
+    """
+    rows = []
+    for setting in SETTINGS:
+        values = announce.shown(setting, chosen.config) or ["none"]
+        if kept and setting.name == "processor":
+            values = [_processor(kept)]
+        for value in values:
+            rows.append((setting.key, value, chosen.sources[setting.name]))
+    name_width = max(len(row[0]) for row in rows)
+    value_width = min(30, max(len(row[1]) for row in rows))
+    lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
+    config = chosen.config
+    admitted = announce.admitted(config.listen, announce.forwarded_of(config), config, rules)
+    lines += ["", *(" ".join(line) for line in admitted)]
+    if login:
+        lines.append(
+            "a login costs %(seconds).2g s here (%(iterations)d iterations), once for each "
+            "password: later ones are remembered" % login
+        )
+    lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
+    for number, rule in enumerate(rules.rules, 1):
+        note = "  (built in)" if rule.is_built_in else ""
+        lines.append("%3d  %s%s" % (number, rule.text, note))
+    return lines
+
+
+def as_data(
+    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+) -> Dict[str, Any]:
+    """Return the same for programs."""
+    settings = {}
+    for setting in SETTINGS:
+        value: Any = getattr(chosen.config, setting.name)
+        if setting.kind == "texts":
+            value = announce.shown(setting, chosen.config)
+        settings[setting.key] = {"value": value, "source": chosen.sources[setting.name]}
+    data = {
+        "version": __version__,
+        "settings": settings,
+        "may_come_in": announce.describe(rules, chosen.config),
+        "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
+    }
+    for _about, text in announce.behind(announce.forwarded_of(chosen.config), chosen.config, rules):
+        data["forwarded"] = text
+    if kept:
+        data["processor"] = kept
+    return dict(data, login=login) if login else data
+
+
+def _processor(kept: Kept) -> str:
+    """Return what is wanted, and what it is here where that does not say it."""
+    wanted, number = kept["wanted"], kept["number"]
+    if wanted == AUTO:
+        return "%s (%s now)" % (wanted, "none" if number is None else "processor %d" % number)
+    return str(wanted) if wanted == NONE or number is not None else "%s (none here)" % wanted

@@ -25,7 +25,6 @@ from minisocks.service.presence import Presence
 from minisocks.service.reloads import Change, Reloads
 from minisocks.service.signals import Signals, hangs_on
 from minisocks.service.status import collect
-from minisocks.service.summary import oddities
 from minisocks.service.watchdog import take_turn
 from minisocks.values import ListenAddress
 
@@ -139,7 +138,7 @@ class Service:
         return announce.at_start(*where, self._config, services.access, room, own_ipv4())
 
     def _warn_of(self, of_files: Tuple[str, ...], access: Access) -> None:
-        for sentence in (*of_files, *oddities(access)):
+        for sentence in (*of_files, *announce.oddities(access)):
             self._warn(sentence)
 
     def _own_pidfile(self) -> Tuple[Pidfile, str]:

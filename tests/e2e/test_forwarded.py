@@ -7,6 +7,8 @@ import types
 
 import pytest
 
+from minisocks.service.announce import at_start
+from minisocks.service.checking import as_data, as_table
 from kit.identd import identd, says_user
 from kit.support import (
     GREETING,

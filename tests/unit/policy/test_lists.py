@@ -14,7 +14,7 @@ from minisocks.errors import ConfigError, RuleError
 from minisocks.hooks import Hooks
 from minisocks.policy.lists import parse_lines
 from minisocks.policy.names import Names
-from minisocks.service.summary import oddities
+from minisocks.service.announce import oddities
 
 
 def read(line):

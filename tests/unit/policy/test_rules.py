@@ -15,7 +15,7 @@ from minisocks.policy.defaults import in_force
 from minisocks.policy.lists import Lines
 from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
-from minisocks.service.summary import describe
+from minisocks.service.announce import describe
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip
 
 NONE, PASSWORD = Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD

@@ -8,7 +8,7 @@ from kit.support import CommandLine, Talk, password_message, run_proxy, socks5
 from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
-from minisocks.service.summary import oddities
+from minisocks.service.announce import oddities
 
 ANN, BOB = "ann:secret", "bob:secret"
 NO_USER = "no rule lets in any user by password"
