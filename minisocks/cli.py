@@ -12,7 +12,7 @@ from minisocks.config.rows import CONFIG_FILE, GROUPS
 from minisocks.config.setting import Setting
 from minisocks.config.settings import SETTINGS
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
-from minisocks.guesses import closest
+from minisocks.guesses import OTHER_WORDS, closest
 from minisocks.quoting import reason_of
 from minisocks.service import console
 from minisocks.service.chosen import pidfile_of, settings_of
@@ -363,8 +363,6 @@ def _stray(word: str) -> str:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """Return what to write instead of *word*, behind a semicolon."""
-    from minisocks.config.otherwords import OTHER_WORDS  # for mistakes only
-
     other = OTHER_WORDS.get(word)
     return "; " + other if other else closest(word, known) or _SEE_HELP
 

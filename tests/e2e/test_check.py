@@ -7,8 +7,8 @@ import re
 import pytest
 
 from kit.support import environment, run_command
-from minisocks.config.otherwords import OTHER_WORDS
 from minisocks.config.settings import SETTINGS, Config
+from minisocks.guesses import OTHER_WORDS
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
