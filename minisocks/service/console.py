@@ -1,25 +1,27 @@
-"""What the command line says to people: on stderr, and where programs read, on stdout.
+"""What the program prints: for people on stderr, for programs on stdout.  And ``--daemon``.
 
-In the background it goes to whoever started it, until it serves.
+A process in the background prints through the one that started it, which waits until it serves.
+Main thread.
 """
 
 import os
 import sys
 import traceback
-from typing import Iterable, Optional
+from typing import Iterable, List, Sequence
 
 from minisocks.quoting import shown
-from minisocks.service.daemon import Detached
 
 __all__ = [
+    "NO_BACKGROUND",
+    "can_detach",
     "clear_screen",
     "crash",
+    "detach",
     "fail",
     "fill_standard_descriptors",
     "finish",
     "flush_stderr",
     "flush_stdout",
-    "in_background",
     "print_bytes",
     "print_line",
     "say",
@@ -32,7 +34,19 @@ _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
-_background: Optional[Detached] = None
+#: How many descriptors are closed where the system does not list the open ones.
+MAX_DESCRIPTORS = 65536
+
+NO_BACKGROUND = (
+    "this system has no way for a process to the background: start it without --daemon and "
+    "--ensure, by a service manager, say"
+)
+
+#: The pipe to the process that started this one and waits until it serves; -1: there is none.
+_starter = -1
+
+#: In that pipe, between the lines for people and the exit status.
+_STATUS = b"\0"
 
 
 def fill_standard_descriptors() -> None:
@@ -50,24 +64,66 @@ def fill_standard_descriptors() -> None:
         pass  # no /dev/null, or no descriptor: the start will tell
 
 
-def in_background(process: Detached) -> None:
-    """Speak through *process* from now on."""
-    global _background
-    _background = process
+def can_detach() -> bool:
+    """Return whether this system has what ``detach`` needs.  Windows has not."""
+    return hasattr(os, "fork")
+
+
+def detach(keep: Sequence[int]) -> None:
+    """Return in the background: in a session of its own, in ``/``, with no descriptors but *keep*.
+
+    The process that calls it does not return: it waits, prints what the new process says, and
+    exits with the status that ``finish`` is given (1 if the new one ends before that).
+
+    While there is no other thread.
+
+    Raises:
+        OSError: there is no room for a process.
+    """
+    global _starter
+    reader, writer = os.pipe()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed, when Python started
+            try:
+                stream.flush()
+            except OSError:
+                pass  # full: no reason not to serve
+    if os.fork():
+        for fd in (writer, *keep):
+            os.close(fd)  # a lock on it ends with the new process alone
+        os._exit(_wait_for_it(reader))
+    try:
+        os.setsid()
+        # Once more, so that it never gets another terminal by opening one.
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        os.umask(0o077)
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        _close_all_but([0, 1, 2, writer, *keep])
+        _starter = writer
+    except BaseException as exc:  # noqa: BLE001  # two processes must not do the same work
+        os.write(writer, b"minisocks: cannot go to the background: %a\n" % exc + _STATUS + b"1")
+        os._exit(1)
 
 
 def finish(status: int) -> None:
-    """Let whoever waits for a process in the background go, with this exit status."""
-    if _background is not None:
-        _background.finish(status)
+    """End the process that started this one, with this exit status.  May be called again."""
+    global _starter
+    if _starter >= 0:
+        _tell_starter(_STATUS + b"%d" % status)
+        os.close(_starter)
+        _starter = -1
 
 
 def crash() -> None:
-    """Tell who waits for a process in the background of the exception that ends it."""
-    if _background is not None:
+    """Print the exception that ends a process in the background, before it serves."""
+    if _starter >= 0:
         for line in traceback.format_exc().splitlines():
-            _background.say(shown(line))
-        _background.finish(1)
+            _tell_starter(_as_line(shown(line)))
+        finish(1)
 
 
 def say(about: str, rest: str) -> None:
@@ -172,8 +228,8 @@ def _discard(name: str) -> None:
 def _write(about: str, colour: int, rest: str) -> None:
     """Write a line to stderr, at once; a closed stderr is no reason to end."""
     rest = shown(rest)  # it may be a file's name, or what another process says
-    if _background is not None:
-        _background.say("%s %s" % (about, rest))
+    if _starter >= 0:
+        _tell_starter(_as_line("%s %s" % (about, rest)))
         return
     try:
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
@@ -182,3 +238,56 @@ def _write(about: str, colour: int, rest: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass
+
+
+def _as_line(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _tell_starter(data: bytes) -> None:
+    try:
+        os.write(_starter, data)
+    except OSError:
+        pass  # it has ended
+
+
+def _wait_for_it(reader: int) -> int:
+    """Print what the new process says until it serves; return the exit status."""
+    heard = b""
+    while _STATUS not in heard[-8:]:
+        data = os.read(reader, 4096)
+        if not data:
+            break
+        heard += data
+    lines, found, status = heard.partition(_STATUS)
+    _repeat(lines)
+    if found:
+        return int(status or b"1")
+    _repeat(b"minisocks: the process in the background ended before it served\n")
+    return 1
+
+
+def _repeat(data: bytes) -> None:
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass  # nobody reads it
+
+
+def _close_all_but(kept: Sequence[int]) -> None:
+    for fd in _open_descriptors():
+        if fd not in kept:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the one that listed them
+
+
+def _open_descriptors() -> List[int]:
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return [int(name) for name in os.listdir(directory)]
+        except OSError:
+            continue
+    return list(range(3, min(os.sysconf("SC_OPEN_MAX"), MAX_DESCRIPTORS)))

@@ -17,7 +17,6 @@ from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
 from minisocks.service.control import Answer
-from minisocks.service.daemon import NO_BACKGROUND, can_detach, detach
 from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
 from minisocks.service.pidfile import Pidfile, has_pidfiles
@@ -81,8 +80,8 @@ class Service:
         """
         config, note = self._config, ""
         is_in_background = config.daemon or ensure
-        if is_in_background and not can_detach():
-            raise ServiceError(NO_BACKGROUND)
+        if is_in_background and not console.can_detach():
+            raise ServiceError(console.NO_BACKGROUND)
         if is_in_background or config.pidfile:
             pidfile, address = self._own_pidfile()
             ours, note = _claim(pidfile, address, ensure)
@@ -91,7 +90,7 @@ class Service:
             self._presence.add(pidfile)
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
-            console.in_background(detach(self._presence.descriptors()))
+            console.detach(self._presence.descriptors())
         # In the background that is not the one it came from; and nohup wants it to stay.
         self._had_terminal = _has_terminal() and not hangs_on()
         try:

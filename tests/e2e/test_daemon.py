@@ -120,9 +120,9 @@ def test_a_background_process_that_dies_is_told():
     """If it ends without a word, the start does not wait for ever, and fails."""
     code = (
         "import os, signal\n"
-        "from minisocks.service.daemon import detach\n"
-        "background = detach([])\n"
-        "background.say('so far, so good')\n"
+        "from minisocks.service import console\n"
+        "console.detach([])\n"
+        "console.say('so far,', 'so good')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(
