@@ -24,7 +24,6 @@ from minisocks.errors import (
     UnsupportedCommand,
 )
 from minisocks.protocol import socks4, socks5
-from minisocks.protocol.sniff import sniff
 from minisocks.protocol.socks5 import Credentials
 from minisocks.protocol.stream import Stream
 from minisocks.quoting import MOST_TOLD, quoted
@@ -224,7 +223,7 @@ class Handshake:
             self.ver, self._stage = Ver.SOCKS5, _Stage.GREETING
             yield from self._socks5()
         else:
-            raise (yield from sniff(version, self._stream))
+            raise (yield from _foreign(version, self._stream))
 
     def _socks4(self) -> _Steps:
         request = yield from socks4.parse_request(self._stream)
@@ -265,3 +264,57 @@ class Handshake:
 
 def _hex(methods: bytes) -> str:
     return " ".join("%02x" % m for m in methods)
+
+
+#: Longest method of HTTP that is in use ("PROPPATCH", "BASELINE-CONTROL" is not).
+_LONGEST_WORD = 10
+
+_BALANCER = "a PROXY protocol header: the forwarder must not send one; see --forwarded"
+
+_PAGE = b"""\
+This is a SOCKS proxy, and it was spoken to in HTTP.
+
+In the settings of the browser or program, put this host and port into the
+field for a SOCKS proxy (SOCKS v5, or v4), not into the one for an HTTP proxy.
+
+  Firefox   Settings, Network Settings, Manual: fill in "SOCKS Host" only,
+            and tick "Proxy DNS when using SOCKS v5"
+  Chromium  chromium --proxy-server=socks5://HOST:PORT
+  curl      curl --proxy socks5h://HOST:PORT https://example.org/
+"""
+
+HTTP_ANSWER = (
+    b"HTTP/1.1 400 Bad Request\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n"
+    b"Connection: close\r\n"
+    b"\r\n"
+    b"%s"
+) % (len(_PAGE), _PAGE)
+
+
+def _foreign(first: int, stream: Stream) -> Generator[None, None, NotSocks]:
+    """Return (not raise) the error for a stream whose first byte is no VER.
+
+    Most reports of a broken proxy are a wrong setting in a browser: the browser shows the
+    answer, the log names the mistake.  Reads one word of capital letters at most, so it never
+    waits for more than a request line of HTTP.
+    """
+    if first == 0x16:
+        return NotSocks("TLS instead of SOCKS: the client takes this for an HTTPS proxy or server")
+    if first == 0x0D:
+        return NotSocks("not SOCKS: the first byte is 0x0d; it may be " + _BALANCER)
+    word = bytearray()
+    byte = first
+    while 0x41 <= byte <= 0x5A and len(word) < _LONGEST_WORD:
+        word.append(byte)
+        (byte,) = yield from stream.read_exact(1)
+    if word == b"PROXY" and byte == 0x20:
+        return NotSocks(_BALANCER)
+    if word and byte == 0x20:
+        return NotSocks(
+            "HTTP instead of SOCKS: the client takes this for an HTTP proxy", HTTP_ANSWER
+        )
+    if word == b"SSH":
+        return NotSocks("SSH instead of SOCKS: is this the port that was meant?")
+    return NotSocks("not SOCKS: the first byte is 0x%02x" % first)
