@@ -18,8 +18,7 @@ from minisocks.errors import HandshakeError
 from minisocks.net.job import Job, Timer
 from minisocks.net.loop import BUFFER_BYTES
 from minisocks.net.vanished import has_vanished
-from minisocks.protocol.datagram import decode_header
-from minisocks.protocol.fragments import REASSEMBLY_SECONDS, Reassembly
+from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_header
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import word_of
