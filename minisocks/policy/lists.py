@@ -15,8 +15,7 @@ import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from minisocks.errors import RuleError
-from minisocks.policy.addresssets import SETS
-from minisocks.policy.names import check_name, is_name
+from minisocks.policy.addresssets import SETS, check_name, is_name
 from minisocks.policy.networks import Row, parse_networks
 from minisocks.wire import packed_ip
 

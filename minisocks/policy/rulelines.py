@@ -27,9 +27,8 @@ from typing import (
 
 from minisocks.errors import RefusedByRules, RuleError
 from minisocks.guesses import closest
-from minisocks.policy.addresssets import SETS, AddressSet
+from minisocks.policy.addresssets import SETS, AddressSet, check_name, is_name
 from minisocks.policy.lists import Lines
-from minisocks.policy.names import check_name, is_name
 from minisocks.policy.networks import Row, parse_networks
 from minisocks.values import encode
 from minisocks.wire import Cmd

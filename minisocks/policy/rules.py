@@ -9,9 +9,16 @@ that resolves differently the second time gains nothing.
 
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from minisocks.policy.addresssets import AddressSet, AskedOnce, Forms, IsOwn, forms_of, named_set
+from minisocks.policy.addresssets import (
+    AddressSet,
+    AskedOnce,
+    Forms,
+    IsOwn,
+    forms_of,
+    named_set,
+    parents_of,
+)
 from minisocks.policy.client import Client
-from minisocks.policy.names import parents_of
 from minisocks.policy.networks import PRIVATE, RESERVED
 from minisocks.policy.rulelines import Decision, Rule
 from minisocks.quoting import MOST_TOLD, quoted

@@ -12,8 +12,8 @@ from minisocks import Config
 from minisocks.access import Access
 from minisocks.errors import ConfigError, RuleError
 from minisocks.hooks import Hooks
+from minisocks.policy.addresssets import Names
 from minisocks.policy.lists import parse_lines
-from minisocks.policy.names import Names
 from minisocks.service.announce import oddities
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks.policy.names import Names, check_name, is_name, parents_of
+from minisocks.policy.addresssets import Names, check_name, is_name, parents_of
 
 
 @pytest.mark.parametrize(
