@@ -13,10 +13,10 @@ from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
 from minisocks.policy.defaults import in_force
 from minisocks.policy.lists import Lines, parse_lines
+from minisocks.policy.passwords import Hash, parse_users
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive
 from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
-from minisocks.policy.usersfile import parse
 from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import reason_of
 from minisocks.wire import as_text
@@ -265,7 +265,7 @@ def _read_users(path: str) -> Dict[bytes, Hash]:
     """
     text = _read("--users-file", path, MAX_FILE_BYTES)
     try:
-        return parse(text, path)
+        return parse_users(text, path)
     except ConfigError as exc:
         # In a program's traceback, and behind the option, the message stands alone.
         raise ConfigError("--users-file", exc.sentence) from None

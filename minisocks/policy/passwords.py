@@ -1,22 +1,33 @@
-"""Hashes of passwords: PBKDF2-HMAC-SHA256, written as passlib writes it.  Pure.
+"""Hashes of passwords, and the file that has them for users.  Pure.
 
-::
+A hash is PBKDF2-HMAC-SHA256, written as passlib writes it, behind the name of its user::
 
-    $pbkdf2-sha256$ITERATIONS$SALT$CHECKSUM
+    # a comment has its own line
+    ann:$pbkdf2-sha256$ITERATIONS$SALT$CHECKSUM
 
-SALT and CHECKSUM are base64 without padding, "." for "+".  The number of iterations
-is what a guess costs, so each hash says its own.
+SALT and CHECKSUM are base64 without padding, "." for "+".  ITERATIONS is what one guess costs,
+so each hash has its own.  Messages never contain a line of the file or a hash, because a line
+may hold a plain password by mistake, and the message is logged.
 
-``hashlib`` is imported when there is something to hash: without users nothing else
-needs it, and it costs a small machine 2 MB.
+``hashlib`` is imported only when a password is hashed: it takes 2 MB of memory.
 """
 
 import re
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from minisocks.errors import ConfigError
+from minisocks.values import encode
+from minisocks.wire import MAX_FIELD_BYTES
 
-__all__ = ["MAX_ITERATIONS", "SALT_BYTES", "Hash", "derive", "is_fast"]
+__all__ = [
+    "Hash",
+    "MAX_ITERATIONS",
+    "SALT_BYTES",
+    "check_user_name",
+    "derive",
+    "is_fast",
+    "parse_users",
+]
 
 #: More would keep everybody who logs in waiting.  On a PC these are 1.8 s with OpenSSL,
 #: 6 s without; small machines are several times as slow.
@@ -145,3 +156,72 @@ def _decoded(text: str) -> bytes:
     import binascii
 
     return binascii.a2b_base64(text.replace(".", "+") + "=" * (-len(text) % 4))
+
+
+_OPTION = "--users-file"
+_MAKES_ONE = "`minisocks hash-password --name %s` makes the line"
+#: In a line of /etc/passwd; one of /etc/shadow has 8.
+_COLONS_OF_ACCOUNTS = 6
+_IS_OF_ACCOUNTS = (
+    "this is a line of the system's own accounts, which are no users of the proxy; "
+    "leave that file alone, and make one for the proxy: "
+)
+
+
+def parse_users(text: str, file_name: str) -> Dict[bytes, Hash]:
+    """Return the hash of each user.
+
+    Raises:
+        ConfigError: a line cannot be used; its place is ``FILE, line N``.
+    """
+    found: Dict[bytes, Hash] = {}
+    # Not splitlines: a name may have in it what that takes for an end.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line[:-1] if line.endswith("\r") else line
+        if number == 1 and line.startswith("\ufeff"):
+            line = line[1:]
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        place = "%s, line %d" % (file_name, number)
+        name, colon, written = line.partition(":")
+        if not colon:
+            raise ConfigError(_OPTION, "this is no NAME:HASH; " + _MAKES_ONE % "NAME", place)
+        try:
+            user = check_user_name(name)
+            known = Hash.parse_users(written.strip())
+        except ConfigError as exc:
+            raise ConfigError(_OPTION, str(exc), place) from None
+        if known is None and written.count(":") >= _COLONS_OF_ACCOUNTS - 1:
+            raise ConfigError(_OPTION, _IS_OF_ACCOUNTS + _MAKES_ONE % "NAME", place)
+        if known is None:
+            raise ConfigError(
+                _OPTION, "this is no $pbkdf2-sha256$ hash; " + _MAKES_ONE % _shown(name), place
+            )
+        if user in found:
+            raise ConfigError(_OPTION, "%s is there twice" % _shown(name), place)
+        found[user] = known
+    return found
+
+
+def check_user_name(name: str) -> bytes:
+    """Return *name* as clients send it.
+
+    Raises:
+        ConfigError: no user in the file can be called so.
+    """
+    try:
+        user = encode(name)
+    except UnicodeEncodeError as exc:
+        raise ConfigError(_OPTION, "a name is no text: %s" % exc.reason) from None
+    if not 1 <= len(user) <= MAX_FIELD_BYTES:
+        raise ConfigError(_OPTION, "a name has 1 to %d bytes" % MAX_FIELD_BYTES)
+    if ":" in name or "\n" in name or "\r" in name or name.lstrip().startswith("#"):
+        raise ConfigError(
+            _OPTION, "a name has neither colon nor line break in it, and no # in front"
+        )
+    return user
+
+
+def _shown(name: str) -> str:
+    """Return *name* where it can be typed as it is."""
+    return name if re.match(r"[A-Za-z0-9_.@+-]+\Z", name) else "NAME"

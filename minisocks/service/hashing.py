@@ -11,8 +11,8 @@ import time
 from typing import Callable, Optional
 
 from minisocks.errors import ConfigError, ServiceError
+from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, check_user_name
 from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, derive
-from minisocks.policy.usersfile import check_name
 from minisocks.service.console import print_bytes
 from minisocks.wire import MAX_FIELD_BYTES
 
@@ -45,7 +45,7 @@ def hash_password(name: Optional[str] = None, iterations: Optional[str] = None) 
 
 def _checked_name(name: str) -> bytes:
     try:
-        return check_name(name)
+        return check_user_name(name)
     except ConfigError as exc:
         raise ConfigError("--name", str(exc)) from None
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError
-from minisocks.policy.passwords import Hash
-from minisocks.policy.usersfile import check_name, parse
+from minisocks.policy.passwords import Hash, check_user_name, parse_users
 
 HASH = Hash(1000, bytes(16), bytes(32))
 LINE = HASH.text()
@@ -17,19 +16,19 @@ def test_a_file_as_people_write_it():
     """Comments, blank lines, spaces round the hash and a last line without end are nothing odd."""
     text = "# users\n\nann:%s\n   # and\n \t\nbob: %s \n\u00e4:%s" % (LINE, OTHER.text(), LINE)
 
-    assert {b"ann": HASH, b"bob": OTHER, b"\xc3\xa4": HASH} == parse(text, "f")
+    assert {b"ann": HASH, b"bob": OTHER, b"\xc3\xa4": HASH} == parse_users(text, "f")
 
 
 @pytest.mark.parametrize("text", ["\ufeffann:%s\r\n\r\n# x\r\nbob:%s\r\n", "ann:%s\nbob:%s"])
 def test_a_file_from_windows(text):
     """Neither its mark at the beginning nor its ends of lines are part of a name or hash."""
-    assert {b"ann": HASH, b"bob": HASH} == parse(text % (LINE, LINE), "f")
+    assert {b"ann": HASH, b"bob": HASH} == parse_users(text % (LINE, LINE), "f")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nobody\n", "\ufeff", "\r\n\r\n"])
 def test_an_empty_file_has_no_users(text):
     """It is no mistake."""
-    assert {} == parse(text, "f")
+    assert {} == parse_users(text, "f")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,9 @@ def test_an_empty_file_has_no_users(text):
 )
 def test_a_name_may_be_anything(name):
     """But for what ends it: not what Python takes for the end of a line, either."""
-    assert {name.encode("utf-8", "surrogateescape"): HASH} == parse("%s:%s" % (name, LINE), "f")
+    assert {name.encode("utf-8", "surrogateescape"): HASH} == parse_users(
+        "%s:%s" % (name, LINE), "f"
+    )
 
 
 MAKES_ANN_S = "; `minisocks hash-password --name ann` makes the line"
@@ -70,7 +71,7 @@ MAKES_ONE = "; `minisocks hash-password --name NAME` makes the line"
 def test_a_line_that_cannot_be_used(line, sentence):
     """The error says where and what to do, and repeats neither password nor line."""
     with pytest.raises(ConfigError) as caught:
-        parse("# users\nbob:%s\n%s\n" % (LINE, line), "/etc/users")
+        parse_users("# users\nbob:%s\n%s\n" % (LINE, line), "/etc/users")
 
     assert ("--users-file", "/etc/users, line 3") == (caught.value.option, caught.value.place)
     assert sentence == str(caught.value)
@@ -83,9 +84,9 @@ def test_a_line_that_cannot_be_used(line, sentence):
 def test_any_text_is_users_or_an_error(parts):
     """Whatever is in it: users that hash-password could have made, or the documented error."""
     try:
-        users = parse("".join(parts), "f")
+        users = parse_users("".join(parts), "f")
     except ConfigError:
         return
     for user, known in users.items():
-        assert user == check_name(user.decode())
+        assert user == check_user_name(user.decode())
         assert HASH == known
