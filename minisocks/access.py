@@ -13,8 +13,7 @@ from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
 from minisocks.policy.defaults import in_force
 from minisocks.policy.lists import Lines, parse_lines
-from minisocks.policy.passwords import Hash, parse_users
-from minisocks.policy.passwords import SALT_BYTES, Hash, derive
+from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.protocol.socks5 import Credentials

@@ -21,7 +21,7 @@ from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.daemon import NO_BACKGROUND, can_detach
+from minisocks.service.console import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
 from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog

@@ -11,8 +11,7 @@ import time
 from typing import Callable, Optional
 
 from minisocks.errors import ConfigError, ServiceError
-from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, check_user_name
-from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, derive
+from minisocks.policy.passwords import MAX_ITERATIONS, SALT_BYTES, Hash, check_user_name, derive
 from minisocks.service.console import print_bytes
 from minisocks.wire import MAX_FIELD_BYTES
 

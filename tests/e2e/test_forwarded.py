@@ -7,8 +7,6 @@ import types
 
 import pytest
 
-from minisocks.service.announce import at_start
-from minisocks.service.checking import as_data, as_table
 from kit.identd import identd, says_user
 from kit.support import (
     GREETING,
@@ -39,7 +37,8 @@ from minisocks.protocol.socks5 import Credentials
 from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins, TrustedAddresses, _Login, _row_of
 from minisocks.server.server import SocksServer
-from minisocks.service.announce import as_data, as_table, at_start
+from minisocks.service.announce import at_start
+from minisocks.service.checking import as_data, as_table
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 
 NOT_ALLOWED = failure5(2)

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from minisocks.service import repeats
 from kit import hosts
 from kit.namespace import CannotMake
 from kit.support import Talk, socks4a, wait_until
+from minisocks.service import repeats
 
 PROXY, PROXY4, ATTACKER, CALM = "2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2"
 #: The attacker's provider has given it a /48.

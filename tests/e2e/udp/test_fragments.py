@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from minisocks.protocol.datagram import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
 from kit.support import run_proxy, wait_until
 from kit.udp_client import Associated, associations, in_loop, wait_for_drops
+from minisocks.protocol.datagram import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
 
 KEY, OTHER_KEY = b"to here", b"to there"
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.support import Clock
 from minisocks.service.repeats import (
     MAX_SITES,
     REFUSAL_BURST,
@@ -13,7 +14,6 @@ from minisocks.service.repeats import (
     WINDOW_SECONDS,
     Budget,
 )
-from kit.support import Clock
 
 
 @pytest.fixture
