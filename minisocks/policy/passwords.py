@@ -188,7 +188,7 @@ def parse_users(text: str, file_name: str) -> Dict[bytes, Hash]:
             raise ConfigError(_OPTION, "this is no NAME:HASH; " + _MAKES_ONE % "NAME", place)
         try:
             user = check_user_name(name)
-            known = Hash.parse_users(written.strip())
+            known = Hash.parse(written.strip())
         except ConfigError as exc:
             raise ConfigError(_OPTION, str(exc), place) from None
         if known is None and written.count(":") >= _COLONS_OF_ACCOUNTS - 1:
