@@ -253,7 +253,7 @@ def test_what_is_returned_says_by_what_it_was_right(alone):
 def test_every_wrong_password_costs_the_same(alone, user, monkeypatch):
     """Whether there is such a user, and how many iterations its hash has, does not show."""
     iterations = []
-    for module in ("policy.passwords", "auth"):
+    for module in ("policy.passwords", "access"):
         monkeypatch.setattr(
             "minisocks.%s.derive" % module,
             lambda password, salt, count, pause: iterations.append(count) or bytes(32),
