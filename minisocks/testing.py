@@ -213,7 +213,7 @@ class _ScriptedSession(Session):
         if self._script.no_reply or self._script.reply is not None:
             raise _Scripted(self._script)
 
-    def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def connected(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         if self._script.delay:
             self._later(lambda: self._grant_late(upstream, via, bnd), upstream)
         else:
@@ -250,25 +250,25 @@ class _ScriptedSession(Session):
 
     def _grant(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         if self._script.truncate_reply is None:
-            super().granted(upstream, via, bnd)
+            super().connected(upstream, via, bnd)
             return
         close_quietly(upstream)
         self.record.granted(via[0])
         reply = self.talk.success(packed_ip(bnd[0]) or b"", bnd[1])
         self.record.finish("scripted")
-        self.part(reply)
+        self.reply_and_close(reply)
 
     def _grant_late(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         try:
             self._grant(upstream, via, bnd)
         except OSError as exc:
             close_quietly(upstream)
-            self.gone(exc)
+            self.client_left(exc)
 
     def _end_silence(self) -> None:
         self.record.why = "no reply for %g s, as the script wants" % self._script.silence
         self.record.finish("scripted")
-        self.part(b"")
+        self.reply_and_close(b"")
 
     def _later(self, then: Callable[[], None], upstream: Optional[socket.socket] = None) -> None:
         self.submit(_Pause(self, self._script.delay, then, upstream))
@@ -311,7 +311,7 @@ class _Pause(Job):
             pass
         self._release()
         self._close_upstream()
-        self._session.gone(ConnectionResetError("the client left before the script replied"))
+        self._session.client_left(ConnectionResetError("the client left before the script replied"))
 
     def abort(self, why: str) -> None:
         """Close both; the proxy ends."""

@@ -55,7 +55,7 @@ class Associate(Job):
         except (HandshakeError, DialError) as exc:
             session.refuse(exc)
         except OSError as exc:
-            session.gone(exc)
+            session.client_left(exc)
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Never called: it watches nothing."""

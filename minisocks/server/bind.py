@@ -172,10 +172,10 @@ class Bind(WaitingRequest):
         tune(peer, session.services.access.egress.keepalive)
         self._release()
         try:
-            session.granted(peer, sockaddr, sockaddr)
+            session.connected(peer, sockaddr, sockaddr)
         except OSError as exc:
             session.services.loop.close_later(peer)
-            session.gone(exc)
+            session.client_left(exc)
 
     def _check(self, ip: bytes, scope: int) -> None:
         """Go on if the peer at *ip* is the one that is waited for, and allowed.

@@ -63,7 +63,7 @@ class Connect(WaitingRequest):
             session.submit(self)
             return
         try:
-            session.granted(upstream, self._dial.via, self._dial.bnd)
+            session.connected(upstream, self._dial.via, self._dial.bnd)
         except (HandshakeError, OSError):
             close_quietly(upstream)
             raise
@@ -143,7 +143,7 @@ class Connect(WaitingRequest):
             raise
         self._release()
         try:
-            session.granted(upstream, dial.via, dial.bnd)
+            session.connected(upstream, dial.via, dial.bnd)
         except OSError:
             session.services.loop.close_later(upstream)
             raise

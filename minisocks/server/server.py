@@ -78,7 +78,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             # collector would free them.
             exc.with_traceback(None)
         except OSError as exc:
-            session.gone(exc)
+            session.client_left(exc)
         except Exception as exc:  # noqa: BLE001  # our bug: answer, and serve others
             log_bug("id=%d handshake failed", session.record.id)
             session.refuse(exc)

@@ -168,7 +168,7 @@ class Session:
         """
         self.conn.send(self.talk.listening(ip, port))
 
-    def granted(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def connected(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
         """Tell the client that it is connected, and hand both sockets to the relay.
 
         Raises:
@@ -218,13 +218,13 @@ class Session:
         record.why = "; ".join(filter(None, (str(error), record.why)))
         is_limit = isinstance(error, LimitReached)
         if not is_limit and self._wants_nothing(error):
-            self.part(reply)
+            self.reply_and_close(reply)
             return
         end = "not-socks" if isinstance(error, NotSocks) else "refused"
         record.finish("limit" if is_limit else end)
-        self.part(reply)
+        self.reply_and_close(reply)
 
-    def part(self, reply: bytes) -> None:
+    def reply_and_close(self, reply: bytes) -> None:
         """Send *reply*, the last bytes, with our FIN, and hear the client out."""
         if not reply and not self.talk.started:
             self.close()  # there is nothing to hear
@@ -239,7 +239,7 @@ class Session:
         services = self.services
         self.submit(Lingering(services.loop, self.sock, services.lingering, self.client.groups))
 
-    def gone(self, exc: Exception) -> None:
+    def client_left(self, exc: Exception) -> None:
         """Close, because the client left before it had an answer."""
         self.close()
         self.record.why = str(exc)

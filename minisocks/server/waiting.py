@@ -212,7 +212,7 @@ class WaitingRequest(Job):
             self._refuse(exc)
         except OSError as exc:
             self._release()
-            self._session.gone(exc)
+            self._session.client_left(exc)
 
     def _answered(self, outcome: Outcome) -> None:
         self._lookup = None
@@ -241,7 +241,7 @@ class WaitingRequest(Job):
 
     def _leave(self) -> None:
         self._release()
-        self._session.gone(ConnectionResetError(self.left))
+        self._session.client_left(ConnectionResetError(self.left))
 
     def _end(self) -> None:
         """Refuse the request, because its time is over."""

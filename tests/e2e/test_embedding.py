@@ -443,7 +443,7 @@ def test_sessions_can_be_replaced(target):
     class Liar(Session):
         __slots__ = ()
 
-        def granted(self, upstream, via, bnd):
+        def connected(self, upstream, via, bnd):
             self.conn.send(failure5(0x42))
             raise ConnectionAbortedError("that was all")
 

@@ -285,9 +285,9 @@ class LeavesBeforeTheReply(Session):
             raise BrokenPipeError(errno.EPIPE, "the client has left")
         super().associated(ip, port)
 
-    def gone(self, exc):
+    def client_left(self, exc):
         """Take the port, as another client may in the same round of the loop."""
-        super().gone(exc)
+        super().client_left(exc)
         udp_socket("127.0.0.1", self.record.bound).close()
 
 
