@@ -22,7 +22,7 @@ __all__ = ["Run"]
 log = logging.getLogger("minisocks")
 
 
-class _Door(NamedTuple):
+class _Endpoint(NamedTuple):
     """A listener, and who accepts for it."""
 
     listener: Listener
@@ -30,7 +30,7 @@ class _Door(NamedTuple):
 
 
 #: By what ``--listen`` says.
-_DoorsByText = Dict[str, List[_Door]]
+_EndpointsByText = Dict[str, List[_Endpoint]]
 
 
 class Run:
@@ -64,10 +64,10 @@ class Run:
         self._pid = os.getpid()
         self._mutex = threading.Lock()  # guards the two below
         self._stopper = self._ender = 0
-        self._deaf = threading.Event()
+        self._listens_no_more = threading.Event()
         self._changing = threading.Lock()  # guards all below
-        self._doors: _DoorsByText = {}
-        self._given: List[_Door] = []
+        self._endpoints: _EndpointsByText = {}
+        self._given: List[_Endpoint] = []
         #: Address as text and as ``getsockname`` has it, of all its listeners.
         self.bound: List[Tuple[str, Any]] = []
         #: Those that a forwarder connects to.
@@ -83,12 +83,12 @@ class Run:
         services = self.services
         services.access.egress.check()
         config = services.access.config
-        self._doors = self._open(config, config.listen, [item.place for item in given])
-        self._given = [self._door(item) for item in given]
+        self._endpoints = self._open(config, config.listen, [item.place for item in given])
+        self._given = [self._endpoint(item) for item in given]
         # Before anybody is served: a hook may ask.
         self._note_bound()
         services.loop.start()
-        self.acceptor.start([door.server for door in self._all_doors()])
+        self.acceptor.start([endpoint.server for endpoint in self._all_endpoints()])
 
     def change(self, access: Access) -> None:
         """Go by *access* from now on; connections are not touched.
@@ -106,8 +106,8 @@ class Run:
         with self._changing:
             if self._stopper:
                 raise RuntimeError("the proxy stops")
-            gone = [text for text in self._doors if text not in config.listen]
-            new = [text for text in config.listen if text not in self._doors]
+            gone = [text for text in self._endpoints if text not in config.listen]
+            new = [text for text in config.listen if text not in self._endpoints]
             try:
                 opened = self._open(config, new, self._places())
             except OSError as exc:
@@ -115,64 +115,64 @@ class Run:
                     raise
                 # 127.0.0.1:1080 is in the way of :1080, say.
                 opened = self._open_in_place_of(gone, config, new)
-            left = {text: self._doors.pop(text) for text in gone if text in self._doors}
-            added = [door.server for doors in opened.values() for door in doors]
-            removed = [door for doors in left.values() for door in doors]
+            left = {text: self._endpoints.pop(text) for text in gone if text in self._endpoints}
+            added = [endpoint.server for endpoints in opened.values() for endpoint in endpoints]
+            removed = [endpoint for endpoints in left.values() for endpoint in endpoints]
 
             # Before what waits is asked again.  Those that are gone stay what they are, because
             # their last clients are still accepted.
             before = self.services.access.config
-            for text, doors in self._doors.items():
+            for text, endpoints in self._endpoints.items():
                 is_forwarded = config.is_forwarded(text)
                 if is_forwarded != before.is_forwarded(text):
-                    for door in doors:
-                        door.server.is_forwarded = is_forwarded
+                    for endpoint in endpoints:
+                        endpoint.server.is_forwarded = is_forwarded
             run_in(self.services.loop, lambda: self.services.adopt(access))
-            self.acceptor.change(added, [door.server for door in removed])
-            for door in removed:
-                door.listener.close()
-            known = {**self._doors, **opened}
-            self._doors = {text: known[text] for text in config.listen}
-            for door in self._all_doors():
-                door.server.tune()
+            self.acceptor.change(added, [endpoint.server for endpoint in removed])
+            for endpoint in removed:
+                endpoint.listener.close()
+            known = {**self._endpoints, **opened}
+            self._endpoints = {text: known[text] for text in config.listen}
+            for endpoint in self._all_endpoints():
+                endpoint.server.tune()
             self._note_bound()
 
-    def _door(self, listener: Listener, is_forwarded: bool = False) -> _Door:
+    def _endpoint(self, listener: Listener, is_forwarded: bool = False) -> _Endpoint:
         parts = listener.sock, self.services, self._handler_type, self.acceptor
         server = self._server_type(*parts)
         if is_forwarded:  # else it may be one that a program has made so
             server.is_forwarded = True
-        return _Door(listener, server)
+        return _Endpoint(listener, server)
 
     def _open(
         self, config: Config, texts: Sequence[str], others: Sequence[ListenAddress]
-    ) -> _DoorsByText:
+    ) -> _EndpointsByText:
         """Open all of *texts*, addresses of *config*, or none; *others* are there already."""
-        opened: _DoorsByText = {}
+        opened: _EndpointsByText = {}
         there = list(others)
         try:
             for text in texts:
                 found = open_listeners(ListenAddress.parse(text), there)
                 there += [item.place for item in found]
                 is_forwarded = config.is_forwarded(text)
-                doors = [self._door(item, is_forwarded) for item in found]
-                opened.setdefault(text, []).extend(doors)
+                endpoints = [self._endpoint(item, is_forwarded) for item in found]
+                opened.setdefault(text, []).extend(endpoints)
         except BaseException:
-            for doors in opened.values():
-                for door in doors:
-                    door.listener.close()
+            for endpoints in opened.values():
+                for endpoint in endpoints:
+                    endpoint.listener.close()
             raise
         return opened
 
     def _open_in_place_of(
         self, gone: Sequence[str], config: Config, new: Sequence[str]
-    ) -> _DoorsByText:
+    ) -> _EndpointsByText:
         """Close *gone* and open *new*, of *config*; on failure open *gone* again."""
-        removed = [door for text in gone for door in self._doors.pop(text)]
-        servers = [door.server for door in removed]
+        removed = [endpoint for text in gone for endpoint in self._endpoints.pop(text)]
+        servers = [endpoint.server for endpoint in removed]
         self.acceptor.change([], servers)
-        for door in removed:
-            door.listener.close()
+        for endpoint in removed:
+            endpoint.listener.close()
         try:
             return self._open(config, new, self._places())
         except OSError:
@@ -181,22 +181,28 @@ class Run:
             except OSError as exc:
                 log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
             else:
-                self._doors.update(again)
-                servers = [door.server for doors in again.values() for door in doors]
+                self._endpoints.update(again)
+                servers = [
+                    endpoint.server for endpoints in again.values() for endpoint in endpoints
+                ]
                 self.acceptor.change(servers, [])
             self._note_bound()
             raise
 
-    def _all_doors(self) -> List[_Door]:
-        return [door for doors in self._doors.values() for door in doors] + self._given
+    def _all_endpoints(self) -> List[_Endpoint]:
+        return [
+            endpoint for endpoints in self._endpoints.values() for endpoint in endpoints
+        ] + self._given
 
     def _places(self) -> List[ListenAddress]:
-        return [door.listener.place for door in self._all_doors()]
+        return [endpoint.listener.place for endpoint in self._all_endpoints()]
 
     def _note_bound(self) -> None:
-        doors = self._all_doors()
-        self.forwarded = [door.listener.address for door in doors if door.server.is_forwarded]
-        listeners = [door.listener for door in doors]
+        endpoints = self._all_endpoints()
+        self.forwarded = [
+            endpoint.listener.address for endpoint in endpoints if endpoint.server.is_forwarded
+        ]
+        listeners = [endpoint.listener for endpoint in endpoints]
         self.bound = [(item.address, item.sock.getsockname()) for item in listeners]
 
     @property
@@ -211,8 +217,8 @@ class Run:
             is_first, self._stopper = not self._stopper, self._stopper or me
         if not is_first:
             if self._stopper != me and not is_own_thread():
-                self._deaf.wait()
-            return self._stopper != me or self._deaf.is_set()
+                self._listens_no_more.wait()
+            return self._stopper != me or self._listens_no_more.is_set()
         try:
             if not self._is_forked():
                 self.acceptor.stop()
@@ -220,9 +226,9 @@ class Run:
                 have_done(loop, lambda: loop.tell_all("stop_listening"))
         finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
             with self._changing:
-                for door in self._all_doors():
-                    door.listener.close()
-            self._deaf.set()
+                for endpoint in self._all_endpoints():
+                    endpoint.listener.close()
+            self._listens_no_more.set()
         return True
 
     def end(self) -> None:

@@ -329,7 +329,7 @@ def test_child_leaves_the_socket_alone(tmp_path):
         "with Proxy(listen='unix:' + sys.argv[1]) as proxy:\n"
         "    child = os.fork()\n"
         "    if not child:\n"
-        "        for door in proxy._run._all_doors():\n"
+        "        for door in proxy._run._all_endpoints():\n"
         "            door.listener.close()\n"
         "        os._exit(0)\n"
         "    assert 0 == os.waitpid(child, 0)[1]\n"

@@ -437,7 +437,7 @@ def test_a_stop_that_is_interrupted_can_be_repeated(monkeypatch):
             proxy.stop()
         proxy.stop()
         assert run.ended.is_set()
-        assert [] == [d for d in run._all_doors() if d.listener.sock.fileno() >= 0]
+        assert [] == [d for d in run._all_endpoints() if d.listener.sock.fileno() >= 0]
         proxy.start()
         proxy.stop()
 
@@ -447,7 +447,7 @@ def test_stop_from_many_threads_returns_when_all_is_closed():
     for _ in range(10):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()
-        fds = [door.listener.sock for door in proxy._run._all_doors()]
+        fds = [door.listener.sock for door in proxy._run._all_endpoints()]
         left = []
 
         def stop(proxy=proxy, fds=fds, left=left):
