@@ -26,10 +26,10 @@ __all__ = ["Bind"]
 #: What a listener says of a peer that has gone again before we came to it.
 _WAIT_ON = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
 #: So many strangers are reset, each for the price of a refused client; then it ends.
-MAX_STRANGERS = 1000
+MAX_WRONG_PEERS = 1000
 
 
-class _Stranger(RefusedByRules):
+class _WrongPeer(RefusedByRules):
     """The peer has another address than the one that is waited for."""
 
 
@@ -41,17 +41,17 @@ class Bind(WaitingRequest):
         resolve -> allowed? -> listen, first reply -> who came? -> second reply -> pair
     """
 
-    __slots__ = ("_berth", "_expected", "_has_waited", "_strangers", "_ways")
+    __slots__ = ("_listener", "_expected", "_has_waited", "_wrong_peers", "_ways")
 
     left = "the client left while it waited for its peer"
 
     def __init__(self, session: Session, request: Request) -> None:
         super().__init__(session, request)
-        self._berth: Optional[BindListener] = None
+        self._listener: Optional[BindListener] = None
         #: The addresses that the peer may have; empty: any.
         self._expected: FrozenSet[bytes] = frozenset()
         self._ways: List[Sockaddr] = []
-        self._strangers = 0
+        self._wrong_peers = 0
         self._has_waited = False
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class Bind(WaitingRequest):
     def hold(self) -> bool:
         """Hold it against users and rules: may any of its peers still be let in?"""
         is_changed = super().hold()
-        if is_changed and self._berth is not None:
+        if is_changed and self._listener is not None:
             if self._expected:
                 allowed(self._session, self._request, self._ways)
             else:
@@ -125,7 +125,7 @@ class Bind(WaitingRequest):
             self._has_waited = True
             services.loop.call_soon(self, self._try, self._listen, ways)
             return
-        self._berth = bind_listener = services.bind_listeners.take(
+        self._listener = bind_listener = services.bind_listeners.take(
             session.client, services.access.egress, ways, self._refuse
         )
         other = plain_ip(bind_listener.faced) if self._expected else b""
@@ -144,15 +144,15 @@ class Bind(WaitingRequest):
         self._accept()
 
     def _accept(self) -> None:
-        assert self._berth is not None
+        assert self._listener is not None
         try:
             make_room = self._session.services.make_room
-            peer, sockaddr = with_room(self._berth.sock.accept, make_room)
+            peer, sockaddr = with_room(self._listener.sock.accept, make_room)
         except BlockingIOError:
             return
         except OSError as exc:
-            self._strangers += 1  # it has left, or accept fails for ever
-            if exc.errno not in _WAIT_ON or self._strangers >= MAX_STRANGERS:
+            self._wrong_peers += 1  # it has left, or accept fails for ever
+            if exc.errno not in _WAIT_ON or self._wrong_peers >= MAX_WRONG_PEERS:
                 why = "the peer of %s could not be let in: %s" % (self._place(), exc.strerror)
                 self._refuse(DialError(why, Rep.GENERAL_FAILURE))
             return
@@ -161,9 +161,9 @@ class Bind(WaitingRequest):
             self._check(plain_ip(sockaddr[0]), scope_of(sockaddr))
         except RefusedByRules as exc:
             session.services.loop.close_later(peer, reset=True)
-            self._strangers += 1
-            ends_it = isinstance(exc, _Stranger) and self._request.ver == Ver.SOCKS4
-            if ends_it or self._strangers >= MAX_STRANGERS:
+            self._wrong_peers += 1
+            ends_it = isinstance(exc, _WrongPeer) and self._request.ver == Ver.SOCKS4
+            if ends_it or self._wrong_peers >= MAX_WRONG_PEERS:
                 self._refuse(exc)
             else:
                 session.record.why = str(exc)  # for a refusal that may follow
@@ -188,7 +188,7 @@ class Bind(WaitingRequest):
         """
         session, request = self._session, self._request
         if self._expected and ip not in self._expected:
-            raise _Stranger(
+            raise _WrongPeer(
                 "%s connected to %s, where %s was waited for"
                 % (text_ip(ip), self._place(), request.dst.name)
             )
@@ -201,14 +201,14 @@ class Bind(WaitingRequest):
 
     def too_late(self) -> DialError:
         """Return what it has waited for."""
-        if self._berth is None:
+        if self._listener is None:
             return super().too_late()
         return DialError("no peer connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
 
     def give_back(self) -> None:
         """Listen no more."""
-        if self._berth is not None:
-            bind_listener, self._berth = self._berth, None
+        if self._listener is not None:
+            bind_listener, self._listener = self._listener, None
             self._session.services.bind_listeners.give_back(bind_listener)
 
 

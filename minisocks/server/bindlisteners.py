@@ -25,7 +25,7 @@ _ANYWHERE: List[Sockaddr] = [
 ]
 #: So many at once: a port that is listened on is one that this host's other programs cannot
 #: connect from.
-MAX_BERTHS = 1024
+MAX_LISTENERS = 1024
 #: Some systems have no way to port 0.
 _SOME_PORT = 9
 
@@ -67,14 +67,14 @@ class BindListeners:
 
     def __init__(self, loop: Loop, make_room: Callable[[], bool]) -> None:
         self._loop = loop
-        self._quota: Quota[BindListener] = Quota(MAX_BERTHS)
+        self._quota: Quota[BindListener] = Quota(MAX_LISTENERS)
         self._ports = Ports("--bind-ports", make_room)
 
     def change(self, config: Config) -> None:
         """Go by *config* from now on."""
         self._ports.change(config.bind_ports)
         count = self._ports.count
-        self._quota.most = MAX_BERTHS if count is None else min(count, MAX_BERTHS)
+        self._quota.most = MAX_LISTENERS if count is None else min(count, MAX_LISTENERS)
 
     def take(
         self,

@@ -115,7 +115,7 @@ def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
 
 def test_too_many_strangers_end_it(proxy, monkeypatch, access_log):
     """Each costs something, so there is a bound; then the client hears 02."""
-    monkeypatch.setattr("minisocks.server.bind.MAX_STRANGERS", 3)
+    monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 3)
     with Waiting(proxy.port, "127.0.0.2") as client:
         client.meet_stranger("127.0.0.3")
         client.meet_stranger("127.0.0.4")
@@ -139,7 +139,7 @@ def test_the_log_has_the_stranger_where_no_peer_came(access_log):
 
 def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
     """A failure may be a peer that has left, and so counts as a stranger."""
-    monkeypatch.setattr("minisocks.server.bind.MAX_STRANGERS", 3)
+    monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 3)
     tried = []
 
     class Broken:
@@ -154,7 +154,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
 
     with Waiting(proxy.port, "127.0.0.2") as client:
         (bind,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
-        bind._berth.sock = Broken(bind._berth.sock)
+        bind._listener.sock = Broken(bind._listener.sock)
         with socket.socket() as peer:
             peer.setblocking(False)  # it may be reset before it knows that it is connected
             peer.connect_ex(client.place)
@@ -286,7 +286,7 @@ def test_a_name_that_takes_too_long(way, access_log):
 @every_way
 def test_a_refusal_arrives_though_bytes_came_early(proxy, monkeypatch, way):
     """Bytes for a peer that never came do not turn the second reply into a reset."""
-    monkeypatch.setattr("minisocks.server.bind.MAX_STRANGERS", 1)
+    monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 1)
     with Waiting(proxy.port, "127.0.0.2", way, early=bytes(1000)) as client:
         client.talk.send(bytes(100000))
         client.expect_stranger("127.0.0.3")

@@ -109,7 +109,7 @@ def test_a_rule_that_denies_it_to_all_refuses_anybody():
 @pytest.mark.parametrize("rule", [["deny to {} command bind", "allow"], ["allow port 99"]])
 def test_a_rule_about_the_peer_that_came(rule, monkeypatch, access_log):
     """It is asked with that peer's address, and the port that the client named."""
-    monkeypatch.setattr("minisocks.server.bind.MAX_STRANGERS", 2)
+    monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 2)
     with run_proxy() as proxy, Waiting(proxy.port, "0.0.0.0") as client:
         host = client.host
     with run_proxy(rule=[text.format(host) for text in rule]) as proxy:
@@ -231,7 +231,7 @@ def test_no_descriptor_for_the_listener(access_log):
 
 def test_one_client_does_not_take_all_ports(monkeypatch, access_log, other_networks):
     """What waits for longest makes room for others, also where no range says how many may."""
-    monkeypatch.setattr("minisocks.server.bindlisteners.MAX_BERTHS", 4)
+    monkeypatch.setattr("minisocks.server.bindlisteners.MAX_LISTENERS", 4)
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
 
         def waiting(source):
