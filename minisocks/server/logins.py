@@ -102,34 +102,34 @@ class TrustedAddresses:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._guests: Dict[str, _Trusted] = {}  # by address, longest ago first
+        self._trusted: Dict[str, _Trusted] = {}  # by address, longest ago first
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._trusted)
 
     def add(self, client: Client, user: bytes, proof: bytes, now: float) -> None:
         """Remember *client*'s address."""
         with self._lock:
-            self._guests.pop(client.host, None)
-            while len(self._guests) >= MAX_REMEMBERED:
-                del self._guests[next(iter(self._guests))]
-            self._guests[client.host] = _Trusted(user, proof, now)
+            self._trusted.pop(client.host, None)
+            while len(self._trusted) >= MAX_REMEMBERED:
+                del self._trusted[next(iter(self._trusted))]
+            self._trusted[client.host] = _Trusted(user, proof, now)
 
     def user_at(self, client: Client, since: float) -> Optional[bytes]:
         """Return who has come from that address, not before *since*; None: nobody."""
         if not client.has_address:
             return None
         with self._lock:
-            guest = self._guests.get(client.host)
-        return guest.user if guest is not None and guest.at > since else None
+            trusted = self._trusted.get(client.host)
+        return trusted.user if trusted is not None and trusted.at > since else None
 
     def keep(self, users: Users, since: float) -> None:
         """Forget those that *users* has no more, and those from before *since*."""
         with self._lock:
-            self._guests = {
-                host: guest
-                for host, guest in self._guests.items()
-                if guest.at > since and users.holds(guest.user, guest.proof)
+            self._trusted = {
+                host: trusted
+                for host, trusted in self._trusted.items()
+                if trusted.at > since and users.holds(trusted.user, trusted.proof)
             }
 
 
@@ -201,7 +201,7 @@ class Logins:
         self._lock = threading.Lock()  # guards all below when it changes
         #: What decides, and for how long an address is remembered: replaced by a reload.
         self._users, self._auth_once = Users(), 0.0
-        self._guests = TrustedAddresses()
+        self._trusted = TrustedAddresses()
         self._verified = Verified()
         self._penalties = Penalties()
 
@@ -209,13 +209,13 @@ class Logins:
         """Go by *users* from now on; an address may do without for *auth_once* seconds."""
         with self._lock:
             self._users, self._auth_once = users, auth_once
-            self._guests.keep(users, self._clock() - auth_once)
+            self._trusted.keep(users, self._clock() - auth_once)
 
-    def guest(self, client: Client) -> Optional[bytes]:
+    def trusted_user(self, client: Client) -> Optional[bytes]:
         """Return the user that has logged in from the client's address, if that is enough."""
         if not self._auth_once:
             return None
-        return self._guests.user_at(client, self._clock() - self._auth_once)
+        return self._trusted.user_at(client, self._clock() - self._auth_once)
 
     def check(self, conn: ClientSocket, credentials: Credentials) -> Optional[bytes]:
         """Return by what *credentials* are right, ``Users.proof``; None: they are wrong.
@@ -373,8 +373,8 @@ class Logins:
         with self._lock:
             if not self._users.holds(user, proof):
                 return  # its line has gone since, and ``adopt`` has looked at the addresses already
-            before = self.guest(client)
-            self._guests.add(client, user, proof, self._clock())
+            before = self.trusted_user(client)
+            self._trusted.add(client, user, proof, self._clock())
         if before != user:
             log.info(
                 "client=%s may come in without a password for %g s, as %s (--auth-once)",

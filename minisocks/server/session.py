@@ -76,12 +76,12 @@ class Session:
         client = self.client
         self.conn = ClientSocket(sock, client, config.handshake_timeout)
         self.record = Record(client, next(services.ids), services.journal)
-        methods, guest = self.access.rules.methods(client), None
+        methods, trusted = self.access.rules.methods(client), None
         if Method.NO_AUTHENTICATION not in methods:
             # Else a client without a password has no user, and there may be rules for that.
-            guest = services.logins.guest(client)
-            methods += (Method.NO_AUTHENTICATION,) if guest is not None else ()
-        self.talk = self.talk_type(methods, guest, config.ident)
+            trusted = services.logins.trusted_user(client)
+            methods += (Method.NO_AUTHENTICATION,) if trusted is not None else ()
+        self.talk = self.talk_type(methods, trusted, config.ident)
         self.waited = 0.0
         self.proof: Optional[bytes] = None
 
@@ -129,7 +129,7 @@ class Session:
         if self.proof is not None:
             holds = users.holds(user, self.proof)
         elif request is not None and request.user is not None:
-            holds = self.services.logins.guest(client) == user
+            holds = self.services.logins.trusted_user(client) == user
         else:
             # Its identd has named it, which is worth no password.
             client.is_unproven = bool(users)

@@ -586,10 +586,10 @@ def test_an_address_whose_user_goes_at_the_last_moment_is_not_remembered(alone):
 
     alone.adopt(Users(authenticate=reload), 600.0)
     alone.ask(ANN)
-    assert alone.logins.guest(Client((HERE, 2))) is None
+    assert alone.logins.trusted_user(Client((HERE, 2))) is None
     alone.ask(BOB)
 
-    assert b"bob" == alone.logins.guest(Client((HERE, 2)))
+    assert b"bob" == alone.logins.trusted_user(Client((HERE, 2)))
 
 
 def test_fifty_at_once_are_one_line_in_the_log(alone, gate):
