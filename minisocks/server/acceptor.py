@@ -43,7 +43,7 @@ _LISTENER_IS_DEAD = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
 _Accepted = Tuple[Any, Any, Any]
 
 
-class _Wish(NamedTuple):
+class _ServerSet(NamedTuple):
     """What is to be accepted for, and what is set once the leader does so."""
 
     servers: Tuple[Any, ...]
@@ -70,11 +70,11 @@ class Acceptor:
         self._ready: Deque[int] = collections.deque()
         #: Servers that are removed, and how many of those that wait there are still served.
         self._leaving: List[Tuple[Any, int]] = []
-        self._adopted = _Wish((), threading.Event())
+        self._adopted = _ServerSet((), threading.Event())
         self._descriptors = Edge("accepting again")
         self._patience = PATIENCE_SECONDS
         self._guard = threading.Lock()  # guards all below
-        self._wish = self._adopted
+        self._wanted = self._adopted
         self._threads: Set[threading.Thread] = set()
         #: How many there are, those that are being started among them.
         self._thread_count = 0
@@ -100,7 +100,7 @@ class Acceptor:
             RuntimeError, OSError: there is no thread to be had.
         """
         with self._guard:
-            self._wish = _Wish(tuple(servers), threading.Event())
+            self._wanted = _ServerSet(tuple(servers), threading.Event())
             self._expect_thread(1)
         try:
             self._start_thread()
@@ -116,11 +116,11 @@ class Acceptor:
         may wait.
         """
         with self._guard:
-            stay = tuple(server for server in self._wish.servers if server not in removed)
-            wish = self._wish = _Wish(stay + tuple(added), threading.Event())
+            stay = tuple(server for server in self._wanted.servers if server not in removed)
+            wanted = self._wanted = _ServerSet(stay + tuple(added), threading.Event())
         self._waker.wake()
         _wait_until(
-            lambda seconds: self._stopping.is_set() or wish.is_adopted.wait(seconds),
+            lambda seconds: self._stopping.is_set() or wanted.is_adopted.wait(seconds),
             CHANGE_SECONDS,
         )
 
@@ -261,8 +261,8 @@ class Acceptor:
 
     def _accept_one(self) -> Optional[_Accepted]:
         """Return a client, waiting for one if need be; None: look again."""
-        if self._wish is not self._adopted:
-            self._adopt(self._wish)
+        if self._wanted is not self._adopted:
+            self._adopt(self._wanted)
         while self._leaving:
             accepted = self._accept_last()
             if accepted is not None:
@@ -279,19 +279,19 @@ class Acceptor:
                 self._waker.drain()
         return None
 
-    def _adopt(self, wish: _Wish) -> None:
-        """Accept for the servers of *wish* from now on."""
+    def _adopt(self, wanted: _ServerSet) -> None:
+        """Accept for the servers of *wanted* from now on."""
         for fd, server in list(self._polled.servers.items()):
-            if server not in wish.servers:
+            if server not in wanted.servers:
                 self._polled.forget(fd)
                 self._leaving.append((server, MAX_WAITING))
-        for server in wish.servers:
+        for server in wanted.servers:
             fd = server.fileno()
             if fd < 0:
                 _tell_dead(OSError(errno.EBADF, os.strerror(errno.EBADF)))
             elif fd not in self._polled.servers:
                 self._polled.add(server)
-        self._adopted = wish
+        self._adopted = wanted
 
     def _accept_last(self) -> Optional[_Accepted]:
         """Return a client that waits at a server that leaves; None: no more do."""
