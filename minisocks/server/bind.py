@@ -75,9 +75,9 @@ class Bind(WaitingRequest):
         else:
             self.look_up()
 
-    def hold(self) -> bool:
+    def recheck(self) -> bool:
         """Hold it against users and rules: may any of its peers still be let in?"""
-        is_changed = super().hold()
+        is_changed = super().recheck()
         if is_changed and self._listener is not None:
             if self._expected:
                 allowed(self._session, self._request, self._ways)
@@ -139,7 +139,7 @@ class Bind(WaitingRequest):
         """End: its peer would be a new connection."""
         self.abort("shutdown")
 
-    def heard(self, fd: int) -> None:
+    def descriptor_ready(self, fd: int) -> None:
         """Accept a peer."""
         self._accept()
 
@@ -199,13 +199,13 @@ class Bind(WaitingRequest):
     def _place(self) -> str:
         return self._session.record.bound or ""
 
-    def too_late(self) -> DialError:
+    def timeout_error(self) -> DialError:
         """Return what it has waited for."""
         if self._listener is None:
-            return super().too_late()
+            return super().timeout_error()
         return DialError("no peer connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
 
-    def give_back(self) -> None:
+    def give_all_back(self) -> None:
         """Listen no more."""
         if self._listener is not None:
             bind_listener, self._listener = self._listener, None

@@ -79,14 +79,14 @@ class Connect(WaitingRequest):
         else:
             self._step(self._dial)
 
-    def hold(self) -> bool:
+    def recheck(self) -> bool:
         """Hold it against users and rules; only what may still be reached is dialed on."""
-        is_changed = super().hold()
+        is_changed = super().recheck()
         if is_changed and self._dial is not None:
             self._dial.keep(allowed(self._session, self._request, self._dial.addresses))
         return is_changed
 
-    def go_on_with_less(self) -> None:
+    def go_on_after_recheck(self) -> None:
         """Dial on, without the attempts that are given up."""
         if self._dial is not None:
             self._step(self._dial)
@@ -96,16 +96,16 @@ class Connect(WaitingRequest):
         self._dial = self._new_dial(addresses)
         self._step(self._dial)
 
-    def heard(self, fd: int) -> None:
+    def descriptor_ready(self, fd: int) -> None:
         """Go on dialing."""
         assert self._dial is not None
         self._step(self._dial)
 
-    def too_late(self) -> DialError:
+    def timeout_error(self) -> DialError:
         """Return which addresses have not answered."""
-        return super().too_late() if self._dial is None else self._dial.give_up()
+        return super().timeout_error() if self._dial is None else self._dial.give_up()
 
-    def give_back(self) -> None:
+    def give_all_back(self) -> None:
         """Close all attempts."""
         if self._next is not None:
             self._next.cancel()

@@ -36,7 +36,7 @@ def look_up_for(
         loop.call_soon(job, resolved, known)
         return None
 
-    def heard(outcome: Outcome) -> None:
+    def keep_long_answer(outcome: Outcome) -> None:
         # To take a long answer apart holds up all threads for some 5 ms: once for each name, and
         # not for each connection.
         if isinstance(outcome, list) and len(outcome) == MAX_ADDRESSES:
@@ -46,7 +46,7 @@ def look_up_for(
     return services.resolver.submit(
         dst.host,
         dst.port,
-        lambda outcome: loop.call_soon(job, heard, outcome),
+        lambda outcome: loop.call_soon(job, keep_long_answer, outcome),
         client.groups,
         family=services.access.egress.only,
     )
@@ -119,7 +119,7 @@ class WaitingRequest(Job):
         """
         raise NotImplementedError
 
-    def hold(self) -> bool:
+    def recheck(self) -> bool:
         """Hold the request against users and rules of now; return whether others were in force.
 
         Raises:
@@ -127,8 +127,8 @@ class WaitingRequest(Job):
         """
         return self._session.ask_again()
 
-    def go_on_with_less(self) -> None:
-        """Go on behind a reload, with what ``hold`` has left."""
+    def go_on_after_recheck(self) -> None:
+        """Go on behind a reload, with what ``recheck`` has left."""
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
         """Go on with *addresses*, which the name has.
@@ -138,7 +138,7 @@ class WaitingRequest(Job):
         """
         raise NotImplementedError
 
-    def heard(self, fd: int) -> None:
+    def descriptor_ready(self, fd: int) -> None:
         """Go on, because *fd*, which is not the client's, may be ready.
 
         Raises:
@@ -146,13 +146,13 @@ class WaitingRequest(Job):
         """
         raise NotImplementedError
 
-    def too_late(self) -> DialError:
+    def timeout_error(self) -> DialError:
         """Return why the request is refused when its time is over."""
         if self._lookup is None:
             return DialError("no time was left when its identd had answered", Rep.TTL_EXPIRED)
         return DialError("the name was not resolved in time", Rep.TTL_EXPIRED)
 
-    def give_back(self) -> None:
+    def give_all_back(self) -> None:
         """Give back all but the client's socket."""
 
     # What they have in common
@@ -173,7 +173,7 @@ class WaitingRequest(Job):
     def ask_again(self) -> None:
         """Hold the request against users and rules of now, which a reload has brought."""
         if self._timer is not None:  # else ``begin`` does so
-            self._try(self._hold_again)
+            self._try(self._recheck)
 
     def look_up(self) -> None:
         """Have the name that the request is about looked up.
@@ -186,11 +186,11 @@ class WaitingRequest(Job):
     def on_ready(self, fd: int, mask: int) -> None:
         """Go on; or see what the client has done."""
         if fd != self._session.fd:
-            self._try(self.heard, fd)
+            self._try(self.descriptor_ready, fd)
         elif self._session.mask:
-            self._hear_client()
+            self._read_client()
         else:
-            self._leave()
+            self._client_left()
 
     def abort(self, why: str) -> None:
         """Give up and close; the proxy ends."""
@@ -198,12 +198,12 @@ class WaitingRequest(Job):
         self._session.abort(why)
 
     def _first_step(self) -> None:
-        self.hold()
+        self.recheck()
         self.go_on()
 
-    def _hold_again(self) -> None:
-        if self.hold():
-            self.go_on_with_less()
+    def _recheck(self) -> None:
+        if self.recheck():
+            self.go_on_after_recheck()
 
     def _try(self, step: Callable[..., None], *args: Any) -> None:
         try:
@@ -221,7 +221,7 @@ class WaitingRequest(Job):
         else:
             self._try(self.resolved, outcome)
 
-    def _hear_client(self) -> None:
+    def _read_client(self) -> None:
         """See what the client has sent, bytes or FIN, without taking it."""
         session = self._session
         try:
@@ -229,7 +229,7 @@ class WaitingRequest(Job):
         except BlockingIOError:
             return
         except OSError:
-            self._leave()
+            self._client_left()
             return
         session.watch(0, self)
         if not has_said_more:
@@ -239,13 +239,13 @@ class WaitingRequest(Job):
             seconds = max(0.0, self._ends_at - time.monotonic())
             self._timer = session.services.loop.call_later(seconds, self, self._end)
 
-    def _leave(self) -> None:
+    def _client_left(self) -> None:
         self._release()
         self._session.client_left(ConnectionResetError(self.left))
 
     def _end(self) -> None:
         """Refuse the request, because its time is over."""
-        error = self.too_late()
+        error = self.timeout_error()
         if self._session.conn.has_sent_fin:
             why = "%s (%d s after the FIN of its client)" % (error, FIN_SECONDS)
             error = DialError(why, error.rep, error.attempts)
@@ -261,5 +261,5 @@ class WaitingRequest(Job):
         if self._lookup is not None:
             self._lookup.cancel()
             self._lookup = None
-        self.give_back()
+        self.give_all_back()
         self._session.services.loop.done(self)
