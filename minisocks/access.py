@@ -78,14 +78,14 @@ class Users:
         self.has_hashes = bool(self._hashed)
         #: The most iterations that a hash in the file has: what each login costs.
         self.iterations = max((known.iterations for known in self._hashed.values()), default=0)
-        self._nobody: Optional[Hash] = None
+        self._decoy: Optional[Hash] = None
         if self._known or self._hashed:
             import hmac  # before the first login, which others wait behind
 
             self._equal = hmac.compare_digest
         if self._hashed:
             # Of no password at all: it has never been derived.
-            self._nobody = Hash(self.iterations, os.urandom(SALT_BYTES), os.urandom(32))
+            self._decoy = Hash(self.iterations, os.urandom(SALT_BYTES), os.urandom(32))
 
     def __bool__(self) -> bool:
         # With an empty file, too: who takes the last user out of it does not mean
@@ -139,7 +139,7 @@ class Users:
 
         None where there are no hashes.
         """
-        return self._hashed.get(user, self._nobody)
+        return self._hashed.get(user, self._decoy)
 
     def fits(self, password: bytes, known: Hash, pause: Callable[[], None]) -> bool:
         """Say whether *known* is the hash of *password*; as much work for each of them.

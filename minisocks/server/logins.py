@@ -233,15 +233,15 @@ class Logins:
         login, answer = _Login(conn, credentials, self._users), None
         while answer is None:
             users = self._users
-            seconds, answer = self._at_once(login, users)
+            seconds, answer = self._check_at_once(login, users)
             if seconds > 0:
                 login.demand(seconds)
                 login.pause(seconds)
             elif answer is None:
-                answer = self._slowly(login, users)
+                answer = self._check_slowly(login, users)
         if not answer:
             return None
-        self._welcome(conn.client, credentials, users)
+        self._trust(conn.client, credentials, users)
         return users.proof(credentials)
 
     def failed(self, client: Client, user: bytes) -> None:
@@ -250,7 +250,7 @@ class Logins:
             told = self._count_failure(_row_of(client, user, self._users))
         _tell(client, told)
 
-    def _at_once(self, login: _Login, users: Users) -> Tuple[float, Optional[bool]]:
+    def _check_at_once(self, login: _Login, users: Users) -> Tuple[float, Optional[bool]]:
         """Return how long *login* has to wait; then, if it costs nothing, whether it is right.
 
         All under one lock: of clients that guess at the same time, each has to count before
@@ -307,7 +307,7 @@ class Logins:
         with self._lock:
             return self._penalties.score(own, self._clock())
 
-    def _slowly(self, login: _Login, users: Users) -> Optional[bool]:
+    def _check_slowly(self, login: _Login, users: Users) -> Optional[bool]:
         """Return whether *login* is right: by a derivation, by the hook; None: look again."""
         conn, credentials = login.conn, login.credentials
         known = users.hash_of(credentials.user)
@@ -365,7 +365,7 @@ class Logins:
         with self._lock:
             self._verified.add(login.address, login.credentials, users)
 
-    def _welcome(self, client: Client, credentials: Credentials, users: Users) -> None:
+    def _trust(self, client: Client, credentials: Credentials, users: Users) -> None:
         """Remember the address of *client*, which has shown the right password."""
         if not self._auth_once or not client.has_address:
             return
