@@ -2,10 +2,10 @@
 
 ::
 
-    negotiate       VER, METHOD, user and password      RFC 1928 section 3, RFC 1929
-    admit           the request: ident, rules, limits, the program's hook
-    begin           CONNECT, BIND, UDP ASSOCIATE: what needs no waiting, then the loop
-    Session.refuse  the reply, if any of that says no   RFC 1928 section 6
+    negotiate       VER, METHOD, user and password          RFC 1928 section 3, RFC 1929
+    admit           check the request: ident, rules, limits, the program's hook
+    begin           start CONNECT, BIND or UDP ASSOCIATE; what must wait goes to the loop
+    Session.refuse  the reply if one of these steps fails   RFC 1928 section 6
 """
 
 import socket
@@ -31,7 +31,7 @@ from minisocks.wire import Cmd, Ver
 
 __all__ = ["SocksHandler", "SocksServer"]
 
-#: What carries out which CMD.
+#: Which class carries out which CMD.
 COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect]]] = {
     Cmd.CONNECT: Connect,
     Cmd.BIND: Bind,
@@ -40,15 +40,13 @@ COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect]]] = {
 
 
 class SocksHandler(socketserver.BaseRequestHandler):
-    """Serve one client: run the handshake, and hand the client over to the loop.
+    """Serve one client: run the handshake, then hand the client to the loop.
 
-    Every wait for the client blocks this thread, with a socket timeout, under one deadline.
+    Each wait for the client blocks this thread; all waits share one deadline.  Not a
+    ``StreamRequestHandler``, because that one reads ahead and would lose early data.
 
-    Not a ``StreamRequestHandler``: that one reads ahead, and bytes that a client
-    sent behind its request would be lost.
-
-    A subclass may do something before and after ``super().handle()``.  Before, ``request`` is
-    the client's socket, of which it must read nothing.  After, the socket is the loop's.
+    A subclass may add code before and after ``super().handle()``.  Before, ``request`` is the
+    client's socket, from which it must not read.  After, the loop owns the socket.
     Thread: a handler's.
     """
 
@@ -56,9 +54,9 @@ class SocksHandler(socketserver.BaseRequestHandler):
     server: Any
 
     def handle(self) -> None:
-        """Run the handshake; afterwards the loop owns the socket, or nothing more is wanted of it.
+        """Run the handshake, and turn each error into a reply.
 
-        Turns every error into a reply.
+        Afterwards the loop owns the socket, or the server closes it.
         """
         self.session = session = self.make_session()
         pending = session.services.pending
@@ -74,7 +72,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             session.abort(str(exc))
         except (HandshakeError, DialError) as exc:
             session.refuse(exc)
-            # The parser keeps the error, whose traceback has the parser: only the garbage
+            # The parser keeps the error, and its traceback keeps the parser: only the garbage
             # collector would free them.
             exc.with_traceback(None)
         except OSError as exc:
@@ -88,15 +86,15 @@ class SocksHandler(socketserver.BaseRequestHandler):
                 self.server.hand_over(self.request)
 
     def make_session(self) -> Session:
-        """Return the session of this client; a test kit's may misbehave."""
+        """Return the session of this client; ``minisocks.testing`` makes another one."""
         return Session(self.server, self.request, self.client_address)
 
     def negotiate(self) -> Request:
-        """Return what the client wants, once it has said so and who it is.
+        """Return the client's request; check user and password before it, if it sends them.
 
         Raises:
-            HandshakeError: it may not, does not in time, or breaks the protocol.
-            OSError: it has left.
+            HandshakeError: the client breaks the protocol, is too slow, or has no right password.
+            OSError: the client has left.
         """
         event = self.next_event()
         if isinstance(event, Credentials):
@@ -106,7 +104,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         return event
 
     def next_event(self) -> Event:
-        """Return what the client says next: credentials, or its request.
+        """Return what the client sends next: credentials, or its request.
 
         Raises:
             HandshakeError, OSError: as ``negotiate``.
@@ -122,7 +120,9 @@ class SocksHandler(socketserver.BaseRequestHandler):
             talk.receive_data(conn.receive())
 
     def check_password(self, credentials: Credentials) -> bool:
-        """Return whether name and password are right (RFC 1929); the wait is not the client's.
+        """Return whether user and password are right (RFC 1929).
+
+        The client's deadline is later by the time that this takes.
 
         Raises:
             HandshakeError, OSError: as ``negotiate``.
@@ -137,16 +137,16 @@ class SocksHandler(socketserver.BaseRequestHandler):
         return True
 
     def admit(self, request: Request) -> None:
-        """Go on if the client may have what it wants, as far as can be told before a look-up.
+        """Check whether the request is allowed, as far as possible before a look-up.
 
         Raises:
-            HandshakeError: it may not.
-            OSError: it has left while its identd was asked.
+            HandshakeError: the request is refused.
+            OSError: the client has left while its identd was asked.
         """
         session = self.session
         services, client = session.services, session.client
         session.conn.has_early_data = session.talk.has_trailing_data
-        # As of now: of a reload all is seen, or nothing.
+        # Read once, so that new users never come with old rules.
         session.access = services.access
         client.user = request.user
         session.asked(request)
@@ -163,15 +163,15 @@ class SocksHandler(socketserver.BaseRequestHandler):
             self.count_in()
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
-        session.conn.check()  # a hook may be slower than the proxy's end
-        session.ask_again()  # and than a reload
+        session.conn.check()  # the proxy may have stopped during the hook
+        session.ask_again()  # or may have new settings
 
     def count_in(self) -> None:
-        """Count the connection in; from here on it is not ended for other clients.
+        """Count the connection; from here on it is not ended to make room for other clients.
 
         Raises:
-            LimitReached: there is no room for it.
-            HandshakeError: it has been ended already.
+            LimitReached: a limit is reached.
+            HandshakeError: another thread has ended the handshake.
         """
         session = self.session
         session.services.pending.keep(session.conn)
@@ -179,21 +179,21 @@ class SocksHandler(socketserver.BaseRequestHandler):
         session.services.memory.admit()
 
     def identify(self, request: Request) -> None:
-        """Ask the client's identd whether the client is the user that it says (RFC 1413).
+        """Ask the client's identd whether USERID is the user of this connection (RFC 1413).
 
-        The operator of the client's host decides what its identd says.  So where there are
-        passwords, a client that it names has shown none; and it is a user only if a rule names
-        that one, who has no password.  All other names are as good as none, so that the client
-        does not learn from any answer which of them have passwords.
+        The operator of the client's host decides what its identd answers.  So where there are
+        passwords, the answer does not replace one: it makes the client a user only if a rule
+        names a user of that name who has no password.  All other names have no effect, so that
+        no answer tells a client which names have passwords.
 
         Raises:
-            HandshakeError: it is not; or may not come in, whatever the answer.
-            OSError: it has left.
+            HandshakeError: it is not; or no answer could allow the request.
+            OSError: the client has left.
         """
         session = self.session
         services, client = session.services, session.client
         if client.user is None:
-            # Else any client could have us connect to its host, which may have nothing here.
+            # Otherwise any client could make the proxy connect to the client's host.
             session.access.rules.precheck_some_user(client, *request[:3]).raise_if_denied()
         else:
             session.check_rules()
@@ -213,37 +213,36 @@ class SocksHandler(socketserver.BaseRequestHandler):
                 client.user = request.userid
 
     def begin(self, request: Request) -> None:
-        """Begin what the client wants; what has to be waited for is the loop's.
+        """Start the command; what must wait goes to the loop.
 
         Raises:
-            HandshakeError, DialError: it cannot be.
+            HandshakeError, DialError: the request is refused.
             OSError: the client has left.
         """
         COMMANDS[request.cmd](self.session, request).start()
 
 
 class SocksServer(socketserver.ThreadingTCPServer):
-    """One listener.
+    """One listener, with the methods of ``socketserver``, which a subclass may override.
 
-    Each method means what it means in ``socketserver``, so that a subclass may override it:
     ``get_request`` accepts, ``verify_request`` may refuse, ``process_request`` serves a client
     in the handler thread that calls it, ``finish_request`` makes a ``RequestHandlerClass``,
-    ``handle_error`` logs.  Four things differ.  The threads are those of an ``Acceptor``, which
-    several servers may share (as those of a ``Proxy`` do); ``shutdown`` is theirs, too.
-    ``shutdown_request`` is called only for sockets that the loop has not taken over.
-    ``service_actions`` is not called, because nothing polls.  ``client_of`` says who a client is,
-    as far as the socket tells; a subclass may know better.
+    ``handle_error`` logs.  Differences from ``socketserver``: the threads belong to an
+    ``Acceptor``, which several servers may share (those of a ``Proxy`` do), and ``shutdown``
+    stops all of it; ``shutdown_request`` is called only for sockets that the loop does not own;
+    ``service_actions`` is never called, because nothing polls; ``client_of`` returns the
+    ``Client``, of which a subclass may know more than the socket tells.
 
     Args:
-        listener: a socket that is bound and listens, made here or given.
-        services: what its clients share; their loop has to run.
-        RequestHandlerClass: makes what serves a client.
-        acceptor: whose threads serve; without it the server has its own.
+        listener: a socket that is bound and listens.
+        services: what its clients share; their loop must run.
+        RequestHandlerClass: each instance serves one client.
+        acceptor: its threads serve; None: the server makes its own.
     """
 
     daemon_threads = True
     block_on_close = False
-    #: Whether a forwarder connects here, so that no address tells where a client is.
+    #: Whether a forwarder connects here, so that the addresses of clients are not known.
     is_forwarded = False
 
     def __init__(
@@ -267,7 +266,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         services.listeners.add(listener)
 
     def tune(self) -> None:
-        """Have connections that are accepted from now on be as the settings say."""
+        """Apply the settings to connections that are accepted from now on."""
         tune(self.socket, self.services.access.egress.keepalive)
 
     def fileno(self) -> int:
@@ -275,18 +274,19 @@ class SocksServer(socketserver.ThreadingTCPServer):
         return self.socket.fileno()
 
     def serve_forever(self, poll_interval: float = 0.0) -> None:
-        """Serve until ``shutdown``.  *poll_interval* is not needed: nothing polls.
+        """Serve until ``shutdown``.  *poll_interval* is ignored, because nothing polls.
 
         Raises:
-            RuntimeError: there is no thread to be had.
+            RuntimeError: no thread can be started.
         """
         self.acceptor.start([self])
         self.acceptor.wait()
 
     def shutdown(self) -> None:
-        """Accept no more and end handshakes; connections live on.
+        """Accept no more and end handshakes; connections go on.
 
-        Returns when the handler threads have ended, or after 5 s: a hook may hang.  Any thread.
+        Returns when the handler threads have ended, or after 5 s because a hook may hang.
+        Thread: any.
         """
         self.acceptor.stop()
 
@@ -294,7 +294,7 @@ class SocksServer(socketserver.ThreadingTCPServer):
         """Accept a client, without waiting.
 
         Raises:
-            OSError: there is none, or no descriptor for it.
+            OSError: no client waits, or there is no descriptor for it.
         """
         request, address = self.socket.accept()
         if not self._accepted_inherit:
@@ -302,11 +302,11 @@ class SocksServer(socketserver.ThreadingTCPServer):
         return request, address
 
     def client_of(self, client_address: Any) -> Client:
-        """Return the client of a connection.  A handler thread, before it reads anything."""
+        """Return the client of a connection.  Thread: a handler's, before it reads anything."""
         return Client(client_address, self.is_forwarded)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one client in this thread, a handler's."""
+        """Serve one client in the calling thread, a handler's."""
         try:
             self.finish_request(request, client_address)
         except Exception:  # noqa: BLE001  # as socketserver does
@@ -318,21 +318,20 @@ class SocksServer(socketserver.ThreadingTCPServer):
                 self.shutdown_request(request)
 
     def hand_over(self, request: Any) -> None:
-        """Take note that *request* is the loop's.  A handler calls it, in its thread.
+        """Note that the loop owns *request*.  Thread: a handler's.
 
-        (To ``detach`` the socket would be another way, but that behaves differently from
-        3.6 to 3.13.)
+        Not by ``detach``, which behaves differently in 3.6 and 3.13.
         """
         self._handed_over.add(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close the socket of a client that the loop has not taken over."""
+        """Close the socket of a client that the loop does not own."""
         close_quietly(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log the traceback where the log goes, and not to stderr."""
+        """Log the traceback, instead of printing it to stderr."""
         log_bug("serving %r failed", client_address)
 
     def server_close(self) -> None:
-        """Close the listener.  Not ``shutdown``: others may share it."""
+        """Close the listener.  Does not call ``shutdown``, because servers may share threads."""
         close_quietly(self.socket)

@@ -1,4 +1,4 @@
-"""One client on its way through the server, from accept to the reply."""
+"""The state of one client, and its replies."""
 
 import logging
 import socket
@@ -26,18 +26,18 @@ log = logging.getLogger("minisocks")
 
 
 class Session:
-    """From accept to the reply.
+    """State of one client from accept to the reply.
 
-    A class because it changes hands: its handler thread speaks with the client, and the loop
-    finishes what has to wait for the target.  One thread at a time.
+    First the handler thread owns it, then the loop, which finishes what waits for the target.
+    Thread: the owner's.
 
     Attributes:
-        in_loop: whether the loop owns the client's socket; before that the handler does.
-        access: what decides about this client.
-        mask: what the loop watches the client for.
-        was_forwarded: whether its listener was a forwarder's when it came.
-        waited: seconds of its request's time that are gone already.
-        proof: by what its password was right, ``Users.proof``; None: it has shown none.
+        in_loop: whether the loop owns the client's socket.
+        access: the users and rules that decide about this client.
+        mask: the events that the loop watches the client for.
+        was_forwarded: whether its listener was a forwarder's at accept.
+        waited: seconds of the request's time that an identd has taken.
+        proof: ``Users.proof`` of its password; None: it has shown no password.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Session:
         "was_forwarded",
     )
 
-    #: What parses the client's bytes.
+    #: Parses the client's bytes.
     talk_type: Type[Handshake] = Handshake
 
     def __init__(self, server: Any, sock: socket.socket, peer: Any) -> None:
@@ -78,7 +78,7 @@ class Session:
         self.record = Record(client, next(services.ids), services.journal)
         methods, trusted = self.access.rules.methods(client), None
         if Method.NO_AUTHENTICATION not in methods:
-            # Else a client without a password has no user, and there may be rules for that.
+            # Where no password is needed, a client has no user: rules may depend on that.
             trusted = services.logins.trusted_user(client)
             methods += (Method.NO_AUTHENTICATION,) if trusted is not None else ()
         self.talk = self.talk_type(methods, trusted, config.ident)
@@ -86,24 +86,24 @@ class Session:
         self.proof: Optional[bytes] = None
 
     def submit(self, job: Job) -> None:
-        """Have *job* go on in the loop, which owns the client's socket from now on."""
+        """Hand the client's socket to the loop, which runs *job* from now on."""
         self.in_loop = True
         unblock(self.sock)
         self.services.loop.submit(job)
         self.services.vanished.expect()
 
     def watch(self, mask: int, job: Job) -> None:
-        """Have the loop report the client to *job*.  Loop thread."""
+        """Have the loop report events of the client's socket to *job*.  Thread: loop."""
         self.services.loop.watch(self.fd, mask, job)
         self.mask = mask
 
     def ask_again(self) -> bool:
-        """Hold the request against users and rules of now; return whether others were in force.
+        """Check the request again if users or rules have changed; return whether they have.
 
-        Called before it is granted, and in the loop also at each reload.
+        Called before the request is granted, and in the loop at each reload.
 
         Raises:
-            AuthFailed, RefusedByRules: it may not be granted any more.
+            AuthFailed, RefusedByRules: the request is not allowed any more.
         """
         if self.access is self.services.access:
             return False
@@ -113,12 +113,13 @@ class Session:
         return True
 
     def check_user(self) -> None:
-        """Refuse a client whose line of users is gone by now, or whose time is over.
+        """Refuse a client whose credentials were removed or whose --auth-once time has passed.
 
-        Or whose listener is a forwarder's by now, so that it has been taken for the forwarder.
+        Also one whose listener has become a forwarder's, because the address that it was checked
+        by may be the forwarder's.
 
         Raises:
-            AuthFailed: so it is.
+            AuthFailed: one of these is so.
         """
         if self.server.is_forwarded and not self.was_forwarded:
             raise AuthFailed("its listener is a forwarder's by now (--forwarded)")
@@ -131,57 +132,56 @@ class Session:
         elif request is not None and request.user is not None:
             holds = self.services.logins.trusted_user(client) == user
         else:
-            # Its identd has named it, which is worth no password.
+            # Its identd has named it, which does not replace a password.
             client.is_unproven = bool(users)
             holds = not (users and users.may_be(user))
         if not holds:
             raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
 
     def check_rules(self) -> None:
-        """Hold the request against the rules, as far as they can be asked before a look-up.
+        """Check the request against the rules, as far as possible before a look-up.
 
         Raises:
-            RefusedByRules: it does not pass.
+            RefusedByRules: a rule denies it.
         """
         rules, client, request = self.access.rules, self.client, self.record.request
         assert request is not None
         if request.cmd == Cmd.UDP_ASSOCIATE:
-            rules.precheck_any(
-                client, request.ver, request.cmd
-            ).raise_if_denied()  # DST is no target
+            # DST is no target.
+            rules.precheck_any(client, request.ver, request.cmd).raise_if_denied()
         else:
             rules.precheck(client, request.ver, request.cmd, request.dst).raise_if_denied()
 
     def asked(self, request: Request) -> None:
-        """Take note of what the client wants.
+        """Record the request.
 
         Raises:
-            HandshakeError: it is not even considered; a test kit's session may.
+            HandshakeError: only in a subclass, which refuses the request at once.
         """
         self.record.asked(request)
 
     def listening(self, ip: bytes, port: int) -> None:
-        """Tell the client where its peer is to connect to (BIND).
+        """Send the first reply to BIND: the address that the peer can connect to.
 
         Raises:
-            OSError: it has left.
+            OSError: the client has left.
         """
         self.conn.send(self.talk.listening(ip, port))
 
     def connected(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
-        """Tell the client that it is connected, and hand both sockets to the relay.
+        """Send the reply, and hand both sockets to the relay.
 
         Raises:
-            OSError: it has left; *upstream* still is the caller's.
-            HandshakeError: it may not be connected any more; likewise.
+            OSError: the client has left; *upstream* still is the caller's.
+            HandshakeError: the request is not allowed any more; likewise.
         """
         request = self.record.request
         if self.ask_again() and request is not None:
-            # In a handler thread only: what waits in the loop has been asked by then.
+            # In a handler thread only: the loop checks its requests at each reload.
             ip = packed_ip(via[0]) or b""
             rules = self.access.rules
             rules.decide(self.client, request.ver, request.cmd, request.dst, ip).raise_if_denied()
-        self.record.why = ""  # what has come before this peer is no reason of anything
+        self.record.why = ""  # it was about peers that came before this one
         self.record.granted(via[0])
         self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))
         pair, seconds = self.pair(upstream), self.services.access.config.idle_timeout
@@ -190,15 +190,15 @@ class Session:
         self.submit(pair)
 
     def associated(self, ip: bytes, port: int) -> None:
-        """Tell the client where it is to send its datagrams.
+        """Send the reply to UDP ASSOCIATE: the address that takes the client's datagrams.
 
         Raises:
-            OSError: it has left.
+            OSError: the client has left.
         """
         self.conn.send(self.talk.success(ip, port))
 
     def pair(self, upstream: socket.socket) -> Pair:
-        """Return what relays from now on; it owns both sockets."""
+        """Return the relay of the client and *upstream*; it owns both sockets."""
         services, early = self.services, self.talk.trailing_data()
         loop = services.loop
         share = services.rates.share_of(self.client, services.access.config.rate)
@@ -207,11 +207,7 @@ class Session:
         return RatedPair(loop, self.sock, upstream, self.record, early, self.mask, share)
 
     def refuse(self, error: Exception) -> None:
-        """Tell the client why not, and close: the one place that does.
-
-        The reply goes out with our FIN at once; ``Lingering`` then sees to it
-        that the client can read both.
-        """
+        """Record *error*, reply with its code, and close.  The only place that refuses."""
         record = self.record
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
@@ -225,22 +221,22 @@ class Session:
         self.reply_and_close(reply)
 
     def reply_and_close(self, reply: bytes) -> None:
-        """Send *reply*, the last bytes, with our FIN, and hear the client out."""
+        """Send *reply* and FIN; ``Lingering`` closes when the client has had time to read them."""
         if not reply and not self.talk.started:
-            self.close()  # there is nothing to hear
+            self.close()  # the client has sent nothing
             return
         try:
             if reply:
                 self.sock.send(reply)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self.close()  # it has left
+            self.close()  # the client has left
             return
         services = self.services
         self.submit(Lingering(services.loop, self.sock, services.lingering, self.client.groups))
 
     def client_left(self, exc: Exception) -> None:
-        """Close, because the client left before it had an answer."""
+        """Close, because the client left before the reply."""
         self.close()
         self.record.why = str(exc)
         self.talk.eof = True
@@ -248,9 +244,9 @@ class Session:
             self.record.finish("client-gone")
 
     def _wants_nothing(self, error: Exception) -> bool:
-        """Return whether *error* ends a health check or a scanner: the log is not for them.
+        """Return whether *error* ends a health check or a scan, which the log leaves out.
 
-        A client that has greeted, and got the answer, is counted: it is certainly a check.
+        A client that leaves after the answer to its greeting is counted as a health check.
         """
         talk = self.talk
         if talk.is_check:
@@ -261,12 +257,12 @@ class Session:
         return True
 
     def abort(self, why: str) -> None:
-        """Close without a word; the proxy ends."""
+        """Close without a reply, because the proxy stops."""
         self.close()
         if self.talk.started:
             self.record.finish(why)
 
     def close(self) -> None:
-        """Close the client's socket, if the loop has it.  Else the server does, soon."""
+        """Close the client's socket if the loop owns it; else the server closes it soon."""
         if self.in_loop:
             self.services.loop.close_later(self.sock)
