@@ -18,7 +18,7 @@ from minisocks.policy.addresses import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
 from minisocks.server.bindlisteners import BindListener, ways_from_anywhere
 from minisocks.server.session import Session
-from minisocks.server.waiting import WaitingRequest, allowed
+from minisocks.server.waiting import WaitingRequest
 from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of, text_ip
 
 __all__ = ["Bind"]
@@ -80,7 +80,7 @@ class Bind(WaitingRequest):
         is_changed = super().recheck()
         if is_changed and self._listener is not None:
             if self._expected:
-                allowed(self._session, self._request, self._ways)
+                self.allowed(self._ways)
             else:
                 self._demand_anybody()
         return is_changed
@@ -93,7 +93,7 @@ class Bind(WaitingRequest):
             OSError: the client has left.
         """
         session = self._session
-        self._ways = ways = allowed(session, self._request, of_peers(self._request.ver, addresses))
+        self._ways = ways = self.allowed(of_peers(self._request.ver, addresses))
         self._expected = frozenset(map(_ip_of, ways))
         self._listen(session.services.access.egress.ordered(ways))
 

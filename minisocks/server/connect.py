@@ -15,7 +15,7 @@ from minisocks.net.lookup import numeric_addresses
 from minisocks.policy.addresses import Sockaddr
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
-from minisocks.server.waiting import WaitingRequest, allowed
+from minisocks.server.waiting import WaitingRequest
 
 __all__ = ["Connect"]
 
@@ -83,7 +83,7 @@ class Connect(WaitingRequest):
         """Hold it against users and rules; only what may still be reached is dialed on."""
         is_changed = super().recheck()
         if is_changed and self._dial is not None:
-            self._dial.keep(allowed(self._session, self._request, self._dial.addresses))
+            self._dial.keep(self.allowed(self._dial.addresses))
         return is_changed
 
     def go_on_after_recheck(self) -> None:
@@ -123,7 +123,7 @@ class Connect(WaitingRequest):
         services = self._session.services
         self._changes = services.access.own.changes()
         return Dial(
-            allowed(self._session, self._request, addresses),
+            self.allowed(addresses),
             egress=services.access.egress,
             make_room=services.make_room,
             may_add=services.attempts.has_room,
@@ -159,7 +159,7 @@ class Connect(WaitingRequest):
         """
         changes = self._session.services.access.own.changes()
         if changes is None or changes != self._changes:
-            allowed(self._session, self._request, [(upstream.family, dial.via)])
+            self.allowed([(upstream.family, dial.via)])
 
     def _step_again(self) -> None:
         assert self._dial is not None

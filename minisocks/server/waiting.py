@@ -15,68 +15,7 @@ from minisocks.server.clientsocket import FIN_SECONDS
 from minisocks.server.session import Session
 from minisocks.wire import Cmd, Rep, packed_ip, scope_of
 
-__all__ = ["WaitingRequest", "allowed", "look_up_for"]
-
-
-def look_up_for(
-    session: Session, request: Request, job: Job, resolved: Callable[[Outcome], None]
-) -> Optional[Lookup]:
-    """Have the name that *request* is about looked up; *job* is called back.  Loop thread.
-
-    Returns:
-        What is to be cancelled when *job* waits no more; None: the answer is on its way.
-
-    Raises:
-        DialError: too many names are waited for already.
-    """
-    services, client, dst = session.services, session.client, request.dst
-    loop, answers = services.loop, services.answers
-    known = answers.long_one(dst.host, dst.port)
-    if known is not None:
-        loop.call_soon(job, resolved, known)
-        return None
-
-    def keep_long_answer(outcome: Outcome) -> None:
-        # To take a long answer apart holds up all threads for some 5 ms: once for each name, and
-        # not for each connection.
-        if isinstance(outcome, list) and len(outcome) == MAX_ADDRESSES:
-            answers.add(dst.host, outcome)
-        resolved(outcome)
-
-    return services.resolver.submit(
-        dst.host,
-        dst.port,
-        lambda outcome: loop.call_soon(job, keep_long_answer, outcome),
-        client.groups,
-        family=services.access.egress.only,
-    )
-
-
-def allowed(session: Session, request: Request, addresses: List[Sockaddr]) -> List[Sockaddr]:
-    """Return those of *addresses*, which ``DST`` has, that the client may reach.  Any thread.
-
-    Raises:
-        RefusedByRules: none.
-    """
-    services, client = session.services, session.client
-    access = services.access
-    ver, cmd, dst = request.ver, request.cmd, request.dst
-    passed = []
-    decision = Decision(False, "no address that could be connected to")
-    for family, sockaddr in addresses:
-        ip = packed_ip(sockaddr[0])
-        if ip is not None:
-            scope = scope_of(sockaddr)
-            decision = access.decisions.decide(client, ver, cmd, dst, ip, scope)
-            if not decision.allowed:
-                continue
-            if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
-                decision = Decision(False, "%s is this proxy itself, no target of its own" % (dst,))
-            else:
-                passed.append((family, sockaddr))
-    if not passed:
-        decision.raise_if_denied()
-    return passed
+__all__ = ["WaitingRequest"]
 
 
 class WaitingRequest(Job):
@@ -176,12 +115,51 @@ class WaitingRequest(Job):
             self._try(self._recheck)
 
     def look_up(self) -> None:
-        """Have the name that the request is about looked up.
+        """Have the name that the request is about looked up; ``resolved`` gets the answer.
 
         Raises:
             DialError: too many names are waited for already.
         """
-        self._lookup = look_up_for(self._session, self._request, self, self._answered)
+        services, dst = self._session.services, self._request.dst
+        loop = services.loop
+        known = services.answers.long_one(dst.host, dst.port)
+        if known is not None:
+            loop.call_soon(self, self._try, self.resolved, known)
+            return
+        self._lookup = services.resolver.submit(
+            dst.host,
+            dst.port,
+            lambda outcome: loop.call_soon(self, self._answered, outcome),
+            self._session.client.groups,
+            family=services.access.egress.only,
+        )
+
+    def allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
+        """Return those of *addresses*, all of DST.ADDR, that the client may reach.  Thread: any.
+
+        Raises:
+            RefusedByRules: none.
+        """
+        services, client, request = self._session.services, self._session.client, self._request
+        access = services.access
+        ver, cmd, dst = request.ver, request.cmd, request.dst
+        passed = []
+        decision = Decision(False, "no address that could be connected to")
+        for family, sockaddr in addresses:
+            ip = packed_ip(sockaddr[0])
+            if ip is not None:
+                scope = scope_of(sockaddr)
+                decision = access.decisions.decide(client, ver, cmd, dst, ip, scope)
+                if not decision.allowed:
+                    continue
+                if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
+                    text = "%s is this proxy itself, no target of its own" % (dst,)
+                    decision = Decision(False, text)
+                else:
+                    passed.append((family, sockaddr))
+        if not passed:
+            decision.raise_if_denied()
+        return passed
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Go on; or see what the client has done."""
@@ -215,6 +193,10 @@ class WaitingRequest(Job):
             self._session.client_left(exc)
 
     def _answered(self, outcome: Outcome) -> None:
+        if isinstance(outcome, list) and len(outcome) == MAX_ADDRESSES:
+            # To read a long answer again stops all threads for 5 ms: once for each name, not for
+            # each connection.
+            self._session.services.answers.add(self._request.dst.host, outcome)
         self._lookup = None
         if isinstance(outcome, Exception):
             self._refuse(outcome)
