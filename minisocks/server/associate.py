@@ -1,4 +1,4 @@
-"""UDP ASSOCIATE: from a request to an association, or to the reply that says why not."""
+"""UDP ASSOCIATE: from the request to an association, or to an error."""
 
 import socket
 
@@ -18,7 +18,7 @@ NO_UDP = "UDP needs the address of the client: none is known on a unix socket or
 
 
 class Associate(Job):
-    """One UDP ASSOCIATE, which waits for one round at most; a job: all it touches is the loop's."""
+    """One UDP ASSOCIATE.  In the loop, which owns the associations; waits for one round at most."""
 
     counts = False
     __slots__ = ("_has_waited", "_request", "_session")
@@ -29,23 +29,23 @@ class Associate(Job):
         self._has_waited = False
 
     def start(self) -> None:
-        """Have the loop carry it out.  Thread: a handler's.
+        """Hand the session to the loop.  Thread: a handler's.
 
         Raises:
-            UnsupportedCommand: of the client no address is known; the session still is the
+            UnsupportedCommand: the client's address is not known; the session still is the
                 caller's.
         """
         if not self._session.client.has_address:
-            # Datagrams would come from an address, and any other program may have that one.
+            # Datagrams could not be checked by it: any program could send them.
             raise UnsupportedCommand(NO_UDP)
         self._session.submit(self)
 
     def begin(self) -> None:
-        """Open the relay socket, say where it is, and relay."""
+        """Open the relay socket, reply, and start the association."""
         session = self._session
         loop = session.services.loop
         if session.services.associations.is_full and not self._has_waited:
-            # The next round begins with what has been closed by now: that may give the place back.
+            # At the start of the next round sockets are closed that may make room.
             self._has_waited = True
             loop.call_soon(self, self.begin)
             return
@@ -61,14 +61,14 @@ class Associate(Job):
         """Never called: it watches nothing."""
 
     def abort(self, why: str) -> None:
-        """Close; the proxy ends, or this is our bug."""
+        """Close, because the proxy stops or has a bug."""
         self._session.abort(why)
 
     def _associate(self) -> None:
-        """Do all of it.
+        """Make the association, or raise why there is none.
 
         Raises:
-            HandshakeError, DialError: there can be no association.
+            HandshakeError, DialError: the request is refused.
             OSError: the client has left.
         """
         session = self._session
@@ -85,7 +85,7 @@ class Associate(Job):
         )
         association = _association(session, relay, ip, ports)
         association.proof = session.proof
-        # Before the client hears of it, and others ask.
+        # Before the reply, so that whatever reads the table after it finds the association.
         table.enter(association, client)
         record.granted(str(Address.of_ip(ip, place[1])))
         try:
@@ -111,10 +111,10 @@ def _association(
 
 
 def _expected_port(dst: Address, client_ip: bytes) -> int:
-    """Return the port that the client seems to say that it will send from; 0: none.
+    """Return the port that DST announces as the client's; 0: it announces none.
 
-    Some clients name their target instead, or an address that a NAT has changed on the way.
-    So a port may mean that only with no address, or with the one that we see.
+    Some clients send their target in DST, or their address behind a NAT.  So a port counts only
+    without an address, or with the address that the client's connection comes from.
     """
     ip = packed_ip(dst.name) if dst.atyp != Atyp.DOMAINNAME else b""
     if not ip:

@@ -1,8 +1,8 @@
-"""BIND: from a request to a listener, and from that to a pair; or to the reply that says why not.
+"""BIND: from the request to a listener, and from that to a pair, or to an error.
 
-For protocols whose servers connect back, as FTP in active mode (RFC 1928 section 4, the
-SOCKS4 memo).  One connection, from the peer that the client names.  Any other peer is reset, and
-the client waits on; by SOCKS4 it ends it, as the memo says.
+For protocols whose servers connect back, such as FTP in active mode (RFC 1928 section 4, the
+SOCKS4 memo).  It takes one connection, from the peer that the client names.  Another peer is
+reset and the client waits on; with SOCKS4 such a peer ends the request, as the memo says.
 """
 
 import errno
@@ -23,22 +23,22 @@ from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of, text_ip
 
 __all__ = ["Bind"]
 
-#: What a listener says of a peer that has gone again before we came to it.
+#: Errors of accept about a peer that has left already.
 _WAIT_ON = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
-#: So many strangers are reset, each for the price of a refused client; then it ends.
+#: After so many wrong peers the request ends, because each costs as much as a refused client.
 MAX_WRONG_PEERS = 1000
 
 
 class _WrongPeer(RefusedByRules):
-    """The peer has another address than the one that is waited for."""
+    """The peer has not the address that the client has named."""
 
 
 class Bind(WaitingRequest):
-    """One BIND under way.
+    """One BIND.
 
     ::
 
-        resolve -> allowed? -> listen, first reply -> who came? -> second reply -> pair
+        look up the name -> check -> listen, first reply -> check the peer -> second reply -> pair
     """
 
     __slots__ = ("_listener", "_expected", "_has_waited", "_wrong_peers", "_ways")
@@ -48,14 +48,14 @@ class Bind(WaitingRequest):
     def __init__(self, session: Session, request: Request) -> None:
         super().__init__(session, request)
         self._listener: Optional[BindListener] = None
-        #: The addresses that the peer may have; empty: any.
+        #: The addresses that the peer may have; empty: any address.
         self._expected: FrozenSet[bytes] = frozenset()
         self._ways: List[Sockaddr] = []
         self._wrong_peers = 0
         self._has_waited = False
 
     def start(self) -> None:
-        """Have the loop carry it out.  Thread: a handler's."""
+        """Hand the session to the loop.  Thread: a handler's."""
         self._session.submit(self)
 
     def time_limit(self) -> float:
@@ -63,9 +63,9 @@ class Bind(WaitingRequest):
         return self._session.services.access.config.bind_timeout
 
     def go_on(self) -> None:
-        """Find out which peer to wait for, and wait."""
+        """Find the addresses of the peer, and listen."""
         dst = self._request.dst
-        # Spelled like this only, as rules and the program's hook see it.
+        # Only in this spelling, which rules and the program's hook see, too.
         if dst.is_anybody:
             self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
             return
@@ -76,7 +76,7 @@ class Bind(WaitingRequest):
             self.look_up()
 
     def recheck(self) -> bool:
-        """Hold it against users and rules: may any of its peers still be let in?"""
+        """Check the request again, and whether at least one of its peers is still allowed."""
         is_changed = super().recheck()
         if is_changed and self._listener is not None:
             if self._expected:
@@ -86,10 +86,10 @@ class Bind(WaitingRequest):
         return is_changed
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
-        """Wait for one of *addresses*, those that the client may be connected with.
+        """Listen for a peer at those of *addresses* that are allowed.
 
         Raises:
-            HandshakeError, DialError: there is none, or no way to listen.
+            HandshakeError, DialError: none is, or there is no listener for them.
             OSError: the client has left.
         """
         session = self._session
@@ -98,20 +98,20 @@ class Bind(WaitingRequest):
         self._listen(session.services.access.egress.ordered(ways))
 
     def _expect_anybody(self, family: int) -> None:
-        """Wait for whoever comes, first of all by *family*.
+        """Listen for a peer at any address, preferably of *family*.
 
         Raises:
-            HandshakeError, DialError, OSError: as above.
+            HandshakeError, DialError, OSError: as ``resolved``.
         """
         self._demand_anybody()
         ways = ways_from_anywhere(family, self._session.sock.getsockname())
         self._listen(of_peers(self._request.ver, ways))
 
     def _demand_anybody(self) -> None:
-        """Go on if a peer may come whose address is not known yet.
+        """Check whether a peer of some address is allowed.
 
         Raises:
-            RefusedByRules: none may.
+            RefusedByRules: none is.
         """
         session, request = self._session, self._request
         rules = session.services.access.rules
@@ -121,7 +121,7 @@ class Bind(WaitingRequest):
         session = self._session
         services = session.services
         if services.bind_listeners.is_full and not self._has_waited:
-            # The next round begins with what has been closed by now: that may give the place back.
+            # At the start of the next round sockets are closed that may make room.
             self._has_waited = True
             services.loop.call_soon(self, self._try, self._listen, ways)
             return
@@ -136,7 +136,7 @@ class Bind(WaitingRequest):
         services.loop.watch(bind_listener.sock.fileno(), READ, self)
 
     def stop_listening(self) -> None:
-        """End: its peer would be a new connection."""
+        """End, because the peer would be a new connection."""
         self.abort("shutdown")
 
     def descriptor_ready(self, fd: int) -> None:
@@ -151,7 +151,7 @@ class Bind(WaitingRequest):
         except BlockingIOError:
             return
         except OSError as exc:
-            self._wrong_peers += 1  # it has left, or accept fails for ever
+            self._wrong_peers += 1  # the peer has left, or accept fails for ever
             if exc.errno not in _WAIT_ON or self._wrong_peers >= MAX_WRONG_PEERS:
                 why = "the peer of %s could not be let in: %s" % (self._place(), exc.strerror)
                 self._refuse(DialError(why, Rep.GENERAL_FAILURE))
@@ -166,7 +166,7 @@ class Bind(WaitingRequest):
             if ends_it or self._wrong_peers >= MAX_WRONG_PEERS:
                 self._refuse(exc)
             else:
-                session.record.why = str(exc)  # for a refusal that may follow
+                session.record.why = str(exc)  # if the request is refused later
             return
         peer.setblocking(False)
         tune(peer, session.services.access.egress.keepalive)
@@ -178,10 +178,10 @@ class Bind(WaitingRequest):
             session.client_left(exc)
 
     def _check(self, ip: bytes, scope: int) -> None:
-        """Go on if the peer at *ip* is the one that is waited for, and allowed.
+        """Check whether the peer at *ip* is the expected one, and allowed.
 
-        Its port is not looked at: servers connect from any (FTP's from 20, or not).  What a
-        rule says about ports is about the one that the client has named.
+        Its port does not matter, because servers connect from any port.  Rules see the port that
+        the client has named.
 
         Raises:
             RefusedByRules: it is not.
@@ -200,18 +200,18 @@ class Bind(WaitingRequest):
         return self._session.record.bound or ""
 
     def timeout_error(self) -> DialError:
-        """Return what it has waited for."""
+        """Return an error that names the listener that no peer has connected to."""
         if self._listener is None:
             return super().timeout_error()
         return DialError("no peer connected to %s in time" % self._place(), Rep.TTL_EXPIRED)
 
     def give_all_back(self) -> None:
-        """Listen no more."""
+        """Close the listener."""
         if self._listener is not None:
             bind_listener, self._listener = self._listener, None
             self._session.services.bind_listeners.give_back(bind_listener)
 
 
 def _ip_of(address: Sockaddr) -> bytes:
-    """Return the bytes of *address*."""
+    """Return the IP address of *address* as 4 or 16 bytes."""
     return plain_ip(address[1][0])

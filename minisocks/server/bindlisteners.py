@@ -1,4 +1,4 @@
-"""Where those connect that BIND waits for: a listening socket for each, facing them."""
+"""The listening sockets of all BINDs."""
 
 import socket
 from typing import Any, Callable, List, Sequence, Tuple
@@ -17,25 +17,24 @@ from minisocks.wire import Rep, plain_ip, text_ip
 
 __all__ = ["BindListener", "BindListeners", "ways_from_anywhere"]
 
-#: Places on the Internet that stay where they are (a.root-servers.net): who may come from
-#: anywhere comes by the way to them.  Nothing is sent there.
+#: Addresses on the Internet that do not change (a.root-servers.net): the route to them is the one
+#: to a peer at any address.  Nothing is sent there.
 _ANYWHERE: List[Sockaddr] = [
     (socket.AF_INET, ("198.41.0.4", 53)),
     (socket.AF_INET6, ("2001:503:ba3e::2:30", 53, 0, 0)),
 ]
-#: So many at once: a port that is listened on is one that this host's other programs cannot
-#: connect from.
+#: So many at once, because other programs on this host cannot connect from such a port.
 MAX_LISTENERS = 1024
-#: Some systems have no way to port 0.
+#: Some systems have no route to port 0.
 _SOME_PORT = 9
 
 
 class BindListener:
-    """One that is taken: its listening socket, and where that is.
+    """The listening socket of one BIND.
 
     Attributes:
-        ip, port: of the socket; 4 or 16 bytes, and a number.
-        faced: the address that it faces, as text.
+        ip, port: its address; *ip* is 4 or 16 bytes.
+        faced: the peer's address that it was chosen for, as text.
     """
 
     __slots__ = ("client", "end", "faced", "ip", "port", "sock")
@@ -57,12 +56,12 @@ class BindListener:
 
 
 class BindListeners:
-    """All of one proxy.
+    """The listeners of one proxy, within a limit that clients share.
 
-    A class because of the bound, which clients share.  Loop thread, but for its making.
+    Thread: loop; it may be made in any.
 
     Args:
-        make_room: called when there is no descriptor; whether it has closed some.
+        make_room: called without a descriptor; returns whether it has closed some.
     """
 
     def __init__(self, loop: Loop, make_room: Callable[[], bool]) -> None:
@@ -71,7 +70,7 @@ class BindListeners:
         self._ports = Ports("--bind-ports", make_room)
 
     def change(self, config: Config) -> None:
-        """Go by *config* from now on."""
+        """Apply *config* from now on."""
         self._ports.change(config.bind_ports)
         count = self._ports.count
         self._quota.most = MAX_LISTENERS if count is None else min(count, MAX_LISTENERS)
@@ -83,17 +82,17 @@ class BindListeners:
         ways: Sequence[Sockaddr],
         end: Callable[[LimitReached], None],
     ) -> BindListener:
-        """Listen where a peer at one of *ways* can connect to; ``give_back`` ends that.
+        """Return a listener that a peer at one of *ways* can connect to, for ``give_back``.
 
-        The first of them counts that there is a way to.
+        It is for the first of *ways* that this host has a route to.
 
         Args:
-            end: called, at most once, when it has to make room for another client's; it
-                gives it back.
+            end: called at most once, when another client needs its place; it calls
+                ``give_back``.
 
         Raises:
-            LimitReached: all that there may be are in use, and none makes room.
-            DialError: there is no way, or no socket.
+            LimitReached: there are too many, and none makes room.
+            DialError: there is no route, or no socket.
         """
         if not self._quota.make_room(
             client.groups, lambda bind_listener: bind_listener.end(self._full())
@@ -107,7 +106,7 @@ class BindListeners:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more has no place unless another one ends."""
+        """Whether another one must end before one more can be taken."""
         return self._quota.is_full
 
     def _full(self) -> LimitReached:
@@ -116,16 +115,16 @@ class BindListeners:
         return LimitReached("there are %d BINDs that wait already%s" % (most, option))
 
     def give_back(self, bind_listener: BindListener) -> None:
-        """Listen there no more."""
+        """Close *bind_listener*."""
         self._loop.close_later(bind_listener.sock, frees_port=True)
         self._ports.closed(bind_listener.ip, bind_listener.port)
         self._quota.remove(bind_listener, bind_listener.client.groups)
 
     def _facing(self, egress: Egress, ways: Sequence[Sockaddr]) -> Tuple[Any, str]:
-        """Return the sockaddr of ours that faces the first of *ways* that it can, and that one.
+        """Return this host's sockaddr on the first route to one of *ways*, and that address.
 
         Raises:
-            DialError: there is none to any, or no descriptor.
+            DialError: there is no route to any, or no descriptor.
         """
         host, error = "", OSError()
         for family, sockaddr in ways:
@@ -140,10 +139,10 @@ class BindListeners:
         raise DialError(why, rep_of(error)) from error
 
     def _our_end(self, egress: Egress, family: int, sockaddr: Any) -> Any:
-        """Ask the kernel which address of ours leads to *sockaddr*; nothing is sent.
+        """Return this host's sockaddr on the route to *sockaddr*; nothing is sent.
 
         Raises:
-            OSError: none does.
+            OSError: there is no route.
         """
         sock = self._ports.new_socket(family, socket.SOCK_DGRAM)
         try:
@@ -155,9 +154,10 @@ class BindListeners:
 
 
 def ways_from_anywhere(family: int, reached: Any) -> List[Sockaddr]:
-    """Return the ways by which anybody may come, those of *family* first.
+    """Return addresses for a listener that any peer may connect to, those of *family* first.
 
-    Where no way leads out, it is the one by which the client has come, the sockaddr *reached*.
+    The last is *reached*, the sockaddr that the client has reached, for hosts without a route to
+    the Internet.
     """
     ways = sorted(_ANYWHERE, key=lambda way: way[0] != family)
     if not isinstance(reached, tuple):  # a unix socket

@@ -1,7 +1,6 @@
-"""CONNECT: from a request to a pair, or to the reply that says why not.
+"""CONNECT: from the request to a pair of connected sockets, or to an error.
 
-Begins with what needs no waiting: on loopback and on a LAN that is often all of it.
-The rest waits in the loop.
+What needs no waiting is done in the handler thread: on loopback and in a LAN this is often all.
 """
 
 import socket
@@ -21,11 +20,11 @@ __all__ = ["Connect"]
 
 
 class Connect(WaitingRequest):
-    """One CONNECT under way.
+    """One CONNECT.
 
     ::
 
-        resolve -> allowed by address? -> dial -> pair
+        look up the name -> check its addresses -> dial -> pair
     """
 
     __slots__ = ("_changes", "_dial", "_next", "_watched")
@@ -37,22 +36,22 @@ class Connect(WaitingRequest):
         self._dial: Optional[Dial] = None
         self._next: Optional[Timer] = None
         self._watched: Set[int] = set()
-        #: ``OwnAddresses.changes`` when it was decided what may be dialed.
+        #: ``OwnAddresses.changes`` when the addresses were checked.
         self._changes: Optional[int] = None
 
     def start(self) -> None:
-        """Go as far as needs no waiting; the loop has the session after.
+        """Dial a numeric address at once; hand the session to the loop if it must wait.
 
         Thread: a handler's.
 
         Raises:
-            HandshakeError, DialError: the session still is the caller's.
-            OSError: likewise; the client has left.
+            HandshakeError, DialError: the request is refused; the session still is the caller's.
+            OSError: the client has left; likewise.
         """
         session, dst = self._session, self._request.dst
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         if not addresses:
-            session.submit(self)  # begins with the name
+            session.submit(self)
             return
         self._dial = self._new_dial(addresses)
         try:
@@ -73,36 +72,36 @@ class Connect(WaitingRequest):
         return self._session.services.access.config.connect_timeout
 
     def go_on(self) -> None:
-        """Look the name up, or wait for the attempts that ``start`` has begun."""
+        """Look the name up, or go on with the dial that ``start`` has begun."""
         if self._dial is None:
             self.look_up()
         else:
             self._step(self._dial)
 
     def recheck(self) -> bool:
-        """Hold it against users and rules; only what may still be reached is dialed on."""
+        """Check the request again, and give up attempts to addresses that are not allowed now."""
         is_changed = super().recheck()
         if is_changed and self._dial is not None:
             self._dial.keep(self.allowed(self._dial.addresses))
         return is_changed
 
     def go_on_after_recheck(self) -> None:
-        """Dial on, without the attempts that are given up."""
+        """Dial the addresses that are left."""
         if self._dial is not None:
             self._step(self._dial)
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
-        """Dial those of *addresses* that the client may reach."""
+        """Dial those of *addresses* that are allowed."""
         self._dial = self._new_dial(addresses)
         self._step(self._dial)
 
     def descriptor_ready(self, fd: int) -> None:
-        """Go on dialing."""
+        """Look at the attempts."""
         assert self._dial is not None
         self._step(self._dial)
 
     def timeout_error(self) -> DialError:
-        """Return which addresses have not answered."""
+        """Return an error that names the addresses that have not answered."""
         return super().timeout_error() if self._dial is None else self._dial.give_up()
 
     def give_all_back(self) -> None:
@@ -115,10 +114,10 @@ class Connect(WaitingRequest):
             self._session.services.attempts.hold(self._give_one_back, 0)
 
     def _new_dial(self, addresses: List[Sockaddr]) -> Dial:
-        """Return what dials those of *addresses* that the client may reach.
+        """Return the dial of those of *addresses* that are allowed.
 
         Raises:
-            RefusedByRules: none.
+            RefusedByRules: none is.
         """
         services = self._session.services
         self._changes = services.access.own.changes()
@@ -149,13 +148,13 @@ class Connect(WaitingRequest):
             raise
 
     def _demand_still_allowed(self, upstream: socket.socket, dial: Dial) -> None:
-        """Ask anew if this host's addresses have changed since the dial began.
+        """Check the target again if this host's addresses have changed during the dial.
 
-        A SYN that is not answered is sent again by the routes of then: to this host, if it
-        has got the address meanwhile.
+        The kernel repeats a SYN by its present routes, so the attempt may have reached this host,
+        which has got the address meanwhile.
 
         Raises:
-            RefusedByRules: the target may not be reached any more.
+            RefusedByRules: the target is not allowed any more.
         """
         changes = self._session.services.access.own.changes()
         if changes is None or changes != self._changes:
@@ -179,14 +178,14 @@ class Connect(WaitingRequest):
         self._next = None if wait is None else loop.call_later(wait, self, self._step_again)
 
     def _give_one_back(self) -> bool:
-        """Close the oldest attempt but the first now; return whether there was one."""
+        """Close the oldest extra attempt at once; return whether there was one."""
         dial = self._dial
         sock: Optional[socket.socket] = None if dial is None else dial.take_back()
         if dial is None or sock is None:
             return False
         self._watched.discard(sock.fileno())
-        # Not at the end of the round: the descriptor is wanted now.  An event of this round that
-        # finds its number used anew is a hint, and whatever gets it asks the kernel.
+        # Not at the end of the round, because the descriptor is needed now.  An event of this
+        # round may then reach a new owner of the number, which only asks the kernel once more.
         self._session.services.loop.unwatch(sock.fileno())
         close_quietly(sock)
         self._watch_attempts(dial)

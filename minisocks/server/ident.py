@@ -1,4 +1,4 @@
-"""Ask the host of a SOCKS4 client who the client is (RFC 1413), in its handler thread."""
+"""Ask the host of a SOCKS4 client for the user of its connection (RFC 1413)."""
 
 import errno
 import os
@@ -17,8 +17,8 @@ __all__ = ["NOBODY_TO_ASK", "confirm"]
 
 #: Where an identd listens (RFC 1413 section 3).
 IDENT_PORT = 113
-#: To connect, and then again for the answer: a client should wait at least so long
-#: (section 4).  What it takes is of the two minutes that the client's request has.
+#: To connect, and once more for the answer, because section 4 asks for at least 30 s.  The
+#: time counts for the client's request.
 SECONDS = 30.0
 
 NOBODY_TO_ASK = "there is no identd to ask for a client on a unix socket or behind a forwarder"
@@ -26,17 +26,18 @@ _HUNG_UP = "its identd hung up without an answer"
 
 
 def confirm(conn: ClientSocket, userid: bytes, make_room: Callable[[], bool]) -> None:
-    """Go on if the client's identd says that *userid* has this connection.
+    """Check that the client's identd names *userid* as the user of this connection.
 
-    Not by ``--source`` and the like: the question goes to a client, not to a target.
+    Ignores ``--source`` and the like, because the identd is the client's, not a target.
+    Thread: a handler's.
 
     Args:
-        make_room: called when there is no descriptor; whether it has closed some.
+        make_room: called without a descriptor; returns whether it has closed some.
 
     Raises:
-        NoIdentd: none answers.
-        IdentMismatch: it says something else.
-        DialError: there is no descriptor to ask with.
+        NoIdentd: no identd answers.
+        IdentMismatch: it names another user.
+        DialError: there is no descriptor for the question.
         HandshakeError: another thread has ended the handshake.
         OSError: the client has left.
     """
@@ -44,7 +45,7 @@ def confirm(conn: ClientSocket, userid: bytes, make_room: Callable[[], bool]) ->
     if not client.has_address:
         raise NoIdentd(NOBODY_TO_ASK)
     reached, peer = conn.sock.getsockname(), conn.sock.getpeername()
-    # Each with its scope: a link-local address is one only with that.
+    # With the scope, which a link-local address needs.
     ours: Tuple[Any, ...] = (text_ip(plain_ip(reached[0])), 0)
     place: Tuple[Any, ...] = (text_ip(client.ip), IDENT_PORT)
     family = socket.AF_INET
@@ -71,7 +72,7 @@ def _connect(conn: ClientSocket, sock: socket.socket, ours: Any, place: Any) -> 
     """Connect *sock* from *ours*, the address that the client has reached, to *place*.
 
     Raises:
-        NoIdentd: it cannot be.
+        NoIdentd: there is no connection in time.
     """
     until = time.monotonic() + SECONDS
     sock.setblocking(False)
@@ -91,11 +92,11 @@ def _connect(conn: ClientSocket, sock: socket.socket, ours: Any, place: Any) -> 
 
 
 def _ask(conn: ClientSocket, sock: socket.socket, ports: Tuple[int, int]) -> bytes:
-    """Return the first line that the identd says about *ports*, the one of its host first.
+    """Return the first line of the answer about *ports*, the client's port first.
 
     Raises:
-        NoIdentd: it says none in time.
-        IdentMismatch: it closes without one, as if it had said UNKNOWN-ERROR (section 4).
+        NoIdentd: no line comes in time.
+        IdentMismatch: the identd closes before, which means UNKNOWN-ERROR (section 4).
     """
     until = time.monotonic() + SECONDS
     answer, line = b"", None

@@ -1,4 +1,4 @@
-"""A request that waits in the loop: for a name, for its target, or for its peer."""
+"""A request that waits in the loop: for a name, its target, or its peer."""
 
 import socket
 import time
@@ -19,16 +19,15 @@ __all__ = ["WaitingRequest"]
 
 
 class WaitingRequest(Job):
-    """One request under way in the loop, and its client.
+    """Base of the commands: one request that waits, and its client.
 
-    A class because every command waits in the same way: until its time is over, or until the
-    client resets its connection.  A client that has closed its connection, and one that only has
-    no more to say, both send FIN, and nothing tells one from the other.  So the request goes on
-    for ``FIN_SECONDS``; until its time is over if the client has sent bytes for its target, since
-    what is behind those cannot be seen without taking them.
+    The request ends when its time is over or the client resets its connection.  FIN may mean
+    that the client has left, or only that it sends no more: the request then goes on for
+    ``FIN_SECONDS``.  If early data has come, FIN is behind it and cannot be seen: then the
+    request goes on until its time is over.
 
     Attributes:
-        left: why it ended, if the client resets its connection.
+        left: why the request ended if the client resets its connection.
     """
 
     __slots__ = ("_ends_at", "_lookup", "_request", "_session", "_timer")
@@ -43,14 +42,14 @@ class WaitingRequest(Job):
         #: When its time is over, in monotonic seconds.
         self._ends_at = 0.0
 
-    # What each command has of its own
+    # Each command has its own
 
     def time_limit(self) -> float:
         """Return how many seconds the request has in all."""
         raise NotImplementedError
 
     def go_on(self) -> None:
-        """Do what can be done now; called at the beginning.
+        """Take the first step.
 
         Raises:
             HandshakeError, DialError: the request is refused.
@@ -59,18 +58,18 @@ class WaitingRequest(Job):
         raise NotImplementedError
 
     def recheck(self) -> bool:
-        """Hold the request against users and rules of now; return whether others were in force.
+        """Check the request again if users or rules have changed; return whether they have.
 
         Raises:
-            HandshakeError: it may not be granted any more.
+            HandshakeError: it is not allowed any more.
         """
         return self._session.ask_again()
 
     def go_on_after_recheck(self) -> None:
-        """Go on behind a reload, with what ``recheck`` has left."""
+        """Go on after a reload, with what ``recheck`` still allows."""
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
-        """Go on with *addresses*, which the name has.
+        """Go on with *addresses*, the answer to ``look_up``.
 
         Raises:
             HandshakeError, DialError, OSError: as ``go_on``.
@@ -92,14 +91,14 @@ class WaitingRequest(Job):
         return DialError("the name was not resolved in time", Rep.TTL_EXPIRED)
 
     def give_all_back(self) -> None:
-        """Give back all but the client's socket."""
+        """Close and return everything but the client's socket."""
 
-    # What they have in common
+    # All have in common
 
     def begin(self) -> None:
-        """Watch the client, and go as far as needs no waiting."""
+        """Watch the client, start the clock, and take the first step."""
         session = self._session
-        # Bytes for the target stay where they are.  Mask 0 still tells a reset.
+        # Early data stays in the socket.  Mask 0 still reports a reset.
         session.watch(0 if session.talk.has_trailing_data else READ, self)
         seconds = self.time_limit() - session.waited
         self._ends_at = time.monotonic() + seconds
@@ -110,8 +109,8 @@ class WaitingRequest(Job):
         self._try(self._first_step)
 
     def ask_again(self) -> None:
-        """Hold the request against users and rules of now, which a reload has brought."""
-        if self._timer is not None:  # else ``begin`` does so
+        """Check the request again after a reload."""
+        if self._timer is not None:  # else ``begin`` does it
             self._try(self._recheck)
 
     def look_up(self) -> None:
@@ -162,7 +161,7 @@ class WaitingRequest(Job):
         return passed
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Go on; or see what the client has done."""
+        """Take the next step, or see what the client has done."""
         if fd != self._session.fd:
             self._try(self.descriptor_ready, fd)
         elif self._session.mask:
@@ -171,7 +170,7 @@ class WaitingRequest(Job):
             self._client_left()
 
     def abort(self, why: str) -> None:
-        """Give up and close; the proxy ends."""
+        """Close everything, because the proxy stops."""
         self._release()
         self._session.abort(why)
 
@@ -204,7 +203,7 @@ class WaitingRequest(Job):
             self._try(self.resolved, outcome)
 
     def _read_client(self) -> None:
-        """See what the client has sent, bytes or FIN, without taking it."""
+        """See whether the client has sent bytes or FIN; leave them in the socket."""
         session = self._session
         try:
             has_said_more = session.sock.recv(1, socket.MSG_PEEK)
