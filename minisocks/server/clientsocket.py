@@ -11,25 +11,22 @@ from minisocks.policy.client import Client
 
 __all__ = ["FIN_SECONDS", "ClientSocket", "Deadline"]
 
-#: One read.  A handshake is shorter; what a client sends behind it goes on to the target, so a
-#: large read only saves one of the relay's.
+#: Bytes of one read.  A handshake is shorter; more would only take early data.
 READ_BYTES = 4096
-#: So much later than the deadline a wait may end.
+#: Seconds that a wait may end after the deadline.
 LATE_SECONDS = 0.1
-#: Longer waits for another thread are cut into pieces.  Before Python 3.11 such waits go by the
-#: wall clock, which jumps when a small machine learns the time; and the client may have left.
+#: Longest wait for another thread, because the client may have left meanwhile.  And before Python
+#: 3.11 waits use the wall clock, which jumps when a small machine gets the time.
 PAUSE_SECONDS = 1.0
-#: So long a request goes on behind its client's FIN, without bytes for its target before that.
-#: A client that only says no more has had its answer by then, in most cases.
+#: Seconds that a request goes on after its client's FIN, without early data before it.  A client
+#: that has only finished sending gets its reply within them in most cases.
 FIN_SECONDS = 5.0
 
 
 class Deadline:
-    """A moment by which everything together has to be done.
+    """The time by which all waits for one client must end, in monotonic seconds.  Thread: any.
 
-    A class so that each wait gets what is left and none of them starts anew:
-    a client that sends a byte every 29 s has 30 s altogether.  Monotonic
-    seconds; any thread.
+    Each wait gets what is left: a client that sends a byte every 29 s has 30 s in all.
     """
 
     __slots__ = ("at",)
@@ -38,7 +35,7 @@ class Deadline:
         self.at = time.monotonic() + seconds
 
     def extend(self, seconds: float) -> None:
-        """Give so many seconds back: they were not the client's."""
+        """Add *seconds* in which the client was not waited for."""
         self.at += seconds
 
     def remaining(self) -> float:
@@ -54,18 +51,18 @@ class Deadline:
 
 
 class ClientSocket:
-    """What a handler thread waits with: for its client, for other threads, for an identd.
+    """The waits of a handler thread: for its client, other threads, and an identd.
 
-    A class because of ``end``, by which another thread ends the wait: it notes the reason first,
-    and the handler looks at it after every wait.
+    Another thread can end a wait by ``end``: it sets the reason first, and the handler thread
+    checks that after each wait.
 
     Attributes:
-        ended: why the handshake is to end, as soon as its thread looks; None: it goes on.
-        may_end: whether its thread would notice soon.  Guarded by ``Pending``.
-        has_early_data: whether there are bytes behind what its thread is at: while a password is
-            checked those of its request, then those for its target.
+        ended: why the handshake must end; None: it goes on.
+        may_end: whether the handler thread would notice ``end`` soon.  ``Pending`` guards it.
+        has_early_data: whether the client has sent more than its thread has used: its request
+            while a password is checked, later bytes for the target.
 
-    Thread: the handler's, except ``end``; then the loop's.
+    Thread: the handler's, except ``end``; later the loop's.
     """
 
     __slots__ = (
@@ -87,20 +84,20 @@ class ClientSocket:
         self.deadline = Deadline(handshake_timeout)
         self.ended: Optional[HandshakeError] = None
         self.may_end = True
-        #: Ends a pause; only handshakes that have paused need one.
+        #: Ends a pause; made for the first one.
         self._alarm: Optional[threading.Event] = None
         self._is_half_closed = False
         self.has_early_data = False
-        #: How long its request goes on behind FIN; None: there was none, or bytes before it.
+        #: Until when the request goes on after FIN; None: no FIN, or early data before it.
         self._goes_on_until: Optional[float] = None
-        #: What the socket has been told.  Telling it is a system call.
+        #: The socket's timeout.  To set it again costs a system call.
         self._timeout = 0.0
 
     def receive(self) -> bytes:
-        """Return what the client says next, empty at its end.  Waits until the deadline.
+        """Return the client's next bytes, none after FIN.  Waits until the deadline.
 
         Raises:
-            HandshakeTimeout: the time is over.
+            HandshakeTimeout: the deadline has passed.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
@@ -112,57 +109,57 @@ class ClientSocket:
             try:
                 data = self.sock.recv(READ_BYTES)
             except socket.timeout:
-                continue  # the deadline says why
+                continue  # ``remaining`` raises the error
             finally:
                 self.check()
             return data
 
     def send(self, data: bytes) -> None:
-        """Send one of the handshake's few short messages.
+        """Send a message of the handshake, without waiting.
 
         Raises:
-            OSError: the client has left, or does not even take these bytes.
+            OSError: the client has left, or does not take even these few bytes.
         """
         if send_now(self.sock, data) != len(data):
             raise BlockingIOError("the client takes no bytes")
 
     def check(self) -> None:
-        """Go on unless another thread has ended the handshake.
+        """Raise if another thread has ended the handshake.
 
         Raises:
-            HandshakeError: it has, for this reason.
+            HandshakeError: the reason.
         """
         why = self.ended
         if why is not None:
-            # A new one: its traceback has this frame, hence this object.
+            # A new object, because its traceback keeps this frame and so ``self``.
             raise type(why)(str(why))
 
     def alarm(self) -> threading.Event:
-        """Return what ends a ``pause``, for the thread that is waited for."""
+        """Return the event that ends a ``pause``."""
         if self._alarm is None:
             self._alarm = threading.Event()
         return self._alarm
 
     def pause(self, seconds: float, has_request: bool = False) -> None:
-        """Wait for so long, at most for a second, or until the alarm is set.
+        """Wait for *seconds*, at most for one, or until the alarm is set.
 
         Args:
-            has_request: the client has sent its request.  Then one that only says no more stays
-                for ``FIN_SECONDS``; until the end, if it ``has_early_data``.
+            has_request: the client has sent its request.  Then it may send FIN and has
+                ``FIN_SECONDS`` from there, or all of its time if it ``has_early_data``.
 
         Raises:
-            HandshakeTimeout: it is so long behind the client's FIN.
+            HandshakeTimeout: ``FIN_SECONDS`` have passed.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
         alarm = self.alarm()
-        self.check()  # before, too: it may have been ended when there was no alarm yet
+        self.check()  # before, too: ``end`` may have been called before there was an alarm
         if alarm.wait(min(seconds, PAUSE_SECONDS)):
             alarm.clear()
         self.check()
         why = "the client left while it waited for an answer"
         if self._has_closed(why):
-            self.check()  # ``end`` looks like the client's FIN
+            self.check()  # after ``end`` the socket looks as if FIN had come
             if not has_request:
                 raise ConnectionResetError(why)
             if not self.has_early_data and time.monotonic() >= self.note_fin():
@@ -172,33 +169,34 @@ class ClientSocket:
 
     @property
     def has_sent_fin(self) -> bool:
-        """Whether it is known that the client has sent FIN, and no bytes for its target."""
+        """Whether the client is known to have sent FIN, without early data."""
         return self._goes_on_until is not None
 
     def note_fin(self) -> float:
-        """Take note that it has; return how long its request goes on, in monotonic seconds."""
+        """Note the client's FIN; return until when its request goes on, in monotonic seconds."""
         if self._goes_on_until is None:
             self._goes_on_until = time.monotonic() + FIN_SECONDS
         return self._goes_on_until
 
     def wait_for(self, sock: socket.socket, mask: int, until: float) -> None:
-        """Return when *sock*, another one, is ready; a client that only says no more stays.
+        """Return when *sock*, not the client's, is ready.
 
-        For ``FIN_SECONDS``; until the end, if there are bytes for its target.
+        The client may send FIN and has ``FIN_SECONDS`` from there, or all of its time if it
+        ``has_early_data``.
 
         Args:
-            until: monotonic seconds.
+            until: when to give up, in monotonic seconds.
 
         Raises:
-            socket.timeout: it is not ready in time.
-            HandshakeTimeout: nor is it so long behind the client's FIN.
+            socket.timeout: it is not ready by then.
+            HandshakeTimeout: ``FIN_SECONDS`` have passed.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
         why = "the client left while its identd was asked"
         poller = PlainPoller()
         poller.register(sock.fileno(), mask)
-        # Of one that is known to have sent FIN only a reset is to be told.
+        # After FIN only a reset is still to be reported.
         poller.register(self.sock.fileno(), 0 if self._is_half_closed else PEER_CLOSED)
         while True:
             now, fin_until = time.monotonic(), self._goes_on_until
@@ -219,13 +217,13 @@ class ClientSocket:
                     self.note_fin()
                 self._is_half_closed = True
                 poller.modify(self.sock.fileno(), 0)  # a reset only
-                self.check()  # ended before that was noted, it would not be told any more
+                self.check()  # ``end`` may have come before ``_is_half_closed`` was set
 
     def _has_closed(self, why: str) -> bool:
-        """Return whether the client has sent FIN, and nothing before that we have not read.
+        """Return whether the client has sent FIN, and no bytes that are still unread.
 
         Raises:
-            OSError: it has reset its connection; the message is *why*.
+            OSError: the client has reset its connection; the message is *why*.
         """
         self.sock.setblocking(False)
         self._timeout = 0.0
@@ -237,18 +235,17 @@ class ClientSocket:
             raise ConnectionResetError(why) from exc
 
     def end(self, why: HandshakeError) -> None:
-        """Have the handler thread give up, for the reason *why*.  Thread: ``Pending``'s caller.
+        """Have the handler thread raise *why*.  Thread: any, with the lock of ``Pending``.
 
-        Under the lock of ``Pending``, so that the socket is still this client's.
+        The lock makes sure that the descriptor still is this client's.
         """
         self.ended = why
         try:
-            # For reading only, so that the client can be told.  Of one that has sent FIN
-            # nothing would show that.
+            # For reading only, so that a reply can be sent.  After FIN that would wake no wait.
             how = socket.SHUT_RDWR if self._is_half_closed else socket.SHUT_RD
             self.sock.shutdown(how)
         except OSError:
-            pass  # the client has left, which the handler hears, too
+            pass  # the client has left, which wakes the handler thread, too
         alarm: Any = self._alarm
         if alarm is not None:
             alarm.set()

@@ -17,31 +17,30 @@ from minisocks.server.clientsocket import ClientSocket
 
 __all__ = ["ConnectionLimits", "Pending", "HandlerQueue"]
 
-#: How many times of what is free one group of clients may have: one alone has 8/9 of all.
+#: One group of clients may have so many times what is free: one group alone has 8/9 of all.
 FACTOR = 8
-#: One part of so many is kept for this host.
+#: One of so many parts is reserved for clients on this host.
 KEPT = 16
-#: Without a descriptor, one handshake of so many is ended at once: one alone would leave others
-#: behind those that come faster.
+#: Without a descriptor one handshake of so many is ended, because new ones may come faster than
+#: one at a time is ended.
 ENDED_PART = 8
 _NO_DESCRIPTOR = "there are too many unfinished handshakes for the descriptors that there are"
-#: Of the turns that are free a group of clients has less than this part, but one at least.
+#: A group of clients has less than this part of the free places in a queue, but at least one.
 PART = 0.25
 
 
 class Pending:
-    """All handshakes that are not finished.
+    """The unfinished handshakes.  Each has a handler thread, so their number is limited.
 
-    A class because of the bound.  When there are too many, one makes room (``quota``).  Ended can
-    be a handshake whose thread waits: for its client, for its turn to check a password or to
-    ask the program, for an identd.  Not one whose thread checks a password just now, or is in a
-    hook of the embedding program.
+    When there are too many, ``quota`` names one that is ended.  Only a handshake whose thread
+    waits can be ended: for its client, an identd, or a ``HandlerQueue``; not one whose thread
+    checks a password or runs a hook of the embedding program.
 
     Args:
         room: how many there may be.
 
-    Thread: any.  One lock covers entering, leaving and ending: a socket that is shut down is
-    still that client's.
+    Thread: any.  One lock covers entering, leaving and ending, so that no descriptor of another
+    client is shut down.
     """
 
     def __init__(self, room: int, processor: Processor) -> None:
@@ -49,7 +48,7 @@ class Pending:
         self._lock = threading.Lock()  # guards all below
         self._room = room
         self._threads: Optional[int] = None
-        #: Those that can be ended, and those that cannot.
+        #: Handshakes that can be ended, and those that cannot.
         self._quota: Quota[ClientSocket] = Quota(room, fewer=1)
         self._kept: Dict[ClientSocket, None] = {}
         self._is_closed = False
@@ -60,21 +59,21 @@ class Pending:
         return len(self._quota) + len(self._kept)
 
     def resize(self, room: int) -> None:
-        """Have so many at most from now on; those that are there stay."""
+        """Allow *room* handshakes from now on; present ones stay."""
         with self._lock:
             self._room = room
 
     def have_threads(self, threads: Optional[int]) -> None:
-        """Go by the number of threads that there can be, if that is less; None: it is not."""
+        """Allow at most *threads* handshakes, because no more threads can be started; None: any."""
         with self._lock:
             self._threads = threads
 
     def enter(self, conn: ClientSocket) -> None:
-        """Count *conn* in; another handshake may be ended for it.
+        """Count *conn*; another handshake may be ended for it.
 
         Raises:
-            LimitReached: there is no room, and none can be made.
-            ProxyStops: there will be no more.
+            LimitReached: there are too many, and none can be ended for it.
+            ProxyStops: the proxy stops.
         """
         with self._lock:
             if self._is_closed:
@@ -88,7 +87,7 @@ class Pending:
             quota.add(conn, groups)
 
     def leave(self, conn: ClientSocket) -> None:
-        """Count *conn* out; nothing if it has been ended."""
+        """Stop counting *conn*, unless it has been ended."""
         with self._lock:
             if conn.may_end:
                 self._quota.remove(conn, conn.client.groups)
@@ -97,10 +96,10 @@ class Pending:
 
     @contextlib.contextmanager
     def busy(self, conn: ClientSocket) -> Iterator[None]:
-        """Let the handler thread do what takes long inside, on whatever processor.
+        """Run a slow call inside, on any processor; the handshake is not ended meanwhile.
 
         Raises:
-            HandshakeError: the handshake has been ended, before or meanwhile.
+            HandshakeError: the handshake was ended before, or the proxy stopped meanwhile.
         """
         self.keep(conn)
         try:
@@ -115,7 +114,7 @@ class Pending:
         conn.check()
 
     def keep(self, conn: ClientSocket) -> None:
-        """Have *conn* not be ended for others any more.
+        """Do not end *conn* for other clients any more.
 
         Raises:
             HandshakeError: it has been ended already.
@@ -128,10 +127,10 @@ class Pending:
                     self._kept[conn] = None
 
     def end_some(self) -> bool:
-        """End an eighth of them, because no descriptor is left; return whether there were any.
+        """End an eighth of the handshakes, because no descriptor is left; return whether any.
 
-        One of the largest network after the other, as for a newcomer that has nothing yet.
-        Their threads close their sockets, a moment later.
+        Each is taken from the network that has most of them.  Their threads close the sockets a
+        moment later.
         """
         with self._lock:
             count = max(1, len(self._quota) // ENDED_PART)
@@ -143,13 +142,14 @@ class Pending:
             return True
 
     def close(self) -> None:
-        """End all handshakes, and those to come."""
+        """End all handshakes, and refuse new ones."""
         with self._lock:
             self._is_closed = True
             for conn in self._quota.items():
                 self._end(conn, ProxyStops("shutdown"))
             for conn in self._kept:
-                # Behind a hook it is looked at; a client that is about to be relayed is.
+                # Its thread checks this after its hook.  A client that is connected just now goes
+                # on.
                 conn.ended = ProxyStops("shutdown")
 
     def _most(self) -> int:
@@ -161,7 +161,7 @@ class Pending:
         if victim is not None:
             self._end(victim, LimitReached(why))
             return
-        if not len(self._quota):  # else its network has as many as each other one
+        if not len(self._quota):  # else the client's network has as many as any other
             text = "hooks hold %d handler threads; clients are refused"
             self._edge.reached(text, len(self._kept))
         raise LimitReached(why)
@@ -172,11 +172,10 @@ class Pending:
 
 
 class ConnectionLimits(Witness):
-    """The counts of one run of a proxy.
+    """How many connections there are: altogether, of each client, and of each user.
 
-    A class because the counts must agree with each other: a connection is in all of
-    them or in none.  Counts also without limits, for a reload may bring some.  Any
-    thread.
+    A connection counts from the check of its request until its record ends.  One lock makes the
+    counts agree.  They are kept also without limits, because a reload may set some.  Thread: any.
     """
 
     def __init__(self) -> None:
@@ -190,10 +189,10 @@ class ConnectionLimits(Witness):
         return len(self._all)
 
     def enter(self, record: Record, config: Config) -> None:
-        """Count *record* in, until it ends.
+        """Count *record* until it ends.
 
         Raises:
-            LimitReached: it would be one more than *config* allows; it is not counted.
+            LimitReached: *config* allows no more; it is not counted.
         """
         client = record.client
         place, groups, user = client.key, client.groups, client.user
@@ -216,7 +215,7 @@ class ConnectionLimits(Witness):
             record.counted_by = self
 
     def ended(self, record: Record) -> None:
-        """Count *record* out."""
+        """Stop counting *record*."""
         client = record.client
         with self._lock:
             self._all.remove(client.groups)
@@ -229,9 +228,9 @@ def _is_reached(count: int, limit: Optional[int]) -> bool:
     return limit is not None and count >= limit
 
 
-def _limit(who: str, limit: Optional[int], option: str) -> LimitReached:
-    # Not the count, which may be more after a reload: the words must stay the same.
-    return LimitReached("%s %s connections already (%s %s)" % (who, limit, option, limit))
+def _limit(subject: str, limit: Optional[int], option: str) -> LimitReached:
+    # Not with the count, which may be higher after a reload: repeated lines must be equal.
+    return LimitReached("%s %s connections already (%s %s)" % (subject, limit, option, limit))
 
 
 def _share(place: str, limit: Optional[int]) -> LimitReached:
@@ -246,7 +245,7 @@ def _one_less(counts: Dict[Hashable, int], key: Hashable) -> None:
 
 
 class _Waiter:
-    """A handler thread that waits for its turn, or for the answer of one that asks the same."""
+    """A handler thread in a queue: it waits to run, or for the answer to an equal question."""
 
     __slots__ = ("alarm", "answer", "may_run", "mark")
 
@@ -258,19 +257,18 @@ class _Waiter:
 
 
 class HandlerQueue:
-    """Which handler threads may derive a password, or ask the program's hook.
+    """Handler threads that wait to run a slow call: derive a password, or ask a program's hook.
 
-    A class because of the queue: a client that wants five hundred derivations delays the
-    others by the one that is under way.  Those of one row that ask about the same name and
-    password get one answer, so that fifty connections of a browser are one derivation.
-
-    A row is what *groups* is below: those of a client, and what else tells logins apart.
+    Clients share it: one that wants 500 derivations delays the others by one.  Threads of one row
+    that ask about the same user and password get one answer, so that 50 connections of a browser
+    cost one derivation.  A row is the *groups* below: those of a client, and what else
+    distinguishes its logins.
 
     Args:
-        most: how many may have their turn at once.
-        rank: as ``Queue`` takes it.
+        most: how many threads may run at once.
+        rank: the order of rows, as for ``Queue``.
 
-    Thread: handlers.
+    Thread: a handler's.
     """
 
     def __init__(self, most: int, rank: Optional[Callable[[Groups], float]] = None) -> None:
@@ -279,19 +277,19 @@ class HandlerQueue:
         self._queue: Queue[_Waiter] = Queue(self._running, rank)
 
     def resize(self, most: int) -> None:
-        """Let so many have their turn at once from now on."""
+        """Let *most* threads run at once from now on."""
         with self._lock:
             self._running.most = most
             self._start_next()
 
     def __len__(self) -> int:
-        """Return how many threads wait, those that have their turn left out."""
+        """Return how many threads wait; those that run do not count."""
         return len(self._queue)
 
     def questions_before(self, groups: Groups, mark: bytes) -> int:
-        """Return how many questions of this row come before *mark*, which a new thread asks.
+        """Return how many questions of this row come before *mark*.
 
-        Threads that wait for one answer are one question; what is under way is not counted.
+        Threads that wait for one answer are one question.  A running one does not count.
         """
         with self._lock:
             marks = [waiter.mark for waiter in self._queue.waiting(groups)]
@@ -300,13 +298,13 @@ class HandlerQueue:
     def wait(
         self, alarm: threading.Event, groups: Groups, mark: bytes, pause: Callable[[], None]
     ) -> Optional[bool]:
-        """Return the answer for *mark* that another thread got; None: it is this thread's turn.
+        """Wait; return the answer of another thread about *mark*, or None: this thread may run.
 
-        After its turn the thread calls ``finish``.  What *pause* raises ends the wait.
+        A thread that runs calls ``finish`` afterwards.  An error of *pause* ends the wait.
 
         Args:
-            alarm: is set when there is something new.
-            pause: returns then, or earlier; it clears *alarm*.
+            alarm: set when the thread may run or has an answer.
+            pause: waits for *alarm* and clears it; may return earlier.
         """
         waiter = _Waiter(alarm, mark)
         try:
@@ -314,7 +312,7 @@ class HandlerQueue:
                 self._queue.add(waiter, groups)
                 self._start_next()
             while True:
-                # Also if it has its turn at once: the client may have left already.
+                # Also if it may run at once: the client may have left already.
                 pause()
                 if waiter.may_run or waiter.answer is not None:
                     return waiter.answer
@@ -327,17 +325,17 @@ class HandlerQueue:
             raise
 
     def finish(self, groups: Groups, mark: bytes, answer: Optional[bool]) -> None:
-        """Let the next thread have its turn; those that wait for the same get *answer*, if any."""
+        """Let the next thread run; threads that wait for the same get *answer*, if there is one."""
         with self._lock:
             try:
                 if answer is not None:
                     self._answer_all(groups, mark, answer)
-            finally:  # also without the memory for that: all would wait for this turn's end
+            finally:  # also after a MemoryError, because all others wait for this
                 self._give_back_place(groups)
 
     @contextlib.contextmanager
     def place(self, conn: ClientSocket, pause: Callable[[], None]) -> Iterator[None]:
-        """Have a turn of the client's inside; raises what *pause* raises, see ``wait``."""
+        """Wait, and run the block inside; raises what *pause* raises, see ``wait``."""
         groups = conn.client.groups
         self.wait(conn.alarm(), groups, b"", pause)
         try:

@@ -27,7 +27,7 @@ __all__ = ["Services"]
 
 
 class Services:
-    """What every client of one proxy shares."""
+    """What every client of one proxy shares: one object of each kind."""
 
     def __init__(
         self,
@@ -38,52 +38,51 @@ class Services:
     ) -> None:
         self.hooks = hooks or Hooks()
         self.journal = journal or Journal()
-        #: Who is connected.
+        #: How many connections there are.
         self.connection_limits = ConnectionLimits()
         #: The number of the next connection.
         self.ids = itertools.count(1)
-        #: What the kernel is asked about addresses of this host, and where we ourselves listen.
+        #: Which addresses are this host's, and which are our listeners'.
         self.kernel, self.listeners = KernelRoutes(), OwnListeners()
-        #: What decides about clients, as of now.
+        #: The users and rules in force.
         self.access = Access.of(config, self.hooks, self.kernel)
         self.processor = Processor(config.processor)
         self.loop = Loop(self.processor)
-        #: Handshakes that are not finished; their turns at the program's hooks; and what they
-        #: wait for when they have a password.
+        #: Unfinished handshakes, the queue before the program's hooks, and checks of passwords.
         self.pending = Pending(config.max_handshakes, self.processor)
         self.hook_queue = HandlerQueue(config.max_handshakes)
         self.logins = Logins(self.pending, self.hook_queue)
-        #: What slows clients down, and what sheds them where memory is short.
+        #: Limits of rate and memory.
         self.rates, self.memory = Rates(self.loop), Memory(self.loop, self.pending)
-        #: What ends connections whose peers have vanished.
+        #: Ends connections whose peers have vanished.
         self.vanished = VanishedPeers(self.loop)
-        #: What name servers have said of late.
+        #: Recent answers of name servers.
         self.answers = Answers(self.loop)
-        #: The attempts of dials that they may have beside their first ones.
+        #: Attempts of dials beyond the first one of each.
         self.attempts = ExtraAttempts(self.loop)
         self.resolver = resolver or Resolver()
-        #: What those share who relay datagrams.
+        #: All UDP associations.
         self.associations = AssociationTable(
             self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
         )
-        #: Where those connect that BIND waits for.
+        #: The listeners of all BINDs.
         self.bind_listeners = BindListeners(self.loop, self.make_room)
-        #: Where refused clients are heard out.
+        #: Refused clients that still read their reply.
         self.lingering = LingeringClients(config.max_handshakes)
         self.adopt(self.access)
 
     def adopt(self, access: Access) -> None:
-        """Have what comes from now on go by *access*.  Loop thread, once it runs.
+        """Apply *access* from now on.  Thread: the loop's, once it runs.
 
-        What has been granted before goes on.  What has not been yet, and what an association
-        may reach, is asked about again, by ``Loop.tell_all``.
+        Connections go on.  Requests that wait, and the targets of associations, are checked
+        again (``Loop.tell_all``).
         """
         config = access.config
         self.logins.adopt(access.users, config.auth_once)
         self.access = access
         self.processor.change(config.processor)
         if self.loop.is_current():
-            self.processor.keep()  # the handler threads do so before their next clients
+            self.processor.keep()  # handler threads do so before their next client
         self.pending.resize(config.max_handshakes)
         self.hook_queue.resize(config.max_handshakes)
         self.lingering.resize(config.max_handshakes)
@@ -95,11 +94,10 @@ class Services:
         self.loop.tell_all("ask_again")
 
     def make_room(self) -> bool:
-        """Close descriptors of less worth than the one that is wanted; return whether there were.
+        """Close descriptors that are needed less than a new one; return whether there were any.
 
-        Pipes that are only kept for later; where there is none, an extra attempt of a dial, a
-        refused client that is still heard out, or what an association has beside its own two.
-        Thread: any.
+        First pipes that are not in use; then an extra attempt of a dial, a lingering client, or a
+        socket that an association has beside its own two.  Thread: any.
         """
         return bool(run_in(self.loop, self._make_room))
 
