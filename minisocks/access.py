@@ -1,4 +1,4 @@
-"""What decides about clients, made of the settings: all of it, or nothing."""
+"""Users and rules, made from the settings: all of them, or an error."""
 
 import os
 from typing import Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
@@ -22,42 +22,38 @@ from minisocks.wire import as_text
 
 __all__ = ["Access", "Users", "keyed"]
 
-#: More is no file of users.  10 000 of them have a megabyte.
+#: Most bytes of a file of users: 10 000 users take 1 MB.
 MAX_FILE_BYTES = 4 << 20
 
-#: More is no list of networks and names: about two million of them.
+#: Most bytes of a list of networks and names: about two million lines.
 MAX_LIST_BYTES = 64 << 20
-#: Of the hashes that are kept in memory: one for the process, so that what was kept
-#: means the same after a reload.  Made when it is first needed.
+#: The key of hashes in memory.  One for the process, so that they are valid after a reload; made
+#: when it is first needed.
 _KEY: Dict[str, bytes] = {}
 
 
 def keyed(*parts: bytes) -> bytes:
-    """Return a hash of *parts* that only this process can make."""
-    # Imported here: without users nothing else needs it, and it costs a small
-    # machine 2 MB.
+    """Return a hash of *parts* that only this process can compute."""
+    # Imported here because it costs 2 MB of memory, and only logins need it.
     import hashlib
 
-    # The lengths keep ("ab", "c") and ("a", "bc") apart.
+    # The lengths distinguish ("ab", "c") from ("a", "bc").
     lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
     key = _KEY.setdefault("key", os.urandom(32))
     return hashlib.sha256(b"".join((key, lengths) + parts)).digest()
 
 
 class Users:
-    """Who has which password.
+    """Users and their passwords.  Immutable; thread: any.
 
-    A class because there are three kinds of them, and what it says takes the same
-    time for all names, lengths and guesses: passwords that are known as they are, of
-    which keyed hashes are compared, all of them always; hashes out of a file, where
-    a name that is not among them is worth as much work as one that is; and what the
-    embedding program's hook says.  Immutable; any thread.
+    An answer takes the same time for all names and passwords.  Of passwords in the settings keyed
+    hashes are compared, always all of them.  Of hashes from a file one is derived, also for a
+    name that is not in it.  All others are for the embedding program's hook.
 
     Args:
-        credentials: names and their passwords; an empty one: any password is right.
-        authenticate: the hook, asked about those that are not among them.
-        hashed: names and their hashes; None: there is no such file, which is not
-            the same as an empty one.
+        credentials: names and passwords; with an empty password any password is right.
+        authenticate: the hook, asked about all other credentials.
+        hashed: names and hashes; None: there is no file, which is not the same as an empty one.
     """
 
     def __init__(
@@ -70,57 +66,56 @@ class Users:
         pairs = list(credentials)
         self._known: List[bytes] = [keyed(*pair) for pair in pairs]
         self._names = frozenset(keyed(name) for name, _password in pairs)
-        #: Users that need no password: what they send counts as an empty one.
+        #: Users that need no password.
         self._need_none = frozenset(name for name, password in pairs if not password)
         self._has_file = hashed is not None
         self._hashed: Mapping[bytes, Hash] = hashed or {}
-        #: Whether there are any, so that each wrong password is derived.
+        #: Whether there are hashes, so that each unknown password is derived.
         self.has_hashes = bool(self._hashed)
-        #: The most iterations that a hash in the file has: what each login costs.
+        #: The most iterations of a hash in the file: each login takes as many.
         self.iterations = max((known.iterations for known in self._hashed.values()), default=0)
         self._decoy: Optional[Hash] = None
         if self._known or self._hashed:
-            import hmac  # before the first login, which others wait behind
+            import hmac  # not in the first login, because others would wait for it
 
             self._equal = hmac.compare_digest
         if self._hashed:
-            # Of no password at all: it has never been derived.
+            # The hash of no password: it was not derived from one.
             self._decoy = Hash(self.iterations, os.urandom(SALT_BYTES), os.urandom(32))
 
     def __bool__(self) -> bool:
-        # With an empty file, too: who takes the last user out of it does not mean
-        # to let everybody in.
+        # Also with an empty file: to remove its last user must not open the proxy to all.
         return bool(self._known) or self._has_file or self.may_take_long
 
     def is_listed(self, user: bytes) -> bool:
-        """Return whether there is a user of this name; those of the hook are not known."""
+        """Return whether the settings or the file have a user of this name."""
         return (bool(self._names) and keyed(user) in self._names) or user in self._hashed
 
     @property
     def in_file(self) -> Collection[bytes]:
-        """The names that have a hash."""
+        """The names in the file."""
         return self._hashed.keys()
 
     def may_be(self, user: bytes) -> bool:
-        """Return whether there may be a user of this name: the hook may have any."""
+        """Return whether there may be a user of this name; a hook may know any."""
         return self.is_listed(user) or self.may_take_long
 
     @property
     def may_take_long(self) -> bool:
-        """Whether ``verify`` may take longer than other clients should wait behind it."""
+        """Whether ``verify`` calls a hook."""
         return self._authenticate is not None
 
     def meant(self, credentials: Credentials) -> Credentials:
-        """Return *credentials* as they are asked about below: without what does not matter."""
+        """Return *credentials*, with an empty password if the user needs none."""
         if credentials.user in self._need_none:
             return credentials._replace(password=b"")
         return credentials
 
     def verify(self, credentials: Credentials, client: Client) -> bool:
-        """Say whether name and password belong together, hashes left out of account.
+        """Return whether the settings have these credentials, or the hook accepts them.
 
         Raises:
-            HookFailed: the hook did not say.
+            HookFailed: the hook raised, or returned neither True nor False.
         """
         if self.knows(credentials):
             return True
@@ -131,20 +126,18 @@ class Users:
         return demand_yes_or_no("authenticate", client, hook, user, password, client)
 
     def knows(self, credentials: Credentials) -> bool:
-        """Say whether this is one of the passwords that are known as they are."""
+        """Return whether the settings have these credentials."""
         return bool(self._known) and self._is_among(keyed(*credentials), self._known)
 
     def hash_of(self, user: bytes) -> Optional[Hash]:
-        """Return what a password of *user* is to be held against, also if there is no such user.
-
-        None where there are no hashes.
-        """
+        """Return the hash of *user*, or one that fits no password; None: there are no hashes."""
         return self._hashed.get(user, self._decoy)
 
     def fits(self, password: bytes, known: Hash, pause: Callable[[], None]) -> bool:
-        """Say whether *known* is the hash of *password*; as much work for each of them.
+        """Return whether *known* is the hash of *password*.  Slow, and equally slow for all.
 
-        Takes long.  *pause* is called meanwhile, as ``passwords.derive`` does.
+        Args:
+            pause: called now and then, as by ``passwords.derive``.
         """
         answer = known.fits(password, pause)
         missing = self.iterations - known.iterations
@@ -153,16 +146,16 @@ class Users:
         return answer
 
     def proof(self, credentials: Credentials) -> bytes:
-        """Return what ``holds`` knows these by, which have been found to be right."""
+        """Return a mark of *credentials*, which are right, for ``holds``; empty: the hook's."""
         if self.knows(credentials):
             return keyed(*credentials)
         known = self._hashed.get(credentials.user)
         return b"" if known is None else _proof_of(credentials.user, known)
 
     def holds(self, user: bytes, proof: bytes) -> bool:
-        """Say whether what *proof* was made from is still in force."""
+        """Return whether the credentials that *proof* was made from are still right."""
         if not proof:
-            return self.may_take_long  # the hook had said yes
+            return self.may_take_long  # the hook had accepted them
         known = self._hashed.get(user)
         hashed = [] if known is None else [_proof_of(user, known)]
         return self._is_among(proof, self._known + hashed)
@@ -177,38 +170,38 @@ def _proof_of(user: bytes, known: Hash) -> bytes:
 
 
 class Access(NamedTuple):
-    """What decides about clients.  Immutable; a reload puts another one in its place.
+    """Everything that decides about clients.  Immutable; a reload replaces it.
 
-    So a handler that reads it once never has new users with old rules.
+    So code that reads it once never has new users with old rules.
     """
 
     config: Config
     egress: Egress
     users: Users
     rules: Rules
-    #: Says which addresses are this host's, as its targets are dialed.
+    #: Knows which addresses are this host's.
     own: OwnAddresses
-    #: Those of the rules about addresses.
+    #: Remembers what the rules said about addresses.
     decisions: Decisions
-    #: The files that were read for it, and sentences about lines in them that mean nothing.
+    #: The files that were read, and notes about lines in them without effect.
     files: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
 
     @property
     def names(self) -> Tuple[bytes, ...]:
-        """The users that have a password; those of the program's hook are not known."""
+        """The names of all users but those of the program's hook."""
         names = [name for name, _password in self.config.credentials()]
         return tuple(dict.fromkeys([*names, *self.users.in_file]))
 
     @classmethod
     def of(cls, config: Config, hooks: Hooks, kernel: Optional[KernelRoutes] = None) -> "Access":
-        """Return what *config* says, the files that it names read now.  Any thread.
+        """Read the files that *config* names, and return all that decides.  Thread: any.
 
         Args:
-            kernel: says which addresses are this host's; stays the caller's.
+            kernel: knows which addresses are this host's; stays the caller's.
 
         Raises:
-            ConfigError: something in one of them cannot be used, or it cannot be read.
+            ConfigError: a setting or a line cannot be used, or a file cannot be read.
         """
         hashed = _read_users(config.users_file) if config.users_file else None
         users = Users(config.credentials(), hooks.authenticate, hashed)
@@ -241,11 +234,11 @@ class _Lists:
 
     @property
     def notes(self) -> Tuple[str, ...]:
-        """What is to be told about them."""
+        """Notes about lines without effect."""
         return tuple(note for lines in self._known.values() for note in lines.notes)
 
     def read(self, path: str) -> Lines:
-        """Return what is in the file *path*.
+        """Return the list in the file *path*.
 
         Raises:
             ConfigError: it cannot be read, or a line in it cannot be used.
@@ -259,14 +252,13 @@ def _read_users(path: str) -> Dict[bytes, Hash]:
     """Return names and hashes from the file *path*.
 
     Raises:
-        ConfigError: it cannot be read, or a line cannot be used; its message alone says
-            where.
+        ConfigError: it cannot be read, or a line cannot be used.
     """
     text = _read("--users-file", path, MAX_FILE_BYTES)
     try:
         return parse_users(text, path)
     except ConfigError as exc:
-        # In a program's traceback, and behind the option, the message stands alone.
+        # Without its cause, which would repeat the message in a program's traceback.
         raise ConfigError("--users-file", exc.sentence) from None
 
 

@@ -1,14 +1,13 @@
-"""Passwords: which login waits before it is checked, what that costs, and which needs none.
+"""Checks of passwords: which login waits, which is checked next, and which needs no password.
 
-A derivation takes a processor for a part of a second.  So there is one at a time, and clients
-share that (``turns``).  A client that fails often waits before it costs anything
-(``penalties``), and what was found to be right is remembered (``trusted``).
+A derivation takes a processor for a part of a second.  So only one runs at a time, and clients
+share that (``HandlerQueue``).  A client that fails often waits first (``penalties``), and right
+passwords are remembered.
 
-A row is all logins of one address as one user; those as users that there are not are one row,
-because a client can invent a new name for each guess.  Where a program's hook knows the users,
-each name is a row, in one for all of them.  Failures count for their row, and of the rows of an
-address the one with fewest failures is next: a user beside a client that guesses does not wait
-for its guesses.
+A row is all logins of one address as one user.  All names that no user has are one row, because
+a client can invent a name for each guess; where a program's hook knows the users, each name is a
+row inside that one.  Of the rows of an address the one with fewest failures is next, so a user
+does not wait for the guesses of another client at the same address.
 """
 
 import logging
@@ -30,9 +29,9 @@ __all__ = ["MAX_REMEMBERED", "Logins", "TrustedAddresses", "Verified"]
 
 log = logging.getLogger("minisocks")
 
-#: How long a client waits for its password to be checked, at most: twice the longest penalty.
+#: Longest wait for the check of a password: twice the longest penalty.
 MOST_SECONDS = 60.0
-#: From so many failures on a group is not without any.
+#: A score from which on a group counts as one with failures.
 HALF = 0.5
 _AS_ONE_USER = (
     "client=%s has failed to log in %d times as one user: from now on its logins as that user wait "
@@ -42,29 +41,28 @@ _BY_SEVERAL_NAMES = (
     "client=%s has failed to log in %d times by several names: from now on its logins wait before "
     "they are checked"
 )
-#: How long others run when a derivation makes a pause: a tenth of a millisecond, about.
+#: Pause of a derivation in which other threads run; it takes about a tenth of a millisecond.
 YIELD_SECONDS = 0.00005
-#: Names, and addresses, at once.
+#: Most passwords, and most addresses, that are remembered.
 MAX_REMEMBERED = 4096
 
 
 class Verified:
-    """Passwords that were found to be right, as keyed hashes, and from where they came.
+    """Right passwords, as keyed hashes, with the addresses that they came from.
 
-    By address, too: else somebody elsewhere could guess at what is remembered, which
-    costs nothing.  A class because of the bound: who has not logged in for longest makes
-    room.  One thread at a time.
+    By address, because otherwise clients at other addresses could guess at them without a
+    derivation.  The entry that was not used for longest makes room.  Thread: one at a time.
     """
 
     def __init__(self) -> None:
-        #: By address (of IPv6: the /64) and user, longest ago first: mark and ``Users.proof``.
+        #: By address (of IPv6 the /64) and user, oldest use first: hash and ``Users.proof``.
         self._known: Dict[Tuple[Optional[bytes], bytes], Tuple[bytes, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, address: Optional[bytes], credentials: Credentials, users: Users) -> None:
-        """Remember that this password is right, as far as *users* go."""
+        """Remember that *users* has this password."""
         key = (address, credentials.user)
         self._known.pop(key, None)
         while len(self._known) >= MAX_REMEMBERED:
@@ -72,7 +70,7 @@ class Verified:
         self._known[key] = keyed(*credentials), users.proof(credentials)
 
     def has(self, address: Optional[bytes], credentials: Credentials, users: Users) -> bool:
-        """Return whether it was found to be right, by what *users* still have."""
+        """Return whether this password was right, and its line is still in *users*."""
         import hmac
 
         key = (address, credentials.user)
@@ -89,15 +87,14 @@ class _Trusted(NamedTuple):
     user: bytes
     #: ``Users.proof``.
     proof: bytes
-    #: When the password was shown.
+    #: When the password was shown, by the clock of ``Logins``.
     at: float
 
 
 class TrustedAddresses:
-    """Addresses that may come in without a password, because they have shown one.
+    """Addresses that need no password for some time, because a client there has shown one.
 
-    A class because of the bound: the one that has shown its password longest ago makes
-    room.  Any thread.
+    The one that has shown it longest ago makes room.  Thread: any.
     """
 
     def __init__(self) -> None:
@@ -108,7 +105,7 @@ class TrustedAddresses:
         return len(self._trusted)
 
     def add(self, client: Client, user: bytes, proof: bytes, now: float) -> None:
-        """Remember *client*'s address."""
+        """Trust the address of *client* from *now* on."""
         with self._lock:
             self._trusted.pop(client.host, None)
             while len(self._trusted) >= MAX_REMEMBERED:
@@ -116,7 +113,7 @@ class TrustedAddresses:
             self._trusted[client.host] = _Trusted(user, proof, now)
 
     def user_at(self, client: Client, since: float) -> Optional[bytes]:
-        """Return who has come from that address, not before *since*; None: nobody."""
+        """Return the user that has logged in from the client's address since *since*, or None."""
         if not client.has_address:
             return None
         with self._lock:
@@ -124,7 +121,7 @@ class TrustedAddresses:
         return trusted.user if trusted is not None and trusted.at > since else None
 
     def keep(self, users: Users, since: float) -> None:
-        """Forget those that *users* has no more, and those from before *since*."""
+        """Remove addresses trusted before *since*, and by lines that *users* does not have."""
         with self._lock:
             self._trusted = {
                 host: trusted
@@ -134,10 +131,7 @@ class TrustedAddresses:
 
 
 class _Login:
-    """A client whose password is being checked.
-
-    A class because of the time that all its waits have together.
-    """
+    """One check of a password, with the time that all its waits have together."""
 
     __slots__ = ("_until", "address", "conn", "credentials", "row")
 
@@ -149,19 +143,19 @@ class _Login:
         self._until = time.monotonic() + MOST_SECONDS
 
     def demand(self, seconds: float) -> None:
-        """Go on if there is so much time left.
+        """Raise unless *seconds* are left.
 
         Raises:
-            NotChecked: there is not.
+            NotChecked: fewer are left.
         """
         if time.monotonic() + seconds > self._until:
             raise NotChecked("the password cannot be checked in time; try again in a minute")
 
     def pause(self, seconds: float = MOST_SECONDS, has_request: bool = False) -> None:
-        """Wait for so long, or for a shorter time; see ``ClientSocket.pause``.
+        """Wait for at most *seconds*; see ``ClientSocket.pause``.
 
         Raises:
-            NotChecked: it has taken too long altogether.
+            NotChecked: the time of the check is over.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
@@ -169,21 +163,19 @@ class _Login:
         self.conn.pause(seconds, has_request)
 
     def pause_for_hook(self) -> None:
-        """Wait likewise; a client that has sent its request already, and FIN, stays."""
+        """Wait likewise; a client that has sent its request already may send FIN."""
         self.pause(has_request=self.conn.has_early_data)
 
 
 class Logins:
-    """Checks passwords, and remembers what came of it.
-
-    A class because of what it remembers from one client to the next.
+    """Checks passwords, and remembers the results.
 
     Args:
-        pending: knows which handler threads may be ended.
-        hook_queue: how clients share the program's hook.
+        pending: knows which handshakes may be ended.
+        hook_queue: lets handler threads call the program's hook.
         clock: as ``time.monotonic``.
 
-    Thread: any; ``check`` waits, hence a handler's.
+    Thread: any; ``check`` waits and needs a handler's.
     """
 
     def __init__(
@@ -199,33 +191,33 @@ class Logins:
         #: Seconds that the last derivation took.
         self._derivation_seconds = 0.0
         self._lock = threading.Lock()  # guards all below when it changes
-        #: What decides, and for how long an address is remembered: replaced by a reload.
+        #: Users, and seconds for which an address is trusted; a reload replaces both.
         self._users, self._auth_once = Users(), 0.0
         self._trusted = TrustedAddresses()
         self._verified = Verified()
         self._penalties = Penalties()
 
     def adopt(self, users: Users, auth_once: float) -> None:
-        """Go by *users* from now on; an address may do without for *auth_once* seconds."""
+        """Apply *users* from now on; an address is trusted for *auth_once* seconds."""
         with self._lock:
             self._users, self._auth_once = users, auth_once
             self._trusted.keep(users, self._clock() - auth_once)
 
     def trusted_user(self, client: Client) -> Optional[bytes]:
-        """Return the user that has logged in from the client's address, if that is enough."""
+        """Return the user that the client's address is trusted as; None: it is not trusted."""
         if not self._auth_once:
             return None
         return self._trusted.user_at(client, self._clock() - self._auth_once)
 
     def check(self, conn: ClientSocket, credentials: Credentials) -> Optional[bytes]:
-        """Return by what *credentials* are right, ``Users.proof``; None: they are wrong.
+        """Return ``Users.proof`` of *credentials*; None: they are wrong.
 
-        Waits: for the address's penalty, for its turn, for the derivation, for the program's
-        hook.  What is remembered, and what costs nothing, is answered at once.
+        Waits for the penalty of the address, in the queues, for the derivation, and for the
+        program's hook.  What needs none of them is answered at once.
 
         Raises:
-            NotChecked: it takes too long.
-            HookFailed: the hook did not say.
+            NotChecked: it would take too long.
+            HookFailed: the hook raised, or returned neither True nor False.
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
@@ -251,10 +243,10 @@ class Logins:
         _tell(client, told)
 
     def _check_at_once(self, login: _Login, users: Users) -> Tuple[float, Optional[bool]]:
-        """Return how long *login* has to wait; then, if it costs nothing, whether it is right.
+        """Return how many seconds *login* must wait; if none, whether it is right, if known.
 
-        All under one lock: of clients that guess at the same time, each has to count before
-        the next one is looked at.
+        All under one lock, so that of several guesses at the same time each is counted before
+        the next one is checked.
         """
         address, credentials = login.address, login.credentials
         with self._lock:
@@ -273,15 +265,15 @@ class Logins:
         return 0.0, False
 
     def _wait_seconds(self, login: _Login) -> float:
-        """Return how long *login* has to wait before it is checked.  Locked."""
+        """Return how many seconds *login* must wait before it is checked.  With the lock."""
         if not self._penalties:
             return 0.0
         now, failed = self._clock(), self._penalties
         scopes = scopes_of(login.row)
         keys = [keyed(*scope.parts) for scope in scopes]
         waits = [failed.wait_seconds(keys[0], now, *scopes[0][1:])]
-        # In a group that has to wait, a login from a part of it without failures is before those
-        # that have made them: else it would have to be lucky among all that wait.
+        # In a group that must wait, a login from a part without failures waits less than those
+        # from the parts that failed, so that it is checked before them.
         guilty = sum(failed.score(key, now) >= HALF for key in keys[:-1])
         for key, scope in zip(keys[1:], scopes[1:]):
             part = 0.5 + 0.5 * guilty / (len(keys) - 1)
@@ -289,7 +281,7 @@ class Logins:
         return max(waits)
 
     def _count_failure(self, row: Groups) -> Tuple[str, int]:
-        """Count it; return what is to be told, "" for nothing, and how many there are.  Locked."""
+        """Count a failure; return a message for the log or "", and their number.  With the lock."""
         now, scopes = self._clock(), scopes_of(row)
         add = self._penalties.add
         counts = [add(keyed(*scope.parts), now, scope.free) for scope in scopes]
@@ -300,7 +292,7 @@ class Logins:
         return "", 0
 
     def _rank(self, groups: Groups) -> float:
-        """Return how many failures a row has; for addresses and networks it makes no difference."""
+        """Return the score of failures of a row; addresses and networks are all equal."""
         if not isinstance(groups[-1], tuple):
             return 0.0
         own = keyed(*scopes_of(groups)[0].parts)
@@ -308,7 +300,7 @@ class Logins:
             return self._penalties.score(own, self._clock())
 
     def _check_slowly(self, login: _Login, users: Users) -> Optional[bool]:
-        """Return whether *login* is right: by a derivation, by the hook; None: look again."""
+        """Ask a derivation or the hook whether *login* is right; None: begin again."""
         conn, credentials = login.conn, login.credentials
         known = users.hash_of(credentials.user)
         if known is not None:
@@ -322,10 +314,9 @@ class Logins:
         return is_right
 
     def _derive(self, login: _Login, users: Users, known: Hash) -> Optional[bool]:
-        """Return whether the password belongs to *known*; None: look again.
+        """Return whether *known* is the hash of the password; None: begin again.
 
-        Where no hook has the last word, a wrong one is counted here: once, however many
-        clients have the answer.
+        Without a hook, a wrong password is counted here: once for all that get the answer.
         """
         conn, credentials = login.conn, login.credentials
 
@@ -333,20 +324,20 @@ class Logins:
             conn.check()
             time.sleep(YIELD_SECONDS)
 
-        # With the hash: after a reload an answer says nothing about another one.
+        # With the hash, because a reload may have brought another one.
         mark = keyed(*credentials, known.text().encode())
         login.demand(self._derivations.questions_before(login.row, mark) * self._derivation_seconds)
         answer = self._derivations.wait(conn.alarm(), login.row, mark, login.pause)
         if answer is None:
             try:
-                # Settings may have been read anew while this one waited, others have failed, or
-                # the same password have been found to be right.
+                # While this thread waited, a reload, other failures, or the same password may
+                # have come.
                 if users is self._users and not self._is_to_look_again(login, users):
                     with self._pending.busy(conn):
                         began = time.monotonic()
                         is_right = users.fits(credentials.password, known, let_others_run)
                         self._derivation_seconds = time.monotonic() - began
-                        # Inside: behind it this login may be ended, and others have the answer.
+                        # Inside, because afterwards this login may be ended.
                         if is_right:
                             self._remember(login, users)
                         elif not users.may_take_long:
@@ -366,13 +357,13 @@ class Logins:
             self._verified.add(login.address, login.credentials, users)
 
     def _trust(self, client: Client, credentials: Credentials, users: Users) -> None:
-        """Remember the address of *client*, which has shown the right password."""
+        """Trust the address of *client*, which has shown the right password."""
         if not self._auth_once or not client.has_address:
             return
         user, proof = credentials.user, users.proof(credentials)
         with self._lock:
             if not self._users.holds(user, proof):
-                return  # its line has gone since, and ``adopt`` has looked at the addresses already
+                return  # a reload has removed its line, and the addresses trusted by it
             before = self.trusted_user(client)
             self._trusted.add(client, user, proof, self._clock())
         if before != user:
@@ -385,11 +376,7 @@ class Logins:
 
 
 def _row_of(client: Client, user: bytes, users: Users) -> Groups:
-    """Return the row of a login: the client's groups, and the user in them.
-
-    The names of the hook's users are not known, so those of its users that guess nothing are
-    rows of their own.
-    """
+    """Return the row of a login: the client's groups, and the user in them."""
     if users.is_listed(user):
         return client.groups + (("user", user),)
     names = (("name", user),) if users.may_take_long else ()
@@ -397,7 +384,7 @@ def _row_of(client: Client, user: bytes, users: Users) -> Groups:
 
 
 def _tell(client: Client, told: Tuple[str, int]) -> None:
-    """Say in the log that *client* has failed so often that it has to wait from now on."""
+    """Log that *client* must wait from now on, if there is a message."""
     template, failures = told
     if template:
         log.warning(template, client.host, failures)
