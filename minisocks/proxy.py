@@ -1,7 +1,6 @@
-"""The proxy as one object: listeners, loop, handler threads, lifecycle.
+"""The proxy as one object, for embedding programs and the command line.
 
-What an embedding program uses, and all that the command line uses.  Touches no
-signals, no log handlers and nothing else that is the process's.
+Does not touch signals, log handlers, or anything else that belongs to the process.
 """
 
 import logging
@@ -32,11 +31,11 @@ from minisocks.values import ListenAddress
 __all__ = ["Proxy"]
 
 log = logging.getLogger("minisocks")
-# Else Python writes the warnings of a program that has no log to its stderr.
+# Without it Python prints warnings to stderr where a program has set up no log.
 log.addHandler(logging.NullHandler())
 log.addFilter(tame_traceback)
 
-#: How late ``serve_forever`` may hear of a signal.
+#: Longest delay of a signal in ``serve_forever``.
 SIGNAL_SECONDS = 1.0
 
 _AnyProxy = TypeVar("_AnyProxy", bound="Proxy")
@@ -51,31 +50,30 @@ class Proxy:
             print(proxy.url)
 
     Args:
-        config: the settings as a ``Config``; or write them as keywords, by their
-            names in ``Config`` (``listen=``, ``user=``, ``connect_timeout=``...).
-        listeners: sockets that are bound and listen already, besides those in
-            ``listen``.  ``stop`` closes them.
-        resolver: who looks names up, instead of ``resolve``; stays the caller's.
-        authenticate: ``(user: str, password: str, client: Client) -> bool``:
-            whether a password is right; see ``hooks.Authenticate``.
-        authorize: ``(request: ProxyRequest) -> bool``: whether a client may have
-            what it asks for; see ``hooks.Authorize``.
-        resolve: ``(name: str) -> Optional[Iterable[str]]``: the IP addresses of a
-            name, None to ask the system; see ``hooks.Resolve``.
-        on_connection: ``(record: Record) -> None``: told of each connection that
-            has ended; see ``hooks.OnConnection``.
-        keep_records: how many of the last ``records`` holds, about 0.75 KiB each;
-            0 for none.
+        config: the settings as a ``Config``.  Or write them as keywords with their names in
+            ``Config`` (``listen=``, ``user=``, ``connect_timeout=``...).
+        listeners: sockets that are bound and listen already, besides those in ``listen``.
+            ``stop`` closes them.
+        resolver: looks names up, instead of ``resolve``; stays the caller's.
+        authenticate: ``(user: str, password: str, client: Client) -> bool``: whether a password
+            is right; see ``hooks.Authenticate``.
+        authorize: ``(request: ProxyRequest) -> bool``: whether a request is allowed; see
+            ``hooks.Authorize``.
+        resolve: ``(name: str) -> Optional[Iterable[str]]``: the IP addresses of a name, None to
+            ask the system; see ``hooks.Resolve``.
+        on_connection: ``(record: Record) -> None``: called for each connection that has ended;
+            see ``hooks.OnConnection``.
+        keep_records: how many records ``records`` holds, about 0.75 KiB each; 0 for none.
 
     Raises:
         ConfigError: a setting has a value that cannot be used.
-        TypeError: there is no such setting; settings in both ways; a hook that is
-            no plain function.
+        TypeError: there is no such setting; both a config and keywords; a hook is not a plain
+            function.
 
-    Thread: any.  Several may live in one process, and share nothing.
+    Thread: any.  A process may have several proxies, which share nothing.
     """
 
-    #: What accepts for a listener, and what serves a client; a subclass may put its own here.
+    #: The classes of listeners and handlers; a subclass may have its own.
     server_type: Type[SocksServer] = SocksServer
     handler_type: Type[SocksHandler] = SocksHandler
 
@@ -113,18 +111,16 @@ class Proxy:
     def start(self) -> None:
         """Listen and serve; returns when clients can connect.
 
-        After ``stop`` it may be called again, and everything begins anew:
-        ports, figures, records.
+        After ``stop`` it may be called again: with new ports, figures, and records.
 
         Raises:
             ConfigError: a file that the settings name (users, a list of a rule) cannot be
-                read, or used; nothing was started.
-            ListenError: an address cannot be listened on; likewise.
-            RoadError: targets can never be dialed as the settings say; likewise.
-            OSError: there are no descriptors left; likewise.
-            RuntimeError: there is no room for a thread; likewise.  Or it has
-                been started already, and goes on.  Or ``listeners`` were given,
-                and the last ``stop`` has closed them.
+                read, or a line in it cannot be used.
+            ListenError: an address cannot be listened on.
+            RoadError: this host cannot dial targets in the way that the settings want.
+            OSError: there are no descriptors left.
+            RuntimeError: no thread can be started.  Or the proxy has been started already, and
+                goes on.  Or ``listeners`` were given, and the last ``stop`` has closed them.
         """
         with self._lifecycle:
             if self._run is not None:
@@ -132,7 +128,7 @@ class Proxy:
             if any(listener.sock.fileno() < 0 for listener in self._given):
                 raise RuntimeError("the sockets given to this proxy are closed: make a new one")
             run, before = self._make_run(), self._last
-            # Now, because a hook may ask for the port before all is started.
+            # Now, because a hook may read ``port`` before this returns.
             self._last = run
             try:
                 run.start(self._given)
@@ -144,25 +140,25 @@ class Proxy:
             self._run = run
 
     def reload(self, config: Config) -> None:
-        """Go by *config* from now on, without touching connections; all or nothing.
+        """Apply *config* from now on; connections go on.  After an error nothing has changed.
 
-        Listeners that are in both stay, others are opened and closed.  What has been asked for
-        and not granted yet ends, if users or rules do not allow it any more.  Unless it runs,
-        the next start goes by it.  Not in a hook.
+        Listeners that are in old and new settings stay, others are closed and opened.  Requests
+        that wait are refused if users or rules do not allow them any more.  A stopped proxy
+        uses *config* at the next ``start``.  Do not call it in a hook.
 
         Raises:
             ConfigError: a setting has a value that cannot be used, or a file that it names
-                cannot be read; nothing has changed.
-            ListenError, RoadError, OSError: something cannot be had; likewise.
-            RuntimeError: it is being stopped.
+                cannot be read.
+            ListenError, RoadError, OSError: as ``start``.
+            RuntimeError: the proxy is being stopped.
         """
         self.prepare(config)()
 
     def prepare(self, config: Config) -> Callable[[], None]:
-        """Read the files that *config* names; return what does the rest of ``reload``.
+        """Read the files that *config* names; return a function that does the rest of ``reload``.
 
-        So the reading, which may take long, delays neither ``stop`` nor the thread that
-        goes on with the change.
+        So the reading, which may be slow, delays neither ``stop`` nor the thread that calls the
+        function.
 
         Raises:
             ConfigError: as ``reload``.
@@ -175,7 +171,7 @@ class Proxy:
             with self._lifecycle:
                 run = self._run
                 if run is not None:
-                    # One that has been started meanwhile asks its own kernel socket.
+                    # A run that was started meanwhile has a kernel socket of its own.
                     run.change(access if run is read_for else self._access(config, run))
                 self.config = config
 
@@ -188,12 +184,12 @@ class Proxy:
     def stop(self, grace: float = 0.0) -> None:
         """Stop listening, give open connections *grace* seconds, end the rest.
 
-        Returns when everything is closed and ``on_connection`` has heard of it.
-        Hooks that do not return are waited for 5 s of each kind.  Any number of
-        times, and from a hook, too; a second call cuts the grace of the first
-        short.  What has been started again meanwhile goes on.
+        Returns when everything is closed and ``on_connection`` has been called for all.  Waits
+        at most 5 s for hooks of each kind that do not return.  Any number of times, also in a
+        hook; a second call ends the grace of the first.  A run that was started meanwhile goes
+        on.
 
-        Not in a signal handler, which may run in the middle of ``start``: set an
+        Do not call it in a signal handler, which may run in the middle of ``start``: set an
         ``Event`` there that the program waits for.
         """
         grace = float(grace)
@@ -211,10 +207,10 @@ class Proxy:
         run.end()
 
     def serve_forever(self) -> None:
-        """Serve until another thread, or a hook, calls ``stop``; start if need be.
+        """Serve until another thread, or a hook, calls ``stop``; start before if necessary.
 
-        Ctrl-C, or whatever else is raised in this thread, stops it and goes on.
-        Not a signal handler: TERM ends a program as it would without a proxy.
+        KeyboardInterrupt, or another error that is raised in this thread, stops the proxy and is
+        raised again.  TERM is not handled: it ends the program.
 
         Raises:
             ListenError, RuntimeError: as ``start``.
@@ -225,8 +221,7 @@ class Proxy:
                     self.start()
                 run = self._run
             assert run is not None
-            # Not for ever at once: a Ctrl-C just before the wait begins would only
-            # be seen at its end, and on Windows every one.
+            # In steps, because a Ctrl-C just before a wait, and on Windows any, is seen at its end.
             while not run.ended.wait(SIGNAL_SECONDS):
                 pass
         except BaseException:
@@ -234,16 +229,15 @@ class Proxy:
             raise
 
     def stop_listening(self) -> None:
-        """Accept no more, and end handshakes that are not finished."""
+        """Accept no more, and end unfinished handshakes and BINDs that wait."""
         run = self._run
         if run is not None:
             run.stop_listening()
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when no connection is left, or at the latest by ``stop``.
+        """Call *callback* when no connection is left after ``stop_listening``; at last in ``stop``.
 
-        Once listening has stopped.  It may be called more than once, in any
-        thread, and must neither wait nor call ``stop``.
+        It may be called more than once, in any thread, and must neither wait nor call ``stop``.
         """
         run = self._run
         if run is None:
@@ -253,19 +247,19 @@ class Proxy:
 
     @property
     def services(self) -> Optional[Services]:
-        """What its sessions share; None unless it runs."""
+        """What its clients share; None unless it runs."""
         run = self._run
         return None if run is None else run.services
 
     @property
     def addresses(self) -> List[str]:
-        """Where it listens, real ports included, as ``--listen`` spells it."""
+        """The addresses that it listens on, with real ports, in the form of ``--listen``."""
         run = self._run
         return [text for text, _name in run.bound] if run is not None and run.listens else []
 
     @property
     def forwarded(self) -> List[str]:
-        """Those of ``addresses`` that a forwarder connects to."""
+        """The part of ``addresses`` that a forwarder connects to."""
         run = self._run
         return run.forwarded if run is not None and run.listens else []
 
@@ -273,7 +267,7 @@ class Proxy:
     def address(self) -> str:
         """The first of ``addresses``, as ``"127.0.0.1:43210"``.
 
-        This and those below stay after ``stop``, as a socketserver's do.
+        This and the properties below keep their values after ``stop``, as in ``socketserver``.
 
         Raises:
             RuntimeError: it has not been started.
@@ -282,7 +276,7 @@ class Proxy:
 
     @property
     def server_address(self) -> Tuple[str, int]:
-        """Host and port of the first listener that has a port, as ``socketserver`` has it.
+        """Host and port of the first listener that has a port, as in ``socketserver``.
 
         Raises:
             RuntimeError: it has not been started, or listens on unix sockets only.
@@ -294,20 +288,19 @@ class Proxy:
 
     @property
     def host(self) -> str:
-        """The host of ``server_address``, as it listens: ``"0.0.0.0"`` is every address."""
+        """The host of ``server_address``; ``"0.0.0.0"`` means every address."""
         return self.server_address[0]
 
     @property
     def port(self) -> int:
-        """The port of ``server_address``: the real one, also where 0 was asked for."""
+        """The port of ``server_address``; the real one if the setting is 0."""
         return self.server_address[1]
 
     @property
     def url(self) -> str:
-        """What a client on this host is told, as ``"socks5h://127.0.0.1:43210"``.
+        """The URL for a client on this host, as ``"socks5h://127.0.0.1:43210"``.
 
-        The h leaves names to the proxy, which is where they belong.  Without user
-        and password.
+        With the h the proxy looks names up.  Without user and password.
 
         Raises:
             RuntimeError: as ``server_address``.
@@ -316,20 +309,20 @@ class Proxy:
 
     @property
     def records(self) -> List[Record]:
-        """The last ``keep_records`` connections, oldest first: a new list each time.
+        """The last ``keep_records`` connections, oldest first; a new list.
 
-        Each is there before its client hears the answer, and goes on counting
-        while it lives.  Stays after ``stop``, until the next ``start``.
+        Each is there before its client gets the reply, and counts while it is open.  They stay
+        after ``stop``, until the next ``start``.
         """
         return self._last.journal.records if self._last is not None else []
 
     @property
     def live(self) -> List[Record]:
-        """The connections whose targets are connected now, oldest first: a new list each time."""
+        """The connections whose targets are connected now, oldest first; a new list."""
         return self._last.journal.live if self._last is not None else []
 
     def stats(self) -> Stats:
-        """Return what it has done since ``start``.  Stays after ``stop``."""
+        """Return the figures since ``start``.  They stay after ``stop``."""
         run = self._last
         if run is None:
             return Stats(0.0, 0, 0, 0, {}, 0, 0, 0, 0, 0, 0)
@@ -340,15 +333,12 @@ class Proxy:
         return run.journal.stats(*counts)
 
     def __len__(self) -> int:
-        """Return how many connections are open, in whatever state.
-
-        Unfinished handshakes are among them.
-        """
+        """Return how many connections are open, unfinished handshakes included."""
         run = self._run
         return len(run.services.loop) + len(run.services.pending) if run is not None else 0
 
     def __bool__(self) -> bool:
-        """Return True: a proxy without connections is one, too."""
+        """Return True, also without connections."""
         return True
 
     def __repr__(self) -> str:
@@ -373,7 +363,7 @@ class Proxy:
         if hooks.resolve is not None:
             resolver = Resolver(getaddrinfo_of(hooks.resolve), waits_when_closed=True)
         elif hooks.authorize is not None and resolver is None:
-            resolver = Resolver(waits_when_closed=True)  # it is asked there about datagrams
+            resolver = Resolver(waits_when_closed=True)  # its threads ask the hook about datagrams
         services = Services(self.config, resolver, self._hooks, journal)
         types = self.server_type, self.handler_type
         return Run(services, journal, self._resolver is None, *types)

@@ -1,4 +1,4 @@
-"""Handler threads, of which one at a time, the leader, waits for clients."""
+"""Handler threads.  One at a time, the leader, waits for clients."""
 
 import collections
 import errno
@@ -17,58 +17,55 @@ from minisocks.server.services import Services
 
 __all__ = ["Acceptor"]
 
-#: Threads without a client that stay.
+#: Idle threads that stay.
 MAX_FOLLOWERS = 4
-#: Threads that have just begun with their clients.  More of them only fight for the interpreter:
-#: with 32 quick clients at once, each connection took 1.3 times the processor time.
+#: Threads with quick clients.  More compete for the interpreter: with 32 of them each connection
+#: took 1.3 times the processor time.
 MAX_FRESH = 3
-#: So long they are waited for when there are so many; then their clients are slow ones.  Half of
-#: it after each time in vain, so that a crowd of silent clients is accepted at once.
+#: Seconds after which the clients of these threads count as slow.  Halved each time, so that many
+#: silent clients are accepted quickly.
 PATIENCE_SECONDS = 0.002
-#: So many clients that wait at a listener that is to be closed are still served.
+#: Clients that are still accepted from a listener before it is closed.
 MAX_WAITING = 64
-#: With no descriptor left, how long until accept is tried again.
+#: Seconds until the next accept when no descriptor is left,
 RETRY_SECONDS = 0.05
-#: The same when handshakes have been ended for it.
+#: and when handshakes have been ended to free some.
 END_SECONDS = 0.01
-#: How long ``stop`` waits for threads that a hook may hold.
+#: Longest wait of ``stop`` for threads, which may be in hooks.
 STOP_SECONDS = 5.0
-#: How long ``change`` waits for a leader, when all threads are in hooks.
+#: Longest wait of ``change`` for a leader, because all threads may be in hooks.
 CHANGE_SECONDS = 5.0
 
-#: What accept says of a listener that another process has shut down, or closed, for ever.
+#: Errors of accept that do not end: another process has shut the listener down, say.
 _LISTENER_IS_DEAD = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
 
-#: A server, and what its ``get_request`` returned.
+#: A server, and the socket and address that its ``get_request`` returned.
 _Accepted = Tuple[Any, Any, Any]
 
 
 class _ServerSet(NamedTuple):
-    """What is to be accepted for, and what is set once the leader does so."""
+    """The servers to accept for, and an event that the leader sets when it does."""
 
     servers: Tuple[Any, ...]
     is_adopted: threading.Event
 
 
 class Acceptor:
-    """Accepts and serves the clients of some servers, each a ``SocksServer`` that listens.
+    """Threads that accept and serve the clients of some ``SocksServer``.
 
-    A thread that has accepted a client sees to it that another thread leads, and then serves
-    the client itself: no client is handed from thread to thread.  There are as many threads as
-    clients that are spoken with, at most one more than there may be pending handshakes; that
-    one can always accept, and ends the oldest of them (``Pending``).
-
-    A class because its servers share the threads: when one of them finds no descriptor for a
-    client, none of them would.  Any thread.
+    A thread that has accepted a client lets another thread lead, and then serves the client
+    itself, so no client changes thread.  There is a thread for each handshake, and one more than
+    ``--max-handshakes`` at most: that one can always accept, and ends a pending handshake
+    (``Pending``).  Thread: any.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._lead = threading.Condition(threading.Lock())  # guards all below: the leader's
+        self._lead = threading.Condition(threading.Lock())  # the leader's; guards all below
         self._waker = Waker()
         self._polled = Polled(self._waker.fileno())
         self._ready: Deque[int] = collections.deque()
-        #: Servers that are removed, and how many of those that wait there are still served.
+        #: Removed servers, and how many clients are still accepted from each.
         self._leaving: List[Tuple[Any, int]] = []
         self._adopted = _ServerSet((), threading.Event())
         self._descriptors = Edge("accepting again")
@@ -76,13 +73,13 @@ class Acceptor:
         self._guard = threading.Lock()  # guards all below
         self._wanted = self._adopted
         self._threads: Set[threading.Thread] = set()
-        #: How many there are, those that are being started among them.
+        #: How many threads there are or are being started.
         self._thread_count = 0
-        #: Of the threads, those that lead or wait for that.
+        #: How many threads lead or wait to lead.
         self._followers = 0
-        #: How many clients there have been; those up to the second are served, or slow.
+        #: Number of the last client, and of the last one that counts as slow.
         self._count = self._slow_count = 0
-        #: How many of the others are being served.
+        #: How many later clients are being served.
         self._fresh = 0
         self._thread_supply = Edge("threads can be had again")
         self._stopping = threading.Event()
@@ -94,10 +91,10 @@ class Acceptor:
         return self._thread_count
 
     def start(self, servers: Sequence[Any]) -> None:
-        """Start serving *servers*; their loop has to run.
+        """Start to serve *servers*; their loop must run.
 
         Raises:
-            RuntimeError, OSError: there is no thread to be had.
+            RuntimeError, OSError: no thread can be started.
         """
         with self._guard:
             self._wanted = _ServerSet(tuple(servers), threading.Event())
@@ -110,10 +107,10 @@ class Acceptor:
             raise
 
     def change(self, added: Sequence[Any], removed: Sequence[Any]) -> None:
-        """Serve *added*, too, and of *removed* only the clients that wait there already.
+        """Serve *added* as well, and of *removed* only the clients that wait there already.
 
-        Returns when *removed* may be closed.  Not in the loop's thread, for which the leader
-        may wait.
+        Returns when *removed* may be closed.  Thread: any but the loop's, because the leader may
+        wait for the loop.
         """
         with self._guard:
             stay = tuple(server for server in self._wanted.servers if server not in removed)
@@ -131,15 +128,15 @@ class Acceptor:
     def stop(self) -> None:
         """Accept no more and end handshakes; returns when threads have ended, or after 5 s.
 
-        A hook may call it: its own thread is not waited for.
+        A hook may call it: the calling thread is not waited for.
         """
         self._stopping.set()
-        self._waker.wake()  # and not drained any more: each thread that leads sees it
+        self._waker.wake()  # never drained again, so that each leader sees it
         self._services.pending.close()
         with self._guard:
             threads = self._threads.difference([threading.current_thread()])
         _wait_until(lambda seconds: _join(threads, seconds), STOP_SECONDS)
-        if self._lead.acquire(timeout=1.0):  # else a leader is held up, and needs it
+        if self._lead.acquire(timeout=1.0):  # else a leader hangs, and uses the waker
             self._waker.close()
             self._lead.release()
         self._stopped.set()
@@ -158,7 +155,7 @@ class Acceptor:
                 is_following = False
                 number = self._leave_lead()
                 _serve(*accepted)
-                accepted = None  # the socket is not this thread's any more
+                accepted = None  # frees the socket
                 is_following = self._follow(number)
                 if not is_following:
                     return
@@ -169,11 +166,11 @@ class Acceptor:
                 self._thread_count -= 1
                 was_last = not self._followers and not self._stopping.is_set()
                 self._expect_thread(was_last)
-            if was_last:  # a fault of ours has ended it
+            if was_last:  # our bug has ended it
                 self._start_thread()
 
     def _leave_lead(self) -> int:
-        """See to it that another thread leads; return the number of this thread's client."""
+        """Let another thread lead; return the number of this thread's client."""
         with self._guard:
             self._followers -= 1
             self._fresh += 1
@@ -182,13 +179,13 @@ class Acceptor:
             if self._followers or self._stopping.is_set() or self._is_full():
                 return number
             self._expect_thread(1)
-        # Not under the guard: with no memory left the start of a thread may never return.
+        # Without the lock, because without memory the start of a thread may never return.
         try:
             self._start_thread()
         except (RuntimeError, OSError, MemoryError) as exc:
             with self._guard:
                 self._expect_thread(-1)
-                # Those that are there go on; one of them always ends its handshake to lead.
+                # One handshake less than threads, so that one thread can always lead.
                 count = self._thread_count
                 self._services.pending.have_threads(max(1, count - 1))
                 self._thread_supply.reached("no new thread: %s; going on with %d", exc, count)
@@ -199,17 +196,17 @@ class Acceptor:
         return number
 
     def _is_full(self) -> bool:
-        """Return whether there are as many threads as may be.
+        """Return whether there are as many threads as allowed: one more than handshakes.
 
-        One more than handshakes, and that one ends the oldest.  Threads that are in a subclass's
-        code outside of the handshake cannot be ended: for those there may be as many again.
+        Twice as many while fewer than half of these handshakes are pending, because threads in the
+        code of a subclass cannot be ended.
         """
         most = self._services.access.config.max_handshakes
         spare = 1 if len(self._services.pending) * 2 >= most else most
         return self._thread_count >= most + spare
 
     def _follow(self, number: int) -> bool:
-        """Return whether this thread stays, now that its client, that *number*, is served."""
+        """Return whether this thread, which has served client *number*, stays."""
         with self._guard:
             if number > self._slow_count:
                 self._fresh -= 1
@@ -219,7 +216,7 @@ class Acceptor:
             return stays
 
     def _expect_thread(self, change: int) -> None:
-        """Count a thread that is about to be started in, or out again.  Guarded."""
+        """Count a thread that will be started, or one less if that failed.  With the lock."""
         self._thread_count += change
         self._followers += change
 
@@ -242,7 +239,7 @@ class Acceptor:
                         self._wait_for_quick_clients()
                         continue
                     accepted = self._accept_one()
-                except Exception:  # noqa: BLE001  # out of memory, or our bug: the others wait for us
+                except Exception:  # noqa: BLE001  # no memory, or our bug: other threads must lead
                     log_bug("accepting failed")
                     self._stopping.wait(RETRY_SECONDS)
                 else:
@@ -251,7 +248,7 @@ class Acceptor:
         return None
 
     def _wait_for_quick_clients(self) -> None:
-        """Let a thread that has served its client lead; none comes: those clients are slow."""
+        """Let a thread that has served its client lead; if none comes, the clients are slow."""
         count, fresh = self._count, self._fresh
         self._lead.wait(self._patience)
         with self._guard:
@@ -260,7 +257,7 @@ class Acceptor:
                 self._patience /= 2
 
     def _accept_one(self) -> Optional[_Accepted]:
-        """Return a client, waiting for one if need be; None: look again."""
+        """Return a client, and wait for it if necessary; None: call again."""
         if self._wanted is not self._adopted:
             self._adopt(self._wanted)
         while self._leaving:
@@ -280,7 +277,7 @@ class Acceptor:
         return None
 
     def _adopt(self, wanted: _ServerSet) -> None:
-        """Accept for the servers of *wanted* from now on."""
+        """Accept from the servers of *wanted* from now on."""
         for fd, server in list(self._polled.servers.items()):
             if server not in wanted.servers:
                 self._polled.forget(fd)
@@ -294,7 +291,7 @@ class Acceptor:
         self._adopted = wanted
 
     def _accept_last(self) -> Optional[_Accepted]:
-        """Return a client that waits at a server that leaves; None: no more do."""
+        """Return a client that waits at a removed server; None: none waits there."""
         server, left = self._leaving.pop()
         accepted = None
         try:
@@ -302,20 +299,20 @@ class Acceptor:
         except BlockingIOError:
             return None
         except OSError:
-            pass  # that client has left, say; others may wait
+            pass  # perhaps that client has left; others may wait
         if left > 1:
             self._leaving.append((server, left - 1))
         return accepted
 
     def _accept_from(self, fd: int) -> Optional[_Accepted]:
-        """Return a client that waits at the listener *fd*, if there is one, and room for it."""
+        """Return a client that waits at the listener *fd*; None: none, or no descriptor for it."""
         server = self._polled.servers.get(fd)
         if server is None:
             return None
         try:
             request, address = server.get_request()
         except BlockingIOError:
-            self._descriptors.passed()  # there was one
+            self._descriptors.passed()  # accept would have failed before without a descriptor
             return None
         except MemoryError:
             self._pause("out of memory")
@@ -334,7 +331,7 @@ class Acceptor:
         return server, request, address
 
     def _pause(self, reason: str) -> None:
-        """Wait for descriptors, not for clients: accept would fail at once, for ever."""
+        """Wait for descriptors, because accept would fail again at once."""
         if not self._services.make_room():
             self._descriptors.reached("accept: %s; waiting for connections to end", reason)
             has_ended = self._services.pending.end_some()
@@ -342,15 +339,15 @@ class Acceptor:
 
 
 def _serve(server: Any, request: Any, address: Any) -> None:
-    """Serve one client, as ``BaseServer`` does; raises nothing: the thread has others."""
+    """Serve one client, as ``BaseServer`` does.  Raises nothing, because the thread goes on."""
     is_served = False
     try:
         if server.verify_request(request, address):
-            is_served = True  # and what becomes of its socket is seen to there
+            is_served = True  # ``process_request`` closes the socket
             server.process_request(request, address)
     except Exception:  # noqa: BLE001  # as BaseServer does
         _guarded(server.handle_error, request, address)
-    except BaseException:  # noqa: BLE001  # of a subclass: SystemExit would end the thread
+    except BaseException:  # noqa: BLE001  # of a subclass: SystemExit would end this thread
         log_bug("serving %r failed", address)
     if not is_served:
         _guarded(server.shutdown_request, request)
@@ -368,9 +365,9 @@ def _tell_dead(exc: OSError) -> None:
 
 
 def _wait_until(wait: Callable[[float], bool], seconds: float) -> None:
-    """Return when *wait* says yes, or after *seconds*.
+    """Return when *wait* returns True, or after *seconds*.
 
-    In pieces of at most a second: before Python 3.11 such waits go by the wall clock.
+    In steps of a second, because before Python 3.11 waits use the wall clock.
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until and not wait(min(1.0, max(0.0, until - time.monotonic()))):
@@ -378,7 +375,7 @@ def _wait_until(wait: Callable[[float], bool], seconds: float) -> None:
 
 
 def _join(threads: Set[threading.Thread], seconds: float) -> bool:
-    """Return whether all of *threads* have ended; waits for one of them at most so long."""
+    """Return whether all *threads* have ended; wait for one of them for at most *seconds*."""
     for thread in threads:
         thread.join(seconds)
         if thread.is_alive():

@@ -1,4 +1,4 @@
-"""All records of one proxy: the last ones kept, all of them counted and reported."""
+"""The records of one proxy: all are counted and reported, the last ones kept."""
 
 import collections
 import logging
@@ -16,18 +16,17 @@ __all__ = ["Journal", "Reporter"]
 
 log = logging.getLogger("minisocks")
 
-#: Records that may wait for the hook; about 8 MB. The oldest make room.
+#: Most records that wait for the hook, about 8 MB; then the oldest are dropped.
 MAX_WAITING = 10000
-#: How long ``close`` waits for the hook to take what is left.
+#: Longest wait of ``close`` for the hook.
 CLOSE_SECONDS = 5.0
 
 
 class Reporter:
     """One thread that calls ``on_connection``, and the queue before it.
 
-    A class because neither the loop nor a client may wait for the program's
-    code, and the program wants its records one after another, in order.  The
-    thread is made for the first record.
+    So neither the loop nor a client waits for the program's code, and the program gets its
+    records one after another.  The thread is started for the first record.
     """
 
     def __init__(self, hook: Callable[[Record], None]) -> None:
@@ -37,14 +36,14 @@ class Reporter:
         self._thread: Optional[threading.Thread] = None
         self._closed = False
         self._told = False
-        #: How many were dropped because the hook was too slow.
+        #: How many records were dropped because the hook was too slow.
         self.dropped = 0
 
     def report(self, record: Record) -> None:
-        """Have the hook called with *record*, soon.  Any thread; never waits for the hook."""
+        """Have the hook called with *record* soon.  Does not wait for it.  Thread: any."""
         with self._changed:
             if self._closed and self._thread is None:
-                return  # nobody is there any more
+                return  # the thread has ended
             if len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
                 self.dropped += 1
@@ -58,10 +57,10 @@ class Reporter:
             log.warning("%s; the oldest are dropped", problem)
 
     def close(self) -> None:
-        """Return when the hook has had all records, or after ``CLOSE_SECONDS``.
+        """Return when the hook has got all records, or after ``CLOSE_SECONDS``.
 
-        Called by the hook itself it cannot wait, and does not; the rest is
-        delivered behind that call.  Any thread, any number of times.
+        If the hook itself calls it, it returns at once, and the rest is delivered after that
+        call.  Thread: any; any number of times.
         """
         until = time.monotonic() + CLOSE_SECONDS
         with self._changed:
@@ -69,7 +68,7 @@ class Reporter:
             self._changed.notify_all()
             if self._thread is threading.current_thread():
                 return
-            # In a forked child it does not live.
+            # In a forked child the thread is not alive.
             while self._thread is not None and self._thread.is_alive():
                 left = until - time.monotonic()
                 if left <= 0:
@@ -84,7 +83,7 @@ class Reporter:
         try:
             self._thread = start_thread(self._work, "reporter", True)
         except RuntimeError as exc:
-            return "no thread for on_connection: %s" % exc  # the next record tries again
+            return "no thread for on_connection: %s" % exc  # tried again at the next record
         return ""
 
     def _work(self) -> None:
@@ -100,21 +99,19 @@ class Reporter:
                 record = self._waiting.popleft()
             try:
                 self._hook(record)
-            except BaseException:  # noqa: BLE001  # the program's bug: it loses this one and hears the next
+            except BaseException:  # noqa: BLE001  # the program's bug costs it this record only
                 log_bug("id=%d the on_connection hook failed", record.id)
 
 
 class Journal(Witness):
-    """What the records of one run of a proxy add up to.
+    """The figures of one run of a proxy, and its last records.  Thread: any.
 
-    A class because one lock makes the figures agree with each other: a
-    connection is in the total before its client hears of success, and its bytes
-    are counted once while it ends.  Any thread.
+    One lock makes the figures agree: a connection is in the total before its client gets the
+    reply, and its bytes are counted once while it ends.
 
     Args:
-        keep_records: how many of the last ``records`` holds.
-        on_connection: called with each record that has ended, in a thread of
-            its own.
+        keep_records: how many records ``records`` holds.
+        on_connection: called with each record that has ended, in a thread of its own.
     """
 
     def __init__(
@@ -122,7 +119,7 @@ class Journal(Witness):
     ) -> None:
         self._lock = threading.Lock()
         self._records: Deque[Record] = collections.deque(maxlen=keep_records)
-        #: Those that are connected; their bytes are not yet in the sums.
+        #: Records of connected clients; their bytes are not yet in the sums.
         self._live: Set[Record] = set()
         self._total = self._succeeded = self._up = self._down = 0
         self._refused: Dict[str, int] = {}
@@ -133,20 +130,20 @@ class Journal(Witness):
 
     @property
     def records(self) -> List[Record]:
-        """The last records, oldest first; a list of the caller's own."""
+        """The last records, oldest first; a new list."""
         with self._lock:
             return list(self._records)
 
     @property
     def live(self) -> List[Record]:
-        """Those that are connected now, oldest first; a list of the caller's own."""
+        """The records of clients that are connected now, oldest first; a new list."""
         with self._lock:
             return sorted(self._live, key=lambda record: record.id)
 
     def stats(
         self, open: int = 0, handshakes: int = 0, threads: int = 0, associations: int = 0
     ) -> Stats:
-        """Return the figures; those that only others know are given."""
+        """Return the figures; the arguments are those that the journal does not know."""
         with self._lock:
             until = time.monotonic() if self._closed_at is None else self._closed_at
             return Stats(
@@ -164,25 +161,25 @@ class Journal(Witness):
             )
 
     def close(self) -> None:
-        """Stop the clock; return when all has been reported, or it took too long."""
+        """Stop the clock, and close the ``Reporter``, which may wait."""
         if self._closed_at is None:
             self._closed_at = time.monotonic()
         if self._reporter is not None:
             self._reporter.close()
 
     def asked(self, record: Record) -> None:
-        """Take *record* in."""
+        """Count *record*, and keep it."""
         with self._lock:
             self._enter(record)
 
     def granted(self, record: Record) -> None:
-        """Count a success, and its bytes from now on."""
+        """Count a success, and the bytes of *record* from now on."""
         with self._lock:
             self._succeeded += 1
             self._live.add(record)
 
     def ended(self, record: Record) -> None:
-        """Add *record* up, and have it reported."""
+        """Add the bytes of *record* to the sums, and have it reported."""
         with self._lock:
             if record.request is None:
                 self._enter(record)

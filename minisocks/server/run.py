@@ -1,4 +1,4 @@
-"""One run of a proxy: what ``start`` makes, and what is gone after ``stop``."""
+"""One run of a proxy, from ``start`` to ``stop``."""
 
 import errno
 import logging
@@ -23,23 +23,22 @@ log = logging.getLogger("minisocks")
 
 
 class _Endpoint(NamedTuple):
-    """A listener, and who accepts for it."""
+    """A listener, and the server that accepts from it."""
 
     listener: Listener
     server: SocksServer
 
 
-#: By what ``--listen`` says.
+#: By the text of ``--listen``.
 _EndpointsByText = Dict[str, List[_Endpoint]]
 
 
 class Run:
-    """Listeners, handler threads, loop and figures, from one start to its stop.
+    """Listeners, handler threads, loop and figures of one run.
 
-    A class because a proxy may be started again while somebody still waits for
-    the end of its last run: who stops means the run that he saw.  Any thread,
-    and several at once; one of them does the work, the others wait for it.  A
-    thread of ours does not, since it may be the one that is waited for.
+    A proxy may be started again while a thread still waits for the end of its last run, so
+    each run is an object.  Thread: any.  Of several that stop it, one does the work and the
+    others wait; a thread of ours never waits, because the work may wait for that thread.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Run:
         except BaseException:
             services.loop.stop()
             raise
-        #: Set when all is closed.
+        #: Set when everything is closed.
         self.ended = threading.Event()
         self._closes_resolver = closes_resolver
         self._pid = os.getpid()
@@ -68,36 +67,37 @@ class Run:
         self._changing = threading.Lock()  # guards all below
         self._endpoints: _EndpointsByText = {}
         self._given: List[_Endpoint] = []
-        #: Address as text and as ``getsockname`` has it, of all its listeners.
+        #: Of each listener the address as text, and as ``getsockname`` returns it.
         self.bound: List[Tuple[str, Any]] = []
-        #: Those that a forwarder connects to.
+        #: The addresses that a forwarder connects to, as text.
         self.forwarded: List[str] = []
 
     def start(self, given: Sequence[Listener]) -> None:
         """Open the listeners of the settings, and serve them and those *given*.
 
         Raises:
-            OSError, RuntimeError: as ``Proxy.start``; ``stop_listening`` and
-                ``end`` it then, too.
+            OSError, RuntimeError: as ``Proxy.start``.  The caller must still call
+                ``stop_listening`` and ``end``.
         """
         services = self.services
         services.access.egress.check()
         config = services.access.config
         self._endpoints = self._open(config, config.listen, [item.place for item in given])
         self._given = [self._endpoint(item) for item in given]
-        # Before anybody is served: a hook may ask.
+        # Before the first client, because a hook may read them.
         self._note_bound()
         services.loop.start()
         self.acceptor.start([endpoint.server for endpoint in self._all_endpoints()])
 
     def change(self, access: Access) -> None:
-        """Go by *access* from now on; connections are not touched.
+        """Apply *access* from now on; connections go on.
 
-        Listeners that are in both stay, others are opened and closed.  All or nothing.
+        Listeners that are in old and new settings stay, others are closed and opened.
 
         Raises:
-            ListenError, RoadError, OSError: something cannot be had; nothing has changed.
-            RuntimeError: it has been told to stop, or runs in another process.
+            ListenError, RoadError, OSError: an address or a route cannot be used; nothing has
+                changed.
+            RuntimeError: the run is being stopped, or belongs to another process.
         """
         access.egress.check()
         config = access.config
@@ -113,14 +113,14 @@ class Run:
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not gone:
                     raise
-                # 127.0.0.1:1080 is in the way of :1080, say.
+                # 127.0.0.1:1080 must be closed before :1080 can be opened, say.
                 opened = self._open_in_place_of(gone, config, new)
             left = {text: self._endpoints.pop(text) for text in gone if text in self._endpoints}
             added = [endpoint.server for endpoints in opened.values() for endpoint in endpoints]
             removed = [endpoint for endpoints in left.values() for endpoint in endpoints]
 
-            # Before what waits is asked again.  Those that are gone stay what they are, because
-            # their last clients are still accepted.
+            # Before ``adopt``, which checks waiting requests again.  Removed servers do not
+            # change, because their last clients are still accepted.
             before = self.services.access.config
             for text, endpoints in self._endpoints.items():
                 is_forwarded = config.is_forwarded(text)
@@ -140,14 +140,14 @@ class Run:
     def _endpoint(self, listener: Listener, is_forwarded: bool = False) -> _Endpoint:
         parts = listener.sock, self.services, self._handler_type, self.acceptor
         server = self._server_type(*parts)
-        if is_forwarded:  # else it may be one that a program has made so
+        if is_forwarded:  # else a program's subclass may have set it
             server.is_forwarded = True
         return _Endpoint(listener, server)
 
     def _open(
         self, config: Config, texts: Sequence[str], others: Sequence[ListenAddress]
     ) -> _EndpointsByText:
-        """Open all of *texts*, addresses of *config*, or none; *others* are there already."""
+        """Open all *texts*, addresses of *config*, or none; *others* are open already."""
         opened: _EndpointsByText = {}
         there = list(others)
         try:
@@ -167,7 +167,7 @@ class Run:
     def _open_in_place_of(
         self, gone: Sequence[str], config: Config, new: Sequence[str]
     ) -> _EndpointsByText:
-        """Close *gone* and open *new*, of *config*; on failure open *gone* again."""
+        """Close *gone* and open *new* of *config*; if that fails, open *gone* again."""
         removed = [endpoint for text in gone for endpoint in self._endpoints.pop(text)]
         servers = [endpoint.server for endpoint in removed]
         self.acceptor.change([], servers)
@@ -207,11 +207,11 @@ class Run:
 
     @property
     def listens(self) -> bool:
-        """Whether nobody has told it to stop."""
+        """Whether no thread has called ``stop_listening``."""
         return not self._stopper
 
     def stop_listening(self) -> bool:
-        """Accept no more, and end what is not connected; False if this thread does so already."""
+        """Accept no more, and end handshakes and BINDs; False if this thread is at it already."""
         me = threading.get_ident()
         with self._mutex:
             is_first, self._stopper = not self._stopper, self._stopper or me
@@ -224,7 +224,7 @@ class Run:
                 self.acceptor.stop()
                 loop = self.services.loop
                 have_done(loop, lambda: loop.tell_all("stop_listening"))
-        finally:  # also when a Ctrl-C comes meanwhile: whoever stops it again goes on from here
+        finally:  # also after a Ctrl-C, so that a second call finds the listeners closed
             with self._changing:
                 for endpoint in self._all_endpoints():
                     endpoint.listener.close()
@@ -232,7 +232,7 @@ class Run:
         return True
 
     def end(self) -> None:
-        """End connections, threads and reports; listening has stopped."""
+        """End connections, threads and reports, after ``stop_listening``."""
         me = threading.get_ident()
         with self._mutex:
             is_first, self._ender = not self._ender, self._ender or me
@@ -251,12 +251,12 @@ class Run:
             self.ended.set()
 
     def _is_forked(self) -> bool:
-        """Return whether this is a child of the process that has our threads.
+        """Return whether this process is a forked child of the one that has the threads.
 
-        None of them is here, but what they had locked at the fork stays locked.
+        In the child there are no such threads, but the locks that they held stay locked.
         """
         return os.getpid() != self._pid
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when no connection is left, at once if it has ended."""
+        """Call *callback* when no connection is left; at once if the run has ended."""
         self.services.loop.notify_when_empty(callback)
