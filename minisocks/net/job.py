@@ -2,10 +2,11 @@
 
 import heapq
 import itertools
+import threading
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-__all__ = ["Background", "Job", "Timer", "Timers"]
+__all__ = ["Background", "Job", "Task", "Timer", "Timers"]
 
 
 class Job:
@@ -75,6 +76,32 @@ class Background(Job):
 
     def abort(self, why: str) -> None:
         """Do nothing: the proxy ends."""
+
+
+class Task(Background):
+    """One call in the loop's thread; ``ended`` is set when it is done or the loop has ended.
+
+    Args:
+        done: the loop's.
+    """
+
+    __slots__ = ("_done", "_work", "ended")
+
+    def __init__(self, work: Callable[[], None], done: Callable[[Job], None]) -> None:
+        self._work, self._done = work, done
+        self.ended = threading.Event()
+
+    def begin(self) -> None:
+        """Do it."""
+        try:
+            self._work()
+        finally:
+            self.abort("")
+
+    def abort(self, why: str) -> None:
+        """End it."""
+        self._done(self)
+        self.ended.set()
 
 
 class Timer:

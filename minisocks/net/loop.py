@@ -1,16 +1,14 @@
-"""The loop: one thread that waits for everything that threads should not.
+"""The loop: one thread that waits for descriptors and timers on behalf of jobs.
 
-It knows descriptors, timers and jobs, and nothing about SOCKS.  A job is submitted from any
-thread and belongs to the loop from then on.
+It knows nothing about SOCKS.  A job is submitted from any thread and belongs to the loop from
+then on.  The rules, each of which comes from a bug:
 
-Rules, each bought with a bug:
-
-* Nothing a job does may raise out of the loop; a job that raises is aborted.
-* Sockets are closed at the end of a round, so that no event of this round meets a descriptor
-  that was closed and given out again.
-* A descriptor that would report "gone" for ever is unwatched by its job: epoll cannot mask
-  EPOLLHUP, and the loop would spin.
-* What an event says is a hint; outcomes come from the system calls.
+* A job that raises is aborted; the loop goes on.
+* Sockets are closed at the end of a round: no event of this round may meet a descriptor that was
+  closed and opened again.
+* A job unwatches a descriptor that would report "gone" for ever: epoll cannot mask EPOLLHUP, and
+  the loop would spin.
+* An event is a hint; outcomes come from the system calls.
 * Bulk comes last in each round, for a bounded time: no download delays others (``set_bulk``).
 """
 
@@ -20,24 +18,26 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple, TypeVar
 
 from minisocks.compat import READ, UNSHARED_POLLERS, Poller, Waker, close_quietly, hang_up, log_bug
-from minisocks.net.job import Background, Job, Timer, Timers
+from minisocks.net.job import Background, Job, Task, Timer, Timers
 from minisocks.net.pipes import Pipes
 from minisocks.net.processor import Processor
 from minisocks.net.threads import start_thread
 
-__all__ = ["BUFFER_BYTES", "Background", "Job", "Loop", "Timer"]
+__all__ = ["BUFFER_BYTES", "Background", "Job", "Loop", "Task", "Timer", "run_in"]
 
 log = logging.getLogger("minisocks")
 
-#: What one read may take, hence what a direction that is blocked may hold in memory.
+_T = TypeVar("_T")
+
+#: Most that one read takes, hence most that a blocked direction holds in memory.
 BUFFER_BYTES = 65536
 #: Rounds after which it asks for the time, and seconds after which the processor looks.
 LOOK_ROUNDS, LOOK_SECONDS = 256, 10.0
-#: For so long a round moves bulk, before it looks what else there is to do: a CONNECT to a name
-#: takes three rounds.  So many at once; on a small machine each may take 5 ms.
+#: Most seconds that a round moves bulk, because a CONNECT to a name takes three rounds; and events
+#: of bulk at once, each of which may take 5 ms on a small machine.
 BULK_SECONDS, BULK_EVENTS = 0.008, 4
 
 
@@ -62,7 +62,7 @@ class Loop:
         self._uncounted: Set[Job] = set()  # not a number: two threads change it
         self._ident = 0
         self._calls: Deque[Tuple[Job, Callable[..., None], Tuple[Any, ...]]] = collections.deque()
-        #: A poller inside the other one, and its descriptors, which carry bulk.
+        #: A poller inside the other one, and the descriptors in it, which carry bulk.
         self._bulk_poller: Any = None
         self._bulk: Set[int] = set()
         self._timers = Timers()
@@ -71,17 +71,17 @@ class Loop:
         self._stopping = False
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
-        #: How many events a round may have, and again of bulk; -1: as many as there are.
+        #: Events of a round, and again of bulk, at most; -1: no limit.
         self.most_events = -1
-        #: How many more turns of bulk are short ones, for the sake of short messages.
+        #: So many more reads of bulk are short ones, because there are short messages.
         self.short_turns = 0
-        #: What bytes may go through.  Loop thread only.
+        #: Loop thread only.
         self.pipes = Pipes()
         #: Shared space for reads.  Loop thread only, within one call.
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
-        #: The jobs of which bytes wait in memory, and some that had: since when.
+        #: Jobs of which bytes wait in memory, or have waited: monotonic seconds since when.
         self.stalled: Dict[Job, float] = {}
-        #: Called (loop thread) when there is one more of them, or one has more.
+        #: Called (loop thread) when ``stalled`` has one more, or one of them has more bytes.
         self.on_stalled: Callable[[], None] = lambda: None
         #: Called (loop thread) after each round that leaves no job.
         self._on_empty: List[Callable[[], None]] = []
@@ -89,17 +89,13 @@ class Loop:
     # Any thread
 
     def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: there is no room for a thread.
-        """
+        """Start the thread; ``RuntimeError``: there is no room for one."""
         self._thread = start_thread(self._run, "loop")
 
     def submit(self, job: Job) -> None:
-        """Hand over *job* with all that it owns; aborted if the loop has ended.
+        """Hand over *job* with all that it owns; it is aborted if the loop has ended.
 
-        In the loop's own thread it has begun when this returns.
+        Called in the loop's own thread, it returns when the job has begun.
         """
         if self.is_current():
             if not self._stopping:
@@ -126,10 +122,10 @@ class Loop:
             self._close_sockets()
 
     def _watch_from_elsewhere(self, job: Job, masks: Dict[int, int]) -> bool:
-        """Have the descriptors of *masks* be reported to *job*; return whether that could be.
+        """Report the descriptors of *masks* to *job*; return whether that could be.
 
-        The loop is not woken up for it, which is a tenth of what a connection costs.  Until all
-        of them are registered it ignores what the poller says of them, for it knows no job.
+        The loop is not woken up for it, which is a tenth of what a connection costs.  It ignores
+        their events until all of them are registered, because it knows no job for them.
         """
         registered = []
         try:
@@ -145,9 +141,9 @@ class Loop:
         return True
 
     def call_soon(self, job: Job, callback: Callable[..., None], *args: Any) -> None:
-        """Call it in the loop's thread after the events of this round.
+        """Call *callback* in the loop's thread after the events of this round.
 
-        Not called if *job* is done by then.
+        It is not called if *job* is done by then.
         """
         self._calls.append((job, callback, args))
         # Before the flag is read: the loop sets that before it looks at the deque.
@@ -156,9 +152,9 @@ class Loop:
             self._waker.wake()
 
     def stop(self) -> None:
-        """Abort what is left and end the thread; returns when it has ended.
+        """Abort all jobs and end the thread; return when it has ended.
 
-        Called in the loop's own thread it cannot wait for that, and does not.
+        Called in the loop's own thread, it does not wait.
         """
         with self._lock:
             self._stopping = True
@@ -171,17 +167,13 @@ class Loop:
             self._shut_down()
 
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when no job is left; at once if it has ended."""
+        """Call *callback* when no job is left; at once if the loop has ended."""
         with self._lock:
             if not self._stopping:
                 self._on_empty.append(callback)
                 self._waker.wake()
                 return
         callback()
-
-    def wake(self) -> None:
-        """Have it go round once.  Any thread."""
-        self._waker.wake()
 
     def is_current(self) -> bool:
         """Return whether this is the loop's thread."""
@@ -198,21 +190,20 @@ class Loop:
             poller = self._bulk_poller if fd in self._bulk else self._poller
             try:
                 poller.modify(fd, mask)
-            except FileNotFoundError:  # somebody has closed what had this number
+            except FileNotFoundError:  # the socket with this number was closed elsewhere
                 poller.register(fd, mask)
         else:
             self._poller.register(fd, mask)
         self._watching[fd] = job
 
     def reassign(self, fd: int, job: Job) -> None:
-        """Report *fd*, which is watched, to *job* from now on: as it is, no system call."""
+        """Report *fd*, which is watched already, to *job* from now on.  No system call."""
         self._watching[fd] = job
 
     def unwatch(self, fd: int, job: Optional[Job] = None) -> None:
-        """Report no more, not even for this round; nothing if not watched (for *job*, if given)."""
-        if job is not None and self._watching.get(fd) is not job:
-            return
-        if self._watching.pop(fd, None) is not None:
+        """Report *fd* no more, not even in this round; only if *job*, if given, watches it."""
+        is_its = job is None or self._watching.get(fd) is job
+        if is_its and self._watching.pop(fd, None) is not None:
             self._unregister(fd)
 
     def call_later(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
@@ -220,9 +211,9 @@ class Loop:
         return self._timers.add(seconds, job, callback)
 
     def set_bulk(self, fd: int, mask: int, is_bulk: bool) -> None:
-        """Have *fd*, which is watched for *mask*, be reported behind all others, or no more so.
+        """Report *fd*, watched for *mask*, to ``on_bulk`` behind all others; or no more so.
 
-        To ``on_bulk``.  Not if it is not watched, or where there is no ``epoll`` or descriptor.
+        Nothing if it is not watched, or where there is no ``epoll`` or descriptor.
         """
         is_same = (fd in self._bulk) == is_bulk or fd not in self._watching
         if is_same or (self._bulk_poller is None and not self._nest_poller()):
@@ -251,7 +242,7 @@ class Loop:
             pass  # it is closed already; Pythons before 3.9 say nothing
 
     def jobs(self) -> List[Job]:
-        """Return all that there are, also those that do not count."""
+        """Return all jobs, also those that do not count."""
         return list(self._jobs)
 
     def tell_all(self, method: str) -> None:
@@ -269,17 +260,17 @@ class Loop:
     ) -> None:
         """Unwatch *sock* now and close it at the end of the round.
 
-        *reset*: the peer gets a RST, because its stream broke off.  *frees_port*: its port can
-        be had again at once.
+        *reset*: the peer gets a RST, because its stream broke off.  *frees_port*: its port is
+        free at once.
         """
         self.unwatch(sock.fileno())
         if frees_port and os.name == "posix":
-            # The number stays taken until the end of the round; what had it is closed.
+            # This closes the socket, but keeps its number in use until the end of the round.
             os.dup2(self._waker.fileno(), sock.fileno(), False)
         self._closing.append((sock, reset))
 
     def done(self, job: Job) -> None:
-        """Forget *job*, which owns nothing any more; any number of times."""
+        """Remove *job*, which owns nothing any more; any number of times."""
         self._jobs.discard(job)
         self._uncounted.discard(job)
         self.stalled.pop(job, None)
@@ -294,7 +285,7 @@ class Loop:
             return
         try:
             step(*args)
-        except Exception:  # noqa: BLE001  # our bug: one job pays for it, the others live on
+        except Exception:  # noqa: BLE001  # our bug: this job ends, the others go on
             self._failed(job)
 
     def _failed(self, job: Job) -> None:
@@ -304,7 +295,7 @@ class Loop:
     def _abort(self, job: Job, why: str) -> None:
         try:
             job.abort(why)
-        except Exception:  # noqa: BLE001  # our bug, twice: what it owned is lost, the loop is not
+        except Exception:  # noqa: BLE001  # our bug, twice: its descriptors are lost, the loop goes on
             log_bug("%s could not be aborted", type(job).__name__)
         self.done(job)
 
@@ -314,7 +305,7 @@ class Loop:
         while not self._stopping:
             try:
                 self._round()
-            except MemoryError:  # the poller wants room for its events
+            except MemoryError:  # the poller needs room for its events
                 log.error("out of memory; trying again")
                 time.sleep(0.1)
         self._shut_down()
@@ -361,7 +352,7 @@ class Loop:
                 self._processor.look()
 
     def _move_bulk(self) -> None:
-        """Have those that carry bulk go on, in turn, for a bounded time."""
+        """Move bulk for a bounded time."""
         until, most, count = time.monotonic() + BULK_SECONDS, self.most_events, 0
         while True:
             events = self._bulk_poller.poll(0.0, BULK_EVENTS)
@@ -382,7 +373,7 @@ class Loop:
         for callback in list(self._on_empty):
             try:
                 callback()
-            except Exception:  # noqa: BLE001  # a bug of whoever wants to know; the loop lives on
+            except Exception:  # noqa: BLE001  # a bug of the callback; the loop goes on
                 log_bug("a callback failed")
 
     def _close_sockets(self) -> None:
@@ -397,3 +388,12 @@ class Loop:
         self._tell_empty()
         self._poller.close()
         self._waker.close()
+
+
+def run_in(loop: Loop, work: Callable[[], _T]) -> Optional[_T]:
+    """Return what *work* returns in the thread of *loop*; None if that ends before.  Any thread."""
+    results: List[_T] = []
+    task = Task(lambda: results.append(work()), loop.done)
+    loop.submit(task)
+    task.ended.wait()
+    return results[0] if results else None

@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
 
 from minisocks.access import Access
 from minisocks.config.settings import Config
-from minisocks.net.errand import have_done, run_in
 from minisocks.net.listener import Listener, open_listeners
+from minisocks.net.loop import Task, run_in
 from minisocks.net.threads import is_own_thread
 from minisocks.server.acceptor import Acceptor
 from minisocks.server.journal import Journal
@@ -223,7 +223,7 @@ class Run:
             if not self._is_forked():
                 self.acceptor.stop()
                 loop = self.services.loop
-                have_done(loop, lambda: loop.tell_all("stop_listening"))
+                loop.submit(Task(lambda: loop.tell_all("stop_listening"), loop.done))
         finally:  # also after a Ctrl-C, so that a second call finds the listeners closed
             with self._changing:
                 for endpoint in self._all_endpoints():

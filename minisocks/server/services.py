@@ -8,8 +8,7 @@ from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
 from minisocks.net.answers import Answers
 from minisocks.net.dialer import ExtraAttempts
-from minisocks.net.errand import run_in
-from minisocks.net.loop import Loop
+from minisocks.net.loop import Loop, run_in
 from minisocks.net.ownaddress import KernelRoutes, OwnListeners
 from minisocks.net.processor import Processor
 from minisocks.net.resolver import Resolver

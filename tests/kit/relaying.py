@@ -95,7 +95,7 @@ class Relayed:
         """Return how many rounds the loop makes in a while; few mean it sleeps."""
         counting = CountingPoller(self.loop._poller)
         self.loop._poller = counting
-        self.loop.wake()
+        self.loop._waker.wake()
         wait_until(lambda: counting.rounds)
         before, cpu = counting.rounds, time.process_time()
         threading.Event().wait(0.2)

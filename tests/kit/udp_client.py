@@ -12,7 +12,7 @@ from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
 from minisocks.net.answers import Answers
-from minisocks.net.errand import run_in
+from minisocks.net.loop import run_in
 from minisocks.net.resolver import Resolver
 from minisocks.udp.association import Association
 from minisocks.udp.table import AssociationTable

@@ -16,9 +16,8 @@ from minisocks.net.answers import (
     SWEEP_SECONDS,
     Answers,
 )
-from minisocks.net.errand import run_in
 from minisocks.net.lookup import look_up
-from minisocks.net.loop import Loop
+from minisocks.net.loop import Loop, run_in
 from minisocks.policy.addresses import MAX_ADDRESSES
 from minisocks.wire import Rep
 

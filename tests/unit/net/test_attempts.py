@@ -11,6 +11,7 @@ import socket
 
 import pytest
 
+from minisocks.net.loop import Loop, run_in
 from kit import hosts
 from kit.support import (
     BIND,

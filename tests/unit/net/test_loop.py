@@ -387,7 +387,7 @@ def test_stop_aborts_what_is_left_and_later_what_comes_late(loop):
     loop.stop()
     loop.submit(fresh)
     loop.call_soon(begun, fail)
-    loop.wake()
+    loop._waker.wake()
     loop.stop()
     assert [["shutdown"]] * 2 == [begun.aborted, fresh.aborted]
     assert not fresh.begun.is_set()
@@ -441,7 +441,7 @@ def test_emptiness_is_told(loop):
     job = Scripted(loop).submit()
     empty = threading.Event()
     loop.notify_when_empty(empty.set)
-    loop.wake()
+    loop._waker.wake()
     second = Scripted(loop).submit()
     assert second.begun.wait(TIMEOUT)
     assert not empty.is_set()
@@ -470,7 +470,7 @@ def test_a_callback_that_raises_or_stops_costs_nobody_the_loop(bugs):
     told = threading.Event()
     for callback in (lambda: 1 / 0, loop.stop, told.set):
         loop.notify_when_empty(callback)
-    loop.wake()
+    loop._waker.wake()
     assert told.wait(TIMEOUT)
     loop.stop()
     assert ["a callback failed"] == sorted(set(bugs))

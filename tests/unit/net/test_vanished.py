@@ -14,8 +14,8 @@ from kit.relaying import ENDS, receive_until_reset, relayed_by, tcp
 from kit.support import FakeTarget, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, associations, in_loop
 from minisocks.compat import tune
-from minisocks.net.errand import run_in
 from minisocks.net.job import Job
+from minisocks.net.loop import Loop, run_in
 from minisocks.net.vanished import AT_ONCE, VanishedPeers, has_vanished
 from minisocks.relay.flow import word_of
 

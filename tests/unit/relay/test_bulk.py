@@ -13,6 +13,7 @@ import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.kept
 import minisocks.relay.pair
+from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from kit.relaying import ENDS, MB, Relayed, receive_until_reset
 from kit.support import (
     CommandLine,

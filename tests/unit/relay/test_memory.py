@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import minisocks.net.pipes
+from minisocks.net.loop import Loop, run_in
 from kit.relaying import ENDS, Relayed
 from kit.support import (
     GREETING,

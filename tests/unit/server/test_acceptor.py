@@ -14,6 +14,7 @@ import pytest
 import minisocks.net.polled
 import minisocks.server.acceptor
 import minisocks.server.server
+from minisocks.net.loop import run_in
 from kit.support import (
     GREETING,
     TIMEOUT,
