@@ -24,8 +24,8 @@ from minisocks.net.vanished import has_vanished
 from minisocks.record import Record
 from minisocks.relay.delivery import Delivery, is_undelivered
 from minisocks.relay.flow import Flow, wanted_events, word_of
-from minisocks.relay.idle import Idle
 from minisocks.relay.kept import Kept
+from minisocks.relay.watches import Idle
 
 __all__ = ["Pair"]
 

@@ -12,10 +12,10 @@ from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record
-from minisocks.relay.idle import Idle
 from minisocks.relay.lingering import Lingering
 from minisocks.relay.pair import Pair
 from minisocks.relay.rate import RatedPair
+from minisocks.relay.watches import Idle
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.services import Services
 from minisocks.wire import Cmd, Method, Rep, packed_ip

@@ -22,8 +22,8 @@ from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_h
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import word_of
-from minisocks.relay.idle import Idle
 from minisocks.relay.pair import SHORT_TURNS
+from minisocks.relay.watches import Idle
 from minisocks.udp.clientports import ClientPorts
 from minisocks.udp.drops import NotSent, drop_of
 from minisocks.udp.routes import Routes

@@ -7,7 +7,7 @@ import pytest
 from kit.support import TIMEOUT, Talk, run_proxy, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
-from minisocks.relay.idle import Idle
+from minisocks.relay.watches import Idle
 
 
 class FakeLoop:
