@@ -20,12 +20,9 @@ from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE,
 from minisocks.net.job import Job
 from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
-from minisocks.net.vanished import has_vanished
 from minisocks.record import Record
-from minisocks.relay.delivery import Delivery, is_undelivered
 from minisocks.relay.flow import Flow, wanted_events, word_of
-from minisocks.relay.kept import Kept
-from minisocks.relay.watches import Idle
+from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished, is_undelivered
 
 __all__ = ["Pair"]
 

@@ -1,12 +1,19 @@
 """The end of connections on which nothing is said."""
 
-from typing import Optional
+import socket
+import struct
+import sys
+from typing import Callable, List, Optional, Tuple
 
+from minisocks.compat import unsent_bytes
+from minisocks.net.loop import Background, Job, Loop, Timer
+from minisocks.net.pipes import Pipe
 from minisocks.net.job import Job, Timer
 from minisocks.net.loop import Loop
 from minisocks.record import Record
+from minisocks.relay.flow import Flow
 
-__all__ = ["Idle"]
+__all__ = ["Delivery", "Idle", "Kept", "VanishedPeers", "has_vanished", "is_undelivered"]
 
 #: It is looked so often within the time, hence it ends at most a quarter of it late.
 LOOKS = 4
@@ -55,3 +62,197 @@ class Idle:
             self.begin()
         else:
             self.over()
+
+
+#: How long a receiver may keep a pipe and take nothing of what is in it.
+PIPE_SECONDS = 1.0
+
+
+class Kept:
+    """Has bytes wait in memory instead of in a pipe that others need.  Loop thread.
+
+    A class because its timer lives as long as *job*.
+
+    Args:
+        flows: the directions of *job*, up and down.
+    """
+
+    __slots__ = ("_flows", "_job", "_loop", "_record", "_timer")
+
+    def __init__(self, loop: Loop, job: Job, record: Record, flows: Tuple[Flow, Flow]) -> None:
+        self._loop = loop
+        self._job = job
+        self._record = record
+        self._flows = flows
+        self._timer: Optional[Timer] = None
+
+    def expect(self) -> None:
+        """See in a while whether the receiver of a pipe has taken some of it."""
+        if self._timer is None:
+            before = (self._record.up, self._record.down)
+            self._timer = self._loop.call_later(
+                PIPE_SECONDS, self._job, lambda: self.check(*before)
+            )
+
+    def cancel(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def check(self, *before: int) -> None:
+        """Take what is in a pipe out of it if the counts are still those of *before*."""
+        self._timer = None
+        now = (self._record.up, self._record.down)
+        for flow, then, count in zip(self._flows, before, now):
+            if isinstance(flow.pending, Pipe):
+                if then == count:
+                    flow.take_out(flow.pending, self._loop.pipes)
+                if isinstance(flow.pending, Pipe):
+                    self.expect()
+
+
+#: A receiver that takes nothing for so long does not keep the pair.
+STANDSTILL_SECONDS = 10.0
+#: How soon, and how seldom at the end, the kernel is asked what is left.
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.01, 1.0
+
+#: How far each direction is whose receiver lives: bytes sent, and of them unacknowledged.
+_Progress = Tuple[Tuple[int, int], ...]
+
+
+def is_undelivered(flows: Tuple[Flow, Flow]) -> bool:
+    """Return whether a receiver that lives has not acknowledged all bytes yet."""
+    return any(unsent_bytes(flow.dst) for flow in flows if not flow.broken)
+
+
+class Delivery:
+    """Ends *job* when its last bytes are delivered, or nobody takes them.  Loop thread.
+
+    Args:
+        flows: its directions, up and down.
+        end: called once.
+    """
+
+    __slots__ = ("_end", "_flows", "_job", "_look_again", "_loop", "_record", "_standstill")
+
+    def __init__(
+        self,
+        loop: Loop,
+        job: Job,
+        record: Record,
+        flows: Tuple[Flow, Flow],
+        end: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._job = job
+        self._record = record
+        self._flows = flows
+        self._end = end
+        self._look_again: Optional[Timer] = None
+        self._standstill: Optional[Timer] = None
+        self._expect_progress(self._progress())
+
+    def finish(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """End as soon as all is delivered; nothing more will be sent."""
+        if is_undelivered(self._flows):
+            again = min(LAST_LOOK_SECONDS, seconds * 2)
+            self._look_again = self._loop.call_later(seconds, self._job, lambda: self.finish(again))
+        else:
+            self._end()
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        for timer in (self._standstill, self._look_again):
+            if timer is not None:
+                timer.cancel()  # else it would keep the job until its time
+
+    def _expect_progress(self, before: _Progress) -> None:
+        self._standstill = self._loop.call_later(
+            STANDSTILL_SECONDS, self._job, lambda: self._check(before)
+        )
+
+    def _check(self, before: _Progress) -> None:
+        now = self._progress()
+        if now == before:
+            self._end()
+        else:
+            self._expect_progress(now)
+
+    def _progress(self) -> _Progress:
+        counts = self._record.up, self._record.down
+        ways = zip(counts, self._flows)
+        return tuple((count, unsent_bytes(flow.dst)) for count, flow in ways if not flow.broken)
+
+
+#: How often is looked, while there are connections.
+LOOK_SECONDS = 60.0
+#: So many in a round of the loop, which takes a third of a millisecond.
+AT_ONCE = 100
+#: A peer that is there may not have answered once: its answer is on the way.
+UNANSWERED = 2
+
+#: Linux's ``struct tcp_info``, which grows at its end only: what was sent again and what was asked
+#: without an answer, as octets; then milliseconds since data and an acknowledgement came.
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform.startswith("linux") else None
+_RETRANSMITS, _PROBES = 2, 3
+_SILENT = struct.Struct("=52x2I")
+
+
+def has_vanished(sock: socket.socket) -> bool:
+    """Return whether the peer of *sock* has not answered for as long as its keepalive allows.
+
+    False where that is unknown, as of a unix socket.  A peer that takes no bytes just now is
+    asked for room every two minutes at least, and answers.
+    """
+    if _TCP_INFO is None:
+        return False
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SILENT.size)
+        if len(info) < _SILENT.size or info[_RETRANSMITS] + info[_PROBES] < UNANSWERED:
+            return False
+        idle, interval, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+    except OSError:
+        return False
+    silent: int = min(_SILENT.unpack(info))
+    return silent > 1000 * (idle + interval * count)
+
+
+class VanishedPeers(Background):
+    """Has the jobs of a loop look after their peers once a minute.
+
+    A class because it is asked for by any thread, and does nothing while there is no connection:
+    an idle process is not woken up.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._is_expected = self._has_timer = False
+
+    def expect(self) -> None:
+        """Look from now on, as long as there are connections.  Any thread; behind ``submit``."""
+        if not self._is_expected:
+            self._is_expected = True
+            self._loop.submit(self)
+
+    def begin(self) -> None:
+        """Start the clock."""
+        if not self._has_timer:
+            self._has_timer = True
+            self._loop.call_later(LOOK_SECONDS, self, self._look)
+
+    def _look(self) -> None:
+        # First: a thread that has submitted a connection by then expects it once more.
+        self._is_expected = self._has_timer = False
+        if len(self._loop):
+            self.expect()
+            self._go_on(self._loop.jobs())
+
+    def _go_on(self, jobs: List[Job]) -> None:
+        """Have some of *jobs* look, and the others in the rounds behind this one."""
+        for job in jobs[:AT_ONCE]:
+            self._loop.call_soon(job, job.look_after_peers)
+        if jobs[AT_ONCE:]:
+            self._loop.call_soon(self, self._go_on, jobs[AT_ONCE:])

@@ -12,10 +12,10 @@ from minisocks.net.loop import Loop, run_in
 from minisocks.net.ownaddress import KernelRoutes, OwnListeners
 from minisocks.net.processor import Processor
 from minisocks.net.resolver import Resolver
-from minisocks.net.vanished import VanishedPeers
 from minisocks.relay.lingering import LingeringClients
 from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
+from minisocks.relay.watches import VanishedPeers
 from minisocks.server.bindlisteners import BindListeners
 from minisocks.server.journal import Journal
 from minisocks.server.limits import ConnectionLimits, HandlerQueue, Pending

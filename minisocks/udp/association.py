@@ -17,13 +17,12 @@ from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import HandshakeError
 from minisocks.net.job import Job, Timer
 from minisocks.net.loop import BUFFER_BYTES
-from minisocks.net.vanished import has_vanished
 from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_header
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import word_of
 from minisocks.relay.pair import SHORT_TURNS
-from minisocks.relay.watches import Idle
+from minisocks.relay.watches import Idle, has_vanished
 from minisocks.udp.clientports import ClientPorts
 from minisocks.udp.drops import NotSent, drop_of
 from minisocks.udp.routes import Routes

@@ -375,7 +375,7 @@ def test_script_must_be_one():
 
 def test_drop_is_not_delayed_by_a_client_that_has_left(monkeypatch):
     """What a reset has made undeliverable is not waited for."""
-    monkeypatch.setattr("minisocks.relay.delivery.STANDSTILL_SECONDS", 3600)
+    monkeypatch.setattr("minisocks.relay.watches.STANDSTILL_SECONDS", 3600)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(5)

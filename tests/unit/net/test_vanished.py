@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-import minisocks.net.vanished
 import minisocks.relay.pair
+import minisocks.relay.watches
 import minisocks.udp.association
 from kit import hosts
 from kit.relaying import ENDS, receive_until_reset, relayed_by, tcp
@@ -16,8 +16,8 @@ from kit.udp_client import Associated, associations, in_loop
 from minisocks.compat import tune
 from minisocks.net.job import Job
 from minisocks.net.loop import Loop, run_in
-from minisocks.net.vanished import AT_ONCE, VanishedPeers, has_vanished
 from minisocks.relay.flow import word_of
+from minisocks.relay.watches import AT_ONCE, VanishedPeers, has_vanished
 
 needs_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux is asked about its connections"
@@ -30,8 +30,8 @@ SHORT = (1, 1, 1)
 @pytest.fixture
 def looks(loop, monkeypatch):
     """Have a loop look ten times a second."""
-    assert 60.0 == minisocks.net.vanished.LOOK_SECONDS
-    monkeypatch.setattr(minisocks.net.vanished, "LOOK_SECONDS", 0.1)
+    assert 60.0 == minisocks.relay.watches.LOOK_SECONDS
+    monkeypatch.setattr(minisocks.relay.watches, "LOOK_SECONDS", 0.1)
     return VanishedPeers(loop)
 
 
@@ -113,7 +113,7 @@ def test_a_reader_that_pauses_has_not_vanished(relayed):
 
     def silent():
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
-        return min(minisocks.net.vanished._SILENT.unpack(info))
+        return min(minisocks.relay.watches._SILENT.unpack(info))
 
     wait_until(lambda: silent() > limit, "silence longer than keepalive allows")
     assert not has_vanished(sock)

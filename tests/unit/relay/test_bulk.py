@@ -11,8 +11,8 @@ import pytest
 
 import minisocks.net.loop
 import minisocks.net.pipes
-import minisocks.relay.kept
 import minisocks.relay.pair
+import minisocks.relay.watches
 from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from kit.relaying import ENDS, MB, Relayed, receive_until_reset
 from kit.support import (
@@ -266,8 +266,8 @@ def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
     relayed, loop, eager, monkeypatch, first
 ):
     """After a second the bytes wait in memory, the pipe is free, and nothing is lost."""
-    assert 1.0 == minisocks.relay.kept.PIPE_SECONDS
-    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 0.05)
+    assert 1.0 == minisocks.relay.watches.PIPE_SECONDS
+    monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 0.05)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
     flow = flow_from(pair, first)
@@ -298,7 +298,7 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
 @pytest.mark.parametrize("first", ENDS)
 def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypatch, first):
     """What may be kept in memory is bounded; beyond that the pipe is kept, and nothing is lost."""
-    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 0.02)
+    monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 0.02)
     monkeypatch.setattr(minisocks.net.pipes, "MAX_KEPT_BYTES", 0)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
@@ -350,7 +350,7 @@ def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
 
 def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
     """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
-    monkeypatch.setattr(minisocks.relay.kept, "PIPE_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 3600)
     pairs = [relayed(small=ENDS) for _ in range(MAX_PIPES + 8)]
     sent = []
     for pair in pairs:

@@ -18,10 +18,10 @@ import pytest
 
 import minisocks.net.loop
 import minisocks.net.pipes
-import minisocks.relay.delivery
 import minisocks.relay.lingering
 import minisocks.relay.pair
 import minisocks.relay.rate
+import minisocks.relay.watches
 from kit import hosts
 from kit.relaying import ENDS, MB, receive_until_reset, tcp
 from kit.support import (
@@ -211,8 +211,8 @@ def test_a_reader_that_stands_still_behind_a_reset_does_not_keep_the_pair(
     relayed, monkeypatch, first
 ):
     """Last words that nobody reads are waited for a while, and then given up with a RST."""
-    assert 2 <= minisocks.relay.delivery.STANDSTILL_SECONDS <= 60
-    monkeypatch.setattr(minisocks.relay.delivery, "STANDSTILL_SECONDS", 0.1)
+    assert 2 <= minisocks.relay.watches.STANDSTILL_SECONDS <= 60
+    monkeypatch.setattr(minisocks.relay.watches, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     sent = pair.fill(one)
@@ -706,7 +706,7 @@ def test_several_proxies_relay_through_each_other():
 @pytest.mark.parametrize("first", ENDS)
 def test_a_reset_behind_a_reader_that_never_reads_ends(relayed, monkeypatch, access_log, first):
     """A pair whose one end reset and whose other takes nothing does not live for ever."""
-    monkeypatch.setattr(minisocks.relay.delivery, "STANDSTILL_SECONDS", 0.1)
+    monkeypatch.setattr(minisocks.relay.watches, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
     one, _other = pair.ends(first)
     pair.fill(one)
