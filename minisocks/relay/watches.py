@@ -1,4 +1,7 @@
-"""The end of connections on which nothing is said."""
+"""Watches: what looks at a connection now and then, and ends what makes no progress.
+
+Bytes that are relayed cost nothing more: a watch has a timer and looks at the counts of the record.
+"""
 
 import socket
 import struct
@@ -15,42 +18,65 @@ from minisocks.relay.flow import Flow
 
 __all__ = ["Delivery", "Idle", "Kept", "VanishedPeers", "has_vanished", "is_undelivered"]
 
-#: It is looked so often within the time, hence it ends at most a quarter of it late.
+#: An idle connection is looked at so often within its time, so it ends at most a quarter late.
 LOOKS = 4
+#: Seconds that a receiver may keep a pipe and take nothing of what is in it.
+PIPE_SECONDS = 1.0
+#: Seconds after which the last bytes of a broken pair are given up if nothing of them was taken.
+STANDSTILL_SECONDS = 10.0
+#: Seconds from one question to the kernel what is left to the next: at first, and at most.
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.01, 1.0
+#: Seconds from one search for vanished peers to the next, while there are connections.
+LOOK_SECONDS = 60.0
+#: Connections that are searched in a round of the loop, which takes a third of a millisecond.
+AT_ONCE = 100
+#: Packets without an answer.  One is not enough: its answer may be on the way.
+UNANSWERED = 2
+
+#: Linux's ``struct tcp_info``, which grows at its end only: retransmissions and probes without an
+#: answer, an octet each; then milliseconds since data and since an acknowledgement came.
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform.startswith("linux") else None
+_RETRANSMITS, _PROBES = 2, 3
+_SILENT = struct.Struct("=52x2I")
 
 
-class Idle:
-    """Aborts *job* as "idle" when its record counts no byte for *seconds*.  Loop thread.
+class _Watch:
+    """A timer of *job*, and the record that it looks at.  Loop thread."""
 
-    A class because it remembers what it saw.  It looks now and then, so that a byte
-    that is relayed costs nothing.
-    """
+    __slots__ = ("_job", "_loop", "_record", "_timer")
 
-    __slots__ = ("_job", "_loop", "_quiet", "_record", "_seconds", "_seen", "_timer")
-
-    def __init__(self, loop: Loop, job: Job, record: Record, seconds: float) -> None:
+    def __init__(self, loop: Loop, job: Job, record: Record) -> None:
         self._loop = loop
         self._job = job
         self._record = record
-        self._seconds = seconds
-        self._seen = self._quiet = 0
         self._timer: Optional[Timer] = None
 
+    def cancel(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()  # else it would keep the job until its time
+
+
+class Idle(_Watch):
+    """Aborts *job* as "idle" when its record counts no byte for *seconds*."""
+
+    __slots__ = ("_quiet", "_seconds", "_seen")
+
+    def __init__(self, loop: Loop, job: Job, record: Record, seconds: float) -> None:
+        super().__init__(loop, job, record)
+        self._seconds = seconds
+        self._seen = self._quiet = 0
+
     def begin(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._timer = self._loop.call_later(self._seconds / LOOKS, self._job, self._look)
 
-    def cancel(self) -> None:
-        """Wait no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
     def count(self) -> int:
-        """Return what grows when something is said."""
+        """Return what grows with each byte."""
         return self._record.up + self._record.down
 
     def over(self) -> None:
-        """End what was silent for so long."""
+        """End the job, because it was silent for so long."""
         self._job.abort("idle")
 
     def _look(self) -> None:
@@ -64,43 +90,29 @@ class Idle:
             self.over()
 
 
-#: How long a receiver may keep a pipe and take nothing of what is in it.
-PIPE_SECONDS = 1.0
-
-
-class Kept:
-    """Has bytes wait in memory instead of in a pipe that others need.  Loop thread.
-
-    A class because its timer lives as long as *job*.
+class Kept(_Watch):
+    """Moves bytes to memory from a pipe whose receiver takes nothing: others need the pipe.
 
     Args:
         flows: the directions of *job*, up and down.
     """
 
-    __slots__ = ("_flows", "_job", "_loop", "_record", "_timer")
+    __slots__ = ("_flows",)
 
     def __init__(self, loop: Loop, job: Job, record: Record, flows: Tuple[Flow, Flow]) -> None:
-        self._loop = loop
-        self._job = job
-        self._record = record
+        super().__init__(loop, job, record)
         self._flows = flows
-        self._timer: Optional[Timer] = None
 
     def expect(self) -> None:
-        """See in a while whether the receiver of a pipe has taken some of it."""
+        """Look after ``PIPE_SECONDS`` whether the receiver of a pipe has taken some of it."""
         if self._timer is None:
             before = (self._record.up, self._record.down)
             self._timer = self._loop.call_later(
                 PIPE_SECONDS, self._job, lambda: self.check(*before)
             )
 
-    def cancel(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
     def check(self, *before: int) -> None:
-        """Take what is in a pipe out of it if the counts are still those of *before*."""
+        """Move what is in a pipe to memory if the counts are still those of *before*."""
         self._timer = None
         now = (self._record.up, self._record.down)
         for flow, then, count in zip(self._flows, before, now):
@@ -111,12 +123,7 @@ class Kept:
                     self.expect()
 
 
-#: A receiver that takes nothing for so long does not keep the pair.
-STANDSTILL_SECONDS = 10.0
-#: How soon, and how seldom at the end, the kernel is asked what is left.
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.01, 1.0
-
-#: How far each direction is whose receiver lives: bytes sent, and of them unacknowledged.
+#: For each direction whose receiver lives: bytes sent, and how many of them are unacknowledged.
 _Progress = Tuple[Tuple[int, int], ...]
 
 
@@ -125,15 +132,18 @@ def is_undelivered(flows: Tuple[Flow, Flow]) -> bool:
     return any(unsent_bytes(flow.dst) for flow in flows if not flow.broken)
 
 
-class Delivery:
-    """Ends *job* when its last bytes are delivered, or nobody takes them.  Loop thread.
+class Delivery(_Watch):
+    """Ends *job*, a broken pair, when its last bytes are delivered or no more of them are taken.
+
+    A RST overtakes and destroys what the kernel has not delivered yet.  So a receiver that lives
+    gets all of it first, if it takes some of it every 10 s.
 
     Args:
-        flows: its directions, up and down.
+        flows: the directions of *job*, up and down.
         end: called once.
     """
 
-    __slots__ = ("_end", "_flows", "_job", "_look_again", "_loop", "_record", "_standstill")
+    __slots__ = ("_end", "_flows", "_look_again")
 
     def __init__(
         self,
@@ -143,13 +153,10 @@ class Delivery:
         flows: Tuple[Flow, Flow],
         end: Callable[[], None],
     ) -> None:
-        self._loop = loop
-        self._job = job
-        self._record = record
+        super().__init__(loop, job, record)
         self._flows = flows
         self._end = end
         self._look_again: Optional[Timer] = None
-        self._standstill: Optional[Timer] = None
         self._expect_progress(self._progress())
 
     def finish(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
@@ -161,13 +168,13 @@ class Delivery:
             self._end()
 
     def cancel(self) -> None:
-        """Wait no more."""
-        for timer in (self._standstill, self._look_again):
-            if timer is not None:
-                timer.cancel()  # else it would keep the job until its time
+        """Look no more."""
+        super().cancel()
+        if self._look_again is not None:
+            self._look_again.cancel()
 
     def _expect_progress(self, before: _Progress) -> None:
-        self._standstill = self._loop.call_later(
+        self._timer = self._loop.call_later(
             STANDSTILL_SECONDS, self._job, lambda: self._check(before)
         )
 
@@ -184,22 +191,12 @@ class Delivery:
         return tuple((count, unsent_bytes(flow.dst)) for count, flow in ways if not flow.broken)
 
 
-#: How often is looked, while there are connections.
-LOOK_SECONDS = 60.0
-#: So many in a round of the loop, which takes a third of a millisecond.
-AT_ONCE = 100
-#: A peer that is there may not have answered once: its answer is on the way.
-UNANSWERED = 2
-
-#: Linux's ``struct tcp_info``, which grows at its end only: what was sent again and what was asked
-#: without an answer, as octets; then milliseconds since data and an acknowledgement came.
-_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform.startswith("linux") else None
-_RETRANSMITS, _PROBES = 2, 3
-_SILENT = struct.Struct("=52x2I")
-
-
 def has_vanished(sock: socket.socket) -> bool:
     """Return whether the peer of *sock* has not answered for as long as its keepalive allows.
+
+    Keepalive itself sends probes only while no bytes wait for an acknowledgement.  While bytes
+    wait, the kernel sends them again for a quarter of an hour.  TCP_USER_TIMEOUT would end that in
+    time, but also a connection to a peer that lives and takes no bytes for a while.
 
     False where that is unknown, as of a unix socket.  A peer that takes no bytes just now is
     asked for room every two minutes at least, and answers.
@@ -221,10 +218,9 @@ def has_vanished(sock: socket.socket) -> bool:
 
 
 class VanishedPeers(Background):
-    """Has the jobs of a loop look after their peers once a minute.
+    """Has the jobs of a loop look for vanished peers once a minute.
 
-    A class because it is asked for by any thread, and does nothing while there is no connection:
-    an idle process is not woken up.
+    It does nothing while there is no connection: an idle process is not woken up.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -238,7 +234,7 @@ class VanishedPeers(Background):
             self._loop.submit(self)
 
     def begin(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         if not self._has_timer:
             self._has_timer = True
             self._loop.call_later(LOOK_SECONDS, self, self._look)
@@ -251,7 +247,7 @@ class VanishedPeers(Background):
             self._go_on(self._loop.jobs())
 
     def _go_on(self, jobs: List[Job]) -> None:
-        """Have some of *jobs* look, and the others in the rounds behind this one."""
+        """Have some of *jobs* look, and the others in later rounds."""
         for job in jobs[:AT_ONCE]:
             self._loop.call_soon(job, job.look_after_peers)
         if jobs[AT_ONCE:]:
