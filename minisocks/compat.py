@@ -37,7 +37,6 @@ __all__ = [
     "tell",
     "tune",
     "unblock",
-    "unpace",
     "unsent_bytes",
 ]
 
@@ -49,7 +48,6 @@ CAPACITY_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 _IS_LINUX = sys.platform.startswith("linux")
 #: Whether an accepted socket has the options that its listener has.
 ACCEPTED_INHERIT = _IS_LINUX
-_LOOPBACK = ("127.", "::1", "::ffff:127.")
 _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 
 #: Masks of Poller.  A wait for neither still reports that the peer is gone for
@@ -227,27 +225,6 @@ def set_up_listener(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET6:
         # Its own socket for each family: no client arrives as ::ffff:a.b.c.d.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-
-
-def unpace(sock: socket.socket) -> None:
-    """Have bulk for a peer on this host go out as fast as it is taken.
-
-    BBR sends by timers, so that no router's queue fills.  On loopback there is none, and
-    the timers took five times the processor time for a byte (measured).  Reno, which
-    every kernel has and everybody may use, has no timers.  Other peers, and hosts that do
-    not use BBR, are left as they are.
-    """
-    option = getattr(socket, "TCP_CONGESTION", None)
-    if option is None:
-        return
-    try:
-        peer = sock.getpeername()
-        if not isinstance(peer, tuple) or not peer[0].startswith(_LOOPBACK):
-            return
-        if sock.getsockopt(socket.IPPROTO_TCP, option, 16).startswith(b"bbr"):
-            sock.setsockopt(socket.IPPROTO_TCP, option, b"reno")
-    except OSError:
-        pass  # the peer has gone, which the next call tells; or it is not to be had
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:

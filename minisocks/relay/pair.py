@@ -16,7 +16,7 @@ The fast path is ``Pair.on_ready`` and what it calls:
 import socket
 from typing import Dict, Optional, Type, Union
 
-from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock, unpace
+from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock
 from minisocks.net.job import Job
 from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
@@ -189,7 +189,6 @@ class Pair(Job):
                 flow.bulk -= flow.bulk > 0  # as behind a pipe; there was none
             if size >= BULK_BYTES and self.may_splice:
                 if not flow.bulk:
-                    unpace(flow.dst)
                     self._set_bulk(True)
                 flow.bulk = LITTLE_TIMES
             self._push(flow, buffer[:size])

@@ -217,35 +217,3 @@ print("answered")
         env=dict(os.environ, PYTHONPATH=os.pathsep.join([ROOT, TESTS])),
     )
     assert (b"", 0, b"answered") == (done.stderr, done.returncode, done.stdout.strip())
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="Linux only")
-@pytest.mark.parametrize("used", [b"bbr", b"cubic", b"reno"])
-def test_bulk_for_a_peer_on_this_host_is_not_paced(used):
-    """BBR is replaced on loopback; what does not send by timers stays as it is."""
-    with FakeTarget() as target, Talk.to(target.port) as talk:
-        option = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
-        try:
-            talk.sock.setsockopt(*option, used)
-        except OSError:
-            pytest.skip("this kernel has no %s" % used.decode())
-        compat.unpace(talk.sock)
-        expected = b"reno" if used == b"bbr" else used
-        assert expected == talk.sock.getsockopt(*option, 16).rstrip(b"\0")
-
-
-def test_other_peers_are_paced_as_their_host_wants(monkeypatch):
-    """Neither a unix socket nor a peer elsewhere is touched, nor does one that has gone disturb."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        compat.unpace(ours)
-    compat.unpace(ours)
-    monkeypatch.setattr(compat, "_LOOPBACK", ("10.",))
-    with FakeTarget() as target, Talk.to(target.port) as talk:
-        option = (socket.IPPROTO_TCP, getattr(socket, "TCP_CONGESTION", 13), 16)
-        try:
-            talk.sock.setsockopt(*option[:2], b"bbr")
-        except OSError:
-            pytest.skip("this kernel has no bbr")
-        compat.unpace(talk.sock)
-        assert b"bbr" == talk.sock.getsockopt(*option).rstrip(b"\0")

@@ -238,18 +238,6 @@ def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
     assert (set(), None) == (loop._bulk, loop._bulk_poller)
 
 
-@pytest.mark.parametrize("first", ENDS)
-def test_bulk_is_not_paced_to_its_receiver(relayed, monkeypatch, first):
-    """Once a direction carries bulk, and once only, pacing is taken off where it goes."""
-    unpaced = []
-    monkeypatch.setattr(minisocks.relay.pair, "unpace", unpaced.append)
-    pair = relayed()
-    assert exchange(pair, first, 16)
-    assert [] == unpaced
-    assert exchange(pair, first, 8 * MB)
-    assert [pair.target_side if first == "client" else pair.client_side] == unpaced[:1]
-
-
 def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):
     """When nobody is connected, descriptors are as before."""
     pair = relayed()
