@@ -8,7 +8,7 @@ from minisocks.net.ports import public_address
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
 from minisocks.udp.association import Association
-from minisocks.udp.clientports import ClientPorts
+from minisocks.udp.mappings import ClientPorts
 from minisocks.udp.rated import RatedAssociation
 from minisocks.wire import Address, Atyp, packed_ip, unmapped
 

@@ -23,8 +23,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import word_of
 from minisocks.relay.pair import SHORT_TURNS
 from minisocks.relay.watches import Idle, has_vanished
-from minisocks.udp.clientports import ClientPorts
-from minisocks.udp.drops import NotSent, drop_of
+from minisocks.udp.mappings import ClientPorts, NotSent, drop_of
 from minisocks.udp.routes import Routes
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Atyp

@@ -25,8 +25,7 @@ from minisocks.policy.client import Groups
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record
-from minisocks.udp.drops import FOR_ALL_ADDRESSES, NotSent, drop_of
-from minisocks.udp.mappings import Mappings, Way, contact_key
+from minisocks.udp.mappings import FOR_ALL_ADDRESSES, Mappings, NotSent, Way, contact_key, drop_of
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from minisocks.udp.mappings import SILENCE_SECONDS, ClientPorts
 from kit.support import Talk, password_message, run_proxy, wait_until
 from kit.udp_client import (
     Associated,
