@@ -20,35 +20,35 @@ __all__ = [
     "drop_of",
 ]
 
-#: One part of so many is younger contacts, when older ones are forgotten.  More would leave no
-#: room to become as many; fewer would forget targets that have not answered yet.
+#: The older contacts are removed when the younger ones are one part of so many.  A larger part
+#: would leave little room for new ones; a smaller one would lose targets that have not answered.
 YOUNG_PART = 4
-#: Of a header, and of the name in it once more: so many count as one entry.
+#: Bytes of a header that count as one entry.
 WEIGHED_BYTES = 64
 
-#: How to send to a target: a function of the datagram and of something; which.
+#: How to send to a target: a function, and its second argument; the first one is the datagram.
 Way = Tuple[Callable[[Any, Any], int], Any]
 
 
 class Contact(NamedTuple):
-    """As what a client has written to a target; and which of the client's ports did so last."""
+    """The address to which a client has written, and the client's port that did so last."""
 
     dst: Address
     writer: Any
 
 
-#: Nothing is ever put into an older one, so that all associations can share this.
+#: Older contacts are only removed, so all associations can share this empty dict.
 _NOTHING: Dict[Any, Contact] = {}
 
 
 class Mappings:
-    """Whom a client has written to, how that is sent, and what comes back is headed with.
+    """Peers that the client has written to, the ways to them, and the headers of their answers.
 
-    A class because what is known is counted together, and forgotten together.  Loop thread.
+    A class because all of this counts together against one limit.  Loop thread.
 
     Attributes:
-        ways: by the header that a client writes: how to send what is behind it.
-        headers: by the sockaddr of a target: the header of what comes from it.
+        ways: by the header of a datagram from the client: how to send its data.
+        headers: by the sockaddr of a target: the header of datagrams from it.
     """
 
     __slots__ = ("_client", "_table", "_new", "_old", "entries", "headers", "ways")
@@ -58,15 +58,15 @@ class Mappings:
         self._client = client
         self.ways: Dict[bytes, Way] = {}
         self.headers: Dict[Any, bytes] = {}
-        #: Whom the client has written to, by address and by address and port; what was not
-        #: used for long is in the older one, and goes first.
+        #: Contacts by address, and by address and port.  Those that were not used for long are
+        #: in the older dict, which is removed first.
         self._new: Dict[Any, Contact] = {}
         self._old = _NOTHING
-        #: How much that is, as the exchange counts it.
+        #: How many entries the association table counts.
         self.entries = 0
 
     def contact(self, what: Any) -> Optional[Contact]:
-        """Return how the client has written to *what*; None: it has not.
+        """Return the contact for *what*; None: the client has not written to it.
 
         Args:
             what: the bytes of an address, or those and a port.
@@ -79,52 +79,52 @@ class Mappings:
         return found
 
     def add_contact(self, dst: Address, ip: bytes, writer: Any) -> None:
-        """Remember that the client has written to *dst*, which is at *ip*, from *writer*."""
+        """Add a contact: the client has written from *writer* to *dst*, which is at *ip*."""
         self._make_room()
         self._put(Contact(dst, writer), ip)
 
     def written(self, place: Any, writer: Any) -> None:
-        """Take note that *writer* has now sent something to *place*, a contact's sockaddr."""
+        """Note that *writer* is the last to have written to *place*, a contact's sockaddr."""
         ip = contact_key(place, packed_ip(place[0]) or b"")
         contact = self.contact((ip, place[1]))
         if contact is not None:
             self._put(contact._replace(writer=writer), ip)
 
     def writer_to(self, source: Any) -> Any:
-        """Return which of the client's ports has sent something to *source* last, if any."""
+        """Return the client's port that has written to *source* last, if there is one."""
         ip = contact_key(source, packed_ip(source[0]) or b"")
         contact = self.contact((ip, source[1])) or self.contact(ip)
         return None if contact is None else contact.writer
 
     def add_way(self, key: bytes, way: Way) -> None:
-        """Remember how to send what is headed *key*."""
+        """Keep the way for datagrams with the header *key*."""
         if key not in self.ways:
             self._make_room()
             self._count(_weight(key))
         self.ways[key] = way
 
     def add_header(self, source: Any, header: bytes) -> None:
-        """Remember the header of what comes from *source*."""
+        """Keep the header of datagrams from *source*."""
         self._make_room()
         self.headers[source] = header
         self._count(1)
 
-    def forget_ways(self, which: Callable[[bytes, Way], bool]) -> None:
-        """Forget those of which *which* says so."""
-        keys = [key for key, way in self.ways.items() if which(key, way)]
+    def forget_ways(self, predicate: Callable[[bytes, Way], bool]) -> None:
+        """Remove the ways for which *predicate* is true."""
+        keys = [key for key, way in self.ways.items() if predicate(key, way)]
         for key in keys:
             del self.ways[key]
         self._count(-sum(map(_weight, keys)))
 
     def forget_decisions(self) -> None:
-        """Forget all but whom the client has written to."""
+        """Remove all but the contacts."""
         self._count(-sum(map(_weight, self.ways)) - len(self.headers))
-        # In place: the association may be looking at them just now.
+        # In place: the association may be using them just now.
         self.ways.clear()
         self.headers.clear()
 
     def forget(self) -> None:
-        """Forget all."""
+        """Remove everything."""
         self.forget_decisions()
         self._count(-self.entries)
         self._new, self._old = {}, _NOTHING
@@ -136,16 +136,16 @@ class Mappings:
             self._new[what] = contact
 
     def _make_room(self) -> None:
-        """Forget what was not used for longest, if there is no room."""
+        """Remove what was not used for longest, if there is no room."""
         if self._table.has_room_for_target(self._client):
             return
         least = self._table.least_of(self._client)
         if self.entries >= least:
-            # A target that was written to only now may not have answered yet.
+            # A target that was written to just now may not have answered yet.
             self.forget_some(least=max(least // 2, self.entries // YOUNG_PART))
 
     def forget_some(self, least: int = 0) -> None:
-        """Forget what was not used for longest, if more than so many contacts are younger."""
+        """Remove what was not used for longest, if at least so many contacts are younger."""
         self.forget_decisions()
         if len(self._new) >= least:
             self._count(-len(self._old))
@@ -158,41 +158,40 @@ class Mappings:
 
 
 def contact_key(sockaddr: Any, ip: bytes) -> bytes:
-    """Return *ip*, with its scope where there is one: fe80::7 may be there on each link."""
+    """Return *ip*, with its scope if it has one: each link may have its own fe80::7."""
     scope = scope_of(sockaddr)
     return ip + scope.to_bytes(4, "big") if scope else ip
 
 
 def _weight(key: bytes) -> int:
-    """Return as how many entries a way counts: what is headed by a long name takes more."""
+    """Return how many entries a way counts: one with a long name in its header takes more."""
     return 1 + len(key) // WEIGHED_BYTES
 
 
-#: A NAT forgets the port of a client whose datagrams had no answer for so long (conntrack).
+#: A NAT drops the mapping of a client whose datagrams had no answer for so long (conntrack).
 SILENCE_SECONDS = 30.0
 
 
 class ClientPorts:
     """Says which datagrams to a relay socket are the client's.
 
-    A class because what is taken depends on what was taken before.  Loop thread.
+    A class because the answer depends on earlier datagrams.  Loop thread.
 
     Args:
-        relay: the relay socket.  It is connected, so that the kernel keeps out what would
-            never be taken.
+        relay: the relay socket.  It is connected, so that the kernel drops what is never taken.
         ip: the address that the client's TCP connection comes from.
-        named: the port that the request names, 0 for none.  It is a hint, until a datagram
-            comes from it: clients name the port of their target, too.
+        named: DST.PORT of the request, 0: none.  It is a hint until a datagram comes from it,
+            because some clients name the port of their target.
         wanted: ``--udp-clients``: same-port, any-port or auto.
-        has_password: the client has shown a password: the port is all that tells its datagrams
-            from those of other programs at its address.
+        has_password: the client has shown a password: only the port tells its datagrams from
+            those of other programs at its address.
 
     Attributes:
-        last: the sockaddr that has written last; None before the first datagram.
-        heard: when that was, monotonic.
-        is_connected: the relay socket is, to ``last``: nothing else is taken any more.
-        are_several: datagrams from every port of the address are taken, so that an answer goes
-            to the port that has written to that target last.
+        last: the sockaddr of the last datagram; None before the first one.
+        heard: monotonic seconds of that datagram.
+        is_connected: the relay socket is connected to ``last``, and no other port is taken.
+        are_several: every port of the address is taken; an answer goes to the port that has
+            written to that target last.
     """
 
     __slots__ = ("_ip", "_is_fixed", "_named", "_relay", "are_several", "heard", "is_connected",
@@ -224,7 +223,7 @@ class ClientPorts:
         return True
 
     def _connect(self, peer: Any) -> None:
-        """Have the kernel keep out what *peer* leaves to keep out."""
+        """Have the kernel drop datagrams that are not from *peer*, or not from its address."""
         if self._named == peer[1]:
             self._named = 0
         if self._is_fixed and not self._named:
@@ -234,12 +233,12 @@ class ClientPorts:
             connect_quietly(self._relay, (peer[0], 0) + peer[2:])
 
 
-#: Another address of the same name would not take it, either.
+#: Errors that another address of the same name would give, too.
 FOR_ALL_ADDRESSES = (errno.EMSGSIZE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
 
 
 class NotSent(OSError):
-    """A datagram is not sent; ``drop`` says why."""
+    """A datagram was not sent; ``drop`` says why."""
 
     def __init__(self, drop: str) -> None:
         super().__init__(drop)
@@ -247,7 +246,7 @@ class NotSent(OSError):
 
 
 def drop_of(exc: OSError) -> str:
-    """Return as what a datagram counts that could not be sent."""
+    """Return the ``Drop`` under which an unsent datagram is counted."""
     if isinstance(exc, NotSent):
         return exc.drop
     if exc.errno == errno.EMSGSIZE:
