@@ -10,14 +10,13 @@ names whose server is gone is only in its own way.
 
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks.compat import log_bug
 from minisocks.errors import DialError, HandshakeError
-from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
+from minisocks.net.lookup import Outcome, look_up, numeric_addresses, system_getaddrinfo
 from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
-from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import THIS_HOST, Groups
 from minisocks.policy.queues import Queue
 from minisocks.policy.quota import Allowance, Quota
@@ -26,8 +25,6 @@ from minisocks.wire import Rep
 
 __all__ = ["Lookup", "Resolver"]
 
-#: Of a lookup.  ``HandshakeError``: what was asked first says no.
-Outcome = Union[List[Sockaddr], DialError, HandshakeError]
 
 MAX_THREADS = 64
 #: Of those that are free a group of clients has less than this part.

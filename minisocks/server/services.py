@@ -6,8 +6,8 @@ from typing import Optional
 from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
-from minisocks.net.answers import Answers
 from minisocks.net.dialer import ExtraAttempts
+from minisocks.net.lookup import Answers
 from minisocks.net.loop import Loop, run_in
 from minisocks.net.ownaddress import KernelRoutes, OwnListeners
 from minisocks.net.processor import Processor

@@ -15,11 +15,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
-from minisocks.net.answers import NAME_SECONDS
 from minisocks.net.dialer import MAX_ADDRESSES, interleaved
+from minisocks.net.lookup import NAME_SECONDS, Outcome, numeric_addresses
+from minisocks.net.resolver import Lookup
 from minisocks.net.job import Job, Timer
-from minisocks.net.lookup import numeric_addresses
-from minisocks.net.resolver import Lookup, Outcome
 from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Groups
 from minisocks.policy.rulelines import Decision

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from minisocks.access import Access
 from minisocks.errors import LimitReached
 from minisocks.hooks import Hooks
-from minisocks.net.answers import Answers
+from minisocks.net.lookup import Answers
 from minisocks.net.loop import Loop
 from minisocks.net.ports import Ports
 from minisocks.net.resolver import Resolver

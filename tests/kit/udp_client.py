@@ -11,7 +11,7 @@ from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5
 from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.hooks import Hooks
-from minisocks.net.answers import Answers
+from minisocks.net.lookup import Answers
 from minisocks.net.loop import run_in
 from minisocks.net.resolver import Resolver
 from minisocks.udp.association import Association

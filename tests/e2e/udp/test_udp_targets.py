@@ -20,8 +20,8 @@ from kit.udp_client import (
     wait_for_drops,
 )
 from minisocks.errors import DialError
-from minisocks.net.answers import NAME_SECONDS
 from minisocks.net.dialer import MAX_ADDRESSES
+from minisocks.net.lookup import NAME_SECONDS
 from minisocks.net.resolver import Resolver
 from minisocks.policy.client import Client
 from minisocks.policy.rules import Rules

@@ -7,7 +7,7 @@ import pytest
 
 from kit.support import Clock, wait_until
 from minisocks.errors import DialError
-from minisocks.net.answers import (
+from minisocks.net.lookup import (
     LIMIT_SHARE,
     MAX_BYTES,
     MAX_NAMES,
@@ -15,8 +15,8 @@ from minisocks.net.answers import (
     NO_NAME_SECONDS,
     SWEEP_SECONDS,
     Answers,
+    look_up,
 )
-from minisocks.net.lookup import look_up
 from minisocks.net.loop import Loop, run_in
 from minisocks.policy.addresses import MAX_ADDRESSES
 from minisocks.wire import Rep
