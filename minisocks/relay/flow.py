@@ -1,4 +1,4 @@
-"""One direction of a pair: where it stands, and what waits in it."""
+"""One direction of a pair: its state, and the bytes that wait in it."""
 
 import errno
 import socket
@@ -17,16 +17,16 @@ class Flow:
     ::
 
         open      reading, unless ``pending`` waits for ``dst``
-        eof       ``src`` has said FIN or is dead; ``pending`` goes out
-        done      nothing more to do: FIN passed on once, after the last byte
-        broken    done, because ``dst`` is dead; what was meant for it is lost
+        eof       ``src`` has sent FIN or is dead; ``pending`` is still sent
+        done      nothing more to do: FIN was sent once, after the last byte
+        broken    done, because ``dst`` is dead; the bytes for it are lost
 
-    and beside those, of its ``src``:
+    and beside those, about its ``src``:
 
-        bulk      a read filled the buffer: through pipes, until so many bring little
-        died      the kernel reports it dead for ever, so it is not watched
-                  unless wanted: what it had said may still be unread.  With
-                  this error, which the kernel tells only once; 0: with none
+        bulk      a read filled the buffer: pipes are used until so many bring little
+        died      its error, which the kernel reports only once; 0: without one.  It is
+                  watched only if its bytes are wanted, some of which may still be
+                  unread, because the kernel would report it dead for ever
     """
 
     __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "pending", "src")
@@ -42,35 +42,35 @@ class Flow:
         self.died: Optional[int] = None
 
     def wants_read(self) -> bool:
-        """Return whether more of ``src`` would be of use now."""
+        """Return whether ``src`` is to be read now."""
         return self.pending is None and not self.eof
 
     def is_dry(self) -> bool:
-        """Return whether the kernel has nothing more of ``src`` to be read."""
+        """Return whether the kernel has no more bytes of ``src``."""
         try:
             return not self.src.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
-            return False  # what is to be read is this error
+            return False  # this error is still to be read
 
     @property
     def held(self) -> int:
-        """How many bytes it has in memory, or in a pipe."""
+        """Bytes that it has in memory or in a pipe."""
         pending = self.pending
         if pending is None:
             return 0
         if isinstance(pending, Pipe):
             return pending.held
-        return memoryview(pending.obj).nbytes  # a view of a part of it keeps the whole
+        return memoryview(pending.obj).nbytes  # a view of a part keeps the whole
 
     def hold(self, data: bytes, pipes: Pipes) -> None:
-        """Have *data* pending: its receiver takes no more."""
+        """Keep *data* pending, because its receiver takes no more."""
         self.pending = memoryview(data)
         pipes.pending_bytes += len(data)
 
     def clear(self, pipes: Pipes) -> None:
-        """Have nothing pending; a pipe with bytes in it is lost with them."""
+        """Drop what is pending; a pipe with bytes in it is closed."""
         pending, self.pending = self.pending, None
         if isinstance(pending, Pipe):
             pipes.give_back(pending)
@@ -81,25 +81,25 @@ class Flow:
                 pipes.forget(size)
 
     def take_out(self, pipe: Pipe, pipes: Pipes, must: bool = False) -> None:
-        """Keep in memory what is pending in *pipe*, if there is room: others need it.
+        """Move what is pending in *pipe* to memory, if there is room: others need the pipe.
 
-        *must*: also without room, for the pipe is of no use.
+        *must*: also without room, because the pipe is of no use.
         """
         data = pipes.keep(pipe, must)
         if data is not None:
             self.bulk = 0
             self.hold(data, pipes)
             if len(data) <= BUFFER_BYTES:
-                pipes.forget(len(data))  # so much may wait for every slow receiver
+                pipes.forget(len(data))  # as much as every slow receiver may have
 
     def pass_urgent(self, pipes: Pipes) -> Optional[int]:
-        """Have ``dst`` take the next byte as TCP's urgent one, if that is what it is.
+        """Send the next byte of ``src`` as TCP's urgent one, if it is.
 
-        It stays in ``src`` until then, so what is pending never has to be known as urgent.  A unix
-        socket takes it as any other byte: not all kernels have urgent ones there.
+        It stays in ``src`` until ``dst`` takes it, so nothing that is pending is urgent.  A unix
+        socket gets it as any other byte, because not all kernels have urgent ones there.
 
         Returns:
-            How many bytes that were; 0: there is no room, which is waited for.  None: it is not.
+            The bytes sent: 1, or 0 if ``dst`` takes no more now.  None: it is not urgent.
 
         Raises:
             OSError: ``dst`` is dead.
@@ -118,7 +118,7 @@ class Flow:
 
 
 def wanted_events(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] = None) -> int:
-    """Return what is wanted of an end, given the flows out of it and into it.
+    """Return the mask of an end, given the flows out of it and into it.
 
     *waits_behind*: a flow of which the urgent byte waits for bytes before it.
     """
@@ -128,14 +128,13 @@ def wanted_events(outgoing: Flow, incoming: Flow, waits_behind: Optional[Flow] =
     if incoming.pending is not None:
         mask |= WRITE
     if not mask and (outgoing.died is not None or (outgoing.eof and incoming.done)):
-        return UNWATCHED  # dead, or shut both ways: it would say so for ever
-    # Else mask 0 still tells of a reset: who has half-closed may vanish
-    # while the other end says nothing, and the pair would never end.
+        return UNWATCHED  # dead, or shut both ways: it would be reported for ever
+    # Else mask 0, which still reports a reset: an end that has half-closed may vanish
+    # while the other one sends nothing, and the pair would never end.
     return mask
 
 
-#: What the kernel says of a peer that has not answered for long: why the last packet for it came
-#: back, if one did.
+#: Errors of a peer that has not answered for long: why the last packet to it came back, if so.
 _LOST = [
     getattr(errno, name, None)
     for name in ("ETIMEDOUT", "EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENONET")
@@ -143,5 +142,5 @@ _LOST = [
 
 
 def word_of(code: Optional[int]) -> str:
-    """Return how an end has died, by its errno."""
+    """Return the word for the end of a connection with this errno: "lost" or "reset"."""
     return "lost" if code and code in _LOST else "reset"

@@ -1,4 +1,4 @@
-"""Refused clients, heard out."""
+"""Refused clients that are read until they have our reply."""
 
 import socket
 from typing import Optional
@@ -11,19 +11,19 @@ from minisocks.policy.quota import Quota
 
 __all__ = ["Lingering", "LingeringClients"]
 
-#: A refused client is listened to until EOF, or one of these.
+#: A refused client is read until EOF, or one of these.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024
 
 
 class Lingering(Job):
-    """A refused client: has its reply and our FIN, and is heard out.
+    """A refused client, to which the reply and our FIN were sent.
 
-    Closing at once with unread bytes would send a RST, which destroys the
-    reply that is on its way.  So read and discard until EOF, a bound or 2 s.
+    A close with unread bytes would send a RST, which destroys the reply on its way.  So its bytes
+    are read and discarded until EOF, 256 KiB or 2 s.
     """
 
-    __slots__ = ("_left", "_loop", "_porch", "_sock", "_timer", "groups")
+    __slots__ = ("_left", "_lingering", "_loop", "_sock", "_timer", "groups")
 
     def __init__(
         self,
@@ -36,20 +36,20 @@ class Lingering(Job):
         self._sock = sock
         self._left = LINGER_BYTES
         self._timer: Optional[Timer] = None
-        self._porch = lingering
-        #: Those of the client.
+        self._lingering = lingering
+        #: Of the client.
         self.groups = groups
 
     def begin(self) -> None:
-        """Start listening, and the clock."""
+        """Start to read, and the timer."""
         unblock(self._sock)
         self._timer = self._loop.call_later(LINGER_SECONDS, self, self._close)
         self._loop.watch(self._sock.fileno(), READ, self)
-        if self._porch is not None:
-            self._porch.enter(self)
+        if self._lingering is not None:
+            self._lingering.enter(self)
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Discard what came; close at EOF, at an error, or at the bound."""
+        """Discard bytes; close at EOF, at an error, or after 256 KiB."""
         try:
             size = self._sock.recv_into(self._loop.buffer)
         except BlockingIOError:
@@ -67,23 +67,25 @@ class Lingering(Job):
         self._close()
 
     def close_now(self) -> None:
-        """Close, because the descriptor is wanted at once, and not at the end of the round."""
+        """Close at once, not at the end of the round, because the descriptor is needed."""
         self._loop.unwatch(self._sock.fileno())
         close_quietly(self._sock)
         self.abort("")
 
     def _close(self) -> None:
-        if self._porch is not None:
-            self._porch.leave(self)
+        if self._lingering is not None:
+            self._lingering.leave(self)
         self._loop.close_later(self._sock)
         self._loop.done(self)
 
 
 class LingeringClients:
-    """Where refused clients are heard out: so many of them.
+    """The refused clients of one proxy, and the limit of their number.
 
-    A class because of the bound: a client that is refused and stays would else have all
-    descriptors.  Loop thread.
+    Without a limit, clients that are refused and stay could take all descriptors.  Loop thread.
+
+    Args:
+        room: so many at most.
     """
 
     def __init__(self, room: int) -> None:
@@ -93,21 +95,18 @@ class LingeringClients:
         return len(self._quota)
 
     def resize(self, room: int) -> None:
-        """Have so many at most from now on."""
+        """Allow so many from now on."""
         self._quota.most = room
 
     def enter(self, one: Lingering) -> None:
-        """Count *one* in; another may have to go."""
+        """Count *one* in; another one may be closed for it."""
         if self._quota.make_room(one.groups, lambda victim: victim.abort("no room")):
             self._quota.add(one, one.groups)
         else:
             one.abort("no room")
 
     def take_back(self) -> bool:
-        """Close one of the largest network now, for its descriptor; return whether there was one.
-
-        It has had its reply.
-        """
+        """Close one of the largest network now, for its descriptor; return whether there was one."""
         victim = self._quota.victim(())
         if victim is not None:
             victim.close_now()

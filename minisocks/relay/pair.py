@@ -1,16 +1,15 @@
 """Pairs: bytes both ways between a client and its target, until both are done.
 
-Lives in the loop.  Never blocks; holds at most one read for a direction whose receiver is slow.
+A pair is a job of the loop.  It never blocks, and holds at most one read for a slow receiver.
 
 The fast path is ``Pair.on_ready`` and what it calls:
 
-* A message is read into the loop's one buffer and sent at once.  Most are taken whole,
-  and then there is no system call but ``recv`` and ``send``.
-* When a read fills the buffer, more of the kind will come: that direction goes
-  through a pipe from then on (``pipes.Pipe``), a MiB with two system calls and
-  nothing copied.  For short messages a pipe would take 1.4 times the processor
-  time, so a direction that brings little goes back to the buffer.
-* The poller is told what is wanted only when that changes.
+* A message is read into the loop's one buffer and sent at once.  Most are sent whole, with no
+  system call but ``recv`` and ``send``.
+* A read that fills the buffer is a sign of bulk: that direction goes through a pipe from then on
+  (``pipes.Pipe``), a MiB with two system calls and nothing copied.  A direction that brings little
+  goes back to the buffer: for short messages a pipe takes 1.4 times the processor time.
+* The poller is called only when the wanted events change.
 """
 
 import socket
@@ -26,30 +25,28 @@ from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished, is_undel
 
 __all__ = ["Pair"]
 
-#: A read that fills the buffer (more of the kind will come, and a pipe is a gain); and what
-#: counts as a short message.
+#: A read that is a sign of bulk, because it fills the buffer; and the longest short message.
 BULK_BYTES, MESSAGE_BYTES = BUFFER_BYTES, 4096
-#: A pipe that brings less than this so many times in a row is no gain any more.
+#: A direction goes back to the buffer when its pipe brings less than this so many times in a row.
 LITTLE_BYTES, LITTLE_TIMES = 32 * 1024, 8
-#: What a pipe takes in a short turn: while others exchange short messages they wait for
-#: it, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
-#: So many turns behind a short message are short ones.
+#: Bytes that a pipe takes at once behind a short message, for so many reads: other pairs wait
+#: meanwhile, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
 TURN_BYTES, SHORT_TURNS = 64 * 1024, 500
 
 
 class Pair(Job):
-    """A client, its target and what flows between them.
+    """A client, its target and the bytes between them.
 
     ::
 
         client --up--> upstream      open -> eof -> done   (FIN passed on)
         client <-down- upstream      open -> eof -> done
-        both done: close.  A reset end: what it had sent is delivered first, then
-        the other end is reset too.
+        both done: close.  One end is reset: the bytes it had sent are delivered,
+        then the other end is reset, too.
 
     Args:
-        early: what the client sent behind its request; the target's first bytes.
-        client_mask: what the loop watches the client for already.
+        early: bytes that the client sent behind its request; the target's first ones.
+        client_mask: the events for which the loop watches the client already.
     """
 
     __slots__ = (
@@ -57,9 +54,9 @@ class Pair(Job):
         *("_up", "_upstream_mask", "idle"),
     )
 
-    #: Whether bytes may go by where Python does not see them, and ``begin`` may only watch.
+    #: Whether bytes may go through pipes, and ``begin`` may do nothing but watch.
     may_splice = True
-    #: What a direction is.
+    #: The class of a direction.
     flow_type: Type[Flow] = Flow
 
     def __init__(
@@ -75,19 +72,19 @@ class Pair(Job):
         self._record = record
         self._up = self.flow_type(client, upstream, early)
         self._down = self.flow_type(upstream, client, b"")
-        # What the loop was last told to wait for: telling it is a system call.
+        # The events that the loop watches for: a change is a system call.
         self._client_mask = client_mask
         self._upstream_mask = UNWATCHED
         self._end = ""
-        #: What ends it when nothing is said for long, where that is wanted.
+        #: For ``--idle-timeout``.
         self.idle: Optional[Idle] = None
-        #: What looks after pipes that receivers keep, once one has.
+        #: Once a receiver has kept a pipe.
         self._kept: Optional[Kept] = None
         #: Of a broken pair only.
         self._delivery: Optional[Delivery] = None
 
     def begin(self) -> None:
-        """Take both sockets in; a FIN or bytes that are there come as events."""
+        """Watch both sockets; a FIN or bytes that are there already come as events."""
         unblock(self._up.src)
         unblock(self._down.src)
         if self._client_mask != UNWATCHED:
@@ -107,16 +104,16 @@ class Pair(Job):
             return None
         for sock in (self._up.src, self._down.src):
             unblock(sock)
-        # The client last, which often speaks first.
+        # The client last, because it often sends first.
         return {self._down.src.fileno(): READ_URGENT, self._up.src.fileno(): READ_URGENT}
 
     def watched(self) -> None:
-        """Take note of it."""
+        """Note that both ends are watched."""
         self._client_mask = self._upstream_mask = READ_URGENT
 
     @property
     def held(self) -> int:
-        """How many of its bytes wait for receivers that take no more."""
+        """Bytes that wait for receivers which take no more."""
         return self._up.held + self._down.held
 
     def shed(self, why: str) -> None:
@@ -125,7 +122,7 @@ class Pair(Job):
         self.abort("memory-limit")
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Write what waits for *fd*, or read what it has: one of each at most."""
+        """Write what waits for *fd* and read what it has: each once at most."""
         if fd == self._up.src.fileno():
             outgoing, incoming = self._up, self._down
         else:
@@ -133,7 +130,7 @@ class Pair(Job):
         if mask == READ and outgoing.pending is None and not outgoing.eof:
             self._pump(outgoing)
             if outgoing.pending is None and not outgoing.eof:
-                return  # nothing else is wanted than before
+                return  # the wanted events are the same
         else:
             wanted = incoming.pending is not None or outgoing.wants_read()
             if not wanted and mask & ~(READS | WRITE):
@@ -146,7 +143,7 @@ class Pair(Job):
         self._update(outgoing if mask == URGENT else None)
 
     def on_bulk(self, fd: int, mask: int) -> None:
-        """Do the same, and leave those that carry bulk when neither direction does so."""
+        """Do the same; carry no more bulk if neither direction does."""
         self.on_ready(fd, mask)
         if not self._up.bulk and not self._down.bulk:
             self._set_bulk(False)
@@ -156,20 +153,20 @@ class Pair(Job):
         self._loop.set_bulk(self._up.dst.fileno(), self._upstream_mask, is_bulk)
 
     def look_after_peers(self) -> None:
-        """Give up an end that has vanished, once all that it had said is read."""
+        """Reset the pair if an end has vanished and all its bytes are read."""
         for flow in (self._up, self._down):
             if has_vanished(flow.src) and flow.is_dry():
                 self._reset(flow, "lost")
                 self._update()
 
     def abort(self, why: str) -> None:
-        """Reset both ends: a FIN would pass a torn stream off as complete."""
+        """Reset both ends, because a FIN would say that the streams are complete."""
         self._up.broken = self._down.broken = True
         self._end = why
         self._close()
 
     def _pump(self, flow: Flow) -> None:
-        """Read once, and send what that gave."""
+        """Read once and send the bytes."""
         if flow.bulk:
             pipe = self._loop.pipes.borrow()
             if pipe is not None:
@@ -186,7 +183,7 @@ class Pair(Job):
         if size:
             if size <= MESSAGE_BYTES:
                 self._loop.short_turns = SHORT_TURNS
-                flow.bulk -= flow.bulk > 0  # as behind a pipe; there was none
+                flow.bulk -= flow.bulk > 0  # as with a pipe, of which there was none
             if size >= BULK_BYTES and self.may_splice:
                 if not flow.bulk:
                     self._set_bulk(True)
@@ -196,12 +193,12 @@ class Pair(Job):
             self._over(flow)
 
     def _pump_urgent(self, flow: Flow) -> None:
-        """Do the same where TCP's urgent byte has come: no further than to it, or only that."""
+        """Do the same where TCP's urgent byte has come: read up to it, or only that byte."""
         if not self._pass_urgent(flow):
             self._pump(flow)
 
     def _pass_urgent(self, flow: Flow) -> bool:
-        """Send the next byte as an urgent one, if it is; return whether it is."""
+        """Send the next byte as the urgent one, if it is; return whether it is."""
         try:
             sent = flow.pass_urgent(self._loop.pipes)
         except OSError as exc:
@@ -214,13 +211,13 @@ class Pair(Job):
         return sent is not None
 
     def _pump_bulk(self, flow: Flow, pipe: Pipe) -> None:
-        """Do the same through *pipe*, which stays with the flow if not all can be sent."""
+        """Do the same through *pipe*, which the flow keeps if not all can be sent."""
         pipes = self._loop.pipes
         try:
             size = pipe.fill(flow.src.fileno(), self._turn_bytes())
         except OSError as exc:
             pipes.give_back(pipe)
-            # Nothing there, though the loop was told so: recv() knows better.
+            # Nothing is there, although there was an event: recv() tells why.
             flow.bulk = 0
             if exc.errno in CANNOT_SPLICE:
                 pipes.refuse()
@@ -232,20 +229,20 @@ class Pair(Job):
             flow.pending = pipe
             self._push(flow, pipe)
         else:
-            # The end, which recv() tells from a reset.
+            # The end or a reset: recv() tells which.
             pipes.give_back(pipe)
             flow.bulk = 0
             self._pump(flow)
 
     def _turn_bytes(self) -> int:
-        """Return how much of bulk may be moved at once."""
+        """Return how many bytes of bulk may be moved at once."""
         if self._loop.short_turns:
             self._loop.short_turns -= 1
             return TURN_BYTES
         return PIPE_BYTES
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
-        """Send *data*; what is not taken becomes, or stays, ``flow.pending``."""
+        """Send *data*; what is not sent becomes, or stays, ``flow.pending``."""
         try:
             if isinstance(data, Pipe):
                 sent = data.empty(flow.dst.fileno())
@@ -281,11 +278,11 @@ class Pair(Job):
         elif data is flow.pending:
             flow.pending = data[sent:]
         else:
-            flow.hold(bytes(data[sent:]), self._loop.pipes)  # the buffer is everybody's
+            flow.hold(bytes(data[sent:]), self._loop.pipes)  # all pairs share the buffer
             self._loop.stalls(self)
 
     def _over(self, flow: Flow) -> None:
-        """The stream of ``flow.src`` has ended."""
+        """Note that the stream of ``flow.src`` has ended."""
         if flow.died:
             self._reset(flow, word_of(flow.died))
         else:
@@ -305,33 +302,33 @@ class Pair(Job):
             self._break(flow)  # reset in the meantime
 
     def _lose_receiver(self, flow: Flow, exc: OSError) -> None:
-        # What it had sent may still wait in the kernel: the other direction reads on.
+        # The bytes it had sent may still wait in the kernel: the other direction reads on.
         self._break(flow)
         self._note(flow.dst, word_of(exc.errno))
 
     def _break(self, flow: Flow) -> None:
-        """Give *flow* up: its ``dst`` takes nothing any more."""
+        """End *flow*: its ``dst`` takes nothing any more."""
         flow.clear(self._loop.pipes)
         flow.eof = flow.done = flow.broken = True
 
     def _reset(self, flow: Flow, how: str) -> None:
-        """``flow.src`` is dead: nothing comes from it and nothing goes to it."""
+        """End both directions: ``flow.src`` is dead."""
         self._note(flow.src, how)
         self._break(self._down if flow is self._up else self._up)
         flow.eof = True
         self._finish_if_drained(flow)
 
     def _dead(self, outgoing: Flow, incoming: Flow) -> None:
-        """An end of which nothing is wanted just now is gone."""
+        """Note that an end of which nothing is wanted just now is dead."""
         code = outgoing.died = outgoing.src.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code and outgoing.eof:
             self._reset(outgoing, word_of(code))
         elif code:
-            # It waits for a slow reader, who first gets all that it had said.
+            # Its bytes wait for a slow receiver, which gets all of them first.
             self._note(outgoing.src, word_of(code))
             self._break(incoming)
         elif outgoing.eof:
-            # A unix socket closed in good order: no break, but nobody there.
+            # A unix socket that was closed: nothing is lost, but nothing is received either.
             incoming.clear(self._loop.pipes)
             incoming.eof = incoming.done = True
 
@@ -340,14 +337,14 @@ class Pair(Job):
         return self._up.broken or self._down.broken
 
     def _note(self, sock: socket.socket, how: str) -> None:
-        """Remember who ended it: the first FIN, unless a reset came later."""
+        """Keep which end ended it: the first FIN, unless a reset came later."""
         if not self._end or (how != "fin" and self._end.endswith("fin")):
             self._end = ("client-" if sock is self._up.src else "target-") + how
 
     def _update(self, waits_behind: Optional[Flow] = None) -> None:
-        """Tell the loop what this pair waits for now, or end it.
+        """Watch for the events that are wanted now, or end the pair.
 
-        *waits_behind*: of this direction the urgent byte has come, and others before it have not.
+        *waits_behind*: the direction of which the urgent byte has come, but not all before it.
         """
         up, down = self._up, self._down
         is_broken, is_over = self._is_broken(), up.done and down.done
