@@ -171,8 +171,8 @@ _NAME_BYTES = 16
 _IFREQ_BYTES = _NAME_BYTES + struct.calcsize("LLHBBB0L")
 #: In it, of ``struct sockaddr_in``, the address behind family and port.
 _ADDRESS = slice(_NAME_BYTES + 4, _NAME_BYTES + 8)
-#: More are not looked at; they are only told to people.
-MAX_ADDRESSES = 256
+#: No more are looked at; they only appear in messages.
+MAX_OWN_ADDRESSES = 256
 
 #: Lines of an address, an interface, the length of its network, a scope and more; where these
 #: scopes are loopback's and link-local ones.
@@ -220,7 +220,7 @@ def _has_ipv6() -> bool:
 def _ipv4() -> List[Tuple[str, bytes]]:
     import fcntl
 
-    room = array.array("B", bytes(MAX_ADDRESSES * _IFREQ_BYTES))
+    room = array.array("B", bytes(MAX_OWN_ADDRESSES * _IFREQ_BYTES))
     question = struct.pack(_IFCONF, len(room), room.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         answer = fcntl.ioctl(sock, _SIOCGIFCONF, question)
