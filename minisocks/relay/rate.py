@@ -1,8 +1,8 @@
 """``--rate``: pairs that are read no faster than their client may send and receive.
 
-A token bucket for each client and direction, shared by all its pairs.  Without tokens
-a socket is simply not read, and TCP has its sender wait.  Where there is no rate, pairs
-are plain ones and nothing of this is there.
+Each client has a token bucket for each direction, which all its connections share.  Without
+tokens a socket is not read, and TCP makes its sender wait.  Where there is no rate, pairs are plain
+ones and nothing of this is used.
 """
 
 import collections
@@ -17,20 +17,17 @@ from minisocks.relay.pair import Pair
 
 __all__ = ["Bucket", "Lane", "RatedPair", "Rates", "Share", "Throttle"]
 
-#: What a bucket holds: so many seconds' worth, in which a loop that is late catches up...
+#: Most tokens of a bucket: those of so many seconds, within which a late loop catches up; ...
 DEPTH_SECONDS = 0.1
-#: ...and a message of this size at once, whatever the rate.
+#: ... and at least these bytes, for one message at any rate.
 LEAST_DEPTH = 2048
-#: Nobody is read for less than this; it is also how long tokens are waited for.
-TURN_SECONDS = 0.02
-LEAST_TURN = 512
+#: Fewest tokens for a read: those of so many seconds, and at least these bytes.
+READ_SECONDS = 0.02
+LEAST_READ = 512
 
 
 class Bucket:
-    """Tokens, one a byte, that come at a rate and are kept up to a depth.
-
-    A class because rate, tokens and the time of the last look belong together.
-    """
+    """Tokens, one a byte, which come at a rate, in bytes a second, and are kept up to a depth."""
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,34 +36,34 @@ class Bucket:
         self._tokens = self._depth
 
     def change(self, rate: int) -> None:
-        """Have tokens come at *rate* a second from now on."""
+        """Use *rate* from now on."""
         self._rate = rate
         self._depth = max(float(LEAST_DEPTH), rate * DEPTH_SECONDS)
-        self._turn = min(self._depth / 2, max(float(LEAST_TURN), rate * TURN_SECONDS))
+        self._least = min(self._depth / 2, max(float(LEAST_READ), rate * READ_SECONDS))
 
     def available(self) -> int:
-        """Return how many bytes may be read now; 0 as long as it is not worth a call."""
+        """Return how many bytes may be read now; 0 if they are too few for a read."""
         now = self._clock()
         self._tokens = min(self._depth, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        return int(self._tokens) if self._tokens >= self._turn else 0
+        return int(self._tokens) if self._tokens >= self._least else 0
 
     def spend(self, count: int) -> None:
-        """Take so many tokens, which are available."""
+        """Remove *count* tokens, which are available."""
         self._tokens -= count
 
     def full_in(self) -> float:
-        """Return the seconds until it holds all it can."""
+        """Return the seconds until it is full."""
         self.available()
         return (self._depth - self._tokens) / self._rate
 
     def wait_seconds(self) -> float:
-        """Return how long until some are available, as of the last look."""
-        return max(0.0, (self._turn - self._tokens) / self._rate)
+        """Return the seconds until some are available, as of the last look."""
+        return max(0.0, (self._least - self._tokens) / self._rate)
 
 
 class _RatedFlow(Flow):
-    """A direction that is not read while it ``waits`` for its turn."""
+    """A direction that is not read while it ``waits`` for tokens."""
 
     __slots__ = ("waits",)
 
@@ -79,9 +76,9 @@ class _RatedFlow(Flow):
 
 
 class Lane:
-    """One direction of a client: its bucket, and who waits for it, in turn.
+    """One direction of a client: its bucket, and the queue of what waits for tokens.
 
-    Who waits is a job with ``take_turn``, and one of its directions that ``waits``.
+    In the queue are jobs that have ``read_on``, each with one of its directions that ``waits``.
     """
 
     def __init__(self, loop: Loop, job: Job, rate: int) -> None:
@@ -92,36 +89,36 @@ class Lane:
         self._timer: Optional[Timer] = None
 
     def available(self) -> int:
-        """Return how much may be read by who has no turn: nothing if others wait for theirs."""
+        """Return how many bytes may be read without waiting: none if others wait."""
         return 0 if self._waiting else self.bucket.available()
 
     def wait(self, job: Any, flow: Any) -> None:
-        """Have *flow* of *job* be read again when its turn comes."""
+        """Have *job* read on in the direction *flow* when there are tokens."""
         flow.waits = True
         self._waiting.append((job, flow))
         if self._timer is None:
             self._start_timer()
 
     def change(self, rate: int) -> None:
-        """Go by another rate."""
-        self.bucket.available()  # what has come by the old one
+        """Use another rate."""
+        self.bucket.available()  # adds what has come at the old one
         self.bucket.change(rate)
         if self._timer is not None:
             self._timer.cancel()
             self._start_timer()
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _start_timer(self) -> None:
-        # Not 0: what is left of a token may be too little for the clock to show.
+        # Not 0: the time for a part of a token may be too short for the clock.
         seconds = max(0.001, self.bucket.wait_seconds())
-        self._timer = self._loop.call_later(seconds, self._job, self._give_turns)
+        self._timer = self._loop.call_later(seconds, self._job, self._resume)
 
-    def _give_turns(self) -> None:
-        """Let as many go on as there are reads' worth of tokens."""
+    def _resume(self) -> None:
+        """Have as many read on as there are tokens for."""
         self._timer = None
         left = self.bucket.available()
         while self._waiting and left > 0:
@@ -129,37 +126,37 @@ class Lane:
             if flow.waits:
                 flow.waits = False
                 left -= BUFFER_BYTES
-                # Each by itself: what fails there is that job's own.
-                self._loop.call_soon(job, job.take_turn, flow)
+                # Each by itself, so that only a job that fails is aborted.
+                self._loop.call_soon(job, job.read_on, flow)
         if self._waiting:
             self._start_timer()
 
 
 class Throttle(Background):
-    """What one client has, for as long as it has pairs.  A job for the sake of its timers."""
+    """Both directions of one client, as long as it has connections."""
 
     def __init__(self, loop: Loop, rate: int) -> None:
         self._loop = loop
         self.pairs = 0
-        #: Whether it is seen to already that it ends.
+        #: Whether a timer is set that ends it.
         self.is_ending = False
         self.up = Lane(loop, self, rate)
         self.down = Lane(loop, self, rate)
 
     def change(self, rate: int) -> None:
-        """Go by another rate, each direction."""
+        """Use another rate for each direction."""
         self.up.change(rate)
         self.down.change(rate)
 
     def abort(self, why: str) -> None:
-        """Give no more turns."""
+        """Stop both directions."""
         self.up.cancel()
         self.down.cancel()
         self._loop.done(self)
 
 
 class Rates:
-    """The throttles of one loop, by client.  Loop thread, but for its making."""
+    """The throttles of one loop, by client.  Any thread may make it; then the loop's."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -170,15 +167,12 @@ class Rates:
         return len(self._throttles)
 
     def share_of(self, client: Client, rate: Optional[int]) -> "Optional[Share]":
-        """Return what *client* has of *rate*; None: nothing slows it down.
-
-        Any thread.
-        """
+        """Return the share of *client* in *rate*; None: it has no limit.  Any thread."""
         key = client.key
         return None if rate is None or key is None else Share(self, key, rate)
 
     def join(self, place: bytes, rate: int) -> Throttle:
-        """Return the throttle of a client, *place*, for one pair more; *rate* is for a new one."""
+        """Return the throttle of the client *place* for one more pair; *rate* is for a new one."""
         throttle = self._throttles.get(place)
         if throttle is None:
             throttle = self._throttles[place] = Throttle(self._loop, rate)
@@ -189,7 +183,7 @@ class Rates:
     def leave(self, place: bytes) -> None:
         """Count out one of the client's pairs; the throttle stays until it is full again.
 
-        Else who opens one connection after the other would begin each with a full one.
+        Otherwise a client could begin each of its connections with a full one.
         """
         throttle = self._throttles[place]
         throttle.pairs -= 1
@@ -209,14 +203,14 @@ class Rates:
             throttle.abort("no pair is left")
 
     def change(self, rate: Optional[int]) -> None:
-        """Have all go by another rate; None: those that have one keep it."""
+        """Have all use another rate; None: those that have one keep it."""
         if rate is not None:
             for throttle in self._throttles.values():
                 throttle.change(rate)
 
 
 class Share(NamedTuple):
-    """Whose share of what a pair has: ``Client.key`` is its *place*."""
+    """A client's share: *place* is its ``Client.key``, *rate* in bytes a second."""
 
     rates: Rates
     place: bytes
@@ -236,13 +230,13 @@ class RatedPair(Pair):
     def __init__(self, *args: Any) -> None:
         loop, client, upstream, record, early, client_mask, share = args
         super().__init__(loop, client, upstream, record, b"", client_mask)
-        #: What came behind the request and has not had its turn.
+        #: Bytes that came behind the request and were not paid for yet.
         self._early = memoryview(early)
         self._share: Share = share
         self._throttle: Optional[Throttle] = None
 
     def begin(self) -> None:
-        """Take both sockets in; what came behind the request counts as any other byte."""
+        """Watch both sockets; bytes behind the request need tokens as any others."""
         share = self._share
         self._throttle = share.rates.join(share.place, share.rate)
         super().begin()
@@ -252,26 +246,26 @@ class RatedPair(Pair):
             self._update()
 
     def is_held_back(self) -> bool:
-        """Return whether bytes are there that wait for their turn."""
+        """Return whether a direction waits for tokens."""
         return self._up.waits or self._down.waits
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Do as a pair does; who has to wait now is not watched for reading."""
+        """Do as a pair does; a direction that waits is not watched for reading."""
         super().on_ready(fd, mask)
         if self._early and self._up.wants_read() and self._throttle is not None:
-            self._throttle.up.wait(self, self._up)  # its receiver takes some again
+            self._throttle.up.wait(self, self._up)  # its receiver takes more now
         for flow in (self._up, self._down):
             if flow.waits and not flow.eof:
                 self._update()
                 return
 
-    def take_turn(self, flow: _RatedFlow) -> None:
+    def read_on(self, flow: _RatedFlow) -> None:
         """Read some of *flow*, which has waited."""
         if flow.eof:
-            return  # something has ended it meanwhile
+            return  # it has ended meanwhile
         lane = self._lane(flow)
         if flow.wants_read():
-            # No event has told whether the urgent byte has come.
+            # No event says whether the urgent byte has come.
             self._read(flow, lane, lane.bucket.available(), may_be_urgent=True)
         self._update()
 
@@ -288,7 +282,7 @@ class RatedPair(Pair):
             self._read(flow, lane, lane.available(), may_be_urgent=True)
 
     def _read(self, flow: _RatedFlow, lane: Lane, most: int, may_be_urgent: bool = False) -> None:
-        """Read once, at most so much, and send what that gave; wait if no more may be read."""
+        """Read *most* bytes at most, once, and send them; wait if no more may be read."""
         if most and flow is self._up and self._early:
             size = min(most, len(self._early))
             data, self._early = self._early[:size], self._early[size:]
@@ -319,7 +313,7 @@ class RatedPair(Pair):
         return self._throttle.up if flow is self._up else self._throttle.down
 
     def _close(self) -> None:
-        self._up.waits = self._down.waits = False  # whoever gives turns passes it over
+        self._up.waits = self._down.waits = False  # a lane leaves it out then
         self._early = memoryview(b"")
         if self._throttle is not None:
             self._throttle = None

@@ -1,6 +1,7 @@
 """``--rate`` for datagrams: an association that is read no faster than its client may go.
 
-Who writes faster fills the kernel's buffer, and then loses datagrams, as on any slow link.
+A client or target that sends faster fills the kernel's buffer and then loses datagrams, as on any
+slow link.
 """
 
 from typing import Any, List, Optional
@@ -12,21 +13,21 @@ from minisocks.udp.association import BATCH, HEADER_BYTES, Association
 __all__ = ["RatedAssociation"]
 
 
-class _Turn:
-    """One direction, which waits for its turn or does not."""
+class _Way:
+    """One direction, which waits for tokens or does not."""
 
     __slots__ = ("counted", "waits")
 
     def __init__(self) -> None:
         self.waits = False
-        #: Of the record's bytes, so many have been paid for.
+        #: So many of the record's bytes have been paid for.
         self.counted = 0
 
 
 class RatedAssociation(Association):
-    """An association that shares its client's rate, by *share* behind what one takes."""
+    """An association that shares its client's rate: *share* is its last argument."""
 
-    __slots__ = ("_down_turn", "_share", "_throttle", "_up_turn")
+    __slots__ = ("_down", "_share", "_throttle", "_up")
 
     #: A datagram is paid for before the next one is read.
     batch = 1
@@ -35,7 +36,7 @@ class RatedAssociation(Association):
         super().__init__(*args[:-1])
         self._share: Share = args[-1]
         self._throttle: Optional[Throttle] = None
-        self._up_turn, self._down_turn = _Turn(), _Turn()
+        self._up, self._down = _Way(), _Way()
 
     def begin(self) -> None:
         """Relay from now on."""
@@ -45,67 +46,66 @@ class RatedAssociation(Association):
     def abort(self, why: str) -> None:
         """Close everything."""
         if self._throttle is not None:
-            # For what a name's lookup has let go since.
-            self._pay(self._up_turn)
-            self._pay(self._down_turn)
+            # For datagrams that were sent when the look-up of a name had ended.
+            self._pay(self._up)
+            self._pay(self._down)
             self._throttle = None
             self._share.rates.leave(self._share.place)
-        self._up_turn.waits = self._down_turn.waits = False  # whoever gives turns passes it over
+        self._up.waits = self._down.waits = False  # a lane leaves it out then
         super().abort(why)
 
     def is_held_back(self) -> bool:
-        """Return whether datagrams may be there that wait for their turn."""
-        return self._up_turn.waits or self._down_turn.waits
+        """Return whether a direction waits for tokens."""
+        return self._up.waits or self._down.waits
 
-    def take_turn(self, turn: _Turn) -> None:
-        """Read on in that direction, which has waited."""
-        bucket = self._lane(turn).bucket
-        for fd in self._fds(turn):
+    def read_on(self, way: _Way) -> None:
+        """Read on in the direction *way*, which has waited."""
+        bucket = self._lane(way).bucket
+        for fd in self._fds(way):
             self._loop.watch(fd, READ, self)
         for _ in range(BATCH):
             if not bucket.available():
                 return  # it will wait again when something is there
-            if turn is self._up_turn:
+            if way is self._up:
                 super()._from_client()
             else:
                 for size, sock in self._targets.items():
                     super()._from_target(sock, HEADER_BYTES[size])
-            self._pay(turn)
+            self._pay(way)
 
     def _from_client(self) -> None:
-        turn = self._up_turn
-        if self._may_go_on(turn, self._lane(turn)):
+        if self._may_go_on(self._up):
             super()._from_client()
-            self._pay(turn)
+            self._pay(self._up)
 
     def _from_target(self, sock: Any, start: int) -> None:
-        turn = self._down_turn
-        if self._may_go_on(turn, self._lane(turn)):
+        if self._may_go_on(self._down):
             super()._from_target(sock, start)
-            self._pay(turn)
+            self._pay(self._down)
 
-    def _lane(self, turn: _Turn) -> Lane:
+    def _lane(self, way: _Way) -> Lane:
         assert self._throttle is not None
-        return self._throttle.up if turn is self._up_turn else self._throttle.down
+        return self._throttle.up if way is self._up else self._throttle.down
 
-    def _may_go_on(self, turn: _Turn, lane: Lane) -> bool:
-        """Return whether it is this direction's turn; if not, have it wait unread."""
-        self._pay(turn)  # what a name's lookup has let go meanwhile
+    def _may_go_on(self, way: _Way) -> bool:
+        """Return whether there are tokens for *way*; if not, have it wait unread."""
+        self._pay(way)  # for datagrams that were sent when the look-up of a name had ended
+        lane = self._lane(way)
         if lane.available():
             return True
-        if not turn.waits:
-            lane.wait(self, turn)
-        for fd in self._fds(turn):
+        if not way.waits:
+            lane.wait(self, way)
+        for fd in self._fds(way):
             self._loop.unwatch(fd)
         return False
 
-    def _fds(self, turn: _Turn) -> List[int]:
-        if turn is self._up_turn:
+    def _fds(self, way: _Way) -> List[int]:
+        if way is self._up:
             return [self._relay_fd]
         return [sock.fileno() for sock in self._targets.values()]
 
-    def _pay(self, turn: _Turn) -> None:
+    def _pay(self, way: _Way) -> None:
         record = self._record
-        now = record.up if turn is self._up_turn else record.down
-        self._lane(turn).bucket.spend(now - turn.counted)
-        turn.counted = now
+        now = record.up if way is self._up else record.down
+        self._lane(way).bucket.spend(now - way.counted)
+        way.counted = now

@@ -280,7 +280,7 @@ def test_who_comes_later_waits_behind_others(frozen, target):
                 later[0].abort("test")
                 up._timer.cancel()
                 for _ in range(2):
-                    up._give_turns()
+                    up._resume()
                     up._timer and up._timer.cancel()
                 return waited, waiters(up)
 

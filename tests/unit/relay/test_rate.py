@@ -145,7 +145,7 @@ def test_without_tokens_nothing_is_read_and_nobody_spins(relayed, loop, monkeypa
     assert pair.count_rounds() < 10
     assert (1, 0) == (pair.record.up + pair.record.down, pair.pair.held)
     monkeypatch.undo()
-    loop.call_soon(pair.pair, lambda: setattr(flow, "waits", False) or pair.pair.take_turn(flow))
+    loop.call_soon(pair.pair, lambda: setattr(flow, "waits", False) or pair.pair.read_on(flow))
     other.expect(b"y" * 1000)
 
 
@@ -168,7 +168,7 @@ def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(
     other.send(b"answer")  # to nobody
     other.reset()
     monkeypatch.undo()
-    loop.call_soon(pair.pair, lambda: setattr(flow, "waits", False) or pair.pair.take_turn(flow))
+    loop.call_soon(pair.pair, lambda: setattr(flow, "waits", False) or pair.pair.read_on(flow))
     pair.wait_closed()
     wait_until(lambda: not loop.rates)
 
