@@ -1,12 +1,11 @@
 """Associations: datagrams both ways between a client and its targets (RFC 1928 section 7).
 
-Lives in the loop, beside the pairs.  Never blocks, and keeps no datagram but those that
-wait for a name or for the rest of their fragments: what cannot be sent is dropped, and
-counted.  Nothing that a datagram says or causes ends it; its TCP connection does, at once.
+An association is a job of the loop.  It never blocks, and keeps no datagrams but those that wait
+for a look-up or for the rest of their fragments: what cannot be sent is dropped and counted.  No
+datagram ends it; the end of its TCP connection does, at once.
 
-The fast path is ``_from_client`` and ``_from_target``: a datagram whose header is known
-is read into the loop's one buffer and sent from there, two system calls and a look into a
-dict.
+The fast path is ``_from_client`` and ``_from_target``: a datagram with a known header is read
+into the loop's one buffer and sent from there, with two system calls and one look into a dict.
 """
 
 import socket
@@ -30,12 +29,12 @@ from minisocks.wire import Atyp
 
 __all__ = ["Association"]
 
-#: So many datagrams of a socket are moved in a turn.  One alone made a datagram half as
-#: dear again (scripts/bench/peers, udp).
+#: Datagrams of a socket that are moved for one event.  With only one, a datagram costs half as
+#: much again (scripts/bench/peers, udp).
 BATCH = 8
 #: RSV, FRAG, ATYP, an address and a port.
 HEADER4_BYTES, HEADER6_BYTES = 10, 22
-#: By how many bytes an address has.
+#: By the length of the address.
 HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES}
 
 
@@ -44,14 +43,14 @@ class Association(Job):
 
     ::
 
-        client <-> relay    on the address that the client reached; once the client has
-                            written, connected to it, so that the kernel keeps others out
+        client <-> relay    on the address that the client reached; after the client's first
+                            datagram connected to it, so that the kernel drops all others
                <-> targets  one socket for each family, opened when it is needed
 
     Args:
         control: the client's TCP connection, which the loop watches for ``READ``.
-        relay: bound, does not block, is the association's from now on.
-        ip: where it is bound to.
+        relay: bound, does not block; the association owns it from now on.
+        ip: the address that it is bound to.
         ports: says which datagrams to the relay socket are the client's.
     """
 
@@ -74,7 +73,7 @@ class Association(Job):
         "used",
     )
 
-    #: Datagrams of a socket in one turn.
+    #: Datagrams of a socket for one event.
     batch = BATCH
 
     def __init__(
@@ -95,16 +94,16 @@ class Association(Job):
         self._relay_fd = relay.fileno()
         self._ip = ip
         self._ports = ports
-        # Most are idle, and have none of these.
+        # Most associations are idle, and have none of these.
         self._routes: Optional[Routes] = None
         self._targets: Dict[int, socket.socket] = {}
         self._reassembly: Optional[Reassembly] = None
         self._timer: Optional[Timer] = None
-        #: When there was a datagram last, monotonic.
+        #: Monotonic seconds of the last datagram.
         self.used = time.monotonic()
-        #: By what the password of the client's user was right; None: it has shown none.
+        #: What the password of the client's user was checked by; None: it has sent none.
         self.proof: Optional[bytes] = None
-        #: What closes the sockets to targets when nothing is said for long.
+        #: For ``--idle-timeout``: closes the sockets to targets.
         self.idle: Optional[TargetsIdle] = None
 
     def begin(self) -> None:
@@ -114,11 +113,11 @@ class Association(Job):
         self._loop.watch(self._relay_fd, READ, self)
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Move some datagrams, or see whether the client's connection has ended."""
+        """Move some datagrams, or check whether the client's connection has ended."""
         if fd == self._relay_fd:
             self._from_client()
         elif fd == self._control.fileno():
-            self._hear_control()
+            self._read_control()
         else:
             for size, sock in self._targets.items():
                 if sock.fileno() == fd:
@@ -132,7 +131,7 @@ class Association(Job):
             return
         self.free_targets()
         self._abandon()
-        self._routes = self._reassembly = None  # which know this one
+        self._routes = self._reassembly = None  # they refer to this one
         table, client = self._table, record.client
         table.leave(self, client)
         try:
@@ -145,15 +144,15 @@ class Association(Job):
         loop.done(self)
 
     def end(self, why: str) -> None:
-        """End it, for the reason *why*: there is no room for it."""
+        """End it because there is no room for it; *why* is for the log."""
         self._record.why = why
         self.abort("limit")
 
     def ask_again(self) -> None:
-        """Ask about each target again, for rules have changed; end if its user has gone."""
+        """Check each target again, because rules have changed; end if its user was removed."""
         user, users = self._record.client.user, self._table.access.users
         if user is not None:
-            # Who came in by a password shown before has shown none.
+            # With --auth-once a client may have been let in by an earlier password.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
             if not holds:
                 self._record.why = "%s may not come in any more" % quoted(user, MOST_TOLD)
@@ -166,7 +165,7 @@ class Association(Job):
         """Close the sockets to targets; the next datagram opens one again.
 
         Args:
-            now: not at the end of the round, because their descriptors are wanted.
+            now: at once, not at the end of the round, because their descriptors are needed.
         """
         if self._routes is not None:
             self._routes.forget()
@@ -185,7 +184,7 @@ class Association(Job):
     # From the client
 
     def _from_client(self) -> None:
-        """Send on what the client has written."""
+        """Send datagrams of the client to targets."""
         self._loop.short_turns = SHORT_TURNS
         self.used = now = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
@@ -197,7 +196,7 @@ class Association(Job):
             except BlockingIOError:
                 return
             except OSError:
-                continue  # news of what was sent to a client that is not there: its matter
+                continue  # about an earlier datagram, to a client that has gone
             if peer == ports.last:
                 ports.heard = now
             elif not ports.take(peer, now):
@@ -208,11 +207,11 @@ class Association(Job):
                 start = HEADER4_BYTES
             else:
                 start = HEADER6_BYTES if atyp == Atyp.IPV6 else buffer[4] + 7
-            # What is behind a short one in the buffer is of another.
+            # Behind a short one the buffer has bytes of another datagram.
             way = ways.get(bytes(buffer[:start])) if size >= start else None
             if way is None:
                 self._sort(bytes(buffer[:size]))
-                return  # which takes longer: others have their turn first
+                return  # that takes longer: other jobs go on first
             try:
                 record.up += way[0](buffer[start:size], way[1])
             except OSError as exc:
@@ -223,7 +222,7 @@ class Association(Job):
                     routes.mappings.written(way[1], ports.last)
 
     def _sort(self, data: bytes) -> None:
-        """Deal with a datagram that is odd, a fragment, or for who is not known yet."""
+        """Handle a datagram that is malformed, a fragment, or for a target without a way."""
         try:
             header = decode_header(data)
         except HandshakeError:
@@ -238,12 +237,12 @@ class Association(Job):
             self._routes.send(key, header.dst, rest, self._ports.last)
 
     def _put_together(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
-        """Return a whole datagram, if this was its last fragment."""
+        """Return the data of the whole datagram if this was its last fragment."""
         queue = self._reassembly
         if queue is None:
             queue = self._reassembly = Reassembly()
         table, client, before = self._table, self._record.client, queue.held
-        # Of two ports no fragments are put together.
+        # Fragments from different ports do not belong together.
         whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
         table.release(client, before)
         self._count_lost(queue, Drop.FRAGMENTS)
@@ -258,7 +257,7 @@ class Association(Job):
         return whole
 
     def _abandon(self) -> None:
-        """Forget fragments whose rest does not come."""
+        """Drop fragments whose rest has not come."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -275,7 +274,7 @@ class Association(Job):
     # From targets
 
     def _from_target(self, sock: socket.socket, start: int) -> None:
-        """Send the client what targets have written; *start* is how long its header will be."""
+        """Send datagrams of targets to the client, each with a header of *start* bytes."""
         assert self._routes is not None
         self._loop.short_turns = SHORT_TURNS
         self.used = time.monotonic()
@@ -288,7 +287,7 @@ class Association(Job):
             except BlockingIOError:
                 return
             except OSError:
-                continue  # news of what was sent to a target that is not there
+                continue  # about an earlier datagram, to a target that has gone
             header = headers.get(source) or routes.header_of(source)
             if header is None:
                 continue
@@ -304,22 +303,22 @@ class Association(Job):
 
     def _send_client(self, data: Any, peer: Any) -> int:
         if len(data) >= BUFFER_BYTES:
-            raise NotSent(Drop.TOO_LARGE)  # it may have been cut off to fit
+            raise NotSent(Drop.TOO_LARGE)  # it may have been cut off
         relay, is_connected = self._relay, self._ports.is_connected
         try:
             return relay.send(data) if is_connected else relay.sendto(data, peer)
         except BlockingIOError:
             raise
         except OSError:
-            # News of one before it, which has not arrived or was too large for some network
-            # on the way: this one has not been sent yet.
+            # The error of an earlier one, which has not arrived or was too large for a network
+            # on the way: this one was not sent yet.
             return relay.send(data) if is_connected else relay.sendto(data, peer)
 
     def socket_for(self, size: int) -> socket.socket:
-        """Return the socket for targets whose address has 4 or 16 bytes.
+        """Return the socket for targets whose address has *size* bytes, 4 or 16.
 
         Raises:
-            OSError: there can be none.
+            OSError: it cannot be opened.
         """
         sock = self._targets.get(size)
         if sock is not None:
@@ -347,8 +346,8 @@ class Association(Job):
         self._routes = Routes(self._table, self._record, self._counts, self, self.socket_for)
         return self._routes
 
-    def _hear_control(self) -> None:
-        """Discard what the client says by TCP, which means nothing; its end ends all."""
+    def _read_control(self) -> None:
+        """Discard what the client sends by TCP, which has no meaning; end at its end."""
         try:
             if self._control.recv_into(self._loop.buffer):
                 return
@@ -360,23 +359,23 @@ class Association(Job):
         self.abort("client-" + how)
 
     def look_after_peers(self) -> None:
-        """End if the client has vanished before it had our reply."""
+        """End if the client has vanished."""
         if has_vanished(self._control):
             self.abort("client-lost")
 
 
 class TargetsIdle(Idle):
-    """Has the targets' sockets closed; the association lives on, for its client is there."""
+    """Closes the sockets to targets; the association goes on, because its client is there."""
 
     __slots__ = ()
 
     _job: Association
 
     def count(self) -> int:
-        """Return what grows when something is said."""
+        """Return what grows with each datagram."""
         counts = self._record.datagrams
         return counts.up + counts.down if counts is not None else 0
 
     def over(self) -> None:
-        """Close them."""
+        """Close the sockets, because there was no datagram for so long."""
         self._job.free_targets()

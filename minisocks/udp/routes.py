@@ -1,13 +1,13 @@
-"""Where the datagrams of one association go, and whose come back.
+"""Routes of one association: where its datagrams go, and which ones come back.
 
-Here is all that is asked once for a target and then remembered (``mappings``): the rules, the
-program's hook, a name's addresses.
+The rules, the program's hook and the addresses of a name are asked once for a target; the answers
+are kept (``mappings``).
 
-As a NAT it would be called (RFC 4787): endpoint-independent mapping, for all targets of a
-family see one port of ours; address-dependent filtering, for a target may answer from
-another port than it was written to (TFTP does), if the rules allow that one, too.  With
-``--udp-filtering endpoint-independent`` any address may write to the client that the rules
-allow, but none of this host.
+In the words of RFC 4787 it is a NAT with endpoint-independent mapping, because all targets of a
+family see one port of ours, and address-dependent filtering, because a target may answer from
+another port (TFTP does) if the rules allow that one, too.  With ``--udp-filtering
+endpoint-independent`` any address that the rules allow may write to the client, but none of this
+host.
 """
 
 import functools
@@ -30,28 +30,25 @@ from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, te
 
 __all__ = ["Routes"]
 
-#: Targets of one association whose names are looked up, and datagrams that wait for each.
+#: Names of one association that are looked up at once, and datagrams that wait for each.
 MAX_LOOKUPS = 8
 MAX_WAITING = 8
 
-#: What asks the program's hook about a client's target counts as of another network than the
-#: client's own, which has a name of this kind.
+#: Questions to the program's hook count as of another network than the client's own: this goes
+#: before the name of that network.
 THE_PROGRAM = b"program "
 
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
-#: What waits: the data, and the port of the client that it comes from.
+#: A datagram that waits: its data, and the port of the client that it comes from.
 _Datagram = Tuple[bytes, Any]
 
 
 class Routes:
-    """The targets of one association.
-
-    A class because what waits for an answer and what is known by one belong together.
-    Loop thread.
+    """The targets of one association.  Loop thread.
 
     Args:
-        owner: for whom lookups are; they are called back only while it lives.
+        owner: the job whose look-ups these are; they are called back only while it lives.
         socket_for: returns the socket for targets of a family, and opens it.
     """
 
@@ -82,16 +79,16 @@ class Routes:
         self._socket_for = socket_for
         self.mappings = Mappings(table, record.client)
         self._changes = table.access.own.changes()
-        #: What is looked up, and what waits for it.
+        #: Look-ups by header, and the datagrams that wait for each.
         self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
         self._timer: Optional[Timer] = None
 
     def send(self, key: bytes, dst: Address, data: Any, writer: Any) -> None:
-        """Send *data* to *dst*, now or when it is known where that is; or drop it.
+        """Send *data* to *dst*, now or after a look-up; or drop it.
 
         Args:
-            key: the header that says *dst*, with FRAG 0.
-            writer: the port of the client that it comes from, as a sockaddr.
+            key: the header with *dst*, with FRAG 0.
+            writer: the sockaddr of the client's port.
         """
         try:
             way = self.mappings.ways.get(key)
@@ -112,26 +109,26 @@ class Routes:
             self._dropped(key, exc)
 
     def ways(self) -> Dict[bytes, Way]:
-        """Return how to send, by header, as far as that is decided and still holds."""
+        """Return the ways by header, as far as they are decided and still hold."""
         changes = self._table.access.own.changes()
         if changes != self._changes:
-            # This host has got an address, or lost one: it may be a target.
+            # This host has a new address, or one less, and it may be a target.
             self.mappings.forget_decisions()
             self._changes = changes
         return self.mappings.ways
 
     def header_of(self, source: Any) -> Optional[bytes]:
-        """Return the header for what comes from *source*; None: it is dropped."""
+        """Return the header for datagrams from *source*; None: they are dropped."""
         ip = packed_ip(source[0]) or b""
         port = source[1]
         host = contact_key(source, ip)
         contact = self.mappings.contact((host, port))
         if self._table.hooks.authorize is None:
             contact = contact or self.mappings.contact(host)
-        # Else the program has not been asked about this port.
+        # With a hook not: the program was not asked about this port.
         if contact is not None:
             dst = contact.dst._replace(port=port)
-        elif self._hears_unasked(ip, scope_of(source)):
+        elif self._takes_unasked(ip, scope_of(source)):
             dst = Address.of_ip(ip, port)
         else:
             self._counts.drop(Drop.UNASKED)
@@ -141,12 +138,12 @@ class Routes:
             return None
         header = encode_header(ip, port)
         if contact is not None:
-            # Of others no number of them takes memory.
+            # Other sources take no memory, however many they are.
             self.mappings.add_header(source, header)
         return header
 
-    def _hears_unasked(self, ip: bytes, scope: int) -> bool:
-        """Return whether the client gets datagrams from *ip* though it has not written to it."""
+    def _takes_unasked(self, ip: bytes, scope: int) -> bool:
+        """Return whether the client gets datagrams from *ip* without having written to it."""
         table = self._table
         return (
             table.access.config.udp_filtering == "endpoint-independent"
@@ -155,7 +152,7 @@ class Routes:
         )
 
     def forget(self) -> None:
-        """Forget all targets, and what waits for them."""
+        """Remove all targets, and drop what waits for them."""
         self.mappings.forget()
         for key in list(self._lookups):
             self._lookups[key][0].cancel()
@@ -167,22 +164,22 @@ class Routes:
     # What is sent
 
     def _addresses(self, dst: Address) -> Optional[Outcome]:
-        """Return the addresses of *dst*, or that it has none; None: it has to be looked up.
+        """Return the addresses of *dst*, or the error; None: it has to be looked up.
 
         Raises:
-            RefusedByRules: it need not be looked up.
+            RefusedByRules: whatever its addresses are.
         """
         table = self._table
         if table.hooks.authorize is not None:
-            self._foresee(dst)
-            return None  # the hook may take long, so it is asked where names are
+            self._precheck(dst)
+            return None  # the hook may take long, so a thread of the resolver calls it
         found = numeric_addresses(dst.host, dst.port, dst.atyp)
         if found:
             return found
-        self._foresee(dst)
+        self._precheck(dst)
         return table.answers.get(dst.host)
 
-    def _foresee(self, dst: Address) -> None:
+    def _precheck(self, dst: Address) -> None:
         rules, client = self._table.access.rules, self._record.client
         rules.precheck(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).raise_if_denied()
 
@@ -214,7 +211,7 @@ class Routes:
                 way = (self._socket_for(len(short)).sendto, place)
                 sent = way[0](data, place)
             except OSError as exc:
-                error = exc.with_traceback(None)  # else it would keep this, and this it
+                error = exc.with_traceback(None)  # else they would keep each other
                 if exc.errno in FOR_ALL_ADDRESSES:
                     first = None  # the next datagram may find another one
                     break
@@ -227,14 +224,14 @@ class Routes:
         if isinstance(error, NotSent):
             decision.raise_if_denied()
         if first is not None and len(addresses) > 1:
-            # Not all of them for each datagram, since a name server can say very many.
+            # Not all of them for each datagram, because there may be very many.
             short, place = first
             self.mappings.add_contact(dst, contact_key(place, short), writer)
             self._add_way(key, (self._send_to, place))
         self._dropped(key, error)
 
     def _places(self, dst: Address, addresses: List[Sockaddr]) -> List[Tuple[bytes, bytes, Any]]:
-        """Return those of *addresses* that are tried, as bytes, and as what is sent to."""
+        """Return the *addresses* to try: as bytes, as the bytes that answer, as a sockaddr."""
         mappings: List[Tuple[bytes, bytes, Any]] = []
         others: List[Tuple[bytes, bytes, Any]] = []
         for _family, sockaddr in interleaved(self._table.access.egress.ordered(addresses)):
@@ -244,16 +241,16 @@ class Routes:
             short = _answering(ip)
             host = sockaddr[0] if short is ip else text_ip(short)
             place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
-            # Who is written to already first: of a name's addresses, always the same.
+            # Peers with a mapping first, so that a name always means the same address.
             is_new = self.mappings.contact(contact_key(place, short)) is None
             (others if is_new else mappings).append((ip, short, place))
         return (mappings + others)[:MAX_ADDRESSES]
 
     def _send_to(self, data: Any, place: Any) -> int:
-        """Send *data* where it could not be sent before, and may be by now.
+        """Send *data* to *place*, to which it could not be sent before.
 
         Raises:
-            OSError: it still cannot.
+            OSError: it still cannot be sent.
         """
         sent: int = self._socket_for(16 if ":" in place[0] else 4).sendto(data, place)
         return sent
@@ -267,7 +264,7 @@ class Routes:
         return rules.decide(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst, ip, scope)
 
     def _dropped(self, key: bytes, exc: Exception, count: int = 1) -> None:
-        """Drop what cannot be sent; what may not be sent is remembered as such."""
+        """Drop *count* datagrams with the header *key*; keep that way if they were refused."""
         if isinstance(exc, OSError):
             self._counts.drop(drop_of(exc), count)
             return
@@ -277,16 +274,16 @@ class Routes:
         self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
         if drop == Drop.DENIED or self._table.hooks.authorize is not None:
-            # The program is not asked for each datagram, whatever comes of it.
+            # The program is not asked for each datagram, whatever its answer is.
             self._add_way(key, (_refuse, drop))
 
     # Names
 
     def _look_up(self, key: bytes, dst: Address) -> None:
-        """Have the resolver find out where *dst* is.
+        """Have the resolver look *dst* up.
 
         Raises:
-            NotSent, DialError: it has too much to do.
+            NotSent, DialError: there are too many look-ups.
         """
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
@@ -294,7 +291,7 @@ class Routes:
         loop, owner = table.loop, self._owner
         groups: Groups = client.groups
         if question is not None:
-            # However slow it is, there are threads for clients' names, and for others' targets.
+            # A slow hook then takes no threads from look-ups, and none from other clients.
             groups = (THE_PROGRAM + groups[0],) + groups[1:]
         waiting: List[_Datagram] = []
         lookup = table.resolver.submit(
@@ -308,7 +305,7 @@ class Routes:
         self._lookups[key] = lookup, waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
-        """Return what asks the program, in a thread of the resolver; None if it need not be."""
+        """Return what calls the hook, in a thread of the resolver; None: there is no hook."""
         hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
         if hook is None:
             return None
@@ -321,7 +318,7 @@ class Routes:
         self, key: bytes, dst: Address, asked_for: List[_Datagram], outcome: Outcome
     ) -> None:
         if key not in self._lookups or self._lookups[key][1] is not asked_for:
-            return  # all was forgotten when the answer was on its way here already
+            return  # the answer was on its way when all targets were removed
         if self._table.hooks.authorize is None and not _is_passing(outcome):
             self._table.answers.add(dst.host, outcome)
         waiting = self._taken(key)
@@ -348,13 +345,13 @@ class Routes:
             self._counts.drop(Drop.NO_ROOM)
 
     def _taken(self, key: bytes) -> List[_Datagram]:
-        """Return what waited, which is counted no more."""
+        """Return the datagrams that waited, and count them out."""
         waiting = self._lookups.pop(key)[1]
         self._table.release(self._record.client, sum(len(data) for data, _ in waiting))
         return waiting
 
     def _forget_passing(self) -> None:
-        """Look names up again when they are next used, and ask again about what was refused."""
+        """Remove ways by name and refused ones: their next datagrams are decided anew."""
         self._timer = None
         self.mappings.forget_ways(_may_change)
 
@@ -366,12 +363,12 @@ class Routes:
 
 
 def _answering(ip: bytes) -> bytes:
-    """Return by which address a target answers: 0.0.0.0 and :: are this host's loopback."""
+    """Return the address from which *ip* answers: 0.0.0.0 and :: are this host's loopback."""
     return ip if any(ip) else _LOOPBACK[len(ip)]
 
 
 def _is_passing(outcome: Any) -> bool:
-    """Return whether it is want of threads or descriptors, and nothing about the name."""
+    """Return whether it is a lack of threads or descriptors, and not about the name."""
     return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
 
 

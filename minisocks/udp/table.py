@@ -1,7 +1,7 @@
-"""What all UDP associations of one proxy share: what they go by, and their bounds.
+"""The UDP associations of one proxy: their settings and their limits.
 
-Nothing that one client does with datagrams may take what others need: sockets, ports,
-memory.  So clients share each bound (``quota``).
+No client may take the sockets, ports or memory that others need.  So clients share each limit
+(``policy.quota``).
 """
 
 from typing import Any, Callable
@@ -18,33 +18,33 @@ from minisocks.policy.quota import Allowance, Quota
 
 __all__ = ["AssociationTable"]
 
-#: Bytes of datagrams that wait, for a name's address or for the rest of their fragments.  A
-#: group of clients has no more of them than are free.
+#: Most bytes of datagrams that wait for a look-up or for the rest of their fragments.  A group of
+#: clients has no more of them than are free.
 MAX_HELD_BYTES = 1 << 20
 HELD_FACTOR = 1
-#: So many targets a client alone has at least that were written to last and are remembered:
-#: a client of BitTorrent or of a game's list of servers writes to thousands at once.
+#: Targets that are kept at least for a client without others: BitTorrent, or a game that has a
+#: list of servers, writes to thousands at once.
 KEPT_TARGETS = 4096
-#: Entries about targets, three or four for each, two of them until others are forgotten;
-#: beyond it a client that has some forgets them.  And what one takes (measured: 200).
+#: Most entries about targets: three or four for each, two of which stay until others are removed.
+#: Above it, entries are removed.  And the bytes of one (measured: 200).
 MAX_TARGETS = KEPT_TARGETS * 2 * 4
 TARGET_BYTES = 256
-#: So many of them an association keeps when there is no room; fewer where its client has many
-#: associations, but those.
+#: Entries that an association keeps when there is no room; and the fewest, where its client has
+#: many associations.
 KEPT_ENTRIES = 64
 LEAST_ENTRIES = 8
-#: Of ``--memory-limit``, so much for each of the two.
+#: The part of ``--memory-limit`` for waiting datagrams, and the same for entries.
 LIMIT_SHARE = 8
 
 
 class AssociationTable:
-    """The associations there are, and what they have in common.
+    """The associations there are, and what they share.
 
-    A class because the counts must agree with each other.  Loop thread, but for its making.
+    A class because the counts must agree with each other.  Any thread may make it; then the loop's.
 
     Args:
-        access: what decides about clients, until ``change``.
-        make_room: called when there is no descriptor; whether it has closed some.
+        access: users and rules, until ``change``.
+        make_room: called when there is no descriptor; returns whether it has closed one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class AssociationTable:
         self._associations: Quota[Any] = Quota(0, age=_last_used)
         self._held = Allowance(MAX_HELD_BYTES, HELD_FACTOR)
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
-        #: Those that have sockets to targets, which the budget of descriptors does not know.
+        #: Those with sockets to targets, which the limit of connections does not include.
         self._reaching: Quota[Any] = Quota(0, fewer=1, age=_last_used)
         self._option = ""
         self._weight = 0
@@ -76,16 +76,16 @@ class AssociationTable:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more has no place unless another one ends."""
+        """Whether one more needs the end of another one."""
         return self._associations.is_full
 
     @property
     def targets(self) -> int:
-        """How many entries about targets there are."""
+        """The number of entries about targets."""
         return len(self._targets)
 
     def change(self, access: Access) -> None:
-        """Go by *access* from now on."""
+        """Use *access* from now on."""
         self.access, config = access, access.config
         self.ports.change(config.udp_ports)
         most, self._option = config.most_associations()
@@ -97,10 +97,10 @@ class AssociationTable:
         self._weigh()
 
     def make_room(self, client: Client) -> None:
-        """See to it that *client* may have one association more; another may be ended for it.
+        """Make room for one more association of *client*; another one may be ended for it.
 
         Raises:
-            LimitReached: there is no room, and none can be made.
+            LimitReached: there is no room, and no association may be ended for it.
         """
         most = self._associations.most
         text = "there are %d associations already (%s)" % (most, self._option)
@@ -116,7 +116,7 @@ class AssociationTable:
         self._associations.remove(association, client.groups)
 
     def reaches(self, association: Any, client: Client, has_sockets: bool) -> None:
-        """Take note whether *association* has sockets to targets now."""
+        """Note whether *association* has sockets to targets now."""
         self._reaching.remove(association, client.groups)
         if has_sockets:
             self._reaching.add(association, client.groups)
@@ -124,8 +124,8 @@ class AssociationTable:
     def take_back(self) -> bool:
         """Have an association close its sockets to targets now; return whether there was one.
 
-        Of the largest network, the one without a datagram for longest.  Its next datagram opens
-        one again.
+        It is the one of the largest network without a datagram for longest.  Its next datagram
+        opens a socket again.
         """
         association = self._reaching.victim(())
         if association is not None:
@@ -133,7 +133,7 @@ class AssociationTable:
         return association is not None
 
     def hold(self, client: Client, count: int) -> bool:
-        """Count so many bytes in that wait; False if there is no room for them."""
+        """Count *count* waiting bytes in; return whether there was room for them."""
         if count and not self._held.has_room(client.groups, count):
             return False
         if count:
@@ -142,20 +142,20 @@ class AssociationTable:
         return True
 
     def release(self, client: Client, count: int) -> None:
-        """Count so many bytes out."""
+        """Count *count* bytes out."""
         if count:
             self._held.remove(client.groups, count)
             self.loop.pipes.pending_bytes -= count
 
     @property
     def held(self) -> int:
-        """How many bytes wait."""
+        """The number of waiting bytes."""
         return len(self._held)
 
     def has_room_for_target(self, client: Client) -> bool:
-        """Return whether *client* need not forget anything to remember more.
+        """Return whether *client* may have one more entry without a loss of its own.
 
-        Where others have taken all, one of them forgets some.
+        Where others have taken all, entries of one of them are removed.
         """
         while self._targets.is_full:
             before = self.targets
@@ -167,13 +167,13 @@ class AssociationTable:
         return True
 
     def least_of(self, client: Client) -> int:
-        """Return how many entries an association of *client* keeps, room or not."""
+        """Return how many entries an association of *client* keeps without room."""
         associations = max(1, self._associations.held_by(client.groups))
         share = self._targets.most // 2 // associations
         return max(LEAST_ENTRIES, min(KEPT_ENTRIES, share))
 
     def remember(self, mappings: Any, client: Client, count: int) -> None:
-        """Count entries of *mappings*, which is about targets of *client*, in, or, below 0, out."""
+        """Count *count* entries of *mappings*, about targets of *client*, in; below 0: out."""
         if count > 0:
             self._targets.add(mappings, client.groups, count)
         else:
@@ -181,7 +181,7 @@ class AssociationTable:
         self._weigh()
 
     def _weigh(self) -> None:
-        """Count the entries as memory: no more than their part, whatever each must keep."""
+        """Count the entries as memory, but no more than their limit."""
         weight = min(self.targets, self._targets.most) * TARGET_BYTES
         self.loop.pipes.pending_bytes += weight - self._weight
         self._weight = weight
