@@ -6,9 +6,9 @@ from typing import Any, Callable, Dict, List, Optional
 from minisocks.errors import ServiceError
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
+from minisocks.service.commands import change_told
 from minisocks.service.control import Answer
 from minisocks.service.signals import Order
-from minisocks.service.status import change_told
 
 __all__ = ["Change", "Reloads"]
 

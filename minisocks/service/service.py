@@ -16,6 +16,7 @@ from minisocks.net.processor import AUTO
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
+from minisocks.service.commands import collect
 from minisocks.service.control import Answer
 from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
@@ -23,7 +24,6 @@ from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.reloads import Change, Reloads
 from minisocks.service.signals import Signals, hangs_on
-from minisocks.service.status import collect
 from minisocks.service.watchdog import take_turn
 from minisocks.values import ListenAddress
 
