@@ -1,4 +1,4 @@
-"""One line of the log to be: what it is about, and how it is written, for people or programs."""
+"""One line of the log: its kind and groups, and its text or JSON."""
 
 import logging
 import time
@@ -10,12 +10,12 @@ from minisocks.record import LIMIT_ENDS, Record
 
 __all__ = ["FORMATS", "Entry", "skipped_entry", "sum_up"]
 
-#: Python's levels in syslog's numbers (RFC 5424 section 6.2.1).
+#: Python's levels and the severities of syslog (RFC 5424 section 6.2.1).
 _SEVERITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 
 
 class Entry:
-    """One line to be, as text only when it is written: many are folded, or dropped."""
+    """One line, made into text only when it is written: many are suppressed before."""
 
     __slots__ = (
         "connection",
@@ -34,12 +34,12 @@ class Entry:
         self.name = record.name
         self.level = record.levelno
         self.created = record.created
-        #: The record of a connection, which seldom changes before it is written.
+        #: The record of a connection; it seldom changes before the line is written.
         self.connection: Optional[Record] = None
         self.text = self.trace = ""
-        #: Of a sum: how many lines were like this one, and where they came from.
+        #: In a sum: how many lines were like this one, and their network.
         self.repeats, self.whence = 0, ""
-        #: How many refusals have no line, by why.
+        #: In a sum of refusals without a line: how many there were, by reason.
         self.refused: Optional[Dict[str, int]] = None
         args = record.args
         if isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Record):
@@ -47,7 +47,7 @@ class Entry:
         else:
             self.text = record.getMessage()
             self.trace = record.exc_text or ""  # tame_traceback has made it
-        #: Its kind, and the groups it is in, for ``Folding``; None: each line is wanted.
+        #: Its kind and its groups, for ``Folding``; None: the line is always written.
         self.path = self._path(record.msg)
 
     def _path(self, template: str) -> Optional[Tuple[Hashable, ...]]:
@@ -57,10 +57,10 @@ class Entry:
         if record is None:
             return ((self.name, self.level, self.text if template == "%s" else template),)
         if record.went_well:
-            return None  # there is but one of it
+            return None  # each granted connection has its line
         kind: Hashable = (record.end, record.rep)
         if record.end in LIMIT_ENDS:
-            # Each limit by itself: behind other refusals none would be told.
+            # Each limit is a kind of its own, so that other refusals do not hide it.
             limit = (record.end, record.why.rpartition("(")[2])
             if limit[1].startswith("--max-connections "):
                 return (limit,)
@@ -69,22 +69,22 @@ class Entry:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it is about a client that has got nothing."""
+        """Whether it is about a client that the proxy connected to no target."""
         return self.connection is not None and self.connection.via is None
 
     @property
     def site(self) -> Hashable:
-        """Of a connection: the network that its client is likely to share with no stranger."""
+        """The network that the client of a connection is unlikely to share; None: no connection."""
         return None if self.connection is None else site_of(self.connection.client.groups)
 
     @property
     def why(self) -> str:
-        """Of a refusal: why, in few words."""
+        """The reason of a refusal, in few words; "" for other lines."""
         return "" if self.connection is None else self.connection.reason
 
     @property
     def message(self) -> str:
-        """What it says."""
+        """The text of the line, without time and logger."""
         text = shown(self.text) if self.connection is None else str(self.connection)
         if not self.repeats:
             return text
@@ -92,15 +92,15 @@ class Entry:
 
     @property
     def severity(self) -> int:
-        """Its level, as syslog counts."""
+        """Its level as a severity of syslog."""
         return next(number for level, number in _SEVERITIES if self.level >= level)
 
 
 def sum_up(entry: Entry, count: int, depth: int) -> Entry:
-    """Return the line that says that so many more were like *entry*.
+    """Make *entry* the sum of *count* lines, of which it was the last, and return it.
 
     Args:
-        depth: by how many of its client's groups, counted from the widest, they are the same.
+        depth: how many of the client's groups, from the widest on, all these lines share.
     """
     entry.repeats = count
     if entry.path is not None and 1 < len(entry.path) > depth + 1:
@@ -110,12 +110,9 @@ def sum_up(entry: Entry, count: int, depth: int) -> Entry:
 
 
 def skipped_entry(refused: Dict[str, int]) -> Entry:
-    """Return the line that says how many refusals have none."""
-    sums = ["%s: %d" % item for item in sorted(refused.items())]
-    text = "%d more refusals, of which there are too many for a line each: %s" % (
-        sum(refused.values()),
-        ", ".join(sums),
-    )
+    """Return the sum of refusals that have no line, made of their counts by reason."""
+    sums = ", ".join("%s: %d" % item for item in sorted(refused.items()))
+    text = "%d more refusals, too many to write one by one: %s" % (sum(refused.values()), sums)
     record = logging.makeLogRecord({"msg": text, "levelno": logging.INFO})
     record.name = "minisocks.access"
     entry = Entry(record)
@@ -124,20 +121,20 @@ def skipped_entry(refused: Dict[str, int]) -> Entry:
 
 
 class _Text:
-    """Makes lines for people."""
+    """Format for people; remembers the text of the last second."""
 
     _second = -1
     _head = ""
 
     def __call__(self, entry: Entry, has_time: bool) -> str:
-        """Return its line, without the time if the destination has that."""
+        """Return the line of *entry*, without the time if the output adds one."""
         text = "%s: %s" % (entry.name, entry.message)
         if entry.trace:
             text += "\n" + entry.trace
         return text if has_time else "%s %s" % (self._time(entry.created), text)
 
     def _time(self, created: float) -> str:
-        # A sixth of the work for a line, and under load there are thousands in a second.
+        # strftime is a sixth of the work for a line; under load a second has thousands of lines.
         second = int(created)
         if second != self._second:
             self._second = second
@@ -146,7 +143,7 @@ class _Text:
 
 
 def _json(entry: Entry, has_time: bool) -> str:
-    """Return the line of *entry* for programs."""
+    """Return the line of *entry* as JSON, for programs."""
     second = int(entry.created)
     data: Dict[str, Any] = {
         "time": "%s.%03dZ"

@@ -12,26 +12,25 @@ from minisocks.service.lines import Entry, skipped_entry, sum_up
 
 __all__ = ["BURST", "WINDOW_SECONDS", "Budget", "Folding", "Suppression"]
 
-#: So many of a kind are written in a window; of the rest, how many there were, and the last one.
+#: Lines of one kind written in a window. Of the rest the last one is written, with their number.
 BURST = 10
 WINDOW_SECONDS = 60.0
-#: So many groups of one group are folded each by itself; the others all together.
+#: Groups within one group that are counted each by itself; further ones are counted together.
 MAX_PARTS = 64
-#: Groups remembered at once, of all kinds.
+#: Groups remembered at once, in all kinds.
 MAX_GROUPS = 1024
-
-#: So many at once, and so many a second in the long run.
+#: Lines about refusals: at most so many at once, and so many a second in the long run.
 REFUSAL_BURST = 50
 REFUSALS_PER_SECOND = 3.0
-#: In each window the first line of so many sites is written in any case: behind a flood from
-#: one place the others still show.
+#: Sites whose first line in a window is always written, so that a flood from one network does
+#: not hide the other networks.
 MAX_SITES = 64
 
 Line = TypeVar("Line")
 
 
 class _Group(Generic[Line]):
-    """What is known of the lines of one kind, or of one group of clients in it."""
+    """The count of lines of one kind, or of one group of clients within a kind."""
 
     __slots__ = ("count", "last", "parts")
 
@@ -52,16 +51,14 @@ class _Kind(_Group[Line]):
 
 
 class Folding(Generic[Line]):
-    """Lets the first of a kind through, and sums the rest up at the end of a window.
+    """Repeats of lines: the first of a kind are written, the rest are counted until a window ends.
 
-    A kind has groups, these have groups in turn, as networks have: where few are noisy each
-    is folded by itself, and where many are, the group that they are in.
-
-    A class because it remembers.  One thread.
+    A kind has groups, which have groups in turn, as networks have.  Where few groups are noisy,
+    each has a sum of its own; where many are, the group around them has one.  Thread: one.
 
     Args:
-        sum_up: returns the line that says that so many more were like this last one.  The
-            last argument is how far down their group is: 0 is the kind.
+        sum_up: returns the line for a sum, made of the last line, how many more there were, and
+            the depth of their group; 0 is the kind.
     """
 
     def __init__(
@@ -75,11 +72,11 @@ class Folding(Generic[Line]):
         self._size = 0
 
     def take(self, path: Sequence[Hashable], line: Line, always: bool = False) -> List[Line]:
-        """Return what is to be written now that *line* has come.
+        """Return the lines to write now that *line* has come.
 
         Args:
-            path: its kind, and the groups that it is in, the widest first.
-            always: the line is to be written in any case.
+            path: the kind of the line, and the groups that it is in, the widest first.
+            always: write the line in any case.
         """
         lines = self.due()
         kind = self._kinds.get(path[0])
@@ -110,7 +107,7 @@ class Folding(Generic[Line]):
         return lines
 
     def due(self) -> List[Line]:
-        """Return the sums of the windows that are over."""
+        """Return the sums of the windows that have ended."""
         lines: List[Line] = []
         until = self._clock() - WINDOW_SECONDS
         while self._kinds:
@@ -121,14 +118,14 @@ class Folding(Generic[Line]):
         return lines
 
     def rest(self) -> List[Line]:
-        """Return all sums, because this is the end."""
+        """Return all sums now."""
         lines: List[Line] = []
         for kind in list(self._kinds):
             lines += self._end(kind)
         return lines
 
     def seconds(self) -> Optional[float]:
-        """Return how long until ``due`` has something to say; None: nothing is folded."""
+        """Return the seconds until ``due`` returns a sum; None: there are no repeats."""
         folded = [kind.began for kind in self._kinds.values() if kind.is_folded]
         return max(0.0, min(folded) + WINDOW_SECONDS - self._clock()) if folded else None
 
@@ -147,9 +144,9 @@ class Folding(Generic[Line]):
 
 
 class Budget:
-    """Says which lines may be written, and sums the others up.
+    """Rate of the lines about refusals, for all clients together; counts what exceeds it.
 
-    A class because it remembers.  One thread, but for ``skip``.
+    Thread: one, except ``skip``.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -161,7 +158,7 @@ class Budget:
         self._skipped: Dict[str, int] = {}
 
     def is_first(self, site: Hashable) -> bool:
-        """Return whether a line from *site* is its first one in this window; such are free."""
+        """Return whether a line from *site* is its first one in this window, which is always written."""
         now = self._clock()
         if now >= self._began + WINDOW_SECONDS and not self._skipped:
             self._begin(now)
@@ -171,7 +168,7 @@ class Budget:
         return True
 
     def allows(self) -> bool:
-        """Return whether one more line may be written."""
+        """Return whether one more line may be written, and take it from the rate."""
         now = self._clock()
         self._lines += REFUSALS_PER_SECOND * (now - self._filled_at)
         self._lines, self._filled_at = min(self._lines, float(REFUSAL_BURST)), now
@@ -181,24 +178,24 @@ class Budget:
         return True
 
     def skip(self, why: str, count: int = 1) -> None:
-        """Count so many as not written.  Any thread."""
+        """Count lines that are not written, by reason.  Any thread."""
         with self._lock:
             self._skipped[why] = self._skipped.get(why, 0) + count
 
     def due(self) -> Optional[Dict[str, int]]:
-        """Return how many have not been written, by why, when the window is over, else None."""
+        """Return the counts by reason if the window has ended, else None."""
         now = self._clock()
         return self.rest() if now >= self._began + WINDOW_SECONDS else None
 
     def rest(self) -> Optional[Dict[str, int]]:
-        """Return the same now; None: all have been written."""
+        """Return the counts by reason now, and begin a window; None: every line was written."""
         self._begin(self._clock())
         with self._lock:
             skipped, self._skipped = self._skipped, {}
         return skipped or None
 
     def seconds(self) -> Optional[float]:
-        """Return how long until ``due`` has something to say; None: nothing is skipped."""
+        """Return the seconds until ``due`` returns counts; None: every line was written."""
         if not self._skipped:
             return None
         return max(0.0, self._began + WINDOW_SECONDS - self._clock())
@@ -232,7 +229,7 @@ class Suppression:
         self._budget.skip(entry.why, entry.repeats or 1)
 
     def due(self) -> List[Entry]:
-        """Return the sums of the windows that are over."""
+        """Return the sums of the windows that have ended."""
         return self._affordable(self._folding.due()) + self._skipped(self._budget.due())
 
     def rest(self) -> List[Entry]:

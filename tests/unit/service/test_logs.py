@@ -219,7 +219,7 @@ def test_many_refused_networks_are_one_sum_by_why(log, memory):
     assert [1, 1] == [len([t for t in memory.texts if " id=%d " % n in t]) for n in (9000, 9001)]
     told = sum(int((re.findall("last message ([0-9]+) times", text) or [1])[0]) for text in lines)
     (rest,) = re.findall(
-        "([0-9]+) more refusals, of which there are too many for a line each: "
+        "([0-9]+) more refusals, too many to write one by one: "
         "connection not allowed by ruleset: ([0-9]+)$",
         "\n".join(memory.texts),
         re.M,
