@@ -47,7 +47,7 @@ class Entry:
         else:
             self.text = record.getMessage()
             self.trace = record.exc_text or ""  # tame_traceback has made it
-        #: Its kind and its groups, for ``Folding``; None: the line is always written.
+        #: Its kind and its groups, for ``RepeatFilter``; None: the line is always written.
         self.path = self._path(record.msg)
 
     def _path(self, template: str) -> Optional[Tuple[Hashable, ...]]:

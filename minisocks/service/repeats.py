@@ -10,7 +10,7 @@ from typing import Callable, Dict, Generic, Hashable, List, Optional, Sequence, 
 
 from minisocks.service.lines import Entry, skipped_entry, sum_up
 
-__all__ = ["BURST", "WINDOW_SECONDS", "Budget", "Folding", "Suppression"]
+__all__ = ["BURST", "WINDOW_SECONDS", "Budget", "RepeatFilter", "Suppression"]
 
 #: Lines of one kind written in a window. Of the rest the last one is written, with their number.
 BURST = 10
@@ -41,16 +41,16 @@ class _Group(Generic[Line]):
 
 
 class _Kind(_Group[Line]):
-    __slots__ = ("began", "is_folded", "size")
+    __slots__ = ("began", "has_repeats", "size")
 
     def __init__(self, began: float) -> None:
         super().__init__()
         self.began = began
-        self.is_folded = False
+        self.has_repeats = False
         self.size = 1
 
 
-class Folding(Generic[Line]):
+class RepeatFilter(Generic[Line]):
     """Repeats of lines: the first of a kind are written, the rest are counted until a window ends.
 
     A kind has groups, which have groups in turn, as networks have.  Where few groups are noisy,
@@ -103,7 +103,7 @@ class Folding(Generic[Line]):
         else:
             group.count += 1
             group.last = line
-            kind.is_folded = True
+            kind.has_repeats = True
         return lines
 
     def due(self) -> List[Line]:
@@ -126,13 +126,13 @@ class Folding(Generic[Line]):
 
     def seconds(self) -> Optional[float]:
         """Return the seconds until ``due`` returns a sum; None: there are no repeats."""
-        folded = [kind.began for kind in self._kinds.values() if kind.is_folded]
+        folded = [kind.began for kind in self._kinds.values() if kind.has_repeats]
         return max(0.0, min(folded) + WINDOW_SECONDS - self._clock()) if folded else None
 
     def _end(self, name: Hashable) -> List[Line]:
         kind = self._kinds.pop(name)
         self._size -= kind.size
-        return self._sums(kind, 0) if kind.is_folded else []
+        return self._sums(kind, 0) if kind.has_repeats else []
 
     def _sums(self, group: _Group[Line], depth: int) -> List[Line]:
         lines: List[Line] = []
@@ -213,7 +213,7 @@ class Suppression:
     """
 
     def __init__(self) -> None:
-        self._folding: Folding[Entry] = Folding(sum_up)
+        self._repeats: RepeatFilter[Entry] = RepeatFilter(sum_up)
         self._budget = Budget()
 
     def take(self, entry: Entry) -> List[Entry]:
@@ -221,7 +221,7 @@ class Suppression:
         if entry.path is None:
             return [entry]
         is_first = entry.is_refusal and self._budget.is_first(entry.site)
-        entries = self._folding.take(entry.path, entry, is_first)
+        entries = self._repeats.take(entry.path, entry, is_first)
         return self._affordable(entries, entry if is_first else None)
 
     def skip(self, entry: Entry) -> None:
@@ -230,15 +230,15 @@ class Suppression:
 
     def due(self) -> List[Entry]:
         """Return the sums of the windows that have ended."""
-        return self._affordable(self._folding.due()) + self._skipped(self._budget.due())
+        return self._affordable(self._repeats.due()) + self._skipped(self._budget.due())
 
     def rest(self) -> List[Entry]:
         """Return all sums, because the log ends."""
-        return self._affordable(self._folding.rest()) + self._skipped(self._budget.rest())
+        return self._affordable(self._repeats.rest()) + self._skipped(self._budget.rest())
 
     def seconds(self) -> Optional[float]:
         """Return the seconds until ``due`` returns a sum; None: nothing is suppressed."""
-        waits = (self._folding.seconds(), self._budget.seconds())
+        waits = (self._repeats.seconds(), self._budget.seconds())
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _affordable(self, entries: List[Entry], free: Optional[Entry] = None) -> List[Entry]:

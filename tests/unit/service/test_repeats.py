@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, RepeatFilter
 from kit.support import Clock
-from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, Folding
 
 
 @pytest.fixture
@@ -15,104 +15,104 @@ def clock():
 
 
 @pytest.fixture
-def folding(clock):
+def repeats(clock):
     """A Folding of texts; a sum is (last text, count), of a wider group with its depth."""
 
     def sum_up(line, count, depth):
         return (line, count) if depth in (0, 3) else (line, count, depth)
 
-    return Folding(sum_up, clock)
+    return RepeatFilter(sum_up, clock)
 
 
-def test_first_of_a_kind_are_written(folding):
+def test_first_of_a_kind_are_written(repeats):
     """Ten of a kind go through as they come, then none for the rest of the minute."""
-    lines = [folding.take(("a",), n) for n in range(100)]
+    lines = [repeats.take(("a",), n) for n in range(100)]
 
     assert [[n] for n in range(BURST)] + [[]] * 90 == lines
 
 
-def test_window_ends_with_a_sum(folding, clock):
+def test_window_ends_with_a_sum(repeats, clock):
     """After a minute it says how many more there were, and the last one; then it begins anew."""
     for n in range(1000):
-        folding.take(("a",), n)
-    assert WINDOW_SECONDS == folding.seconds()
-    assert [] == folding.due()
+        repeats.take(("a",), n)
+    assert WINDOW_SECONDS == repeats.seconds()
+    assert [] == repeats.due()
 
     clock.now = WINDOW_SECONDS
-    assert 0 == folding.seconds()
-    assert [(999, 1000 - BURST)] == folding.due()
-    assert [] == folding.due()
-    assert None is folding.seconds()
-    assert [5] == folding.take(("a",), 5)
+    assert 0 == repeats.seconds()
+    assert [(999, 1000 - BURST)] == repeats.due()
+    assert [] == repeats.due()
+    assert None is repeats.seconds()
+    assert [5] == repeats.take(("a",), 5)
 
 
-def test_what_was_not_folded_has_no_sum(folding, clock):
+def test_what_was_not_folded_has_no_sum(repeats, clock):
     """Ten or fewer in a minute are all there, and nobody is woken for them."""
     for n in range(BURST):
-        folding.take(("a",), n)
-    assert None is folding.seconds()
+        repeats.take(("a",), n)
+    assert None is repeats.seconds()
 
     clock.now = WINDOW_SECONDS
-    assert [] == folding.due()
+    assert [] == repeats.due()
 
 
-def test_kinds_are_apart(folding):
+def test_kinds_are_apart(repeats):
     """One noisy kind hides no other."""
     for n in range(100):
-        folding.take(("noisy",), n)
+        repeats.take(("noisy",), n)
 
-    assert ["hello"] == folding.take(("other",), "hello")
-    assert [(99, 100 - BURST)] == folding.rest()
+    assert ["hello"] == repeats.take(("other",), "hello")
+    assert [(99, 100 - BURST)] == repeats.rest()
 
 
-def test_memory_is_bounded(folding):
+def test_memory_is_bounded(repeats):
     """With more kinds than it remembers the oldest is summed up at once."""
     for n in range(20):
-        folding.take(("first",), n)
+        repeats.take(("first",), n)
     lines = []
     for kind in range(MAX_GROUPS * 3):
-        lines += folding.take((kind,), kind)
+        lines += repeats.take((kind,), kind)
 
     assert (19, 20 - BURST) in lines
     assert list(range(MAX_GROUPS * 3)) == [line for line in lines if line != (19, 20 - BURST)]
-    assert len(folding._kinds) == MAX_GROUPS
+    assert len(repeats._kinds) == MAX_GROUPS
 
 
-def test_a_few_noisy_ones_are_folded_each_by_itself(folding):
+def test_a_few_noisy_ones_are_folded_each_by_itself(repeats):
     """The neighbours of a noisy one, near or far, are not behind its lines."""
     for n in range(100):
-        folding.take(("why", "net", "sub", "noisy"), n)
+        repeats.take(("why", "net", "sub", "noisy"), n)
     for path in (("net", "sub", "calm"), ("net", "other", "x"), ("far", "y", "z")):
-        assert ["hello"] == folding.take(("why",) + path, "hello")
-    assert [(99, 100 - BURST)] == folding.rest()
+        assert ["hello"] == repeats.take(("why",) + path, "hello")
+    assert [(99, 100 - BURST)] == repeats.rest()
 
 
-def test_many_noisy_ones_are_folded_by_the_group_that_they_are_in(folding):
+def test_many_noisy_ones_are_folded_by_the_group_that_they_are_in(repeats):
     """Beyond a number of parts a group has ten lines for all further ones, and one sum."""
     lines = []
     for n in range(MAX_PARTS + 1000):
-        lines += folding.take(("why", "net", "sub", n), n)
+        lines += repeats.take(("why", "net", "sub", n), n)
     assert list(range(MAX_PARTS + BURST)) == lines
-    assert [(MAX_PARTS + 999, 1000 - BURST, 2)] == folding.rest()
+    assert [(MAX_PARTS + 999, 1000 - BURST, 2)] == repeats.rest()
 
 
-def test_a_line_may_be_wanted_in_any_case(folding):
+def test_a_line_may_be_wanted_in_any_case(repeats):
     """It is written beyond the ten, and no sum counts it."""
-    lines = [folding.take(("a",), n, always=n in (0, 50)) for n in range(100)]
+    lines = [repeats.take(("a",), n, always=n in (0, 50)) for n in range(100)]
     assert [*range(BURST), 50] == [line for written in lines for line in written]
-    assert [(99, 100 - BURST - 1)] == folding.rest()
+    assert [(99, 100 - BURST - 1)] == repeats.rest()
 
 
-def test_groups_are_bounded(folding):
+def test_groups_are_bounded(repeats):
     """Whatever networks lines come from, so many are remembered, and forgotten in time."""
     written = []
     for n in range(20000):
-        written += folding.take(("why", n % 70, n % 4900, n), n)
-    assert folding._size == MAX_GROUPS
-    sums = folding.rest()
+        written += repeats.take(("why", n % 70, n % 4900, n), n)
+    assert repeats._size == MAX_GROUPS
+    sums = repeats.rest()
     assert len(sums) <= MAX_GROUPS
     assert 20000 == len(written) + sum(line[1] for line in sums)
-    assert 0 == folding._size == len(folding._kinds)
+    assert 0 == repeats._size == len(repeats._kinds)
 
 
 PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(tuple)
@@ -122,11 +122,11 @@ PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(tuple)
 def test_nothing_is_lost_uncounted(steps):
     """Whatever comes when: lines written and lines summed up are as many as have come."""
     clock = Clock(0.0)
-    folding = Folding(lambda line, count, depth: count, clock)
+    repeats = RepeatFilter(lambda line, count, depth: count, clock)
     written = []
     for kind, seconds in steps:
         clock.now += seconds
-        written += folding.take(kind, "line")
-    written += folding.rest()
+        written += repeats.take(kind, "line")
+    written += repeats.rest()
 
     assert len(steps) == sum(1 if line == "line" else line for line in written)
