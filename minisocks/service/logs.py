@@ -1,7 +1,7 @@
-"""The log of the command line: lines are made and written by a thread of its own.
+"""The log of the command line: a thread of its own makes the lines and writes them.
 
-So nobody waits for a disk that is full, a pipe that nobody reads or a syslog that is
-gone, the loop least of all.  What cannot be written is counted, and told when it can.
+So no other thread waits when the disk is full, no process reads the pipe, or syslog has ended.
+Lines that cannot be written are counted, and their number is written when that is possible.
 """
 
 import collections
@@ -23,21 +23,21 @@ __all__ = ["Log", "destinations"]
 
 log = logging.getLogger("minisocks")
 
-#: Entries that wait to be written, about a MiB. Beyond it new ones are dropped.
+#: Entries that may wait to be written, about a MiB; further ones are dropped.
 MAX_WAITING = 1000
-#: Lines that come within so many seconds are written together.
+#: Seconds in which lines are collected and then written together.
 PAUSE_SECONDS = 0.05
-#: How long the end waits for the last lines to be taken.
+#: Seconds that the end of the process waits for the last lines to be written.
 CLOSE_SECONDS = 2.0
-#: It is told so often that lines are lost.
+#: Seconds between two lines about lines that are lost.
 EDGE_SECONDS = 10.0
 
 
 def destinations(config: Config) -> List[Destination]:
-    """Open where the settings want the log to be.
+    """Open the outputs that the settings name: a file, syslog or stderr.
 
     Raises:
-        ConfigError: the file cannot be opened.
+        ConfigError: the log file cannot be opened.
     """
     found: List[Destination] = []
     if config.log_file:
@@ -48,24 +48,25 @@ def destinations(config: Config) -> List[Destination]:
 
 
 class Log(logging.Handler):
-    """Takes records from any thread, and has one thread of its own write them.
+    """Logging handler that queues records of any thread, for its own thread to write.
 
-    A class because handler, queue and thread live and end together.
+    Not the handlers of the standard library: their queue makes the text of each record in the
+    thread that logs, and their files and sockets raise, wait, or follow another user's links.
 
     Raises:
-        ConfigError: the file cannot be opened.
+        ConfigError: the log file cannot be opened.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self._waiting: Deque[Entry] = collections.deque()
-        #: Not with --verbose: who asks for it is looking for something.
+        #: Not with --verbose, whose operator looks for single lines.
         self._suppresses = not config.verbose
         self._changed = threading.Condition()
         self._sleeping = self._closed = False
         self._thread: Optional[threading.Thread] = None
-        #: What is to be done before the next lines are written.
-        self._wishes: Deque[Callable[[], None]] = collections.deque()
+        #: Tasks for the log's thread before it writes the next lines.
+        self._tasks: Deque[Callable[[], None]] = collections.deque()
         self._dropped = 0
         # The log's thread only
         self._suppression = Suppression()
@@ -75,7 +76,7 @@ class Log(logging.Handler):
         self._told_at = -EDGE_SECONDS
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take *record* without the lock of other handlers: a deque needs none."""
+        """Take *record* without the lock of ``logging.Handler``: a deque needs none."""
         is_wanted = bool(self.filter(record))
         if is_wanted:
             self.emit(record)
@@ -83,26 +84,26 @@ class Log(logging.Handler):
 
     @property
     def problem(self) -> str:
-        """Why lines would be lost, as far as can be told before there are any."""
+        """Why lines would be lost now; "" if no reason is known."""
         return "; ".join(filter(None, [item.problem() for item in self._destinations]))
 
     def start(self, config: Config) -> None:
-        """Take what our loggers have from now on, and write it.
+        """Take records from the loggers of minisocks from now on, and write them.
 
         Raises:
-            RuntimeError: there is no room for a thread.
+            RuntimeError: the system has no room for another thread.
         """
-        # What no line shows need not be asked of the system for each.
+        # No line shows these, so logging need not find them for each record.
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
         logging.raiseExceptions = False
-        # Nor from which line of ours it comes; logging's HOWTO names this way.
+        # Nor the line of code that logs; logging's HOWTO names this way.
         logging._srcfile = None
         self._thread = start_thread(self._work, "log")
         logging.getLogger("minisocks").addHandler(self)
         _set_levels(config)
 
     def change(self, config: Config, opened: Optional[Sequence[Destination]] = None) -> None:
-        """Log as *config* says from now on, and to what ``destinations`` has *opened* for it."""
+        """Log as *config* says, from now on to *opened*, which ``destinations`` has returned."""
         _set_levels(config)
         self._suppresses = not config.verbose
         if opened is None:
@@ -114,26 +115,26 @@ class Log(logging.Handler):
             for destination in old:
                 destination.close()
 
-        self._wish(do)
+        self._add_task(do)
 
     def reopen(self) -> None:
-        """Have its files opened anew."""
+        """Open the outputs again, so that a renamed file is left.  Any thread."""
 
         def do() -> None:
             for destination in self._destinations:
                 try:
                     destination.reopen()
                 except OSError as exc:
-                    told = "the log cannot be opened anew, going on with the old one: %s"
+                    told = "the log cannot be opened again, so the file that is open is used: %s"
                     log.warning(told, reason_of(exc))
 
-        self._wish(do)
+        self._add_task(do)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have *record* written soon.  Never waits."""
+        """Queue *record* to be written soon.  Any thread; never waits."""
         waiting, entry = len(self._waiting), Entry(record)
         if waiting >= MAX_WAITING // 2 and self._suppresses and entry.is_refusal:
-            # The other half is for what clients cannot have for nothing.
+            # The other half is for lines that a client cannot cause without being admitted.
             self._suppression.skip(entry)
             return
         if waiting >= MAX_WAITING:
@@ -145,10 +146,10 @@ class Log(logging.Handler):
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what is left, unless that takes too long.  Any number of times."""
+        """Write the lines that are left, within ``CLOSE_SECONDS``.  May be called again."""
         logging.getLogger("minisocks").removeHandler(self)
         if self._closed:
-            return  # logging closes it once more at exit
+            return  # logging closes each handler at exit, too
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -156,36 +157,36 @@ class Log(logging.Handler):
             self._thread.join(CLOSE_SECONDS)
         super().close()
 
-    def _wish(self, wish: Callable[[], None]) -> None:
+    def _add_task(self, task: Callable[[], None]) -> None:
         with self._changed:
-            self._wishes.append(wish)
+            self._tasks.append(task)
             self._changed.notify()
 
     def _work(self) -> None:
         release_thread()
         while self._wait():
             try:
-                self._take()
-            except Exception as exc:  # noqa: BLE001  # our bug: a line pays for it, the log lives on
-                self._lost_some(1, "internal error: %r" % exc)
+                self._work_once()
+            except Exception as exc:  # noqa: BLE001  # our bug: one line is lost, the log goes on
+                self._count_lost(1, "internal error: %r" % exc)
             with self._changed:
                 if not self._closed and len(self._waiting) < MAX_WAITING // 2:
                     self._changed.wait(PAUSE_SECONDS)
-        self._told_at = -EDGE_SECONDS  # or never
+        self._told_at = -EDGE_SECONDS  # this is the last chance
         try:
-            self._take()
+            self._work_once()
             self._write(self._suppression.rest())
-        except Exception:  # noqa: BLE001, S110  # our bug: nobody is left to tell
+        except Exception:  # noqa: BLE001, S110  # our bug, and there is no log to write it to
             pass
         for destination in self._destinations:
             destination.close()
 
     def _wait(self) -> bool:
-        """Return when there is something to do; False at the end."""
+        """Wait for work; return False when the log is closed."""
         with self._changed:
-            # Before it looks: who appends looks at the flag behind that.
+            # Set before the queue is looked at, because ``emit`` appends before it looks.
             self._sleeping = True
-            while not (self._waiting or self._wishes or self._closed):
+            while not (self._waiting or self._tasks or self._closed):
                 seconds = self._suppression.seconds()
                 if seconds == 0:
                     break
@@ -193,17 +194,17 @@ class Log(logging.Handler):
             self._sleeping = False
             return not self._closed
 
-    def _take(self) -> None:
-        """Write what waits, and what is due."""
-        while self._wishes:
-            self._wishes.popleft()()
+    def _work_once(self) -> None:
+        """Carry out the tasks, then write the sums that are due and the queued entries."""
+        while self._tasks:
+            self._tasks.popleft()()
         entries = self._suppression.due()
         for _ in range(len(self._waiting)):
             entry = self._waiting.popleft()
             entries += self._suppression.take(entry) if self._suppresses else [entry]
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            self._lost_some(dropped, "they are not taken fast enough")
+            self._count_lost(dropped, "they came faster than they could be written")
         self._write(entries)
 
     def _write(self, entries: Sequence[Entry]) -> None:
@@ -212,7 +213,7 @@ class Log(logging.Handler):
         if self._why_lost and now >= self._told_at + EDGE_SECONDS:
             telling = self._lost
             self._told_at = now
-            entries = [self._loss(), *entries]
+            entries = [self._lost_entry(), *entries]
             self._why_lost = ""
         if not entries:
             return
@@ -224,17 +225,17 @@ class Log(logging.Handler):
             if problem:
                 why, lost = problem, max(lost, destination.lost)
         if lost < len(entries):
-            self._lost -= telling  # that line, the first one, is written
+            self._lost -= telling  # their line is the first one, and is written
         elif telling:
             lost -= 1
         if why:
-            self._lost_some(lost, why)
+            self._count_lost(lost, why)
 
-    def _lost_some(self, count: int, why: str) -> None:
+    def _count_lost(self, count: int, why: str) -> None:
         self._lost += count
         self._why_lost = why
 
-    def _loss(self) -> Entry:
+    def _lost_entry(self) -> Entry:
         text = "%d lines of the log are lost: %s" % (self._lost, self._why_lost)
         record = logging.makeLogRecord({"msg": text, "levelno": logging.WARNING})
         record.name = "minisocks"

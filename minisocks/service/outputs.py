@@ -1,7 +1,7 @@
-"""Where log lines go: stderr, a file, syslog.  Only the log's own thread writes to them.
+"""Outputs of the log: stderr, a file, syslog.  Thread: the log's own, except ``try_out``.
 
-None of them raises because a disk is full or a daemon is gone: ``write`` says what it
-could not write, and the next call tries again.
+No output raises when the disk is full or the daemon has ended: ``write`` returns why lines are
+lost, and the next call tries again.
 """
 
 import errno
@@ -19,53 +19,52 @@ from minisocks.quoting import reason_of
 
 __all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
 
-#: Severity in syslog's numbers (RFC 5424 section 6.2.1), and the line.
+#: Severity (RFC 5424 section 6.2.1) and text of a line.
 Line = Tuple[int, str]
 
-#: Where the syslog daemon of this host listens, by system.
+#: Paths at which the syslog daemon of this host listens, by system.
 LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
 #: The facility "daemon" (RFC 5424 section 6.2.1).
 FACILITY = 3
-#: A syslog that was not there is looked for again after so many seconds.
+#: Seconds until a syslog that did not answer is tried again.
 RETRY_SECONDS = 1.0
-#: What a datagram to another host may hold (RFC 5424 section 6.1: 2048 should do).
+#: Most bytes of a datagram to another host (RFC 5424 section 6.1: receivers should take 2048).
 MAX_DATAGRAM = 2048
 
-
-#: What cannot be opened by its name, and has one all the same; by its kind in stat's words.
+#: Why a file that exists cannot be opened (ENXIO), by its kind.
 _NO_FILES = {stat.S_IFSOCK: "it is a socket", stat.S_IFIFO: "no process reads this pipe"}
 
 
 class Destination:
-    """One of them."""
+    """An output."""
 
-    #: Whether it writes the time and the name of the program itself.
+    #: Whether the output adds the time, and the name of the program, to each line.
     has_time = False
-    #: How many lines the last ``write`` has lost.
+    #: Lines that the last ``write`` has lost.
     lost = 0
 
     def write(self, lines: Sequence[Line]) -> str:
-        """Write *lines*; return why some are lost, nothing if none is."""
+        """Write *lines*; return why some are lost, "" if none is."""
         raise NotImplementedError
 
     def problem(self) -> str:
-        """Return why lines would be lost just now, nothing if none would."""
+        """Return why lines would be lost now, "" if none would."""
         return ""
 
     def reopen(self) -> None:
-        """Let go of what was opened, and open it anew.
+        """Open it again, by its name.
 
         Raises:
-            OSError: it cannot be opened; the old one stays.
+            OSError: it cannot be opened; the one that is open stays.
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
     def write_all(self, fd: int, text: str) -> str:
-        """Write *text* to *fd*; return why not all of it could be, and set ``lost``."""
+        """Write *text* to *fd*; return why a part is lost, "" if none is, and set ``lost``."""
         data = text.encode("utf-8", "backslashreplace")
-        lines = data.count(b"\n") - data.startswith(b"\n")  # that ends a torn one
+        lines = data.count(b"\n") - data.startswith(b"\n")  # this one ends a torn line
         try:
             while data:
                 data = data[os.write(fd, data) :]
@@ -80,14 +79,14 @@ class Stderr(Destination):
     """The standard error of the process."""
 
     def write(self, lines: Sequence[Line]) -> str:
-        """Write them in one piece.  May wait for ever for whoever reads them."""
+        """Write them in one piece.  Waits as long as the process that reads them takes none."""
         if sys.stderr is None:
             return ""
         return self.write_all(2, "".join(text + "\n" for _severity, text in lines))
 
 
 class LogFile(Destination):
-    """A file, to which lines are added.
+    """A file, to which lines are appended; one that another program has renamed is left.
 
     Raises:
         ConfigError: it cannot be opened.
@@ -97,7 +96,7 @@ class LogFile(Destination):
         self.path = path
         self._looked_at = 0.0
         self._fd = -1
-        #: The last write was cut off in the middle of a line.
+        #: Whether the last write ended in the middle of a line.
         self._torn = False
         try:
             self.reopen()
@@ -106,7 +105,7 @@ class LogFile(Destination):
 
     @staticmethod
     def try_out(path: str) -> None:
-        """Go on if the file *path* could be opened; it is not made.
+        """Check that the file *path* could be opened, without creating it.  Any thread.
 
         Raises:
             ConfigError: it cannot be opened.
@@ -117,13 +116,13 @@ class LogFile(Destination):
             raise _cannot_write(path, exc) from exc
 
     def reopen(self) -> None:
-        """Open the file of that name, which may be another one by now."""
+        """Open the file that has the name now."""
         fd = open_trusted(self.path, _TO_APPEND, 0o640)
         self.close()
         self._fd = fd
 
     def write(self, lines: Sequence[Line]) -> str:
-        """Write them in one piece, to the file that has the name now."""
+        """Write them in one piece to the file that has the name now."""
         self._follow()
         text = "".join(text + "\n" for _severity, text in lines)
         why = self.write_all(self._fd, "\n" + text if self._torn else text)
@@ -137,7 +136,7 @@ class LogFile(Destination):
             self._fd = -1
 
     def _follow(self) -> None:
-        """See, once in a second, whether somebody has renamed the file."""
+        """Look, at most once a second, whether the name is another file's; if so, open that."""
         now = time.monotonic()
         if now < self._looked_at + 1.0:
             return
@@ -147,14 +146,14 @@ class LogFile(Destination):
             if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
                 return
         except OSError:
-            pass  # renamed, and not there again: that is what opening is for
+            pass  # the name is free: open a new file
         try:
             self.reopen()
         except OSError:
-            pass  # better the old file than none
+            pass  # the old file is better than none
 
 
-#: Not waiting: for a FIFO there may be no reader yet, or not any more.
+#: Nonblocking, because a FIFO may have no reader.
 _TO_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _TO_APPEND |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -165,13 +164,13 @@ def _cannot_write(path: str, exc: OSError) -> ConfigError:
 
 
 class Syslog(Destination):
-    """A syslog daemon: of this host by its socket, of another one by UDP (RFC 3164).
+    """A syslog daemon: of this host by its unix socket, of another host by UDP (RFC 3164).
 
     Args:
-        where: as ``--syslog`` has it.
+        where: the value of ``--syslog``: local, a path, or HOST:PORT.
 
     Raises:
-        ConfigError: this system has no unix sockets, and no syslog that could be meant.
+        ConfigError: *where* is of this host, and this system has no unix sockets.
     """
 
     has_time = True
@@ -186,7 +185,7 @@ class Syslog(Destination):
         self._why = ""
 
     def write(self, lines: Sequence[Line]) -> str:
-        """Send a datagram for each, and for each line of a traceback; never wait."""
+        """Send a datagram for each line, those of a traceback too.  Never waits."""
         why, self.lost = "", 0
         for severity, text in lines:
             for part in text.split("\n"):
@@ -196,12 +195,12 @@ class Syslog(Destination):
         return why
 
     def problem(self) -> str:
-        """Return why nobody would get a line just now, nothing if somebody would."""
-        # To find a host may take long.
+        """Return why lines would be lost now, "" if none would.  Tries a syslog of this host only."""
+        # To look up another host may take long.
         return "" if self._is_remote or self._connected() is not None else self._why
 
     def reopen(self) -> None:
-        """Look for the daemon anew with the next line."""
+        """Connect again for the next line."""
         self.close()
         self._tried_at = -RETRY_SECONDS
 
@@ -216,7 +215,7 @@ class Syslog(Destination):
         if self._is_remote:
             head += time.strftime("%b %e %H:%M:%S ") + socket.gethostname().split(".")[0] + " "
         data = ("%sminisocks[%d]: %s" % (head, os.getpid(), text)).encode("utf-8", "replace")
-        # A daemon that was started again has a new socket of the same name.
+        # Twice, because a restarted daemon has a new socket of the same name.
         for _ in range(2):
             sock = self._connected()
             if sock is None:
@@ -225,7 +224,7 @@ class Syslog(Destination):
                 sock.send(data[:MAX_DATAGRAM] if self._is_remote else data)
                 return ""
             except BlockingIOError:
-                return "syslog takes nothing"
+                return "syslog does not read fast enough"
             except OSError as exc:
                 self._why = "syslog: %s" % reason_of(exc)
                 self.close()
@@ -270,7 +269,7 @@ def _connect(family: int, address: Any) -> socket.socket:
     try:
         sock.setblocking(False)
         if family == socket.AF_UNIX:
-            demand_trusted(address)  # else another user reads the log
+            demand_trusted(address)  # or another user could read the log
         sock.connect(address)
     except BaseException:
         sock.close()

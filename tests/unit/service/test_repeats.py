@@ -16,7 +16,7 @@ def clock():
 
 @pytest.fixture
 def repeats(clock):
-    """A Folding of texts; a sum is (last text, count), of a wider group with its depth."""
+    """A RepeatFilter of texts; a sum is (last text, count), of a wider group with its depth."""
 
     def sum_up(line, count, depth):
         return (line, count) if depth in (0, 3) else (line, count, depth)
