@@ -1,4 +1,4 @@
-"""What the rules say about one client and one target: ``minisocks check --from --to``."""
+"""The decision of the rules about one client and one target: ``minisocks check --from --to``."""
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -13,14 +13,14 @@ from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
 __all__ = ["Question", "Explanation", "judge"]
 
-
-#: Where a client may be that no address is known of.
+#: Values of --from for clients that have no address.
 _PLACES = ("forwarder", "unix")
-_WITHOUT_ADDRESS = "by a unix socket or a forwarder there is no %s"
+_NO_ADDRESS = "a client by a unix socket or a forwarder has no %s: it gets %s"
+_NO_CLIENT = "%r is no address of a client: give one such as 10.0.0.7, or unix, or forwarder"
 
 
 class Question(NamedTuple):
-    """Who wants what; texts as people write them."""
+    """The client, the target and the request, as the operator writes them."""
 
     source: str
     target: str
@@ -30,10 +30,10 @@ class Question(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The decision, and what it is made of.
+    """A decision, and its parts.
 
-    ``rows``: an address of the target ("" before one is known), whether it may be
-    reached, and which rule says so.
+    ``rows``: an address of the target ("" before one is known), whether the rules allow it, and
+    why.
     """
 
     allowed: bool
@@ -41,7 +41,7 @@ class Explanation(NamedTuple):
     rows: List[Tuple[str, bool, str]]
 
     def as_lines(self) -> List[str]:
-        """Return it for people."""
+        """Return the lines for people."""
         width = max([len(row[0]) for row in self.rows] + [0])
         lines = ["%s: %s" % ("allowed" if self.allowed else "denied", self.question)]
         for address, allowed, why in self.rows:
@@ -50,7 +50,7 @@ class Explanation(NamedTuple):
         return lines
 
     def as_data(self) -> Dict[str, Any]:
-        """Return it for programs."""
+        """Return the data for JSON."""
         rows = [dict(zip(("address", "allowed", "why"), row)) for row in self.rows]
         return {"allowed": self.allowed, "question": self.question, "addresses": rows}
 
@@ -58,61 +58,47 @@ class Explanation(NamedTuple):
 def judge(
     access: Access, question: Question, getaddrinfo: Callable[..., Any] = system_getaddrinfo
 ) -> Explanation:
-    """Return what *access* says; names are looked up as the proxy would.
+    """Return the decision of *access*; names are looked up as the proxy does.
 
     Raises:
         ConfigError: the question cannot be understood.
     """
     client, dst = _client(question.source), _target(question.target)
-    cmd = COMMANDS.get(question.command.lower())
-    if cmd is None:
-        raise ConfigError("--command", "%r is none of %s" % (question.command, ", ".join(COMMANDS)))
-    if question.ver == 4 and cmd == Cmd.UDP_ASSOCIATE:
-        raise ConfigError("--ver", "SOCKS4 has connect and bind only")
+    cmd = _command(question)
     text = "%s to %s, %s by SOCKS%d" % (
         client.host,
         question.target,
         question.command,
         question.ver,
     )
-    rules = access.rules
     if question.user is not None:
-        client.user = user = encode(question.user)
-        client.is_unproven = question.ver == 4 and bool(access.users)
         text += " as %s" % question.user
-        why = _why_not(access, user, question)
-        if why:
-            return Explanation(False, text, [("", False, why)])
-        if client.is_unproven and (access.users.may_be(user) or not rules.name(user)):
-            client.user = None  # as ``SocksHandler.identify``
-    elif question.ver == 4 and rules.asks_ident:
-        decision = rules.precheck_some_user(client, question.ver, cmd, dst)
-        why = decision.reason or "its identd has to say who it is (--as NAME)"
+    why = _why_not_admitted(access, question, client, cmd, dst)
+    if not why and cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
+        why = _NO_ADDRESS % ("UDP", "REP 07")
+    if why:
         return Explanation(False, text, [("", False, why)])
-    elif Method.NO_AUTHENTICATION not in rules.methods(client):
-        return Explanation(False, text, [("", False, "a password is needed (--as NAME)")])
+    rules = access.rules
 
     def by(decision: Decision) -> str:
         if not decision.number:
             return decision.reason
         return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
 
-    if cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
-        return Explanation(False, text, [("", False, _WITHOUT_ADDRESS % "UDP: it hears REP 07")])
     decision = rules.precheck(client, question.ver, cmd, dst)
+    if decision.allowed and cmd == Cmd.BIND and dst.is_anybody:
+        decision = rules.precheck_any(client, question.ver, cmd, dst)
+        why = by(decision) or "the rules decide about each peer that connects"
+        return Explanation(decision.allowed, text, [("", decision.allowed, why)])
     if not decision.allowed:
         return Explanation(False, text, [("", False, by(decision))])
-    addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     try:
+        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.egress.only)
-        if cmd == Cmd.BIND and not dst.is_anybody:
+        if cmd == Cmd.BIND:
             addresses = of_peers(question.ver, addresses)
     except DialError as exc:
         return Explanation(False, text, [("", False, str(exc))])
-    if cmd == Cmd.BIND and dst.is_anybody:
-        decision = rules.precheck_any(client, question.ver, cmd, dst)
-        why = by(decision) or "whoever connects is held against the rules then"
-        return Explanation(decision.allowed, text, [("", decision.allowed, why)])
     rows = []
     for _family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
@@ -122,11 +108,43 @@ def judge(
     return Explanation(any(row[1] for row in rows), text, rows)
 
 
-def _why_not(access: Access, user: bytes, question: Question) -> str:
-    """Return why *user* cannot have logged in; "" if he can."""
+def _command(question: Question) -> Cmd:
+    cmd = COMMANDS.get(question.command.lower())
+    if cmd is None:
+        raise ConfigError("--command", "%r is none of %s" % (question.command, ", ".join(COMMANDS)))
+    if question.ver == 4 and cmd == Cmd.UDP_ASSOCIATE:
+        raise ConfigError("--ver", "SOCKS4 has connect and bind only")
+    return cmd
+
+
+def _why_not_admitted(
+    access: Access, question: Question, client: Client, cmd: Cmd, dst: Address
+) -> str:
+    """Return why *client* is refused before the rules see the target, "" if it is not.
+
+    Sets the user of *client*.
+    """
+    rules, users = access.rules, access.users
+    if question.user is None:
+        if question.ver == 4 and rules.asks_ident:
+            decision = rules.precheck_some_user(client, question.ver, cmd, dst)
+            return decision.reason or "ident has to confirm its user; ask again with --as NAME"
+        if Method.NO_AUTHENTICATION in rules.methods(client):
+            return ""
+        return "this client needs a password; ask again with --as NAME"
+    client.user = user = encode(question.user)
+    client.is_unproven = question.ver == 4 and bool(users)
+    why = _why_not_logged_in(access, user, question)
+    if client.is_unproven and (users.may_be(user) or not rules.name(user)):
+        client.user = None  # as ``SocksHandler.identify`` does
+    return why
+
+
+def _why_not_logged_in(access: Access, user: bytes, question: Question) -> str:
+    """Return why *user* cannot have logged in, "" if it can."""
     if question.ver == 4 and access.rules.asks_ident:
         if question.source in _PLACES:
-            return _WITHOUT_ADDRESS % "identd to ask: it hears 92"
+            return _NO_ADDRESS % ("identd", "CD 92")
         return ""
     if not access.users:
         return "there are no users"
@@ -140,7 +158,7 @@ def _client(text: str) -> Client:
         return Client("", text == "forwarder")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if packed_ip(bare) is None:
-        raise ConfigError("--from", "%r is no address of a client; write it as 10.0.0.7" % text)
+        raise ConfigError("--from", _NO_CLIENT % text)
     return Client((bare, 0))
 
 

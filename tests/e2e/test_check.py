@@ -382,7 +382,7 @@ def test_rules_in_force_are_numbered(rules):
             1,
             [
                 "denied: unix to 8.8.8.8:53, udp by SOCKS5 as ann",
-                "  denied  by a unix socket or a forwarder there is no UDP: it hears REP 07",
+                "  denied  a client by a unix socket or a forwarder has no UDP: it gets REP 07",
             ],
         ),
         (
@@ -390,7 +390,7 @@ def test_rules_in_force_are_numbered(rules):
             1,
             [
                 "denied: unix to 8.8.8.8:1, connect by SOCKS5",
-                "  denied  a password is needed (--as NAME)",
+                "  denied  this client needs a password; ask again with --as NAME",
             ],
         ),
         (

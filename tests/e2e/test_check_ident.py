@@ -35,7 +35,7 @@ def judge(file, *args):
             1,
             [
                 "denied: 10.0.0.7 to 8.8.8.8:1, connect by SOCKS4",
-                "  denied  its identd has to say who it is (--as NAME)",
+                "  denied  ident has to confirm its user; ask again with --as NAME",
             ],
         ),
         (
@@ -75,7 +75,7 @@ def judge(file, *args):
             1,
             [
                 "denied: unix to 8.8.8.8:1, connect by SOCKS4 as ann",
-                "  denied  by a unix socket or a forwarder there is no identd to ask: it hears 92",
+                "  denied  a client by a unix socket or a forwarder has no identd: it gets CD 92",
             ],
         ),
     ],

@@ -253,7 +253,7 @@ def test_check_answers_about_it():
     assert 1 == run_command(*asks)[0]
     assert 0 == run_command(*asks, "--as", "ann")[0]
     status, output, _ = run_command(*asks, "--as", "ann", "--command", "udp")
-    assert (1, True) == (status, "a forwarder there is no UDP: it hears REP 07" in output)
+    assert (1, True) == (status, "a forwarder has no UDP: it gets REP 07" in output)
 
 
 # Over sockets
