@@ -1,15 +1,15 @@
-"""The command check: the settings and rules in force, and whether a start would be refused; or
-what the rules say about one client and one target.  No click.
+"""The command check: settings and rules in force, and why a start would fail.  No click.
 
-A start is tried without creating anything.  A listener and a pidfile that the running process of
-these very settings has are no problem, because check is run before a reload or a restart, too.
+It tries a start without creating anything.  A listener and a pidfile that the process with these
+settings already has are no problem, because check is run before a reload or a restart, too.
 """
 
 import os
 from typing import Any, Callable, Dict, List, Optional
 
 from minisocks import __version__
-from minisocks.access import Access, Users
+from minisocks.access import Access
+from minisocks.auth import Users
 from minisocks.config.layers import Layered
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError, MinisocksError, ServiceError
@@ -21,7 +21,7 @@ from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.console import NO_BACKGROUND, can_detach
+from minisocks.service.daemon import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
 from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog
@@ -31,21 +31,21 @@ from minisocks.values import ListenAddress
 
 __all__ = ["check", "judge_one", "problems"]
 
-#: How long the running process may take to say where it listens.
+#: Seconds in which the running process has to answer where it listens.
 ANSWER_SECONDS = 5.0
-#: What a login costs: seconds, and iterations.
+#: What a login costs here: seconds and iterations.
 Login = Dict[str, Any]
-#: The processor that serving threads would keep to: what is wanted, and its number.
+#: The processor of the serving threads: the setting, and the number it gives here.
 Kept = Dict[str, Any]
 
 
 def check(chosen: Layered, as_json: bool) -> None:
-    """Show the settings, where each comes from, and the rules.
+    """Print the settings with their sources, the rules, and why a start would fail.
 
     Raises:
-        ConfigError: a file that they name cannot be used.
-        OSError: stdout is closed, or full.
-        MinisocksError: a start would be refused, for this last.
+        ConfigError: a file that the settings name cannot be used.
+        OSError: stdout is closed or full; or a start would fail, and this is the last reason.
+        MinisocksError: a start would fail, and this is the last reason.
     """
     access = Access.of(chosen.config, Hooks())
     rules = access.rules
@@ -68,22 +68,6 @@ def check(chosen: Layered, as_json: bool) -> None:
         raise found[-1]
 
 
-def _sentence(exc: Exception) -> str:
-    if isinstance(exc, ConfigError):
-        return exc.sentence
-    return reason_of(exc)
-
-
-def _login(users: Users) -> Optional[Dict[str, Any]]:
-    """Return what it costs here to check a password of the file of users; None: nothing."""
-    if not users.has_hashes:
-        return None
-    from minisocks.service.hashing import seconds_for  # measures it
-
-    seconds = round(seconds_for(users.iterations), 4)
-    return {"iterations": users.iterations, "seconds": seconds}
-
-
 def judge_one(
     chosen: Layered,
     as_json: bool,
@@ -93,13 +77,16 @@ def judge_one(
     command: str,
     ver: str,
 ) -> bool:
-    """Show what the rules say about one client and one target, and return it.
+    """Print whether a client may reach a target, and return that.
+
+    Args:
+        source: address of the client, forwarder or unix; None: the one that the listeners have.
 
     Raises:
-        ConfigError, OSError: as ``check``; the question cannot be understood.
+        ConfigError, OSError: as ``check``; or the question cannot be understood.
     """
     if not target:
-        raise ConfigError("--to", "say where to: --to HOST:PORT")
+        raise ConfigError("--to", "the target is missing: add --to HOST:PORT")
     if ver not in ("4", "5"):
         raise ConfigError("--ver", "%.40r is neither 4 nor 5" % ver)
     if source is None:
@@ -120,98 +107,14 @@ def _print(what: Any, as_json: bool) -> None:
         console.print_line(line)
 
 
-def problems(config: Config, access: Access, warn: Callable[[str], None]) -> List[Exception]:
-    """Return what a start by the command line would raise, in the order of the settings.
-
-    Args:
-        access: what was made of *config*.
-        warn: called with a sentence about what is no reason not to start.
-    """
-    found: List[Exception] = []
-    if config.daemon and not can_detach():
-        found.append(ServiceError(NO_BACKGROUND))
-    pidfile = _pidfile(config, found, warn)
-    held = _listeners_of(pidfile) if pidfile else []
-    attempt = Attempt(held)
-    steps: List[Callable[[], None]] = [
-        lambda text=text: attempt.listen(ListenAddress.parse(text))  # type: ignore[misc]
-        for text in config.listen
-    ]
-    steps.append(attempt.close)  # soon: cron may start one meanwhile
-    steps.append(lambda: access.egress.check(warn))
-    if config.log_file:
-        steps.append(lambda: LogFile.try_out(config.log_file))
-    if config.syslog or (config.daemon and not config.log_file):
-        steps.append(lambda: _try_syslog(config.syslog or "local", warn))
-    try:
-        for step in steps:
-            try:
-                step()
-            except (MinisocksError, OSError) as exc:
-                found.append(exc)
-    finally:
-        attempt.close()
-    return found
-
-
-def _try_syslog(where: str, warn: Callable[[str], None]) -> None:
-    syslog = Syslog(where)
-    problem = syslog.problem()
-    syslog.close()
-    if problem:
-        warn("the log goes nowhere: %s" % problem)
-
-
-def _pidfile(
-    config: Config, found: List[Exception], warn: Callable[[str], None]
-) -> Optional[Pidfile]:
-    """Return the pidfile; what is wrong with it is *found*, or a warning if it is not needed."""
-    is_needed = bool(config.daemon or config.pidfile)
-    if not is_needed and not ListenAddress.parse(config.listen[0]).is_fixed:
-        return None
-    try:
-        path, _address = locate({"listen": config.listen[0], "pidfile": config.pidfile}, {})
-    except NoPidfiles as exc:
-        if is_needed:
-            found.append(ServiceError(str(exc)))
-        return None
-    except ValueError as exc:
-        sentence, path = str(exc), ""
-    else:
-        try:
-            Pidfile(path).try_out()
-            return Pidfile(path)
-        except OSError as exc:
-            sentence = "cannot use the pidfile %s: %s" % (path, reason_of(exc))
-    if is_needed:
-        found.append(ServiceError(sentence))
-    else:
-        warn(sentence)
-    return None
-
-
-def _listeners_of(pidfile: Pidfile) -> List[ListenAddress]:
-    """Return where the process that has *pidfile* listens; nowhere if none has it."""
-    try:
-        if pidfile.is_free():
-            return []
-        owner = os.stat(pidfile.path).st_uid
-        told = request(control_path(pidfile.path), {"do": "status"}, ANSWER_SECONDS, owner)
-        if not fits(told, {"addresses": [str]}):
-            return []
-        return [ListenAddress.parse(text) for text in told.get("addresses") or ()]
-    except (OSError, ValueError, AttributeError):
-        return []
-
-
 def as_table(
     chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
 ) -> List[str]:
-    """Return the settings and the rules in force for people, passwords left out.
+    """Return the settings and the rules in force as lines for people, without passwords.
 
     Args:
-        login: what one costs, if it costs anything.
-        kept: the processor, if that is known.
+        login: what a login costs; None: nothing.
+        kept: the processor; None: not known.
     """
     rows = []
     for setting in SETTINGS:
@@ -241,7 +144,7 @@ def as_table(
 def as_data(
     chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
 ) -> Dict[str, Any]:
-    """Return the same for programs."""
+    """Return the same as data for JSON."""
     settings = {}
     for setting in SETTINGS:
         value: Any = getattr(chosen.config, setting.name)
@@ -262,8 +165,101 @@ def as_data(
 
 
 def _processor(kept: Kept) -> str:
-    """Return what is wanted, and what it is here where that does not say it."""
+    """Return the setting, and the processor that it gives here."""
     wanted, number = kept["wanted"], kept["number"]
     if wanted == AUTO:
         return "%s (%s now)" % (wanted, "none" if number is None else "processor %d" % number)
     return str(wanted) if wanted == NONE or number is not None else "%s (none here)" % wanted
+
+
+def _login(users: Users) -> Optional[Dict[str, Any]]:
+    """Return what it costs here to check a password of the users' file; None: nothing."""
+    if not users.has_hashes:
+        return None
+    from minisocks.server.logincost import seconds_for  # imported late: it measures
+
+    seconds = round(seconds_for(users.iterations), 4)
+    return {"iterations": users.iterations, "seconds": seconds}
+
+
+def problems(config: Config, access: Access, warn: Callable[[str], None]) -> List[Exception]:
+    """Return what a start would raise, in the order of the settings.
+
+    Args:
+        access: users and rules, made of *config*.
+        warn: called with a sentence about what does not prevent a start.
+    """
+    found: List[Exception] = []
+    if config.daemon and not can_detach():
+        found.append(ServiceError(NO_BACKGROUND))
+    pidfile = _pidfile(config, found, warn)
+    held = _listeners_of(pidfile) if pidfile else []
+    attempt = Attempt(held)
+    steps: List[Callable[[], None]] = [
+        lambda text=text: attempt.listen(ListenAddress.parse(text))  # type: ignore[misc]
+        for text in config.listen
+    ]
+    steps.append(attempt.close)  # at once, because cron may start one meanwhile
+    steps.append(lambda: access.egress.check(warn))
+    if config.log_file:
+        steps.append(lambda: LogFile.try_out(config.log_file))
+    if config.syslog or (config.daemon and not config.log_file):
+        steps.append(lambda: _try_syslog(config.syslog or "local", warn))
+    try:
+        for step in steps:
+            try:
+                step()
+            except (MinisocksError, OSError) as exc:
+                found.append(exc)
+    finally:
+        attempt.close()
+    return found
+
+
+def _try_syslog(where: str, warn: Callable[[str], None]) -> None:
+    syslog = Syslog(where)
+    problem = syslog.problem()
+    syslog.close()
+    if problem:
+        warn("the log goes nowhere: %s" % problem)
+
+
+def _pidfile(
+    config: Config, found: List[Exception], warn: Callable[[str], None]
+) -> Optional[Pidfile]:
+    """Return the pidfile, if any; a problem is *found*, or a warning if it is not needed."""
+    is_needed = bool(config.daemon or config.pidfile)
+    if not is_needed and not ListenAddress.parse(config.listen[0]).is_fixed:
+        return None
+    path, is_told = "", True
+    try:
+        path, _address = locate({"listen": config.listen[0], "pidfile": config.pidfile}, {})
+        Pidfile(path).try_out()
+        return Pidfile(path)
+    except ValueError as exc:
+        sentence, is_told = str(exc), not isinstance(exc, NoPidfiles)
+    except OSError as exc:
+        sentence = "cannot use the pidfile %s: %s" % (path, reason_of(exc))
+    if is_needed:
+        found.append(ServiceError(sentence))
+    elif is_told:
+        warn(sentence)
+    return None
+
+
+def _listeners_of(pidfile: Pidfile) -> List[ListenAddress]:
+    """Return where the process that has *pidfile* listens; nothing if there is none."""
+    try:
+        if pidfile.is_free():
+            return []
+        owner = os.stat(pidfile.path).st_uid
+        told = request(control_path(pidfile.path), {"do": "status"}, ANSWER_SECONDS, owner)
+        if not fits(told, {"addresses": [str]}):
+            return []
+        return [ListenAddress.parse(text) for text in told.get("addresses") or ()]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _sentence(exc: Exception) -> str:
+    return exc.sentence if isinstance(exc, ConfigError) else reason_of(exc)

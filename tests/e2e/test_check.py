@@ -451,10 +451,10 @@ def test_the_answer_as_json(rules):
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--from", "10.0.0.7"], "minisocks: --to: say where to: --to HOST:PORT"),
+        (["--from", "10.0.0.7"], "minisocks: --to: the target is missing: add --to HOST:PORT"),
         (["--to", "example.org"], "minisocks: --to: 'example.org' is no target; write it as "),
         (["--from", "", "--to", "a:1"], "minisocks: --from: '' is no address of a client"),
-        (["--from", "", "--to", ""], "minisocks: --to: say where to: --to HOST:PORT"),
+        (["--from", "", "--to", ""], "minisocks: --to: the target is missing: add --to HOST:PORT"),
         (["--to", "::1:80"], "minisocks: --to: an IPv6 address needs brackets: [::1]:80"),
         (["--to", "a:1", "--from", "b"], "minisocks: --from: 'b' is no address of a client"),
         (["--to", "a:1", "--command", "ping"], "minisocks: --command: 'ping' is none of connect"),
