@@ -1,6 +1,6 @@
-"""What the command line tells people: at the start, and when asked to check.
+"""Sentences for the operator: listeners, clients that may come in, limits, odd settings.
 
-Text only; who prints it, and in which colours, is the caller's affair.
+Text only; the caller prints it.
 """
 
 import re
@@ -21,22 +21,21 @@ from minisocks.wire import Address, Atyp, Cmd, packed_ip, text_ip
 
 __all__ = ["admitted", "at_start", "behind", "describe", "forwarded_of", "oddities", "shown"]
 
-#: What a descriptor limit brings, if nobody sets it.
+#: The setting that the limit on descriptors replaces.
 _BY_ROOM = "max_connections"
-
-#: So many names are told, of more how many there are.
+#: User names in a sentence; of further ones only the number is given.
 MOST_NAMES = 3
-#: A line: what it is about, and the rest.
+#: A line: its head, and the rest.
 Line = Tuple[str, str]
-#: Networks in which the other hosts may be strangers, though ``--allow-lan`` lets them in.
+#: Networks that ``--allow-lan`` admits although other hosts in them may be strangers.
 _SHARED = [
     (Networks("100.64.0.0/10", "100.64.0.0/10"), "of a carrier's NAT, or a VPN such as Tailscale"),
     (Networks("169.254.0.0/16", "169.254.0.0/16"), "link-local"),
 ]
-#: What the line to try asks for, and an address that stands for those of public hosts.
+#: The target of the command to try, and an address for it.
 _EXAMPLE = Address(b"example.org", 443, Atyp.DOMAINNAME)
 _PUBLIC = bytes((1, 1, 1, 1))
-#: A user that no rule names, and the names that can stand in a URL as they are.
+#: A user that no rule names, and the names that a URL can have without escapes.
 _ANY = b"\0"
 _TYPABLE = re.compile(rb"[A-Za-z0-9_.-]+\Z")
 
@@ -52,7 +51,7 @@ def at_start(
     """Return the lines for a proxy that listens on *addresses*.
 
     Args:
-        forwarded: those of them that a forwarder connects to.
+        forwarded: those of *addresses* that a forwarder connects to.
         own: names and IPv4 addresses of this host's interfaces.
     """
     rules = access.rules
@@ -72,14 +71,14 @@ def at_start(
 def admitted(
     addresses: Sequence[str], forwarded: Sequence[str], config: Config, rules: Rules
 ) -> Iterator[Line]:
-    """Yield which clients may come in, by the listeners that there are."""
+    """Yield the lines about the clients that may come in."""
     if len(forwarded) < len(addresses):
         yield "may come in:", describe(rules, config)
     yield from behind(forwarded, config, rules)
 
 
 def behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[Line]:
-    """Yield how clients are treated that come to one of *forwarded*."""
+    """Yield the line about clients of the listeners in *forwarded*, if there are any."""
     if not forwarded:
         return
     text = "each client at %s counts as a stranger from a public address, and " % (
@@ -94,7 +93,7 @@ def behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[L
     by_address = ("max_per_client", "rate", "auth_once")
     without = ", ".join(option_name(name) for name in by_address if getattr(config, name))
     if without:
-        text += "; what does not hold for it: " + without
+        text += "; these settings do not apply to it: " + without
     if config.ident:
         text += "; by SOCKS4 it is refused (--ident)"
     yield "forwarded:", text
@@ -106,10 +105,10 @@ def forwarded_of(config: Config) -> List[str]:
 
 
 def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
-    """Yield what ``--allow-lan`` means on interfaces behind which strangers may be.
+    """Yield warnings about ``--allow-lan`` for interfaces to networks with strangers.
 
-    Also where none of the listeners has such an address: the kernel takes what is for one of
-    its addresses from every interface.
+    Not only for addresses of listeners, because the kernel accepts packets for each of its
+    addresses from every interface.
     """
     for name, ip in own:
         neighbour = Client((text_ip(ip[:3] + bytes([ip[3] ^ 1])), 0))
@@ -120,8 +119,8 @@ def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
 
 
 _STRANGERS = (
-    "%s has %s (%s), and --allow-lan lets every host of that network in, and into private "
-    "networks. If they are not all yours, add --rule 'deny from %s'"
+    "%s has %s (%s), and --allow-lan lets every host of that network use this proxy, also to reach "
+    "private networks. If some of these hosts are not yours, add --rule 'deny from %s'"
 )
 
 
@@ -154,7 +153,7 @@ def shown(setting: Setting, config: Config) -> List[str]:
 
 
 def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
-    """Return a line for the shell that works, or what keeps every client on this host from it."""
+    """Return a shell command that works on this host, or what to change so that one does."""
     places = [(ListenAddress.parse(text).for_clients(), text in forwarded) for text in addresses]
     places.sort(key=lambda place: bool(place[0].path))
     rules, users = access.rules, _users_to_try(access)
@@ -176,9 +175,9 @@ _WAYS = "--allow-lan, --user or --open"
 
 
 def _users_to_try(access: Access) -> List[Optional[bytes]]:
-    """Return users of which one can come in by password if any can, and None, for no user.
+    """Return the users to try, None (no user) the last.
 
-    All that no rule names are the same to the rules: one stands for them.
+    The rules treat all users that they do not name alike, so ``_ANY`` stands for these.
     """
     named = {user for rule in access.rules.rules for user in rule.users or ()}
     users: List[Optional[bytes]] = [name for name in access.names if name in named]
@@ -188,7 +187,7 @@ def _users_to_try(access: Access) -> List[Optional[bytes]]:
 
 
 def _userinfo(user: Optional[bytes]) -> str:
-    """Return what stands before the host in a URL for *user*."""
+    """Return the part of a URL before the host, for *user*."""
     if user is None:
         return ""
     return "%s:PASSWORD@" % (user.decode() if _TYPABLE.match(user) else "NAME")
@@ -199,14 +198,14 @@ def _reaches_example(rules: Rules, client: Client) -> bool:
 
 
 def _client_of(place: ListenAddress, is_forwarded: bool, user: Optional[bytes]) -> Client:
-    """Return a client on this host as it arrives at *place*: from that very address."""
+    """Return a client on this host that connects to *place*, from the same address."""
     client = Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)
     client.user = user
     return client
 
 
 def describe(rules: Rules, config: Config) -> str:
-    """Return one sentence that says which clients *rules*, those of *config*, let in."""
+    """Return a sentence about the clients that *rules*, those of *config*, admit."""
     more = "; a name of --name-only counts as a password" if config.name_only else ""
     more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
     return _describe(rules) + more
@@ -215,7 +214,7 @@ def describe(rules: Rules, config: Config) -> str:
 def _describe(rules: Rules) -> str:
     if rules.has_own:
         return "clients that the rules allow (minisocks check shows them)"
-    less = "" if all(rule.is_built_in for rule in rules.rules) else ", less what the rules deny"
+    less = "" if all(rule.is_built_in for rule in rules.rules) else ", except what the rules deny"
     if ALL in rules.rules:
         return "any client, without a password (--open)" + less
     clients = "clients on this host (by loopback)"
@@ -229,18 +228,22 @@ def _describe(rules: Rules) -> str:
 
 
 def oddities(access: Access) -> List[str]:
-    """Return sentences about settings, rules, lists and users that cannot be what was meant."""
+    """Return warnings about settings, rules, lists and users that contradict each other."""
     rules, config = access.rules, access.config
     found = list(access.notes)
     last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
     if not any(rule.allows for rule in rules.rules[: last or None]):
         found.append(_NOTHING_ALLOWED)
     elif 0 < last < len(rules.rules):
-        found.append("the rules behind rule %d are never asked: it matches all" % last)
+        found.append(
+            "the rules after rule %d have no effect, because it matches every request" % last
+        )
     for number, rule in enumerate(rules.rules, 1):
         wants_user = rule.users is not None and None not in rule.users
         if wants_user and not rules.has_users and not rules.asks_ident:
-            found.append("rule %d never matches: it wants a user, and there are none" % number)
+            found.append(
+                "rule %d never matches, because it names a user and there are no users" % number
+            )
     # A rule may deny clients without a password all the same.
     is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
     if access.users and is_open:
@@ -256,39 +259,39 @@ def oddities(access: Access) -> List[str]:
 
 _STRANGER = Client(("192.0.2.1", 0))
 _OPEN_TO_ALL = (
-    "--open lets every client in without a password, although there are users; leave it out, "
-    "and each client needs one"
+    "--open admits every client without a password, although there are users; leave it out if "
+    "clients are to need a password"
 )
-_NOTHING_ALLOWED = "no rule allows anything: no client can use this proxy; add an allow rule"
+_NOTHING_ALLOWED = "no rule allows anything, so no client can use this proxy; add an allow rule"
 _BY_NAME = (
-    "any client that gives the name %s is let in as that user, whatever its password "
-    "(--name-only); the name is no secret"
+    "any client that gives the name %s is admitted as that user, whatever its password "
+    "(--name-only); the name is not secret"
 )
 _LEFT_OUT = (
-    "no rule lets in %s by password: the right one is answered with REP 02. Add an allow rule "
-    "with user any, or with user none any if it is for clients without a password, too"
+    "no rule admits %s by password: even the right password gets REP 02. Add an allow rule with "
+    "user any, or with user none any if it is for clients without a password, too"
 )
 
 
 def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
-    """Yield what is told of every IPv6 address without every IPv4 one."""
+    """Yield warnings about listeners on every IPv6 address but not on every IPv4 address."""
     places = [ListenAddress.parse(text) for text in texts]
     for place in places:
         if place.host == "::" and place._replace(host="0.0.0.0") not in places:
             yield (
-                "%s is for clients that come by IPv6 only; -l :%d takes those by IPv4, too"
+                "%s accepts clients by IPv6 only; -l :%d accepts clients by IPv4, too"
                 % (place, place.port)
             )
 
 
 def _matches_all(rule: Rule) -> bool:
-    """Return whether no request is left for the rules behind *rule*."""
+    """Return whether *rule* matches every request, so that the rules after it have no effect."""
     everybody = rule.users is None or (rule.any_user and None in rule.users)
     return everybody and all(part is None for part in rule[2:7])
 
 
 def _left_out(access: Access) -> str:
-    """Return the users that no rule lets in by their password, as text; "" if there are none."""
+    """Return, as text, the users that no rule admits by password; "" if there are none."""
     allowing, users = [rule for rule in access.rules.rules if rule.allows], access.users
     if not users or any(rule.any_user or rule == ALL for rule in allowing):
         return ""

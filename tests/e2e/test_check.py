@@ -249,8 +249,8 @@ def test_service_of_kubernetes():
     "args, sentence",
     [
         (["--open", "--user", "ann:x"], "--open lets every client in without a password, "),
-        (["-l", "[::]:1080"], "[::]:1080 is for clients that come by IPv6 only; -l :1080 "),
-        (["-l", "[::]:1080", "-l", "0.0.0.0:1081"], "[::]:1080 is for clients that come by IPv6 "),
+        (["-l", "[::]:1080"], "[::]:1080 accepts clients by IPv6 only; -l :1080 "),
+        (["-l", "[::]:1080", "-l", "0.0.0.0:1081"], "[::]:1080 accepts clients by IPv6 "),
         (["--open", "--user", "ann:x", "--rule", "deny user none"], ""),
         (["--open"], ""),
         (["-l", "[::]:1080", "-l", "0.0.0.0:1080"], ""),
@@ -488,7 +488,7 @@ def test_a_rule_that_cannot_be_meant_is_a_warning():
     """It is told, and serves."""
     status, _out, err = run_command("check", "--rule", "allow user ann")
     assert 0 == status
-    assert "warning: rule 3 never matches: it wants a user, and there are none\n" == err
+    assert "warning: rule 3 never matches, because it names a user and there are no users\n" == err
 
 
 EVIL = "\x1b[2J\u202e\udc80"

@@ -205,7 +205,7 @@ UNHELD = "--max-per-client, --rate, --auth-once; by SOCKS4 it is refused (--iden
         ({"user": (ANN,)}, "and needs a password"),
         (
             {"user": (ANN,), "rate": "1M", "max_per_client": "3", "auth_once": "60", "ident": True},
-            "and needs a password; what does not hold for it: " + UNHELD,
+            "and needs a password; these settings do not apply to it: " + UNHELD,
         ),
     ],
 )

@@ -23,8 +23,8 @@ from minisocks.protocol.socks5 import Credentials
 
 ANY = [b"", b" ", b"secret", b"\0" * 255]
 TOLD = (
-    "any client that gives the name 'ann' is let in as that user, whatever its password "
-    "(--name-only); the name is no secret"
+    "any client that gives the name 'ann' is admitted as that user, whatever its password "
+    "(--name-only); the name is not secret"
 )
 
 

@@ -109,7 +109,7 @@ SLIPS = (
     Mistake(
         "no-rule-allows-anything",
         AT_THE_START,
-        "warning: no rule allows anything: no client can use this proxy; add an allow rule",
+        "warning: no rule allows anything, so no client can use this proxy; add an allow rule",
         "A rule denies everything, and no ``allow`` stands before it: a ``deny`` with nothing "
         "behind it, say. Without it what no rule matches is denied as well.",
         "Remove it, or add an ``allow`` before it: ``allow from loopback``, say.",
@@ -117,7 +117,7 @@ SLIPS = (
     Mistake(
         "no-rule-lets-users-in",
         AT_THE_START,
-        "warning: no rule lets in any user by password: the right one is answered with REP 02. Add "
+        "warning: no rule admits any user by password: even the right password gets REP 02. Add "
         "an allow rule with user any, or with user none any if it is for clients without a "
         "password, too",
         "There are users, and of the rules that allow none is about them: ``user none`` is for "
@@ -129,7 +129,7 @@ SLIPS = (
     Mistake(
         "rule-wants-users",
         AT_THE_START,
-        "warning: rule N never matches: it wants a user, and there are none",
+        "warning: rule N never matches, because it names a user and there are no users",
         "The rule is about who has given a password, and nobody can: there are no users.",
         "Make one (``--user``, ``--users-file``), or take ``user`` out of the rule.",
     ),
@@ -311,7 +311,7 @@ SLIPS = (
     Mistake(
         "open-with-users",
         AT_THE_START,
-        "warning: --open lets every client in without a password, although there are users; ...",
+        "warning: --open admits every client without a password, although there are users; ...",
         "``--open`` is for a proxy that every client may use. With users, too, clients that send "
         "no password come in.",
         "Leave ``--open`` out: with users, clients from everywhere come in by password.",
@@ -319,7 +319,7 @@ SLIPS = (
     Mistake(
         "listens-by-ipv6-only",
         AT_THE_START,
-        "warning: [ADDRESS]:PORT is for clients that come by IPv6 only; ...",
+        "warning: [ADDRESS]:PORT accepts clients by IPv6 only; ...",
         "``[::]`` is every IPv6 address, and no IPv4 address. Other programs may take both there.",
         "``-l :1080`` is every address of both families. If only IPv6 was meant, leave it.",
     ),

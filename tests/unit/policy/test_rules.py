@@ -348,7 +348,7 @@ def test_rules_say_in_a_sentence_who_comes_in(setting, sentence):
     has_users, allow_lan, open_ = setting
     flags = {"has_users": has_users, "allow_lan": allow_lan, "open": open_}
     denying = describe(rules("deny port 25", **flags), Config())
-    assert sentence + ", less what the rules deny" == denying
+    assert sentence + ", except what the rules deny" == denying
     by_name = describe(defaults(*setting), Config(name_only=("ann",)))
     assert sentence + "; a name of --name-only counts as a password" == by_name
 

@@ -11,7 +11,7 @@ from minisocks.hooks import Hooks
 from minisocks.service.announce import oddities
 
 ANN, BOB = "ann:secret", "bob:secret"
-NO_USER = "no rule lets in any user by password"
+NO_USER = "no rule admits any user by password"
 
 
 def odd(*rule, **settings):
@@ -25,8 +25,8 @@ def odd(*rule, **settings):
         (["deny"], "no rule allows anything"),
         (["deny port 25", "deny", "allow"], "no rule allows anything"),
         (["allow user ann"], "rule 3 never matches"),
-        (["allow", "deny port 25"], "the rules behind rule 3 are never asked"),
-        (["allow user none any", "deny port 25"], "the rules behind rule 3 are never asked"),
+        (["allow", "deny port 25"], "the rules after rule 3 have no effect"),
+        (["allow user none any", "deny port 25"], "the rules after rule 3 have no effect"),
     ],
 )
 def test_what_cannot_be_meant_is_told(texts, words):
@@ -56,8 +56,8 @@ def test_what_is_built_in_is_not_odd(setting, rule):
         (("allow user none",), NO_USER),
         (("allow from 10.0.0.0/8 user none", "deny port 25"), NO_USER),
         (("allow user carl",), NO_USER),
-        (("allow user bob",), "no rule lets in 'ann' by password"),
-        (("allow user none ann", "allow user none"), "no rule lets in 'bob' by password"),
+        (("allow user bob",), "no rule admits 'ann' by password"),
+        (("allow user none ann", "allow user none"), "no rule admits 'bob' by password"),
         (("allow from 10.0.0.0/8 user none any",), None),
         (("allow user ann bob",), None),
         (("allow from 10.0.0.0/8",), None),
