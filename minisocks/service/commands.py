@@ -29,48 +29,50 @@ __all__ = [
     "stop",
 ]
 
-#: How long a process may take for an answer.
+#: Seconds in which a process has to answer.
 ANSWER_SECONDS = 10.0
-#: What it may take to end, beyond the grace of its connections.
+#: Seconds in which it has to end, beyond the grace of its connections.
 END_SECONDS = 15.0
-#: And without any, once it speaks to nobody any more.
+#: Seconds in which a process that answers no more has to end.
 ENDING_SECONDS = 1.0
-#: Between two looks at the lock.
+#: Seconds between two looks at the lock.
 LOOK_SECONDS = 0.05
-#: Between two tables of ``status --watch``.
+#: Seconds between two tables of ``status --watch``.
 WATCH_SECONDS = 2.0
-#: Of an error that the process tells, so many characters: mistakes in settings can be long.
+#: Most characters shown of an error of the process: one about settings can be long.
 MOST_TOLD = 2000
-#: So many clients are in the table: those that have most connections.
+#: Clients in the table: those that have most connections.
 MAX_CLIENTS = 1000
 
 Status = Dict[str, Any]
 
-_MISSHAPEN = "the process that has %s answers, but not as this minisocks does"
+_MISSHAPEN = "the process that has %s gave an answer that this version does not understand"
+_STILL_RUNS = "process %s has not ended yet, %d s after stop; to end it at once: kill -KILL %s"
 
 
 def stop(path: str) -> None:
-    """Return when the process that has the pidfile *path* has ended.
+    """End the process that has the pidfile *path*; return when it has ended.
 
     Raises:
-        NotRunning: there is none.
-        ServiceError: it does not end.
+        NotRunning: no process has the pidfile.
+        ServiceError: the process does not answer, or does not end in time.
     """
     pidfile = Pidfile(path)
-    pid = pidfile.holder()  # another one may follow it at once
+    pid = pidfile.holder()  # another process may follow it at once
     try:
         grace = float(_ask(path, "stop", grace=float)["grace"])
     except _HasEnded:
         return
-    until = time.monotonic() + grace + END_SECONDS
+    seconds = grace + END_SECONDS
+    until = time.monotonic() + seconds
     while not pidfile.is_free() and pidfile.holder() == pid:
         if time.monotonic() > until:
-            raise ServiceError("process %s has not ended yet" % pidfile.holder())
+            raise ServiceError(_STILL_RUNS % (pid, seconds, pid))
         time.sleep(LOOK_SECONDS)
 
 
 def drain(path: str) -> None:
-    """Have it accept no more, and end with its last connection.
+    """Have the process accept no more clients, and end with its last connection.
 
     Raises:
         NotRunning, ServiceError: as ``stop``.
@@ -80,14 +82,14 @@ def drain(path: str) -> None:
 
 
 def reload(path: str) -> None:
-    """Have it read its settings anew.
+    """Have the process read its settings again.
 
     Raises:
-        NotRunning: there is none.
-        ServiceError: they cannot be used; the old ones stay.
+        NotRunning, ServiceError: as ``stop``; or the settings cannot be used, and the old ones
+            stay.
     """
     answer = _ask(path, "reload", changed=[str], restart=[str])
-    # An older process may not tell.
+    # The process may be older than this answer.
     read = answer["read"] if fits(answer.get("read"), [str]) else []
     say("reloaded,", change_told(answer["changed"], read))
     if answer["restart"]:
@@ -95,12 +97,12 @@ def reload(path: str) -> None:
 
 
 def status(path: str, form: str = "text", watch: bool = False) -> None:
-    """Show what it says of itself, as text, json or prometheus.
+    """Print the status of the process as text, json or prometheus.
 
     Raises:
         NotRunning, ServiceError: as ``stop``.
-        OSError: stdout is closed, or full.
-        KeyboardInterrupt: somebody has watched enough.
+        OSError: stdout is closed or full.
+        KeyboardInterrupt: Ctrl-C, with *watch*.
     """
     while True:
         answer = shown_in(_ask(path, "status", ok=bool))
@@ -125,14 +127,14 @@ def status(path: str, form: str = "text", watch: bool = False) -> None:
 
 
 class _HasEnded(NotRunning):
-    """It did run when it was asked."""
+    """The process ran when the request was sent."""
 
 
 def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
     """Return the answer of the process that has *path*.
 
     Args:
-        parts: what has to be in it, and of which shape; see ``remote.fits``.
+        parts: keys that the answer must have, and their shapes; see ``remote.fits``.
 
     Raises:
         NotRunning, ServiceError: as ``stop``.
@@ -151,7 +153,7 @@ def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
         if _ends(pidfile):
             raise _HasEnded("not running: it has just ended") from exc
         raise ServiceError(
-            "process %s cannot be spoken to at %s: %s"
+            "process %s does not answer at %s: %s"
             % (pidfile.holder() or "(starting)", where, reason_of(exc))
         ) from exc
     if "error" in answer:
@@ -162,7 +164,7 @@ def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
 
 
 def _ends(pidfile: Pidfile) -> bool:
-    """Return whether the process that has *pidfile* lets go of it in a moment."""
+    """Return whether the process that has *pidfile* ends within ``ENDING_SECONDS``."""
     until = time.monotonic() + ENDING_SECONDS
     while not pidfile.is_free():
         if time.monotonic() > until:
@@ -172,7 +174,7 @@ def _ends(pidfile: Pidfile) -> bool:
 
 
 def collect(proxy: "Proxy", state: str) -> Status:
-    """Return the figures of *proxy*, ready for JSON.  Any thread."""
+    """Return the status of *proxy* as data for JSON.  Any thread."""
     stats, services = proxy.stats(), proxy.services
     processor = services.processor if services is not None else None
     return {
@@ -208,7 +210,7 @@ def _limits(proxy: "Proxy") -> Dict[str, Any]:
 
 
 def _clients(proxy: "Proxy") -> List[Status]:
-    """Return who is connected: each client's connections and their bytes, busiest first."""
+    """Return the connections and bytes of each client, those with most connections first."""
     table: Dict[str, Status] = {}
     for record in proxy.live:
         host = record.client.host
@@ -220,7 +222,7 @@ def _clients(proxy: "Proxy") -> List[Status]:
     return rows[:MAX_CLIENTS]
 
 
-#: What has to be in an answer, if it is there; see ``remote.fits``.
+#: The shapes of the parts of a status, where they are present; see ``remote.fits``.
 SHAPE = dict(
     dict.fromkeys(("open", "total", "succeeded", "up", "down", "handshakes", "threads"), int),
     version=str,
@@ -240,7 +242,7 @@ SHAPE = dict(
 
 
 def change_told(changed: Sequence[str], read: Sequence[str]) -> str:
-    """Return in words what a reload has changed, and which files it has read."""
+    """Return a sentence about what a reload has changed, and which files it has read."""
     text = "changed: %s" % (", ".join(changed) or "nothing")
     return "%s; read anew: %s" % (text, ", ".join(read)) if read else text
 
@@ -261,7 +263,7 @@ def as_text(status: Status) -> List[str]:
     ]
     if status.get("associations"):
         rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
-    if "processor" in status:  # an older process may not know of it
+    if "processor" in status:  # an older process has none
         rows.append(("processor", _processor(status["processor"], status.get("processor_wanted"))))
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
     if refused:
@@ -304,34 +306,44 @@ def _duration(seconds: float) -> str:
     return "%d days, %s" % (days, text) if days else text
 
 
-#: Name, type, help, and where it is in the status.
+#: Name, type, help, and key of the status.
 _METRICS = (
     ("uptime_seconds", "gauge", "Seconds since the start.", "uptime"),
-    ("connections_open", "gauge", "Connections now, in whatever state.", "open"),
-    ("associations_open", "gauge", "UDP associations now.", "associations"),
-    ("connections_total", "counter", "Connections with a request, or that ended before.", "total"),
-    ("connections_succeeded_total", "counter", "Those whose target was connected.", "succeeded"),
-    ("health_checks_total", "counter", "Clients that greeted, heard 05 00 and left.", "checks"),
-    ("handshakes_unfinished", "gauge", "Handshakes that wait for their client.", "handshakes"),
-    ("handler_threads", "gauge", "Threads that accept clients and speak with them.", "threads"),
-    ("processor", "gauge", "The processor that serving threads keep to.", "processor"),
+    ("connections_open", "gauge", "Connections that are open, in any state.", "open"),
+    ("associations_open", "gauge", "UDP associations that are open.", "associations"),
+    (
+        "connections_total",
+        "counter",
+        "Connections that sent a request, or ended before it.",
+        "total",
+    ),
+    (
+        "connections_succeeded_total",
+        "counter",
+        "Connections whose target was reached.",
+        "succeeded",
+    ),
+    ("health_checks_total", "counter", "Clients that checked for an answer and left.", "checks"),
+    ("handshakes_unfinished", "gauge", "Handshakes that have not finished.", "handshakes"),
+    ("handler_threads", "gauge", "Threads that accept clients and do handshakes.", "threads"),
+    ("processor", "gauge", "Number of the processor of the serving threads.", "processor"),
 )
 
 
 def as_prometheus(status: Status) -> List[str]:
-    """Return the lines in Prometheus' text format, for a textfile collector."""
-    lines = _head("info", "gauge", "What runs.")
+    """Return the lines of Prometheus' text format, for a textfile collector."""
+    lines = _head("info", "gauge", "Version and state of the process.")
     lines.append(
         "minisocks_info%s 1" % _labels(version=str(status["version"]), state=status["state"])
     )
     for name, kind, text, key in _METRICS:
-        if status.get(key) is not None:  # an older process may not know of it
+        if status.get(key) is not None:  # an older process has fewer
             lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
     lines += _head("bytes_total", "counter", "Bytes relayed; up is from clients to targets.")
     for direction in ("up", "down"):
         value = status[direction]
         lines.append("minisocks_bytes_total%s %d" % (_labels(direction=direction), value))
-    lines += _head("refused_total", "counter", "Connections without success, by why.")
+    lines += _head("refused_total", "counter", "Connections without success, by reason.")
     for reason, count in sorted(status["refused"].items()):
         lines.append("minisocks_refused_total%s %d" % (_labels(reason=reason), count))
     return lines

@@ -1,8 +1,6 @@
-"""What a start fails with, in words that do not say what to do next; and that.
+"""Hints for errors whose message, often the system's, does not say what to do.
 
-Pure data.  Loaded when something failed, never before.  Why it happens, and what else goes wrong,
-is in the tests' ``starts``, ``slips`` and ``symptoms``, of which ``docs/troubleshooting.rst`` is
-made.
+Loaded only when a command has failed.  ``docs/troubleshooting.rst`` has the reasons.
 """
 
 import re
@@ -10,13 +8,13 @@ from typing import NamedTuple, Pattern
 
 __all__ = ["FAILURES", "Failure", "advice", "explained", "pattern_of"]
 
-#: In ``seen`` these stand for something, and "..." for anything or nothing.
+#: Placeholders in ``seen``: a word stands for some text, "..." for any text or none.
 _PLACEHOLDER = re.compile(
     r"\b(?:ADDRESS|CLIENT|FILE|HOST|KEY|NAME|N|OPTION|PATH|PLACE|PORT|TARGET|VALUE|VARIABLE|WORD)\b"
     r"|\.\.\."
 )
 
-#: How other C libraries (musl on routers; BSD) say what ``seen`` has in glibc's words.
+#: Words of other C libraries (musl on routers; BSD), and those of glibc, which ``seen`` has.
 _OTHER_WORDS = {
     "Address in use": "Address already in use",
     "Address not available": "Cannot assign requested address",
@@ -32,9 +30,9 @@ _OTHER_WORDS = {
 
 
 class Failure(NamedTuple):
-    """One of them: ``seen`` is the line that is printed, with placeholders in capitals.
+    """An error that a command ends with: ``seen`` is its line, with placeholders in capitals.
 
-    ``hint`` is a clause that the command line adds to it.
+    ``hint`` is the clause that the command line adds; ``name`` is for tests and documents.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Failure(NamedTuple):
 
 
 def pattern_of(seen: str) -> Pattern[str]:
-    """Return what *seen* looks like with the placeholders filled in."""
+    """Return a pattern of the lines that *seen*, with its placeholders, stands for."""
     parts, end = [], 0
     for found in _PLACEHOLDER.finditer(seen):
         parts += [re.escape(seen[end : found.start()])]
@@ -53,7 +51,7 @@ def pattern_of(seen: str) -> Pattern[str]:
 
 
 def advice(sentence: str) -> str:
-    """Return what to do about *sentence*, which ended a start; "" where it says so itself."""
+    """Return the hint for the error *sentence*, "" if it needs none."""
     for other, ours in _OTHER_WORDS.items():
         if sentence.endswith(other):
             sentence = sentence[: -len(other)] + ours
@@ -62,7 +60,7 @@ def advice(sentence: str) -> str:
 
 
 def explained(sentence: str) -> str:
-    """Return *sentence* with the advice behind it."""
+    """Return *sentence* and its hint."""
     return "; ".join(filter(None, [sentence, advice(sentence)]))
 
 
@@ -70,12 +68,12 @@ FAILURES = (
     Failure(
         "port-taken",
         "minisocks: cannot listen on ADDRESS: Address already in use",
-        "something has this port already: end that (ss -ltnp shows what) or take another one",
+        "another program uses this port: end it (ss -ltnp shows which) or take another port",
     ),
     Failure(
         "privileged-port",
         "minisocks: cannot listen on ADDRESS: Permission denied",
-        "ports below 1024 are for root: take one from 1024 up, or start as root",
+        "ports below 1024 are for root: take a port from 1024 up, or start as root",
     ),
     Failure(
         "address-not-ours",
@@ -85,7 +83,7 @@ FAILURES = (
     Failure(
         "no-ipv6",
         "minisocks: cannot listen on [ADDRESS]:PORT: Cannot assign requested address",
-        "this host has no such IPv6 address, or no IPv6: take :PORT for what there is",
+        "this host has no such IPv6 address, or no IPv6: take :PORT for all addresses it has",
     ),
     Failure(
         "link-local-without-interface",
@@ -95,12 +93,12 @@ FAILURES = (
     Failure(
         "listen-name-unknown",
         "minisocks: cannot listen on NAME:PORT: Name or service not known",
-        "nobody knows this name: write the address itself, or :PORT for every address",
+        "this name has no address: write the address itself, or :PORT for every address",
     ),
     Failure(
         "socket-path-too-long",
         "minisocks: cannot listen on unix:PATH: AF_UNIX path too long",
-        "take a shorter one: it may have about 100 bytes",
+        "take a path of at most about 100 bytes",
     ),
     Failure(
         "socket-directory-missing",
@@ -115,12 +113,12 @@ FAILURES = (
     Failure(
         "socket-path-is-a-file",
         "minisocks: cannot listen on unix:PATH: a file that is no socket is there",
-        "take another path, or remove that file yourself",
+        "take another path, or remove that file",
     ),
     Failure(
         "socket-in-use",
         "minisocks: cannot listen on unix:PATH: another server answers there",
-        "end that one first (ss -lxp shows which) or take another path",
+        "end that server first (ss -lxp shows which) or take another path",
     ),
     Failure(
         "road-not-permitted",
@@ -130,57 +128,57 @@ FAILURES = (
     Failure(
         "road-of-other-systems",
         "minisocks: targets cannot be dialed with OPTION: this system has no WORD",
-        "leave it out: only Linux has it",
+        "leave the option out: only Linux has it",
     ),
     Failure(
         "config-file-missing",
         "minisocks: PLACE: cannot read FILE: No such file or directory",
-        "write its whole path, beginning with /",
+        "write its whole path, from / on",
     ),
     Failure(
         "config-file-unreadable",
         "minisocks: PLACE: cannot read FILE: Permission denied",
-        "if it is minisocks' own, give it to the user that starts it, with chown",
+        "if the file is for minisocks only, make its user the owner, with chown",
     ),
     Failure(
         "config-file-is-a-directory",
         "minisocks: PLACE: cannot read FILE: Is a directory",
-        "name the file in it",
+        "name a file, not its directory",
     ),
     Failure(
         "key-made-up",
         "minisocks: FILE, line N: no setting is called 'KEY'",
-        "see minisocks --help for those there are",
+        "minisocks --help shows all settings",
     ),
     Failure(
         "comment-behind-a-value",
         "minisocks: FILE, line N: KEY: 'VALUE # ...' is ...",
-        "a comment needs a line of its own",
+        "write the comment on a line of its own",
     ),
     Failure(
         "too-few-descriptors-to-start",
         "minisocks: ...Too many open files",
-        "raise the limit on them: ulimit -n 4096",
+        "raise the limit on open files: ulimit -n 4096",
     ),
     Failure(
         "no-thread-to-start",
         "minisocks: can't start new thread",
-        "too many processes or too little memory: see ulimit -u and free",
+        "the system has too many processes or too little memory: see ulimit -u and free",
     ),
     Failure(
         "already-running",
         "minisocks: it runs already: process N has FILE",
-        "minisocks status shows what it does, stop ends it, with the same -l, -c or --pidfile",
+        "minisocks status shows it and minisocks stop ends it, with the same -l, -c or --pidfile",
     ),
     Failure(
         "not-running",
         "minisocks: not running: no process has FILE",
-        "name --pidfile, --listen or -c as at its start, as the same user",
+        "give --pidfile, --listen or -c as at its start, and run this as the same user",
     ),
     Failure(
         "pidfile-of-another-user",
         "minisocks: cannot read the pidfile FILE: Permission denied",
-        "it is another user's: ask as that one, or as root",
+        "another user owns it: run this as that user, or as root",
     ),
     Failure(
         "pidfile-directory-missing",
@@ -194,8 +192,8 @@ FAILURES = (
     ),
     Failure(
         "cannot-be-spoken-to",
-        "minisocks: process N cannot be spoken to at PATH: ...",
-        "to end it, send it TERM by its number",
+        "minisocks: process N does not answer at PATH: ...",
+        "to end it, use kill and its number",
     ),
     Failure(
         "log-file-not-writable",
@@ -205,12 +203,12 @@ FAILURES = (
     Failure(
         "log-file-is-a-socket",
         "minisocks: --log-file: cannot write FILE: it is a socket",
-        "leave --log-file out, and the log goes to stderr; in a service that is the journal",
+        "leave --log-file out: then the log goes to stderr, which is the journal in a service",
     ),
     Failure(
         "log-file-without-reader",
         "minisocks: --log-file: cannot write FILE: no process reads this pipe",
-        "start the program that reads it first",
+        "first start the program that reads it",
     ),
     Failure(
         "click-missing",
@@ -220,6 +218,6 @@ FAILURES = (
     Failure(
         "module-missing",
         "minisocks: this Python lacks something: No module named 'NAME'",
-        "it is part of Python: install your system's package of it (OpenWrt: python3-logging)",
+        "it is part of Python: install the package that has it (OpenWrt: python3-logging)",
     ),
 )

@@ -286,8 +286,8 @@ def test_other_forms_of_the_same_mistake(stage, words, name):
 @pytest.mark.parametrize(
     "text, hint",
     [
-        ("[minisocks]\nlisten = 1080 # here\n", "a comment needs a line of its own"),
-        ("[minisocks]\nopen = yes # yes\n", "a comment needs a line of its own"),
+        ("[minisocks]\nlisten = 1080 # here\n", "write the comment on a line of its own"),
+        ("[minisocks]\nopen = yes # yes\n", "write the comment on a line of its own"),
         ("[minisocks]\ngrace = 1\ngrace = 2\n", "grace is there twice"),
         ("[minisock]\ngrace = 1\n", "did you mean minisocks?"),
         ("[minisocks]\n\0\n", "save it as such in your editor"),

@@ -328,7 +328,7 @@ def test_a_process_that_does_not_answer_is_told(instance):
     for name in COMMANDS:
         status, out, err = instance.command(name)
         assert (1, "") == (status, out)
-        assert "process %d cannot be spoken to at " % instance.pid in err
+        assert "process %d does not answer at " % instance.pid in err
         assert "No such file" in err
     os.kill(pid, signal.SIGCONT)
     wait_until(lambda: instance.command("status")[0] == 0, "the answer")
@@ -535,7 +535,9 @@ def test_numbers_are_numbers(tmp_path, form, value):
         {"limits": {"rate": value}},
         {"clients": [{"client": "x", "open": 1, "up": value, "down": 1}]},
     ):
-        with pytest.raises(ServiceError, match="answers, but not as this minisocks does"):
+        with pytest.raises(
+            ServiceError, match="gave an answer that this version does not understand"
+        ):
             answered(str(tmp_path / "p"), dict(ANSWER, **change), form[2:] or "text")
 
 
