@@ -1,6 +1,6 @@
-"""``hash-password``: a password from the terminal or from stdin, its hash to stdout.  No click.
+"""The command hash-password: a password from the terminal or stdin, its hash to stdout.  No click.
 
-Bytes all the way: a password is what the client will send, whatever the locale here.
+Passwords are bytes, because clients send bytes, whatever the locale here is.
 """
 
 import os
@@ -17,7 +17,7 @@ from minisocks.wire import MAX_FIELD_BYTES
 
 __all__ = ["default_iterations", "hash_password", "seconds_for"]
 
-#: Fewer make no sense; who has to can write them by other means.
+#: Fewer iterations protect no password.
 LEAST_ITERATIONS = 1000
 #: Seconds of a processor that a login costs by default.  People notice one second; a client that
 #: guesses gets two guesses a second of a processor.
@@ -28,11 +28,11 @@ MEASURE_SECONDS = 0.05
 
 
 def hash_password(name: Optional[str] = None, iterations: Optional[str] = None) -> None:
-    """Ask for a password, and print the line for the file of users; without *name* the hash.
+    """Read a password and print its line for the file of users; without *name* only its hash.
 
     Raises:
-        ConfigError: *name*, *iterations* or the password cannot be used.
-        ServiceError: there is no password, or not the same one twice.
+        ConfigError: *name* or *iterations* cannot be used.
+        ServiceError: the password cannot be read or used, or the two typed ones differ.
         OSError: stdin or stdout is closed.
     """
     user = None if name is None else _checked_name(name)
@@ -50,7 +50,7 @@ def _checked_name(name: str) -> bytes:
 
 
 def _checked_count(text: str) -> int:
-    if not re.match("[0-9]+\\Z", text):  # not int(): that takes 1_000, too
+    if not re.match("[0-9]+\\Z", text):  # int() would accept 1_000, too
         raise ConfigError("--iterations", "%.40r is no whole number" % text)
     count = int(text) if len(text) < 20 else -1
     if not LEAST_ITERATIONS <= count <= MAX_ITERATIONS:
@@ -63,38 +63,38 @@ def _password() -> bytes:
     if sys.stdin is None:
         raise ServiceError("there is no password: stdin is closed")
     if sys.stdin.isatty():
-        # TERM would end it with the terminal as it is, silent.
+        # So that TERM, too, leaves a terminal that shows what is typed.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         password = _ask("Password: ")
         if password and _ask("Again: ") != password:
-            raise ServiceError("these are two passwords; nothing was hashed")
+            raise ServiceError("the two passwords differ; nothing was hashed")
     else:
-        # More than one can have: what is longer is not cut, but refused.
+        # Longer than a password may be, so that a longer one is refused, not cut.
         password = _without_end(sys.stdin.buffer.readline(MAX_FIELD_BYTES + 3))
     if not password:
-        raise ServiceError("there is no password: it must not be empty")
+        raise ServiceError("the password is empty: type one, or pipe one to stdin")
     if len(password) > MAX_FIELD_BYTES:
-        raise ServiceError("the password is longer than %d bytes" % MAX_FIELD_BYTES)
+        most = "%d bytes, the most that SOCKS5 can send" % MAX_FIELD_BYTES
+        raise ServiceError("the password is longer than " + most)
     return password
 
 
 def _ask(prompt: str) -> bytes:
-    """Return what is typed, without showing it.
+    """Return what the operator types, without showing it.
 
     Raises:
-        ServiceError: this terminal cannot be told not to show it.
+        ServiceError: this terminal cannot hide it.
     """
     fd = sys.stdin.fileno()
     try:
-        # Not getpass: it wants text in the locale's encoding, and where it cannot
-        # hide what is typed it shows it.
+        # Not getpass: it decodes by the locale, and shows what is typed if it cannot hide it.
         import termios
 
         before = termios.tcgetattr(fd)
         hidden = list(before)
         hidden[3] &= ~termios.ECHO
         termios.tcsetattr(fd, termios.TCSAFLUSH, hidden)
-    except Exception as exc:  # also termios.error, which is no OSError; or there is none
+    except Exception as exc:  # termios.error is no OSError; or there is no termios
         raise ServiceError("this terminal cannot hide a password: pipe it to stdin") from exc
     try:
         _prompt(prompt)
@@ -105,7 +105,7 @@ def _ask(prompt: str) -> bytes:
 
 
 def _prompt(text: str) -> None:
-    # On stderr: stdout is the file of users, maybe.
+    # To stderr, because stdout may be redirected to the file of users.
     if sys.stderr is not None:
         sys.stderr.write(text)
         sys.stderr.flush()

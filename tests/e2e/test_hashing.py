@@ -98,8 +98,8 @@ def test_the_line_has_the_name_as_it_was_given(name):
 @pytest.mark.parametrize(
     "args, stdin, status, sentence",
     [
-        ((), b"", 1, "there is no password: it must not be empty"),
-        ((), b"\n", 1, "there is no password: it must not be empty"),
+        ((), b"", 1, "the password is empty: type one, or pipe one to stdin"),
+        ((), b"\n", 1, "the password is empty: type one, or pipe one to stdin"),
         ((), b"s3cret" * 43 + b"\n", 1, "the password is longer than 255 bytes"),
         ((), b"s3cret" * 100000, 1, "the password is longer than 255 bytes"),
         (("s3cret",), b"", 2, "hash-password asks for the password"),
@@ -197,10 +197,10 @@ def test_on_a_terminal_it_asks_twice():
 @pytest.mark.parametrize(
     "typed, status, sentence",
     [
-        ([b"secret\n", b"Secret\n"], 1, b"these are two passwords; nothing was hashed"),
-        ([b"secret\n", b"\n"], 1, b"these are two passwords; nothing was hashed"),
-        ([b"\n"], 1, b"there is no password: it must not be empty"),
-        ([b"\x04"], 1, b"there is no password: it must not be empty"),
+        ([b"secret\n", b"Secret\n"], 1, b"the two passwords differ; nothing was hashed"),
+        ([b"secret\n", b"\n"], 1, b"the two passwords differ; nothing was hashed"),
+        ([b"\n"], 1, b"the password is empty: type one, or pipe one to stdin"),
+        ([b"\x04"], 1, b"the password is empty: type one, or pipe one to stdin"),
         ([b"\x03"], 130, None),
     ],
 )
