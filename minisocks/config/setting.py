@@ -2,6 +2,7 @@
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
+from minisocks.config.rows import option_name
 from minisocks.errors import ConfigError
 from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
@@ -173,8 +174,3 @@ _NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {
     "count": (_whole, "whole number"),
     "bytes": (read_bytes, "number of bytes, as 500k, 1.5M or 64MiB"),
 }
-
-
-def option_name(name: str) -> str:
-    """Return how the command line spells the setting *name*."""
-    return "--" + name.replace("_", "-")

@@ -8,81 +8,61 @@ the other.  Imports next to nothing: ``--ensure`` uses it every minute.
 
 import os
 
-from minisocks.config.inifile import SECTION, parse, unquoted
 from minisocks.service.pidfile import NoPidfiles, default_path, has_pidfiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Mapping, Optional, Tuple
+    from typing import Dict, List, Mapping, Optional, Set, Tuple
 
-__all__ = ["FLAGS", "TAKE_VALUES", "from_folder", "locate", "normal", "scan"]
+__all__ = ["from_folder", "locate", "normal", "scan"]
 
 DEFAULT_LISTEN = "127.0.0.1:1080"
 
-#: The options with a value and without, by which ``scan`` knows what is what.
-TAKE_VALUES = (
-    "--auth-once",
-    "--bind-ports",
-    "--bind-timeout",
-    "--config",
-    "--connect-timeout",
-    "--forwarded",
-    "--grace",
-    "--handshake-timeout",
-    "--idle-timeout",
-    "--interface",
-    "--keepalive",
-    "--listen",
-    "--log-file",
-    "--log-format",
-    "--mark",
-    "--max-associations",
-    "--max-connections",
-    "--max-handshakes",
-    "--max-per-client",
-    "--max-per-user",
-    "--memory-limit",
-    "--name-only",
-    "--pidfile",
-    "--prefer",
-    "--processor",
-    "--public-address",
-    "--rate",
-    "--rule",
-    "--source",
-    "--udp-clients",
-    "--udp-filtering",
-    "--udp-ports",
-    "--user",
-    "--users-file",
-)
-FLAGS = ("--allow-lan", "--daemon", "--ensure", "--ident", "--open", "--quiet", "--verbose")
-_FLAGS_TAKEN_BACK = ["--no-" + name[2:] for name in FLAGS if name != "--ensure"]
-_SHORT = {"-c": "--config", "-l": "--listen", "-q": "--quiet", "-qq": "--quiet", "-v": "--verbose"}
+
+#: The options that ``scan`` is about.
+_WANTED = {
+    **dict.fromkeys(("-c", "--config"), "config"),
+    **dict.fromkeys(("-l", "--listen"), "listen"),
+    "--pidfile": "pidfile",
+}
 
 
 def scan(argv: "List[str]") -> "Optional[Dict[str, str]]":
     """Return what *argv* says of ``config``, ``listen`` (the first one) and ``pidfile``.
 
-    None where that needs a closer look.
+    None where only click can tell.
     """
+    flags, names = {"--ensure"}, dict(_WANTED)
     found: "Dict[str, str]" = {}
     words = iter(argv)
     for word in words:
-        name, equals, value = word.partition("=")
-        name = _SHORT.get(word, name)
-        if name in TAKE_VALUES:
-            if not equals:
-                value = next(words, "")
-            if not value:
-                return None
-            if name != "--listen" or "listen" not in found:
-                found[name[2:]] = value
-        elif name == "--syslog":
-            pass  # with a value or without
-        elif equals or (name not in FLAGS and name not in _FLAGS_TAKEN_BACK):
+        option, equals, value = word.partition("=")
+        if option not in names and word not in flags:
+            _add_others(flags, names)
+        if option == "--syslog" or word in flags:
+            continue  # --syslog has its value behind =, or none
+        if option not in names or (equals and word[1] != "-"):
             return None
+        value = value if equals else next(words, "")
+        if not value:
+            return None
+        if names[option] != "listen" or "listen" not in found:
+            found[names[option]] = value
     return found
+
+
+def _add_others(flags: "Set[str]", names: "Dict[str, str]") -> None:
+    """Add what the table of settings has: flags, and names of options with a value."""
+    from minisocks.config.rows import TABLE, option_name  # costs a twentieth of a quick look
+
+    flags.add("-qq")
+    for rows in TABLE.values():
+        for row in rows:
+            option = option_name(row["name"])
+            if row["kind"] == "flag":
+                flags |= {option, "--no-" + option[2:], row["short"] or option}
+            else:
+                names[option] = names[row["short"] or option] = option[2:]
 
 
 def locate(
@@ -106,18 +86,9 @@ def locate(
     """
     if not has_pidfiles():
         raise NoPidfiles
-    texts: "Dict[str, str]" = {}
-    for entry in parse(file, "") if file else ():
-        if entry.section == SECTION and entry.values:
-            texts.setdefault(entry.key.replace("_", "-"), unquoted(entry.values[0][1]))
-    if texts.get("pidfile"):
-        texts["pidfile"] = from_folder(folder, texts["pidfile"])
-    if texts.get("listen", "").startswith("unix:"):
-        texts["listen"] = "unix:" + from_folder(folder, texts["listen"][5:])
+    texts = _from_file(file, folder) if file else {}
     for name in ("listen", "pidfile"):
-        lines = environ.get("MINISOCKS_" + name.upper(), "").split("\n")
-        lines = [unquoted(line) for line in lines if line.strip()]
-        value = given.get(name) or (lines[0] if lines else None)
+        value = given.get(name) or _from_environment(environ.get("MINISOCKS_" + name.upper()))
         if value:
             texts[name] = value
     address = normal(texts.get("listen", DEFAULT_LISTEN))
@@ -127,6 +98,29 @@ def locate(
             raise ValueError("with port 0 nothing tells which one is meant: name its --pidfile")
         path = default_path(address)
     return os.path.abspath(path), address
+
+
+def _from_file(text: str, folder: str) -> "Dict[str, str]":
+    from minisocks.config.inifile import SECTION, parse, unquoted  # often there is no file
+
+    texts: "Dict[str, str]" = {}
+    for entry in parse(text, ""):
+        if entry.section == SECTION and entry.values:
+            texts.setdefault(entry.key.replace("_", "-"), unquoted(entry.values[0][1]))
+    if texts.get("pidfile"):
+        texts["pidfile"] = from_folder(folder, texts["pidfile"])
+    if texts.get("listen", "").startswith("unix:"):
+        texts["listen"] = "unix:" + from_folder(folder, texts["listen"][5:])
+    return texts
+
+
+def _from_environment(text: "Optional[str]") -> str:
+    """Return the first value of a variable; "" for none."""
+    if not text or text.isspace():
+        return ""
+    from minisocks.config.inifile import unquoted
+
+    return unquoted(next(line for line in text.split("\n") if line.strip()))
 
 
 def from_folder(folder: str, path: str, home: str = "") -> str:

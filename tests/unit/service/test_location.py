@@ -11,7 +11,7 @@ from minisocks.config.layers import layered
 from minisocks.config.rows import CONFIG_FILE
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError
-from minisocks.service.location import DEFAULT_LISTEN, FLAGS, TAKE_VALUES, locate, normal, scan
+from minisocks.service.location import DEFAULT_LISTEN, locate, normal, scan
 from minisocks.service.pidfile import default_path
 from minisocks.values import ListenAddress
 
@@ -20,12 +20,16 @@ FILE = "[minisocks]\nlisten =\n  3\n  4\npidfile = /run/file\n"
 
 def test_it_knows_the_options():
     """Those with a value and those without are the ones of the table of settings."""
-    all_settings = (CONFIG_FILE,) + SETTINGS
-    flags = [s.option for s in all_settings if s.kind == "flag"] + ["--ensure"]
-    others = [s.option for s in all_settings if s.kind != "flag" and s.name != "syslog"]
-
-    assert sorted(flags) == sorted(FLAGS)
-    assert sorted(others) == sorted(TAKE_VALUES)
+    for setting in (CONFIG_FILE,) + SETTINGS:
+        for option in filter(None, (setting.option, setting.short)):
+            if setting.kind == "flag":
+                assert {} == scan([option]) == scan(["--no-" + setting.key])
+                assert None is scan([option, "x"])
+            elif setting.name != "syslog":
+                assert {setting.key: "x"} == scan([option, "x"])
+                assert None is scan([option])
+                assert None is scan(["--no-" + setting.key])
+    assert {} == scan(["--ensure", "--syslog", "--syslog=x", "-qq"])
     assert str(ListenAddress.parse(Config().listen[0])) == DEFAULT_LISTEN
 
 
@@ -122,6 +126,7 @@ def test_relative_path_begins_here():
         # What takes a closer look.
         (["stop"], None),
         (["-l1080"], None),
+        (["-l=1080"], None),
         (["-qv"], None),
         (["-l"], None),
         (["-l", ""], None),
