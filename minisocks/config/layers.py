@@ -4,7 +4,7 @@ Pure: the caller has read the file and the environment.
 """
 
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.config.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
 from minisocks.config.rows import CONFIG_FILE
@@ -49,12 +49,20 @@ class _Found(NamedTuple):
 
 
 def layered(
-    given: Mapping[str, Any], environ: Mapping[str, str], file: str = "", file_name: str = ""
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: str = "",
+    file_name: str = "",
+    from_folder: Callable[[str], str] = str,
 ) -> Layered:
     """Lay *given* (the command line's texts, by setting) over *environ* over *file*.
 
-    Of a setting that may be repeated, the highest layer that has it counts, and
-    counts alone.
+    Of a setting that may be repeated, only the values of the highest layer that has it count.
+
+    Args:
+        file: the text of the file of settings.
+        from_folder: returns where a path that the file names is; raises ``ValueError`` if it
+            is not there.
 
     Raises:
         ConfigError: something cannot be used; its place is where that stands.
@@ -69,7 +77,15 @@ def layered(
                 # the file would else lie in wait until a variable is unset.
                 values[setting.name] = _value(setting, layer[setting.name])
                 sources[setting.name] = layer[setting.name].source
-    return Layered(Config()._replace(**values).checked(), sources, _unknown(environ))
+    config = Config()._replace(**values)
+    for setting in SETTINGS:
+        place = sources[setting.name]
+        if place.startswith(file_name + ", "):
+            try:
+                config = config.with_files(from_folder, setting.name)
+            except ValueError as exc:
+                raise ConfigError(setting.option, str(exc), place) from None
+    return Layered(config.checked(), sources, _unknown(environ))
 
 
 def _value(setting: Setting, found: _Found) -> Any:

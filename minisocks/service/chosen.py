@@ -8,6 +8,7 @@ import stat
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from minisocks.config.layers import Layered, layered
+from minisocks.config.settings import CONFIG_FILE, Config
 from minisocks.config.rows import CONFIG_FILE
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError, ServiceError
@@ -39,11 +40,10 @@ def settings_of(
     """
     named, text, is_private = _file(given, home, may_wait)
     path = named and os.path.join(home, named)
-    chosen = layered(given, os.environ, text, path)
-    # As the file was named: so they are the same when they are read anew from elsewhere.
-    config = _from_folder(chosen, path, os.path.dirname(named), home).checked()
-    chosen = chosen._replace(config=config)
-    _demand_different(config, path, home)
+    # As the file was named, so that paths stay the same when it is read again from elsewhere.
+    folder = os.path.dirname(named)
+    chosen = layered(given, os.environ, text, path, lambda it: from_folder(folder, it, home))
+    _demand_different(chosen.config, path, home)
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
@@ -55,23 +55,6 @@ def settings_of(
         odd.append("%s holds hashes, and others may read it: chmod 600 %s" % told)
     odd += _of_writers(path, users_file, _lists(chosen, home))
     return chosen._replace(of_files=tuple(odd))
-
-
-def _from_folder(chosen: Layered, path: str, folder: str, home: str) -> Config:
-    """Return the settings with relative paths of the file at *path* beginning in its *folder*.
-
-    Raises:
-        ConfigError: one is there only where earlier versions looked for it.
-    """
-    config = chosen.config
-    for setting in SETTINGS:
-        place = chosen.sources[setting.name]
-        if path and place.startswith(path + ", "):
-            try:
-                config = config.with_files(lambda it: from_folder(folder, it, home), setting.name)
-            except ValueError as exc:
-                raise ConfigError(setting.option, str(exc), place) from None
-    return config
 
 
 def _demand_different(config: Config, path: str, home: str) -> None:
