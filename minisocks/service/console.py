@@ -22,11 +22,13 @@ __all__ = [
     "finish",
     "flush_stderr",
     "flush_stdout",
+    "has_terminal",
     "print_bytes",
     "print_line",
     "say",
     "show",
     "warn",
+    "working_directory",
 ]
 
 #: To the upper left corner, and away with all below.
@@ -62,6 +64,23 @@ def fill_standard_descriptors() -> None:
                 return
     except OSError:
         pass  # no /dev/null, or no descriptor: the start will tell
+
+
+def has_terminal() -> bool:
+    """Return whether this process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
+
+
+def working_directory() -> str:
+    """Return the directory in which this process was started; / if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def can_detach() -> bool:

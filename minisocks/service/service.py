@@ -13,6 +13,7 @@ from minisocks.errors import ServiceError
 from minisocks.net.capacity import Room, find_room, raise_descriptor_limit
 from minisocks.net.lookup import own_ipv4
 from minisocks.net.processor import AUTO
+from minisocks.net.threads import start_thread
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
@@ -22,17 +23,21 @@ from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
-from minisocks.service.reloads import Change, Reloads
-from minisocks.service.signals import Signals, hangs_on
+from minisocks.service.signals import Order, Signals, hangs_on
+from minisocks.service.status import change_told, collect
 from minisocks.service.watchdog import take_turn
 from minisocks.values import ListenAddress
 
-__all__ = ["Service"]
+__all__ = ["Reloads", "Service"]
 
 log = logging.getLogger("minisocks")
 
 #: What a change of needs the log to be opened anew.
 _OF_LOG = ("log_file", "syslog", "log_format")
+
+#: Makes settings that have been read those in force, and waits for no file.  Returns lists:
+#: "changed", "read" (files) and "restart" (what changes only then).
+Change = Callable[[], Dict[str, List[str]]]
 
 
 class Service:
@@ -51,7 +56,7 @@ class Service:
         self, chosen: Layered, read: Callable[[str, Callable[[str], None]], Layered]
     ) -> None:
         self._read = read
-        self._home = _working_directory()
+        self._home = console.working_directory()
         #: As they were written, and as they are in force.
         self._asked = self._config = chosen.config
         self._of_files = chosen.of_files
@@ -92,7 +97,7 @@ class Service:
             self._config = config = self._absolute(config)._replace(daemon=True)
             console.detach(self._presence.descriptors())
         # In the background that is not the one it came from; and nohup wants it to stay.
-        self._had_terminal = _has_terminal() and not hangs_on()
+        self._had_terminal = console.has_terminal() and not hangs_on()
         try:
             # Before its number can be read, and until nothing of it is left.
             with self._orders:
@@ -198,7 +203,7 @@ class Service:
             self._reload()
 
     def _has_hung_up(self) -> bool:
-        return self._had_terminal and not _has_terminal()
+        return self._had_terminal and not console.has_terminal()
 
     def _stop(self) -> None:
         """Give connections their time; told so again, none."""
@@ -298,22 +303,6 @@ def _warn_in_log(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-def _has_terminal() -> bool:
-    """Return whether this process belongs to a terminal that is still there."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
-    except OSError:
-        return False
-    return True
-
-
-def _working_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"  # it has been removed
-
-
 def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
     """Return whether this process is to serve, and what to write in the log.
 
@@ -333,3 +322,70 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
         "it runs already: %s has %s"
         % ("process %d" % who if who else "another process", pidfile.path)
     )
+
+
+class Reloads:
+    """One after the other, each for all that have asked until it begins to read.
+
+    A class because of those that ask while one is being read.  A list of a million names takes
+    seconds to read, and a file on a network may never come: the main thread, which follows
+    orders to stop, waits for neither.  Main thread.
+
+    Args:
+        read: reads the settings.  Any thread.
+        give: has the main thread carry out an order.
+    """
+
+    def __init__(self, read: Callable[[], Change], give: Callable[[Order], None]) -> None:
+        self._read, self._give = read, give
+        self._is_due = self._is_reading = False
+        self._asking: List[Answer] = []
+
+    def ask(self, answer: Optional[Answer]) -> None:
+        """Have one made that begins to read after this call; *answer* is told how it went."""
+        self._is_due = True
+        if answer is not None:
+            self._asking.append(answer)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_reading or not self._is_due:
+            return
+        asking, self._asking = self._asking, []
+        self._is_due, self._is_reading = False, True
+
+        def read() -> None:
+            try:
+                change = self._read()
+            except BaseException as exc:  # noqa: BLE001  # the main thread raises it again
+                change = _raiser(exc)
+            self._give(lambda: self._finish(change, asking))
+
+        try:
+            start_thread(read, "reload")
+        except (OSError, RuntimeError):
+            read()  # no thread can be had: for once an order to stop waits
+
+    def _finish(self, change: Change, asking: List[Answer]) -> None:
+        """Go by what has been read, or tell what is wrong with it."""
+        try:
+            told: Dict[str, Any] = dict(change(), ok=True)
+        except (OSError, RuntimeError, ValueError, ServiceError) as exc:
+            sentence = getattr(exc, "sentence", None) or reason_of(exc)
+            log.error("not reloaded, the old settings stay: %s", sentence)
+            told = {"error": sentence}
+        else:
+            log.info("reloaded, %s", change_told(told["changed"], told["read"]))
+            if told["restart"]:
+                log.warning("needs a restart: %s", ", ".join(told["restart"]))
+        for answer in asking:
+            answer(told)
+        self._is_reading = False
+        self._go_on()
+
+
+def _raiser(exc: BaseException) -> Change:
+    def fail() -> Dict[str, List[str]]:
+        raise exc
+
+    return fail

@@ -6,7 +6,7 @@ import pytest
 
 from kit.support import wait_until
 from minisocks.errors import ConfigError
-from minisocks.service.reloads import Reloads
+from minisocks.service.service import Reloads
 
 CHANGED = {"changed": ["quiet"], "read": [], "restart": []}
 
@@ -76,7 +76,7 @@ def test_without_a_thread_it_is_done_all_the_same(main, monkeypatch):
     def no_thread(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("minisocks.service.reloads.start_thread", no_thread)
+    monkeypatch.setattr("minisocks.service.service.start_thread", no_thread)
     told = []
     Reloads(lambda: lambda: CHANGED, main.orders.append).ask(told.append)
     main.follow()
