@@ -30,15 +30,15 @@ WIDTH, NAME_WIDTH = 82, 28
 _EXAMPLES = (
     ("minisocks", "Serve programs on this host."),
     ("minisocks -l :1080 --allow-lan", "Serve the local network."),
-    ("minisocks -l :1080 --user NAME:PASSWORD", "Serve who has the password."),
+    ("minisocks -l :1080 --user NAME:PASSWORD", "Serve users that have the password."),
 )
 
 _SEE_HELP = "; see minisocks --help"
 
 _EPILOG = (
     "Each setting also has a variable (MINISOCKS_LISTEN=1080) and a key in the ini file "
-    "(listen = 1080, under [minisocks]); of several values each has a line of its own. The "
-    "command line wins over the environment, that over the file. --no-NAME takes a flag back."
+    "(listen = 1080, under [minisocks]). There, write several values on a line each. The command "
+    "line overrides the environment, which overrides the file. --no-NAME takes a flag back."
 )
 
 
@@ -184,7 +184,9 @@ def _to_running(name: str) -> Callable[..., None]:
         if name == "status":
             forms = [form for form in ("json", "prometheus") if given.pop(form)]
             if len(forms) > 1:
-                raise _Failure("--json or --prometheus: which one?", EXIT_WRONG_USAGE)
+                raise _Failure(
+                    "--json and --prometheus exclude each other: choose one", EXIT_WRONG_USAGE
+                )
             commands.status(path, forms[0] if forms else "text", given["watch"])
         else:
             getattr(commands, name)(path)
@@ -228,7 +230,7 @@ _SERVE = _Command(
     "minisocks",
     _serve,
     "Run a SOCKS4, SOCKS4a and SOCKS5 proxy until TERM or INT.",
-    _flag("ensure", "Start it in the background unless it runs and answers: for cron."),
+    _flag("ensure", "Start in the background, unless it runs and answers already. For cron."),
 )
 COMMANDS: Dict[str, _Command] = {
     command.name or "": command
@@ -236,50 +238,54 @@ COMMANDS: Dict[str, _Command] = {
         _Command(
             "check",
             _check,
-            "Show the settings in force and where each comes from; or what the rules say.",
-            _flag("json", "As JSON, for programs."),
-            _value("from", "ADDRESS", "May a client from there [default: 127.0.0.1]"),
-            _value("to", "HOST:PORT", "reach this target?"),
-            _value("as", "NAME", "As this user."),
-            _value("command", "NAME", "By this command: connect, bind, udp.", "connect"),
-            _value("ver", "N", "By SOCKS 4 or 5.", "5"),
+            "Show the settings in force and where each comes from; or test the rules.",
+            _flag("json", "Print JSON, for programs."),
+            _value(
+                "from",
+                "ADDRESS",
+                "Test the rules for a client at this address [default: 127.0.0.1].",
+            ),
+            _value("to", "HOST:PORT", "The target of that test."),
+            _value("as", "NAME", "The user of that test."),
+            _value("command", "NAME", "The command of that test: connect, bind or udp.", "connect"),
+            _value("ver", "N", "The SOCKS version of that test: 4 or 5.", "5"),
         ),
         _Command(
             "status",
             _to_running("status"),
             "Show what a running minisocks does.",
-            _flag("json", "As JSON, for programs."),
-            _flag("prometheus", "For node_exporter's textfile collector."),
-            _flag("watch", "Again every 2 seconds, until Ctrl-C."),
+            _flag("json", "Print JSON, for programs."),
+            _flag("prometheus", "Print metrics for the textfile collector of node_exporter."),
+            _flag("watch", "Print again every 2 seconds, until Ctrl-C."),
             settings=_WHICH,
         ),
         _Command(
             "reload",
             _to_running("reload"),
-            "Have it read its settings anew.",
+            "Make it read its settings again.",
             settings=_WHICH,
         ),
         _Command(
             "stop",
             _to_running("stop"),
-            "End it; a second time, without grace.",
+            "Stop it; a second stop ends open connections at once.",
             settings=_WHICH,
         ),
         _Command(
             "drain",
             _to_running("drain"),
-            "Have it end with its last connection.",
+            "Accept no more clients, and end with the last connection.",
             settings=_WHICH,
         ),
         _Command(
             "hash-password",
             _hash_password,
             "Make a line for the file of users (--users-file).",
-            click.Option(["--name"], metavar="NAME", help="Whose password it is."),
+            click.Option(["--name"], metavar="NAME", help="The user that the password is for."),
             click.Option(
                 ["--iterations"],
                 metavar="N",
-                help="What a guess costs, 1000 to 10000000. Else what takes half a second here.",
+                help="Work for each check, 1000 to 10000000. If not set: half a second of this host.",
             ),
             settings=(),
         ),
@@ -345,7 +351,10 @@ def _run(argv: List[str]) -> None:
     with command.make_context("minisocks", argv) as context:
         if context.args:
             if not command.settings:
-                raise _Failure("hash-password asks for the password", EXIT_WRONG_USAGE)
+                raise _Failure(
+                    "hash-password takes no password here: start it, and it asks for one",
+                    EXIT_WRONG_USAGE,
+                )
             raise _Failure(_stray(context.args[0]), EXIT_WRONG_USAGE)
         command.invoke(context)
 

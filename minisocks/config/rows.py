@@ -29,82 +29,84 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "listen",
             "texts",
-            "Listen here: PORT (on 127.0.0.1), HOST:PORT, [V6]:PORT, :PORT (every address, IPv4 "
-            "and IPv6), NAME:PORT or unix:PATH. Port 0 is any free one. May be repeated.",
+            "Listen on this address: PORT (on 127.0.0.1), HOST:PORT, [V6]:PORT, :PORT (every "
+            "address, IPv4 and IPv6), NAME:PORT or unix:PATH. Port 0 is any free port. May be "
+            "repeated.",
             "ADDRESS",
             "-l",
         ),
         _row(
             "forwarded",
             "texts",
-            "One of the addresses to listen on: a forwarder connects there for its clients, so "
-            "each of them counts as a stranger from a public address. May be repeated.",
+            "One of the addresses to listen on, to which a forwarder connects for its clients. "
+            "Each of them counts as a stranger from a public address. May be repeated.",
             "ADDRESS",
         ),
         _row(
             "public_address",
             "texts",
-            "Tell who is not on this host to send UDP, or connect for BIND, to this address, "
-            "which a NAT passes on to this one. May be repeated, once for each family.",
+            "In replies for UDP and BIND, tell clients on other hosts this address, which a NAT "
+            "forwards to this host. May be repeated, once for each family.",
             "ADDRESS",
         ),
         _row(
             "udp_ports",
             "ports",
-            "Have clients send UDP to a port of this range, as 40000-40999, which a firewall then"
-            " has to let through.",
+            "Receive the UDP of clients on ports of this range, as 40000-40999, so that a firewall "
+            "can let it through.",
             "RANGE",
         ),
         _row(
             "udp_clients",
             "text",
-            "From which ports of its address a client may send UDP: any-port is every one, "
-            "same-port the first one only. auto: others when the first one has been silent for 30"
-            " s, but not where the client has shown a password.",
+            "From which ports of its address a client may send UDP: any-port means all, same-port "
+            "only the first one that it uses. auto: another one when the first has been silent for "
+            "30 s, but not if the client has sent a password.",
             "WHICH",
         ),
         _row(
             "udp_filtering",
             "text",
-            "Which targets a client hears by UDP. With address-dependent those at addresses that "
-            "it has written to; with endpoint-independent all that rules allow, but none on this "
-            "host (for games and calls).",
+            "Which targets may send UDP to a client. address-dependent: those at addresses to "
+            "which the client has sent. endpoint-independent: all that the rules allow, but none "
+            "on this host (for games and calls).",
             "WHICH",
         ),
         _row(
             "bind_ports",
             "ports",
-            "For BIND, have the peer connect to a port of this range, as 41000-41099, which a "
-            "firewall then has to let through.",
+            "For BIND, let the peer connect to a port of this range, as 41000-41099, so that a "
+            "firewall can let it through.",
             "RANGE",
         ),
     ),
-    "Who may come in": (
+    "Access control": (
         _row(
             "user",
             "texts",
-            "Let clients in with this password. It shows in ps: for trying out. May be repeated.",
+            "Accept this user name and password. Other users of this host can read it in ps, so "
+            "use it only for a trial. May be repeated.",
             "NAME:PASSWORD",
         ),
         _row(
             "users_file",
             "text",
-            "Let clients in with the passwords in this file: a line NAME:HASH for each user, "
-            "which minisocks hash-password makes. Read anew on reload.",
+            "Accept the users in this file. It has a line NAME:HASH for each, made by minisocks "
+            "hash-password. A reload reads it again.",
             "FILE",
         ),
         _row(
             "name_only",
             "texts",
-            "Let clients in with this user name and any password, for programs that can send no "
-            "password. The name is no secret. May be repeated.",
+            "Accept this user name with any password, for programs that cannot send one. The name "
+            "is no secret. May be repeated.",
             "NAME",
         ),
         _row(
             "auth_once",
             "seconds",
-            "An address that has logged in may come in without a password for so long: browsers "
-            "send none. 0: it may not.",
+            "After a login, accept the same address without a password for so long, because "
+            "browsers cannot send one. 0: never.",
             "SECS",
             least=0,
             most=30 * 86400,
@@ -112,17 +114,18 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "ident",
             "flag",
-            "Ask the host of each SOCKS4 client who it is (RFC 1413), and refuse it if that is "
-            "not what it says. This proves nothing about hosts that others run.",
+            "Ask the host of each SOCKS4 client which user the client is (RFC 1413), and refuse "
+            "the client if it has sent another name. This proves nothing about hosts that other "
+            "people run.",
         ),
-        _row("allow_lan", "flag", "Let clients on private networks in without a password."),
-        _row("open", "flag", "Let any client in without a password."),
+        _row("allow_lan", "flag", "Accept clients on private networks without a password."),
+        _row("open", "flag", "Accept every client without a password."),
         _row(
             "rule",
             "texts",
-            "Allow or deny, as in 'deny to .example.org port 25'; the first rule that matches "
-            "decides, and what none matches is denied. May be repeated; in the file, a line each "
-            "under [rules].",
+            "Allow or deny, as in 'deny to .example.org port 25'. The first rule that matches "
+            "decides; what matches none is denied. May be repeated; in the file, a line each under "
+            "[rules].",
             "TEXT",
         ),
     ),
@@ -130,8 +133,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "max_handshakes",
             "count",
-            "Unfinished handshakes at once; beyond it the oldest of the network that has most is "
-            "closed.",
+            "Unfinished handshakes at once. Above it, the oldest one of the network that has most "
+            "is closed.",
             "N",
             least=4,
             most=65536,
@@ -139,7 +142,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "max_connections",
             "count",
-            "Connections at once. On the command line, without it: what the limit of descriptors "
+            "Connections at once. If not set, the command line uses what the limit of descriptors "
             "allows.",
             "N",
             least=1,
@@ -148,8 +151,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "max_per_client",
             "count",
-            "Connections of one client at once; in IPv6 that is a /64, and all of this host is "
-            "one.",
+            "Connections of one client at once. In IPv6 a client is a /64; all programs on this "
+            "host are one client.",
             "N",
             least=1,
             most=10**6,
@@ -158,8 +161,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "max_associations",
             "count",
-            "UDP associations at once; without it 1024, and never more than a quarter of all "
-            "connections there may be; beyond it one of the network that has most is closed.",
+            "UDP associations at once. If not set: 1024, but at most a quarter of all connections "
+            "allowed. Above it, one of the network that has most is closed.",
             "N",
             least=1,
             most=10**6,
@@ -167,7 +170,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "rate",
             "bytes",
-            "Bytes a second for one client, in each direction: 500k, 1.5M, 64KiB.",
+            "Bytes per second for one client, in each direction: 500k, 1.5M, 64KiB.",
             "BYTES",
             least=1000,
             most=10**12,
@@ -175,8 +178,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "memory_limit",
             "bytes",
-            "For connections and what waits in them; beyond it, who holds most of what nobody "
-            "takes is reset.",
+            "Memory for connections and their buffered data. Above it, the connection with most "
+            "undelivered data is reset.",
             "BYTES",
             least=2**20,
             most=2**50,
@@ -186,7 +189,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "handshake_timeout",
             "seconds",
-            "For all that a client must say.",
+            "Until a client has logged in and sent its request.",
             "SECS",
             least=0.1,
             most=3600,
@@ -194,7 +197,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "connect_timeout",
             "seconds",
-            "To find and reach the target.",
+            "Until the target is looked up and reached.",
             "SECS",
             least=0.1,
             most=3600,
@@ -202,7 +205,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "bind_timeout",
             "seconds",
-            "For the peer of a BIND to connect.",
+            "Until the peer of a BIND has connected.",
             "SECS",
             least=0.1,
             most=3600,
@@ -210,7 +213,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "idle_timeout",
             "seconds",
-            "For a connection on which nothing is said.",
+            "Until a connection that carries no data is closed.",
             "SECS",
             least=1,
             most=365 * 86400,
@@ -218,25 +221,31 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "keepalive",
             "text",
-            "Seconds of silence after which a peer is asked whether it is there. "
-            "IDLE,INTERVAL,COUNT also says how many seconds apart and how often it is asked, "
-            "until it counts as lost.",
+            "Seconds of silence after which a peer is probed. IDLE,INTERVAL,COUNT also sets the "
+            "seconds between probes, and how many without an answer end the connection.",
             "IDLE",
         ),
-        _row("grace", "seconds", "For open connections after TERM.", "SECS", least=0, most=86400),
+        _row(
+            "grace",
+            "seconds",
+            "Until connections that are open at TERM are closed.",
+            "SECS",
+            least=0,
+            most=86400,
+        ),
     ),
-    "The road out": (
+    "Outgoing connections": (
         _row(
             "prefer",
             "text",
-            "Which addresses of a name to try first: ipv4, ipv6, or as the system says. Of a name"
-            " that is looked up, ipv4-only and ipv6-only ask for no others.",
+            "Which addresses of a name to try first: ipv4, ipv6, or system (in the order of the "
+            "system). ipv4-only and ipv6-only look up no others.",
             "FAMILY",
         ),
         _row(
             "source",
             "texts",
-            "Connect from this address of this host, to targets of its family only. May be "
+            "Connect from this address of this host, and only to targets of its family. May be "
             "repeated, once for each family.",
             "ADDRESS",
         ),
@@ -244,7 +253,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "mark",
             "count",
-            "Mark outgoing packets, for policy routing (Linux, as root).",
+            "Mark outgoing packets with this number, for policy routing (Linux, as root).",
             "N",
             most=2**32 - 1,
         ),
@@ -253,16 +262,16 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "config",
             "text",
-            "Read settings from this ini file; what the command line and the environment say wins.",
+            "Read settings from this ini file. The environment and the command line override it.",
             "FILE",
             "-c",
         ),
         _row(
             "pidfile",
             "text",
-            "Lock this file, and be spoken to by FILE.sock. Without it: one by the first address "
-            "to listen on, in /run for root, in /tmp/minisocks-UID or ~/.cache/minisocks for "
-            "others.",
+            "Lock this file, and take commands (status, stop, ...) at FILE.sock. If not set: a "
+            "file named after the first address to listen on, in /run for root, in "
+            "/tmp/minisocks-UID or ~/.cache/minisocks for other users.",
             "FILE",
             of_process=True,
             is_fixed=True,
@@ -270,16 +279,16 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "daemon",
             "flag",
-            "Go to the background once it listens. Logs to syslog unless --log-file says where.",
+            "Go to the background once it listens. The log goes to syslog, or to --log-file.",
             of_process=True,
             is_fixed=True,
         ),
         _row(
             "processor",
             "text",
-            "Keep the threads that serve clients to one processor (Linux): auto, none, or its "
-            "number. Python runs one of them at a time, and to change processors takes time. On "
-            "the command line, without it: auto.",
+            "Keep the threads that serve clients on one processor (Linux): auto, none, or its "
+            "number. Python runs one of them at a time, and a change of processor takes time. If "
+            "not set, the command line uses auto.",
             "WHICH",
         ),
     ),
@@ -287,14 +296,14 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "log_file",
             "text",
-            "Log to this file, opened anew when it is renamed and on HUP.",
+            "Log to this file. It is opened again when it is renamed, and on HUP.",
             "FILE",
             of_process=True,
         ),
         _row(
             "syslog",
             "text",
-            "Log to syslog: local (as --syslog alone means), PATH of its socket, or HOST:PORT "
+            "Log to syslog: local (the same as --syslog alone), PATH of its socket, or HOST:PORT "
             "(UDP).",
             "[=WHERE]",
             of_process=True,
@@ -302,19 +311,25 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "log_format",
             "text",
-            "How log lines look: text, or json for programs.",
+            "Form of the log lines: text, or json for programs.",
             "FORMAT",
             of_process=True,
         ),
         _row(
             "quiet",
             "flag",
-            "No log line for a connection that went well; refusals still have theirs. Twice (-qq;"
-            " in the file: twice): for no connection.",
+            "No log line for a connection that succeeds; a refused one still has a line. Twice "
+            "(-qq; in the file: twice): no line for any connection.",
             "",
             "-q",
             most=2,
         ),
-        _row("verbose", "flag", "Log health checks and scanners too, and fold nothing.", "", "-v"),
+        _row(
+            "verbose",
+            "flag",
+            "Also log health checks and scanners, and each repeated line.",
+            "",
+            "-v",
+        ),
     ),
 }

@@ -286,7 +286,7 @@ def test_only_one_form_at_once(instance):
     """--json and --prometheus together are a mistake in usage."""
     status, out, err = instance.command("status", "--json", "--prometheus")
     assert (2, "") == (status, out)
-    assert "which one?" in err
+    assert "choose one" in err
 
 
 def test_watch_shows_it_again_until_ctrl_c(instance):

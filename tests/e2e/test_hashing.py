@@ -102,7 +102,7 @@ def test_the_line_has_the_name_as_it_was_given(name):
         ((), b"\n", 1, "the password is empty: type one, or pipe one to stdin"),
         ((), b"s3cret" * 43 + b"\n", 1, "the password is longer than 255 bytes"),
         ((), b"s3cret" * 100000, 1, "the password is longer than 255 bytes"),
-        (("s3cret",), b"", 2, "hash-password asks for the password"),
+        (("s3cret",), b"", 2, "hash-password takes no password here"),
         (("--iterations", "999"), b"s3cret", 2, "--iterations: 999 is out of range: 1000 to"),
         (("--iterations", "10000001"), b"s3cret", 2, "--iterations: 10000001 is out of range"),
         (("--iterations", "9" * 5000), b"s3cret", 2, "--iterations: 99999999999999999999 is out"),
