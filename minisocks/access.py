@@ -11,10 +11,9 @@ from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
-from minisocks.policy.defaults import in_force
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
-from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rulelines import in_force, parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import reason_of

@@ -11,9 +11,8 @@ from minisocks.config.setting import Setting, option_name
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.net.capacity import Room
 from minisocks.policy.client import Client
-from minisocks.policy.defaults import ALL, FROM_LAN
 from minisocks.policy.networks import LOOPBACK, Networks
-from minisocks.policy.rulelines import Rule
+from minisocks.policy.rulelines import ALL, FROM_LAN, Rule
 from minisocks.policy.rules import Rules
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.values import ListenAddress, encode

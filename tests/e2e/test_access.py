@@ -23,8 +23,7 @@ from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.policy.client import Client
-from minisocks.policy.defaults import in_force
-from minisocks.policy.rulelines import parse_rule
+from minisocks.policy.rulelines import in_force, parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 
