@@ -18,8 +18,7 @@ from minisocks.net.lookup import Outcome, look_up, numeric_addresses, system_get
 from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
 from minisocks.policy.client import THIS_HOST, Groups
-from minisocks.policy.queues import Queue
-from minisocks.policy.quota import Allowance, Quota
+from minisocks.policy.quota import Allowance, Queue, Quota
 from minisocks.quoting import quoted
 from minisocks.wire import Rep
 

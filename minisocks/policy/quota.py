@@ -1,31 +1,31 @@
-"""How clients share what there is only so much of: one law for all of it.
+"""How clients share a limited resource: the same rules for all resources.  Pure.
 
 Clients are grouped by their networks (``client.groups_of``), because one machine may have many
-addresses.  This host is one client.  Pure decisions; each object is guarded by its owner.
+addresses.  This host is one client.  The owner of each object guards it.
 
 ============= ============================================ ==================================
 ``Quota``     what can be ended: unfinished handshakes,    no share while there is room; then
-              refused clients, look-ups that wait, BINDs   the largest group's oldest is ended
-              that wait, associations
+              refused clients, look-ups that wait, BINDs   the oldest of the largest group is
+              that wait, associations                      ended
 ``Allowance`` what cannot be ended: connections, threads   a group has less than a multiple of
               that look names up or run hooks              what is free
 ``Queue``     what waits for an ``Allowance``              the group with fewest running first
 ============= ============================================ ==================================
 
-Of each, an eighth is kept for this host; of the connections, of which one client alone may have
-8/9, a sixteenth.  Clients behind forwarders are one group, because nothing tells them apart; of an
-``Allowance`` that group has no share but what is kept for others.
+An eighth of each is kept for this host; a sixteenth of the connections, because one client alone
+may have 8/9 of them.  Clients behind forwarders are one group, because nothing distinguishes
+them; in an ``Allowance`` that group may take all but what is kept for others.
 """
 
-from typing import Any, Callable, Dict, Generic, Hashable, List, Optional, TypeVar
+from typing import Any, Callable, Dict, Generic, Hashable, List, Optional, Tuple, TypeVar
 
-from minisocks.policy.client import FORWARDED, THIS_HOST, Groups
+from minisocks.policy.client import FORWARDED, THIS_HOST, Groups, is_client
 
-__all__ = ["Allowance", "Quota"]
+__all__ = ["Allowance", "Queue", "Quota"]
 
-#: One part of so many is kept for this host.
+#: 1/KEPT is kept for this host.
 KEPT = 8
-#: Of what cannot be ended one part of so many is kept for groups that have nothing.
+#: 1/KEPT_FOR_NEW of an ``Allowance`` is kept for groups that have nothing.
 KEPT_FOR_NEW = 64
 
 _Item = TypeVar("_Item", bound=Hashable)
@@ -33,14 +33,14 @@ _HERE = THIS_HOST[0]
 
 
 class _Group:
-    """A network or an address: how much its clients hold, and the groups in it by that."""
+    """A network or an address: how much its clients hold, and the groups in it."""
 
     __slots__ = ("below", "by_count", "count")
 
     def __init__(self) -> None:
         self.count = 0
         self.below: Dict[bytes, _Group] = {}
-        #: So that the largest is found without a look at all.
+        #: The keys of ``below`` by count, so that the largest is found without a look at all.
         self.by_count: Dict[int, Dict[bytes, None]] = {}
 
     def add(self, groups: Groups, change: int) -> None:
@@ -67,10 +67,10 @@ class _Group:
         return group
 
     def largest(self, spared: Optional[bytes]) -> Optional[bytes]:
-        """Return the key of the largest group in this one, but for *spared*.
+        """Return the key of the largest group in this one, except *spared*.
 
-        Of several the one that has been as large for longest.  There are few different counts:
-        k of them are k * k / 2 items.
+        Among equals it is the one that has had its size for longest.  There are few different
+        counts, because k of them are k * k / 2 items.
         """
         for count in sorted(self.by_count, reverse=True):
             for key in self.by_count[count]:
@@ -82,16 +82,15 @@ class _Group:
 class Quota(Generic[_Item]):
     """A bound on what can be ended, shared by clients.
 
-    While there is room, no client has a share.  When there is none: in the widest level's
-    largest group, in it the next level's largest, and so on, the last address's oldest item
-    makes room for a newcomer, if the newcomer's group, on the level where both part, has at
-    least *fewer* less.  Else the newcomer is refused.
+    While there is room, no client has a share.  When it is full, the victim is the oldest item
+    of the largest group on the last level: the largest network, the largest group in it, and so
+    on.  It ends if the newcomer's group, on the first level where the two differ, has at least
+    *fewer* items less.  Otherwise the newcomer is refused.
 
     Args:
-        most: how much there may be.
-        fewer: 1 where a newcomer may end what is as old as it will be; such a newcomer also
-            ends the oldest of its own address.
-        age: orders the items of one address, the first to end has the lowest; None: as added.
+        most: the limit, in items or in their weight.
+        fewer: with 1, a newcomer also ends the oldest item of its own address.
+        age: key of the items of one address; the lowest ends first.  None: as added.
     """
 
     def __init__(
@@ -101,66 +100,60 @@ class Quota(Generic[_Item]):
         self._fewer = fewer
         self._age = age
         self._used = 0
-        #: By address, the oldest first; with what each counts for.
+        #: Items and their weight by address, the oldest first.
         self._items: Dict[Groups, Dict[_Item, int]] = {}
-        #: Sums of groups, only while they may be needed.
+        #: Sums by group, only while they may be needed.
         self._sums: Optional[_Group] = None
 
     def __len__(self) -> int:
-        """Return how much there is."""
+        """Return how much is used."""
         return self._used
 
     def held_by(self, groups: Groups) -> int:
-        """Return how much one address holds."""
+        """Return how much one address uses."""
         return sum(self._items.get(groups, {}).values())
 
     def items(self) -> List[_Item]:
-        """Return all."""
+        """Return all items."""
         return [item for here in self._items.values() for item in here]
 
     def add(self, item: _Item, groups: Groups, weight: int = 1) -> None:
-        """Count *item* in, or for so much more if it is there."""
+        """Add *item*, or add *weight* to it if it is there."""
         here = self._items.setdefault(groups, {})
         here[item] = here.get(item, 0) + weight
-        self._used += weight
-        if self._sums is not None:
-            self._change_sums(self._sums, groups, weight)
+        self._count(groups, weight)
 
     def remove(self, item: _Item, groups: Groups) -> bool:
-        """Count *item* out; return whether it was there."""
+        """Remove *item*; return whether it was there."""
         here = self._items.get(groups, {})
         weight = here.pop(item, None)
         if weight is None:
             return False
         if not here:
             del self._items[groups]
-        self._used -= weight
-        if self._sums is not None:
-            self._change_sums(self._sums, groups, -weight)
+        self._count(groups, -weight)
         return True
 
     def reduce(self, item: _Item, groups: Groups, weight: int) -> None:
-        """Count *item*, which is there, for so much less."""
+        """Take *weight* from *item*, which must be there; without weight it is removed."""
         here = self._items[groups]
         here[item] -= weight
         if here[item] <= 0:
             del here[item]
             if not here:
                 del self._items[groups]
-        self._used -= weight
-        if self._sums is not None:
-            self._change_sums(self._sums, groups, -weight)
+        self._count(groups, -weight)
 
     @property
     def is_full(self) -> bool:
-        """Whether there is room for nothing more."""
+        """Whether there is no more room."""
         return self._used >= self.most
 
     def make_room(self, groups: Groups, end: Callable[[_Item], object]) -> bool:
-        """See to it that one of *groups* has room; return False if it is refused.
+        """Make room for an item of *groups*; return False if it is refused.
 
         Args:
-            end: called with what has to end for it, if anything has; that counts it out.
+            end: called with the victim, if there is one; it must remove the victim.
         """
         if not self.is_full:
             return True
@@ -171,17 +164,14 @@ class Quota(Generic[_Item]):
         return True
 
     def victim(self, groups: Groups) -> Optional[_Item]:
-        """Return what has to end for a newcomer of *groups*; None: the newcomer is refused.
-
-        For a quota that is full.
-        """
+        """Return what a newcomer of *groups* ends in a full quota; None: it is refused."""
         if self._sums is None:
             self._sum_up()
         group = self._sums
         assert group is not None
         here = group.below.get(_HERE)
         local, reserve = here.count if here is not None else 0, self.most // KEPT
-        # What is kept for this host: it always has that much, and loses none of it.
+        # This host gets what is kept for it, and loses none of it.
         is_owed = groups == THIS_HOST and local < reserve
         spared = _HERE if is_owed or local <= reserve else None
         path: List[bytes] = []
@@ -206,11 +196,13 @@ class Quota(Generic[_Item]):
         items = self._items[tuple(path)]
         return next(iter(items)) if self._age is None else min(items, key=self._age)
 
-    def _change_sums(self, sums: _Group, groups: Groups, weight: int) -> None:
-        if 4 * self._used < self.most:
-            self._sums = None
-        else:
-            sums.add(groups, weight)
+    def _count(self, groups: Groups, change: int) -> None:
+        self._used += change
+        if self._sums is not None:
+            if 4 * self._used < self.most:
+                self._sums = None
+            else:
+                self._sums.add(groups, change)
 
     def _sum_up(self) -> None:
         self._sums = _Group()
@@ -221,15 +213,14 @@ class Quota(Generic[_Item]):
 class Allowance:
     """A bound on what cannot be ended, shared by clients.
 
-    A group has less than *factor* times what is free, but one at least.  What two groups
-    leave may be too little for a third, so the last is for those that have nothing: some is
-    free for others until there are as many groups.  A group is the widest that a client is in:
-    one in it never has more.  What is behind forwarders may be all clients that there are, so it
+    A group, the widest network of a client, has less than *factor* times what is free, but at
+    least one.  Two groups may leave too little for a third, so a part is kept for groups that
+    have nothing.  Clients behind forwarders may be all clients that there are, so their group
     may have all but what is kept.
 
     Args:
-        most: how much there may be; None: there is no bound.
-        kept: one part of so many is kept for this host.
+        most: the limit; None: none.
+        kept: 1/*kept* is kept for this host.
     """
 
     def __init__(self, most: Optional[int], factor: float, kept: int = KEPT) -> None:
@@ -240,11 +231,11 @@ class Allowance:
         self._by_group: Dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        """Return how much there is."""
+        """Return how much is used."""
         return self._used
 
     def has_room(self, groups: Groups, weight: int = 1) -> bool:
-        """Return whether a client of *groups* may have so much more."""
+        """Return whether a client of *groups* may have *weight* more."""
         if self.most is None:
             return True
         top = groups[0]
@@ -261,13 +252,143 @@ class Allowance:
         return weight <= free - kept and has_share
 
     def add(self, groups: Groups, weight: int = 1) -> None:
-        """Count so much in."""
+        """Add *weight*."""
         self._used += weight
         self._by_group[groups[0]] = self._by_group.get(groups[0], 0) + weight
 
     def remove(self, groups: Groups, weight: int = 1) -> None:
-        """Count so much out."""
+        """Remove *weight*."""
         self._used -= weight
         left = self._by_group.pop(groups[0]) - weight
         if left:
             self._by_group[groups[0]] = left
+
+
+class Queue(Generic[_Item]):
+    """Items that wait for an ``Allowance``: the group with fewest running goes first.
+
+    In it, the group with fewest running on the next level goes first, and so on; among equals,
+    the one in which nothing has ended for longest.  One client never takes all that its network
+    may have.
+
+    Args:
+        running: what runs, by the widest groups; this object adds and removes.
+        rank: key of a group (given with the groups around it): the lowest goes first.  None:
+            how many of it run.
+    """
+
+    def __init__(
+        self, running: Allowance, rank: Optional[Callable[[Groups], float]] = None
+    ) -> None:
+        self._running = running
+        self._counts: Dict[Groups, int] = {}
+        self._rank = rank
+        #: By group and the groups in it; on the last level a list, the oldest first.
+        self._waiting: Dict[bytes, Any] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return self._length
+
+    def add(self, item: _Item, groups: Groups) -> None:
+        """Add *item*, which waits."""
+        self._length += 1
+        here = self._waiting
+        for key in groups[:-1]:
+            here = here.setdefault(key, {})
+        here.setdefault(groups[-1], []).append(item)
+
+    def waiting(self, groups: Groups) -> List[_Item]:
+        """Return what waits of exactly these groups, the oldest first."""
+        here: Any = self._waiting
+        for key in groups:
+            here = here.get(key)
+            if here is None:
+                return []
+        return list(here)
+
+    def remove(self, item: _Item, groups: Groups) -> bool:
+        """Remove *item*; return whether it waited."""
+        if item not in self.waiting(groups):
+            return False
+        self._take_out(groups, item)
+        return True
+
+    def has_room(self, groups: Groups) -> bool:
+        """Return whether another item of *groups* may run."""
+        return all(self._may_run(groups[:level]) for level in range(1, len(groups) + 1))
+
+    def take(self) -> Optional[Tuple[_Item, Groups]]:
+        """Return the item that runs next and its groups; None: none may.  Call ``done`` later."""
+        path = self._first(self._waiting)
+        if not path:
+            return None
+        item = self.waiting(path)[0]
+        self._take_out(path, item)
+        self._running.add(path)
+        for level in range(1, len(path) + 1):
+            self._counts[path[:level]] = self._counts.get(path[:level], 0) + 1
+        return item, path
+
+    @property
+    def has_next(self) -> bool:
+        """Whether ``take`` would return something."""
+        return bool(self._first(self._waiting))
+
+    def done(self, groups: Groups) -> None:
+        """Report the end of an item that ``take`` returned."""
+        self._running.remove(groups)
+        for level in range(1, len(groups) + 1):
+            left = self._counts.pop(groups[:level]) - 1
+            if left:
+                self._counts[groups[:level]] = left
+        # Now, not when it was taken: items that came since go first.
+        here: Any = self._waiting
+        for key in groups:
+            if not isinstance(here, dict) or key not in here:
+                break
+            here[key] = below = here.pop(key)
+            here = below
+
+    def _first(self, here: Any, path: Groups = ()) -> Groups:
+        """Return the groups of the item in *here*, at *path*, that goes first; (): none may."""
+        best, lowest = path[:0], 0.0
+        if not isinstance(here, dict):
+            return path
+        for key in here:
+            group = path + (key,)
+            count = self._counts.get(group, 0)
+            if not self._may_run(group):
+                if path or count or key == _HERE:
+                    continue
+                # No other network with none running may, either; only this host may.
+                is_ours = _HERE in here and self._running.has_room(THIS_HOST)
+                return self._first(here[_HERE], THIS_HOST) if is_ours else ()
+            rank = count if self._rank is None else self._rank(group)
+            if not best or rank < lowest:
+                found = self._first(here[key], group)
+                if not found:
+                    continue
+                best, lowest = found, rank
+            if not rank:
+                break  # no more are looked at than are running
+        return best
+
+    def _may_run(self, group: Groups) -> bool:
+        """Return whether the last level of *group* allows another item to run."""
+        if len(group) == 1:
+            return self._running.has_room(group)
+        count = self._counts.get(group, 0)
+        return not count or not is_client(group) or self._running.has_room(group, count + 1)
+
+    def _take_out(self, groups: Groups, item: _Item) -> None:
+        self._length -= 1
+        path: List[Any] = [self._waiting]
+        for key in groups:
+            path.append(path[-1][key])
+        path.pop().remove(item)
+        for here, key in zip(reversed(path), reversed(groups)):
+            if here[key]:
+                break
+            del here[key]

@@ -9,8 +9,7 @@ from minisocks.errors import HandshakeError, LimitReached, ProxyStops
 from minisocks.net.capacity import Edge
 from minisocks.net.processor import Processor
 from minisocks.policy.client import Groups
-from minisocks.policy.queues import Queue
-from minisocks.policy.quota import Allowance, Quota
+from minisocks.policy.quota import Allowance, Queue, Quota
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
 from minisocks.server.clientsocket import ClientSocket

@@ -6,8 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from minisocks.policy.client import THIS_HOST, Client
-from minisocks.policy.queues import Queue
-from minisocks.policy.quota import KEPT, KEPT_FOR_NEW, Allowance, Quota
+from minisocks.policy.quota import KEPT, KEPT_FOR_NEW, Allowance, Queue, Quota
 
 
 def groups(host):
