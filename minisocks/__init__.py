@@ -16,9 +16,8 @@ if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a mi
     from minisocks.hooks import ProxyRequest
     from minisocks.policy.client import Client
     from minisocks.proxy import Proxy
-    from minisocks.record import Record
+    from minisocks.record import Record, Stats
     from minisocks.server.server import SocksHandler, SocksServer
-    from minisocks.stats import Stats
     from minisocks.wire import Rep
 
 else:
@@ -55,7 +54,7 @@ _HOMES: "Dict[str, str]" = {
     "Rep": "wire",
     "SocksHandler": "server.server",
     "SocksServer": "server.server",
-    "Stats": "stats",
+    "Stats": "record",
 }
 
 

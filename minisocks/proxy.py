@@ -20,12 +20,11 @@ from minisocks.hooks import (
 from minisocks.net.listener import Listener
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
-from minisocks.record import Record
+from minisocks.record import Record, Stats
 from minisocks.server.journal import Journal
 from minisocks.server.run import Run
 from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.server.services import Services
-from minisocks.stats import Stats
 from minisocks.values import ListenAddress
 
 __all__ = ["Proxy"]

@@ -1,15 +1,24 @@
-"""What is remembered of one connection, and its one line in the log."""
+"""What a program and the log learn: a ``Record`` of each connection, the ``Stats`` of a proxy."""
 
 import logging
 import time
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Request
 from minisocks.quoting import MOST_TOLD, encoded, escaped, quoted, sentence
 from minisocks.wire import MAX_FIELD_BYTES, Cmd, Rep, as_text
 
-__all__ = ["LIMIT_ENDS", "Datagrams", "Drop", "Record", "Witness", "access_log", "granted_log"]
+__all__ = [
+    "Datagrams",
+    "Drop",
+    "LIMIT_ENDS",
+    "Record",
+    "Stats",
+    "Witness",
+    "access_log",
+    "granted_log",
+]
 
 access_log = logging.getLogger("minisocks.access")
 #: Its level says whether connections that went well have a line, too: in ``access_log``.
@@ -302,3 +311,37 @@ class Record:
     def _most(self) -> int:
         """How many bytes of a name are told: all of it, unless the client has got nothing."""
         return MOST_TOLD if self.via is None else MAX_FIELD_BYTES
+
+
+class Stats(NamedTuple):
+    """The figures of one run of a proxy, from ``start`` on; all zero before it.
+
+    ``total`` is ``succeeded`` plus all of ``refused`` plus those whose target
+    is still being dialed.  Connections whose client asked for nothing (health
+    checks, scanners) are in ``open`` and ``checks`` only, unless a limit refused them.
+    """
+
+    #: Seconds since the start, or from start to stop.
+    uptime: float
+    #: Connections now, in whatever state.
+    open: int
+    #: Connections with a request, or that ended before they had one.
+    total: int
+    #: Those of them whose target was connected.
+    succeeded: int
+    #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
+    #: REP, else "client gone", "not SOCKS", "shutdown" or "internal error"; "limit" where
+    #: a limit was reached.
+    refused: Dict[str, int]
+    #: Bytes relayed from clients to targets, those of open connections included.
+    up: int
+    #: Bytes relayed from targets to clients, likewise.
+    down: int
+    #: Unfinished handshakes that wait for their client without a thread.
+    handshakes: int
+    #: Handler threads.
+    threads: int
+    #: UDP associations now; they are in ``open``, too.
+    associations: int
+    #: Clients that greeted, were answered with 05 00 (RFC 1928 section 3) and left: health checks.
+    checks: int

@@ -81,7 +81,7 @@ NOT_NEEDED = {"click/testing.py", "click/_bashcomplete.py", "click/_termui_impl.
 #: What ``help`` of the embedding interface shows.
 PUBLIC = {
     "minisocks/%s.py" % name
-    for name in ("__init__", "errors", "hooks", "proxy", "record", "stats", "wire")
+    for name in ("__init__", "errors", "hooks", "proxy", "record", "record", "wire")
 } | {"minisocks/policy/client.py", "minisocks/config/settings.py"}
 
 #: What a statement comes after.

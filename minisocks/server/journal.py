@@ -9,8 +9,7 @@ from typing import Callable, Deque, Dict, List, Optional, Set
 from minisocks.compat import log_bug
 from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
-from minisocks.record import Record, Witness
-from minisocks.stats import Stats
+from minisocks.record import Record, Stats, Witness
 
 __all__ = ["Journal", "Reporter"]
 

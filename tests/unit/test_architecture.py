@@ -31,7 +31,6 @@ LAYERS = """
     net
     hooks
     record
-    stats
     config
     policy
     protocol
@@ -45,7 +44,7 @@ HEIGHT = {
 }
 
 #: No socket objects, threads, clock or log in these.
-CORE = ("config", "policy", "protocol", "errors", "guesses", "wire", "quoting", "values", "stats")
+CORE = ("config", "policy", "protocol", "errors", "guesses", "wire", "quoting", "values")
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {
