@@ -10,11 +10,10 @@ from minisocks.net.egress import Egress
 from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.client import Client
-from minisocks.policy.decisions import Decisions
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import in_force, parse_rule
-from minisocks.policy.rules import Rules
+from minisocks.policy.rules import Decisions, Rules
 from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import reason_of
 from minisocks.wire import as_text

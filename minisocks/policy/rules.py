@@ -1,13 +1,12 @@
-"""Who may come in, and what they may reach: rules, of which the first that matches decides.
+"""Which clients are admitted and which targets they may reach.  Pure.
 
-What no rule matches is denied.  Pure decisions; no I/O.
-
-``Rules`` is asked twice about each request: before anything is resolved, and about each
-address that the target has.  The address that passed is the address connected to, so a name
-that resolves differently the second time gains nothing.
+The first rule that matches decides; what no rule matches is denied.  ``Rules`` is asked twice
+about each request: before anything is resolved, and about each address of the target.  The
+address that passed is the address connected to, so a name that resolves differently the second
+time gains nothing.
 """
 
-from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from minisocks.policy.addresssets import (
     AddressSet,
@@ -24,17 +23,18 @@ from minisocks.policy.rulelines import Decision, Rule
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
-__all__ = ["Decision", "Rules"]
+__all__ = ["Decisions", "Rules"]
 
-#: Of so many client addresses it is remembered which rules are about them.
+#: Client addresses whose rules are remembered.
 MAX_SOURCES = 1024
-
+#: Decisions that are kept.  With the longest names they take 200 KiB.
+MAX_KEPT = 256
 
 _NOT_YET = Decision(True)
 
 
 class _Row(NamedTuple):
-    """A rule as it is asked about one client; ``sources`` only where that may change."""
+    """A rule that is about a client; ``sources`` only where that may change."""
 
     number: int
     allows: bool
@@ -47,18 +47,15 @@ class _Row(NamedTuple):
     targets: Optional[AddressSet]
 
 
-_NO_NAMES: FrozenSet[bytes] = frozenset()
-
-
 class Rules:
-    """The decisions of one proxy.  Immutable; any thread.
+    """The rules of one proxy.  Immutable; any thread.
 
     Args:
-        rules: as ``defaults.in_force`` returns them.
-        has_users: whether somebody has a password.
-        is_own: says of the bytes of an address, and of a link if there is one, whether it is
-            this host's, now; for ``self``.
-        asks_ident: whether SOCKS4 clients have a user, whom their identd has named.
+        rules: as ``rulelines.in_force`` returns them.
+        has_users: whether any user has a password.
+        is_own: whether this host has an address now: its bytes, and the number of its link if
+            there is one; for ``self``.
+        asks_ident: whether SOCKS4 clients have a user, named by their identd.
     """
 
     __slots__ = (
@@ -76,7 +73,7 @@ class Rules:
 
     def __init__(
         self,
-        rules: Sequence[Rule],
+        rules: List[Rule],
         has_users: bool = False,
         is_own: IsOwn = lambda ip: False,
         asks_ident: bool = False,
@@ -85,13 +82,13 @@ class Rules:
         self.rules = tuple(rules)
         self.has_users = has_users
         self._is_own = is_own
-        #: With the ``from`` that says for good whether the row is about a client.
+        #: With the ``from`` that decides for good whether the row is about a client.
         self._rows: List[Tuple[_Row, Optional[AddressSet], bool]] = []
         places = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
         self._depth = max((place.names.depth for place in places), default=0)
         self._asks_often = sum(not place.is_lasting for place in places) > 1
-        #: Rules up to this number stand before the one that keeps others from this host: they
-        #: open what they name of it.
+        #: Rules up to this number stand before the one that protects this host: they open the
+        #: addresses of this host that they name.
         self._guarded = next((n for n, rule in enumerate(rules) if _guards_self(rule)), 0)
         for number, rule in enumerate(rules, 1):
             stays = rule.sources is not None and rule.sources.is_lasting
@@ -99,16 +96,16 @@ class Rules:
                 number, rule.allows, *rule[4:9], None if stays else rule.sources, rule.targets
             )
             self._rows.append((row, rule.sources if stays else None, rule.allows))
-        # A client asks several times in a row, and comes again: what is the same for all that
-        # is found out once. Both are replaced as a whole, so that any thread may do it.
+        # Caches, because a client asks several times in a row, and connects again.  Each is
+        # replaced as a whole, so that any thread may do it.
         self._by_source: Dict[bytes, List[_Row]] = {}
         self._last_name: Tuple[bytes, bytes, FrozenSet[bytes]] = (b"", b"", frozenset())
 
     def methods(self, client: Client) -> Tuple[Method, ...]:
         """Return the METHODs that *client* may use, preferred first.
 
-        A client that may not come in at all is given NO_AUTHENTICATION: it
-        then hears REP 02, which it can show, and not a broken negotiation.
+        A client that is not admitted at all gets NO_AUTHENTICATION, because it can show the
+        REP 02 that follows better than a failed negotiation.
         """
         if not self.has_users:
             return (Method.NO_AUTHENTICATION,)
@@ -117,14 +114,14 @@ class Rules:
         return (Method.USERNAME_PASSWORD,)
 
     def precheck(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
-        """Decide about what *client* asks for, before anything is resolved.
+        """Decide about a request before anything is resolved.
 
-        Allowed means of a name: as far as can be said without its addresses.
+        A name is allowed if one of its addresses may be.
         """
         if not self.admits(client):
             return Decision(False, self._shut_out(client))
         if dst.atyp != Atyp.DOMAINNAME:
-            return _NOT_YET  # its address is asked about in a moment
+            return _NOT_YET  # ``decide`` follows, about its address
         number, may_be_allowed = self._find(client, ver, cmd, dst, ())
         if may_be_allowed or (number and self.rules[number - 1].allows):
             return _NOT_YET
@@ -133,9 +130,9 @@ class Rules:
     def precheck_any(
         self, client: Client, ver: int, cmd: int, dst: Optional[Address] = None
     ) -> Decision:
-        """Decide whether there may be any target at all that *client* may reach by *cmd*.
+        """Decide whether *client* may reach any target at all by *cmd*.
 
-        *dst* is what stands for all of them, 0.0.0.0 or ``::``: a rule may deny that.
+        *dst* stands for all targets, 0.0.0.0 or ``::``: a rule may deny that.
         """
         if not self.admits(client):
             return Decision(False, self._shut_out(client))
@@ -152,7 +149,7 @@ class Rules:
         return Decision(False, "no rule allows %s to %s" % (Cmd(cmd).name, self._whom(client)))
 
     def _denies_all(self, row: "_Row", dst: Address) -> bool:
-        """Return whether *row* is a rule of the settings that speaks of the address *dst*."""
+        """Return whether *row* is a rule of the settings about the address *dst*."""
         if row.targets is None or self.rules[row.number - 1].is_built_in:
             return False
         size = 4 if dst.name == "0.0.0.0" else 16
@@ -162,10 +159,10 @@ class Rules:
     def decide(
         self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes, scope: int = 0
     ) -> Decision:
-        """Decide about an address that the target *dst* has: 4 or 16 bytes.
+        """Decide about *ip*, an address of the target *dst*: 4 or 16 bytes.
 
         Args:
-            scope: the number of the link that a link-local one is on; 0: none is said.
+            scope: number of the link of a link-local address; 0: none is given.
         """
         number, _ = self._find(client, ver, cmd, dst, forms_of(ip), scope)
         if number and self.rules[number - 1].allows:
@@ -173,7 +170,7 @@ class Rules:
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
     def precheck_some_user(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
-        """Decide as ``precheck``, but whichever user the client's identd may name."""
+        """Decide like ``precheck`` for any user that the client's identd may name."""
         name, _ = self._name_of(dst)
         ip = packed_ip(dst.name) if cmd == Cmd.CONNECT and not name else None
         forms, reason = forms_of(ip) if ip else (), ""
@@ -189,8 +186,7 @@ class Rules:
                     reason = reason or self._refusal(client, row.number, dst, ip)
                     return Decision(False, reason, row.number)
             elif is_it or (targets is not None and targets.has_addresses and not forms):
-                # Where there are passwords, a client that shows none comes under "none"; else
-                # under "any".
+                # A client without a password is "none" if there are passwords, else "any".
                 users = row.users
                 if users is None or users - {None}:
                     return _NOT_YET
@@ -202,11 +198,11 @@ class Rules:
         return Decision(False, reason or self._refusal(client, 0, dst, ip))
 
     def name(self, user: bytes) -> bool:
-        """Return whether one of them is about the user of this name."""
+        """Return whether a rule names *user*."""
         return any(rule.users is not None and user in rule.users for rule in self.rules)
 
     def admits(self, client: Client) -> bool:
-        """Return whether any rule allows *client*, with its ``user`` if it has one, anything."""
+        """Return whether any rule allows anything to *client* and its ``user``, if it has one."""
         return any(
             row.allows
             and (row.users is None or _has_user(row.users, row.any_user, client))
@@ -219,12 +215,12 @@ class Rules:
     ) -> Tuple[int, bool]:
         """Return the number of the rule that decides, 0 for none.
 
-        And, where the address is not known yet (no *forms*), whether a rule before it allows
-        some: then it may not be the one.
+        Also, while the address is not known (no *forms*), whether an earlier rule allows some
+        addresses: that rule may decide, too.
         """
         port = dst.port
         name, parents = self._name_of(dst)
-        # Most targets have one form, of which this is the quickest way to ask.
+        # The quickest way for targets with one form, as most are.
         size, address = forms[0] if len(forms) == 1 else (0, 0)
         may_be_allowed = False
         is_own = self._is_own
@@ -266,7 +262,7 @@ class Rules:
         return 0, may_be_allowed
 
     def _rows_about(self, client: Client, ver: int, cmd: int) -> Iterator["_Row"]:
-        """Yield the rules about a *cmd* of *client*, whatever its target and its user."""
+        """Yield the rules about *cmd* of *client*, for any target and user."""
         forms = forms_of(client.ip)
         for row in self._rows_for(client.ip):
             if row.commands is not None and cmd not in row.commands:
@@ -277,7 +273,7 @@ class Rules:
                 yield row
 
     def _rows_for(self, ip: bytes) -> List["_Row"]:
-        """Return the rules whose ``from`` has the client's address *ip*, or may have it."""
+        """Return the rules whose ``from`` contains the client's address *ip*, or may."""
         rows = self._by_source.get(ip)
         if rows is None:
             forms = forms_of(ip)
@@ -292,9 +288,9 @@ class Rules:
         return rows
 
     def _name_of(self, dst: Address) -> Tuple[bytes, FrozenSet[bytes]]:
-        """Return the name that a client asks for, as it is compared, and what it is below."""
+        """Return the name of *dst* in the form that is compared, and its parent domains."""
         if dst.atyp != Atyp.DOMAINNAME:
-            return b"", _NO_NAMES
+            return b"", frozenset()
         host, name, parents = self._last_name
         if host != dst.host:
             name = dst.host.lower().rstrip(b".")
@@ -304,13 +300,13 @@ class Rules:
 
     @property
     def has_own(self) -> bool:
-        """Whether a rule of the settings allows anything: then those say which clients come in."""
+        """Whether a rule of the settings allows anything: then only those admit clients."""
         return any(rule.allows and not rule.is_built_in for rule in self.rules)
 
-    # What people are told
+    # Reasons, for people
 
     def _shut_out(self, client: Client) -> str:
-        """Say why *client* may not come in."""
+        """Return why *client* is not admitted."""
         if not self.has_own:
             ways = "" if client.is_forwarded else "--allow-lan (private networks), "
             text = "%s may not come in; let them with %s--user NAME:PASSWORD or --open"
@@ -341,12 +337,12 @@ class Rules:
         who = client.alike
         if client.user is not None:
             who = "%s as %s" % (who, quoted(client.user, MOST_TOLD))
-            return who + ", who has shown no password" if client.is_unproven else who
+            return who + ", without a password" if client.is_unproven else who
         return who + " without a password" if self.has_users else who
 
 
 def _guards_self(rule: Rule) -> bool:
-    """Return whether *rule* is the built-in one that keeps others from this host."""
+    """Return whether *rule* is the built-in one that protects this host."""
     targets = rule.targets
     return rule.is_built_in and targets is not None and not targets.is_lasting
 
@@ -365,3 +361,37 @@ def _has_user(users: FrozenSet[Optional[bytes]], any_user: bool, client: Client)
     if user is None or client.is_unproven:
         return None in users  # it has shown no password
     return any_user
+
+
+class Decisions:
+    """A cache of what ``Rules.decide`` has allowed.  Any thread.
+
+    It is valid until the addresses of this host may have changed.  Most clients connect to the
+    same few targets, and the rules took a twelfth of the cost of a connection.  Denials are not
+    kept, because they may have been made in doubt.
+
+    Args:
+        changes: ``OwnAddresses.changes``.
+    """
+
+    def __init__(self, rules: Rules, changes: Callable[[], Optional[int]]) -> None:
+        self._rules = rules
+        self._changes = changes
+        self._kept: Dict[Any, Decision] = {}
+        self._number: Optional[int] = None
+
+    def decide(
+        self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes, scope: int = 0
+    ) -> Decision:
+        """Return what ``Rules.decide`` returns."""
+        # The number is in the key, because another thread may be about to keep an old decision.
+        number = self._changes()
+        key = number, client.ip, client.user, client.is_unproven, ver, cmd, dst, ip, scope
+        decision = self._kept.get(key)
+        if decision is None:
+            decision = self._rules.decide(client, ver, cmd, dst, ip, scope)
+            if decision.allowed and number is not None:
+                if number != self._number or len(self._kept) >= MAX_KEPT:
+                    self._kept, self._number = {}, number
+                self._kept[key] = decision
+        return decision

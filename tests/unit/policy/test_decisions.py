@@ -4,11 +4,9 @@ import itertools
 
 import pytest
 
-from minisocks.policy import decisions
 from minisocks.policy.client import Client
-from minisocks.policy.decisions import Decisions
 from minisocks.policy.rulelines import parse_rule
-from minisocks.policy.rules import Rules
+from minisocks.policy.rules import MAX_KEPT, Decisions, Rules
 from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip
 
 TARGETS = [packed_ip(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1")]
@@ -99,6 +97,6 @@ def test_the_link_counts():
 def test_there_is_a_bound():
     """However many targets there are."""
     kept = Decisions(rules("allow"), lambda: 0)
-    for number in range(3 * decisions.MAX_KEPT):
+    for number in range(3 * MAX_KEPT):
         ask(kept, port=number)
-        assert len(kept._kept) <= decisions.MAX_KEPT
+        assert len(kept._kept) <= MAX_KEPT
