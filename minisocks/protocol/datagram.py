@@ -21,18 +21,18 @@ from minisocks.wire import Address, Atyp
 
 __all__ = ["Header", "LAST", "REASSEMBLY_SECONDS", "Reassembly", "decode_header", "encode_header"]
 
-#: RSV, FRAG and ATYP of a header that stands alone.
+#: RSV, FRAG and ATYP of a datagram without fragments.
 _IPV4, _IPV6 = bytes((0, 0, 0, Atyp.IPV4)), bytes((0, 0, 0, Atyp.IPV6))
-#: What is in front of DST.ADDR.
+#: RSV and FRAG.
 _FIXED_BYTES = 3
-#: No header is longer: a name of 255 bytes.
+#: The longest header, with a name of 255 bytes.
 _MOST_BYTES = 4 + 1 + 255 + 2
 
 _PORT = struct.Struct("!H")
 
 
 class Header(NamedTuple):
-    """FRAG as it came, what the datagram is for, and how many bytes all that took."""
+    """FRAG as it came, the target, and the size of the header in bytes."""
 
     frag: int
     dst: Address
@@ -43,7 +43,7 @@ def decode_header(data: bytes) -> Header:
     """Return the header that *data* begins with.  RSV may be anything.
 
     Raises:
-        ProtocolError: it is cut off, or the name cannot be one.
+        ProtocolError: it is cut off, or the name is not valid.
         UnsupportedAddressType: ATYP is unknown.
     """
     stream = Stream()
@@ -58,25 +58,24 @@ def decode_header(data: bytes) -> Header:
 
 
 def encode_header(ip: bytes, port: int) -> bytes:
-    """Return the header that says where a datagram comes from: 4 or 16 bytes, and a port."""
+    """Return the header with the source of a datagram: 4 or 16 bytes, and a port."""
     return (_IPV4 if len(ip) == 4 else _IPV6) + ip + _PORT.pack(port)
 
 
-#: The bit of FRAG that says: the last one.
+#: The bit of FRAG that marks the last fragment.
 LAST = 0x80
-#: A sequence of which nothing came for so long is abandoned.  The RFC wants 5 at least.
+#: A sequence without a new fragment for so long is abandoned.  The RFC wants at least 5 s.
 REASSEMBLY_SECONDS = 10.0
 #: All fragments of one datagram together; no IP packet holds more.
 MAX_BYTES = 65535
 
 
 class Reassembly:
-    """The queue of one client: one sequence at a time, for they have no numbers.
+    """The reassembly queue of one client: one sequence at a time, because they have no numbers.
 
-    A class because a fragment means something only by those before it.  The RFC has the
-    queue begin anew when a FRAG comes that is lower than the highest so far; so a sequence
-    whose fragments are not in their order never becomes whole, and is abandoned as soon as
-    that is certain.  What may be of another sequence is never put together.
+    By the RFC the queue starts anew when a FRAG is lower than the highest so far.  So a sequence
+    out of order never becomes complete, and is abandoned as soon as that is certain.  Fragments
+    that may be of different sequences are never joined.
     """
 
     __slots__ = ("_key", "_parts", "held", "lost")
@@ -86,30 +85,29 @@ class Reassembly:
         self._parts: List[bytes] = []
         #: Bytes in the queue.
         self.held = 0
-        #: Fragments that came to nothing so far.
+        #: Fragments dropped so far.
         self.lost = 0
 
     def __bool__(self) -> bool:
-        """Return whether a sequence is under way."""
+        """Return whether a sequence has begun."""
         return bool(self._parts)
 
     def add(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
-        """Take a fragment; return the whole datagram if it was the last one missing.
+        """Add a fragment; return the complete datagram if it was the last one.
 
         Args:
             frag: FRAG, not 0.
-            key: what is the same for all of a sequence: the bytes that say where to.
+            key: the bytes of the target, which are the same in all fragments of a sequence.
         """
         place, have = frag & ~LAST, len(self._parts)
         if place == have > 1 and key == self._key and data == self._parts[-1]:
-            self.lost += 1  # the network has doubled it
+            self.lost += 1  # the network has duplicated it
             return None
         if place == 1:
             self.abandon()
             self._key = key
         elif place != have + 1 or key != self._key or self.held + len(data) > MAX_BYTES:
-            # One is missing, or it is of another sequence.  A lower one that is not the
-            # first begins none: those before it have gone.
+            # One is missing, or this is of another sequence.  Only FRAG 1 begins one.
             self.abandon()
             self.lost += 1
             return None
@@ -122,6 +120,6 @@ class Reassembly:
         return whole
 
     def abandon(self) -> None:
-        """Forget the sequence that is under way."""
+        """Drop the fragments of the current sequence."""
         self.lost += len(self._parts)
         self._parts, self.held = [], 0

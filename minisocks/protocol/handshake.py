@@ -1,9 +1,9 @@
-"""The server's side of one handshake: fed with bytes, asked for events.
+"""The server side of one handshake: takes bytes, returns events.
 
-Feed it with ``receive_data``, ask ``next_event`` until it says None (more bytes
-are needed), send what ``data_to_send`` returns.  Any bytes, cut anywhere, give
-one of the events or one of the errors documented here; nothing it holds grows
-beyond the longest message plus what was fed last.  No socket, thread or clock.
+Call ``receive_data``, then ``next_event`` until it returns None (more bytes are needed), and send
+what ``data_to_send`` returns.  Any bytes, cut anywhere, give one of the events or one of the
+errors documented here.  It holds at most the longest message and what was fed last.  No socket,
+thread or clock.
 
 ::
 
@@ -33,10 +33,10 @@ __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
 
 class Request(NamedTuple):
-    """What the client wants, once it has shown all it was asked for.
+    """A request, after the login if one is needed.
 
-    ``userid`` is SOCKS4's, unverified; ``user`` is who gave the right password, now or
-    some time ago.
+    ``userid`` is that of SOCKS4, unverified.  ``user`` is the user whose password was right, now
+    or some time ago.
     """
 
     ver: int
@@ -52,7 +52,7 @@ _Steps = Generator[Optional[Event], None, None]
 
 
 class _Stage(enum.Enum):
-    """How far it is, which decides what a refusal looks like."""
+    """How far the handshake is; it decides the form of a refusal."""
 
     VERSION = 0
     GREETING = 1
@@ -66,15 +66,15 @@ _COMMANDS = {Ver.SOCKS4: (Cmd.CONNECT, Cmd.BIND), Ver.SOCKS5: tuple(Cmd)}
 
 
 class Handshake:
-    """One conversation, from VER to the reply.
+    """One handshake, from VER to the reply.
 
-    A class because it stops wherever bytes lack, and goes on there when they have come.
+    A class because it stops wherever bytes are missing, and continues there.
 
     Args:
-        methods: the METHODs this client may use, the preferred one first.
-            SOCKS4, which has none, passes when NO_AUTHENTICATION is there.
-        guest: who it is if it gives no password.
-        asks_ident: whether SOCKS4 passes in any case, for its identd is asked who it is.
+        methods: the METHODs this client may use, the preferred one first.  SOCKS4, which has
+            none, passes if NO_AUTHENTICATION is among them.
+        guest: the user of a client that gives no password.
+        asks_ident: whether SOCKS4 passes in any case, because the identd of the client is asked.
 
     Thread: one at a time.
     """
@@ -110,17 +110,17 @@ class Handshake:
         self._verdict: Optional[bool] = None
         self._failed: Optional[HandshakeError] = None
         self._steps = self._conversation()
-        #: True once a byte came: a client that only looks whether we listen says none.
+        #: Whether the client has sent a byte: a check of the port sends none.
         self.started = False
-        #: True once the client has said its last byte.
+        #: Whether the client has sent FIN.
         self.eof = False
-        #: True while a greeting, to which 05 00 is the answer, is all that it has said.
+        #: Whether it has sent nothing but a greeting that 05 00 answers.
         self._has_only_greeted = False
-        #: The protocol that the client speaks, once it has said so.
+        #: VER, once the client has sent it.
         self.ver: Optional[Ver] = None
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes as the network delivered them; empty means end of stream."""
+        """Take bytes as the network delivers them; empty means end of stream."""
         if not data:
             self.eof = True
         else:
@@ -131,12 +131,12 @@ class Handshake:
     def next_event(self) -> Optional[Event]:
         """Return the next event, or None when more bytes are needed.
 
-        After ``Credentials``, call ``credentials_checked`` before asking again.
-        After ``Request`` there is no further event: answer it.
+        After ``Credentials``, call ``credentials_checked`` first.  ``Request`` is the last event:
+        answer it.
 
         Raises:
-            HandshakeError: one of its subclasses; ``refusal`` has the answer.
-                The conversation is over, and every later call raises the same.
+            HandshakeError: a subclass of it; ``refusal`` has the answer.  The handshake is over,
+                and every later call raises the same.
         """
         if self._failed is not None:
             raise self._failed
@@ -152,48 +152,48 @@ class Handshake:
         return event
 
     def credentials_checked(self, ok: bool) -> None:
-        """Say whether the last ``Credentials`` are right."""
+        """Set whether the last ``Credentials`` are right."""
         self._verdict = ok
 
     def stop_parsing(self) -> None:
-        """Let go of the parser, once nothing more is fed: the two would keep each other."""
+        """Close the parser when no more is fed, because the two refer to each other."""
         self._steps.close()
 
     def data_to_send(self) -> bytes:
-        """Return what is to be sent now, once."""
+        """Return what must be sent now, once."""
         out, self._out = self._out, b""
         return out
 
     @property
     def is_check(self) -> bool:
-        """Whether the client has left as a health check does: greeted, answered with 05 00."""
+        """Whether it was a health check: the client left after a greeting and the answer 05 00."""
         return self.eof and self._has_only_greeted
 
     @property
     def has_trailing_data(self) -> bool:
-        """Whether there are bytes behind the request."""
+        """Whether bytes follow the request."""
         return bool(self._stream.buffer)
 
     def trailing_data(self) -> bytes:
-        """Return the bytes behind the request, once: they belong to the target."""
+        """Return the bytes that follow the request, once: they are for the target."""
         return self._stream.take()
 
     def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        """Return the first reply to BIND: the peer can connect there.  A second one follows."""
+        """Return the first reply to BIND, the address for the peer.  A second reply follows."""
         stage = self._stage
         reply = self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
         self._stage = stage
         return reply
 
     def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        """Return the reply that says: connected, and this is our end of it; of BIND, the peer's."""
+        """Return the reply to a request that succeeded, with our address; of BIND, the peer's."""
         return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
 
     def refusal(self, error: Exception) -> bytes:
-        """Return the last bytes for a client whose wish ended in *error*.
+        """Return the last bytes for a client whose request ended in *error*.
 
-        Empty when there is nothing it could read: it left, or speaks nothing
-        that we know.  The caller sends them and closes.
+        Empty if it could read none: it has closed, or speaks an unknown protocol.  The caller
+        sends them and closes.
         """
         if isinstance(error, NotSocks):
             return error.answer
@@ -234,7 +234,7 @@ class Handshake:
     def _socks5(self) -> _Steps:
         offered = yield from socks5.parse_methods(self._stream)
         if not offered:
-            raise Probe("the client offers no method: it asks whether we live")
+            raise Probe("the client offers no method: it is a health check")
         method = next((m for m in self._methods if m in offered), None)
         if method is None:
             raise AuthFailed(

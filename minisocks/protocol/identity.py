@@ -1,12 +1,12 @@
-"""What is asked of a client's identd, and what it answers (RFC 1413).
+"""Query and answer of the Identification Protocol (RFC 1413).
 
 ::
 
-    query    client's port , our port CR LF
+    query    client port , our port CR LF
     answer   ports : USERID : OPSYS [, CHARSET] : user id CR LF
-             ports : ERROR : what CR LF
+             ports : ERROR : reason CR LF
 
-The answer is a hint, as the RFC says (section 6): it is worth what the client's host is.
+The answer is a hint (section 6): it is as trustworthy as the host of the client.
 """
 
 from typing import Optional
@@ -23,12 +23,12 @@ _BLANK = b" \t"
 
 
 def encode_query(client_port: int, our_port: int) -> bytes:
-    """Return the question who has the connection from *client_port* of its host to *our_port*."""
+    """Return the query for the user of the connection from *client_port* to *our_port*."""
     return b"%d, %d\r\n" % (client_port, our_port)
 
 
 def first_line(data: bytes) -> Optional[bytes]:
-    """Return the first line of *data*, without its end; None: it is not whole yet.
+    """Return the first line of *data* without its line end; None: it is not complete yet.
 
     Raises:
         IdentMismatch: it is too long.
@@ -43,13 +43,13 @@ def first_line(data: bytes) -> Optional[bytes]:
 
 
 def check_user_id(line: bytes, client_port: int, our_port: int, userid: bytes) -> None:
-    """Go on if *line* says that *userid* has the connection.
+    """Check that *line* names *userid* as the user of the connection.
 
-    Compared as octets, whatever its character set (section 6, note 4): no codec is looked
-    up by a name out of the network.  Blanks around it do not count.
+    Octets are compared, whatever the character set (section 6, note 4), because a codec must not
+    be chosen by a name from the network.  Blanks around the user id are ignored.
 
     Raises:
-        IdentMismatch: it says anything else.
+        IdentMismatch: the line has anything else.
     """
     fields = line.split(b":", 3)
     kind = fields[1].strip(_BLANK).upper() if len(fields) > 1 else b""
@@ -69,6 +69,6 @@ def check_user_id(line: bytes, client_port: int, our_port: int, userid: bytes) -
 
 
 def _number(text: bytes) -> int:
-    """Return a port, or -1 for what is none."""
+    """Return a port, or -1 if *text* is none."""
     text = text.strip(_BLANK)
     return int(text) if text.isdigit() and len(text) <= 5 else -1

@@ -5,8 +5,8 @@
     request  VER 04 | CD 1 | DSTPORT 2 | DSTIP 4 | USERID .. | 00 [| DOMAIN .. | 00]
     reply    VN 00  | CD 1 | DSTPORT 2 | DSTIP 4
 
-DOMAIN is there when DSTIP is 0.0.0.x with x not 0 (SOCKS4a).  0.0.0.0 is a
-plain SOCKS4 address: a server that waits for a name behind it waits for ever.
+DOMAIN follows if DSTIP is 0.0.0.x with x not 0 (SOCKS4a).  0.0.0.0 is a plain SOCKS4 address: a
+server that expects a name behind it waits for ever.
 """
 
 import socket
@@ -32,8 +32,7 @@ def parse_request(stream: Stream) -> Generator[None, None, Request4]:
     """Parse what follows VER in a SOCKS4 or SOCKS4a request.
 
     Raises:
-        ProtocolError: USERID or DOMAIN is longer than 255 bytes, or DOMAIN is
-            empty.
+        ProtocolError: USERID or DOMAIN is longer than 255 bytes, or DOMAIN is empty.
     """
     cmd, port, ip = struct.unpack("!BH4s", (yield from stream.read_exact(7)))
     userid = yield from stream.read_string(MAX_FIELD_BYTES, "USERID")
@@ -49,10 +48,10 @@ def parse_request(stream: Stream) -> Generator[None, None, Request4]:
 def encode_reply(
     rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0, failure: Cd = Cd.REJECTED
 ) -> bytes:
-    """Encode a reply; every failure is *failure* here.
+    """Encode a reply; *failure* is the CD of every *rep* but success.
 
-    *bnd_ip* is 4 bytes; anything else cannot be said in SOCKS4 and is sent as
-    0.0.0.0 (an IPv6 target reached by name, which RFC 3089 relies on).
+    SOCKS4 can only send 4 bytes as *bnd_ip*; others become 0.0.0.0 (an IPv6 target reached by
+    name, which RFC 3089 relies on).
     """
     cd = Cd.GRANTED if rep == Rep.SUCCEEDED else failure
     ip = bnd_ip if len(bnd_ip) == 4 else b"\0\0\0\0"

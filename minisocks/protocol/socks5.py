@@ -56,8 +56,8 @@ def parse_methods(stream: Stream) -> Parser:
 def parse_credentials(stream: Stream) -> Generator[None, None, Credentials]:
     """Parse a username/password message (RFC 1929 section 2).
 
-    RFC 1929 wants 1 to 255 bytes each; real clients send empty ones, which
-    are taken here and match no user that minisocks makes.
+    RFC 1929 wants 1 to 255 bytes each.  Some clients send empty fields: these are accepted here
+    and match no user of the settings.
 
     Raises:
         ProtocolError: VER is not 1.
@@ -76,8 +76,8 @@ def parse_request(stream: Stream) -> Generator[None, None, Request5]:
     """Parse a request (RFC 1928 section 4).  RSV may be anything.
 
     Raises:
-        ProtocolError: VER is not 5, or the name cannot be one.
-        UnsupportedAddressType: ATYP is unknown; its length then is, too.
+        ProtocolError: VER is not 5, or the name is not valid.
+        UnsupportedAddressType: ATYP is unknown, and so is the length of the address.
     """
     version, cmd, _rsv = yield from stream.read_exact(3)
     if version != Ver.SOCKS5:
@@ -90,7 +90,7 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
     """Parse ATYP, DST.ADDR and DST.PORT (RFC 1928 section 5).
 
     Raises:
-        ProtocolError: the name is empty or holds a NUL.
+        ProtocolError: the name is empty or contains a NUL.
         UnsupportedAddressType: ATYP is none of 0x01, 0x03, 0x04.
     """
     (atyp,) = yield from stream.read_exact(1)
@@ -104,7 +104,7 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
     (port,) = struct.unpack("!H", (yield from stream.read_exact(2)))
     if atyp != Atyp.DOMAINNAME:
         return Address.of_ip(host, port)
-    # Only now, with the message consumed, so that the reply answers all of it.
+    # Checked only after the whole message is consumed, so that the reply answers all of it.
     if not host:
         raise ProtocolError("the name in DST.ADDR is empty")
     if b"\0" in host:

@@ -1,9 +1,8 @@
-"""An incremental reader: parsers read as if all the bytes were there.
+"""An incremental reader: a parser reads as if all bytes were there.
 
-A parser is a generator.  ``yield from stream.read_exact(n)`` gives it *n*
-bytes; while they are not there it yields, and is stepped again after the next
-``feed``.  So it is straight-line code without states, nothing is parsed twice,
-and bytes behind the message stay in the stream.  No socket, no clock.
+A parser is a generator.  ``yield from stream.read_exact(n)`` gives it *n* bytes; while they are
+missing it yields, and is stepped again after the next ``feed``.  So it has no states, no byte is
+parsed twice, and the bytes after the message stay in the stream.  No socket, no clock.
 """
 
 from typing import Generator
@@ -12,15 +11,14 @@ from minisocks.errors import ProtocolError
 
 __all__ = ["Parser", "Stream"]
 
-#: What a parsing step is: it yields while it lacks bytes.
+#: One step of parsing: it yields while bytes are missing.
 Parser = Generator[None, None, bytes]
 
 
 class Stream:
     """Bytes received and not yet consumed.
 
-    The caller bounds what it feeds; a parser never waits for more than the
-    longest message of the protocol.
+    The caller limits what it feeds; a parser never waits for more than the longest message.
     """
 
     __slots__ = ("buffer",)
@@ -33,7 +31,7 @@ class Stream:
         self.buffer += data
 
     def take(self) -> bytes:
-        """Return all that is left and forget it."""
+        """Remove and return all that is left."""
         rest = bytes(self.buffer)
         self.buffer = bytearray()
         return rest
@@ -47,7 +45,7 @@ class Stream:
         return data
 
     def read_string(self, limit: int, what: str) -> Parser:
-        """Read up to a NUL byte, which is consumed and not returned.
+        """Read up to a NUL byte, which is consumed but not returned.
 
         Raises:
             ProtocolError: more than *limit* bytes and no NUL.
