@@ -8,9 +8,8 @@ import click
 
 from minisocks import __version__
 from minisocks.config.layers import Layered
-from minisocks.config.rows import CONFIG_FILE, GROUPS
 from minisocks.config.setting import Setting
-from minisocks.config.settings import SETTINGS
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.errors import ConfigError, MinisocksError, NotRunning
 from minisocks.guesses import OTHER_WORDS, closest
 from minisocks.quoting import reason_of
@@ -285,7 +284,7 @@ COMMANDS: Dict[str, _Command] = {
             click.Option(
                 ["--iterations"],
                 metavar="N",
-                help="Work for each check, 1000 to 10000000. If not set: half a second of this host.",
+                help="Work for each check, 1000 to 10000000; default: half a second of this host.",
             ),
             settings=(),
         ),

@@ -7,9 +7,8 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.config.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
-from minisocks.config.rows import CONFIG_FILE
 from minisocks.config.setting import Setting
-from minisocks.config.settings import SETTINGS, Config
+from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError
 from minisocks.guesses import closest, resembled
 from minisocks.values import check_name_only, check_user

@@ -13,7 +13,8 @@ from typing import Any, Callable, Iterable, List, Optional, Tuple, Union
 from minisocks.compat import CAPACITY_ERRORS
 from minisocks.errors import DialError, HandshakeError, HookFailed
 from minisocks.hooks import Resolve
-from minisocks.net.loop import Background, Loop, Timer
+from minisocks.net.job import Background, Timer
+from minisocks.net.loop import Loop
 from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr, first_addresses
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Rep, packed_ip

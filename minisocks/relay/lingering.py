@@ -106,7 +106,7 @@ class LingeringClients:
             one.abort("no room")
 
     def take_back(self) -> bool:
-        """Close one of the largest network now, for its descriptor; return whether there was one."""
+        """Close one of the largest network now; return whether there was one."""
         victim = self._quota.victim(())
         if victim is not None:
             victim.close_now()

@@ -9,9 +9,8 @@ import time
 from typing import List, Optional, Sized, Tuple
 
 from minisocks.errors import LimitReached
-from minisocks.net.loop import BUFFER_BYTES, Background, Loop, run_in
 from minisocks.net.job import Background
-from minisocks.net.loop import BUFFER_BYTES, Loop
+from minisocks.net.loop import BUFFER_BYTES, Loop, run_in
 from minisocks.relay.pair import SHORT_TURNS, Pair
 from minisocks.values import shown_bytes
 

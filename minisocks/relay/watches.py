@@ -9,10 +9,9 @@ import sys
 from typing import Callable, List, Optional, Tuple
 
 from minisocks.compat import unsent_bytes
-from minisocks.net.loop import Background, Job, Loop, Timer
-from minisocks.net.pipes import Pipe
-from minisocks.net.job import Job, Timer
+from minisocks.net.job import Background, Job, Timer
 from minisocks.net.loop import Loop
+from minisocks.net.pipes import Pipe
 from minisocks.record import Record
 from minisocks.relay.flow import Flow
 

@@ -8,8 +8,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
 
 from minisocks.access import Access
 from minisocks.config.settings import Config
+from minisocks.net.job import Task
 from minisocks.net.listener import Listener, open_listeners
-from minisocks.net.loop import Task, run_in
+from minisocks.net.loop import run_in
 from minisocks.net.threads import is_own_thread
 from minisocks.server.acceptor import Acceptor
 from minisocks.server.journal import Journal

@@ -6,9 +6,9 @@ from typing import Any, Callable, List, Optional
 
 from minisocks.compat import READ
 from minisocks.errors import DialError, HandshakeError
+from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import Outcome
 from minisocks.net.resolver import Lookup
-from minisocks.net.job import Job, Timer
 from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Request

@@ -7,7 +7,8 @@ import re
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from minisocks.access import Access
-from minisocks.config.setting import Setting, option_name
+from minisocks.config.rows import option_name
+from minisocks.config.setting import Setting
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.net.capacity import Room
 from minisocks.policy.client import Client

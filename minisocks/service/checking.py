@@ -8,8 +8,7 @@ import os
 from typing import Any, Callable, Dict, List, Optional
 
 from minisocks import __version__
-from minisocks.access import Access
-from minisocks.auth import Users
+from minisocks.access import Access, Users
 from minisocks.config.layers import Layered
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError, MinisocksError, ServiceError
@@ -21,7 +20,7 @@ from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.daemon import NO_BACKGROUND, can_detach
+from minisocks.service.console import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
 from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog
@@ -176,7 +175,7 @@ def _login(users: Users) -> Optional[Dict[str, Any]]:
     """Return what it costs here to check a password of the users' file; None: nothing."""
     if not users.has_hashes:
         return None
-    from minisocks.server.logincost import seconds_for  # imported late: it measures
+    from minisocks.service.hashing import seconds_for
 
     seconds = round(seconds_for(users.iterations), 4)
     return {"iterations": users.iterations, "seconds": seconds}

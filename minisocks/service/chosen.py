@@ -9,8 +9,6 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from minisocks.config.layers import Layered, layered
 from minisocks.config.settings import CONFIG_FILE, Config
-from minisocks.config.rows import CONFIG_FILE
-from minisocks.config.settings import SETTINGS, Config
 from minisocks.errors import ConfigError, ServiceError
 from minisocks.net.opening import read_file
 from minisocks.policy.rulelines import with_files

@@ -195,7 +195,7 @@ class Syslog(Destination):
         return why
 
     def problem(self) -> str:
-        """Return why lines would be lost now, "" if none would.  Tries a syslog of this host only."""
+        """Return why lines would be lost now, "" if none would.  Tries a local syslog only."""
         # To look up another host may take long.
         return "" if self._is_remote or self._connected() is not None else self._why
 

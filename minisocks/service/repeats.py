@@ -158,7 +158,7 @@ class Budget:
         self._skipped: Dict[str, int] = {}
 
     def is_first(self, site: Hashable) -> bool:
-        """Return whether a line from *site* is its first one in this window, which is always written."""
+        """Return whether a line from *site* is its first one in this window: it is written."""
         now = self._clock()
         if now >= self._began + WINDOW_SECONDS and not self._skipped:
             self._begin(now)

@@ -17,14 +17,13 @@ from minisocks.net.threads import start_thread
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.commands import collect
+from minisocks.service.commands import change_told, collect
 from minisocks.service.control import Answer
 from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.signals import Order, Signals, hangs_on
-from minisocks.service.status import change_told, collect
 from minisocks.service.watchdog import take_turn
 from minisocks.values import ListenAddress
 

@@ -1,4 +1,4 @@
-"""NAT state of one association: the ports of its client, peers written to, routes, reply headers."""
+"""NAT state of an association: the ports of its client, peers written to, routes, headers."""
 
 import errno
 import socket

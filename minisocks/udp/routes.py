@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from minisocks.errors import DialError, HandshakeError
 from minisocks.hooks import ProxyRequest, demand_authorized
 from minisocks.net.dialer import MAX_ADDRESSES, interleaved
+from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import NAME_SECONDS, Outcome, numeric_addresses
 from minisocks.net.resolver import Lookup
-from minisocks.net.job import Job, Timer
 from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Groups
 from minisocks.policy.rulelines import Decision

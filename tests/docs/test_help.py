@@ -6,8 +6,7 @@ import pytest
 
 import minisocks
 from kit.support import environment, run_command
-from minisocks.config.rows import CONFIG_FILE, GROUPS
-from minisocks.config.settings import SETTINGS
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 
 pytestmark = pytest.mark.usefixtures("every_click")
 

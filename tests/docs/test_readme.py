@@ -14,8 +14,7 @@ import pytest
 
 from kit.support import OLDEST_CLICK, ROOT, CommandLine, closed_port, run_command
 from minisocks.config.layers import layered
-from minisocks.config.rows import CONFIG_FILE, GROUPS
-from minisocks.config.settings import SETTINGS
+from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.service.pidfile import default_path
 
 README = os.path.join(ROOT, "README.rst")

@@ -17,7 +17,6 @@ import threading
 
 import pytest
 
-from minisocks.net.loop import run_in
 from kit.support import (
     GREETING,
     ROOT,
@@ -32,6 +31,7 @@ from kit.support import (
     wait_until,
 )
 from minisocks import Config, ConfigError, ListenError, Proxy, SocksHandler, SocksServer
+from minisocks.net.loop import run_in
 from minisocks.net.resolver import Resolver
 from minisocks.server.session import Session
 

@@ -4,7 +4,6 @@ import contextlib
 
 import pytest
 
-from minisocks.udp.mappings import SILENCE_SECONDS, ClientPorts
 from kit.support import Talk, password_message, run_proxy, wait_until
 from kit.udp_client import (
     Associated,
@@ -15,7 +14,7 @@ from kit.udp_client import (
     udp_socket,
     wait_for_drops,
 )
-from minisocks.udp.clientports import SILENCE_SECONDS, ClientPorts
+from minisocks.udp.mappings import SILENCE_SECONDS, ClientPorts
 
 V4 = "127.0.0.1"
 IP, FIRST, OTHER, NAMED = b"\x7f\0\0\1", (V4, 1000), (V4, 1001), 1002

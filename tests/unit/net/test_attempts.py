@@ -11,7 +11,6 @@ import socket
 
 import pytest
 
-from minisocks.net.loop import Loop, run_in
 from kit import hosts
 from kit.support import (
     BIND,
@@ -28,8 +27,7 @@ from kit.support import (
 from minisocks.net import dialer
 from minisocks.net.capacity import find_room
 from minisocks.net.dialer import ExtraAttempts
-from minisocks.net.errand import run_in
-from minisocks.net.loop import Loop
+from minisocks.net.loop import Loop, run_in
 from minisocks.net.resolver import Resolver
 from minisocks.server.limits import KEPT
 

@@ -12,9 +12,8 @@ import pytest
 import minisocks.net.loop
 from kit.support import ROOT, TIMEOUT, CommandLine, FakeTarget, Talk, log_kept, wait_until
 from minisocks import Proxy
-from minisocks.net.loop import LOOK_ROUNDS, Job, Loop, run_in
 from minisocks.net.job import Job
-from minisocks.net.loop import LOOK_ROUNDS, Loop
+from minisocks.net.loop import LOOK_ROUNDS, Loop, run_in
 from minisocks.net.processor import AUTO, Processor, System, Times, release_thread
 
 MAY_USE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

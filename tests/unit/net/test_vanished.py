@@ -15,7 +15,7 @@ from kit.support import FakeTarget, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, associations, in_loop
 from minisocks.compat import tune
 from minisocks.net.job import Job
-from minisocks.net.loop import Loop, run_in
+from minisocks.net.loop import run_in
 from minisocks.relay.flow import word_of
 from minisocks.relay.watches import AT_ONCE, VanishedPeers, has_vanished
 

@@ -13,7 +13,6 @@ import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.pair
 import minisocks.relay.watches
-from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from kit.relaying import ENDS, MB, Relayed, receive_until_reset
 from kit.support import (
     CommandLine,
@@ -24,8 +23,7 @@ from kit.support import (
     says,
     wait_until,
 )
-from minisocks.net.errand import run_in
-from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop
+from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
 from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
 

@@ -11,7 +11,6 @@ import threading
 import pytest
 
 import minisocks.net.pipes
-from minisocks.net.loop import Loop, run_in
 from kit.relaying import ENDS, Relayed
 from kit.support import (
     GREETING,
@@ -27,8 +26,7 @@ from kit.support import (
     wait_until,
 )
 from minisocks.errors import LimitReached
-from minisocks.net.errand import run_in
-from minisocks.net.loop import Loop
+from minisocks.net.loop import Loop, run_in
 from minisocks.relay.memory import BYTES_EACH, Memory
 from minisocks.relay.pair import Pair
 

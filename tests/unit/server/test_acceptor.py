@@ -14,7 +14,6 @@ import pytest
 import minisocks.net.polled
 import minisocks.server.acceptor
 import minisocks.server.server
-from minisocks.net.loop import run_in
 from kit.support import (
     GREETING,
     TIMEOUT,
@@ -32,7 +31,7 @@ from kit.support import (
 )
 from minisocks.compat import Waker
 from minisocks.config.settings import Config
-from minisocks.net.errand import run_in
+from minisocks.net.loop import run_in
 from minisocks.server.acceptor import MAX_FOLLOWERS, Acceptor
 from minisocks.server.services import Services
 

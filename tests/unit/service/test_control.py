@@ -11,8 +11,8 @@ import pytest
 
 import minisocks.net.polled
 import minisocks.service.control
-from minisocks.net.loop import Loop, run_in
 from kit.support import TIMEOUT, Talk, nothing_left, wait_until
+from minisocks.net.loop import Loop, run_in
 from minisocks.service.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
 from minisocks.service.remote import request
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisocks.config.layers import layered
-from minisocks.config.rows import CONFIG_FILE
-from minisocks.config.settings import SETTINGS, Config
+from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError
 from minisocks.service.location import DEFAULT_LISTEN, locate, normal, scan
 from minisocks.service.pidfile import default_path

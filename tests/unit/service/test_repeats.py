@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, RepeatFilter
 from kit.support import Clock
+from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, RepeatFilter
 
 
 @pytest.fixture
