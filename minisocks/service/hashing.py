@@ -94,7 +94,7 @@ def _ask(prompt: str) -> bytes:
         hidden = list(before)
         hidden[3] &= ~termios.ECHO
         termios.tcsetattr(fd, termios.TCSAFLUSH, hidden)
-    except Exception as exc:  # noqa: BLE001  # termios.error is no OSError; or there is no termios
+    except Exception as exc:  # of termios, whose error is no OSError; or there is no termios
         raise ServiceError("this terminal cannot hide a password: pipe it to stdin") from exc
     try:
         _prompt(prompt)
