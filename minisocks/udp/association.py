@@ -152,7 +152,7 @@ class Association(Job):
         """Check each target again, because rules have changed; end if its user was removed."""
         user, users = self._record.client.user, self._table.access.users
         if user is not None:
-            # With --auth-once a client may have been let in by an earlier password.
+            # With --auth-once, an earlier connection of the client may have sent the password.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
             if not holds:
                 self._record.why = "%s may not come in any more" % quoted(user, MOST_TOLD)
