@@ -17,11 +17,11 @@ __all__ = [
     "with_room",
 ]
 
-#: For the listeners, the loop, the threads, the log, and what else is open.
+#: Descriptors for the listeners, the loop, the threads, the log, and whatever else is open.
 SPARE_DESCRIPTORS = 32
-#: Client and upstream.
+#: Of a connection: to the client and to the target.
 DESCRIPTORS_EACH = 2
-#: However few descriptors there are, so many connections are let in.
+#: The least ``--max-connections``, however few descriptors there are.
 LEAST_CONNECTIONS = 4
 #: An idle connection: about 2 KiB of ours (scripts/bench/crowd measures it), and
 #: what the kernel needs for two sockets.
@@ -29,20 +29,20 @@ BYTES_EACH = 10 * 1024
 
 
 class Room(NamedTuple):
-    """How many connections fit, by what is the scarcest; None: nobody knows."""
+    """How many connections fit into descriptors and memory; None: unknown."""
 
     connections: Optional[int]
     descriptors: Optional[int]
     memory_bytes: Optional[int]
-    #: Of the descriptors, so many are left for handshakes and for who is refused.
+    #: Descriptors that are left for handshakes and refused clients.
     for_handshakes: int = 0
-    #: What descriptors allow, memory or not: ``--max-connections``, if nobody sets it.
+    #: Connections that fit into the descriptors: the default of ``--max-connections``.
     limit: Optional[int] = None
 
     def __str__(self) -> str:
         """Return one sentence for people."""
         if self.connections is None:
-            return "nobody knows how many connections fit here"
+            return "it is unknown how many connections fit here"
         reasons = []
         if self.descriptors is not None:
             reason = "%d descriptors, %d each" % (self.descriptors, DESCRIPTORS_EACH)
@@ -58,10 +58,10 @@ class Room(NamedTuple):
 
 
 def find_room(descriptors: Optional[int], max_handshakes: int = 0) -> Room:
-    """Return what fits beside all that is open now, with so many *descriptors*.
+    """Return what fits with so many *descriptors*, beside all that is open now.
 
     Args:
-        max_handshakes: so many descriptors are left for those, but a quarter at most.
+        max_handshakes: so many descriptors are left for them, but a quarter at most.
     """
     memory = _available_memory()
     fits = []
@@ -77,7 +77,7 @@ def find_room(descriptors: Optional[int], max_handshakes: int = 0) -> Room:
 
 
 def raise_descriptor_limit() -> Optional[int]:
-    """Raise the soft limit to the hard one; return it where there is one."""
+    """Raise the soft limit of descriptors to the hard one; return it, None: no limit."""
     try:
         import resource
     except ImportError:
@@ -92,7 +92,7 @@ def raise_descriptor_limit() -> Optional[int]:
 
 
 def descriptors_to_spare() -> Optional[int]:
-    """Return how many may be opened until fewer than a quarter of the descriptors are free.
+    """Return how many descriptors may be opened before fewer than a quarter are free.
 
     Less than 0 if fewer are.  None: there is no limit.  Any thread.
     """
@@ -105,12 +105,12 @@ def descriptors_to_spare() -> Optional[int]:
 
 
 def _open_descriptors(limit: int) -> int:
-    """Return how many descriptors this process has open; of *limit* all, if none can be had."""
+    """Return how many descriptors this process has open; *limit* if not one more can be had."""
     try:
-        # Linux 6.2 and later tell it so; before, that is 0.
+        # Linux 6.2 and later; before, it is 0.
         return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
     except OSError:
-        pass  # another system, or none is left to list them with
+        pass  # another system, or no descriptor is left to list them with
     try:
         with socket.socket() as probe:
             return probe.fileno()  # all below it are in use
@@ -119,7 +119,7 @@ def _open_descriptors(limit: int) -> int:
 
 
 def _available_memory() -> Optional[int]:
-    """Return the bytes that can still be had: of the machine, and of our cgroup."""
+    """Return the free bytes: of the machine or of the cgroup, whichever are fewer."""
     known = [
         amount
         for amount in (
@@ -147,7 +147,7 @@ def _number(path: str, label: str = "", unit: int = 1) -> Optional[int]:
             words = _words_behind(file, label)
             return int(words[0]) * unit
     except (OSError, ValueError, IndexError):
-        return None  # not Linux, no such limit ("max"), or nothing we know
+        return None  # not Linux, no such limit ("max"), or an unknown format
 
 
 def _words_behind(lines: Iterable[str], label: str) -> List[str]:
@@ -161,7 +161,7 @@ _T = TypeVar("_T")
 
 
 def with_room(make: Callable[[], _T], make_room: Callable[[], bool]) -> _T:
-    """Return what *make* does; it is called again if *make_room* has closed some that it lacked.
+    """Return what *make* returns; it is called again if *make_room* has closed descriptors.
 
     Raises:
         OSError: from *make*.
@@ -174,20 +174,20 @@ def with_room(make: Callable[[], _T], make_room: Callable[[], bool]) -> _T:
     return make()
 
 
-#: Where descriptors or threads come and go, the edge is crossed all the time: it is told once
-#: in so many seconds.
+#: Where descriptors or threads come and go, they run out often: that is logged once in so many
+#: seconds.
 EDGE_SECONDS = 10.0
 
 
 class Edge:
-    """Whether something has run out, and whether the operator has been told.
+    """Whether something has run out, and whether that was logged.
 
-    A class because the end of a shortage is told only if its beginning was.  One thread at a
+    A class because the end of a shortage is logged only if its beginning was.  One thread at a
     time.
 
     Args:
-        over: the line that tells the end.
-        what: what the line about the beginning starts with.
+        over: the line about the end.
+        what: the first words of the line about the beginning.
     """
 
     def __init__(self, over: str, what: str = "at capacity: ") -> None:
@@ -196,7 +196,7 @@ class Edge:
         self._told_at = -EDGE_SECONDS
 
     def reached(self, message: str, *args: object) -> None:
-        """Take note that something has run out."""
+        """Note that something has run out; log *message* unless one was logged of late."""
         self._is_short = True
         if self._is_told:
             return
@@ -207,7 +207,7 @@ class Edge:
             tell(logging.WARNING, self._what + message, *args)
 
     def passed(self) -> None:
-        """Take note that it can be had; nothing if it never ran out."""
+        """Note that it can be had again; nothing if it never ran out."""
         if self._is_short:
             self._is_short = False
             if self._is_told:

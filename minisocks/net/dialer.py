@@ -1,8 +1,8 @@
-"""Reach a target that has several addresses: one dial, steppable, never waiting.
+"""Dials: connect to a target that has several addresses, in steps that never wait.
 
-It is stepped once at the start (a loopback or LAN connect is often done by then), and
-by the loop after.  Addresses are tried in parallel, each with a head
-start of 250 ms before the next, families in turn (RFC 8305).
+The first step is made at once, because a connect on loopback or a LAN is often done by then; the
+loop makes the others.  Addresses are tried in parallel, each 250 ms before the next one, and the
+families alternate (RFC 8305).
 """
 
 import errno
@@ -25,18 +25,18 @@ __all__ = ["Dial", "ExtraAttempts", "interleaved", "rep_of"]
 HEAD_START_SECONDS = 0.25
 #: More addresses of one target are not tried.
 MAX_ADDRESSES = 16
-#: So many are tried at once, since each costs a descriptor; then the oldest is
-#: given up, once it has had its time.
+#: Attempts at once, because each takes a descriptor; for one more, the oldest is given up if it is
+#: older than so many seconds.
 MAX_ATTEMPTS = 4
 ATTEMPT_SECONDS = 5.0
-#: So many failures are told in words: a line of the log is for people.
+#: Failures that are described in an error: it is a line for people.
 MAX_TOLD = 4
-#: Where there was no descriptor to spare for one more, it is looked again after so long.
+#: Seconds until the next try where there was no descriptor to spare.
 RETRY_SECONDS = 1.0
 
-_ANY_ROAD = Egress()
+_ANY_EGRESS = Egress()
 
-#: Made non-blocking with the same system call, where that can be.
+#: Where there is such a flag, a socket is made non-blocking by the same system call.
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
 _KIND = socket.SOCK_STREAM | _NONBLOCK
 
@@ -57,12 +57,12 @@ if hasattr(errno, "EHOSTDOWN"):
 
 
 def rep_of(exc: OSError) -> Rep:
-    """Return the REP that says what happened (RFC 1928 section 6)."""
+    """Return the REP for *exc* (RFC 1928 section 6)."""
     return _REPS.get(exc.errno or 0, Rep.GENERAL_FAILURE)
 
 
 def interleaved(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
-    """Order as the resolver did, but with the families taking turns."""
+    """Return *addresses* in their order, but with alternating families (RFC 8305 section 4)."""
     if len(addresses) == 1:
         return list(addresses)
     first = [a for a in addresses if a[0] == addresses[0][0]]
@@ -77,30 +77,28 @@ def interleaved(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
 class Dial:
     """Attempts to connect to one target.
 
-    A class because its attempts outlive a step: ``step`` until it returns a
-    socket or raises, waiting in between for one of ``attempts`` to become
-    writable or for ``wait_seconds`` to pass.  One thread at a time.
+    Call ``step`` until it returns a socket or raises; in between, wait until one of ``attempts``
+    is writable or ``wait_seconds`` have passed.  One thread at a time.
 
     Args:
-        make_room: called when there is no descriptor for an attempt while there is no other;
-            whether it has closed some.
-        may_add: whether there may be one more attempt beside others.  Where not, addresses are
-            tried one after another, each for ``ATTEMPT_SECONDS``.
+        make_room: called when there is no descriptor for the only attempt; returns whether it has
+            closed one.
+        may_add: returns whether there may be one more attempt beside others.  If not, addresses
+            are tried one after another, each for ``ATTEMPT_SECONDS``.
 
     Attributes:
-        attempts: sockets on their way, by descriptor, oldest first; with where
-            to and since when.
-        discarded: sockets that failed or lost; whoever steps closes them, since
-            a poller may still know their descriptors.
+        attempts: by descriptor, oldest first: the socket, its sockaddr, and since when.
+        discarded: sockets that failed or are not needed; the caller of ``step`` closes them,
+            because a poller may still know their descriptors.
     """
 
     __slots__ = (
         "_clock",
+        "_egress",
         "_failures",
         "_make_room",
         "_may_add",
         "_next_at",
-        "_road",
         "_waiting",
         "attempts",
         "bnd",
@@ -112,11 +110,11 @@ class Dial:
         self,
         addresses: Sequence[Sockaddr],
         clock: Callable[[], float] = time.monotonic,
-        egress: Egress = _ANY_ROAD,
+        egress: Egress = _ANY_EGRESS,
         make_room: Callable[[], bool] = lambda: False,
         may_add: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._road = egress
+        self._egress = egress
         self._make_room = make_room
         self._may_add = may_add
         self._waiting = interleaved(egress.ordered(addresses))[:MAX_ADDRESSES]
@@ -125,7 +123,7 @@ class Dial:
         self._failures: List[Tuple[Any, OSError]] = []
         self.attempts: Dict[int, Tuple[socket.socket, Any, float]] = {}
         self.discarded: List[socket.socket] = []
-        #: The sockaddr that was connected to, and the one of our own end.
+        #: The sockaddr that was connected to, and the one of our end.
         self.via: Any = None
         self.bnd: Any = None
 
@@ -133,12 +131,12 @@ class Dial:
         """Go on as far as is possible now.
 
         Returns:
-            The connected socket, non-blocking, which is the caller's then; the
-            other attempts are in ``discarded``.  None: not yet.
+            The connected socket, non-blocking, which the caller owns; the other attempts are in
+            ``discarded``.  None: not yet.
 
         Raises:
-            DialError: every address failed; the REP is the last one's, but
-                "refused", which proves a host, wins over "unreachable".
+            DialError: every address failed.  Its REP is that of the last one, or "refused" if one
+                was refused, which proves that there is a host.
         """
         for fd in list(self.attempts):
             sock, sockaddr, _since = self.attempts[fd]
@@ -169,10 +167,10 @@ class Dial:
         return max(0.0, due - self._clock())
 
     def take_back(self) -> Optional[socket.socket]:
-        """Give up the oldest attempt but the first; its address is tried again later.
+        """Give up the second oldest attempt; its address is tried again later.
 
         Returns:
-            Its socket, which is the caller's then; None: there is one attempt at most.
+            Its socket, which the caller owns; None: there are fewer than two attempts.
         """
         if len(self.attempts) < 2:
             return None
@@ -182,18 +180,18 @@ class Dial:
 
     @property
     def addresses(self) -> List[Sockaddr]:
-        """Those that are tried, and those that will be."""
+        """The addresses that are tried, and those that will be."""
         return [(a[0].family, a[1]) for a in self.attempts.values()] + self._waiting
 
     def keep(self, addresses: Sequence[Sockaddr]) -> None:
-        """Go on with those of *addresses* only; the others go to ``discarded``."""
+        """Go on with *addresses* only; sockets to others go to ``discarded``."""
         self._waiting = [address for address in self._waiting if address in addresses]
         for fd, (sock, sockaddr, _since) in list(self.attempts.items()):
             if (sock.family, sockaddr) not in addresses:
                 self.discarded.append(self.attempts.pop(fd)[0])
 
     def give_up(self) -> DialError:
-        """Discard every attempt; return the error for having run out of time."""
+        """Discard every attempt; return the error for the end of the time."""
         addresses = [sockaddr for _sock, sockaddr, _since in self.attempts.values()]
         late = OSError(errno.ETIMEDOUT, "no answer in time")
         self.discard_all()
@@ -201,7 +199,7 @@ class Dial:
         return DialError(_tell(self._failures), Rep.TTL_EXPIRED, self._failures)
 
     def close_discarded(self) -> None:
-        """Close what failed; for callers that have told no poller about it."""
+        """Close what is in ``discarded``; for callers that have no poller."""
         while self.discarded:
             close_quietly(self.discarded.pop())
 
@@ -217,14 +215,14 @@ class Dial:
                 self._waiting = []  # the next one would fail the same way
             return None
         try:
-            self._road.prepare(sock)
+            self._egress.prepare(sock)
         except OSError as exc:
             self.discarded.append(sock)
             self._failures.append((sockaddr, exc))
             return None
         if not _NONBLOCK:
             sock.setblocking(False)
-        tune(sock, self._road.keepalive)
+        tune(sock, self._egress.keepalive)
         now = self._clock()
         self._next_at = now + HEAD_START_SECONDS
         self.attempts[sock.fileno()] = (sock, sockaddr, now)
@@ -243,12 +241,12 @@ class Dial:
         return with_room(lambda: socket.socket(family, _KIND), self._make_room)
 
     def _put_off(self, family: int, sockaddr: Any) -> None:
-        """Have an address be the next one, when there may be a descriptor for it."""
+        """Make an address the next one, for when there may be a descriptor."""
         self._waiting.insert(0, (family, sockaddr))
         self._next_at = self._clock() + RETRY_SECONDS
 
     def _end_oldest(self) -> None:
-        """Give the oldest attempt up if it has had its time; else look again later."""
+        """Give the oldest attempt up if its time is over; else check again later."""
         fd, (_sock, _sockaddr, since) = next(iter(self.attempts.items()))
         now = self._clock()
         if now >= since + ATTEMPT_SECONDS:
@@ -271,15 +269,15 @@ class Dial:
         return True
 
     def _settle(self, sock: socket.socket, sockaddr: Any) -> int:
-        """Take note of our end; return 0, or why this is no connection after all."""
+        """Note the address of our end; return 0, or the errno if this is no connection."""
         try:
             self.bnd = sock.getsockname()
             if self.bnd[1] != sockaddr[1] or self.bnd != sock.getpeername():
                 return 0
         except OSError as exc:
-            return exc.errno or errno.EINVAL  # gone already
-        # A port of this host that nobody listens on, hit by our own ephemeral
-        # port: the kernel has connected the socket to itself.
+            return exc.errno or errno.EINVAL  # it has ended already
+        # A port of this host without a listener was our own ephemeral port, too: the kernel has
+        # connected the socket to itself.
         return errno.ECONNREFUSED
 
     def _fail(self, fd: int, code: int) -> None:
@@ -288,7 +286,7 @@ class Dial:
         self._failures.append((sockaddr, OSError(code, os.strerror(code))))
 
     def discard_all(self) -> None:
-        """Try no more; what is on its way goes to ``discarded``."""
+        """Try no more; sockets of attempts go to ``discarded``."""
         self.discarded += [attempt[0] for attempt in self.attempts.values()]
         self.attempts.clear()
         self._waiting = []
@@ -305,10 +303,10 @@ def _tell(failures: Sequence[Tuple[Any, OSError]]) -> str:
     return "; ".join(told + ["and %d more" % more] * bool(more))
 
 
-#: So long the number of free descriptors is taken for known.  Counting takes 4 us, on a kernel
-#: before Linux 6.2 a millisecond for 2500 (measured).
+#: Seconds for which the number of free descriptors is kept.  Counting takes 4 us; before Linux
+#: 6.2 it takes a millisecond for 2500 (measured).
 COUNT_SECONDS = 0.25
-#: How often it is seen whether there are still enough, while there are extra attempts.
+#: Seconds from one check that there are still enough to the next, while there are extra attempts.
 LOOK_SECONDS = 1.0
 
 
@@ -334,10 +332,10 @@ class ExtraAttempts(Background):
         self._loop = loop
         self._room = room
         self._clock = clock
-        #: By what gives one of them up: how many.  The oldest first.
+        #: How many each dial has, by its function that gives one up.  The oldest first.
         self._held: Dict[Callable[[], bool], int] = {}
         self._total = 0
-        #: How many there may be, and until when that is taken for known.
+        #: How many there may be, and until when that number is kept.
         self._most: Optional[int] = 0
         self._count_at = 0.0
         self._timer: Optional[Timer] = None
@@ -353,7 +351,7 @@ class ExtraAttempts(Background):
         return self._most is None or self._total < self._most
 
     def hold(self, give_up: Callable[[], bool], count: int) -> None:
-        """Take note that a dial has *count* of them now.
+        """Note that a dial has *count* of them now.
 
         Args:
             give_up: ends the oldest of them and closes its descriptor at once; returns whether
@@ -368,16 +366,16 @@ class ExtraAttempts(Background):
             self._held.pop(give_up, None)
 
     def take_back(self) -> bool:
-        """Have the oldest be given up, for its descriptor; return whether there was one."""
+        """Give up the oldest one, for its descriptor; return whether there was one."""
         while self._held:
             give_up = next(iter(self._held))
             if give_up():
                 return True
-            self.hold(give_up, 0)  # they have failed, and that is not noted yet
+            self.hold(give_up, 0)  # they have failed, which was not noted yet
         return False
 
     def _look(self) -> None:
-        """Take back those that there is no room for any more."""
+        """Give up those for which there is no room any more."""
         self._timer = None
         self._count()
         while self._most is not None and self._total > self._most and self.take_back():

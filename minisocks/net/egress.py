@@ -1,4 +1,4 @@
-"""The road out: from which address, interface and mark targets are dialed."""
+"""Egress: the source address, interface and mark with which targets are dialed."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ _FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 _UINT = struct.Struct("=I")
 
-#: What no waiting mends, unlike an address or interface that is not up yet.
+#: Errors that stay, unlike that of an address or interface that is not up yet.
 _FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
 
 
@@ -30,24 +30,24 @@ def _warn_in_log(sentence: str) -> None:
 
 
 class Egress(NamedTuple):
-    """How to leave this host.  Immutable; any thread.
+    """How connections and datagrams leave this host.  Immutable; any thread.
 
-    ``sources`` by family; when there are some, a family without one is not used:
-    who sets a source wants no packet to go another way.
+    ``sources`` by family; when there are some, a family without one is not used, because the
+    operator wants no packet from another address.
     """
 
     prefer: int = 0
     sources: Mapping[int, str] = MappingProxyType({})
     interface: str = ""
     mark: int = 0
-    #: The one family of which addresses of names are wanted; 0: both.
+    #: The family for which names are looked up; 0: both.
     only: int = 0
-    #: Of all connections, those of clients as well.
+    #: Of all connections, also those of clients.
     keepalive: Keepalive = Keepalive()
 
     @classmethod
     def of(cls, config: Config) -> "Egress":
-        """Return what *config* says."""
+        """Return the egress that *config* asks for."""
         sources: Dict[int, str] = {
             socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in config.source
         }
@@ -64,10 +64,10 @@ class Egress(NamedTuple):
         return sorted(addresses, key=lambda address: address[0] != self.prefer)
 
     def prepare(self, sock: socket.socket) -> None:
-        """Set *sock* up, before it is connected.
+        """Set *sock* up before it is connected.
 
         Raises:
-            OSError: it cannot leave as it should.
+            OSError: it cannot have that source, interface or mark.
         """
         self.confine(sock)
         if self.sources:
@@ -77,10 +77,10 @@ class Egress(NamedTuple):
             bind_late(sock, (source, 0))
 
     def confine(self, sock: socket.socket) -> None:
-        """Keep *sock*, which may also be one that listens, to the interface and the mark.
+        """Set interface and mark of *sock*, which may also be a listener.
 
         Raises:
-            OSError: that cannot be.
+            OSError: it cannot have them.
         """
         if self.mark:
             sock.setsockopt(socket.SOL_SOCKET, _option("SO_MARK"), _UINT.pack(self.mark))
@@ -89,7 +89,7 @@ class Egress(NamedTuple):
             sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
 
     def check(self, warn: Callable[[str], None] = _warn_in_log) -> None:
-        """Try it once, without sending anything; warn of what may still come up.
+        """Try it once, without a packet; *warn* of what may still come up.
 
         Raises:
             RoadError: it will never work.
@@ -116,7 +116,7 @@ class Egress(NamedTuple):
             close_quietly(sock)
 
     def __str__(self) -> str:
-        """Return the options that say so."""
+        """Return the options that set it."""
         words = ["--source %s" % source for source in self.sources.values()]
         words += ["--interface %s" % self.interface] if self.interface else []
         words += ["--mark %d" % self.mark] if self.mark else []
