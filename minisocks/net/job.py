@@ -1,4 +1,4 @@
-"""What the loop does: jobs, and their timers."""
+"""Jobs of the loop, and their timers."""
 
 import heapq
 import itertools
@@ -10,27 +10,27 @@ __all__ = ["Background", "Job", "Task", "Timer", "Timers"]
 
 
 class Job:
-    """Something the loop does.  Methods are called in the loop's thread, unless they say so.
+    """Something the loop does.  Methods are called in its thread, if nothing else is said.
 
-    A job owns its sockets from ``Loop.submit`` on, and says ``Loop.done`` once
-    when it has given them to ``Loop.close_later`` or to another job.
+    A job owns its sockets from ``Loop.submit`` on.  It calls ``Loop.done`` when it has given them
+    to ``Loop.close_later`` or to another job.
     """
 
     __slots__ = ()
 
-    #: Whether ``len`` of the loop counts it, and its end is waited for.
+    #: Whether ``len`` of the loop includes it, and a graceful end waits for it.
     counts = True
 
     def begin(self) -> None:
-        """Register what it waits for.  Events come from the next round on."""
+        """Watch descriptors and set timers.  Events come from the next round on."""
         raise NotImplementedError
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Act: *fd* is ready, or dead.  A bounded amount of work, no waiting."""
+        """Act on *fd*, which is ready or dead: a bounded amount of work, without waiting."""
         raise NotImplementedError
 
     def on_bulk(self, fd: int, mask: int) -> None:
-        """Act, as ``on_ready``: *fd* was given to ``Loop.set_bulk``."""
+        """Act as ``on_ready``; *fd* was given to ``Loop.set_bulk``."""
         self.on_ready(fd, mask)
 
     def abort(self, why: str) -> None:
@@ -38,26 +38,26 @@ class Job:
         raise NotImplementedError
 
     def ask_again(self) -> None:
-        """Take note that a reload has brought other users, or rules."""
+        """Note that a reload has changed users or rules."""
 
     def stop_listening(self) -> None:
-        """End if it only waits for a connection to come: the proxy listens no more."""
+        """End if it only waits for a connection: the proxy listens no more."""
 
     def look_after_peers(self) -> None:
-        """End what is kept by a peer that has vanished; called now and then."""
+        """End what a vanished peer keeps; called once a minute."""
 
     def watched_at_once(self) -> Optional[Dict[int, int]]:
-        """Return what ``begin`` would watch, by descriptor, if it would do nothing else.
+        """Return the masks by descriptor if ``begin`` would watch them and do nothing else.
 
-        It is not called then.  Thread: the one that submits it, as for ``watched``.
+        ``begin`` is not called then.  Thread: that which submits it; so for ``watched``.
         """
         return None
 
     def watched(self) -> None:
-        """Take note that all of that is watched; nothing is reported before."""
+        """Note that all of them are watched; no event comes before."""
 
     def is_held_back(self) -> bool:
-        """Return whether it is kept from going on, so that its silence is not its own."""
+        """Return whether it waits for tokens (``--rate``), so that it is not idle."""
         return False
 
 
@@ -105,7 +105,7 @@ class Task(Background):
 
 
 class Timer:
-    """A job's callback at a time; ``cancel`` it when it is no longer wanted."""
+    """A callback of a job at a time; ``cancel`` it when it is not wanted any more."""
 
     __slots__ = ("_cancelled", "callback", "job")
 
@@ -117,38 +117,38 @@ class Timer:
         self.callback: Optional[Callable[[], None]] = callback
 
     def cancel(self) -> None:
-        """Forget it; any number of times."""
+        """Do not call back; any number of times."""
         if self.callback is not None:
             self._forget()
             self._cancelled()
 
     def take(self) -> "Tuple[Optional[Job], Optional[Callable[[], None]]]":
-        """Return job and callback, once: its time has come."""
+        """Return job and callback, once: the timer is due."""
         taken = self.job, self.callback
         self._forget()
         return taken
 
     def _forget(self) -> None:
-        # Else timer and job would keep each other, and the job its session.
+        # Else timer and job would keep each other in memory, and the job its session.
         self.job = self.callback = None
 
 
 class Timers:
     """The timers of one loop.  Its thread only.
 
-    A class because cancelled ones stay among the others until their time, or until they
-    prevail: most are cancelled (a dial that succeeds cancels its limit of 120 s).
+    Cancelled ones stay until they are due, or until they are more than the others: most timers
+    are cancelled (a dial that succeeds cancels its limit of 120 s).
     """
 
     def __init__(self) -> None:
-        #: A heap: when, in what order, which.
+        #: A heap of rows: monotonic seconds, a number that keeps the order, the timer.
         self.entries: List[Tuple[float, int, Timer]] = []
         self._ids = itertools.count()
-        #: How many of them are cancelled.
+        #: The number of cancelled ones.
         self.cancelled = 0
 
     def add(self, seconds: float, job: Job, callback: Callable[[], None]) -> Timer:
-        """Return a new one, which is due in *seconds*."""
+        """Return a new timer, which is due in *seconds*."""
         timer = Timer(job, callback, self._note_cancelled)
         heapq.heappush(self.entries, (time.monotonic() + seconds, next(self._ids), timer))
         return timer
@@ -176,7 +176,7 @@ class Timers:
     def _note_cancelled(self) -> None:
         self.cancelled += 1
         if self.cancelled > 64 and self.cancelled * 2 > len(self.entries):
-            # In place: this may be called by a timer that is run just now.
+            # In place: a timer that is run just now may call this.
             self.entries[:] = [entry for entry in self.entries if entry[2].callback is not None]
             heapq.heapify(self.entries)
             self.cancelled = 0

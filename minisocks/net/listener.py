@@ -1,7 +1,6 @@
-"""Open the sockets to listen on, from what ``--listen`` says.
+"""Listeners: the sockets of ``--listen``.
 
-Sockets that come from elsewhere (inetd, systemd, a test) need none of this and
-enter ``Proxy`` beside those made here.
+Sockets that come from elsewhere (inetd, systemd, a test) are given to ``Proxy`` directly.
 """
 
 import errno
@@ -20,31 +19,31 @@ from minisocks.values import EVERY_ADDRESS, ListenAddress
 
 __all__ = ["Attempt", "Listener", "open_listeners"]
 
-#: Clients that the kernel may hold for us; it has a bound of its own (somaxconn).
+#: Connections that the kernel may hold for us; it has a limit of its own (somaxconn).
 BACKLOG = 1024
-#: For ``:0``: a port that is free on IPv4 may be taken on IPv6.
+#: For ``:0``: a port that is free on IPv4 may be used on IPv6.
 PORT_TRIES = 20
-#: Of 50 ms each, for another that starts on the same unix socket.
+#: Of 50 ms each, while another process starts on the same unix socket.
 LOCK_TRIES = 40
-#: What fits into an address of a unix socket (unix(7); others take a few less).
+#: The longest path of a unix socket (unix(7); other systems take a few bytes less).
 MOST_PATH_BYTES = 107
-#: The host lacks this family or this address of a name; others may do.
+#: The host has no such family or address; other addresses of the name may do.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Listener(NamedTuple):
-    """A socket that listens, and the file that is to go when it is closed."""
+    """A socket that listens, and the file that is removed when it is closed."""
 
     sock: socket.socket
     path: str = ""
-    #: Device and inode of ``path`` when we made it; somebody may replace it.
+    #: Device and inode of ``path`` when it was made; another program may replace it.
     identity: Tuple[int, int] = (0, 0)
-    #: The process that made it: a child that was forked since must leave it alone.
+    #: The process that made it: a child that was forked since must not remove it.
     pid: int = 0
 
     @property
     def place(self) -> ListenAddress:
-        """Where it listens: numbers, or the path of a unix socket."""
+        """Its address: numbers, or the path of a unix socket."""
         name = self.sock.getsockname()
         if not isinstance(name, tuple):
             return ListenAddress("", 0, "%s" % name)
@@ -52,28 +51,28 @@ class Listener(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The real address, as ``--listen`` would spell it."""
+        """Its address as text for ``--listen``."""
         return str(self.place)
 
     def close(self) -> None:
-        """Close it; a unix socket's file goes too, if it still is this one's."""
+        """Close it; remove the file of a unix socket if it still is this one's."""
         try:
             is_ours = self.path and self.pid == os.getpid()
             if is_ours and _identity(self.path) == self.identity:
                 os.unlink(self.path)
         except OSError:
-            pass  # gone already, or read-only by now; the next start replaces it
+            pass  # removed already, or read-only by now; the next start replaces it
         close_quietly(self.sock)
 
 
 def open_listeners(address: ListenAddress, others: Sequence[ListenAddress] = ()) -> List[Listener]:
-    """Open what *address* asks for: one socket, or one for each address.
+    """Open the listeners of *address*: one socket, or one for each address of a name.
 
     Args:
-        others: where this proxy listens already; one of them may be what is in the way.
+        others: where this proxy listens already; an error names one of them if it is in the way.
 
     Raises:
-        ListenError: one of them cannot be had; then none stays open.
+        ListenError: one of them cannot be opened; then none stays open.
     """
     if address.path:
         return [_open_unix(address.path, others)]
@@ -90,22 +89,22 @@ def open_listeners(address: ListenAddress, others: Sequence[ListenAddress] = ())
 
 
 class Attempt:
-    """Whether one could listen, without doing so: no client comes in, and no file is made.
+    """A check whether a proxy could listen: no client is accepted, and no file is made.
 
-    A class because its addresses stay bound until ``close``: they may be in each other's way.
+    A class because its addresses stay bound until ``close``: two of them may be the same one.
 
     Args:
-        held: addresses that are in use by the process that would be replaced.
+        held: addresses of the process that would be replaced.
     """
 
     def __init__(self, held: Sequence[ListenAddress] = ()) -> None:
         self._held = held
         self._bound: List[socket.socket] = []
-        #: Where a proxy that had listened on all so far would listen.
+        #: Where a proxy with all addresses so far would listen.
         self._places: List[ListenAddress] = []
 
     def listen(self, address: ListenAddress) -> None:
-        """Go on if ``open_listeners`` could listen on *address*.
+        """Check that ``open_listeners`` could listen on *address*.
 
         Raises:
             ListenError: as ``open_listeners``.
@@ -124,14 +123,14 @@ class Attempt:
         self._places.append(address)
 
     def close(self) -> None:
-        """Let others have the addresses."""
+        """Free the addresses."""
         for sock in self._bound:
             sock.close()
 
     def _bind(self, family: int, sockaddr: Any) -> socket.socket:
         place = ListenAddress(sockaddr[0], sockaddr[1])
-        # The kernel does not say so: of sockets that do not listen two may have one address, and
-        # so a process that starts meanwhile, or another check, is not in the way.
+        # The kernel gives no error: two sockets that do not listen may have one address, so that a
+        # process that starts meanwhile, or another check, is not in the way.
         if place.port and _found_in_way(place, self._places):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -152,7 +151,7 @@ class Attempt:
 def _demand_other(
     address: ListenAddress, place: ListenAddress, others: Sequence[ListenAddress]
 ) -> None:
-    """Go on if none of *others* is in the way of *place*, which *address* stands for.
+    """Check that none of *others* is in the way of *place*, which *address* means.
 
     Raises:
         ListenError: one is.
@@ -166,7 +165,7 @@ def _demand_other(
 
 
 def _found_in_way(place: ListenAddress, others: Sequence[ListenAddress]) -> List[ListenAddress]:
-    """Return those of *others* that are *place*, include it or are included in it."""
+    """Return the *others* that are *place*, include it or are included in it."""
     return [other for other in others if _is_in_way(place, other)]
 
 
@@ -180,10 +179,10 @@ def _is_in_way(one: ListenAddress, other: ListenAddress) -> bool:
 
 
 def _try_unix(address: ListenAddress) -> None:
-    """Go on if one could listen on the unix socket of *address*.
+    """Check that a proxy could listen on the unix socket of *address*.
 
     Raises:
-        ListenError: not so.
+        ListenError: it could not.
     """
     try:
         with _unix_socket(address.path):
@@ -237,7 +236,7 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
     if not address.host:
         return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]
     try:
-        # Bytes, because Pythons without the idna codec cannot take text.
+        # Bytes, because a Python without the idna codec cannot take text.
         rows = socket.getaddrinfo(
             os.fsencode(address.host), address.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
         )
@@ -270,7 +269,7 @@ def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
             _demand_other(place, place, others)
             _remove_stale(path)
             listener.bind(path)
-            # Before listen: until then nobody can connect, whatever the umask.
+            # Before listen: until then no client can connect, whatever the umask is.
             set_kept_mode(path, 0o600)
             listener.listen(BACKLOG)
             return Listener(listener, path, _identity(path), os.getpid())
@@ -294,8 +293,8 @@ def _identity(path: str) -> Tuple[int, int]:
 
 
 class _DirectoryLock:
-    """Held while a stale socket is replaced: of two that start at once, the
-    second must not remove what the first has just made."""
+    """A lock for the replacement of a stale socket: of two processes that start at once, the
+    second must not remove the socket of the first."""
 
     def __init__(self, path: str) -> None:
         self._directory = os.path.dirname(path) or "."
@@ -304,8 +303,8 @@ class _DirectoryLock:
     def __enter__(self) -> None:
         import fcntl
 
-        # Never for long: in /tmp anybody may hold this lock, and some file
-        # systems have none. Without it, it is a race as ever.
+        # Never for long: in /tmp every user may hold this lock, and some file systems have none.
+        # Without it, there is a race.
         try:
             self._fd = open_trusted(self._directory, os.O_RDONLY | os.O_CLOEXEC, others=True)
         except OSError:
@@ -325,7 +324,7 @@ class _DirectoryLock:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that no server answers at; leave anything else alone.
+    """Remove a socket without a server; leave any other file alone.
 
     Raises:
         ListenError: as ``_demand_no_server``.
@@ -335,7 +334,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _demand_no_server(path: str) -> bool:
-    """Return whether there is a socket at *path*, at which no server answers.
+    """Return whether there is a socket without a server at *path*.
 
     Raises:
         ListenError: one answers, or it is no socket.
@@ -354,7 +353,7 @@ def _demand_no_server(path: str) -> bool:
         except ConnectionRefusedError:
             return True
         except OSError:
-            pass  # busy, or not ours to ask: somebody may be there
+            pass  # busy, or not permitted: there may be a server
     raise ListenError(
         errno.EADDRINUSE, "cannot listen on unix:%s: another server answers there" % path
     )

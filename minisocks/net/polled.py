@@ -1,4 +1,4 @@
-"""The listeners that are polled, and the pace at which accept is tried again where it fails."""
+"""The listeners that are polled, and how soon accept is tried again after a failure."""
 
 import errno
 import time
@@ -11,23 +11,23 @@ from minisocks.values import ListenAddress
 
 __all__ = ["Failures", "Polled"]
 
-#: After a failure, accept is tried again after so many seconds: a client that has left the queue
-#: is a failure, too, on some systems, and must not delay those behind it.
+#: Seconds from a failure to the next accept.  On some systems a client that has left the queue is a
+#: failure, too, and must not delay those behind it.
 SHORT_SECONDS = 0.001
-#: After so many failures in a row it is no client's any more, and this is the time.
+#: The same after so many failures in a row, which no client causes.
 MANY, LONG_SECONDS = 100, 0.05
 
-#: What accept says of a client that has left.
+#: Errors of accept about a client that has left.
 _CLIENT_LEFT = (errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.EINTR)
 
 
 class Failures:
-    """Failures of accept, in a row, at one listener; one line tells that they begin or end.
+    """Failures of accept in a row at one listener; one line in the log when they begin or end.
 
-    A class because the pace depends on how many there were.  One thread at a time.
+    One thread at a time.
 
     Args:
-        address: where it listens, for the line.
+        address: where it listens, for the log.
     """
 
     def __init__(self, address: str) -> None:
@@ -36,7 +36,7 @@ class Failures:
         self._edge = Edge("accept on %s works again" % address, "")
 
     def failed(self, exc: OSError) -> float:
-        """Take note of *exc*; return in how many seconds accept is to be tried again."""
+        """Note *exc*; return the seconds after which accept is to be tried again."""
         self._count += 1
         is_many = self._count >= MANY
         if is_many or exc.errno not in _CLIENT_LEFT:
@@ -45,7 +45,7 @@ class Failures:
         return LONG_SECONDS if is_many else SHORT_SECONDS
 
     def passed(self) -> None:
-        """Take note that accept has succeeded."""
+        """Note that accept has succeeded."""
         self._count = 0
         self._edge.passed()
 
@@ -53,21 +53,21 @@ class Failures:
 class Polled:
     """The listeners that the leader polls, by their descriptors.
 
-    A class because a listener at which accept fails is not polled for a while: it would be ready
-    at once, for ever.  One thread at a time.
+    A listener at which accept fails is not polled for a while, because it would be ready again at
+    once.  One thread at a time.
 
     Args:
         waker: a descriptor that is polled, too.
     """
 
     def __init__(self, waker: int) -> None:
-        #: poll, not epoll, whose registrations a forked child would keep.
+        #: poll, because a forked child would keep the registrations of epoll.
         self._poller = PlainPoller()
         self._poller.register(waker, READ)
         #: The server of each listener.
         self.servers: Dict[int, Any] = {}
         self._failures: Dict[int, Failures] = {}
-        #: Those that are not polled, until when.
+        #: Those that are not polled, and until which monotonic seconds.
         self._resting: Dict[int, float] = {}
 
     def add(self, server: Any) -> None:
@@ -84,7 +84,7 @@ class Polled:
             self._poller.unregister(fd)
 
     def wait(self) -> List[int]:
-        """Return the descriptors that are ready; none if a listener is to be polled again."""
+        """Wait; return the descriptors that are ready, none if a listener is to be polled again."""
         if not self._resting:
             return [fd for fd, _mask in self._poller.poll(-1)]
         now = time.monotonic()
@@ -95,18 +95,18 @@ class Polled:
         return [fd for fd, _mask in self._poller.poll(left)]
 
     def failed(self, fd: int, exc: OSError) -> None:
-        """Leave the listener *fd* alone for a while, because accept there has failed."""
+        """Poll the listener *fd* no more for a while, because accept there has failed."""
         if fd not in self._resting:
             self._poller.unregister(fd)
         self._resting[fd] = time.monotonic() + self._failures[fd].failed(exc)
 
     def passed(self, fd: int) -> None:
-        """Take note that accept at the listener *fd* has succeeded."""
+        """Note that accept at the listener *fd* has succeeded."""
         self._failures[fd].passed()
 
 
 def _spelled(address: Any) -> str:
-    """Return the *address* of a listener as ``--listen`` spells it."""
+    """Return the *address* of a listener as text for ``--listen``."""
     if isinstance(address, tuple):
         return str(ListenAddress(address[0], address[1]))
     return "unix:%s" % address

@@ -1,4 +1,4 @@
-"""Sockets that others send or connect to: where they are, and where they seem to be."""
+"""Sockets for UDP and BIND: their ports, and the address that a client is told for them."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ from minisocks.wire import Rep, packed_ip, plain_ip, text_ip
 
 __all__ = ["Ports", "public_address"]
 
-#: So many ports of a range that others have are tried; ours are known.
+#: Ports of a range that other programs may have and that are tried; ours are known.
 MAX_TRIES = 64
 
-#: Made non-blocking with the same system call, where that can be.
+#: Where there is such a flag, a socket is made non-blocking by the same system call.
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
 
 
@@ -28,13 +28,11 @@ def _leave(sock: socket.socket) -> None:
 
 
 class Ports:
-    """Opens them, each with a port of its own, of a range where there is one.
-
-    A class because it remembers which ports of the range it has.  Loop thread.
+    """Opens sockets, each with a port of its own: of a range, if one is set.  Loop thread.
 
     Args:
-        option: what set the range, for who is told that it is used up.
-        make_room: called when there is no descriptor; whether it has closed some.
+        option: the one that sets the range, for errors.
+        make_room: called when there is no descriptor; returns whether it has closed one.
     """
 
     def __init__(self, option: str, make_room: Callable[[], bool] = lambda: False) -> None:
@@ -44,12 +42,12 @@ class Ports:
         self._used: Set[Tuple[bytes, int]] = set()
 
     def change(self, text: str) -> None:
-        """Take ports of the range *text* from now on; "": any."""
+        """Use ports of the range *text* from now on; "": any."""
         self._range = PortRange.parse(self._option, text) if text else None
 
     @property
     def count(self) -> Optional[int]:
-        """How many ports the range has; None: any port will do."""
+        """The number of ports in the range; None: there is no range."""
         return None if self._range is None else self._range.high - self._range.low + 1
 
     def __str__(self) -> str:
@@ -58,23 +56,23 @@ class Ports:
     def open(
         self, kind: int, where: Any, prepare: Callable[[socket.socket], None] = _leave
     ) -> Tuple[socket.socket, bytes]:
-        """Open a socket on an address of ours; return it and the address.
+        """Open a socket on an address of ours; return it and the address as bytes.
 
         Args:
             kind: SOCK_DGRAM; or SOCK_STREAM, which listens.
-            where: the sockaddr of a socket of ours that is there.
+            where: the sockaddr of another socket of ours with that address.
             prepare: called with the socket before it is bound; may raise OSError.
 
         Raises:
             LimitReached: the range has no free port.
-            DialError: there can be no socket there.
+            DialError: the socket cannot be opened or bound.
         """
         ip = plain_ip(where[0])
         if len(ip) == 4:
             sockaddr: Tuple[Any, ...] = (text_ip(ip),)
             family, rest = socket.AF_INET, ()
         else:
-            # With its scope: a link-local address is one only with that.
+            # With its scope, without which a link-local address is none.
             sockaddr, family, rest = (where[0].partition("%")[0],), socket.AF_INET6, where[2:]
         try:
             sock = self.new_socket(family, kind)
@@ -92,17 +90,17 @@ class Ports:
         return sock, ip
 
     def new_socket(self, family: int, kind: int) -> socket.socket:
-        """Return a socket that does not block.
+        """Return a new socket that does not block.
 
         Raises:
-            OSError: there can be none.
+            OSError: it cannot be opened.
         """
         sock = with_room(lambda: socket.socket(family, kind | _NONBLOCK), self._make_room)
         sock.setblocking(False)
         return sock
 
     def closed(self, ip: bytes, port: int) -> None:
-        """Take note that one of them is closed."""
+        """Note that the socket with this address and port is closed."""
         self._used.discard((ip, port))
 
     def _bind(
@@ -113,7 +111,7 @@ class Ports:
             return
         low, high = self._range
         count, tries = high - low + 1, 0
-        # From anywhere: a port that was somebody's a moment ago may still be written to.
+        # From a random one: peers may still send to a port that was closed a moment ago.
         first = int.from_bytes(os.urandom(4), "big") % count
         for step in range(count):
             port = low + (first + step) % count
@@ -134,27 +132,27 @@ class Ports:
 
 
 def _bind_to(sock: socket.socket, sockaddr: Any) -> None:
-    """Bind *sock*; one for connections listens then, which also says whether the port is ours."""
+    """Bind *sock*, and listen if it is for connections: only then the port surely is ours."""
     sock.bind(sockaddr)
     if sock.type & ~_NONBLOCK == socket.SOCK_STREAM:
         sock.listen(1)
 
 
 def connect_quietly(sock: socket.socket, peer: Any) -> bool:
-    """Have the kernel take datagrams from *peer* only; return whether it does."""
+    """Have the kernel drop datagrams that are not from *peer*; return whether it does."""
     try:
         sock.connect(peer)
     except OSError:
-        return False  # there is no way to it, for now
+        return False  # there is no route to it just now
     return True
 
 
 def public_address(config: Config, ip: bytes, other: bytes) -> bytes:
-    """Return what somebody at the address *other* is told instead of ours, *ip*.
+    """Return the address that a client or peer at *other* is told instead of ours, *ip*.
 
-    An empty *other* is anybody, on another host.
+    An empty *other* is any one on another host.
     """
     if ip in LOOPBACK or other in LOOPBACK or other == ip:
-        return ip  # nothing is in between
+        return ip  # there is no NAT in between
     known = map(packed_ip, config.public_address)
     return next((public for public in known if public and len(public) == len(ip)), ip)
