@@ -4,7 +4,6 @@ It tries a start without creating anything.  A listener and a pidfile that the p
 settings already has are no problem, because check is run before a reload or a restart, too.
 """
 
-import os
 from typing import Any, Callable, Dict, List, Optional
 
 from minisocks import __version__
@@ -20,12 +19,12 @@ from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
+from minisocks.service.commands import ask
 from minisocks.service.console import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
 from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog
-from minisocks.service.pidfile import NoPidfiles, Pidfile, control_path
-from minisocks.service.remote import fits, request
+from minisocks.service.pidfile import NoPidfiles, Pidfile
 from minisocks.values import ListenAddress
 
 __all__ = ["check", "judge_one", "problems"]
@@ -249,14 +248,9 @@ def _pidfile(
 def _listeners_of(pidfile: Pidfile) -> List[ListenAddress]:
     """Return where the process that has *pidfile* listens; nothing if there is none."""
     try:
-        if pidfile.is_free():
-            return []
-        owner = os.stat(pidfile.path).st_uid
-        told = request(control_path(pidfile.path), {"do": "status"}, ANSWER_SECONDS, owner)
-        if not fits(told, {"addresses": [str]}):
-            return []
-        return [ListenAddress.parse(text) for text in told.get("addresses") or ()]
-    except (OSError, ValueError, AttributeError):
+        answer = ask(pidfile.path, "status", ANSWER_SECONDS, addresses=[str])
+        return [ListenAddress.parse(text) for text in answer["addresses"]]
+    except (ServiceError, ValueError):
         return []
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the commands do without the proxy
 __all__ = [
     "as_prometheus",
     "as_text",
+    "ask",
     "change_told",
     "collect",
     "drain",
@@ -45,6 +46,11 @@ MOST_TOLD = 2000
 MAX_CLIENTS = 1000
 
 Status = Dict[str, Any]
+#: Fields of ``Stats`` that are in a status under the same names.
+_FIGURES = (
+    *("open", "total", "succeeded", "refused", "up", "down", "handshakes", "threads"),
+    *("associations", "checks"),
+)
 
 _MISSHAPEN = "the process that has %s gave an answer that this version does not understand"
 _STILL_RUNS = "process %s has not ended yet, %d s after stop; to end it at once: kill -KILL %s"
@@ -60,7 +66,7 @@ def stop(path: str) -> None:
     pidfile = Pidfile(path)
     pid = pidfile.holder()  # another process may follow it at once
     try:
-        grace = float(_ask(path, "stop", grace=float)["grace"])
+        grace = float(ask(path, "stop", grace=float)["grace"])
     except _HasEnded:
         return
     seconds = grace + END_SECONDS
@@ -77,7 +83,7 @@ def drain(path: str) -> None:
     Raises:
         NotRunning, ServiceError: as ``stop``.
     """
-    answer = _ask(path, "drain", open=int)
+    answer = ask(path, "drain", open=int)
     say("draining:", "%d connections are open; it ends with the last one" % answer["open"])
 
 
@@ -88,7 +94,7 @@ def reload(path: str) -> None:
         NotRunning, ServiceError: as ``stop``; or the settings cannot be used, and the old ones
             stay.
     """
-    answer = _ask(path, "reload", changed=[str], restart=[str])
+    answer = ask(path, "reload", changed=[str], restart=[str])
     # The process may be older than this answer.
     read = answer["read"] if fits(answer.get("read"), [str]) else []
     say("reloaded,", change_told(answer["changed"], read))
@@ -105,7 +111,7 @@ def status(path: str, form: str = "text", watch: bool = False) -> None:
         KeyboardInterrupt: Ctrl-C, with *watch*.
     """
     while True:
-        answer = shown_in(_ask(path, "status", ok=bool))
+        answer = shown_in(ask(path, "status", ok=bool))
         del answer["ok"]
         try:
             if not fits(answer, SHAPE):
@@ -130,8 +136,8 @@ class _HasEnded(NotRunning):
     """The process ran when the request was sent."""
 
 
-def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
-    """Return the answer of the process that has *path*.
+def ask(path: str, what: str, seconds: float = ANSWER_SECONDS, **parts: Any) -> Dict[str, Any]:
+    """Return the answer of the process that has the pidfile *path*.
 
     Args:
         parts: keys that the answer must have, and their shapes; see ``remote.fits``.
@@ -148,7 +154,7 @@ def _ask(path: str, what: str, **parts: Any) -> Dict[str, Any]:
         raise ServiceError("cannot read the pidfile %s: %s" % (path, reason_of(exc))) from exc
     where = control_path(path)
     try:
-        answer = request(where, {"do": what}, ANSWER_SECONDS, owner)
+        answer = request(where, {"do": what}, seconds, owner)
     except (OSError, ValueError) as exc:
         if _ends(pidfile):
             raise _HasEnded("not running: it has just ended") from exc
@@ -183,16 +189,7 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "state": state,
         "addresses": proxy.addresses,
         "uptime": round(stats.uptime, 3),
-        "open": stats.open,
-        "total": stats.total,
-        "succeeded": stats.succeeded,
-        "refused": stats.refused,
-        "up": stats.up,
-        "down": stats.down,
-        "handshakes": stats.handshakes,
-        "threads": stats.threads,
-        "associations": stats.associations,
-        "checks": stats.checks,
+        **{name: getattr(stats, name) for name in _FIGURES},
         "processor": processor and processor.number,
         "processor_wanted": processor and processor.wanted,
         "limits": _limits(proxy),
@@ -224,14 +221,12 @@ def _clients(proxy: "Proxy") -> List[Status]:
 
 #: The shapes of the parts of a status, where they are present; see ``remote.fits``.
 SHAPE = dict(
-    dict.fromkeys(("open", "total", "succeeded", "up", "down", "handshakes", "threads"), int),
+    dict.fromkeys(_FIGURES, int),
     version=str,
     pid=int,
     state=str,
     addresses=[str],
     uptime=float,
-    associations=int,
-    checks=int,
     processor=int,
     processor_wanted=str,
     refused={str: int},
@@ -244,7 +239,7 @@ SHAPE = dict(
 def change_told(changed: Sequence[str], read: Sequence[str]) -> str:
     """Return a sentence about what a reload has changed, and which files it has read."""
     text = "changed: %s" % (", ".join(changed) or "nothing")
-    return "%s; read anew: %s" % (text, ", ".join(read)) if read else text
+    return "%s; read again: %s" % (text, ", ".join(read)) if read else text
 
 
 def as_text(status: Status) -> List[str]:

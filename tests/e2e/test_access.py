@@ -131,7 +131,7 @@ def test_lists_are_read_anew_by_a_reload(instance, target, tmp_path):
     with instance.relay(target) as talk:
         block.write_text("192.0.2.0/24\n127.0.0.0/8\n")
         status, _out, err = instance.command("reload")
-        assert (0, "reloaded, changed: nothing; read anew: %s\n" % block) == (status, err)
+        assert (0, "reloaded, changed: nothing; read again: %s\n" % block) == (status, err)
         assert 2 == rep(instance.port, "127.0.0.1", target.port)
         block.write_text("127.0.0.300\n")
         status, _out, err = instance.command("reload")
@@ -160,7 +160,7 @@ def test_a_list_is_found_again_from_the_background(tmp_path, target):
         (tmp_path / "block").write_text("127.0.0.0/8\n")
         status, _out, err = run_command("reload", "--pidfile", str(tmp_path / "p"))
         assert 0 == status, err
-        assert "read anew: %s" % (tmp_path / "block") in err
+        assert "read again: %s" % (tmp_path / "block") in err
     finally:
         assert 0 == run_command("stop", "--pidfile", str(tmp_path / "p"))[0]
 
@@ -199,7 +199,7 @@ def test_paths_in_the_file_begin_in_its_folder(two_folders, config):
         assert (0, "") == command_in(run, "--ensure", "-c", config)[::2]
         assert pid == (etc / "p").read_text()
         status, _out, err = command_in(run, "reload", "-c", config)
-        assert (0, "reloaded, changed: nothing; read anew: ") == (status, err[:39])
+        assert (0, "reloaded, changed: nothing; read again: ") == (status, err[:40])
         assert [str(etc / "u") + ",", str(etc / "block")] == [
             os.path.normpath(path) for path in err.split()[5:]
         ]

@@ -443,7 +443,7 @@ def test_end_seconds_are_bounded(instance, monkeypatch):
     from minisocks.service import commands
 
     monkeypatch.setattr(commands, "END_SECONDS", 0.2)
-    monkeypatch.setattr(commands, "_ask", lambda path, what, **parts: {"grace": 0})
+    monkeypatch.setattr(commands, "ask", lambda path, what, **parts: {"grace": 0})
     began = time.monotonic()
     with pytest.raises(ServiceError, match="process %d has not ended yet" % instance.pid):
         commands.stop(instance.pidfile)
