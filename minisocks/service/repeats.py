@@ -1,7 +1,7 @@
 """Suppress log lines that repeat, and refusals beyond a rate, so that clients fill no disk.
 
-Refused clients may do nothing here, and to be refused costs them nothing.  What is not written
-is counted, and the counts are written.
+To be refused costs a client nothing.  Lines that are not written are counted, and the counts
+are written.
 """
 
 import threading
@@ -10,7 +10,7 @@ from typing import Callable, Dict, Generic, Hashable, List, Optional, Sequence, 
 
 from minisocks.service.lines import Entry, skipped_entry, sum_up
 
-__all__ = ["BURST", "WINDOW_SECONDS", "Budget", "RepeatFilter", "Suppression"]
+__all__ = ["Suppression"]
 
 #: Lines of one kind written in a window. Of the rest the last one is written, with their number.
 BURST = 10
@@ -22,11 +22,59 @@ MAX_GROUPS = 1024
 #: Lines about refusals: at most so many at once, and so many a second in the long run.
 REFUSAL_BURST = 50
 REFUSALS_PER_SECOND = 3.0
-#: Sites whose first line in a window is always written, so that a flood from one network does
-#: not hide the other networks.
+#: Sites whose first line in a window is always written, so that a flood hides no other site.
 MAX_SITES = 64
 
 Line = TypeVar("Line")
+
+
+class Suppression:
+    """Which entries of the log are written: repeats are summed up, then refusals have a rate.
+
+    Thread: one, except ``skip``.
+    """
+
+    def __init__(self) -> None:
+        self._repeats: RepeatFilter[Entry] = RepeatFilter(sum_up)
+        self._budget = Budget()
+
+    def take(self, entry: Entry) -> List[Entry]:
+        """Return the entries to write now that *entry* has come."""
+        if entry.path is None:
+            return [entry]
+        is_first = entry.is_refusal and self._budget.is_first(entry.site)
+        entries = self._repeats.take(entry.path, entry, is_first)
+        return self._affordable(entries, entry if is_first else None)
+
+    def skip(self, entry: Entry) -> None:
+        """Count *entry*, a refusal, as not written.  Any thread."""
+        self._budget.skip(entry.why, entry.repeats or 1)
+
+    def due(self) -> List[Entry]:
+        """Return the sums of the windows that have ended."""
+        return self._affordable(self._repeats.due()) + self._skipped(self._budget.due())
+
+    def rest(self) -> List[Entry]:
+        """Return all sums now."""
+        return self._affordable(self._repeats.rest()) + self._skipped(self._budget.rest())
+
+    def seconds(self) -> Optional[float]:
+        """Return the seconds until ``due`` returns a sum; None: nothing is suppressed."""
+        waits = (self._repeats.seconds(), self._budget.seconds())
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _affordable(self, entries: List[Entry], free: Optional[Entry] = None) -> List[Entry]:
+        """Return the entries that the rate allows, and *free* in any case; count the others."""
+        written = []
+        for entry in entries:
+            if entry is free or not entry.is_refusal or self._budget.allows():
+                written.append(entry)
+            else:
+                self.skip(entry)
+        return written
+
+    def _skipped(self, refused: Optional[Dict[str, int]]) -> List[Entry]:
+        return [skipped_entry(refused)] if refused else []
 
 
 class _Group(Generic[Line]):
@@ -51,10 +99,10 @@ class _Kind(_Group[Line]):
 
 
 class RepeatFilter(Generic[Line]):
-    """Repeats of lines: the first of a kind are written, the rest are counted until a window ends.
+    """The first lines of a kind are written, the rest are counted until a window ends.
 
-    A kind has groups, which have groups in turn, as networks have.  Where few groups are noisy,
-    each has a sum of its own; where many are, the group around them has one.  Thread: one.
+    A kind has groups, and these have groups, as networks have.  Where few groups are noisy, each
+    has a sum of its own; where many are, the group around them has one.  Thread: one.
 
     Args:
         sum_up: returns the line for a sum, made of the last line, how many more there were, and
@@ -111,23 +159,20 @@ class RepeatFilter(Generic[Line]):
         lines: List[Line] = []
         until = self._clock() - WINDOW_SECONDS
         while self._kinds:
-            kind = next(iter(self._kinds))
-            if self._kinds[kind].began > until:
+            name, kind = next(iter(self._kinds.items()))
+            if kind.began > until:
                 break
-            lines += self._end(kind)
+            lines += self._end(name)
         return lines
 
     def rest(self) -> List[Line]:
         """Return all sums now."""
-        lines: List[Line] = []
-        for kind in list(self._kinds):
-            lines += self._end(kind)
-        return lines
+        return [line for name in list(self._kinds) for line in self._end(name)]
 
     def seconds(self) -> Optional[float]:
         """Return the seconds until ``due`` returns a sum; None: there are no repeats."""
-        folded = [kind.began for kind in self._kinds.values() if kind.has_repeats]
-        return max(0.0, min(folded) + WINDOW_SECONDS - self._clock()) if folded else None
+        began = min((k.began for k in self._kinds.values() if k.has_repeats), default=None)
+        return None if began is None else max(0.0, began + WINDOW_SECONDS - self._clock())
 
     def _end(self, name: Hashable) -> List[Line]:
         kind = self._kinds.pop(name)
@@ -170,8 +215,8 @@ class Budget:
     def allows(self) -> bool:
         """Return whether one more line may be written, and take it from the rate."""
         now = self._clock()
-        self._lines += REFUSALS_PER_SECOND * (now - self._filled_at)
-        self._lines, self._filled_at = min(self._lines, float(REFUSAL_BURST)), now
+        came = REFUSALS_PER_SECOND * (now - self._filled_at)
+        self._lines, self._filled_at = min(self._lines + came, float(REFUSAL_BURST)), now
         if self._lines < 1:
             return False
         self._lines -= 1
@@ -184,8 +229,7 @@ class Budget:
 
     def due(self) -> Optional[Dict[str, int]]:
         """Return the counts by reason if the window has ended, else None."""
-        now = self._clock()
-        return self.rest() if now >= self._began + WINDOW_SECONDS else None
+        return self.rest() if self._clock() >= self._began + WINDOW_SECONDS else None
 
     def rest(self) -> Optional[Dict[str, int]]:
         """Return the counts by reason now, and begin a window; None: every line was written."""
@@ -203,53 +247,3 @@ class Budget:
     def _begin(self, now: float) -> None:
         self._began = now
         self._sites.clear()
-
-
-class Suppression:
-    """Which entries of the log are written, and the sums of those that are not.
-
-    First the repeats of each group of clients, then a rate for all refusals together.  Thread:
-    one, except ``skip``.
-    """
-
-    def __init__(self) -> None:
-        self._repeats: RepeatFilter[Entry] = RepeatFilter(sum_up)
-        self._budget = Budget()
-
-    def take(self, entry: Entry) -> List[Entry]:
-        """Return the entries to write now that *entry* has come."""
-        if entry.path is None:
-            return [entry]
-        is_first = entry.is_refusal and self._budget.is_first(entry.site)
-        entries = self._repeats.take(entry.path, entry, is_first)
-        return self._affordable(entries, entry if is_first else None)
-
-    def skip(self, entry: Entry) -> None:
-        """Count *entry*, a refusal, as not written.  Any thread."""
-        self._budget.skip(entry.why, entry.repeats or 1)
-
-    def due(self) -> List[Entry]:
-        """Return the sums of the windows that have ended."""
-        return self._affordable(self._repeats.due()) + self._skipped(self._budget.due())
-
-    def rest(self) -> List[Entry]:
-        """Return all sums, because the log ends."""
-        return self._affordable(self._repeats.rest()) + self._skipped(self._budget.rest())
-
-    def seconds(self) -> Optional[float]:
-        """Return the seconds until ``due`` returns a sum; None: nothing is suppressed."""
-        waits = (self._repeats.seconds(), self._budget.seconds())
-        return min((wait for wait in waits if wait is not None), default=None)
-
-    def _affordable(self, entries: List[Entry], free: Optional[Entry] = None) -> List[Entry]:
-        """Return the entries that the rate allows, and *free* in any case; count the others."""
-        written = []
-        for entry in entries:
-            if entry is free or not entry.is_refusal or self._budget.allows():
-                written.append(entry)
-            else:
-                self.skip(entry)
-        return written
-
-    def _skipped(self, refused: Optional[Dict[str, int]]) -> List[Entry]:
-        return [skipped_entry(refused)] if refused else []
