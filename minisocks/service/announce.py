@@ -68,6 +68,55 @@ def at_start(
     return lines
 
 
+def describe(rules: Rules, config: Config) -> str:
+    """Return a sentence about the clients that *rules*, those of *config*, admit."""
+    more = "; a name of --name-only counts as a password" if config.name_only else ""
+    more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
+    return _describe(rules) + more
+
+
+def _describe(rules: Rules) -> str:
+    if rules.has_own:
+        return "clients that the rules allow (minisocks check shows them)"
+    less = "" if all(rule.is_built_in for rule in rules.rules) else ", except what the rules deny"
+    if ALL in rules.rules:
+        return "any client, without a password (--open)" + less
+    clients = "clients on this host (by loopback)"
+    if FROM_LAN in rules.rules:
+        clients += " and on private networks (--allow-lan)"
+    if not rules.has_users:
+        return clients + ", without a password" + less
+    if FROM_LAN not in rules.rules:
+        return "any client that has a password" + less
+    return clients + " without a password, any other client with one" + less
+
+
+def oddities(access: Access) -> List[str]:
+    """Return warnings about settings, rules, lists and users that contradict each other."""
+    rules, config = access.rules, access.config
+    found = list(access.notes)
+    last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
+    if not any(rule.allows for rule in rules.rules[: last or None]):
+        found.append(_NOTHING_ALLOWED)
+    elif 0 < last < len(rules.rules):
+        found.append("the rules after rule %d have no effect: it matches every request" % last)
+    for number, rule in enumerate(rules.rules, 1):
+        wants_user = rule.users is not None and None not in rule.users
+        if wants_user and not rules.has_users and not rules.asks_ident:
+            found.append("rule %d never matches: it names a user, but there are none" % number)
+    # A rule may deny clients without a password all the same.
+    is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
+    if access.users and is_open:
+        found.append(_OPEN_TO_ALL)
+    if config.name_only:
+        names = _told([encode(name) for name in config.name_only])
+        found.append(_BY_NAME % names)
+    left_out = _left_out(access)
+    if left_out:
+        found.append(_LEFT_OUT % left_out)
+    return found + list(_of_one_family(config.listen))
+
+
 def admitted(
     addresses: Sequence[str], forwarded: Sequence[str], config: Config, rules: Rules
 ) -> Iterator[Line]:
@@ -81,9 +130,8 @@ def behind(forwarded: Sequence[str], config: Config, rules: Rules) -> Iterator[L
     """Yield the line about clients of the listeners in *forwarded*, if there are any."""
     if not forwarded:
         return
-    text = "each client at %s counts as a stranger from a public address, and " % (
-        " ".join(forwarded)
-    )
+    at = " ".join(forwarded)
+    text = "each client at %s counts as a stranger from a public address, and " % at
     if rules.admits(Client("", is_forwarded=True)):
         text += "comes in without a password"
     elif rules.has_users:
@@ -204,59 +252,6 @@ def _client_of(place: ListenAddress, is_forwarded: bool, user: Optional[bytes]) 
     return client
 
 
-def describe(rules: Rules, config: Config) -> str:
-    """Return a sentence about the clients that *rules*, those of *config*, admit."""
-    more = "; a name of --name-only counts as a password" if config.name_only else ""
-    more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
-    return _describe(rules) + more
-
-
-def _describe(rules: Rules) -> str:
-    if rules.has_own:
-        return "clients that the rules allow (minisocks check shows them)"
-    less = "" if all(rule.is_built_in for rule in rules.rules) else ", except what the rules deny"
-    if ALL in rules.rules:
-        return "any client, without a password (--open)" + less
-    clients = "clients on this host (by loopback)"
-    if FROM_LAN in rules.rules:
-        clients += " and on private networks (--allow-lan)"
-    if not rules.has_users:
-        return clients + ", without a password" + less
-    if FROM_LAN not in rules.rules:
-        return "any client that has a password" + less
-    return clients + " without a password, any other client with one" + less
-
-
-def oddities(access: Access) -> List[str]:
-    """Return warnings about settings, rules, lists and users that contradict each other."""
-    rules, config = access.rules, access.config
-    found = list(access.notes)
-    last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
-    if not any(rule.allows for rule in rules.rules[: last or None]):
-        found.append(_NOTHING_ALLOWED)
-    elif 0 < last < len(rules.rules):
-        found.append(
-            "the rules after rule %d have no effect, because it matches every request" % last
-        )
-    for number, rule in enumerate(rules.rules, 1):
-        wants_user = rule.users is not None and None not in rule.users
-        if wants_user and not rules.has_users and not rules.asks_ident:
-            found.append(
-                "rule %d never matches, because it names a user and there are no users" % number
-            )
-    # A rule may deny clients without a password all the same.
-    is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
-    if access.users and is_open:
-        found.append(_OPEN_TO_ALL)
-    if config.name_only:
-        names = _told([encode(name) for name in config.name_only])
-        found.append(_BY_NAME % names)
-    left_out = _left_out(access)
-    if left_out:
-        found.append(_LEFT_OUT % left_out)
-    return found + list(_of_one_family(config.listen))
-
-
 _STRANGER = Client(("192.0.2.1", 0))
 _OPEN_TO_ALL = (
     "--open admits every client without a password, although there are users; leave it out if "
@@ -286,8 +281,8 @@ def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
 
 def _matches_all(rule: Rule) -> bool:
     """Return whether *rule* matches every request, so that the rules after it have no effect."""
-    everybody = rule.users is None or (rule.any_user and None in rule.users)
-    return everybody and all(part is None for part in rule[2:7])
+    all_users = rule.users is None or (rule.any_user and None in rule.users)
+    return all_users and all(part is None for part in rule[2:7])
 
 
 def _left_out(access: Access) -> str:

@@ -50,8 +50,8 @@ def destinations(config: Config) -> List[Destination]:
 class Log(logging.Handler):
     """Logging handler that queues records of any thread, for its own thread to write.
 
-    Not the handlers of the standard library: their queue makes the text of each record in the
-    thread that logs, and their files and sockets raise, wait, or follow another user's links.
+    Not the handlers of ``logging.handlers``: their queue makes each connection's text in the
+    thread that logs, and their files and sockets wait, or follow another user's links.
 
     Raises:
         ConfigError: the log file cannot be opened.
@@ -103,7 +103,7 @@ class Log(logging.Handler):
         _set_levels(config)
 
     def change(self, config: Config, opened: Optional[Sequence[Destination]] = None) -> None:
-        """Log as *config* says, from now on to *opened*, which ``destinations`` has returned."""
+        """Log as *config* says from now on, and to *opened*, made by ``destinations``."""
         _set_levels(config)
         self._suppresses = not config.verbose
         if opened is None:
@@ -118,7 +118,7 @@ class Log(logging.Handler):
         self._add_task(do)
 
     def reopen(self) -> None:
-        """Open the outputs again, so that a renamed file is left.  Any thread."""
+        """Open the outputs again by their names.  Any thread."""
 
         def do() -> None:
             for destination in self._destinations:

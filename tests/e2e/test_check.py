@@ -488,7 +488,7 @@ def test_a_rule_that_cannot_be_meant_is_a_warning():
     """It is told, and serves."""
     status, _out, err = run_command("check", "--rule", "allow user ann")
     assert 0 == status
-    assert "warning: rule 3 never matches, because it names a user and there are no users\n" == err
+    assert "warning: rule 3 never matches: it names a user, but there are none\n" == err
 
 
 EVIL = "\x1b[2J\u202e\udc80"

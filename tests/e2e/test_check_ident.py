@@ -105,4 +105,4 @@ def test_who_may_come_in_and_which_rules_are_odd(tmp_path):
     assert "(minisocks check shows them); by SOCKS4 only clients that ident confirms" in out
     status, _out, err = run_command(*[arg for arg in args if arg != "--ident"])
     assert 0 == status
-    assert "rule 3 never matches, because it names a user and there are no users" in err
+    assert "rule 3 never matches: it names a user, but there are none" in err

@@ -129,7 +129,7 @@ SLIPS = (
     Mistake(
         "rule-wants-users",
         AT_THE_START,
-        "warning: rule N never matches, because it names a user and there are no users",
+        "warning: rule N never matches: it names a user, but there are none",
         "The rule is about who has given a password, and nobody can: there are no users.",
         "Make one (``--user``, ``--users-file``), or take ``user`` out of the rule.",
     ),
