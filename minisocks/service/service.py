@@ -19,12 +19,12 @@ from minisocks.quoting import reason_of
 from minisocks.service import announce, console
 from minisocks.service.commands import change_told, collect
 from minisocks.service.control import Answer
+from minisocks.service.ensure import take_over
 from minisocks.service.location import locate
 from minisocks.service.logs import Log, destinations
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.signals import Order, Signals, hangs_on
-from minisocks.service.watchdog import take_turn
 from minisocks.values import ListenAddress
 
 __all__ = ["Reloads", "Service"]
@@ -310,7 +310,7 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
     """
     try:
         if ensure:
-            return take_turn(pidfile, address)
+            return take_over(pidfile, address)
         if pidfile.acquire_for_sure():
             return True, ""
     except OSError as exc:

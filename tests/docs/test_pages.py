@@ -246,7 +246,7 @@ class Machine:
         text = re.sub(r"client=\S+", "client=%s", block.text.strip())
         text = re.sub(r"\b\d+\b", "%d", text[len("minisocks: ") * text.startswith("minisocks: ") :])
         sources = []
-        for name in ("service/watchdog", "server/logins"):
+        for name in ("service/ensure", "server/logins"):
             with open(os.path.join(ROOT, "minisocks", name + ".py"), encoding="utf-8") as file:
                 # As one string, where it is written as several.
                 sources.append(re.sub(r'"\n\s+"', "", file.read()))

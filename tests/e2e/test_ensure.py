@@ -10,6 +10,9 @@ import threading
 
 import pytest
 
+from minisocks.errors import ServiceError
+from minisocks.service import ensure as module
+from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr, take_over
 from kit.support import (
     ROOT,
     TIMEOUT,
@@ -224,9 +227,9 @@ def state(pid):
 @pytest.fixture
 def impatient(monkeypatch):
     """Probes of a tenth of a second."""
-    monkeypatch.setattr(watchdog, "PROBE_SECONDS", 0.1)
-    monkeypatch.setattr(watchdog, "STATUS_SECONDS", 0.5)
-    monkeypatch.setattr(watchdog, "END_SECONDS", 0.5)
+    monkeypatch.setattr(module, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "STATUS_SECONDS", 0.5)
+    monkeypatch.setattr(module, "END_SECONDS", 0.5)
 
 
 def test_a_hung_instance_is_replaced(instance, impatient):
@@ -237,7 +240,7 @@ def test_a_hung_instance_is_replaced(instance, impatient):
     wait_until(lambda: "T" in state(pid), "the stop")
     pidfile = Pidfile(instance.pidfile)
     try:
-        ours, note = watchdog.take_turn(pidfile, "127.0.0.1:%d" % instance.port)
+        ours, note = take_over(pidfile, "127.0.0.1:%d" % instance.port)
     finally:
         pidfile.release()
     assert ours
@@ -249,7 +252,7 @@ def test_a_healthy_one_is_not_replaced(instance, impatient):
     instance.start()
     pid = instance.pid
     for address in ("127.0.0.1", "localhost"):
-        answer = watchdog.take_turn(Pidfile(instance.pidfile), "%s:%d" % (address, instance.port))
+        answer = take_over(Pidfile(instance.pidfile), "%s:%d" % (address, instance.port))
         assert (False, "") == answer
     assert pid == instance.pid
 
@@ -261,7 +264,7 @@ def test_one_that_drains_is_left_in_peace(instance, impatient, target):
     with instance.relay(target) as talk:
         assert 0 == instance.command("drain")[0]
         address = "127.0.0.1:%d" % instance.port
-        assert (False, "") == watchdog.take_turn(Pidfile(instance.pidfile), address)
+        assert (False, "") == take_over(Pidfile(instance.pidfile), address)
         assert pid == instance.pid
         talk.send(b"y").expect(b"y")
     instance.wait_for_end()
@@ -269,14 +272,14 @@ def test_one_that_drains_is_left_in_peace(instance, impatient, target):
 
 def test_one_that_starts_late_is_waited_for(tmp_path, impatient, monkeypatch):
     """A lock that becomes free while it waits is taken."""
-    monkeypatch.setattr(watchdog, "PROBE_SECONDS", TIMEOUT)
+    monkeypatch.setattr(module, "PROBE_SECONDS", TIMEOUT)
     path = str(tmp_path / "p")
     other = Pidfile(path)
     assert other.acquire()
     timer = threading.Timer(0.3, other.release)
     timer.start()
     pidfile = Pidfile(path)
-    assert (True, "") == watchdog.take_turn(pidfile, "127.0.0.1:%d" % closed_port())
+    assert (True, "") == take_over(pidfile, "127.0.0.1:%d" % closed_port())
     timer.join()
     pidfile.release()
 
@@ -288,8 +291,8 @@ def test_nobody_is_ended_by_a_number_alone(tmp_path, impatient, pid):
     other = Pidfile(path)
     assert other.acquire()
     os.pwrite(other.fileno(), pid.encode(), 0)
-    with pytest.raises(watchdog.Hung, match="cannot be found"):
-        watchdog.take_turn(Pidfile(path), "127.0.0.1:%d" % closed_port())
+    with pytest.raises(ServiceError, match="cannot be found"):
+        take_over(Pidfile(path), "127.0.0.1:%d" % closed_port())
     other.release()
 
 
@@ -300,8 +303,8 @@ def test_another_process_s_number_is_not_believed(tmp_path, impatient):
     assert other.acquire()
     with subprocess.Popen(["sleep", "60"]) as innocent:
         os.pwrite(other.fileno(), b"%d\n" % innocent.pid, 0)
-        with pytest.raises(watchdog.Hung, match="cannot be found"):
-            watchdog.take_turn(Pidfile(path), "127.0.0.1:%d" % closed_port())
+        with pytest.raises(ServiceError, match="cannot be found"):
+            take_over(Pidfile(path), "127.0.0.1:%d" % closed_port())
         assert None is innocent.poll()
         innocent.kill()
     other.release()
@@ -309,7 +312,7 @@ def test_another_process_s_number_is_not_believed(tmp_path, impatient):
 
 #: The command line with probes of a tenth of a second.
 IMPATIENT = """
-import sys, minisocks.service.watchdog as w
+import sys, minisocks.service.ensure as w
 w.PROBE_SECONDS, w.STATUS_SECONDS, w.END_SECONDS = 0.1, 0.5, 1.0
 from minisocks.cli import main
 sys.exit(main())
@@ -365,7 +368,7 @@ def test_one_that_listens_elsewhere_is_well(instance, impatient, there):
         if there == "silent":
             silent.listen(5)
         address = "127.0.0.1:%d" % silent.getsockname()[1]
-        assert (False, "") == watchdog.take_turn(Pidfile(instance.pidfile), address)
+        assert (False, "") == take_over(Pidfile(instance.pidfile), address)
     assert pid == instance.pid
 
 
@@ -379,7 +382,7 @@ def test_one_that_is_full_is_well(tmp_path, impatient, target):
             talks.append(Talk.to(command.ports[0]).send(b"\x05"))
         command.wait_for_line("at capacity")
         address = "127.0.0.1:%d" % command.ports[0]
-        assert (False, "") == watchdog.take_turn(Pidfile(path), address)
+        assert (False, "") == take_over(Pidfile(path), address)
         for _ in range(3):
             assert 0 == run_command("status", "--pidfile", path)[0]
         for talk in talks:
