@@ -68,8 +68,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
             "udp_filtering",
             "text",
             "Which targets may send UDP to a client. address-dependent: those at addresses to "
-            "which the client has sent. endpoint-independent: all that the rules allow, but none "
-            "on this host (for games and calls).",
+            "which it has sent. endpoint-independent: all that the rules allow, but none "
+            "on this host: for games and calls.",
             "WHICH",
         ),
         _row(
@@ -91,7 +91,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "users_file",
             "text",
-            "Accept the users in this file. It has a line NAME:HASH for each, made by minisocks "
+            "Accept the users in this file. It has a line NAME:HASH for each user, made by minisocks "
             "hash-password. A reload reads it again.",
             "FILE",
         ),
