@@ -1,4 +1,4 @@
-"""Who connected to us: one object, made once at accept."""
+"""The client of a connection: one object, made once at accept."""
 
 import functools
 from typing import Any, Optional, Tuple
@@ -18,36 +18,35 @@ __all__ = [
     "site_of",
 ]
 
-#: The groups that a client is in, the widest first; the last is its address.
+#: The groups of a client, the widest first; the last is its address.
 Groups = Tuple[Any, ...]
 
-#: The groups of a client on this host: all of its addresses and unix sockets are one client.
+#: The groups of a client on this host: all its addresses and unix sockets are one client.
 THIS_HOST: Groups = (b"",)
 
-#: The groups of a client behind a forwarder: nothing tells it from the others there.
+#: The groups of a client behind a forwarder: nothing distinguishes it from the others there.
 FORWARDED: Groups = (b"\0",)
 
 
 class Client:
-    """The client of one connection, as rules, limits and logs see it.
+    """The client of one connection, as rules, limits and logs know it.
 
-    They ask this object and never the socket, so that an address that arrives
-    another way (a balancer's header, inetd) needs one change, here.
+    They never ask the socket, so only this class would change if an address arrived another way
+    (in the header of a balancer).
 
     Attributes:
-        ip: 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d.  Empty for a client
-            on a unix socket, which is on this host.  One byte, which is no address, for a
-            client behind a forwarder.
-        port: TCP port, behind a forwarder that one's; 0 on a unix socket.
+        ip: 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d.  Empty for a client on a unix socket,
+            which is on this host.  One byte, which is no address, for a client behind a
+            forwarder.
+        port: TCP port, that of the forwarder if there is one; 0 on a unix socket.
         is_local: it is on this host: loopback or a unix socket.
-        is_forwarded: it is behind a forwarder: a stranger from a public address, whatever the
-            socket says.
-        user: who gave the right password, or whom ident confirmed; None before that or
+        is_forwarded: it is behind a forwarder, so it counts as a client from a public address.
+        user: the user whose password was right, or that ident confirmed; None before that or
             without either.
-        is_unproven: its user is only what its own host says, where others show passwords.
-        key: what is one client for a limit of each client: this host, an address, or a /64.
-            None: nothing tells what is one client, so no such limit holds.
-        groups: the groups that it is in, for limits that clients share.
+        is_unproven: only ident names its user, though there are passwords.
+        key: what one client is for limits by client: this host, an address, or a /64.  None:
+            that cannot be known, so such limits do not apply.
+        groups: its groups, for limits that clients share.
     """
 
     __slots__ = (
@@ -63,14 +62,17 @@ class Client:
     )
 
     def __init__(self, peer: Any, is_forwarded: bool = False) -> None:
-        """Make one of *peer*, what ``accept`` returned as the address.
+        """Make the client of *peer*, the address that ``accept`` returned.
 
         Args:
             is_forwarded: the address is that of a forwarder (``--forwarded``).
+
+        Raises:
+            ValueError: *peer* has no IP address.
         """
         self.user: Optional[bytes] = None
         self.is_unproven = False
-        #: The text of an address that its bytes do not tell all of: fe80::7%eth0.
+        #: The text of an address with a scope: fe80::7%eth0.
         self._scoped: Optional[str] = None
         self.is_forwarded = is_forwarded
         self.key: Optional[bytes]
@@ -88,7 +90,7 @@ class Client:
         host, self.port = peer[0], peer[1]
         ip = packed_ip(host)
         if ip is None:
-            # Must not pass for a unix socket: that would open every door.
+            # Must not count as a unix socket, because those clients are trusted.
             raise ValueError("no address in %r" % (peer,))
         self.ip = ip = unmapped(ip)
         if len(ip) == 16 and "%" in host:
@@ -97,29 +99,29 @@ class Client:
         if self.is_local:
             self.key, self.groups = THIS_HOST[0], THIS_HOST
         else:
-            # Kept: a connection asks eight times.
+            # Kept, because a connection asks eight times.
             self.key, self.groups = client_key(ip), groups_of(ip)
 
     @property
     def has_address(self) -> bool:
-        """Whether it is known where it is: not on a unix socket, nor behind a forwarder."""
+        """Whether its address is known: not on a unix socket, nor behind a forwarder."""
         return len(self.ip) > 1
 
     @property
     def alike(self) -> str:
-        """Clients that have the same address, in the words of a sentence."""
+        """The words for all clients with its address, for a sentence."""
         return "clients " + ("behind a forwarder" if self.is_forwarded else "from " + self.host)
 
     @property
     def host(self) -> str:
-        """The address as text, made when asked for: a connection that is idle needs it no more."""
+        """The address as text; not kept, to save the memory of idle connections."""
         if not self.has_address:
             return "forwarder" if self.is_forwarded else "unix"
         return self._scoped or text_ip(self.ip)
 
     @property
     def place(self) -> str:
-        """Whose limits it comes under, as text: its address, of IPv6 the /64."""
+        """What counts as one client, as text: its IPv4 address, or its IPv6 /64."""
         if len(self.ip) == 16:
             return text_ip(client_key(self.ip) + bytes(8)) + "/64"
         return self.host
@@ -132,16 +134,16 @@ class Client:
 
 
 def client_key(ip: bytes) -> bytes:
-    """Return whose an address is: one IPv6 client has a whole /64."""
+    """Return what identifies a client by its address: an IPv6 client has a whole /64."""
     return ip[:8] if len(ip) == 16 else ip
 
 
 @functools.lru_cache(maxsize=1024)  # one tuple for all connections of a client
 def groups_of(ip: bytes) -> Groups:
-    """Return the groups of an address: networks as providers give them to one client.
+    """Return the groups of an address: networks as providers assign them.
 
-    IPv4: /16, /24, the address.  IPv6: /32, /40, /48, /56, /64, the address.  On one level,
-    groups of the two families have different lengths, so that they never are the same.
+    IPv4: /16, /24, the address.  IPv6: /32, /40, /48, /56, /64, the address.  On each level the
+    groups of the two families have different lengths, so they are never equal.
     """
     if len(ip) == 4:
         return ip[:2], ip[:3], ip
@@ -149,7 +151,7 @@ def groups_of(ip: bytes) -> Groups:
 
 
 def group_text(groups: Groups, level: int) -> str:
-    """Return the network that is one of the *groups* as text, of the last one the address."""
+    """Return one of the *groups* as text: a network, or the address on the last level."""
     group, length = groups[level], len(groups[-1])
     if not group:
         return "this host"
@@ -160,11 +162,11 @@ def group_text(groups: Groups, level: int) -> str:
 
 
 def is_client(groups: Groups) -> bool:
-    """Return whether the last of *groups* is what is one client: an IPv4 address, an IPv6 /64."""
+    """Return whether the last of *groups* is one client: an IPv4 address or an IPv6 /64."""
     return (len(groups), len(groups[-1])) in ((3, 4), (5, 8))
 
 
 def site_of(groups: Groups) -> bytes:
-    """Return the group that is likely to be one customer's network: IPv4 /24, IPv6 /48."""
+    """Return the group that is probably the network of one customer: IPv4 /24, IPv6 /48."""
     site: bytes = groups[len(groups) // 3]
     return site

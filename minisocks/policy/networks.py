@@ -1,8 +1,8 @@
-"""Sets of networks, and every disguise of an IPv4 address in IPv6.
+"""Sets of networks, and the forms of IPv6 addresses that stand for IPv4 ones.  Pure.
 
-Own tables and not ``ipaddress.is_private``: that one changed its meaning within
-Python's maintenance releases, and a proxy must not change whom it lets in with
-a patch of the interpreter.  Addresses are 4 or 16 bytes.  Pure.
+Own tables instead of ``ipaddress.is_private``, which changed its meaning in maintenance releases
+of Python: an update of Python must not change which clients are admitted.  Addresses are 4 or 16
+bytes.
 """
 
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
@@ -25,12 +25,12 @@ __all__ = [
     "parse_networks",
 ]
 
-#: One network: bytes of an address, bits of it that are free, and the others as a number.
+#: One network: size of an address in bytes, free bits, and its other bits as a number.
 Row = Tuple[int, int, int]
 
 
 class InRange(NamedTuple):
-    """A ``Row`` that is a part of a range, which names none of its addresses by itself."""
+    """A ``Row`` that is part of a range; a range names no single address."""
 
     size: int
     shift: int
@@ -43,7 +43,7 @@ _Rows = Tuple[Tuple[int, FrozenSet[int]], ...]
 class Networks:
     """An immutable set of networks; ``ip in networks`` asks it.
 
-    However many there are, it takes one look for each length of prefix among them.
+    It takes one look for each length of prefix, however many networks there are.
     """
 
     __slots__ = ("name", "rows4", "rows6")
@@ -52,7 +52,7 @@ class Networks:
         """*cidrs* are networks such as ``10.0.0.0/8``, separated by blanks.
 
         Raises:
-            ValueError: one of them is none.
+            ValueError: one of them is not valid.
         """
         self.name = name
         by_shift: Dict[Tuple[int, int], Set[int]] = {}
@@ -60,7 +60,7 @@ class Networks:
             rows = [*rows, *parse_networks(cidr)]
         for size, shift, prefix in rows:
             by_shift.setdefault((size, shift), set()).add(prefix)
-        #: Of each family: how many bits are free, and the prefixes of such networks.
+        #: By family: the number of free bits, and the prefixes of such networks.
         self.rows4, self.rows6 = (
             tuple((s, frozenset(known)) for (n, s), known in sorted(by_shift.items()) if n == size)
             for size in (4, 16)
@@ -70,14 +70,14 @@ class Networks:
         return self.holds(len(ip), int.from_bytes(ip, "big"))
 
     def holds(self, size: int, number: int) -> bool:
-        """Return whether the address of *size* bytes that reads as *number* is in."""
+        """Return whether it contains the address of *size* bytes that form *number*."""
         for shift, prefixes in self.rows4 if size == 4 else self.rows6 if size == 16 else ():
             if number >> shift in prefixes:  # any() with a generator takes twice as long
                 return True
         return False
 
     def rows(self) -> List[Row]:
-        """Return its networks one by one, for another set that includes it."""
+        """Return its networks, for another set that includes them."""
         both = ((4, self.rows4), (16, self.rows6))
         return [(size, s, p) for size, rows in both for s, known in rows for p in known]
 
@@ -92,10 +92,10 @@ _WRITE_IT = "%.60s is no network; write it as 10.0.0.0/8, 10.0.0.7 or fd00::/8"
 
 
 def parse_networks(text: str) -> List[Row]:
-    """Return what ``10.0.0.0/8``, ``10.0.0.7`` or ``10.0.0.7-10.0.0.9`` stands for.
+    """Return the networks of ``10.0.0.0/8``, ``10.0.0.7`` or ``10.0.0.7-10.0.0.9``.
 
     Raises:
-        ValueError: for nothing; with a sentence that says why.
+        ValueError: *text* is none of these; the message is for people.
     """
     first, dash, last = text.partition("-")
     if dash and "/" not in text:
@@ -104,7 +104,7 @@ def parse_networks(text: str) -> List[Row]:
     size, number = _number(host, text)
     if not slash:
         return [(size, 0, number)]
-    # Not str.isdigit: that takes other scripts' digits.
+    # Not str.isdigit, which accepts digits of other scripts.
     if not length or len(length) > 3 or any(c not in "0123456789" for c in length):
         raise ValueError(_WRITE_IT % text)
     shift = size * 8 - int(length)
@@ -119,10 +119,10 @@ def parse_networks(text: str) -> List[Row]:
 
 
 def _number(text: str, whole: str) -> Tuple[int, int]:
-    """Return the size of the address *text*, a part of *whole*, and the number its bytes make.
+    """Return the size of the address *text*, a part of *whole*, and its bytes as a number.
 
     Raises:
-        ValueError: it is none, in its usual form.
+        ValueError: it is no address in its usual form.
     """
     ip = None if "%" in text else packed_ip(text)
     if ip is None:
@@ -133,7 +133,7 @@ def _number(text: str, whole: str) -> Tuple[int, int]:
 
 
 def _range(first: Tuple[int, int], last: Tuple[int, int]) -> List[Row]:
-    """Return the networks that make up the addresses from *first* to *last*."""
+    """Return the networks that cover the addresses from *first* to *last* exactly."""
     (size, number), (other_size, end) = first, last
     if size != other_size or number > end:
         raise ValueError("a range goes from a lower to a higher address of its family")
@@ -141,7 +141,7 @@ def _range(first: Tuple[int, int], last: Tuple[int, int]) -> List[Row]:
         return [(size, 0, number)]
     rows: List[Row] = []
     while number <= end:
-        # The largest network that begins here and does not go beyond the end.
+        # The largest network that begins here and does not exceed the end.
         free = (number & -number).bit_length() - 1 if number else size * 8
         free = min(free, (end - number + 1).bit_length() - 1)
         rows.append(InRange(size, free, number >> free))
@@ -154,9 +154,9 @@ LOOPBACK = Networks("loopback", "127.0.0.0/8 ::1/128")
 #: "This network" (RFC 1122 3.2.1.3): Linux connects 0.0.0.0 and :: to itself.
 UNSPECIFIED = Networks("unspecified", "0.0.0.0/8 ::/128")
 LINK_LOCAL = Networks("linklocal", "169.254.0.0/16 fe80::/10")
-#: Where cloud providers hand out a machine's credentials, to each program that can connect there.
-#: Single addresses only, each from its provider's document or program; all but 168.63.129.16 are
-#: in other sets, too.
+#: Addresses where cloud providers give the credentials of a machine to every program that
+#: connects.  Single addresses, from the provider's document or program; all but 168.63.129.16
+#: are in other sets, too.
 METADATA = Networks(
     "metadata",
     # AWS, "Access instance metadata for an EC2 instance"; the IPv4 address also by Google, "About
@@ -186,14 +186,13 @@ METADATA = Networks(
 PRIVATE = Networks(
     "private", "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7 fec0::/10"
 )
-#: What no host of the Internet has, and no private network by its documents: RFC 1112 section 4
-#: (class E, which Linux connects to), RFC 2544 (benchmarks), RFC 6890 (protocol assignments, as
-#: between a router and its provider's DS-Lite).  A client from there is no more trusted than one
-#: from a public address.
+#: Neither public nor private by the RFCs: RFC 1112 section 4 (class E, which Linux connects to),
+#: RFC 2544 (benchmarks), RFC 6890 (protocol assignments, as between a router and DS-Lite of its
+#: provider).  A client from there is trusted like one from a public address.
 RESERVED = Networks("reserved", "240.0.0.0/4 198.18.0.0/15 192.0.0.0/24")
-#: RFC 5771 and RFC 4291 section 2.7; and who is meant by all of them, the broadcast address.
+#: RFC 5771, RFC 4291 section 2.7, and the broadcast address.
 MULTICAST = Networks("multicast", "224.0.0.0/4 255.255.255.255/32 ff00::/8")
-#: All of these: what is none of them is public.
+#: An address that is in none of these is public.
 NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, RESERVED, MULTICAST)
 
 _ZERO16 = b"\0" * 16
@@ -209,15 +208,15 @@ _ISATAP = (b"\0\0\x5e\xfe", b"\x02\0\x5e\xfe")  # RFC 5214, any prefix
 def disguises(ip: bytes) -> Iterable[bytes]:
     """Yield *ip* and every IPv4 address that it may stand for.
 
-    A rule that denies one of them denies *ip*: whether the host, its kernel or
-    a gateway unwraps the address is not for the client to choose.
+    A rule that denies one of them denies *ip*, because this host, its kernel or a gateway may
+    unwrap the address.
     """
     yield ip
     for inner in (ip,) if len(ip) == 4 else _ipv4_within(ip):
         if inner != ip:
             yield inner
         if not inner[0]:
-            yield _LOOPBACK4  # this host connects 0.0.0.0, and what is like it, to itself
+            yield _LOOPBACK4  # Linux connects 0.0.0.0/8 to this host
     if ip == _ZERO16:
         yield _LOOPBACK6
 
@@ -239,7 +238,7 @@ def _ipv4_within(ip: bytes) -> Iterable[bytes]:
 
 
 def _rfc6052_positions(ip: bytes) -> List[bytes]:
-    """Where RFC 6052 section 2.2 puts the IPv4 address for /48, /56, /64, /96."""
+    """Return the IPv4 address by RFC 6052 section 2.2 for /48, /56, /64, /96."""
     parts = [ip[6:8] + ip[9:11], ip[7:8] + ip[9:12], ip[9:13], ip[12:]]
-    # The wrong ones of the four are mostly zeros, which would read as 0.0.0.0.
+    # The wrong ones of the four are mostly zeros and would mean 0.0.0.0.
     return [part for part in parts if part[0]] or parts

@@ -73,7 +73,7 @@ class Handshake:
     Args:
         methods: the METHODs this client may use, the preferred one first.  SOCKS4, which has
             none, passes if NO_AUTHENTICATION is among them.
-        guest: the user of a client that gives no password.
+        user: the user of a client that gives no password.
         asks_ident: whether SOCKS4 passes in any case, because the identd of the client is asked.
 
     Thread: one at a time.
@@ -98,7 +98,7 @@ class Handshake:
     def __init__(
         self,
         methods: Sequence[int] = (Method.NO_AUTHENTICATION,),
-        guest: Optional[bytes] = None,
+        user: Optional[bytes] = None,
         asks_ident: bool = False,
     ) -> None:
         self._asks_ident = asks_ident
@@ -106,7 +106,7 @@ class Handshake:
         self._stream = Stream()
         self._stage = _Stage.VERSION
         self._out = b""
-        self._user = guest
+        self._user = user
         self._verdict: Optional[bool] = None
         self._failed: Optional[HandshakeError] = None
         self._steps = self._conversation()
