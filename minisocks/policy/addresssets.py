@@ -1,11 +1,11 @@
-"""What the ``from`` and ``to`` of a rule name: networks, named sets, names of hosts.  Pure.
+"""The ``from`` and ``to`` of a rule: networks, named sets, host names.  Pure.
 
-An address is held against them in all its forms: ``::ffff:10.0.0.7`` is 10.0.0.7, and
-``2002:a00:7::1`` may be.  What denies one of the forms denies the address.  What allows it has
-to name the address itself; and of what else it may stand for all that is not public.
+An address is compared in all its forms: ``::ffff:10.0.0.7`` is 10.0.0.7, and ``2002:a00:7::1``
+may be.  A rule that denies one of the forms denies the address.  A rule that allows must contain
+the address itself, and every other form that is not public.
 
-Addresses that hand out credentials (``metadata``) are allowed by that set or by themselves, one
-by one, and by no network or other set that they happen to be in.
+Addresses that give out credentials (``metadata``) are allowed by that set or one by one, but by no
+network or other set that contains them.
 """
 
 import re
@@ -41,20 +41,20 @@ __all__ = [
     "parents_of",
 ]
 
-#: What an address may stand for: of each the bytes it has, and the number they make.
+#: What an address may stand for: size in bytes and value of each form.
 Forms = Tuple[Tuple[int, int], ...]
-#: Says of the bytes of an address whether it is this host's, now; None: that cannot be told.
-#: The number of a link may stand behind them.
+#: Called with the bytes of an address, perhaps also the number of its link: whether this host has
+#: the address now; None: not known.
 IsOwn = Callable[..., Optional[bool]]
 
 _STATIC = {
     networks.name: networks
     for networks in (
-        *(METADATA, LINK_LOCAL, LOOPBACK, MULTICAST),  # the first that has it is the one told
+        *(METADATA, LINK_LOCAL, LOOPBACK, MULTICAST),  # messages name the first that matches
         *(PRIVATE, RESERVED, UNSPECIFIED),
     )
 }
-#: What all hosts have in common: to call it this one's own does not open it to others.
+#: Addresses that every host has: ``to self`` does not open them to clients.
 _NOT_OPENED = Networks(
     "",
     "",
@@ -64,22 +64,22 @@ _NOT_OPENED = Networks(
         for row in networks.rows()
     ],
 )
-#: This host under names that no other host has: a rule that has them means it.
+#: Addresses that always mean this host: a rule that contains them names this host.
 _ALWAYS_OWN = Networks("", "", LOOPBACK.rows() + UNSPECIFIED.rows())
-#: Bits that are free in the widest networks of their kind: 10.0.0.0/8 and fc00::/7.
+#: Free bits of the widest private networks, by size: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
-#: The forms of an address that is not known.
+#: The forms of an unknown address.
 _SOMEWHERE: Forms = ((1, 0),)
-#: The sets that rules may name.  ``public`` is what is in none of the others; ``remote``,
-#: what is not loopback; ``self``, the addresses that this host has at the time.
+#: The sets that rules may name.  ``public`` is what no other set contains, ``remote`` what is not
+#: loopback, ``self`` the addresses that this host has at the time.
 SETS = (*sorted(_STATIC), "public", "remote", "self")
 
 
 def forms_of(ip: bytes) -> Forms:
     """Return the forms of an address, itself first.
 
-    None, a unix socket, is loopback.  One byte is a client behind a forwarder: it is remote and
-    public, and in no network but those that have everything.
+    Empty (a unix socket) is loopback.  One byte is a client behind a forwarder, which is remote,
+    public, and in no network but those that contain everything.
     """
     if len(ip) < 2:
         return ((4, 0x7F000001),) if not ip else _SOMEWHERE
@@ -100,19 +100,19 @@ def _all_of(sets: Iterable[Networks]) -> Networks:
 
 
 _ANY_SET = _all_of(NOT_PUBLIC)
-#: For clients: one whose address hands out credentials elsewhere is what its network is.
+#: For clients: a metadata address counts like its network, because only targets give credentials.
 _ANY_OF_CLIENTS = _all_of(networks for networks in NOT_PUBLIC if networks is not METADATA)
 
 
 class AddressSet:
-    """What one clause names.  Immutable.
+    """The addresses and names of one clause.  Immutable.
 
     Args:
         rows: its networks.
-        names: its names of hosts; only in ``to``.
-        sets: those of ``SETS`` that it names.
-        are_clients: it is a ``from``.
-        opens: whether it says what clients may reach: ``self`` is without loopback then.
+        names: its host names; only in ``to``.
+        sets: the members of ``SETS`` that it names.
+        are_clients: whether it is a ``from``.
+        opens: whether it is the ``to`` of a rule that allows: ``self`` excludes loopback then.
     """
 
     __slots__ = (
@@ -138,42 +138,42 @@ class AddressSet:
         rows = list(rows)
         single = [row for row in rows if not row[1] and not isinstance(row, InRange)]
         alone = Networks("", "", single)
-        #: Whether it has a network so wide that not all in it can be meant: 0.0.0.0/0, ::/1.
+        #: Whether it has a network that is too wide to mean each address: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         named = METADATA.rows() if are_clients or "metadata" in sets else single
-        #: What an ``allow`` leaves out, though one of its networks has it.
+        #: What an ``allow`` excludes even if one of its networks contains it.
         self._not_meant = Networks("", "", set(METADATA.rows()).difference(named))
         for name in sets.intersection(_STATIC):
             rows += _STATIC[name].rows()
         self.networks = Networks("", "", rows)
         self._sets = sets
-        #: What is not public, as far as this clause is concerned.
+        #: What is not public in this clause.
         self._known = _ANY_OF_CLIENTS if are_clients else _ANY_SET
         self._alone = alone
         self._opens = opens
-        #: Whether ``networks`` tells all about addresses.
+        #: Whether ``networks`` has all its addresses.
         self.is_static = sets.isdisjoint(("public", "remote", "self")) and not any(
             self.networks.holds(size, number) for size, _bits, number in self._not_meant.rows()
         )
         if are_clients and self.has_everything:
-            self.is_static = False  # it has clients whose address is not known, too
+            self.is_static = False  # it also contains clients without a known address
         self.names = Names(names)
 
     @property
     def is_lasting(self) -> bool:
-        """Whether an address that is in stays in: this host's own come and go."""
+        """Whether it always has the same addresses: those of this host change."""
         return "self" not in self._sets
 
     @property
     def has_addresses(self) -> bool:
-        """Whether it names any: whether one is in may have to wait until it is known."""
+        """Whether it has any addresses, not only names."""
         return not self.is_static or bool(self.networks)
 
     def touch(self, forms: Forms, is_own: IsOwn, in_doubt: bool = True) -> bool:
-        """Return whether any of the *forms* is in: for what denies.
+        """Return whether it contains any of the *forms*: for rules that deny.
 
         Args:
-            in_doubt: whether one is in of which nobody knows whether it is this host's.
+            in_doubt: the answer if it is not known whether an address is this host's.
         """
         for size, number in forms:
             if self.networks.holds(size, number):
@@ -183,7 +183,7 @@ class AddressSet:
         return False
 
     def cover(self, forms: Forms, is_own: IsOwn) -> bool:
-        """Return whether the address is in, and what else it may stand for: for what allows."""
+        """Return whether it contains all *forms* that are not public: for rules that allow."""
         for form in forms:
             if form is not forms[0] and is_public(*form):
                 continue
@@ -192,15 +192,15 @@ class AddressSet:
         return True
 
     def match(self, forms: Forms, allows: bool, is_own: IsOwn) -> bool:
-        """Return whether a rule that *allows*, or denies, is about the address."""
+        """Return whether a rule that *allows* (or denies) is about the address."""
         if len(forms) == 1 and self.is_static:
             return self.networks.holds(*forms[0])
         return (self.cover if allows else self.touch)(forms, is_own)
 
     def spare(self, forms: Forms, is_own: IsOwn) -> bool:
-        """Return whether the address is this host's and in by chance: not named, nor ``self``.
+        """Return whether the address is this host's, but neither itself nor ``self`` is named.
 
-        Who allows a network, or all that is public, has not named this host in it.
+        A rule that allows a network, or all public addresses, does not mean this host in it.
         """
         if "self" in self._sets:
             return False
@@ -225,7 +225,7 @@ class AddressSet:
 
 
 class AskedOnce:
-    """Asks about each address once, however many rules of a decision want to know."""
+    """A cache of ``IsOwn`` for one decision, which may ask for several rules."""
 
     __slots__ = ("_answers", "_is_own", "_scope")
 
@@ -235,7 +235,7 @@ class AskedOnce:
         self._answers: Dict[bytes, Optional[bool]] = {}
 
     def __call__(self, ip: bytes) -> Optional[bool]:
-        """Return what it was told about *ip* at first."""
+        """Return the first answer about *ip*."""
         if ip not in self._answers:
             has_scope = self._scope and len(ip) == 16
             self._answers[ip] = self._is_own(ip, self._scope) if has_scope else self._is_own(ip)
@@ -243,7 +243,7 @@ class AskedOnce:
 
 
 def named_set(forms: Forms) -> str:
-    """Return the set that one of the *forms* is in, for people; "" for none."""
+    """Return the name of the set that contains one of the *forms*; "" for none."""
     for size, number in forms:
         for name, networks in _STATIC.items():
             if networks.holds(size, number):
@@ -252,7 +252,7 @@ def named_set(forms: Forms) -> str:
 
 
 _NAME = re.compile(r"(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z", re.I)
-#: Would be an address to everybody else: 127.1, 10.0.0.300, 0x7f000001.
+#: Most programs take these for addresses: 127.1, 10.0.0.300, 0x7f000001.
 _ALMOST_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?\Z|\d+\.[\dx.*-]*\Z", re.I)
 
 
@@ -260,7 +260,7 @@ def check_name(text: str) -> None:
     """Accept ``example.org``, ``*.example.org`` (what is below it) or ``.example.org`` (both).
 
     Raises:
-        ValueError: it is none of them; with a sentence that says why.
+        ValueError: *text* is none of them; the message is for people.
     """
     if any(ord(c) > 127 for c in text):
         raise ValueError("write the name %.60r as it goes over the wire, in its xn-- form" % text)
@@ -271,7 +271,7 @@ def check_name(text: str) -> None:
             "*.example.org or .example.org" % text
         )
     if len(labels) == 1 and not text.endswith(".") and text.lower() != "localhost":
-        # It may be meant as a set, or as anything; as a name it would quietly match nothing.
+        # It is probably a mistyped set; as a name it would match nothing.
         raise ValueError("%s is no set; a host that is called so is written %s." % (text, text))
 
 
@@ -281,16 +281,16 @@ def is_name(text: str) -> bool:
 
 
 class Names:
-    """An immutable set of names; ``name in names`` asks it.
+    """An immutable set of host names; ``name in names`` asks it.
 
-    However many there are, it takes one look for each label that their names have at most.
+    It takes one look for each label of the longest name, however many names there are.
     """
 
     __slots__ = ("above", "depth", "whole")
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """*texts* are such as ``check_name`` accepts."""
-        #: Names as they are, and those below which all are meant.
+        """*texts* are names that ``check_name`` accepts."""
+        #: Names as they are, and names whose subdomains are all meant.
         self.whole: Set[bytes] = set()
         self.above: Set[bytes] = set()
         for text in texts:
@@ -302,11 +302,11 @@ class Names:
                 self.whole.add(name[1:])
             else:
                 self.whole.add(name)
-        #: How many labels those have at most below which all are meant.
+        #: The most labels of a name in ``above``.
         self.depth = max((name.count(b".") + 1 for name in self.above), default=0)
 
     def __contains__(self, name: bytes) -> bool:
-        """*name* is in small letters and without a final dot."""
+        """*name* is in lower case and without a final dot."""
         return name in self.whole or not self.above.isdisjoint(parents_of(name, self.depth))
 
     def __bool__(self) -> bool:
@@ -314,7 +314,7 @@ class Names:
 
 
 def parents_of(name: bytes, most: int) -> FrozenSet[bytes]:
-    """Return what *name* is below, of at most so many labels: of a.b.c, b.c and c."""
+    """Return the parent domains of *name* with at most *most* labels: of a.b.c, b.c and c."""
     parents: List[bytes] = []
     dot = name.rfind(b".")
     while dot >= 0 and len(parents) < most:

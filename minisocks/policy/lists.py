@@ -1,14 +1,14 @@
-"""Lists in files, as rules name them: each line to networks and names.  Pure.
+"""Lists in files that rules name: lines to networks and names.  Pure.
 
-A line of ours is a network or a name.  Lists that are made for other programs are understood,
-too, as far as they say which names to deny::
+A line is a network or a name.  Lists for other programs are understood, too, as far as they say
+which names to deny::
 
-    0.0.0.0 ads.example         the file of hosts: these names, and not what is below them
-    ||ads.example^              Adblock: the name, and all below it
-    address=/ads.example/       dnsmasq, local=/ads.example/ as well: the same
+    0.0.0.0 ads.example         hosts file: these names, but not their subdomains
+    ||ads.example^              Adblock: the name and its subdomains
+    address=/ads.example/       dnsmasq, also local=/ads.example/: the same
 
-What they say of other things (an exception, a part of a page) means nothing here: it is left out
-and told, each line by its number.
+Other lines of such lists (an exception, a part of a page) have no meaning here: they are skipped,
+and reported with their line numbers.
 """
 
 import re
@@ -21,14 +21,14 @@ from minisocks.wire import packed_ip
 
 __all__ = ["Lines", "parse_lines"]
 
-#: Of so many lines that mean nothing for the same reason the numbers are told.
+#: How many numbers of skipped lines a note names, for each reason.
 MOST_NUMBERS = 5
 
-#: The addresses that a name is given in order to deny it; dnsmasq has # and nothing as well.
+#: The addresses that such lists give a name to deny it; dnsmasq also has "#" and nothing.
 _NOWHERE = ("0.0.0.0", "127.0.0.1", "::", "::1")
-#: What a file of hosts says of its own host: names without a dot, these, and those addresses.
+#: Entries for the host itself in a hosts file: names without a dot, these, and those addresses.
 _OF_THIS_HOST = re.compile(r"[^.]*\.?\Z|(.*\.)?localhost\d?(\.localdomain\d?)?\Z", re.I)
-#: A first look, because a list may have a million lines.
+#: Checked first, because a list may have a million lines.
 _IS_OURS = re.compile(r"[\w.*:-]+(/\d+)?\Z")
 _DNSMASQ = re.compile(r"(address|local|server)=((?:/[^/\s]+)+)/(\S*)(\s+#.*)?\Z")
 _ADBLOCK = re.compile(r"\|\|([^\s^/$*|]+)\^\Z")
@@ -36,10 +36,10 @@ _OF_PAGES = re.compile(r"#[@?$%]*#")
 
 
 class Lines(NamedTuple):
-    """A list in a file: networks, names, and what is to be told about it.
+    """The list of one file.
 
-    ``foreign`` is an error that shows its first line for another program, ``notes`` sentences
-    about lines that mean nothing.
+    ``foreign`` is an error that shows its first line for another program; ``notes`` are
+    sentences about skipped lines.
     """
 
     rows: List[Row]
@@ -52,8 +52,7 @@ def parse_lines(text: str, name: str) -> Lines:
     """Return the list in the file called *name*: a network or a name a line, # and ! comments.
 
     Raises:
-        RuleError: a line is neither, nor one for another program; its place is file, line and
-            column.
+        RuleError: a line is neither, nor for another program; with file, line and column.
     """
     rows: List[Row] = []
     names: List[str] = []
@@ -93,9 +92,9 @@ _NO_NAME = "a name that no host can have"
 
 
 def _foreign(line: str) -> Tuple[Optional[List[str]], str]:
-    """Return what a line for another program denies, and what in it means nothing here.
+    """Return the names that a line for another program denies, or why it is skipped.
 
-    None and nothing: it is no such line.
+    (None, ""): it is no such line.
     """
     head = re.split(r"[\s#]", line, maxsplit=1)[0]
     if line.startswith("@@"):
@@ -135,10 +134,10 @@ def _note(name: str, what: str, numbers: List[int]) -> str:
 
 
 def _add(word: str, rows: List[Row], names: List[str]) -> None:
-    """Add what *word* says to *rows*, or to *names*.
+    """Add *word* to *rows* or *names*.
 
     Raises:
-        ValueError: it is neither network nor name.
+        ValueError: it is neither a network nor a name.
     """
     if word.lower() in SETS:
         raise ValueError("%s is a set: write it in the rule itself" % word)

@@ -216,7 +216,7 @@ def disguises(ip: bytes) -> Iterable[bytes]:
         if inner != ip:
             yield inner
         if not inner[0]:
-            yield _LOOPBACK4  # Linux connects 0.0.0.0/8 to this host
+            yield _LOOPBACK4  # 0.0.0.0, and what is like it, is this host
     if ip == _ZERO16:
         yield _LOOPBACK6
 

@@ -29,19 +29,19 @@ __all__ = [
     "parse_users",
 ]
 
-#: More would keep everybody who logs in waiting.  On a PC these are 1.8 s with OpenSSL,
-#: 6 s without; small machines are several times as slow.
+#: A limit on the time of a login.  On a PC it takes 1.8 s with OpenSSL, 6 s without; small
+#: machines are several times slower.
 MAX_ITERATIONS = 10000000
-#: Of the hashes that we make; a hash from elsewhere may have another size.
+#: In new hashes; a hash from another program may have another size.
 SALT_BYTES = 16
 
-#: What passlib takes, too: a salt has at most 1024 bytes, a checksum always 32.
+#: As in passlib: a salt has at most 1024 bytes, a checksum always 32.
 _SHAPE = re.compile(
     r"\$pbkdf2-sha256\$([1-9][0-9]*)\$([A-Za-z0-9./]{0,1366})\$([A-Za-z0-9./]{43})\Z"
 )
 _BLOCK_BYTES = 64
-#: Between two calls of ``pause``: half a millisecond on a PC.
-_TURN = 1000
+#: Iterations between two calls of ``pause``: half a millisecond on a PC.
+_ITERATIONS_AT_ONCE = 1000
 
 
 def _no_pause() -> None:
@@ -49,7 +49,7 @@ def _no_pause() -> None:
 
 
 class Hash(NamedTuple):
-    """A password's hash, and all that it takes to make another one like it."""
+    """The hash of a password, with its iterations and salt."""
 
     iterations: int
     salt: bytes
@@ -64,15 +64,15 @@ class Hash(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Optional[Hash]":
-        """Return the hash that *text* is, None if it is none.
+        """Return the hash that *text* describes; None if it does not describe one.
 
         Raises:
-            ConfigError: its number of iterations cannot be used.
+            ConfigError: it has too many iterations.
         """
         shape = _SHAPE.match(text)
         if shape is None or len(shape.group(2)) % 4 == 1:
             return None
-        # By length first: a number of a million digits takes seconds to read.
+        # Length first, because a number of a million digits takes seconds to parse.
         if len(shape.group(1)) > 8 or int(shape.group(1)) > MAX_ITERATIONS:
             raise ConfigError(
                 "--users-file", "a hash has 1 to %d iterations, not more" % MAX_ITERATIONS
@@ -80,12 +80,12 @@ class Hash(NamedTuple):
         return cls(int(shape.group(1)), _decoded(shape.group(2)), _decoded(shape.group(3)))
 
     def text(self) -> str:
-        """Return it as it is written."""
+        """Return the text that ``parse`` takes."""
         parts = (self.iterations, _encoded(self.salt), _encoded(self.checksum))
         return "$pbkdf2-sha256$%d$%s$%s" % parts
 
     def fits(self, password: bytes, pause: Callable[[], None] = _no_pause) -> bool:
-        """Return whether it is the hash of *password*: after one derivation."""
+        """Return whether it is the hash of *password*; takes one derivation."""
         import hmac
 
         derived = derive(password, self.salt, self.iterations, pause)
@@ -100,8 +100,9 @@ def derive(
 ) -> bytes:
     """Return the 32 bytes of PBKDF2-HMAC-SHA256 (RFC 8018 section 5.2).
 
-    By OpenSSL where Python has it: three times as fast, and meanwhile other threads run.
-    Where it has not, *pause* is called now and then, to let them; what it raises ends it.
+    OpenSSL does it where Python has it: three times as fast, and other threads run meanwhile.
+    Otherwise *pause* is called every half millisecond, so that they can run; an exception that it
+    raises ends the derivation.
     """
     import hashlib
 
@@ -109,12 +110,12 @@ def derive(
         try:
             return hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
         except ValueError:
-            pass  # an OpenSSL with rules of its own (FIPS) may find the salt too short
+            pass  # OpenSSL with FIPS may refuse a short salt
     return _by_hand(hashlib.sha256, password, salt, iterations, pause)
 
 
 def is_fast() -> bool:
-    """Return whether OpenSSL derives.  Pythons before 3.12 have another one, which is slow."""
+    """Return whether OpenSSL derives.  Before Python 3.12 there is also a slow fallback."""
     import hashlib
 
     return getattr(getattr(hashlib, "pbkdf2_hmac", None), "__module__", "") == "_hashlib"
@@ -130,13 +131,13 @@ def _by_hand(
     if len(password) > _BLOCK_BYTES:
         password = sha256(password).digest()
     key = password.ljust(_BLOCK_BYTES, b"\0")
-    # HMAC (RFC 2104) has hashed a block of each before the first byte of a message comes.
+    # HMAC (RFC 2104) hashes one block of each key before the message; copies save that.
     inner = sha256(bytes(byte ^ 0x36 for byte in key)).copy
     outer = sha256(bytes(byte ^ 0x5C for byte in key)).copy
     last = salt + b"\0\0\0\1"
     total = 0
-    for done in range(0, iterations, _TURN):
-        for _ in range(min(_TURN, iterations - done)):
+    for done in range(0, iterations, _ITERATIONS_AT_ONCE):
+        for _ in range(min(_ITERATIONS_AT_ONCE, iterations - done)):
             message, keyed = inner(), outer()
             message.update(last)
             keyed.update(message.digest())
@@ -160,7 +161,7 @@ def _decoded(text: str) -> bytes:
 
 _OPTION = "--users-file"
 _MAKES_ONE = "`minisocks hash-password --name %s` makes the line"
-#: In a line of /etc/passwd; one of /etc/shadow has 8.
+#: Colons in a line of /etc/passwd; /etc/shadow has 8.
 _COLONS_OF_ACCOUNTS = 6
 _IS_OF_ACCOUNTS = (
     "this is a line of the system's own accounts, which are no users of the proxy; "
@@ -172,10 +173,10 @@ def parse_users(text: str, file_name: str) -> Dict[bytes, Hash]:
     """Return the hash of each user.
 
     Raises:
-        ConfigError: a line cannot be used; its place is ``FILE, line N``.
+        ConfigError: a line is not valid; its place is ``FILE, line N``.
     """
     found: Dict[bytes, Hash] = {}
-    # Not splitlines: a name may have in it what that takes for an end.
+    # Not splitlines, because a name may contain other characters that it takes for line ends.
     for number, line in enumerate(text.split("\n"), 1):
         line = line[:-1] if line.endswith("\r") else line
         if number == 1 and line.startswith("\ufeff"):
@@ -207,7 +208,7 @@ def check_user_name(name: str) -> bytes:
     """Return *name* as clients send it.
 
     Raises:
-        ConfigError: no user in the file can be called so.
+        ConfigError: it cannot be the name of a user in the file.
     """
     try:
         user = encode(name)
@@ -223,5 +224,5 @@ def check_user_name(name: str) -> bytes:
 
 
 def _shown(name: str) -> str:
-    """Return *name* where it can be typed as it is."""
+    """Return *name* if it can be typed as it is, else ``NAME``."""
     return name if re.match(r"[A-Za-z0-9_.@+-]+\Z", name) else "NAME"

@@ -1,8 +1,8 @@
-"""Failed logins, and how long the next try has to wait for them.  Pure.
+"""Failed logins, and how long the next attempt has to wait.  Pure.
 
-The first failures are free: people mistype.  Then each wait is twice the last one, and a minute
-without failures is worth half of them.  A success changes nothing: a client that guesses may
-have a password of its own.
+The first failures cost nothing, because people mistype.  Then each wait is twice the last one, and
+every minute without failures halves their number.  A success changes nothing, because a client
+that guesses may also have a password of its own.
 """
 
 import itertools
@@ -13,28 +13,28 @@ from minisocks.policy.client import Groups
 
 __all__ = ["FREE", "Penalties", "Scope", "scopes_of"]
 
-#: So many failures of one client cost nothing.
+#: Failures of one client without a wait.
 FREE = 3
+#: The first wait.
 FIRST_SECONDS = 0.5
-#: The longest wait of one client: with it, a client that guesses on has one guess in 13 s.
+#: The longest wait of one client.  A client that continues to guess has one guess in 13 s.
 MOST_SECONDS = 30.0
-#: And of a wider group, where clients wait for each other's failures.
+#: The longest wait of a wider group, whose clients wait for failures of each other.
 MOST_GROUP_SECONDS = 2.0
-#: After so many seconds half of the failures are forgotten.
+#: The time after which half of the failures are forgotten.
 HALF_LIFE_SECONDS = 60.0
-#: So many more than are free count, or a browser that is sure of a wrong password would keep
-#: all beside it out for long: two minutes later all waits are over.
+#: Failures that count beyond the free ones: so all waits are over two minutes after the last,
+#: even if a browser repeats a wrong password.
 MOST = 7
-#: Entries at once; of so many that have not failed for longest, the one that has failed least
-#: makes room.
+#: Entries at once.  One more replaces the lowest score among the LOOKED_AT oldest.
 MAX_ENTRIES = 4096
 LOOKED_AT = 16
 
 
 class Scope(NamedTuple):
-    """What failures count by: how many of them cost nothing, and the longest wait.
+    """What failures are counted for: ``free`` without a wait, then ``most_seconds`` at most.
 
-    ``parts`` are an address or a wider group, the user, and a name where many are one user.
+    ``parts`` are an address or a wider group, the user, and a name where one user has many.
     """
 
     parts: Tuple[bytes, ...]
@@ -43,13 +43,12 @@ class Scope(NamedTuple):
 
 
 def scopes_of(row: Groups) -> List[Scope]:
-    """Return the scopes of a login, its own first; in IPv6 an address is a /64.
+    """Return the scopes of a login, the narrowest first; in IPv6 an address is a /64.
 
-    A wider one has twice as many free failures as the one in it.
+    Each has twice as many free failures as the one before it.
 
     Args:
-        row: the client's groups, and behind them the user, then perhaps a name, as (what it is,
-            its bytes).
+        row: the groups of the client, then the user and perhaps a name, each as (kind, bytes).
     """
     groups = [part for part in row if not isinstance(part, tuple)]
     groups = groups[:-1] if len(groups) > 3 else groups
@@ -63,25 +62,24 @@ def scopes_of(row: Groups) -> List[Scope]:
 
 
 class Penalties:
-    """Failures by any key.
+    """Failures by key, at most ``MAX_ENTRIES``.
 
-    A class because of the bound.  Guarded by its owner.  Times are seconds of one clock,
-    the caller's.
+    Its owner guards it.  Times are seconds of a clock of the caller.
     """
 
     def __init__(self) -> None:
-        #: How many failures, as they counted at what time.
+        #: By key: the score, and the time when it had that value; the oldest first.
         self._failed: Dict[bytes, Tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return len(self._failed)
 
     def add(self, key: bytes, now: float, free: int = FREE) -> int:
-        """Count a failure; return how many there are."""
+        """Add a failure; return how many count now."""
         score = min(self.score(key, now) + 1, float(free + MOST))
         self._failed.pop(key, None)
         while len(self._failed) >= MAX_ENTRIES:
-            # Of those that have not failed for longest: to look at all of them takes too long.
+            # Only the oldest ones, because all of them take too long.
             oldest = itertools.islice(self._failed, LOOKED_AT)
             del self._failed[min(oldest, key=lambda one: self.score(one, now))]
         self._failed[key] = score, now
@@ -100,10 +98,10 @@ class Penalties:
         most: float = MOST_SECONDS,
         part: float = 1.0,
     ) -> float:
-        """Return how long, from *now*, the next try has to wait: since the last failure.
+        """Return how many seconds from *now* the next attempt has to wait.
 
         Args:
-            part: of the whole time.
+            part: the part of the wait after the last failure that applies.
         """
         score, at = self._failed.get(key, (0.0, now))
         if round(score) < free:

@@ -59,21 +59,21 @@ __all__ = [
     "with_files",
 ]
 
-#: Returns the list in a file; raises ``ConfigError``.
+#: Returns the list in a file, or raises ``ConfigError``.
 ReadLines = Callable[[str], Lines]
 
 _WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
-#: Such a name of a file needs no quotes.
+#: A file name that needs no quotes.
 _PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
 _CLAUSES = ("from", "to", "port", "command", "version", "user")
 
 
 class Rule(NamedTuple):
-    """One rule.  Of a clause that is not there, None: it says nothing about that.
+    """One rule.  The field of a clause that is not there is None.
 
-    ``users`` has the names that it is about, and None for a client without a password;
-    ``any_user`` stands for every user.
+    ``users`` has the names of users, and None for clients without a password; ``any_user``
+    stands for every user.
     """
 
     allows: bool
@@ -89,9 +89,9 @@ class Rule(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Whether; and in words why not (what an operator can do about it).
+    """Whether a request is allowed; if not, why, and what the operator can do.
 
-    ``number`` is that of the rule that made it, from 1; 0 if none did, or none could yet.
+    ``number`` is the number of the rule that decided, from 1; 0 if none did.
     """
 
     allowed: bool
@@ -99,10 +99,10 @@ class Decision(NamedTuple):
     number: int = 0
 
     def raise_if_denied(self) -> None:
-        """Go on if it is allowed.
+        """Raise if it is not allowed.
 
         Raises:
-            RefusedByRules: it is not.
+            RefusedByRules: with ``reason``.
         """
         if not self.allowed:
             raise RefusedByRules(self.reason)
@@ -118,7 +118,7 @@ class _Word(NamedTuple):
 
 
 class _Line:
-    """One rule as it is read, for errors that show where."""
+    """The text of one rule, for errors with a column."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -129,19 +129,23 @@ class _Line:
 
 
 def check_rule(text: str) -> None:
-    """Accept what is a rule, as far as can be said without the files it names.
+    """Accept a rule, without reading the files that it names.
 
     Raises:
-        RuleError: it is none.
+        RuleError: it is not valid.
     """
-    parse_rule(text, lambda path: Lines([], []))
+    parse_rule(text, _no_lines)
+
+
+def _no_lines(path: str) -> Lines:
+    return Lines([], [])
 
 
 def parse_rule(text: str, read: ReadLines) -> Rule:
-    """Return the rule that *text* says.
+    """Return the rule *text*.
 
     Raises:
-        RuleError: it says none; with the column.
+        RuleError: it is not valid; with the column.
         ConfigError: from *read*.
     """
     line = _Line(text)
@@ -154,8 +158,8 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
     for clause, values in _clauses(line, words[1:]):
         name = clause.text.lower()
         if name in ("from", "to"):
-            places = _places(line, name, values, read, rule.allows)
-            fields["sources" if name == "from" else "targets"] = places
+            found = _address_set(line, name, values, read, rule.allows)
+            fields["sources" if name == "from" else "targets"] = found
         elif name == "port":
             fields["ports"] = tuple(_ports(line, word) for word in values)
         elif name == "command":
@@ -187,7 +191,7 @@ def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Wor
         yield clause, values
 
 
-def _places(
+def _address_set(
     line: _Line, clause: str, words: List[_Word], read: ReadLines, allows: bool
 ) -> AddressSet:
     rows: List[Row] = []
@@ -196,7 +200,7 @@ def _places(
     for word in words:
         text = word.text.lower()
         if text == "remote" and clause == "to":
-            # It would have what is this host's by other names, and 169.254.169.254.
+            # It would contain other addresses of this host, and 169.254.169.254.
             raise line.wrong("remote is about clients; to has public, private and so on", word)
         if text in SETS:
             sets.add(text)
@@ -282,10 +286,10 @@ def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[Optional[bytes]],
 
 
 def with_files(text: str, rename: Callable[[str], str]) -> str:
-    """Return the rule *text* with the files that it names called otherwise."""
+    """Return the rule *text* with *rename* applied to its file names."""
 
     def renamed(found: Any) -> str:
-        # In quotes alone it is the name of a user.
+        # In quotes without "@" it is a user name.
         word = str(found.group())
         if not word.startswith("@"):
             return word
@@ -296,7 +300,7 @@ def with_files(text: str, rename: Callable[[str], str]) -> str:
 
 
 def _built_in(text: str) -> Rule:
-    return parse_rule(text, lambda path: Lines([], []))._replace(is_built_in=True)
+    return parse_rule(text, _no_lines)._replace(is_built_in=True)
 
 
 _OURS = _built_in(
@@ -314,7 +318,7 @@ ALL = _built_in("allow")
 def in_force(
     own: Sequence[Rule], has_users: bool = False, allow_lan: bool = False, open: bool = False
 ) -> List[Rule]:
-    """Return the rules in their order, given those of the settings."""
+    """Return the rules in force, in their order; *own* are those of the settings."""
     rules = [_with_user(rule) if has_users else rule for rule in own]
     place = next((i for i, rule in enumerate(rules) if _opens_all(rule)), len(rules))
     rules[place:place] = [_OURS, _INSIDE_OF_LAN if allow_lan else _INSIDE]
@@ -334,7 +338,7 @@ def _with_user(rule: Rule) -> Rule:
 
 
 def _opens_all(rule: Rule) -> bool:
-    """Return whether *rule* allows addresses that it does not name: a name may have any."""
+    """Return whether *rule* allows addresses that it does not name; a name may have any."""
     targets = rule.targets
     return rule.allows and (
         targets is None

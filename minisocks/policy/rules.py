@@ -84,9 +84,9 @@ class Rules:
         self._is_own = is_own
         #: With the ``from`` that decides for good whether the row is about a client.
         self._rows: List[Tuple[_Row, Optional[AddressSet], bool]] = []
-        places = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
-        self._depth = max((place.names.depth for place in places), default=0)
-        self._asks_often = sum(not place.is_lasting for place in places) > 1
+        sets = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
+        self._depth = max((one.names.depth for one in sets), default=0)
+        self._asks_often = sum(not one.is_lasting for one in sets) > 1
         #: Rules up to this number stand before the one that protects this host: they open the
         #: addresses of this host that they name.
         self._guarded = next((n for n, rule in enumerate(rules) if _guards_self(rule)), 0)

@@ -74,7 +74,7 @@ def test_turns_make_no_difference(iterations, monkeypatch):
     expected = by_hand(b"password", SALT, iterations, lambda: pauses.append(1))
     assert -(-iterations // 1000) == len(pauses)
 
-    monkeypatch.setattr(passwords, "_TURN", 7)
+    monkeypatch.setattr(passwords, "_ITERATIONS_AT_ONCE", 7)
     assert expected == by_hand(b"password", SALT, iterations)
 
 
