@@ -1,6 +1,6 @@
-"""The README says what is true.
+"""README and documents say what is true.
 
-``PYTHONPATH=.:tests python3 tests/docs/test_readme.py`` rewrites its table.
+``PYTHONPATH=.:tests python3 tests/docs/test_readme.py`` writes the table of options in docs/configuration.rst.
 """
 
 import glob
@@ -18,6 +18,7 @@ from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.service.pidfile import default_path
 
 README = os.path.join(ROOT, "README.rst")
+CONFIGURATION = os.path.join(ROOT, "docs", "configuration.rst")
 TABLE = re.compile(r"(\.\. options begin\n).*?(\.\. options end)", re.S)
 
 
@@ -49,18 +50,18 @@ def options_table():
 
 
 def with_table(text):
-    """Return the README's *text* with the table as it should be."""
+    """Return the *text* of docs/configuration.rst with the table as it should be."""
     return TABLE.sub(lambda match: match.group(1) + options_table() + match.group(2), text)
 
 
-def read():
-    with open(README, encoding="utf-8") as readme:
-        return readme.read()
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def test_options_are_not_stale():
-    """The README's table of options is the one made from the settings."""
-    text = read()
+    """The table of options in docs/configuration.rst is the one made from the settings."""
+    text = read(CONFIGURATION)
 
     assert TABLE.search(text)
     assert with_table(text) == text
@@ -84,9 +85,10 @@ def test_no_command_uses_a_folder_that_all_users_share():
 
 
 def test_the_file_shown_is_a_file_that_works():
-    """The README's ini file sets what it says it sets."""
-    (block,) = re.findall(r"(?m)^(    \[minisocks\]\n(?:    .*\n|\n)+)", read())
-    config = layered({}, {}, textwrap.dedent(block), "README").config
+    """The ini file in docs/configuration.rst sets what it says it sets."""
+    text = read(CONFIGURATION)
+    (block,) = re.findall(r"(?m)^(    \[minisocks\]\n(?:    .*\n|\n)+)", text)
+    config = layered({}, {}, textwrap.dedent(block), CONFIGURATION).config
 
     assert ("127.0.0.1:1080", "[::1]:1080") == config.listen
     assert ("ann:secret", "bob:hunter2") == config.user
@@ -96,7 +98,7 @@ def test_the_file_shown_is_a_file_that_works():
 def commands():
     """Return the lines of the README that are typed, in its order."""
     first = r"(?:\./|~/|scripts/)\S+|python3|pip|pipx|minisocks|curl|apt"
-    return re.findall(r"(?m)^    ((?:%s)(?: .*)?)$" % first, TABLE.sub("", read()))
+    return re.findall(r"(?m)^    ((?:%s)(?: .*)?)$" % first, read(README))
 
 
 #: Those that install it are run by scripts/smoke, which may ask the package index; the others
@@ -178,6 +180,6 @@ def test_no_document_says_python_or_pip_for_those_of_the_system():
 
 
 if __name__ == "__main__":
-    new = with_table(read())
-    with open(README, "w", encoding="utf-8") as output:
+    new = with_table(read(CONFIGURATION))
+    with open(CONFIGURATION, "w", encoding="utf-8") as output:
         output.write(new)
