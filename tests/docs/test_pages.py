@@ -1,7 +1,8 @@
-"""The pages for a machine, and those on limits, users and forwarders: they say what works.
+"""The pages on installation, limits, users and forwarders: they say what works.
 
 Each of their literal blocks is used in the order of the page, with the paths and the port
-moved to where a test may have its own, unless the words before it say "(not run here)":
+moved to where a test may have its own, unless the words before it say "(not run here)".  Of
+the page on installation each kind of machine has its sections:
 files are written, commands are run, the procd script and the systemd unit start the
 proxy as procd and systemd would, and at last the lines for cron are run as cron would.
 """
@@ -29,19 +30,19 @@ ANALYZE = shutil.which("systemd-analyze")
 
 #: What the pages may name on a machine, and a test must not touch.
 PLACES = re.compile(
-    r"(?<![\w./])/(?=(etc|home|tmp|usr/(local/)?bin|usr/libexec|(var/)?run)(/|\b))(?!etc/rc\.common)"
+    r"(?<![\w./])/(?=(etc|home|opt|tmp|usr/(local/)?bin|usr/libexec|(var/)?run)(/|\b))(?!etc/rc\.common)"
 )
-PAGES = {
-    "openwrt": ("sh", "ash"),
-    "cron": ("sh", "ash"),
-    "forwarder": ("sh",),
-    "limits": ("sh",),
-    "raspberry-pi": ("sh",),
-    "rhel8": ("sh",),
-    "users": ("sh",),
+PAGES = ("forwarder", "install", "limits", "users")
+SYSTEMD = "systemd: Raspberry Pi OS, Debian, Ubuntu, RHEL 8"
+#: By machine: the page, its sections that are for this machine (none: all of it), and shells.
+MACHINES = {
+    "cron": ("install", ("cron", "Control it"), ("sh", "ash")),
+    "openwrt": ("install", ("Settings", "OpenWrt", "Control it", "cron"), ("sh", "ash")),
+    "systemd": ("install", ("One file", "Settings", SYSTEMD, "Control it"), ("sh",)),
+    "forwarder": ("forwarder", (), ("sh",)),
+    "limits": ("limits", (), ("sh",)),
+    "users": ("users", (), ("sh",)),
 }
-#: Those that say how to keep it running have lines for cron.
-WITHOUT_CRON = {"forwarder", "limits", "users"}
 
 #: What /etc/rc.common has of procd and of users, as far as the script may call it.
 RC_COMMON = """
@@ -97,7 +98,7 @@ class Machine:
             self.script("/usr/" + name, '%s "$@"' % " ".join(words))
         self.script("/stubs/sudo", 'exec "$@"')
         self.script("/stubs/logger", "cat >>'%s'" % self.at("/tmp/logged"))
-        for where in ("usr/bin", "home/pi") if is_router else ("home/pi",):
+        for where in ("usr/bin", "home/pi"):
             shutil.copy(single_file, self.at("/%s/minisocks.pyz" % where))
         if is_router or shell == "ash":
             shutil.copy(single_file, self.at("/usr/local/bin/minisocks.pyz"))
@@ -270,23 +271,27 @@ class Machine:
 
 
 @pytest.mark.parametrize(
-    "page, shell", [(page, shell) for page, shells in PAGES.items() for shell in shells]
+    "kind, shell", [(kind, shell) for kind, (_, _, shells) in MACHINES.items() for shell in shells]
 )
-def test_what_a_page_says_works(page, shell, single_file, tmp_path):
+def test_what_a_page_says_works(kind, shell, single_file, tmp_path):
     """From its first block to its last, and then its lines for cron, twice."""
     if shell == "ash" and not BUSYBOX:
         pytest.skip("no busybox")
-    machine = Machine(str(tmp_path), single_file, shell, page == "openwrt")
+    page, sections, _ = MACHINES[kind]
+    machine = Machine(str(tmp_path), single_file, shell, kind == "openwrt")
     lines = []
     try:
-        for block in blocks(page):
-            if block.kind == "crontab":
-                lines += block.text.splitlines()
-            elif block.kind != "not run":
-                getattr(machine, block.kind)(block)
+        for section in sections or (None,):
+            for block in blocks(page):
+                if section not in (None, block.section) or block.kind == "not run":
+                    continue
+                if block.kind == "crontab":
+                    lines += block.text.splitlines()
+                else:
+                    getattr(machine, block.kind)(block)
         machine.end_service()
         machine.stop()
-        assert bool(lines) == (page not in WITHOUT_CRON)
+        assert bool(lines) == ("cron" in sections)
         pids = []
         for line in lines + lines:
             machine.crontab(line)
@@ -312,6 +317,13 @@ def test_what_is_marked_cannot_be_run_here(page):
     for block in blocks(page):
         if block.kind == "not run":
             assert re.search(r"\b(%s)\b|/etc/init\.d/" % why, block.text), block.text
+
+
+def test_every_block_has_its_machine():
+    """No section of the page on installation is left out, unless nothing of it can be run."""
+    used = {section for page, sections, _ in MACHINES.values() for section in sections}
+    to_run = {block.section for block in blocks("install") if block.kind != "not run"}
+    assert to_run == used
 
 
 def test_every_block_is_found():

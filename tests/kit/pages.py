@@ -10,9 +10,10 @@ NOT_RUN = "(not run here)"
 
 
 class Block:
-    """A literal block of a page, and the words before it."""
+    """A literal block of a page, its section, and the words before it."""
 
-    def __init__(self, words, text):
+    def __init__(self, section, words, text):
+        self.section = section
         self.words = " ".join(words.split())
         self.text = text
         self.kind = self._kind()
@@ -39,8 +40,10 @@ def blocks(page):
     """Return the literal blocks of a page, in its order."""
     with open(os.path.join(ROOT, "docs", page + ".rst"), encoding="utf-8") as file:
         lines = file.read().split("\n")
-    found, start = [], 0
+    found, start, section = [], 0, None
     for number, line in enumerate(lines):
+        if re.match(r"(-{4,}|={4,})$", line):
+            section = lines[number - 1]
         if number < start or not line.endswith("::"):
             continue
         first = number
@@ -57,6 +60,6 @@ def blocks(page):
         words = lines[first : number + 1]
         if line == "::" and first == number:  # the words are a paragraph further up
             words = [one for one in lines[:number] if one.strip()][-1:]
-        found.append(Block("\n".join(words), text))
+        found.append(Block(section, "\n".join(words), text))
         start = end
     return found
