@@ -26,7 +26,8 @@ EXIT_NOT_RUNNING = 3
 #: options' names on it.
 WIDTH, NAME_WIDTH = 82, 28
 
-_EXAMPLES = (
+#: Command lines, each with what it does.
+EXAMPLES = (
     ("minisocks", "Serve programs on this host."),
     ("minisocks -l :1080 --allow-lan", "Serve the local network."),
     ("minisocks -l :1080 --user NAME:PASSWORD", "Serve users that have the password."),
@@ -93,19 +94,20 @@ class _Command(click.Command):
         """Show examples and commands, settings in their groups, and the rest."""
         if self.name not in COMMANDS:
             with formatter.section("Examples"):
-                formatter.write_dl(_EXAMPLES, WIDTH)
+                formatter.write_dl(EXAMPLES, WIDTH)
             _write_section(
                 formatter, "Commands", [(str(c.name), str(c.help)) for c in COMMANDS.values()]
             )
         for group in GROUPS:
             rows = [_help_row(s) for s in self.settings if s.group == group]
             _write_section(formatter, group, rows)
-        rows = [(_spelling(option), str(option.help)) for option in self.more]
+        rows = [(spelling_of(option), str(option.help)) for option in self.more]
         rows += [("    --version", "Show the version."), ("-h, --help", "Show this page.")]
         _write_section(formatter, "Other", rows)
 
 
-def _spelling(option: click.Option) -> str:
+def spelling_of(option: click.Option) -> str:
+    """Return the option with its value, as a help page shows it."""
     return ("    %s %s" % (option.opts[0], option.metavar or "")).rstrip()
 
 
@@ -225,7 +227,7 @@ def _value(name: str, metavar: str, text: str, default: Optional[str] = None) ->
     return click.Option(names, metavar=metavar, default=default, help=text)
 
 
-_SERVE = _Command(
+SERVE = _Command(
     "minisocks",
     _serve,
     "Run a SOCKS4, SOCKS4a and SOCKS5 proxy until TERM or INT.",
@@ -340,7 +342,7 @@ def _status_of(argv: List[str]) -> int:
 
 
 def _run(argv: List[str]) -> None:
-    command: _Command = _SERVE
+    command: _Command = SERVE
     if argv and argv[0] in COMMANDS:
         command = COMMANDS[argv.pop(0)]
     # An option with a value or without: click has that since 8.0 only.
@@ -377,8 +379,8 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 def _usage_sentence(exc: click.ClickException) -> str:
     if isinstance(exc, click.NoSuchOption):
-        command, name = exc.ctx.command if exc.ctx else _SERVE, exc.option_name
-        known, others = ([o for p in c.params for o in p.opts] for c in (command, _SERVE))
+        command, name = exc.ctx.command if exc.ctx else SERVE, exc.option_name
+        known, others = ([o for p in c.params for o in p.opts] for c in (command, SERVE))
         if name in others:
             return "%s is an option of the start, not of %s" % (name, command.name) + _SEE_HELP
         # --no-listen was not meant to be --listen.

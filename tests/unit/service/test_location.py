@@ -162,7 +162,7 @@ def test_any_command_line_is_read_as_click_does(argv):
     if found is None:
         return
     try:
-        with cli._SERVE.make_context("minisocks", list(argv)) as context:
+        with cli.SERVE.make_context("minisocks", list(argv)) as context:
             assert [] == context.args
             params = context.params
     except click.ClickException as exc:
