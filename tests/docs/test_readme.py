@@ -1,7 +1,4 @@
-"""README and documents say what is true.
-
-``PYTHONPATH=.:tests python3 tests/docs/test_readme.py`` writes the table of options in docs/configuration.rst.
-"""
+"""README and documents say what is true."""
 
 import glob
 import os
@@ -19,52 +16,11 @@ from minisocks.service.pidfile import default_path
 
 README = os.path.join(ROOT, "README.rst")
 CONFIGURATION = os.path.join(ROOT, "docs", "configuration.rst")
-TABLE = re.compile(r"(\.\. options begin\n).*?(\.\. options end)", re.S)
-
-
-def spelling(setting):
-    names = ", ".join(name for name in (setting.short, setting.option) if name)
-    return names + setting.spelling[len(setting.option) :]
-
-
-def default(setting):
-    if not setting.default:
-        return ""
-    values = setting.default if setting.kind == "texts" else (setting.default,)
-    return " Default: %s." % " ".join(setting.shown(value) for value in values)
-
-
-def options_table():
-    """Return the options as RST definition lists under the names of their groups."""
-    parts = []
-    for group in GROUPS:
-        rows = [setting for setting in (CONFIG_FILE,) + SETTINGS if setting.group == group]
-        if rows:
-            parts.append("**%s**\n" % group)
-        for setting in rows:
-            body = textwrap.fill(
-                setting.help + default(setting), 86, initial_indent="    ", subsequent_indent="    "
-            )
-            parts.append("``%s``\n%s\n" % (spelling(setting), body))
-    return "\n" + "\n".join(parts) + "\n"
-
-
-def with_table(text):
-    """Return the *text* of docs/configuration.rst with the table as it should be."""
-    return TABLE.sub(lambda match: match.group(1) + options_table() + match.group(2), text)
 
 
 def read(path):
     with open(path, encoding="utf-8") as file:
         return file.read()
-
-
-def test_options_are_not_stale():
-    """The table of options in docs/configuration.rst is the one made from the settings."""
-    text = read(CONFIGURATION)
-
-    assert TABLE.search(text)
-    assert with_table(text) == text
 
 
 def documents():
@@ -177,9 +133,3 @@ def test_no_document_says_python_or_pip_for_those_of_the_system():
         assert [] == re.findall(r"(?m)(?<![\w./-])python [-\w./]*[/.-].*$", text), path
         assert [] == re.findall(r"(?m)^.*/bin/python\b.*$", text), path
         assert [] == re.findall(r"(?m)^.*(?<![\w/-])(?:python3 -m )?pip3? install.*$", text), path
-
-
-if __name__ == "__main__":
-    new = with_table(read(CONFIGURATION))
-    with open(CONFIGURATION, "w", encoding="utf-8") as output:
-        output.write(new)
