@@ -1,5 +1,6 @@
-"""The command line: options, help and exit codes.  The only module that imports click."""
+"""The command line: options, help and exit codes.  Only this and ``completion`` import click."""
 
+import os
 import re
 import sys
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -25,6 +26,9 @@ EXIT_NOT_RUNNING = 3
 #: Columns of a help page, as click counts them (it leaves two free), and of the
 #: options' names on it.
 WIDTH, NAME_WIDTH = 82, 28
+
+#: The variable by which a shell asks for completion, as click names it.
+COMPLETE = "_MINISOCKS_COMPLETE"
 
 #: Command lines, each with what it does.
 EXAMPLES = (
@@ -196,13 +200,13 @@ def _to_running(name: str) -> Callable[..., None]:
 
 
 def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
-    if wanted:
+    if wanted and not context.resilient_parsing:
         console.print_line("minisocks %s" % __version__)
         context.exit()
 
 
 def _show_help(context: click.Context, _option: Any, wanted: bool) -> None:
-    if wanted:
+    if wanted and not context.resilient_parsing:
         for line in context.get_help().split("\n"):
             console.print_line(line)
         context.exit()
@@ -342,6 +346,11 @@ def _status_of(argv: List[str]) -> int:
 
 
 def _run(argv: List[str]) -> None:
+    if COMPLETE in os.environ:
+        from minisocks.completion import complete  # for shells only
+
+        complete(COMPLETE, SERVE.params, {**COMMANDS})
+        return
     command: _Command = SERVE
     if argv and argv[0] in COMMANDS:
         command = COMMANDS[argv.pop(0)]
