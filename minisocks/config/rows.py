@@ -91,8 +91,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "users_file",
             "text",
-            "Accept the users in this file. It has a line NAME:HASH for each user, made by minisocks "
-            "hash-password. A reload reads it again.",
+            "Accept the users in this file. It has a line NAME:HASH for each user, made by "
+            "minisocks hash-password. A reload reads it again.",
             "FILE",
         ),
         _row(

@@ -9,9 +9,9 @@ import _socket  # not socket, which takes as long to import as all else here
 import os
 import time
 
+from minisocks.net.opening import demand_trusted, read_file
 from minisocks.service.location import locate, normal, scan
 from minisocks.service.pidfile import Pidfile, control_path
-from minisocks.net.opening import demand_trusted, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import pytest
 
 from kit.support import OLDEST_CLICK, ROOT, CommandLine, closed_port, run_command
 from minisocks.config.layers import layered
-from minisocks.config.settings import CONFIG_FILE, GROUPS, SETTINGS
 from minisocks.service.pidfile import default_path
 
 README = os.path.join(ROOT, "README.rst")

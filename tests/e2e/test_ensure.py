@@ -10,9 +10,6 @@ import threading
 
 import pytest
 
-from minisocks.errors import ServiceError
-from minisocks.service import ensure as module
-from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr, take_over
 from kit.support import (
     ROOT,
     TIMEOUT,
@@ -28,8 +25,9 @@ from kit.support import (
     swallow,
     wait_until,
 )
-from minisocks.service import watchdog
-from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr
+from minisocks.errors import ServiceError
+from minisocks.service import ensure as module
+from minisocks.service.ensure import ALIVE, REFUSED, SILENT, ask, is_healthy, sockaddr, take_over
 from minisocks.service.pidfile import Pidfile
 
 
