@@ -56,6 +56,11 @@ def test_rules_hold_for_each_protocol(target):
                     assert (90 if allowed else 91) == talk.send(request).receive(8)[1]
 
 
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT",
+    "Granted by any combination of source, destination, port, USERID and what IDENT says.",
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
 def test_socks4_is_told_by_its_own_reply(target):
     """91, and the version can be asked for."""
     with run_proxy(rule=["deny version 4", "allow from loopback"]) as proxy:

@@ -44,6 +44,30 @@ def refuses(place):
     return True
 
 
+@pytest.mark.rfc("RFC 1928 section 4", "CMD: 01 CONNECT, 02 BIND, 03 UDP ASSOCIATE.")
+@pytest.mark.rfc(
+    "RFC 1928 section 4",
+    "The server evaluates the request by source and destination, and sends one reply or more.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "It is expected after a primary connection, and for secondary ones only.",
+)
+@pytest.mark.rfc("RFC 1928 section 6, BIND", "The first reply is sent once a new socket is bound.")
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The second reply comes only when the connection has come, or has failed.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND", "In it, BND.ADDR and BND.PORT: those of the connecting host."
+)
+@pytest.mark.rfc("SOCKS4, introduction", "Two operations: CONNECT and BIND.")
+@pytest.mark.rfc("SOCKS4, BIND", '"This should only happen after a primary connection" by CONNECT.')
+@pytest.mark.rfc(
+    "SOCKS4, BIND",
+    "A second reply is sent when the connection from the application server is there.",
+)
+@pytest.mark.rfc("SOCKS4, BIND", "A match: CD 90, and traffic is relayed.")
 @every_way
 def test_a_peer_connects(proxy, way, access_log):
     """The first reply says where to, the second who did; then bytes go both ways."""
@@ -66,6 +90,8 @@ def test_a_peer_connects_by_ipv6(proxy):
         client.expect_to_work(peer)
 
 
+@pytest.mark.rfc("RFC 1928 section 6, BIND", "DST.ADDR may be a name, or unknown.")
+@pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
 @pytest.mark.parametrize("dst", ["0.0.0.0", "::"])
 def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
     """The address told is one that anybody can connect to: never 0.0.0.0 or ::."""
@@ -93,6 +119,15 @@ def test_anybody_may_connect_with_socks4(proxy):
             client.expect_to_work(peer)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The server is expected to use DST.ADDR and DST.PORT in evaluating it.",
+)
+@pytest.mark.rfc(
+    "SOCKS4, BIND",
+    "VN 4, CD 2; DSTIP is the application server, DSTPORT that of the primary connection.",
+)
+@pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
 @pytest.mark.parametrize("dst", ["127.0.0.2", "::ffff:127.0.0.2"])
 def test_the_address_of_the_peer_is_compared(proxy, dst):
     """As an IPv4 address, however it is written; its port may be any."""
@@ -101,6 +136,14 @@ def test_the_address_of_the_peer_is_compared(proxy, dst):
         client.expect_to_work(peer)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The server is expected to use DST.ADDR and DST.PORT in evaluating it.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The second reply comes only when the connection has come, or has failed.",
+)
 @pytest.mark.parametrize("way", ["5", "5 by name"])
 def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
     """However many come from elsewhere; the log has nothing to say about them in the end."""
@@ -113,6 +156,10 @@ def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
     assert "why=" not in access_log.wait_for("end=")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The second reply comes only when the connection has come, or has failed.",
+)
 def test_too_many_strangers_end_it(proxy, monkeypatch, access_log):
     """Each costs something, so there is a bound; then the client hears 02."""
     monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 3)
@@ -163,6 +210,10 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
     assert "could not be let in: aborted" in access_log.wait_for("end=refused")
 
 
+@pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
+@pytest.mark.rfc(
+    "SOCKS4, BIND", "A mismatch: CD 91 in the second reply, and both connections are closed."
+)
 @pytest.mark.parametrize("way", ["4", "4a"])
 def test_a_stranger_ends_it(proxy, way, access_log):
     """By SOCKS4, whose memo says so: it is reset, and the client hears 91."""
@@ -173,6 +224,8 @@ def test_a_stranger_ends_it(proxy, way, access_log):
     assert "end=refused why='%s'" % why in access_log.wait_for("end=")
 
 
+@pytest.mark.rfc("RFC 1928 section 6, BIND", "DST.ADDR may be a name, or unknown.")
+@pytest.mark.rfc("SOCKS4A", "This is for CONNECT and BIND.")
 def test_any_address_of_a_name_will_do(proxy_with_names):
     """A name's addresses are all waited for."""
     for source in ("127.0.0.4", "127.0.0.5"):
@@ -224,6 +277,11 @@ def test_socks4_cannot_name_an_ipv6_address(proxy_with_names, access_log):
     access_log.wait_for("end=refused why='no address that a peer could connect from'")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
+@pytest.mark.rfc("SOCKS4, BIND", "A match: CD 90, and traffic is relayed.")
 @every_way
 def test_bytes_that_come_early_are_kept(proxy, way):
     """Those with the request and those after the first reply: all, in order, for the peer."""
@@ -254,6 +312,12 @@ def test_many_early_bytes_are_kept_without_taking_memory(proxy):
             assert data[:sent] == peer.receive(sent)
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 06: TTL expired.")
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The second reply comes only when the connection has come, or has failed.",
+)
+@pytest.mark.rfc("SOCKS4, both", "When it expires, the server closes the connection to the client.")
 def test_nobody_comes_in_time(access_log):
     """The second reply says so (06; 91), and all is closed."""
     with run_proxy(bind_timeout=0.1) as proxy:
@@ -395,6 +459,10 @@ def test_a_peer_that_vanishes_is_noticed(proxy):
         assert pair._up.dst.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The second reply comes only when the connection has come, or has failed.",
+)
 def test_one_peer_of_several(proxy):
     """The first one counts, the others are refused."""
     with Waiting(proxy.port) as client, client.peer() as first:

@@ -108,6 +108,7 @@ def test_full_is_nothing_to_those_who_are_connected():
         waiter.expect(b"\x05\x00")
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
 def test_a_descriptor_for_the_client_but_none_for_its_target():
     """The last descriptor goes to a client: it is told REP 01, and the reply arrives."""
     with full_proxy() as (command, clients, waiter, target):

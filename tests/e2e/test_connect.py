@@ -184,6 +184,25 @@ class Target(FakeTarget):
 # Success
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    "Version 4 stays; version 5 adds UDP, authentication, names and IPv6.",
+)
+@pytest.mark.rfc("RFC 1928 section 4", "If the method encapsulates, requests MUST be encapsulated.")
+@pytest.mark.rfc("RFC 1928 section 4", "CMD: 01 CONNECT, 02 BIND, 03 UDP ASSOCIATE.")
+@pytest.mark.rfc("RFC 1928 section 5", "ATYP 01: 4 octets; ATYP 04: 16 octets.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 00: succeeded.")
+@pytest.mark.rfc("RFC 1928 section 6", "If the method encapsulates, replies are encapsulated.")
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "BND.ADDR and BND.PORT: what the server assigned to connect to the target.",
+)
+@pytest.mark.rfc("SOCKS4, introduction", "Two operations: CONNECT and BIND.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "The server connects to the port of the destination host.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 90: granted.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "The remaining fields are ignored.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "After a success traffic is relayed in both directions.")
+@pytest.mark.rfc("SOCKS4A", "It should resolve the name, and connect if it can.")
 def test_connect(proxy, way):
     """The reply names our end of the connection to the target, and bytes flow both ways."""
     with Target(host=way.host) as target, Talk.to(proxy.port) as talk:
@@ -194,6 +213,11 @@ def test_connect(proxy, way):
         talk.send(b"ping").expect(b"ping").finish().expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    'The note: numbers in diagrams are octets, a "Variable" has a length octet or a type.',
+)
+@pytest.mark.rfc("SOCKS4A", "A server must check DSTIP, and read in the domain name.")
 def test_cut_at_every_byte(proxy, way):
     """The conversation means the same wherever TCP cuts it, with data behind it."""
     with Target(host=way.host) as target:
@@ -214,6 +238,10 @@ def test_cut_at_every_byte(proxy, way):
     assert len(talks) == len(target.talks)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    'The note: numbers in diagrams are octets, a "Variable" has a length octet or a type.',
+)
 def test_byte_by_byte(proxy, way):
     """A client that sends every byte by itself is served like any other."""
     with Target(host=way.host) as target, Talk.to(proxy.port) as talk:
@@ -224,6 +252,9 @@ def test_byte_by_byte(proxy, way):
         assert way.success(target.peer()) + b"data" == said
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", "The client negotiates a method, authenticates, then sends a request."
+)
 @pytest.mark.parametrize("way", [n for n in sorted(WAYS) if WAYS[n].ver == 5], indirect=True)
 def test_greeting_password_request_and_data_in_one_segment(way):
     """All at once: each part is read once, and the data goes to the target."""
@@ -242,6 +273,11 @@ def test_greeting_password_request_and_data_in_one_segment(way):
             assert way.success(target.peer()) + b"and the data" == said
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "After a success traffic is relayed in both directions.")
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 65536, 300000])
 def test_data_behind_the_request(proxy, way, size):
     """What follows the request at once goes to the target, all of it, in order, once."""
@@ -258,6 +294,10 @@ def test_data_behind_the_request(proxy, way, size):
     assert [hashlib.sha256(data).digest()] == sums
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 def test_data_sent_while_the_target_is_dialed():
     """What comes while a name is looked up waits, and is the first that the target gets."""
     resolve = threading.Event()
@@ -281,6 +321,13 @@ def test_data_sent_while_the_target_is_dialed():
     assert [data] == got
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4",
+    "The server evaluates the request by source and destination, and sends one reply or more.",
+)
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT", "A reply is sent when that is established, rejected or has failed."
+)
 def test_a_target_that_speaks_first(proxy, way):
     """The reply comes before the target's first byte, and nothing between them."""
     with Target(says(b"220 hello"), host=way.host) as target, Talk.to(proxy.port) as talk:
@@ -291,6 +338,9 @@ def test_a_target_that_speaks_first(proxy, way):
         assert way.success(target.peer()) + b"220 hello" == said
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4", "VER 05, CMD, RSV 00, ATYP, DST.ADDR, DST.PORT in network octet order."
+)
 def test_rsv_may_be_anything(proxy, target):
     """RSV of a request is not looked at: some clients put something there."""
     with Talk.to(proxy.port) as talk:
@@ -300,6 +350,8 @@ def test_rsv_may_be_anything(proxy, target):
         assert 0 == talk.receive_reply5()[0]
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "METHOD 00, no authentication; 02, user name and password.")
+@pytest.mark.rfc("RFC 1928 section 3", "METHOD 03 to 7F are IANA's, 80 to FE private.")
 @pytest.mark.parametrize(
     "methods", [b"\x00", b"\x00\x01", b"\x01\x02\x03\x00\x80\xfe", bytes(range(255))]
 )
@@ -311,6 +363,12 @@ def test_any_methods_with_the_right_one_among_them(proxy, target, methods):
         assert 0 == talk.receive_reply5()[0]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", "VER is 05, NMETHODS says how many octets METHODS has, 1 to 255."
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 3", 'FF: none is acceptable, "the client MUST close the connection".'
+)
 @pytest.mark.parametrize(
     "methods", [b"", b"\x01", b"\x02", b"\x01\x02\x03\x80", bytes(range(1, 256))]
 )
@@ -320,6 +378,13 @@ def test_no_common_method(proxy, methods):
         talk.send(b"\x05" + bytes((len(methods),)) + methods).expect(b"\x05\xff").expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", 'METHOD 01, GSSAPI: "compliant implementations MUST support" it.'
+)
+@pytest.mark.rfc("RFC 1961", "METHOD 01, which RFC 1928 says every implementation MUST have.")
+@pytest.mark.rfc(
+    "RFC 1961", "Tokens, protection levels, encapsulation of TCP data and of datagrams."
+)
 @pytest.mark.parametrize(
     "settings, chosen",
     [
@@ -346,6 +411,10 @@ def test_gssapi_is_never_chosen(target, settings, chosen):
             assert 0 == talk.receive_reply5()[0]
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "VN 4, CD 1, DSTPORT, DSTIP, USERID, NULL.")
+@pytest.mark.rfc(
+    "RFC 1413 section 6", "The information is as trustworthy as the host; it is no access control."
+)
 @pytest.mark.parametrize("userid", [b"", b"ann", b"\xff" * 255])
 def test_any_userid(proxy, target, userid):
     """USERID proves nothing and stops nobody, up to 255 bytes."""
@@ -366,6 +435,8 @@ FAILURES = {
 }
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 05: connection refused.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
 @pytest.mark.parametrize("failure", sorted(FAILURES))
 def test_a_failure_at_once(proxy, way, failure):
     """A target that cannot be reached: one reply that says why, EOF, nothing else."""
@@ -376,6 +447,12 @@ def test_a_failure_at_once(proxy, way, failure):
         talk.send(way.message(port, dst)).expect(way.failure(rep)).expect_eof()
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 00: succeeded.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 06: TTL expired.")
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT", "A reply is sent when that is established, rejected or has failed."
+)
+@pytest.mark.rfc("SOCKS4, both", "When it expires, the server closes the connection to the client.")
 def test_a_target_that_does_not_answer(way):
     """After --connect-timeout, and never a success before: REP 06 or 91, EOF, nothing else."""
     with silent_host(way.host) as port, run_proxy(table(NAMES), connect_timeout=0.3) as proxy:
@@ -394,6 +471,7 @@ IN_A_NAMESPACE = {
 }  # fmt: skip
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
 @pytest.mark.parametrize("failure", sorted(IN_A_NAMESPACE))
 def test_a_failure_for_which_it_takes_a_network(network, way, failure):
     """A host that no road leads to, or a client that may not go there: the same, REP 04 or 02."""
@@ -414,6 +492,9 @@ def test_a_failure_for_which_it_takes_a_network(network, way, failure):
     assert [] == network.bugs()
 
 
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT", "A reply is sent when that is established, rejected or has failed."
+)
 def test_a_failure_cut_at_every_byte_with_data_behind(proxy, way):
     """However it is cut, a failure is told once, in full, and data is taken for nothing more."""
     message = way.message(closed_port(way.host))
@@ -451,6 +532,19 @@ BROKEN = [
 ]  # fmt: skip
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4", "VER 05, CMD, RSV 00, ATYP, DST.ADDR, DST.PORT in network octet order."
+)
+@pytest.mark.rfc("RFC 1928 section 4", "CMD: 01 CONNECT, 02 BIND, 03 UDP ASSOCIATE.")
+@pytest.mark.rfc(
+    "RFC 1928 section 5", "ATYP 03: an octet with the length, then a fully-qualified domain name."
+)
+@pytest.mark.rfc("RFC 1928 section 5", "There is no terminating NUL.")
+@pytest.mark.rfc("RFC 1928 section 5", "Another ATYP is not defined.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 07: command not supported.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 08: address type not supported.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "VN 4, CD 1, DSTPORT, DSTIP, USERID, NULL.")
 @pytest.mark.parametrize(
     "message, reply", [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
 )
@@ -534,6 +628,12 @@ def test_what_is_more_than_a_greeting_is_no_check(access_log, methods, said, ans
 # Names
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 5", "ATYP 03: an octet with the length, then a fully-qualified domain name."
+)
+@pytest.mark.rfc(
+    "SOCKS4A", "DSTIP 0.0.0.x with x not zero: a domain name and a NULL follow USERID's NULL."
+)
 @pytest.mark.parametrize("ver", [4, 5])
 @pytest.mark.parametrize(
     "name",
@@ -563,6 +663,8 @@ def test_names_are_opaque_bytes(access_log, target, ver, name):
     assert 1 == len(access_log.lines)
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 04: host unreachable.")
+@pytest.mark.rfc("SOCKS4A", "It should resolve the name, and connect if it can.")
 @pytest.mark.parametrize(
     "exc",
     [
@@ -592,6 +694,9 @@ def test_a_name_that_cannot_be_resolved(access_log, exc):
     assert all(str(exc) in line for line in access_log.lines)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 5", "ATYP 03: an octet with the length, then a fully-qualified domain name."
+)
 @pytest.mark.parametrize(
     "literal, host",
     [(b"127.0.0.1", "127.0.0.1"), (b"127.1", "127.0.0.1"), (b"2130706433", "127.0.0.1"),
@@ -627,6 +732,14 @@ def guarded():
         yield running
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "METHOD 00, no authentication; 02, user name and password.")
+@pytest.mark.rfc("RFC 1928 section 3", 'Implementations "SHOULD support USERNAME/PASSWORD".')
+@pytest.mark.rfc("RFC 1928 section 6", "If the method encapsulates, replies are encapsulated.")
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
+)
+@pytest.mark.rfc("RFC 1929 section 2", "The server verifies them, and answers with VER and STATUS.")
+@pytest.mark.rfc("RFC 1929 section 2", "STATUS 00 is success.")
 @pytest.mark.parametrize(
     "user, password",
     [(b"ann", b"secret"), (b"bob", b"pass:word"), ("céd".encode("utf-8"), "über".encode("utf-8")),
@@ -647,6 +760,14 @@ def test_the_right_password(guarded, target, access_log, user, password):
         assert repr(password)[2:-1] not in line
 
 
+@pytest.mark.rfc("RFC 1928 section 3", 'Implementations "SHOULD support USERNAME/PASSWORD".')
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
+)
+@pytest.mark.rfc("RFC 1929 section 2", "The server verifies them, and answers with VER and STATUS.")
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "Another STATUS is a failure, and the server MUST close the connection."
+)
 @pytest.mark.parametrize(
     "user, password",
     [(b"ann", b"Secret"), (b"ann", b"secre"), (b"ann", b"secret "), (b"ann", b""), (b"", b""),
@@ -668,12 +789,18 @@ def test_a_wrong_password(guarded, access_log, user, password):
         assert repr(password)[2:-1] not in line
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "Client and server enter the method's own sub-negotiation.")
+@pytest.mark.rfc("RFC 1929 section 2", "VER 01: the version of this sub-negotiation.")
 def test_a_password_message_of_another_version(guarded):
     """VER of the password message must be 1: else 01 01 and EOF."""
     with Talk.to(guarded.port) as talk:
         talk.send(b"\x05\x01\x02\x05\x03ann\x06secret").expect(b"\x05\x02\x01\x01").expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", 'FF: none is acceptable, "the client MUST close the connection".'
+)
+@pytest.mark.rfc("RFC 1929 section 1", "The client chooses this by METHOD 02.")
 def test_no_password_offered(guarded, access_log):
     """A client that offers no password is told 05 FF, and hears nothing more."""
     with FakeTarget() as target, Talk.to(guarded.port) as talk:
@@ -684,6 +811,7 @@ def test_no_password_offered(guarded, access_log):
     assert "no common method: the client offers 00, wanted is 02" in line
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "Passwords: the memo has none.")
 @pytest.mark.parametrize("request_of", [socks4, socks4a])
 def test_socks4_where_a_password_is_needed(guarded, access_log, request_of):
     """SOCKS4 has no password, so it gets 91, whoever its USERID says it is."""
@@ -718,6 +846,11 @@ def test_a_password_cut_at_every_byte(guarded, target):
 # Time
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 06: TTL expired.")
+@pytest.mark.rfc(
+    "SOCKS4, both",
+    "A time limit for the connection with the application server: 2 minutes at CSTC.",
+)
 def test_a_resolver_that_hangs(access_log):
     """Resolving counts for --connect-timeout: a name that hangs is REP 06, or 91, then EOF."""
     release = threading.Event()
@@ -857,6 +990,10 @@ def test_a_client_that_resets_while_we_dial(what, access_log):
     assert 1 == len(access_log.lines)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 def test_a_client_that_half_closes_while_we_dial():
     """FIN from a client is no good-bye: it still gets its reply and what the target says."""
     got = []
@@ -918,6 +1055,10 @@ def waiting_request(proxy):
     return job
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 @pytest.mark.parametrize("what", ["a name", "a target"])
 def test_a_client_that_closes_is_not_waited_for_long(what, monkeypatch, access_log):
     """Some seconds behind its FIN its request is given up, and all is freed."""
@@ -983,6 +1124,10 @@ HALF_SAID = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6", "The client sends its request as soon as the negotiation is over."
+)
+@pytest.mark.rfc("RFC 1928 section 6", "REP 06: TTL expired.")
 def test_clients_that_do_not_finish(access_log):
     """At --handshake-timeout each gets the reply that fits what it has said, and EOF."""
     with run_proxy(handshake_timeout=0.4) as proxy, contextlib.ExitStack() as stack:
@@ -1006,6 +1151,9 @@ def test_a_client_that_does_not_say_its_password():
         talk.send(b"\x05\x01\x02\x01\x03ann").expect(b"\x05\x02\x01\x01").expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6", "The client sends its request as soon as the negotiation is over."
+)
 @pytest.mark.parametrize("pause", [0.01, 0.12])
 def test_a_byte_now_and_then_prolongs_nothing(pause):
     """One deadline for all that a client says: it cannot live on by saying little."""
@@ -1091,6 +1239,10 @@ def test_tls(proxy, access_log):
     assert 1 == len(access_log.lines)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    "Version 4 stays; version 5 adds UDP, authentication, names and IPv6.",
+)
 @pytest.mark.parametrize(
     "junk, words",
     [
@@ -1150,6 +1302,10 @@ def test_the_line_of_a_connection_answers_why(proxy, access_log):
     assert words["end"] in ("client-fin", "target-fin")
 
 
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT",
+    "Granted by any combination of source, destination, port, USERID and what IDENT says.",
+)
 def test_userid_is_logged_as_what_it_is(proxy, target, access_log):
     """SOCKS4's USERID is logged, escaped, and not as the user, whom somebody would have checked."""
     with Talk.to(proxy.port) as talk:

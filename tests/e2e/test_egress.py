@@ -78,6 +78,10 @@ def test_preferred_family_is_dialed_first(prefer, host):
             assert host.encode("ascii") == talk.rest()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "BND.ADDR and BND.PORT: what the server assigned to connect to the target.",
+)
 def test_source_address_is_what_the_target_sees():
     """The target sees the address that --source names, and so does BND."""
     with FakeTarget(says_peer) as target, run_proxy(source=("127.0.0.9",)) as proxy:

@@ -303,6 +303,7 @@ def test_a_unix_socket_may_be_one(target, tmp_path):
     assert [] == target.talks
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 07: command not supported.")
 def test_it_has_no_udp():
     """Datagrams come past the forwarder, from an address that is not known."""
     with forwarded_proxy(open=True) as proxy, Talk.to(proxy.port) as talk:
@@ -310,6 +311,7 @@ def test_it_has_no_udp():
         talk.expect(failure5(7))
 
 
+@pytest.mark.rfc("RFC 1413 sections 1 and 2", "A server listens on TCP port 113.")
 def test_the_identd_of_the_forwarder_is_not_asked(monkeypatch, target):
     """It would name the user that the forwarder runs as."""
     with identd(monkeypatch, says_user(b"ann")) as server:

@@ -116,6 +116,9 @@ def test_authenticate_decides_who_comes_in(target):
         assert {"connection not allowed by ruleset": 1} == proxy.stats().refused
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
+)
 def test_authenticate_is_told_text_and_the_client(target):
     """User and password are UTF-8 with surrogates for what is none; the client has its address."""
     asked = []
@@ -144,6 +147,10 @@ def test_with_authenticate_a_password_is_needed():
     assert [] == asked
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 2",
+    "UNAME is the name known to the source operating system, PASSWD goes with it.",
+)
 def test_users_and_authenticate_add_up(target):
     """A user of the table comes in unasked; anybody else if the hook says so."""
     asked = []
@@ -222,6 +229,14 @@ def test_the_time_of_authenticate_is_not_the_client_s(target):
 # authorize(request)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "The server is expected to use DST, and the client's address and port, in evaluating it.",
+)
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT",
+    "Granted by any combination of source, destination, port, USERID and what IDENT says.",
+)
 def test_authorize_is_told_what_is_wanted(target):
     """Client, protocol, command, host and port, user and user id, as text and in one spelling."""
     asked, sources = [], []
@@ -255,6 +270,11 @@ def test_authorize_is_told_what_is_wanted(target):
     assert sources == [(request.client.host, request.client.port) for request in asked]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3",
+    "The server evaluates the request, and establishes the connection or denies it.",
+)
+@pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
 def test_authorize_decides_who_goes_where(target):
     """Yes goes on; no is REP 02 (91), and nobody has looked the name up."""
     names = []
@@ -276,6 +296,7 @@ def test_authorize_decides_who_goes_where(target):
     assert [b"good.example"] * 2 == names
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
 @pytest.mark.parametrize("hook", [boom, leave] + [lambda request, a=a: a for a in NOT_BOOL])
 def test_nobody_gets_through_by_a_bug_in_authorize(bugs, target, hook):
     """What raises, or says neither True nor False, is REP 01 (91), and logged as a bug."""

@@ -37,6 +37,14 @@ def ask(proxy, target, userid=b"ann", source=None, host="127.0.0.1"):
         return reply
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 4",
+    "<port-on-server> , <port-on-client>: as seen from the ident server's host.",
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "USERID: an operating system, perhaps a character set, and an identification string.",
+)
 @pytest.mark.parametrize("request_", [socks4, socks4a])
 def test_a_user_that_is_confirmed(monkeypatch, target, access_log, request_):
     """It is relayed, its early bytes too, and the log has it as the user."""
@@ -53,6 +61,10 @@ def test_a_user_that_is_confirmed(monkeypatch, target, access_log, request_):
     assert "userid='ann'" in line
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 3",
+    "The addresses of the query's connection are those of the connection in question.",
+)
 def test_it_is_asked_from_the_address_that_the_client_has_reached(monkeypatch, target):
     """So that the identd finds the connection."""
     with identd(monkeypatch, says_user(b"ann"), "127.0.0.2") as server:
@@ -86,6 +98,11 @@ CONFIRMING = {
 }
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "USERID: an operating system, perhaps a character set, and an identification string.",
+)
+@pytest.mark.rfc("RFC 1413 section 5", "Formal syntax: the query is the pair and CR LF.")
 @pytest.mark.parametrize("how", sorted(CONFIRMING))
 def test_what_confirms(monkeypatch, target, how):
     """However it is written; of two lines the first counts."""
@@ -124,6 +141,16 @@ def wrong_way_round(talk, theirs, ours):
     talk.send(b"%d , %d : USERID : UNIX : ann\r\n" % (ours, theirs))
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 93: client program and identd report different user-ids.")
+@pytest.mark.rfc("RFC 1413 section 4", "The response begins with the same pair.")
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "USERID: an operating system, perhaps a character set, and an identification string.",
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "ERROR: INVALID-PORT, NO-USER, HIDDEN-USER, UNKNOWN-ERROR, or one that begins with X.",
+)
 @pytest.mark.parametrize("how", sorted(DENYING))
 def test_what_does_not_confirm(monkeypatch, target, access_log, how):
     """93, and the log says what was said; nothing reaches the target."""
@@ -145,12 +172,18 @@ def test_a_client_that_says_nobody(monkeypatch, target):
             assert MISMATCH4 == ask(proxy, target, b"")
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 93: client program and identd report different user-ids.")
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "The server may drop the connection without a response: that means UNKNOWN-ERROR.",
+)
 def test_an_identd_that_resets(monkeypatch, target):
     """93, as if it had said UNKNOWN-ERROR."""
     with identd(monkeypatch, lambda talk, *ports: talk.reset()), run_proxy(ident=True) as proxy:
         assert MISMATCH4 == ask(proxy, target)
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 92: the server cannot connect to identd on the client.")
 def test_no_identd(monkeypatch, target, access_log):
     """92, and why."""
     monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
@@ -159,6 +192,11 @@ def test_no_identd(monkeypatch, target, access_log):
     access_log.wait_for("end=refused why='no identd at 127.0.0.1: Connection refused'")
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 92: the server cannot connect to identd on the client.")
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The client may close at any time, but should wait at least 30 seconds after a query.",
+)
 @pytest.mark.parametrize("half", [b"", b"%d , %d : USERID :"])
 def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
     """92, once it has had its time, also if it has said something."""
@@ -173,6 +211,10 @@ def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
     access_log.wait_for("why='the identd at 127.0.0.1 did not answer in time'")
 
 
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The client may close at any time, but should wait at least 30 seconds after a query.",
+)
 def test_an_identd_that_drips(monkeypatch, target):
     """Each byte on its own is an answer, if it is whole in time; no byte buys more time."""
 
@@ -202,6 +244,10 @@ def test_an_identd_that_cannot_be_reached(monkeypatch, target):
         assert NO_IDENTD4 == ask(proxy, target)
 
 
+@pytest.mark.rfc(
+    "SOCKS4, both",
+    "A time limit for the connection with the application server: 2 minutes at CSTC.",
+)
 def test_what_it_takes_is_of_the_two_minutes(monkeypatch, target, access_log):
     """A target has only the rest of --connect-timeout."""
     from kit.support import black_hole
@@ -222,6 +268,9 @@ def test_what_it_takes_is_of_the_two_minutes(monkeypatch, target, access_log):
     access_log.wait_for("no answer in time")
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 6", "The information is as trustworthy as the host; it is no access control."
+)
 def test_other_clients_are_not_asked(monkeypatch, target):
     """SOCKS5 has passwords instead; and without --ident nobody is asked."""
     with identd(monkeypatch, says_user(b"bob")) as server:
@@ -232,6 +281,7 @@ def test_other_clients_are_not_asked(monkeypatch, target):
         assert [] == server.asked
 
 
+@pytest.mark.rfc("RFC 1413 sections 1 and 2", "A server listens on TCP port 113.")
 def test_a_client_on_a_unix_socket(tmp_path, target):
     """It has no identd: 92."""
     path = str(tmp_path / "s")
@@ -255,6 +305,7 @@ def test_a_bind_that_has_no_time_left_is_refused_at_once(monkeypatch, access_log
     access_log.wait_for("why='no time was left when its identd had answered'")
 
 
+@pytest.mark.rfc("SOCKS4, BIND", "The server decides by what the client has said.")
 def test_bind_is_asked_about_too(monkeypatch):
     """Before anything listens."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
@@ -364,6 +415,11 @@ def test_who_may_not_come_in_is_not_asked_about(monkeypatch, target):
         assert [] == server.callers
 
 
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT",
+    "Granted by any combination of source, destination, port, USERID and what IDENT says.",
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "Passwords: the memo has none.")
 @pytest.mark.parametrize(
     "rule, is_allowed",
     [
@@ -404,6 +460,9 @@ def test_rules_know_who_has_shown_no_password(monkeypatch, target, rule, is_allo
             assert (b"\5\0" if is_open else b"\5\xff") == talk.receive(2), "SOCKS5 is as ever"
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 6", "The information is as trustworthy as the host; it is no access control."
+)
 def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access_log):
     """Else whoever runs an identd would be anybody."""
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}

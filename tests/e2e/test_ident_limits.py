@@ -87,6 +87,10 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
         assert {} == connection_limits._users == connection_limits._clients
 
 
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The server reads a line with the query, and answers; it may then close or read on.",
+)
 def test_it_asks_one_thing_and_closes(monkeypatch, target):
     """An identd that would take more questions hears the end, while the client is relayed."""
     heard = []
@@ -104,6 +108,10 @@ def test_it_asks_one_thing_and_closes(monkeypatch, target):
     assert [b""] == heard
 
 
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The client may close at any time, but should wait at least 30 seconds after a query.",
+)
 def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target):
     """The second 30 begin with the question; no byte of an answer begins others."""
     limits, wait_for = [], ClientSocket.wait_for
@@ -374,6 +382,10 @@ def test_a_port_serves_many_hosts(monkeypatch, target):
     assert [("127.0.0.1", 0)] == bound
 
 
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The client may close at any time, but should wait at least 30 seconds after a query.",
+)
 def test_it_has_the_time_that_the_documents_want():
     """30 s at least for the answer (RFC 1413 section 4), within the memo's two minutes."""
     assert 30.0 <= ident.SECONDS < 60.0

@@ -170,6 +170,7 @@ def settled(proxy):
     return connection_limits
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
 @way
 @pytest.mark.parametrize(
     "limit, why",

@@ -110,6 +110,17 @@ def patient(monkeypatch):
     monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 3600.0)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", 'FF: none is acceptable, "the client MUST close the connection".'
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a failure the server MUST terminate the TCP connection shortly.",
+)
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "Another STATUS is a failure, and the server MUST close the connection."
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "The server closes immediately after telling of a failure.")
 def test_the_reply_and_fin_at_once(refused, patient):
     """The client hears the reply and EOF though it says nothing more and does not close."""
     proxy, message, reply = refused
@@ -121,6 +132,10 @@ def test_the_reply_and_fin_at_once(refused, patient):
     wait_until(lambda: len(proxy) == 0, "the end of a client that has closed")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a failure the server MUST terminate the TCP connection shortly.",
+)
 def test_much_sent_behind_the_request(refused, patient):
     """100 KB that came along with the request do not destroy the reply."""
     proxy, message, reply = refused
@@ -139,6 +154,10 @@ def test_much_sent_after_the_reply(refused, patient):
         talk.send(message).expect(reply).send(UNREAD).expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a failure the server MUST terminate the TCP connection shortly.",
+)
 def test_a_client_that_reads_late(refused, patient):
     """A client that reads only after the server has closed gets all of it."""
     proxy, message, reply = refused
@@ -175,6 +194,10 @@ def test_the_http_page_survives_a_big_upload(patient):
             assert b"This is a SOCKS proxy" in response.read()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "No more than 10 seconds after detecting what caused the failure.",
+)
 def test_a_client_that_never_stops_is_cut_off(patient):
     """Listening to a refused client is bounded in bytes too."""
     with run_proxy() as proxy, Talk.to(proxy.port) as talk:
@@ -185,6 +208,14 @@ def test_a_client_that_never_stops_is_cut_off(patient):
         wait_until(lambda: len(proxy) == 0)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "No more than 10 seconds after detecting what caused the failure.",
+)
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "Another STATUS is a failure, and the server MUST close the connection."
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "The server closes immediately after telling of a failure.")
 def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
     """And in time: a refused client cannot hold a descriptor."""
     monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 0.2)
@@ -198,6 +229,10 @@ def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
             assert 0 == len(proxy)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "No more than 10 seconds after detecting what caused the failure.",
+)
 def test_a_client_that_says_little_is_closed_after_a_while_too(refused, monkeypatch):
     """A byte now and then prolongs nothing: RFC 1928 has the connection end within 10 seconds."""
     assert 0 < minisocks.relay.lingering.LINGER_SECONDS < 10

@@ -139,6 +139,10 @@ def test_what_cannot_be_used_changes_nothing(proxy, relayed):
     assert before == proxy.config
 
 
+@pytest.mark.rfc(
+    "SOCKS4, introduction",
+    "Access is controlled at the beginning of each session; then data is simply relayed.",
+)
 def test_users_and_doors_change_for_who_comes_next(proxy, relayed):
     """A password from now on, and another one; who is connected stays."""
     changed(proxy, user=("ann:secret",))

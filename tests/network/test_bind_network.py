@@ -44,6 +44,15 @@ def waiting(network, dst, way="5", **settings):
     return Waiting(network.client.connect(CLIENT, port, PROXY), dst, way)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND", "In it, BND.PORT and BND.ADDR: where the server listens."
+)
+@pytest.mark.rfc(
+    "SOCKS4, BIND", "Granted: DSTPORT and DSTIP of the reply say where the server listens."
+)
+@pytest.mark.rfc(
+    "SOCKS4, BIND", "DSTIP 0: the client should take the address that it is connected to."
+)
 @pytest.mark.parametrize("way", ["4", "4a", "5", "5 by name"])
 def test_the_address_faces_the_one_that_is_named(network, way):
     """The server is told the address on its own side, and by that it connects."""
@@ -124,6 +133,12 @@ def test_the_road_out_is_the_road_in(network, settings):
                 client.expect_peer(peer)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND", "In it, BND.PORT and BND.ADDR: where the server listens."
+)
+@pytest.mark.rfc(
+    "SOCKS4, BIND", "Granted: DSTPORT and DSTIP of the reply say where the server listens."
+)
 def test_ports_that_a_firewall_lets_in(network):
     """With no more than --bind-ports let in, the server connects."""
     with hosts.or_skip():
@@ -188,6 +203,12 @@ def nat_hosts():
         yield made
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND", "In it, BND.PORT and BND.ADDR: where the server listens."
+)
+@pytest.mark.rfc(
+    "SOCKS4, BIND", "Granted: DSTPORT and DSTIP of the reply say where the server listens."
+)
 @pytest.mark.parametrize("dst", [FAR, "0.0.0.0"])
 def test_the_public_address_is_where_a_nat_lets_the_server_in(nat_hosts, dst):
     """It is told, with a port that the router passes on, and the server connects to it."""

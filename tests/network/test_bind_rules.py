@@ -73,6 +73,15 @@ def test_a_name_is_looked_up_once(here):
     assert ["rebind.test"] == here.asked()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "It is expected after a primary connection, and for secondary ones only.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 6, BIND",
+    "The server is expected to use DST.ADDR and DST.PORT in evaluating it.",
+)
+@pytest.mark.rfc("SOCKS4, BIND", "The server decides by what the client has said.")
 @every_way
 @pytest.mark.parametrize(
     "rule",

@@ -196,6 +196,15 @@ def oidentd(site, tmp_path, config=""):
         yield
 
 
+@pytest.mark.rfc("RFC 1413 sections 1 and 2", "A server listens on TCP port 113.")
+@pytest.mark.rfc(
+    "RFC 1413 sections 1 and 2",
+    "The server reads a line with the query, and answers; it may then close or read on.",
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 4",
+    "<port-on-server> , <port-on-client>: as seen from the ident server's host.",
+)
 @pytest.mark.parametrize("reached", [PROXY, PROXY6])
 def test_oidentd_confirms_whom_curl_runs_as(site, tmp_path, reached):
     """The page comes, and the log has the user."""

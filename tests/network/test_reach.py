@@ -116,6 +116,14 @@ _ADMISSION_ROWS = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4",
+    "The server evaluates the request by source and destination, and sends one reply or more.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 8",
+    "Security depends on the methods; the administrator should choose them with care.",
+)
 @pytest.mark.parametrize("settings, source, allowed", _ADMISSION_ROWS)
 def test_who_may_come_in_without_a_password(here, target, settings, source, allowed):
     """A client comes in, by every protocol, exactly if its address and the settings say so."""
@@ -165,6 +173,10 @@ def test_no_name_is_resolved_for_a_client_that_may_not_come_in(here):
     assert [] == here.asked()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 8",
+    "Security depends on the methods; the administrator should choose them with care.",
+)
 @pytest.mark.parametrize("source", EVERY_CLIENT)
 def test_a_password_lets_a_client_in_from_anywhere(here, target, source):
     """With users, whoever knows a password may come in, whatever its address."""
@@ -174,6 +186,10 @@ def test_a_password_lets_a_client_in_from_anywhere(here, target, source):
     assert [net.PUBLIC4] == target.reached()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 8",
+    "Security depends on the methods; the administrator should choose them with care.",
+)
 @pytest.mark.parametrize(
     "settings, source",
     [(USER, source) for source in EVERY_CLIENT] + [(USER_LAN, source) for source in PUBLIC_CLIENTS],
@@ -222,6 +238,10 @@ def _refused(here, target, source, settings, dst):
     assert [] == target.reached(), (source, settings)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4",
+    "The server evaluates the request by source and destination, and sends one reply or more.",
+)
 @pytest.mark.parametrize("dst", THIS_HOST + LINK_LOCAL, ids=repr)
 def test_a_client_from_elsewhere_cannot_reach_this_host_itself(here, target, dst):
     """Whatever lets a client in, it is not let into the proxy's own loopback by any name for it."""
@@ -237,6 +257,10 @@ def test_socks4_to_0_0_0_0_is_refused_to_a_client_from_elsewhere(here, target):
     assert [] == target.reached()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "The server is expected to use DST, and the client's address and port, in evaluating it.",
+)
 @pytest.mark.parametrize("dst", PRIVATE + RESERVED, ids=repr)
 def test_a_client_from_a_public_address_cannot_reach_private_networks(here, target, dst):
     """An open proxy is no way into the network behind it, nor is one with passwords.
@@ -389,6 +413,12 @@ UNREACHABLE = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    "A layer between application and transport; no gateway for what is below, such as ICMP.",
+)
+@pytest.mark.rfc("RFC 1928 section 6", "REP 03: network unreachable.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 04: host unreachable.")
 @pytest.mark.parametrize("dst, rep", UNREACHABLE, ids=repr)
 def test_an_unreachable_target_is_told_apart_from_an_unreachable_network(here, dst, rep):
     """REP 03 or 04 by what the kernel says, and 91 to SOCKS4; sent once, then EOF."""
@@ -447,6 +477,10 @@ def test_a_port_that_nobody_listens_on_is_refused_even_if_our_own_hits_it(here, 
         talk.send(socks5(dst, port)).expect(failure5(REFUSED)).expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "BND.ADDR and BND.PORT: what the server assigned to connect to the target.",
+)
 def test_bnd_is_the_address_that_the_target_sees(here):
     """On a host with many addresses BND is the one that the kernel chose for this target."""
     for host, settings in [(net.PUBLIC4, DEFAULT), (net.PRIVATE6, DEFAULT), ("127.0.0.9", DEFAULT)]:
@@ -461,6 +495,7 @@ def test_bnd_is_the_address_that_the_target_sees(here):
                 assert (OK,) + peer[:2] == (rep, bnd_host, bnd_port)
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "The server connects to the port of the destination host.")
 def test_socks4_to_0_0_0_0_reaches_this_host_from_this_host(here, target):
     """0.0.0.0 is an address like others: the server does not wait for a name behind it."""
     with Client(here, net.LOOPBACK4, DEFAULT).talk() as talk:

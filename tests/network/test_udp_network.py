@@ -119,6 +119,10 @@ def line(network):
     return only
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "BND.ADDR and BND.PORT: where the client MUST send its datagrams.",
+)
 @pytest.mark.parametrize("tells_port", [False, True], ids=["port 0", "its port"])
 @pytest.mark.parametrize("target", [TARGET, TARGET6])
 @pytest.mark.parametrize("reached", REACHED)
@@ -130,6 +134,7 @@ def test_bnd_is_the_address_that_the_client_reached(network, reached, target, te
     assert "datagrams_up=1 datagrams_down=1 secs" in line(network)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 def test_a_stranger_is_not_taken_before_the_client(network):
     """Who writes first from another host is no client: its datagram goes nowhere."""
     with network.target.udp(TARGET) as target, network.stranger.udp(STRANGER) as stranger:
@@ -141,6 +146,7 @@ def test_a_stranger_is_not_taken_before_the_client(network):
     assert "drops='stranger: 1'" in line(network)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 @pytest.mark.parametrize("who", ["another host", "another port", "another address of the host"])
 def test_a_stranger_is_not_taken_beside_the_client(network, who):
     """Once the client has written, its host's kernel turns away whoever else does."""
@@ -357,6 +363,10 @@ def behind_nat(nat_hosts):
         yield nat_hosts
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "BND.ADDR and BND.PORT: where the client MUST send its datagrams.",
+)
 @pytest.mark.parametrize("told", [PUBLIC, INSIDE])
 def test_public_address_is_where_a_nat_takes_datagrams(behind_nat, told):
     """A client is told the router's address, and gets through; or, without it, one inside."""

@@ -24,6 +24,10 @@ USERS = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 2",
+    "UNAME is the name known to the source operating system, PASSWD goes with it.",
+)
 @pytest.mark.parametrize("user, password", USERS)
 def test_right_password_is_right(user, password):
     """Each user's own password passes, whatever bytes it is made of."""
@@ -143,6 +147,10 @@ def test_a_keyed_hash_is_of_all_its_parts(parts, others):
     assert keyed(*parts) != keyed(*others)
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 3",
+    'The password is carried in cleartext: not where "sniffing" is possible and practical.',
+)
 @pytest.mark.parametrize("show", [repr, str, lambda users: repr(vars(users))])
 def test_users_hold_no_password(show):
     """What is kept, and could be dumped, has no password in it."""

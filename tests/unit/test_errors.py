@@ -89,6 +89,7 @@ def test_every_reply_has_the_words_of_the_rfc(rep):
     assert re.match(r"[A-Za-z ]+\Z", rep.phrase)
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "Developers of methods contact IANA.")
 @pytest.mark.parametrize(
     "enum, numbers",
     [

@@ -65,6 +65,9 @@ def assert_as_model(fragments):
         assert bool(model.got) == bool(queue)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
+)
 @hypothesis_settings(deadline=None)
 @given(FRAGMENTS)
 def test_any_fragments_give_what_the_model_gives(fragments):
@@ -85,6 +88,10 @@ def test_sequences_with_a_slip_give_what_the_model_gives(sequences):
     assert_as_model(fragments)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "FRAG 00: standalone; 1 to 127: the place in a sequence; the high bit: the last one.",
+)
 @pytest.mark.parametrize("count", [1, 2, 3, 126, 127])
 def test_a_sequence_in_its_order_becomes_whole(count):
     """Up to 127 fragments; the bit of the last one says that it is."""
@@ -96,6 +103,13 @@ def test_a_sequence_in_its_order_becomes_whole(count):
     assert (0, 0, False) == (queue.held, queue.lost, bool(queue))
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "FRAG 00: standalone; 1 to 127: the place in a sequence; the high bit: the last one.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
+)
 @pytest.mark.parametrize(
     "frags, wholes",
     [
@@ -119,6 +133,9 @@ def test_what_begins_anew(frags, wholes):
     assert 0 == queue.held
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
+)
 def test_one_that_comes_twice_costs_nothing():
     """A network may double a datagram; the second is counted as lost, the sequence is whole."""
     queue = Reassembly()
@@ -128,6 +145,9 @@ def test_one_that_comes_twice_costs_nothing():
     assert 1 == queue.lost
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
+)
 def test_another_target_is_another_sequence():
     """What is for two places is never put together."""
     queue = Reassembly()
@@ -150,6 +170,14 @@ def test_what_is_abandoned_is_counted():
 # In a proxy
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "FRAG 00: standalone; 1 to 127: the place in a sequence; the high bit: the last one.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Fragmentation is optional; without it FRAG other than 00 MUST be dropped.",
+)
 def test_a_target_sees_the_whole(client, proxy, target):
     """Fragments of a client are one datagram for its target."""
     for frag in range(1, 127):
@@ -172,6 +200,13 @@ def test_a_name_may_be_fragmented(client, target):
     target.expect(b"first second")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "FRAG 00: standalone; 1 to 127: the place in a sequence; the high bit: the last one.",
+)
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
+)
 def test_what_stands_alone_comes_through_in_between(client, target):
     """FRAG 0 is delivered at once, and the sequence around it becomes whole."""
     client.send_to(target, b"first ", 1)
@@ -180,6 +215,10 @@ def test_what_stands_alone_comes_through_in_between(client, target):
     target.expect(b"first second")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Fragmentation is optional; without it FRAG other than 00 MUST be dropped.",
+)
 def test_a_broken_sequence_is_dropped_in_silence(client, proxy, target):
     """Nothing of it arrives, the next one does, and the log has how many it were."""
     client.send_to(target, b"a", 1).send_to(target, b"c", 3).send_to(target, b"d", 4 | LAST)
@@ -209,6 +248,9 @@ def timers(proxy):
     return [(entry[0], entry[2]) for entry in entries if entry[2].job is job]
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "Each receiver has a reassembly queue and a timer.")
+@pytest.mark.rfc("RFC 1928 section 7", "The queue must be abandoned when the timer expires.")
+@pytest.mark.rfc("RFC 1928 section 7", "The timer MUST be no less than 5 seconds.")
 def test_the_rest_is_waited_for_a_while(client, proxy, target):
     """Each fragment starts the timer anew; its end abandons the sequence, and only that."""
     assert REASSEMBLY_SECONDS >= 5  # RFC 1928 section 7
@@ -242,6 +284,7 @@ def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
     target.expect(b"x" * 65507)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "Each receiver has a reassembly queue and a timer.")
 def test_fragments_of_all_are_bounded(target, other_networks):
     """One network has half of the room, however many associations; others go on."""
     with run_proxy(listen=(":0",)) as proxy:

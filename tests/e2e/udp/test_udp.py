@@ -34,6 +34,12 @@ V4, V6 = "127.0.0.1", "::1"
 # Where the relay socket is
 
 
+@pytest.mark.rfc("RFC 1928 section 4", "CMD: 01 CONNECT, 02 BIND, 03 UDP ASSOCIATE.")
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "BND.ADDR and BND.PORT: where the client MUST send its datagrams.",
+)
+@pytest.mark.rfc("RFC 1928 section 7", "A client MUST send to the relay at BND.PORT.")
 @pytest.mark.parametrize(
     "listen, host",
     [
@@ -61,6 +67,9 @@ def test_the_relay_socket_is_where_the_client_is(listen, host, target):
         )
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "The relay MUST acquire the expected IP address of the client."
+)
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_listener_of_both_families_has_relay_sockets_of_one(host, target):
     """A client that came as ::ffff:127.0.0.1 is an IPv4 client: BND, and who it is, unmapped."""
@@ -85,6 +94,10 @@ def test_a_listener_of_both_families_has_relay_sockets_of_one(host, target):
 # Who is let in
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "DST: the address and port that the client expects to send from; zeros if it does not know.",
+)
 def test_the_first_datagram_tells_the_port(client, proxy, target):
     """With DST 0.0.0.0:0 another socket of the same host is a stranger, until it is silent."""
     client.expect_to_work(target)
@@ -95,6 +108,7 @@ def test_the_first_datagram_tells_the_port(client, proxy, target):
     wait_until(lambda: (2, 2) == (record.datagrams.up, record.datagrams.down))
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 def test_what_a_stranger_wrote_before_is_not_relayed(proxy, client, target):
     """Also what is in the relay socket's queue by the time that the client's port is known."""
     with udp_socket(V4) as other:
@@ -109,6 +123,7 @@ def test_what_a_stranger_wrote_before_is_not_relayed(proxy, client, target):
     wait_for_drops(proxy.records[-1], stranger=1)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 def test_no_other_address_is_let_in(proxy, target):
     """A host that is not the client's cannot be the first, nor any later one."""
     with Associated(proxy.port) as client, udp_socket("127.0.0.9") as other:
@@ -121,6 +136,10 @@ def test_no_other_address_is_let_in(proxy, target):
         assert {"stranger": 2} == proxy.records[-1].datagrams.drops
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "DST: the address and port that the client expects to send from; zeros if it does not know.",
+)
 @pytest.mark.parametrize("host", [V4, V6])
 @pytest.mark.parametrize("named", ["own", "0.0.0.0", "::"])
 @pytest.mark.parametrize("settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"])
@@ -142,6 +161,7 @@ def test_a_port_that_the_client_names_is_the_only_one(host, named, settings, tar
             assert own.recv(100).endswith(b"answer")
 
 
+@pytest.mark.rfc("RFC 1928 section 6, UDP ASSOCIATE", "The server MAY use that to limit access.")
 @pytest.mark.parametrize("listen_host", [V4, V6])
 @pytest.mark.parametrize(
     "dst",
@@ -167,6 +187,10 @@ def test_a_target_in_the_request_is_a_hint(listen_host, dst, target):
         client.expect_to_work(target)
 
 
+@pytest.mark.rfc("RFC 1928 section 6, UDP ASSOCIATE", "The server MAY use that to limit access.")
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "The relay MUST acquire the expected IP address of the client."
+)
 def test_another_address_that_the_client_names_is_not_let_in(proxy, target):
     """Who sends is who has the TCP connection, whatever DST.ADDR says, its port or not."""
     with udp_socket("127.0.0.9") as named:
@@ -179,6 +203,10 @@ def test_another_address_that_the_client_names_is_not_let_in(proxy, target):
 # Where to
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "DST.ADDR is IPv4, IPv6 or a name.")
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
+)
 @pytest.mark.parametrize("host", [V4, V6])
 def test_one_association_has_targets_of_both_families(host, target, target6):
     """IPv4 and IPv6, in any order; what comes back says who really sent it, in its family."""
@@ -188,6 +216,10 @@ def test_one_association_has_targets_of_both_families(host, target, target6):
         assert (V4, V6) == (target.source[0], target6.source[0])
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "DST.ADDR is IPv4, IPv6 or a name.")
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
+)
 @pytest.mark.parametrize(
     "form", ["127.0.0.1", "::ffff:127.0.0.1", b"127.0.0.1", b"127.1", b"0x7f.1", b"2130706433",
              b"::ffff:127.0.0.1"],
@@ -215,6 +247,9 @@ def test_targets_see_one_port(client, proxy, target):
         assert target.source == second.source
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
+)
 def test_who_was_not_written_to_is_not_heard(client, proxy, target):
     """A datagram from another address is dropped; and from who was written to, delivered."""
     client.expect_to_work(target)
@@ -225,6 +260,9 @@ def test_who_was_not_written_to_is_not_heard(client, proxy, target):
         client.expect_to_work(stranger)  # now it was
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
+)
 def test_a_target_may_answer_from_another_port(client, target):
     """As TFTP servers do: the reply names that port."""
     target.expect(client.send_to(target, b"read") and b"read")
@@ -250,6 +288,7 @@ def test_another_port_needs_a_rule_that_allows_it(target):
 # Requests without an association
 
 
+@pytest.mark.rfc("SOCKS4, introduction", "Two operations: CONNECT and BIND.")
 def test_socks4_has_none(proxy):
     """CD 3 is no command of SOCKS4."""
     with Talk.to(proxy.port) as talk:
@@ -257,6 +296,7 @@ def test_socks4_has_none(proxy):
     assert 0 == len(proxy.services.associations)
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 07: command not supported.")
 def test_unix_sockets_have_none(tmp_path):
     """REP 07: whoever is on this host could send datagrams in such a client's name."""
     path = str(tmp_path / "s")

@@ -45,6 +45,9 @@ def assert_nothing_held(proxy):
 # Its end
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE", "The association terminates when its TCP connection does."
+)
 @pytest.mark.parametrize("rate", [None, 10**6])
 @pytest.mark.parametrize(
     "leave, end",
@@ -74,6 +77,7 @@ def test_it_ends_with_its_connection(leave, end, rate, target, target6):
         in_loop(proxy, lambda: assert_nothing_held(proxy) or True)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "A client MUST send to the relay at BND.PORT.")
 def test_its_end_is_nobody_else_s(target):
     """Another association of the same client works on, and keeps its port at the targets."""
     with run_proxy() as proxy, Associated(proxy.port) as stays:
@@ -137,6 +141,9 @@ def test_an_association_has_no_timer(proxy, target):
         assert [] == in_loop(proxy, lambda: live_timers(proxy))
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE", "The association terminates when its TCP connection does."
+)
 def test_a_client_that_vanishes_is_noticed(proxy):
     """The kernel asks after it, as after any other's that is relayed."""
     with Associated(proxy.port):
@@ -167,6 +174,9 @@ def test_a_connection_that_is_lost_ends_it(proxy, target):
         wait_until(lambda: len(proxy) == 0)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE", "The association terminates when its TCP connection does."
+)
 def test_what_is_said_on_the_connection_means_nothing(proxy, target):
     """However much, and be it a request: it is read, not answered, and counts for nothing."""
     with Associated(proxy.port) as client:
@@ -258,6 +268,10 @@ def test_a_datagram_in_either_direction_keeps_them(direction, target):
 # What is said of it
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "A relay that relays, or drops what it cannot or will not relay, does so silently.",
+)
 def test_its_line_says_all_of_it(access_log, target):
     """Where its socket was, bytes and datagrams each way, what was dropped, and who ended it."""
     with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
@@ -352,6 +366,9 @@ def logged_in(proxy, name):
     return talk.expect(b"\x05\x02\x01\x00")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7", "If the method encapsulates, datagrams MUST be encapsulated."
+)
 def test_a_password_lets_its_user_s_datagrams_through(target):
     """RFC 1929 as for any request; the record has the name; a wrong password has nothing."""
     with run_proxy(user=("ann:secret",)) as proxy:

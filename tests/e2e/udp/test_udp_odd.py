@@ -29,6 +29,10 @@ def odd_datagrams(port):
     yield from (header(V6, port)[:size] for size in range(4, 22))
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
+)
 def test_odd_datagrams_are_dropped(client, proxy, target):
     """Cut off anywhere, or of an unknown kind: each is dropped, and the next one is relayed."""
     odd = list(odd_datagrams(target.port))
@@ -41,6 +45,10 @@ def test_odd_datagrams_are_dropped(client, proxy, target):
     client.talk.finish().expect_eof()  # by TCP nothing is said of it either
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "A relay that relays, or drops what it cannot or will not relay, does so silently.",
+)
 def test_nothing_is_said_about_datagrams(target):
     """Relayed or dropped, and for whatever reason: the client hears nothing, by UDP or TCP."""
     with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
@@ -69,6 +77,10 @@ def test_what_is_left_of_a_longer_datagram_is_not_read(client, proxy, target):
     assert {"malformed": 10} == proxy.records[-1].datagrams.drops
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
+)
 def test_rsv_may_be_anything(client, target):
     """As in a request."""
     client.send_raw(b"\xff\x01" + header(V4, target.port)[2:] + b"data")
@@ -90,6 +102,10 @@ SIZES = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "A client's programming interface MUST report less buffer space: 10, 262 or 20 octets.",
+)
 @pytest.mark.parametrize("host, to, most", SIZES)
 def test_the_largest_go_through(host, to, most):
     """As much as a UDP packet holds next to the header, in both directions, whole."""
@@ -101,6 +117,7 @@ def test_the_largest_go_through(host, to, most):
             assert 0 == len(proxy.records[-1].datagrams.drops)
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "Applications should avoid fragmentation.")
 def test_what_a_client_cannot_be_sent_is_dropped(client, proxy, target):
     """A target may write more than fits behind a header; and a client more than IPv4 takes."""
     client.expect_to_work(target)
@@ -130,6 +147,10 @@ def test_ipv6_targets_that_write_too_much_are_not_cut_off(target6):
         assert {"too large": 3} == proxy.records[-1].datagrams.drops
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    "A layer between application and transport; no gateway for what is below, such as ICMP.",
+)
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_target_that_is_not_there_ends_nothing(host):
     """ICMP says that its port is closed; when somebody listens there, he is heard."""

@@ -60,6 +60,7 @@ def let_be_silent(proxy):
 # Which are taken
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 @pytest.mark.parametrize(
     "wanted, has_password, before, after",
     [
@@ -99,6 +100,10 @@ def test_no_port_of_another_address_is_taken(wanted, host, relay):
         ports.take(FIRST, 0.0)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "DST: the address and port that the client expects to send from; zeros if it does not know.",
+)
 @pytest.mark.parametrize("wanted", ["auto", "same-port"])
 def test_a_port_that_is_named_is_a_hint(wanted, relay):
     """Another one may be first; when the named one has written, it is the client's only one."""
@@ -195,6 +200,7 @@ def test_fragments_of_two_ports_are_not_put_together(proxy, target, other):
         wait_for_drops(proxy.records[-1], fragments=2)
 
 
+@pytest.mark.rfc("RFC 1928 section 6, UDP ASSOCIATE", "The server MAY use that to limit access.")
 def test_a_target_that_the_client_has_on_its_own_address_is_a_hint(target):
     """As v2ray names it: DST is what it wants to reach, and its datagrams come from elsewhere."""
     with run_proxy() as proxy, Associated(proxy.port, dst=(V4, target.port)) as client:

@@ -72,6 +72,7 @@ def proxy_with(names, **settings):
 # Names
 
 
+@pytest.mark.rfc("RFC 1928 section 7", "DST.ADDR is IPv4, IPv6 or a name.")
 def test_a_name_is_asked_for_once(target):
     """By all associations together, whatever the port; the reply names the address."""
     names = Names(a=[V4])

@@ -183,6 +183,11 @@ def test_value_that_cannot_be_used_is_refused(values, option, part):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "The service is conventionally on TCP port 1080.")
+@pytest.mark.rfc(
+    "SOCKS4, both",
+    "A time limit for the connection with the application server: 2 minutes at CSTC.",
+)
 def test_defaults_are_those_of_the_documents():
     """Port 1080 by RFC 1928 section 3; two minutes for the target by the SOCKS4 memo."""
     assert [1080] == [ListenAddress.parse(text).port for text in Config().listen]

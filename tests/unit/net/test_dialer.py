@@ -343,6 +343,10 @@ REPS = [
 ]
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 03: network unreachable.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 06: TTL expired.")
+@pytest.mark.rfc("RFC 1928 section 6", "REP 08: address type not supported.")
 @pytest.mark.parametrize("name, rep", REPS)
 def test_rep_by_errno(name, rep):
     """Each cause that the system names has the REP that says the same."""
@@ -358,6 +362,7 @@ def test_rep_of_an_error_without_errno():
 ODD = (V6, ("fe80::1", 9, 0, 0))
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 05: connection refused.")
 @pytest.mark.parametrize(
     "addresses, rep",
     [

@@ -179,6 +179,10 @@ def test_addresses_and_mapped_ones():
 # In a proxy
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "BND.ADDR and BND.PORT: where the client MUST send its datagrams.",
+)
 def test_a_proxy_takes_ports_of_its_range(access_log):
     """BND.PORT is in it; used up, REP 02 and one line that names the option; free again after."""
     low = free_range(2)

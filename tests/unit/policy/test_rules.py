@@ -103,6 +103,7 @@ def test_clients_with_a_password_come_in_from_anywhere(host, kind, setting):
     assert comes_in(defaults(*setting), client(host, b"ann"))
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "The server selects one of METHODS, and says which.")
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("host, kind", kinds())
 def test_methods_fit_who_may_come_in(host, kind, setting):
@@ -470,6 +471,14 @@ FIRST = rules(
 )
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3",
+    "The server evaluates the request, and establishes the connection or denies it.",
+)
+@pytest.mark.rfc(
+    "SOCKS4, CONNECT",
+    "Granted by any combination of source, destination, port, USERID and what IDENT says.",
+)
 @pytest.mark.parametrize(
     "expected, host, dst, ip, more",
     [
@@ -531,6 +540,7 @@ def test_a_name_is_looked_up_only_if_that_can_help():
     assert not ports.precheck(lan, 5, Cmd.CONNECT, other).allowed
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "The server selects one of METHODS, and says which.")
 def test_methods_by_rules():
     """A password may be left out where a rule takes those without one, and only there."""
     mixed = rules("allow from 10.0.0.0/8 user none", "allow user ann", has_users=True)
@@ -616,6 +626,10 @@ ASKED = list(
 )
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, CONNECT",
+    "The server is expected to use DST, and the client's address and port, in evaluating it.",
+)
 @pytest.mark.parametrize("first", range(len(CHOICES)))
 def test_every_decision_of_two_rules(first):
     """For every pair of rules over small sets, and every question: as the model has it."""

@@ -35,6 +35,11 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.rfc("RFC 1928 section 5", "ATYP 01: 4 octets; ATYP 04: 16 octets.")
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
+)
 @pytest.mark.parametrize("data, dst", GOLDEN, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("tail", [b"", b"t", b"tail" * 100])
 def test_a_header_is_read(data, dst, tail):
@@ -45,12 +50,18 @@ def test_a_header_is_read(data, dst, tail):
         assert Header(frag, dst, len(data)) == decode_header(odd)
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "Fields marked RSV \"must be set to X'00'\".")
+@pytest.mark.rfc("RFC 1928 section 7", "Applications should avoid fragmentation.")
 @pytest.mark.parametrize("data, dst", GOLDEN[:2], ids=["IPv4", "IPv6"])
 def test_a_header_is_written(data, dst):
     """The same bytes as are read."""
     assert data == encode_header(packed_ip(dst.name), dst.port)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 7",
+    "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
+)
 @pytest.mark.parametrize("data, dst", GOLDEN, ids=lambda value: type(value).__name__)
 def test_a_header_that_is_cut_off_is_none(data, dst):
     """At each byte, from none at all."""

@@ -66,6 +66,10 @@ CONVERSATIONS = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    'The note: numbers in diagrams are octets, a "Variable" has a length octet or a type.',
+)
 @pytest.mark.parametrize("eof", [False, True])
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("tail", TAILS)
@@ -112,6 +116,9 @@ NEGOTIATIONS = [
 ]
 
 
+@pytest.mark.rfc("RFC 1928 section 3", "The server selects one of METHODS, and says which.")
+@pytest.mark.rfc("RFC 1928 section 3", "METHOD 03 to 7F are IANA's, 80 to FE private.")
+@pytest.mark.rfc("RFC 1929 section 1", "The client chooses this by METHOD 02.")
 @pytest.mark.parametrize("offered, methods, chosen", NEGOTIATIONS)
 def test_method_is_chosen_from_what_both_have(offered, methods, chosen):
     """The server takes the METHOD it likes best of those offered, or says FF."""
@@ -151,6 +158,7 @@ def test_a_greeting_and_no_more_is_a_health_check(said, methods, expected):
         assert expected == talk.is_check
 
 
+@pytest.mark.rfc("RFC 1961", "METHOD 01, which RFC 1928 says every implementation MUST have.")
 @pytest.mark.parametrize(
     "greeting, methods, words",
     [
@@ -242,6 +250,13 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", "The client negotiates a method, authenticates, then sends a request."
+)
+@pytest.mark.rfc("RFC 1928 section 3", "Client and server enter the method's own sub-negotiation.")
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "The sub-negotiation begins when the server has selected 02."
+)
 @pytest.mark.parametrize(
     "what, said, methods, heard, error", REFUSALS, ids=[r[0] for r in REFUSALS]
 )
@@ -273,6 +288,10 @@ STAGES = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6", "VER 05, REP, RSV, ATYP, BND.ADDR, BND.PORT in network octet order."
+)
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
 @pytest.mark.parametrize("error", OTHER_ENDS, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("stage, said, methods, heard, reply", STAGES, ids=[s[0] for s in STAGES])
 def test_refusal_speaks_the_language_of_its_stage(stage, said, methods, heard, reply, error):
@@ -320,6 +339,7 @@ def test_success_names_our_end_of_the_connection(said, bnd_ip, port, reply):
     assert b"" == talk.refusal(HandshakeTimeout("too slow"))
 
 
+@pytest.mark.rfc("RFC 1929 section 2", "STATUS 00 is success.")
 def test_credentials_nobody_checked_are_wrong():
     """A caller that forgets to check lets nobody in."""
     talk = Handshake(PASSWORD)
@@ -340,6 +360,10 @@ def test_answers_are_given_once():
     assert b"" == talk.data_to_send()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 sections 1 and 2",
+    "Version 4 stays; version 5 adds UDP, authentication, names and IPv6.",
+)
 @pytest.mark.parametrize(
     "said, ver", [(b"\x04", Ver.SOCKS4), (b"\x05", Ver.SOCKS5), (b"\x16", None), (b"", None)]
 )
@@ -383,6 +407,8 @@ METHODS = st.sampled_from(
 )
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 09 to FF: unassigned.")
+@pytest.mark.rfc("RFC 1929 section 2", "The server verifies them, and answers with VER and STATUS.")
 @settings(deadline=None, max_examples=400)
 @given(said=PIECES, places=CUTS, methods=METHODS, eof=st.booleans(), at_once=st.booleans())
 def test_any_bytes_give_a_documented_outcome(said, places, methods, eof, at_once):
@@ -392,6 +418,7 @@ def test_any_bytes_give_a_documented_outcome(said, places, methods, eof, at_once
     assert converse([said] if said else [], methods, eof) == outcome
 
 
+@pytest.mark.rfc("RFC 1928 section 6", "REP 09 to FF: unassigned.")
 @settings(deadline=None, max_examples=400)
 @given(said=PIECES, methods=METHODS, error=st.sampled_from(OTHER_ENDS))
 def test_any_bytes_can_be_refused(said, methods, error):

@@ -21,6 +21,7 @@ def confirms(line, userid):
     return True
 
 
+@pytest.mark.rfc("RFC 1413 section 5", "Formal syntax: the query is the pair and CR LF.")
 def test_the_question():
     """The port on the host that is asked comes first (RFC 1413 section 4)."""
     assert b"6193, 23\r\n" == encode_query(*PORTS)
@@ -50,6 +51,10 @@ def test_the_first_line(data, line):
     assert line == first_line(data)
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "Note 2: clients should feel free to abort after 1000 characters without an end of line.",
+)
 @pytest.mark.parametrize("data", [b"a" * 1000, b"a" * 1000 + b"\n", b"\r" * 10240])
 def test_a_line_that_does_not_end(data):
     """After 1000 bytes nobody waits for its end (section 6, note 2)."""
@@ -60,6 +65,21 @@ def test_a_line_that_does_not_end(data):
 OF_512 = b"x" * 512
 
 
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "Any octet but NUL, LF and CR; spaces behind the colon are part of the string.",
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "Note 1: be liberal with white space; it may be anywhere but within a token.",
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 5", "Note 3: a client MUST accept at least 512 octets of user ID."
+)
+@pytest.mark.rfc(
+    "RFC 1413 section 5",
+    "Notes 4 to 6: character sets; a string in an unknown one should be taken as octets.",
+)
 @pytest.mark.parametrize(
     "line, userid",
     [
@@ -86,6 +106,7 @@ def test_what_confirms_a_user(line, userid):
     assert not confirms(line, b"")
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 93: client program and identd report different user-ids.")
 @pytest.mark.parametrize(
     "line, why",
     [

@@ -63,6 +63,15 @@ REQUESTS = [
 ]
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "VN 4, CD 1, DSTPORT, DSTIP, USERID, NULL.")
+@pytest.mark.rfc(
+    "SOCKS4, BIND",
+    "VN 4, CD 2; DSTIP is the application server, DSTPORT that of the primary connection.",
+)
+@pytest.mark.rfc(
+    "SOCKS4A", "DSTIP 0.0.0.x with x not zero: a domain name and a NULL follow USERID's NULL."
+)
+@pytest.mark.rfc("SOCKS4A", "This is for CONNECT and BIND.")
 @pytest.mark.parametrize("tail", [b"", b"\x04", b"GET / HTTP/1.1\r\n\0\0"])
 @pytest.mark.parametrize("message, expected", REQUESTS)
 def test_request_means_the_same_however_it_is_cut(message, expected, tail):
@@ -113,6 +122,8 @@ REPLIES = [
 ] + [(rep, b"", 0, b"\x00\x5b" + b"\x00\x00" + b"\x00\x00\x00\x00") for rep in Rep if rep]
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", 'VN "should be 0" in it.')
+@pytest.mark.rfc("SOCKS4, CONNECT", "The remaining fields are ignored.")
 @pytest.mark.parametrize("rep, ip, port, expected", REPLIES)
 def test_reply_is_eight_bytes_that_begin_with_zero(rep, ip, port, expected):
     """A reply has VN 0 (not 4), 90 for success, and 91 for every failure."""
@@ -137,6 +148,11 @@ REFUSED = [
 ]
 
 
+@pytest.mark.rfc("SOCKS4, introduction", "Two operations: CONNECT and BIND.")
+@pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
+@pytest.mark.rfc(
+    "SOCKS4A", "DSTIP 0.0.0.x with x not zero: a domain name and a NULL follow USERID's NULL."
+)
 @pytest.mark.parametrize("message, methods, error", REFUSED)
 def test_bad_request_is_told_91(message, methods, error):
     """What cannot be granted is answered by 91, once and in eight bytes."""
@@ -146,6 +162,7 @@ def test_bad_request_is_told_91(message, methods, error):
         assert (error, support.REJECTED4) == (outcome.error, outcome.sent)
 
 
+@pytest.mark.rfc("SOCKS4A", "A server must check DSTIP, and read in the domain name.")
 @pytest.mark.parametrize("size", range(1, len(GOOD4A + b"ann\0a.example\0")))
 def test_client_that_leaves_early_is_told_91(size):
     """EOF anywhere in a request ends it; a client that only half-closed hears 91."""
@@ -155,6 +172,7 @@ def test_client_that_leaves_early_is_told_91(size):
     assert support.REJECTED4 == outcome.sent
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "The server connects to the port of the destination host.")
 def test_plain_request_waits_for_no_name():
     """DSTIP 0.0.0.0 is complete with its USERID: waiting for a name would be for ever."""
     outcome = converse([b"\x04\x01\x00\x50\x00\x00\x00\x00\0"])

@@ -86,6 +86,9 @@ REPLIES = [
 ]
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 3", "VER is 05, NMETHODS says how many octets METHODS has, 1 to 255."
+)
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("message, expected", GREETINGS)
 def test_methods_mean_the_same_however_they_are_cut(message, expected, tail):
@@ -94,6 +97,9 @@ def test_methods_mean_the_same_however_they_are_cut(message, expected, tail):
         assert (expected, tail) == parse(socks5.parse_methods, pieces)
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
+)
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("message, expected", PASSWORDS)
 def test_password_means_the_same_however_it_is_cut(message, expected, tail):
@@ -105,6 +111,10 @@ def test_password_means_the_same_however_it_is_cut(message, expected, tail):
         assert type(expected) is type(result)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4", "VER 05, CMD, RSV 00, ATYP, DST.ADDR, DST.PORT in network octet order."
+)
+@pytest.mark.rfc("RFC 1928 section 5", "ATYP 01: 4 octets; ATYP 04: 16 octets.")
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("message, expected", REQUESTS)
 def test_request_means_the_same_however_it_is_cut(message, expected, tail):
@@ -140,6 +150,10 @@ def test_tests_spell_requests_as_the_table_does(message, expected):
     assert message == support.socks5(host, dst.port, cmd)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6", "VER 05, REP, RSV, ATYP, BND.ADDR, BND.PORT in network octet order."
+)
+@pytest.mark.rfc("RFC 1928 section 6", "Fields marked RSV \"must be set to X'00'\".")
 @pytest.mark.parametrize("rep, ip, port, expected", REPLIES)
 def test_reply_is_what_the_rfc_draws(rep, ip, port, expected):
     """A reply has VER 5, RSV 0, and BND.ADDR in the family that it is of."""
@@ -165,6 +179,7 @@ def test_tests_expect_the_failures_of_the_table(rep, ip, port, expected):
     assert expected == support.failure5(rep)
 
 
+@pytest.mark.rfc("RFC 1929 section 2", "VER 01: the version of this sub-negotiation.")
 @pytest.mark.parametrize("version", [0, 2, 5, 0xFF])
 def test_password_message_of_another_version_is_refused(version):
     """VER of the password message is 1, whatever VER of the rest is."""
@@ -172,6 +187,9 @@ def test_password_message_of_another_version_is_refused(version):
         parse(socks5.parse_credentials, [bytes((version,))])
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 4", "VER 05, CMD, RSV 00, ATYP, DST.ADDR, DST.PORT in network octet order."
+)
 @pytest.mark.parametrize("version", [0, 1, 4, 0xFF])
 def test_request_of_another_version_is_refused(version):
     """VER of the request is 5."""
@@ -179,6 +197,7 @@ def test_request_of_another_version_is_refused(version):
         parse(socks5.parse_request, [bytes((version, 1, 0))])
 
 
+@pytest.mark.rfc("RFC 1928 section 5", "Another ATYP is not defined.")
 @pytest.mark.parametrize("atyp", [0, 2, 5, 0x7F, 0xFF])
 def test_unknown_address_type_is_refused_at_once(atyp):
     """Behind an ATYP that nobody knows there is nothing to wait for."""
@@ -186,6 +205,7 @@ def test_unknown_address_type_is_refused_at_once(atyp):
         parse(socks5.parse_request, [b"\x05\x01\x00" + bytes((atyp,))])
 
 
+@pytest.mark.rfc("RFC 1928 section 5", "There is no terminating NUL.")
 @pytest.mark.parametrize(
     "name, error",
     [
@@ -202,6 +222,10 @@ def test_impossible_name_is_refused(name, error):
             parse(socks5.parse_request, pieces)
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 3",
+    'The password is carried in cleartext: not where "sniffing" is possible and practical.',
+)
 @pytest.mark.parametrize(
     "show", [repr, str, "{}".format, lambda c: "%s" % (c,), lambda c: repr([c])]
 )

@@ -77,6 +77,10 @@ def loop(request, monkeypatch):
     running.stop()
 
 
+@pytest.mark.rfc(
+    "SOCKS4, introduction",
+    "Access is controlled at the beginning of each session; then data is simply relayed.",
+)
 def test_bytes_go_both_ways_in_order(relayed):
     """What either end says, the other hears."""
     pair = relayed()
@@ -95,6 +99,10 @@ def test_early_bytes_are_the_first(relayed, size):
     pair.target.expect(early + b"and more").expect_eof()
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("size", [0, 5, MB])
 def test_fin_is_passed_on_after_the_last_byte_and_the_other_way_lives(
@@ -167,6 +175,10 @@ def test_both_ends_gone_before_the_pair_starts(relayed, loop, first):
     relayed().client.send(b"x")
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("small", [False, True], ids=["buffers", "small-buffers"])
 @pytest.mark.parametrize("size", [0, 3, 300000])
@@ -450,6 +462,11 @@ def test_a_pair_that_comes_too_late_is_closed(relayed, loop):
     pair.client.expect_reset()
 
 
+@pytest.mark.rfc("RFC 1928 section 4", "If the method encapsulates, requests MUST be encapsulated.")
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "If the method encapsulates, data are encapsulated, by the server as well.",
+)
 @pytest.mark.parametrize("reader", ["fast", "drip"])
 def test_large_transfers_both_ways_at_once_arrive_whole(relayed, reader):
     """Megabytes of noise in pieces of any size come out as they went in, both ways."""
@@ -762,6 +779,10 @@ def in_line(talk):
     talk.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
+@pytest.mark.rfc(
+    "RFC 1928 section 6, Reply processing",
+    "After a success of BIND or CONNECT the client may start passing data.",
+)
 @knows_urgent
 @every_way
 @pytest.mark.parametrize("first", ENDS)

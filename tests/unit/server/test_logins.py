@@ -1001,6 +1001,10 @@ def wait_for_handshakes(proxy, count):
     wait_until(lambda: proxy.stats().handshakes == count, "%d handshakes" % count)
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 2",
+    "UNAME is the name known to the source operating system, PASSWD goes with it.",
+)
 def test_a_login_goes_to_its_target(users_file, target, access_log):
     """Also when the client says all at once, and the log says who it was."""
     with nothing_left(), run_proxy(users_file=users_file.path) as proxy:
@@ -1285,6 +1289,7 @@ def test_a_file_that_cannot_be_used_keeps_it_from_starting(text, tmp_path):
     assert "s3cret" not in caught.value.sentence
 
 
+@pytest.mark.rfc("SOCKS4, CONNECT", "Passwords: the memo has none.")
 def test_an_address_that_has_logged_in_needs_no_password(users_file, target, access_log):
     """By SOCKS5 and SOCKS4, with its user in the log; no other address, and not for ever."""
     with run_proxy(users_file=users_file.path, auth_once=600) as proxy:
@@ -1394,6 +1399,10 @@ def test_a_unix_socket_is_not_remembered(users_file, tmp_path):
                     talk.send(password_message(*ANN)).expect(RIGHT)
 
 
+@pytest.mark.rfc(
+    "RFC 1929 section 3",
+    'The password is carried in cleartext: not where "sniffing" is possible and practical.',
+)
 def test_no_line_tells_a_password(users_file, access_log):
     """Neither password nor hash, whatever goes wrong."""
     with log_kept("minisocks") as log, run_proxy(users_file=users_file.path, auth_once=9) as proxy:
