@@ -1,9 +1,10 @@
-"""docs/protocol.rst: each entry names tests that exist, and no section of a document is left out.
+"""docs/rfc-matrix.rst: each sentence of the documents has a test, and the page is up to date.
 
-Whether a test shows what its entry says is for readers; that it is still there is for this one.
+Whether a test shows what its sentence says is for readers; that it is still there is for this one.
 """
 
 import ast
+import importlib.util
 import os
 import re
 
@@ -11,42 +12,45 @@ import pytest
 
 from kit.support import ROOT
 
-#: What an entry ends with: "--", or tests as pytest takes them.
-NAME = r"``(tests/[\w/]+/test_\w+\.py)::((?:\w+::)?\w+)``"
-TESTS = re.compile(r"Tests: (?:--|%s(?:, %s)*)" % (NAME, NAME))
 
-#: The headings, each with the character below it: all sections of the documents.
-HEADINGS = [
-    ("-", "Where minisocks differs"),
-    ("-", "RFC 1928: SOCKS5"),
-    ("~", "Sections 1 and 2: introduction, existing practice"),
-    ("~", "Section 3: procedure for TCP-based clients"),
-    ("~", "Section 4: requests"),
-    ("~", "Section 5: addressing"),
-    ("~", "Section 6: replies"),
-    ("^", "CONNECT"),
-    ("^", "BIND"),
-    ("^", "UDP ASSOCIATE"),
-    ("^", "Reply processing"),
-    ("~", "Section 7: procedure for UDP-based clients"),
-    ("~", "Section 8: security considerations"),
-    ("-", "RFC 1929: user name and password"),
-    ("~", "Section 1: introduction"),
-    ("~", "Section 2: initial negotiation"),
-    ("~", "Section 3: security considerations"),
-    ("-", "RFC 1961: GSSAPI"),
-    ("-", "SOCKS4"),
-    ("~", "Introduction"),
-    ("~", "CONNECT"),
-    ("~", "BIND"),
-    ("~", "Both"),
-    ("-", "SOCKS4A"),
-    ("-", "RFC 1413: the client's side of ident"),
-    ("~", "Sections 1 and 2: introduction, overview"),
-    ("~", "Section 3: restrictions"),
-    ("~", "Section 4: query and response format"),
-    ("~", "Section 5: response types"),
-    ("~", "Section 6: security considerations"),
+def load(name):
+    """Return a module of scripts/."""
+    path = os.path.join(ROOT, "scripts", name + ".py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+rfc_matrix = load("rfc_matrix")
+
+#: All sections of the documents that say something about a server.
+SECTIONS = [
+    "RFC 1928 sections 1 and 2",
+    "RFC 1928 section 3",
+    "RFC 1928 section 4",
+    "RFC 1928 section 5",
+    "RFC 1928 section 6",
+    "RFC 1928 section 6, CONNECT",
+    "RFC 1928 section 6, BIND",
+    "RFC 1928 section 6, UDP ASSOCIATE",
+    "RFC 1928 section 6, Reply processing",
+    "RFC 1928 section 7",
+    "RFC 1928 section 8",
+    "RFC 1929 section 1",
+    "RFC 1929 section 2",
+    "RFC 1929 section 3",
+    "RFC 1961",
+    "SOCKS4, introduction",
+    "SOCKS4, CONNECT",
+    "SOCKS4, BIND",
+    "SOCKS4, both",
+    "SOCKS4A",
+    "RFC 1413 sections 1 and 2",
+    "RFC 1413 section 3",
+    "RFC 1413 section 4",
+    "RFC 1413 section 5",
+    "RFC 1413 section 6",
 ]
 
 
@@ -55,85 +59,95 @@ def read(*path):
         return file.read()
 
 
-def entries(text):
-    """Yield each entry of a page: what a document says, and the paragraphs below it."""
-    for term, body in re.findall(r"(?m)^(?<=\n)(\S.*)\n((?: {4}.*\n|\n(?= {4}))+)", text):
-        yield term, [" ".join(part.split()) for part in body.strip().split("\n\n")]
-
-
-def defined(path):
-    """Return the names of the functions of a file, those in a class as CLASS::NAME."""
-    if not os.path.exists(os.path.join(ROOT, path)):
-        return set()
-    names = set()
-    for node in ast.parse(read(path)).body:
-        members = node.body if isinstance(node, ast.ClassDef) else [node]
-        prefix = node.name + "::" if isinstance(node, ast.ClassDef) else ""
-        names |= {prefix + one.name for one in members if isinstance(one, ast.FunctionDef)}
-    return names
-
-
-def stale(text):
-    """Return the tests that a page names and that are not there."""
-    named = sorted(set(re.findall(NAME, text)))
-    known = {path: defined(path) for path, _ in named}
-    return [
-        "%s::%s" % (path, name)
-        for path, name in named
-        if not (name in known[path] and re.match("test_", name.split("::")[-1]))
-    ]
+@pytest.fixture(scope="module")
+def listed():
+    """Return why there is no test, or "", by section and sentence."""
+    rows = rfc_matrix.sentences()
+    return {(section, one): reason for section, them in rows for one, reason in them}
 
 
 @pytest.fixture(scope="module")
-def page():
-    """Return the text of the page."""
-    return read("docs", "protocol.rst")
+def tests():
+    """Return the tests by section and sentence, as the markers of all files say."""
+    return rfc_matrix.marked()
 
 
-def test_every_test_that_is_named_is_there(page):
-    """In the file that is said, as a function or a method."""
-    assert [] == stale(page)
+def test_every_section_of_the_documents_is_there():
+    """In the order of the documents, and each has a sentence."""
+    assert SECTIONS == [section for section, _ in rfc_matrix.sentences()]
+    assert all(rows for _, rows in rfc_matrix.sentences())
 
 
-def test_a_name_that_is_stale_is_found():
-    """A test or a file that is gone, one of another file, and what is no test."""
-    here = "tests/docs/test_protocol_page.py"
-    assert [] == stale("Tests: ``%s::test_a_name_that_is_stale_is_found``" % here)
-    for bad in (
-        here + "::test_nothing",
-        here + "::stale",
-        here + "::TestNothing::test_a_name_that_is_stale_is_found",
-        "tests/e2e/test_gone.py::test_a_name_that_is_stale_is_found",
-        "tests/unit/protocol/test_socks4.py::test_a_name_that_is_stale_is_found",
-    ):
-        assert [bad] == stale("Tests: ``%s``" % bad)
+def test_every_sentence_is_there_once(listed):
+    """A marker could mean either of two that are the same."""
+    rows = rfc_matrix.sentences()
+    assert len(listed) == sum(len(sentences) for _, sentences in rows)
+    assert len(listed) > 100
 
 
-def test_every_entry_says_what_shows_it(page):
-    """What minisocks does, in some words, and then the tests, or that there are none."""
-    found = list(entries(page))
-    assert len(found) > 100
-    for term, parts in found:
-        assert 2 == len(parts), term
-        assert not parts[0].startswith("Tests:"), term
-        assert TESTS.match(parts[1] + "\n").group() == parts[1], term
-    # None is written otherwise, and not looked at.
-    assert page.count("Tests:") == len(found)
-    assert len(re.findall("``tests/", page)) == len(re.findall(NAME, page))
+def test_every_sentence_has_a_test_or_a_reason(listed, tests):
+    """And none has both; a test that is deleted is missed here."""
+    assert [] == [mark for mark, reason in listed.items() if bool(reason) == (mark in tests)]
 
 
-def test_every_section_of_the_documents_is_there(page):
-    """And has an entry, unless it is divided further."""
-    parts = re.split(r"(?m)^(\S.*)\n([-~^])\2{3,}\n", page)
-    assert HEADINGS == [(parts[i + 1], parts[i]) for i in range(1, len(parts), 3)]
-    for i in range(4, len(parts), 3):
-        is_divided = parts[i + 1] == "-" and parts[i + 4 : i + 5] == ["~"]
-        assert is_divided == (not list(entries(parts[i + 2]))), parts[i]
+def test_every_marker_means_a_sentence_of_the_list(listed, tests):
+    """A marker with another text would be in no page."""
+    assert [] == [(mark, named) for mark, named in tests.items() if mark not in listed]
 
 
-def test_every_page_is_in_the_readme():
-    """Under "More", and in what is distributed."""
-    more = read("README.rst").partition("\nMore\n----\n")[2]
-    pages = [name for name in os.listdir(os.path.join(ROOT, "docs")) if name.endswith(".rst")]
-    assert [] == [name for name in pages if "``docs/%s``" % name not in more]
+def test_markers_are_on_tests(tests):
+    """On functions that pytest runs, in files that it reads."""
+    pattern = re.compile(r"tests/([\w-]+/)*test_\w+\.py::(Test\w+::)?test_\w+")
+    assert [] == [one for named in tests.values() for one in named if not pattern.fullmatch(one)]
+
+
+@pytest.mark.parametrize("sentence", ["Nothing of it.", "Tokens"])
+def test_a_marker_that_is_stale_is_found(sentence, listed):
+    """One whose sentence is not in the list, or only its beginning."""
+    source = "@pytest.mark.rfc('RFC 1961', %r)\ndef test_it(): pass\n" % sentence
+    (name, node), *_ = rfc_matrix.functions(ast.parse(source))
+    assert ("test_it", [("RFC 1961", sentence)]) == (name, rfc_matrix.marks(node))
+    assert ("RFC 1961", sentence) not in listed
+
+
+def test_markers_are_found_in_folders_and_classes(tmp_path):
+    """Wherever a test is below tests/; what is marked otherwise is passed over."""
+    (tmp_path / "tests" / "unit").mkdir(parents=True)
+    mark = "@pytest.mark.rfc('a', 'b')\n"
+    (tmp_path / "tests" / "test_x.py").write_text(mark + "@skip\ndef test_one(): pass\n")
+    text = (
+        "class TestY:\n    %s    def test_two(self): pass\n@other('a', 'b')\ndef test_3(): pass\n"
+    )
+    (tmp_path / "tests" / "unit" / "test_y.py").write_text(text % mark)
+    assert {
+        ("a", "b"): ["tests/test_x.py::test_one", "tests/unit/test_y.py::TestY::test_two"]
+    } == rfc_matrix.marked(str(tmp_path))
+
+
+def test_the_page_is_the_one_that_the_script_writes(tests):
+    """If not: python3 scripts/rfc_matrix.py."""
+    assert rfc_matrix.page(tests) == read("docs", "rfc-matrix.rst")
+
+
+def test_the_page_has_every_test(tests):
+    """And names no other."""
+    named = re.findall(r"``(tests/\S+::\S+)``", read("docs", "rfc-matrix.rst"))
+    assert sorted(one for them in tests.values() for one in them) == sorted(named)
+
+
+def test_every_page_is_reached_from_the_readme():
+    """By its name there, or in a page that is named there; and is in what is distributed."""
+    texts = {
+        "docs/" + name: read("docs", name)
+        for name in os.listdir(os.path.join(ROOT, "docs"))
+        if name.endswith(".rst")
+    }
+    found, new = set(), {"README.rst"}
+    texts["README.rst"] = read("README.rst")
+    while new:
+        found |= new
+        named = {one for page in new for one in re.findall(r"docs/[\w-]+\.rst", texts[page])}
+        assert [] == sorted(named - set(texts))
+        new = named - found
+    assert [] == sorted(set(texts) - found)
     assert "graft docs" in read("MANIFEST.in").split("\n")
