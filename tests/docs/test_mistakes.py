@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from typing import NamedTuple
 
 import pytest
 
@@ -147,7 +148,8 @@ def test_texts_can_be_read(mistake):
     """Sentences end, clauses do not; names are short, lines are lines."""
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", mistake.name)
     assert mistake.where in (AT_THE_START, IN_THE_LOG, AT_THE_CLIENT)
-    for text in (mistake.why, mistake.do):
+    assert bool(mistake.why) == bool(mistake.do)
+    for text in filter(None, (mistake.why, mistake.do)):
         assert re.fullmatch(r"(minisocks|[A-Z`]).*\.", text)
         assert 0 == text.count("``") % 2
     assert re.fullmatch(r"([^.A-Z].*[^.])?", mistake.hint)
@@ -298,12 +300,12 @@ def test_the_line_about_a_file_ends_with_what_to_do(stage, text, hint):
     assert stage.start_with_file(text).endswith(hint)
 
 
-@makes("road-not-permitted")
+@makes("egress-not-permitted")
 def _(stage):
     return stage.start("-l", "0", "--mark", "5", status=1, prefix=nobody()), None
 
 
-@makes("road-of-other-systems")
+@makes("egress-of-other-systems")
 def _(stage):
     # As on a system whose Python does not know it.
     (stage.tmp_path / "sitecustomize.py").write_text("import socket\ndel socket.SO_MARK\n")
@@ -501,7 +503,7 @@ def _(stage):
     return line.partition(": ")[2], None
 
 
-@makes("repeats-are-folded")
+@makes("repeats-are-not-shown")
 def _(stage):
     with instance_of(stage) as instance:
         port = closed_port()
@@ -512,7 +514,7 @@ def _(stage):
         return logged(instance, "last message"), None
 
 
-@makes("road-not-up")
+@makes("egress-not-up")
 def _(stage):
     with run_proxy(source=("192.0.2.1",)) as proxy, Talk.to(proxy.port) as talk:
         reply = talk.connect5("127.0.0.1", closed_port())[0]
@@ -560,7 +562,7 @@ def _(stage):
     return first_said(stage, "check", "--rule", "deny", status=0), None
 
 
-@makes("no-rule-lets-users-in")
+@makes("no-rule-allows-users")
 def _(stage):
     args = ("--user", "ann:secret", "--rule", "allow from 192.168.1.0/24 user none")
     return first_said(stage, "check", *args, status=0), None
@@ -634,7 +636,7 @@ def _(stage):
     return stage.start("check", "--users-file", "users", status=0), None
 
 
-@makes("client-has-its-share")
+@makes("client-has-too-many-connections")
 def _(stage):
     with FakeTarget() as target, run_proxy(max_per_client=1) as proxy:
         with Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
@@ -651,7 +653,7 @@ def _(stage):
             return stage.log.wait_for("end=idle"), None
 
 
-@makes("shed-for-memory")
+@makes("ended-for-memory")
 def _(stage):
     with FakeTarget() as target, run_proxy(memory_limit=1 << 20) as proxy:
         talks = [Talk.to(proxy.port) for _ in range(80)]
@@ -981,7 +983,7 @@ def _(stage):
         return said(stage, AS_ANN, MISMATCH4, ident=True)
 
 
-@makes("identd-names-nobody")
+@makes("identd-names-no-user")
 def _(stage):
     with identd(stage.monkeypatch, says_line(b"%d , %d : ERROR : HIDDEN-USER\r\n")):
         return said(stage, AS_ANN, MISMATCH4, ident=True)
@@ -1064,7 +1066,7 @@ def _(stage):
     return stage.log.wait_for("end=refused"), rep
 
 
-@makes("bind-met-a-stranger")
+@makes("bind-met-another-peer")
 def _(stage):
     with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2", "4") as client:
         client.expect_stranger()
@@ -1258,7 +1260,7 @@ def curl(*args, prefix=()):
     return done.stderr.strip() or done.stdout
 
 
-@makes("nobody-listens")
+@makes("no-proxy-listens")
 def _(stage):
     return curl("--proxy", "socks5h://127.0.0.1:%d" % closed_port(), "http://127.0.0.1:9/"), None
 
@@ -1307,35 +1309,107 @@ _HEAD = """\
 Troubleshooting
 ===============
 
-What can go wrong, by what you see.  Words in capitals and "..." stand for what is
-different each time.  ``minisocks check`` shows the settings in force and where each
-comes from; ``-v`` logs more.
+What can go wrong, by what you see.  Messages that say themselves what to do are not here.  Words
+in capitals and "..." stand for what is different each time.  ``minisocks check`` shows the
+settings in force and where each comes from; ``-v`` logs more.
 
 .. contents:: In this document
    :depth: 2
 
 """
 
-_INTRODUCTIONS = {
-    AT_THE_START: "minisocks says one line and ends, with exit status 2 for what is wrong in "
-    "its settings and 1 for what the system does not let it have. A line that begins with "
-    "``warning:`` is only that: it serves all the same.",
-    IN_THE_LOG: "Each connection is a line that says in ``why=`` what went wrong. Only its "
-    "beginning and its end are shown here. Other lines tell when the system is full. "
-    "With ``--quiet`` connections that went well have no line, and with ``-qq`` none has: leave "
-    "that out while you look for something.",
-    AT_THE_CLIENT: "Most programs do not repeat what the proxy tells them. If yours says "
-    "nothing of use, ask ``curl --proxy socks5h://HOST:1080 http://example.org/``, and look "
-    "into the proxy's log.",
-}
+
+class Symptom(NamedTuple):
+    """What the reader sees: a heading, what holds for all its mistakes, and their names."""
+
+    heading: str
+    introduction: str
+    names: str
+
+
+#: In the order of the document.
+SYMPTOMS = (
+    Symptom(
+        "The start fails",
+        "minisocks prints one line and ends, with exit status 2 for a mistake in the settings, and "
+        "1 if the system refuses something. ``PLACE`` is an option, a variable or a file.",
+        "privileged-port address-not-ours link-local-without-interface socket-directory-missing "
+        "egress-not-permitted config-file-unreadable key-twice too-few-descriptors-to-start "
+        "already-running pidfile-directory-missing click-missing too-little-memory",
+    ),
+    Symptom(
+        "A warning at the start",
+        "The proxy serves nevertheless.",
+        "no-default-pidfile log-is-lost rule-wants-users",
+    ),
+    Symptom(
+        "The client cannot reach the proxy, or shows an error",
+        "Most programs do not repeat what the proxy answers. If yours says too little, run "
+        "``curl --proxy socks5h://HOST:1080 http://example.org/``, and look into the log of the "
+        "proxy.",
+        "no-proxy-listens client-resolves-names-itself http-proxy-set-at-the-client "
+        "curl-shows-92 curl-shows-93",
+    ),
+    Symptom(
+        "The client is not let in",
+        "From here on the lines are from the log. It has a line for each connection, and its "
+        "``why=`` says what went wrong; only its beginning and end are here. With ``--quiet`` "
+        "connections that went well have no line, and with ``-qq`` none has: leave both out while "
+        "you look for a mistake.",
+        "client-not-allowed client-without-password wrong-password guesses-passwords "
+        "socks4-where-a-password-is-needed no-identd identd-does-not-answer another-user-by-ident "
+        "identd-names-no-user ident-where-a-password-is-needed",
+    ),
+    Symptom(
+        "The client does not speak SOCKS",
+        "",
+        "http-on-the-port tls-on-the-port ssh-on-the-port something-else-on-the-port "
+        "forwarder-sends-a-header client-stopped-halfway client-too-slow",
+    ),
+    Symptom(
+        "The target is not allowed",
+        "",
+        "denied-by-a-rule no-rule-allows-it this-host-refused own-address-refused "
+        "proxy-itself-refused private-network-refused",
+    ),
+    Symptom(
+        "The name cannot be resolved",
+        "",
+        "name-unknown name-of-the-other-family name-servers-unreachable "
+        "name-not-resolved-in-time resolver-stuck",
+    ),
+    Symptom(
+        "The target cannot be reached",
+        "",
+        "target-refuses target-silent network-unreachable host-unreachable egress-not-up "
+        "no-source-of-this-family",
+    ),
+    Symptom(
+        "A connection ends, or there is no room for it",
+        "",
+        "client-has-too-many-connections idle-for-too-long ended-for-memory ended-by-the-proxy "
+        "too-many-handshakes descriptors-used-up no-descriptor-for-the-target threads-used-up",
+    ),
+    Symptom(
+        "BIND and UDP do not work",
+        "",
+        "bind-peer-stays-away bind-met-another-peer bind-ports-used-up udp-without-an-address "
+        "udp-ports-used-up associations-used-up udp-from-another-port udp-denied",
+    ),
+    Symptom(
+        "A reload changes nothing, or the log has gaps",
+        "",
+        "not-reloaded needs-a-restart lines-are-lost repeats-are-not-shown",
+    ),
+)
 
 _NUMBERS = """\
 Numbers that clients show
 -------------------------
 
-A SOCKS5 client hears one of these numbers when it is refused (curl shows it in
-brackets); a SOCKS4 client hears 91 for all of them, but 92 and 93 where its host was asked
-who it is (`No identd`_, `Another user by ident`_).
+A refused SOCKS5 client gets one of these numbers (curl shows it in brackets).  A SOCKS4
+client gets 91 for all of them; 92 and 93 are about ident (`No identd`_, `Another user by
+ident`_).
 
 """
 
@@ -1366,7 +1440,7 @@ def entry(mistake):
     """Return one mistake in reStructuredText."""
     seen = mistake.seen + ("; " + mistake.hint if mistake.hint else "")
     parts = [title(mistake), "~" * len(title(mistake)), "", "::", "", "    " + seen, ""]
-    parts += [filled(mistake.why), filled("**What to do:** " + mistake.do)]
+    parts += [filled("%s **What to do:** %s" % (mistake.why, mistake.do))]
     return "\n".join(parts) + "\n"
 
 
@@ -1374,7 +1448,11 @@ def numbers():
     """Return the table of replies, and which mistakes lead to them."""
     rows = []
     for rep in Rep:
-        names = ["`%s`_" % title(mistake) for mistake in CATALOGUE if mistake.reply == rep]
+        names = [
+            "`%s`_" % title(mistake)
+            for mistake in CATALOGUE
+            if mistake.reply == rep and mistake.why
+        ]
         if names:
             rows.append("%d, %s\n%s" % (rep, rep.phrase, filled(", ".join(names), "    ")))
     return _NUMBERS + "\n".join(rows)
@@ -1382,11 +1460,19 @@ def numbers():
 
 def document():
     """Return docs/troubleshooting.rst as it should be."""
+    known = {mistake.name: mistake for mistake in CATALOGUE}
     parts = [_HEAD]
-    for where in (AT_THE_START, IN_THE_LOG, AT_THE_CLIENT):
-        parts += ["%s\n%s\n\n" % (where, "-" * len(where)), filled(_INTRODUCTIONS[where]) + "\n"]
-        parts += [entry(mistake) for mistake in CATALOGUE if mistake.where == where]
+    for heading, introduction, names in SYMPTOMS:
+        parts += ["%s\n%s\n\n" % (heading, "-" * len(heading))]
+        parts += [filled(introduction) + "\n"] if introduction else []
+        parts += [entry(known[name]) for name in names.split()]
     return "".join(parts) + numbers()
+
+
+def test_every_mistake_that_needs_words_has_one_symptom():
+    """Each that its message does not explain is in the document once."""
+    named = [name for _, _, names in SYMPTOMS for name in names.split()]
+    assert sorted(named) == sorted(mistake.name for mistake in CATALOGUE if mistake.why)
 
 
 def test_the_document_is_not_stale():

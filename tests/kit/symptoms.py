@@ -16,51 +16,53 @@ _SERVING = (
         "not-reloaded",
         IN_THE_LOG,
         "not reloaded, the old settings stay: ...",
-        "HUP or ``minisocks reload`` found a mistake in the settings, or something that they want "
-        "cannot be had. Nothing has changed, not even in part.",
-        "Mend what it says, and reload again; ``minisocks check`` finds mistakes beforehand.",
+        "The new settings have a mistake, or need something that the system does not give. "
+        "Nothing has changed, not even in part.",
+        "Correct what the line names, and reload again; ``minisocks check`` finds mistakes "
+        "beforehand.",
     ),
     Mistake(
         "needs-a-restart",
         IN_THE_LOG,
         "needs a restart: ...",
-        "These settings have changed, but only a new process can go by them. All others are in "
-        "force.",
-        "``minisocks stop``, or ``minisocks drain`` where connections should end by themselves; "
-        "then start it.",
+        "These settings have changed, but only a new process can use them. All other settings are "
+        "in force.",
+        "``minisocks stop``, or ``minisocks drain`` to let connections end by themselves; then "
+        "start it.",
     ),
     Mistake(
         "lines-are-lost",
         IN_THE_LOG,
         "N lines of the log are lost: ...",
-        "The disk was full, syslog was gone, or whoever reads the log was too slow. The proxy "
-        "does not wait for any of them.",
-        "See to what it says. ``-q`` leaves out connections that went well, ``-qq`` refusals, too; "
-        "repeats are folded anyway.",
+        "The disk was full, syslog was gone, or the reader of the log was too slow. The proxy "
+        "waits for none of them.",
+        "Mend what the line names. ``-q`` leaves out connections that went well, ``-qq`` refusals "
+        "too.",
     ),
     Mistake(
-        "repeats-are-folded",
+        "repeats-are-not-shown",
         IN_THE_LOG,
         "last message N times: ...",
-        "Of refusals of one client for one reason ten are written in a minute; this says how "
+        "The log shows ten refusals of one client for one reason in a minute. This line says how "
         "many more there were, and shows the last one.",
-        "It is a scan, or a program that does not give up: look at the client's address.",
+        "Look at the address of the client: it is a scanner, or a program that tries again and "
+        "again.",
     ),
     Mistake(
-        "road-not-up",
+        "egress-not-up",
         IN_THE_LOG,
         "targets cannot be dialed with OPTION: ...; going on, it may come up",
-        "No interface has the address of ``--source``, or the interface of ``--interface`` is "
-        "not there. A VPN that is not up yet looks like that.",
-        "``ip address`` shows what there is. Once it is up, nothing has to be started again.",
+        "No interface has the address of ``--source``, or the interface of ``--interface`` does "
+        "not exist. A VPN that is not up yet looks like this.",
+        "``ip address`` shows what there is. Once it is up, the proxy uses it without a restart.",
         reply=1,
     ),
     Mistake(
         "no-source-of-this-family",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='HOST: no --source of this family'",
-        "There is a ``--source`` for IPv4 only, or for IPv6 only, and the target has no address "
-        "of that family. Nothing goes another way than the one you named.",
+        "``--source`` has only an IPv4 address, or only an IPv6 address, and the target has none "
+        "of that family. The proxy uses no other address than those that you named.",
         "Add a ``--source`` of the other family.",
         reply=3,
     ),
@@ -69,95 +71,93 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='clients from HOST may not come in; "
         "let them with --allow-lan (private networks), --user NAME:PASSWORD or --open'",
-        "Unless told otherwise, only clients on the proxy's own host may come in.",
-        "Start it with ``--allow-lan`` for the devices on your network, or ``--user`` for "
-        "whoever has the password. ``--open`` on an address that the Internet can reach makes "
-        "you the way out for strangers.",
+        "Without other settings only clients on the host of the proxy may use it.",
+        "Start it with ``--allow-lan`` for devices on your network, or with ``--user`` for "
+        "clients that have the password. With ``--open`` on a public address strangers reach the "
+        "Internet through you.",
         reply=2,
     ),
     Mistake(
         "wrong-password",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='wrong user name or password, as \"NAME\"'",
-        "The client sent a user name or a password that is not among those in force.",
-        "Compare both, small and capital letters count. ``minisocks check`` shows the names in "
-        "force and where they come from. In a URL ``@``, ``:``, ``/`` and ``%`` are written as "
-        "``%40``, ``%3A``, ``%2F`` and ``%25``. The client hears that the password was "
-        "rejected.",
+        "The client sent a user name or a password that is not in force.",
+        "Compare both; capital letters count. ``minisocks check`` shows the names in force and "
+        "their source. In a URL write ``@``, ``:``, ``/`` and ``%`` as ``%40``, ``%3A``, ``%2F`` "
+        "and ``%25``.",
     ),
     Mistake(
         "client-without-password",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='no common method: the client offers 00, "
         "wanted is 02'",
-        "A password is needed (method 02), and the client only offered to come without one "
-        "(00). It hears that no method is acceptable.",
+        "A password is needed (method 02), and the client offered only to have none (00).",
         "Enter name and password at the client: ``curl --proxy socks5h://ann:secret@HOST:1080``. "
-        "Browsers cannot send one to a SOCKS proxy: for them use ``--allow-lan``.",
+        "Browsers cannot send a password to a SOCKS proxy: use ``--allow-lan`` for them.",
     ),
     Mistake(
         "socks4-where-a-password-is-needed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='a password is needed, and SOCKS4 has none'",
-        "SOCKS4 knows no passwords. The client hears 91.",
+        "The client gets 91.",
         "Set the client to SOCKS5, with name and password, or start the proxy with "
-        "``--allow-lan``, which asks clients on private networks for none.",
+        "``--allow-lan``, which accepts clients on private networks without one.",
     ),
     Mistake(
         "no-identd",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='no identd at HOST: ...'",
-        "With ``--ident`` a SOCKS4 client is only let in if its host confirms its user, and nobody "
-        "could be asked there. ``Connection refused``: it has no identd. ``no answer in time``: a "
-        "firewall drops what comes in for port 113. The client hears 92.",
-        "Install an identd on the client's host (Debian: ``oidentd``) and let the proxy's address "
-        "through to port 113. Or set the client to SOCKS5, which is not asked about.",
+        "With ``--ident`` a SOCKS4 client must be confirmed by its host, and that could not be "
+        "asked. ``Connection refused``: it runs no identd. ``no answer in time``: a firewall "
+        "drops packets to port 113. The client gets 92.",
+        "Install an identd on the host of the client (Debian: ``oidentd``), and open port 113 "
+        "there for the proxy. Or set the client to SOCKS5, which needs no ident.",
     ),
     Mistake(
         "identd-does-not-answer",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='the identd at HOST did not answer in time'",
-        "Something listens at port 113 of the client's host, and said no whole line in 30 s. The "
-        "client hears 92.",
-        "On the proxy's host ``nc HOST 113``, and a line ``1, 2``, should bring an error at once.",
+        "A program listens on port 113 of the client's host, but sent no whole line in 30 s. The "
+        "client gets 92.",
+        "On the host of the proxy run ``nc HOST 113`` and type ``1, 2``: an error should come at "
+        "once.",
     ),
     Mistake(
         "another-user-by-ident",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
         'why=\'it says that it is "NAME", its identd says "NAME"\'',
-        "The USERID that the client sends is not the user that its host says it runs as. The "
-        "client hears 93.",
-        "Set the client's USERID to the user's name there, capitals count: ``curl --proxy "
-        "socks4a://ann@HOST:1080``.",
+        "The USERID that the client sends is not the user that its host names. The client gets 93.",
+        "Set the USERID of the client to the name of that user; capital letters count: ``curl "
+        "--proxy socks4a://ann@HOST:1080``.",
     ),
     Mistake(
-        "identd-names-nobody",
+        "identd-names-no-user",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='its identd does not say who it is: \"WORD\"'",
-        "``HIDDEN-USER``: the user, or the host's administrator, does not want it told. "
-        "``NO-USER``: it knows no such connection; a NAT is in between, say. The client hears 93.",
-        "See to it at the client's host; or set the client to SOCKS5.",
+        "``HIDDEN-USER``: the user or the administrator of that host hides the name. ``NO-USER``: "
+        "identd knows no such connection, for example because of a NAT. The client gets 93.",
+        "Change that on the host of the client, or set the client to SOCKS5.",
     ),
     Mistake(
         "ident-where-a-password-is-needed",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused "
         "why='...; user \"NAME\" needs a password; SOCKS4 cannot send one'",
-        "What an identd says proves nothing, so a client that has shown no password is not a user "
-        "who has one. The client hears 91, as with any other name that no rule allows.",
+        "The answer of an identd proves nothing, so it cannot stand for the password of a user "
+        "that has one. The client gets 91, as with any other name that no rule allows.",
         "Set the client to SOCKS5, with name and password.",
     ),
     Mistake(
         "this-host-refused",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='loopback addresses are not for clients from HOST'",
-        "For a client on another host, ``localhost`` and ``127.0.0.1`` would be the proxy's own "
-        "host, with all that listens there because nobody else can reach it. The same holds for "
-        "linklocal, metadata and unspecified addresses.",
-        "Ask for an address that the proxy's host has in the network, and open the port there by "
-        "a rule. For what runs on the client itself, take localhost out of the client's proxy "
-        "settings.",
+        "For a client on another host ``localhost`` and ``127.0.0.1`` would be the host of the "
+        "proxy, with services that no other host is meant to reach. The same holds for "
+        "link-local, metadata and unspecified addresses.",
+        "Ask for an address that this host has in the network, and open the port there by a rule. "
+        "If the service runs on the client itself, take localhost out of the proxy settings of "
+        "the client.",
         reply=2,
     ),
     Mistake(
@@ -165,11 +165,10 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='HOST:PORT is this host, which HOST may not reach; "
         "a rule before all others opens it: allow from private to self port PORT'",
-        "To an address of its own this host connects over loopback, past the firewall. So clients "
-        "on other hosts reach none of them, nor the address that --public-address names.",
-        "Open what they need: put the rule that the line shows into the settings, before those "
-        "that allow more (the pages of a router or a Raspberry Pi, published ports of containers: "
-        "``allow from private to self port 80 443``).",
+        "A connection to an address of its own host goes over loopback, past the firewall. So "
+        "clients on other hosts reach no such address, nor the one of ``--public-address``.",
+        "Put the rule that the line shows before the rules that allow more. For the pages of a "
+        "router, or published ports of containers: ``allow from private to self port 80 443``.",
         reply=2,
     ),
     Mistake(
@@ -177,75 +176,75 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='HOST:PORT is this proxy itself, no target of its "
         "own'",
-        "A client that the proxy connected to the proxy would be one on the proxy's host, and no "
-        "rule or limit about the real one would hold. No rule opens this.",
-        "Look for the program that is set to reach the proxy through the proxy, and take one of "
-        "the two out of its settings. Two proxies may be chained.",
+        "If the proxy connected to itself, the client would seem to be on the host of the proxy, "
+        "and rules and limits about the real client would not hold. No rule allows it.",
+        "Find the program that is set to reach the proxy through the proxy, and remove one of the "
+        "two. Two different proxies may be chained.",
         reply=2,
     ),
     Mistake(
         "private-network-refused",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='private addresses are not for clients from HOST'",
-        "A client from a public address may not reach the private network behind the proxy, "
-        "even with a password; nor may one from a link-local address or a carrier's NAT "
-        "(100.64/10, also Tailscale) without ``--allow-lan``.",
-        "Let the client come from inside: through a VPN or an SSH tunnel. If the network of its "
-        "address is yours, allow it with a rule: ``allow from 100.64.0.0/10 to private``.",
+        "A client from a public address may not reach private networks behind the proxy, even "
+        "with a password; nor may one from a link-local address or the network of a carrier "
+        "(100.64/10, also Tailscale), unless ``--allow-lan`` is set.",
+        "Let the client come from inside, by a VPN or an SSH tunnel. If the network of its "
+        "address is yours, allow it: ``allow from 100.64.0.0/10 to private``.",
         reply=2,
     ),
     Mistake(
-        "client-has-its-share",
+        "client-has-too-many-connections",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='HOST has N connections already "
         "(--max-per-client N)'",
-        "The limit is reached, for this client (in IPv6: for its /64).",
-        "If these are honest connections, a browser with many pages say, raise the limit; "
-        "``minisocks status`` shows who has how many.",
+        "The limit is reached for this client (with IPv6: for its /64).",
+        "If it is an honest client, such as a browser with many pages, raise the limit; "
+        "``minisocks status`` shows how many connections each client has.",
         reply=2,
     ),
     Mistake(
         "idle-for-too-long",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=idle",
-        "Nothing was said in either direction for as long as ``--idle-timeout`` allows.",
-        "Where that ends what should live, such as SSH, raise it, or have the program send "
-        "something now and then (``ServerAliveInterval``).",
+        "No byte passed in either direction for the time of ``--idle-timeout``.",
+        "If it ends connections that should live, such as SSH, raise it, or let the program send "
+        "something regularly (``ServerAliveInterval``).",
     ),
     Mistake(
-        "shed-for-memory",
+        "ended-for-memory",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=memory-limit why='shed: it held most of what its receiver does "
         "not take (--memory-limit N)'",
-        "Receivers that take nothing had filled what ``--memory-limit`` allows, and this "
-        "connection's had most.",
-        "Look at who the client is: one that downloads and does not read is broken, or means "
-        "harm. Where all of them are honest, raise the limit.",
+        "Data that receivers did not take had filled ``--memory-limit``, and this connection had "
+        "most of it.",
+        "Look at the client: a program that downloads and does not read has a bug or means harm. "
+        "If all clients are honest, raise the limit.",
     ),
     Mistake(
         "guesses-passwords",
         IN_THE_LOG,
         "client=HOST has failed to log in N times as one user: from now on its logins as that user "
         "wait before they are checked",
-        "A client guesses passwords, or a program has an old one.",
-        "If the address is known, mend the password in the program. Else there is nothing to do: "
-        "each further guess takes up to half a minute.",
+        "The client guesses passwords, or a program has an old one.",
+        "If you know the address, correct the password in that program. Otherwise there is "
+        "nothing to do: each further guess takes up to half a minute.",
     ),
     Mistake(
         "denied-by-a-rule",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='rule N denies TARGET: ...'",
-        "A rule of the settings denies this, the first one that matches.",
-        "``minisocks check --from CLIENT --to TARGET`` shows what the rules say; they are numbered "
-        "as ``minisocks check`` shows them. An ``allow`` before that rule lets it through.",
+        "The first rule that matches denies this.",
+        "``minisocks check --from CLIENT --to TARGET`` says why, and ``minisocks check`` shows "
+        "the rules with their numbers. An ``allow`` before that rule lets it through.",
         reply=2,
     ),
     Mistake(
         "no-rule-allows-it",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='no rule allows TARGET to clients from HOST'",
-        "There are rules in the settings, and what none of them matches is denied.",
-        "Add an ``allow`` for it, say ``--rule 'allow from 192.168.1.0/24'``; see "
+        "There are rules, and what no rule matches is denied.",
+        "Add an ``allow`` rule, for example ``--rule 'allow from 192.168.1.0/24'``: "
         "``docs/rules.rst``.",
         reply=2,
     ),
@@ -254,9 +253,8 @@ _SERVING = (
         IN_THE_LOG,
         'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -2] '
         "Name or service not known'",
-        "The proxy's host asked its name servers, and they know no such name.",
-        "Look for a slip of the pen in the address. If the client's own network knows the name "
-        "and the proxy's does not, ask for the address instead.",
+        "The name servers of the proxy know no such name.",
+        "Check the spelling. If only the network of the client knows the name, use the address.",
         reply=4,
     ),
     Mistake(
@@ -264,10 +262,10 @@ _SERVING = (
         IN_THE_LOG,
         'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -5] it has no '
         "IPv4 address, and this host has none of another family to reach it from'",
-        "The target has IPv6 addresses only, and the proxy's host has only IPv4, or the other way "
-        "round. Loopback and link-local addresses are not counted.",
-        "``ip address`` shows which ones the proxy's host has. The target is reached when there is "
-        "one of its family; nothing has to be started again.",
+        "The target has only IPv6 addresses, and the host of the proxy only IPv4, or the reverse. "
+        "Loopback and link-local addresses do not count.",
+        "``ip address`` shows the addresses of the host. Once it has one of that family, the "
+        "target is reached without a restart.",
         reply=4,
     ),
     Mistake(
@@ -275,19 +273,19 @@ _SERVING = (
         IN_THE_LOG,
         'id=N client=CLIENT ... end=refused why=\'"NAME" cannot be resolved: [Errno -3] '
         "Temporary failure in name resolution'",
-        "The name servers of the proxy's host do not answer; or it has none.",
-        "On the proxy's host: ``cat /etc/resolv.conf`` shows whom it asks, "
-        "``nslookup example.org`` whether they answer.",
+        "The name servers of the proxy do not answer, or it has none.",
+        "On the host of the proxy: ``cat /etc/resolv.conf`` shows them, ``nslookup example.org`` "
+        "asks them.",
         reply=4,
     ),
     Mistake(
         "name-not-resolved-in-time",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='the name was not resolved in time'",
-        "The name servers of the proxy's host took longer than ``--connect-timeout``.",
-        "On the proxy's host, try ``nslookup example.org``; take a name server in "
-        "``/etc/resolv.conf`` away that never answers. If it answers for IPv4 addresses only "
-        "(``nslookup -type=AAAA example.org`` waits), start the proxy with ``--prefer ipv4-only``.",
+        "The name servers of the proxy took longer than ``--connect-timeout``.",
+        "On the host of the proxy run ``nslookup example.org``, and remove a name server that "
+        "never answers from ``/etc/resolv.conf``. If only ``nslookup -type=AAAA example.org`` "
+        "hangs, start the proxy with ``--prefer ipv4-only``.",
         reply=6,
     ),
     Mistake(
@@ -295,20 +293,20 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='all N resolver threads wait for name servers "
         "that do not answer'",
-        "So many names wait for a dead name server that there is no thread for another one. "
-        "Targets given as addresses are reached all the same.",
-        "Find the dead name server in ``/etc/resolv.conf`` of the proxy's host. It "
-        "goes on by itself when one answers again. One that answers for IPv4 addresses only is "
-        "cured by ``--prefer ipv4-only``.",
+        "So many names wait for a name server that does not answer that there is no thread for "
+        "another one. Targets given as addresses are still reached.",
+        "Remove that name server from ``/etc/resolv.conf`` of the proxy; if it answers for IPv4 "
+        "only, ``--prefer ipv4-only`` helps. The proxy recovers without a restart.",
         reply=1,
     ),
     Mistake(
         "target-refuses",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: Connection refused'",
-        "The target is there, but nobody listens on this port; or a firewall says so.",
-        "Check the port. From the proxy's host, ``curl http://TARGET:PORT/`` must fail the same "
-        "way: then it is not the proxy.",
+        "The target exists, but no program listens on this port, or a firewall refuses the "
+        "connection.",
+        "Check the port. ``curl http://TARGET:PORT/`` on the host of the proxy fails in the same "
+        "way, if it is not the fault of the proxy.",
         reply=5,
     ),
     Mistake(
@@ -316,50 +314,49 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: no answer in time'",
         "The target did not answer within ``--connect-timeout``: it is switched off, or a "
-        "firewall on the way drops what is sent there. With ``(5 s after the FIN of its client)`` "
-        "behind it, the client had closed its connection before.",
-        "From the proxy's host, ``ping TARGET`` and ``traceroute TARGET`` show how far it goes.",
+        "firewall drops the packets. ``(5 s after the FIN of its client)`` means that the client "
+        "had closed its connection before.",
+        "``ping TARGET`` and ``traceroute TARGET`` on the host of the proxy show how far packets "
+        "go.",
         reply=6,
     ),
     Mistake(
         "network-unreachable",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: Network is unreachable'",
-        "The proxy's host has no route to this network: it is offline; or the address is IPv6 "
-        "and it has only IPv4.",
-        "``ip route`` and ``ip -6 route`` show the routes; ``default`` must be among them.",
+        "The host of the proxy has no route to this network: it is offline, or has only IPv4 and "
+        "the address is IPv6.",
+        "``ip route`` and ``ip -6 route`` show the routes; there must be a ``default``.",
         reply=3,
     ),
     Mistake(
         "host-unreachable",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: No route to host'",
-        "The network is there and the host in it is not: it does not answer on its own wire, or "
-        "a router on the way says that nobody is there.",
-        "Check the address, and that the target is switched on; "
-        "``ip neighbour show TARGET`` says FAILED for one that is not on this wire.",
+        "The target does not answer in its own network, or a router reports that it does not "
+        "exist.",
+        "Check the address and the power. ``ip neighbour show TARGET`` says FAILED for a host of "
+        "this network that does not answer.",
         reply=4,
     ),
     Mistake(
         "bind-peer-stays-away",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='no peer connected to ADDRESS in time'",
-        "The client asked for BIND (FTP in active mode), and the server it waited for did not "
-        "connect to this address within ``--bind-timeout``: a firewall on the way, or a NAT.",
-        "Let the firewall pass the ports of a range, and give ``--bind-ports`` the same; behind a "
-        "NAT give ``--public-address`` too. Or use FTP in passive mode.",
+        "The client asked for BIND (FTP in active mode), and the server did not connect to this "
+        "address within ``--bind-timeout``, because of a firewall or a NAT.",
+        "Open a range of ports in the firewall, and name it with ``--bind-ports``; behind a NAT "
+        "add ``--public-address``. Or use FTP in passive mode.",
         reply=6,
     ),
     Mistake(
-        "bind-met-a-stranger",
+        "bind-met-another-peer",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS connected to ADDRESS, where WORD was "
         "waited for'",
-        "Another peer connected than the one that the client had named: a scanner, or a server "
-        "that connects from another of its addresses, as behind a load balancer. It was reset. A "
-        "client that waits by SOCKS4 hears 91 then, as the memo says; by SOCKS5 it waits on, and "
-        "when no other peer comes the line says so as well.",
-        "If it is the server, have the client name the address that it comes from, or 0.0.0.0 for "
+        "A peer connected that is not the one that the client named: a scanner, or the server "
+        "from another of its addresses, for example behind a load balancer. The proxy reset it.",
+        "If it is the server, let the client name the address that it comes from, or 0.0.0.0 for "
         "any; or use FTP in passive mode.",
     ),
     Mistake(
@@ -367,10 +364,9 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='there are N BINDs that wait already (--bind-ports "
         "WORD)'",
-        "Each BIND that waits has a port, and all of the range are taken, by other clients of "
-        "this one's network or by one of each network; or it has waited for longest, and made room "
-        "for another network's.",
-        "Give ``--bind-ports`` a wider range, and let the firewall pass it; or a smaller "
+        "Each BIND that waits has a port, and all of the range are taken; or this one waited for "
+        "longest and made room for a client of another network.",
+        "Give ``--bind-ports`` a wider range and open it in the firewall, or lower "
         "``--bind-timeout``.",
         reply=2,
     ),
@@ -379,9 +375,9 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='UDP needs the address of the client: none is "
         "known on a unix socket or behind a forwarder'",
-        "Datagrams come from an address. The proxy does not know that of this client, so any other "
-        "program could send in its place.",
-        "Have the client connect by TCP, and not through a forwarder.",
+        "The proxy must know the address that datagrams of this client come from, or any program "
+        "could send in its place.",
+        "Let the client connect by TCP, and not through a forwarder.",
         reply=7,
     ),
     Mistake(
@@ -389,10 +385,9 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='there are N associations already (--udp-ports "
         "WORD)'",
-        "Each association has a port of its own, and all of the range are taken, by other clients "
-        "of this one's network or by one of each network; or it had no datagram for longest, and "
-        "made room for another network's.",
-        "Give ``--udp-ports`` a wider range, and let the firewall pass it.",
+        "Each association has its own port, and all of the range are taken; or this one had no "
+        "datagram for longest and made room for a client of another network.",
+        "Give ``--udp-ports`` a wider range, and open it in the firewall.",
         reply=2,
     ),
     Mistake(
@@ -400,37 +395,36 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='there are N associations already "
         "(--max-associations N)'",
-        "There are as many as may be, and this client's network has no fewer of them than others; "
-        "or it had no datagram for longest, and made room for another network's. tun2socks and "
-        "its like open one for each program that sends datagrams.",
-        "If they are honest, raise it; each takes up to four descriptors.",
+        "There are as many associations as may be; or this one had no datagram for longest and "
+        "made room for a client of another network. Programs such as tun2socks open one for each "
+        "program that sends datagrams.",
+        "If the clients are honest, raise the limit; each association takes up to four "
+        "descriptors.",
         reply=2,
     ),
     Mistake(
         "udp-from-another-port",
         IN_THE_LOG,
         "id=N client=CLIENT ... drops='stranger: N' ... end=client-fin",
-        "Datagrams came from another address than the client's TCP connection, or from another "
-        "port than the client's first one: the client has several sockets, or a NAT in between "
-        "has changed the port.",
-        "``--udp-clients any-port`` takes datagrams from every port of the client's address; see "
-        "``docs/udp.rst`` for what that means where there are passwords.",
+        "Datagrams came from another address than the TCP connection of the client, or from "
+        "another port than its first one: it has several sockets, or a NAT has changed the port.",
+        "``--udp-clients any-port`` accepts every port of the client's address; read in "
+        "``docs/udp.rst`` what that means where there are passwords.",
     ),
     Mistake(
         "udp-denied",
         IN_THE_LOG,
         "id=N client=CLIENT ... drops='denied: N' ... why='...'",
-        "Datagrams were not sent on, because a rule is against their target: ``why`` says which, "
-        "of the first of them.",
-        "``minisocks check --from CLIENT --to TARGET:PORT --command udp`` says the same; a rule "
-        "can allow it.",
+        "A rule denies the target of these datagrams; ``why`` has the rule for the first of them.",
+        "``minisocks check --from CLIENT --to TARGET:PORT --command udp`` explains it; a rule can "
+        "allow it.",
     ),
     Mistake(
         "tls-on-the-port",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=not-socks why='TLS instead of SOCKS: the client takes this "
         "for an HTTPS proxy or server'",
-        "The client began with TLS: somebody opened ``https://HOST:1080/``, or entered the proxy "
+        "The client began with TLS: its user opened ``https://HOST:1080/``, or entered the proxy "
         "as an HTTPS proxy.",
         "Enter it at the client as a SOCKS proxy, SOCKS v5.",
     ),
@@ -439,43 +433,44 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=not-socks why='HTTP instead of SOCKS: the client takes this "
         "for an HTTP proxy'",
-        "Somebody entered the proxy as an HTTP proxy, or opened ``http://HOST:1080/``.",
-        "Enter it at the client as a SOCKS proxy; the page that it was sent says where.",
+        "The proxy was entered at the client as an HTTP proxy, or its user opened "
+        "``http://HOST:1080/``.",
+        "Enter it at the client as a SOCKS proxy; the page that the client got says where.",
     ),
     Mistake(
         "ssh-on-the-port",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=not-socks why='SSH instead of SOCKS: is this the port that "
         "was meant?'",
-        "An SSH client was sent to this port. To go through the proxy it needs to be told how.",
+        "An SSH client connected to this port without a proxy command.",
         "``ssh -o ProxyCommand='nc -X 5 -x HOST:1080 %h %p' TARGET``.",
     ),
     Mistake(
         "something-else-on-the-port",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=not-socks why='not SOCKS: the first byte is N'",
-        "What came is no protocol that is known here. On the Internet that is a scanner.",
-        "Nothing, if nobody complains. If the port need not be reachable from the Internet, "
-        "close it in the firewall.",
+        "The bytes are of no protocol that minisocks knows. On the Internet it is a scanner.",
+        "Nothing, if all programs work. Close the port in the firewall, if the Internet need not "
+        "reach it.",
     ),
     Mistake(
         "forwarder-sends-a-header",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=not-socks why='a PROXY protocol header: the forwarder "
         "must not send one; see --forwarded'",
-        "A forwarder in front of the proxy begins each connection with a line about the client.",
+        "A forwarder in front of the proxy begins each connection with a line about its client.",
         "Switch that off there: no ``send-proxy`` in haproxy, no ``proxy_protocol on`` in nginx. "
-        "And name the listener with ``--forwarded``, or the forwarder's clients all count as the "
-        "forwarder's host (``forwarder.rst``).",
+        "And name the listener with ``--forwarded``, because otherwise all its clients count as "
+        "clients on the host of the forwarder.",
     ),
     Mistake(
         "client-too-slow",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='the handshake took too long "
         "(--handshake-timeout)'",
-        "The client began to speak SOCKS and did not finish in time: it hangs, or the line to "
-        "it is bad.",
-        "A single one: nothing. If all clients of a bad line end so, give them more time: "
+        "The client began a SOCKS handshake and did not finish in time: it hangs, or its network "
+        "is bad.",
+        "One such line: nothing. If all clients of a slow network end so, give them more time: "
         "``--handshake-timeout 60``.",
     ),
     Mistake(
@@ -483,71 +478,70 @@ _SERVING = (
         IN_THE_LOG,
         "id=N client=CLIENT ... end=limit why='there are too many unfinished handshakes "
         "(--max-handshakes N)'",
-        "So many clients had begun to speak and not finished that the oldest had to go, of the "
-        "address that had most: a scanner or an attack.",
-        "Block that address in the firewall. If they are honest clients, raise "
+        "So many clients had begun a handshake and not finished it that the oldest of the address "
+        "that had most was ended: a scanner or an attack.",
+        "Block that address in the firewall. If the clients are honest, raise "
         "``--max-handshakes``.",
     ),
     Mistake(
         "client-stopped-halfway",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='the client closed before it had said all'",
-        "The client left in the middle of the handshake: a port scanner, a program that was "
-        "ended, or one that does not understand the answer it got. A health check that greets and "
-        "hears ``05 00`` has no line.",
-        "A single one: nothing. If one program always ends so, try it with another version of "
+        "The client closed in the middle of the handshake: a scanner, a program that was ended, "
+        "or one that did not understand an answer. A health check that greets and gets ``05 00`` "
+        "has no line.",
+        "One such line: nothing. If one program always ends so, try it with another version of "
         "SOCKS.",
     ),
     Mistake(
         "ended-by-the-proxy",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=shutdown",
-        "The proxy was asked to end while this connection was open, and waited for it as long "
-        "as ``--grace`` says.",
-        "Give connections more time with ``--grace 60``.",
+        "The proxy was ended while this connection was open, and had waited for it as long as "
+        "``--grace`` says.",
+        "Give connections more time: ``--grace 60``.",
     ),
     Mistake(
         "descriptors-used-up",
         IN_THE_LOG,
         "at capacity: accept: Too many open files; waiting for connections to end",
-        "As many connections are open as the system lets this process have; two descriptors "
-        "each. New clients wait; when there is room again, the log says so.",
+        "As many connections are open as the system allows, with two descriptors each. New "
+        "clients wait; the log says when there is room again.",
         "The line ``room for`` at the start says how many fit. ``ulimit -n 4096`` in the shell "
-        "that starts it, or ``LimitNOFILE=4096`` for a service of systemd, makes room for "
-        "1900.",
+        "that starts it, or ``LimitNOFILE=4096`` for a service of systemd, makes room for 1900.",
     ),
     Mistake(
         "no-descriptor-for-the-target",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='ADDRESS: Too many open files'",
-        "The client got the last descriptor, and there is none for the connection to its target.",
-        "Make room as for `Descriptors used up`_.",
+        "The client got the last descriptor, and there is none for its target.",
+        "As for `Descriptors used up`_.",
         reply=1,
     ),
     Mistake(
         "threads-used-up",
         IN_THE_LOG,
         "at capacity: no new thread: can't start new thread; going on with N",
-        "The system has no room for another thread. Clients are served by those that there are; "
-        "when there is room again, the log says so.",
-        "``ulimit -u`` shows how many the user may have, ``free`` what memory is left.",
+        "The system has no room for another thread. The existing threads serve the clients; the "
+        "log says when there is room again.",
+        "``ulimit -u`` shows how many threads the user may have, ``free`` how much memory is left.",
     ),
     Mistake(
-        "nobody-listens",
+        "no-proxy-listens",
         AT_THE_CLIENT,
         "curl: (7) Failed to connect to HOST port PORT...",
-        "No proxy listens at this address: it does not run, or on another port, or only on "
-        "127.0.0.1 while the client is on another host.",
-        "On the proxy's host, ``ss -ltn`` shows who listens where. For clients on the network "
-        "start it with ``-l :1080 --allow-lan``, and let the port through the firewall.",
+        "No proxy listens at this address: it does not run, it has another port, or it listens on "
+        "127.0.0.1 only and the client is on another host.",
+        "``ss -ltn`` on the host of the proxy shows the listeners. For clients on the network "
+        "start it with ``-l :1080 --allow-lan``, and open the port in the firewall.",
     ),
     Mistake(
         "curl-shows-92",
         AT_THE_CLIENT,
         "curl: (N) Can't complete SOCKS4 connection to ... (92), request rejected because SOCKS "
         "server cannot connect to identd on the client.",
-        "The proxy asks the hosts of SOCKS4 clients who they are (``--ident``), and this one could "
-        "not be asked.",
+        "With ``--ident`` the proxy asks the host of a SOCKS4 client for the user, and this host "
+        "could not be asked.",
         "Write ``socks5h://``; or see `No identd`_.",
     ),
     Mistake(
@@ -555,29 +549,28 @@ _SERVING = (
         AT_THE_CLIENT,
         "curl: (N) Can't complete SOCKS4 connection to ... (93), request rejected because the "
         "client program and identd report different user-ids.",
-        "The name in the proxy's URL (without one: none) is not the user that this host says curl "
-        "runs as.",
+        "The name in the URL of the proxy is not the user that this host names for curl; a URL "
+        "without a name has none.",
         "``socks4a://NAME@HOST:1080`` with the name that ``id -un`` prints; or see `Another user "
-        "by ident`_ and `Identd names nobody`_.",
+        "by ident`_ and `Identd names no user`_.",
     ),
     Mistake(
         "http-proxy-set-at-the-client",
         AT_THE_CLIENT,
         "This is a SOCKS proxy, and it was spoken to in HTTP.",
-        "The client is set to use this as an HTTP proxy: in a browser, the wrong field is filled "
-        "in; or the variable ``http_proxy`` begins with ``http://``.",
-        "Fill in the field for SOCKS, v5, and empty the others. For programs that read "
-        "variables: ``ALL_PROXY=socks5h://HOST:1080``.",
+        "The client uses this proxy as an HTTP proxy: a browser has it in the wrong field, or the "
+        "variable ``http_proxy`` begins with ``http://``.",
+        "Fill in the field for SOCKS v5, and empty the others. For programs that read variables: "
+        "``ALL_PROXY=socks5h://HOST:1080``.",
     ),
     Mistake(
         "client-resolves-names-itself",
         AT_THE_CLIENT,
         "curl: (N) Could not resolve host: NAME",
-        "With ``socks5://`` (or ``socks4://``) the client asks its own name servers before it "
-        "speaks to the proxy: they may not know the name, and they learn where you go. In the "
-        "log ``dst=`` then shows addresses only.",
-        "Write ``socks5h://`` (or ``socks4a://``); in Firefox tick "
-        '"Proxy DNS when using SOCKS v5".',
+        "With ``socks5://`` (or ``socks4://``) the client asks its own name servers: they may not "
+        "know the name, and they learn where you go. In the log ``dst=`` then has addresses only.",
+        'Write ``socks5h://`` (or ``socks4a://``); in Firefox tick "Proxy DNS when using SOCKS '
+        'v5".',
     ),
 )
 
