@@ -79,14 +79,36 @@ def is_shown(entry):
 
 def table(run):
     """Return the lines of the table: each figure, and below it the ratio to the first column."""
-    widths = [max(map(len, heading(name))) + 1 for name in names(run)]
-    widths = [max(width, 8) for width in widths]
+    widths = [max(max(map(len, heading(name))) + 1, 8) for name in names(run)]
     lines = headings(run, widths)
+    for test, entry in shown(run):
+        lines += rows(entry, test, names(run), widths)
+    return [line.rstrip() for line in lines]
+
+
+def short_table(run):
+    """Return the lines of the table without ratios.
+
+    A star is behind what a peer does better than minisocks; of several columns of minisocks,
+    better than one of them.
+    """
+    widths = [max(max(map(len, heading(name))) + 2, 9) for name in names(run)]
+    lines = headings(run, widths)
+    for test, entry in shown(run):
+        values, better = medians(entry), {peer for _, peer in beaten(entry, peers_in(run))}
+        cells = [
+            cell(values, name, number) + ("*" if name in better else " ") for name in names(run)
+        ]
+        lines.append(row("%-11s %s" % (test, KINDS[entry["figure"]].label), cells, widths))
+    return [line.rstrip() for line in lines]
+
+
+def shown(run):
+    """Yield the figures that have a row, each with its test, which is "" where it is repeated."""
     test = None
     for entry in filter(is_shown, run["figures"]):
-        lines += rows(entry, entry["test"] if entry["test"] != test else "", names(run), widths)
+        yield entry["test"] if entry["test"] != test else "", entry
         test = entry["test"]
-    return [line.rstrip() for line in lines]
 
 
 def heading(name):
@@ -151,20 +173,26 @@ def peers_in(run):
     return [name for name in names(run) if name != "direct" and not name.startswith("minisocks")]
 
 
+def beaten(entry, peers):
+    """Return (column of minisocks, peer) for each of *peers* that is better in this figure."""
+    more, values = KINDS[entry["figure"]].more, medians(entry)
+    if more is None:
+        return []
+    return [
+        (ours, peer)
+        for ours in filter(is_ours, values)
+        for peer in peers
+        if peer in values and is_better(values[peer], values[ours], more)
+    ]
+
+
 def behind(run):
     """Return a line for each figure in which a peer is better than minisocks."""
     peers = peers_in(run)
     found = []
     for entry in run["figures"]:
         kind, values = KINDS[entry["figure"]], medians(entry)
-        if kind.more is None:
-            continue
-        pairs = [
-            (ours, peer)
-            for ours in filter(is_ours, values)
-            for peer in peers
-            if peer in values and is_better(values[peer], values[ours], kind.more)
-        ]
+        pairs = beaten(entry, peers)
         if pairs:
             found.append(
                 "%s, %s: %s; better: %s"

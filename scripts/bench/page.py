@@ -33,20 +33,8 @@ def section(label, run):
     lines = [label, "-" * len(label), ""]
     lines += textwrap.wrap(escaped(figures.facts(run)), 88, break_on_hyphens=False)
     lines += ["", "::", "", "    " + run["command"], "", "::", ""]
-    lines += ["    " + line if line else "" for line in figures.table(run)]
-    return lines + [""] + losses(run) + gaps(run)
-
-
-def losses(run):
-    """Return the paragraphs that say in which figures minisocks is behind."""
-    if not figures.peers_in(run):
-        return []
-    found = figures.behind(run)
-    percent = "%d %%" % (figures.MARGIN * 100)
-    if not found:
-        return ["No peer was better than minisocks in any figure by more than %s." % percent, ""]
-    head = "A peer was better than minisocks, by more than %s, in these figures:" % percent
-    return [head, ""] + items(found)
+    lines += ["    " + line if line else "" for line in figures.short_table(run)]
+    return lines + [""] + gaps(run)
 
 
 def gaps(run):

@@ -104,6 +104,16 @@ def test_what_is_worse_than_a_peer_is_told(monkeypatch):
         "a, per s: minisocks 100; better: peer 103",
         "c, us p50: minisocks 3; better: peer 2",
     ] == figures.behind(made)
+    # In the page by a star, where the ratios are left out.
+    lines = [line.split() for line in figures.short_table(dict(made, rounds=1))]
+    assert [
+        ["peer", "minisocks", "direct"],
+        ["a", "per", "s", "103*", "100", "-"],
+        ["b", "per", "s", "101", "100", "-"],
+        ["c", "us", "p50", "2*", "3", "-"],
+        ["d", "us", "p50", "5", "3", "-"],
+        ["e", "per", "s", "-", "3", "5"],
+    ] == lines
 
 
 def test_the_page_has_its_figures():
