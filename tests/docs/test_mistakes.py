@@ -1351,7 +1351,7 @@ SYMPTOMS = (
         "curl-shows-92 curl-shows-93",
     ),
     Symptom(
-        "The client is not let in",
+        "The client is not accepted",
         "From here on the lines are from the log. It has a line for each connection, and its "
         "``why=`` says what went wrong; only its beginning and end are here. With ``--quiet`` "
         "connections that went well have no line, and with ``-qq`` none has: leave both out while "

@@ -17,18 +17,17 @@ HEAD = """\
 Clients
 =======
 
-Programs that others wrote, and what to type so that they go through a proxy that was
-started with ``python3 -m minisocks``; for the lines with a password, with
+Programs of other authors, and what to type so that they use a proxy that was started with
+``python3 -m minisocks``; for the lines with a password, with
 ``python3 -m minisocks --user %(user)s:%(password)s``.
 
-``scripts/clients`` installs them, lets each of them get a file through the proxy, and
-compares what came with what was there; ``scripts/clients --write`` writes this page from
-what came out.
+``scripts/clients`` installs them, has each of them fetch a file through the proxy, and compares the
+file with the original; ``scripts/clients --write`` writes the results into this page.
 
 %(protocols)s
 
-Where the client looks names up, your name server hears which hosts you visit, and names
-that only the proxy's network knows are not found.
+A client that looks names up itself tells its name server which hosts you visit, and does not find
+names that only the network of the proxy knows.
 
 
 What was run
@@ -41,13 +40,13 @@ What was run
 """
 
 PEERS = """
-By BIND a peer connected to each of these, and what both said arrived; none of the others
+With BIND a peer connected to each of these, and the data of both arrived; none of the others
 above has BIND in these versions:
 
 """
 
 DATAGRAMS = """
-By UDP ASSOCIATE each of these asked a server, and got its answer:
+With UDP ASSOCIATE each of these asked a server and got its answer:
 
 """
 
