@@ -92,9 +92,11 @@ class Proxy:
         if config is not None and not isinstance(config, Config):
             raise TypeError("config is a Config; write listen=%r" % (config,))
         if config is not None and settings:
-            raise TypeError("a config and settings of their own (%s)" % ", ".join(sorted(settings)))
+            raise TypeError(
+                "a config and keywords (%s): give one of them" % ", ".join(sorted(settings))
+            )
         if resolver is not None and resolve is not None:
-            raise TypeError("a resolver and a resolve hook: which one?")
+            raise TypeError("resolver= and resolve= exclude each other: give one of them")
         self.config = config.checked() if config is not None else Config.of(**settings)
         self._given = [Listener(sock) for sock in listeners]
         self._resolver = resolver

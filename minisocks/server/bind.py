@@ -153,7 +153,7 @@ class Bind(WaitingRequest):
         except OSError as exc:
             self._wrong_peers += 1  # the peer has left, or accept fails for ever
             if exc.errno not in _WAIT_ON or self._wrong_peers >= MAX_WRONG_PEERS:
-                why = "the peer of %s could not be let in: %s" % (self._place(), exc.strerror)
+                why = "a peer at %s could not be accepted: %s" % (self._place(), exc.strerror)
                 self._refuse(DialError(why, Rep.GENERAL_FAILURE))
             return
         session = self._session
@@ -189,7 +189,7 @@ class Bind(WaitingRequest):
         session, request = self._session, self._request
         if self._expected and ip not in self._expected:
             raise _WrongPeer(
-                "%s connected to %s, where %s was waited for"
+                "%s connected to %s, but the client expects %s"
                 % (text_ip(ip), self._place(), request.dst.name)
             )
         dst = request.dst if self._expected else Address.of_ip(ip, request.dst.port)

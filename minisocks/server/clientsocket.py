@@ -164,7 +164,7 @@ class ClientSocket:
                 raise ConnectionResetError(why)
             if not self.has_early_data and time.monotonic() >= self.note_fin():
                 raise HandshakeTimeout(
-                    "no hook could be asked in the %d s after the FIN of its client" % FIN_SECONDS
+                    "no hook could be called in the %d s after the FIN of its client" % FIN_SECONDS
                 )
 
     @property

@@ -23,7 +23,7 @@ KEPT = 16
 #: Without a descriptor one handshake of so many is ended, because new ones may come faster than
 #: one at a time is ended.
 ENDED_PART = 8
-_NO_DESCRIPTOR = "there are too many unfinished handshakes for the descriptors that there are"
+_NO_DESCRIPTOR = "there are too many unfinished handshakes and no descriptors left"
 #: A group of clients has less than this part of the free places in a queue, but at least one.
 PART = 0.25
 
@@ -233,7 +233,7 @@ def _limit(subject: str, limit: Optional[int], option: str) -> LimitReached:
 
 
 def _share(place: str, limit: Optional[int]) -> LimitReached:
-    text = "%s and its network have their share of the connections (--max-connections %s)"
+    text = "%s and its network have all connections of their share (--max-connections %s)"
     return LimitReached(text % (place, limit))
 
 

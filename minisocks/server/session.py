@@ -122,7 +122,7 @@ class Session:
             AuthFailed: one of these is so.
         """
         if self.server.is_forwarded and not self.was_forwarded:
-            raise AuthFailed("its listener is a forwarder's by now (--forwarded)")
+            raise AuthFailed("its listener is now for a forwarder (--forwarded): connect again")
         client, users, request = self.client, self.access.users, self.record.request
         user = client.user
         if user is None:
@@ -136,7 +136,7 @@ class Session:
             client.is_unproven = bool(users)
             holds = not (users and users.may_be(user))
         if not holds:
-            raise AuthFailed("%s may not come in any more" % quoted(user, MOST_TOLD))
+            raise AuthFailed("user %s is not allowed any more" % quoted(user, MOST_TOLD))
 
     def check_rules(self) -> None:
         """Check the request against the rules, as far as possible before a look-up.

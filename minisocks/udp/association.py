@@ -155,7 +155,7 @@ class Association(Job):
             # With --auth-once, an earlier connection of the client may have sent the password.
             holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
             if not holds:
-                self._record.why = "%s may not come in any more" % quoted(user, MOST_TOLD)
+                self._record.why = "user %s is not allowed any more" % quoted(user, MOST_TOLD)
                 self.abort("logged-out")
                 return
         if self._routes is not None:

@@ -188,7 +188,7 @@ def test_a_stranger_comes(client, protocol, site, meet, open_proxy):
     assert (True, b"") == (outcome.status != 0, outcome.out), outcome
     assert client.second[protocol][0] in outcome.err.decode(), outcome
     assert not site.heard
-    wait_until(lambda: open_proxy.lines(", where 127.0.0.2 was waited for"))
+    wait_until(lambda: open_proxy.lines(", but the client expects 127.0.0.2"))
 
 
 @pytest.mark.parametrize("client, protocol", SECOND, ids=titles)

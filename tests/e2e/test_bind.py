@@ -181,7 +181,7 @@ def test_the_log_has_the_stranger_where_no_peer_came(access_log):
         services.loop.call_soon(bind, bind._end)
         client.expect_refusal(6)
     line = access_log.wait_for("end=refused")
-    assert " in time; 127.0.0.3 connected to %s:%d, where 127.0.0.2 was" % client.place in line
+    assert " in time; 127.0.0.3 connected to %s:%d, but the client" % client.place in line
 
 
 def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
@@ -207,7 +207,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
             peer.connect_ex(client.place)
             client.expect_refusal(1)
     assert 3 == len(tried)
-    assert "could not be let in: aborted" in access_log.wait_for("end=refused")
+    assert "could not be accepted: aborted" in access_log.wait_for("end=refused")
 
 
 @pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
@@ -220,7 +220,7 @@ def test_a_stranger_ends_it(proxy, way, access_log):
     with Waiting(proxy.port, "127.0.0.2", way) as client:
         client.expect_stranger("127.0.0.3")
         assert refuses(client.place)
-    why = "127.0.0.3 connected to %s:%d, where 127.0.0.2 was waited for" % client.place
+    why = "127.0.0.3 connected to %s:%d, but the client expects 127.0.0.2" % client.place
     assert "end=refused why='%s'" % why in access_log.wait_for("end=")
 
 

@@ -96,7 +96,7 @@ def test_settings_are_keywords_or_a_config_and_not_both():
     """Keywords mean what ``Config`` means; wrong ones are told when the object is made."""
     assert ("127.0.0.1:0",) == Proxy(listen="127.0.0.1:0").config.listen
     assert Proxy(connect_timeout=7.0).config == Proxy(Config(connect_timeout=7.0)).config
-    with pytest.raises(TypeError, match=r"a config and settings of their own \(open\)"):
+    with pytest.raises(TypeError, match=r"a config and keywords \(open\)"):
         Proxy(Config(), open=True)
     with pytest.raises(TypeError, match="write listen='127.0.0.1:0'"):
         Proxy("127.0.0.1:0")
@@ -104,7 +104,7 @@ def test_settings_are_keywords_or_a_config_and_not_both():
         Proxy(conect_timeout=7.0)
     with pytest.raises(ConfigError):
         Proxy(connect_timeout=-1)
-    with pytest.raises(TypeError, match="which one"):
+    with pytest.raises(TypeError, match="exclude each other"):
         Proxy(resolver=Resolver(), resolve={}.get)
     with pytest.raises(ValueError, match="keep_records"):
         Proxy(keep_records=-1)

@@ -337,7 +337,7 @@ def test_who_may_not_come_in_any_more_when_it_is_answered(monkeypatch, target, a
             talk.send(b"\5\1\2" + password_message(b"karl", b"secret")).expect(b"\5\2\1\0")
             talk.send(socks5("127.0.0.1", target.port)).expect(b"\5\0")
         assert REJECTED4 == refused(proxy, target.port)
-    access_log.wait_for("why='\"karl\" may not come in any more'")
+    access_log.wait_for("why='user \"karl\" is not allowed any more'")
 
 
 def test_a_user_that_gets_a_password_meanwhile_has_to_show_it(monkeypatch, target):

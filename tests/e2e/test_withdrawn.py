@@ -61,7 +61,7 @@ def test_a_bind_that_waits_for_its_peer(access_log):
         refused(ann)
         with Talk.to(port, host), bob:
             assert 0 == bob.receive_reply5()[0]
-    access_log.wait_for("end=refused why='\"ann\" may not come in any more'")
+    access_log.wait_for("end=refused why='user \"ann\" is not allowed any more'")
 
 
 @pytest.mark.parametrize("cmd", [1, BIND])

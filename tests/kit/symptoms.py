@@ -352,8 +352,8 @@ _SERVING = (
     Mistake(
         "bind-met-another-peer",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='ADDRESS connected to ADDRESS, where WORD was "
-        "waited for'",
+        "id=N client=CLIENT ... end=refused why='ADDRESS connected to ADDRESS, but the client "
+        "expects WORD'",
         "A peer connected that is not the one that the client named: a scanner, or the server "
         "from another of its addresses, for example behind a load balancer. The proxy reset it.",
         "If it is the server, let the client name the address that it comes from, or 0.0.0.0 for "

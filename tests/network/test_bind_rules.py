@@ -218,7 +218,7 @@ def test_no_descriptor_for_the_peer(access_log):
             assert (1, "0.0.0.0", 0) == client.reply()
         client.talk.expect_eof()
         wait_until(lambda: not len(proxy), "the end of all")
-    access_log.wait_for("could not be let in: Too many open files")
+    access_log.wait_for("could not be accepted: Too many open files")
 
 
 def test_no_descriptor_for_the_listener(access_log):

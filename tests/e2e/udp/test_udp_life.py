@@ -393,7 +393,10 @@ def test_a_user_who_is_gone_has_no_association(target, users, ends):
             record = proxy.records[-1]
             if ends:
                 client.talk.expect_eof()
-                assert ("logged-out", "'ann' may not come in any more") == (record.end, record.why)
+                assert ("logged-out", "user 'ann' is not allowed any more") == (
+                    record.end,
+                    record.why,
+                )
             else:
                 client.expect_to_work(target)
                 assert None is record.end
