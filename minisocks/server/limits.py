@@ -14,18 +14,18 @@ from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record, Witness
 from minisocks.server.clientsocket import ClientSocket
 
-__all__ = ["ConnectionLimits", "Pending", "HandlerQueue"]
+__all__ = ["ConnectionLimits", "HandlerQueue", "Pending"]
 
 #: One group of clients may have so many times what is free: one group alone has 8/9 of all.
-FACTOR = 8
+GROUP_FACTOR = 8
 #: One of so many parts is reserved for clients on this host.
-KEPT = 16
+RESERVED_PARTS = 16
 #: Without a descriptor one handshake of so many is ended, because new ones may come faster than
 #: one at a time is ended.
 ENDED_PART = 8
 _NO_DESCRIPTOR = "there are too many unfinished handshakes and no descriptors left"
 #: A group of clients has less than this part of the free places in a queue, but at least one.
-PART = 0.25
+QUEUE_PART = 0.25
 
 
 class Pending:
@@ -179,7 +179,7 @@ class ConnectionLimits(Witness):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._all = Allowance(None, FACTOR, KEPT)
+        self._all = Allowance(None, GROUP_FACTOR, RESERVED_PARTS)
         self._clients: Dict[Hashable, int] = {}
         self._users: Dict[Hashable, int] = {}
 
@@ -272,7 +272,7 @@ class HandlerQueue:
 
     def __init__(self, most: int, rank: Optional[Callable[[Groups], float]] = None) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._running = Allowance(most, PART)
+        self._running = Allowance(most, QUEUE_PART)
         self._queue: Queue[_Waiter] = Queue(self._running, rank)
 
     def resize(self, most: int) -> None:

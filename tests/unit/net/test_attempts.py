@@ -29,7 +29,7 @@ from minisocks.net.capacity import find_room
 from minisocks.net.dialer import ExtraAttempts
 from minisocks.net.loop import Loop, run_in
 from minisocks.net.resolver import Resolver
-from minisocks.server.limits import KEPT
+from minisocks.server.limits import RESERVED_PARTS
 
 # The one object that counts them
 
@@ -240,7 +240,7 @@ FIT = find_room(LIMIT, HANDSHAKES).limit
 #: Of the connections, so many are the attacker's, and the others but for what is kept for the
 #: proxy's own host are honest clients'.
 DIALS = 25
-HONEST = FIT - DIALS - FIT // KEPT
+HONEST = FIT - DIALS - FIT // RESERVED_PARTS
 
 
 @pytest.fixture(scope="module")
