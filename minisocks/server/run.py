@@ -88,7 +88,7 @@ class Run:
         # Before the first client, because a hook may read them.
         self._note_bound()
         services.loop.start()
-        self.acceptor.start([endpoint.server for endpoint in self._all_endpoints()])
+        self.acceptor.start(_servers(self._all_endpoints()))
 
     def change(self, access: Access) -> None:
         """Apply *access* from now on; connections go on.
@@ -117,8 +117,7 @@ class Run:
                 # 127.0.0.1:1080 must be closed before :1080 can be opened, say.
                 opened = self._open_in_place_of(gone, config, new)
             left = {text: self._endpoints.pop(text) for text in gone if text in self._endpoints}
-            added = [endpoint.server for endpoints in opened.values() for endpoint in endpoints]
-            removed = [endpoint for endpoints in left.values() for endpoint in endpoints]
+            removed = _flat(left)
 
             # Before ``adopt``, which checks waiting requests again.  Removed servers do not
             # change, because their last clients are still accepted.
@@ -129,9 +128,8 @@ class Run:
                     for endpoint in endpoints:
                         endpoint.server.is_forwarded = is_forwarded
             run_in(self.services.loop, lambda: self.services.adopt(access))
-            self.acceptor.change(added, [endpoint.server for endpoint in removed])
-            for endpoint in removed:
-                endpoint.listener.close()
+            self.acceptor.change(_servers(_flat(opened)), _servers(removed))
+            _close(removed)
             known = {**self._endpoints, **opened}
             self._endpoints = {text: known[text] for text in config.listen}
             for endpoint in self._all_endpoints():
@@ -159,9 +157,7 @@ class Run:
                 endpoints = [self._endpoint(item, is_forwarded) for item in found]
                 opened.setdefault(text, []).extend(endpoints)
         except BaseException:
-            for endpoints in opened.values():
-                for endpoint in endpoints:
-                    endpoint.listener.close()
+            _close(_flat(opened))
             raise
         return opened
 
@@ -170,10 +166,8 @@ class Run:
     ) -> _EndpointsByText:
         """Close *gone* and open *new* of *config*; if that fails, open *gone* again."""
         removed = [endpoint for text in gone for endpoint in self._endpoints.pop(text)]
-        servers = [endpoint.server for endpoint in removed]
-        self.acceptor.change([], servers)
-        for endpoint in removed:
-            endpoint.listener.close()
+        self.acceptor.change([], _servers(removed))
+        _close(removed)
         try:
             return self._open(config, new, self._places())
         except OSError:
@@ -183,17 +177,12 @@ class Run:
                 log.error("no longer listening on %s: %s", ", ".join(gone), exc.strerror)
             else:
                 self._endpoints.update(again)
-                servers = [
-                    endpoint.server for endpoints in again.values() for endpoint in endpoints
-                ]
-                self.acceptor.change(servers, [])
+                self.acceptor.change(_servers(_flat(again)), [])
             self._note_bound()
             raise
 
     def _all_endpoints(self) -> List[_Endpoint]:
-        return [
-            endpoint for endpoints in self._endpoints.values() for endpoint in endpoints
-        ] + self._given
+        return _flat(self._endpoints) + self._given
 
     def _places(self) -> List[ListenAddress]:
         return [endpoint.listener.place for endpoint in self._all_endpoints()]
@@ -227,8 +216,7 @@ class Run:
                 loop.submit(Task(lambda: loop.tell_all("stop_listening"), loop.done))
         finally:  # also after a Ctrl-C, so that a second call finds the listeners closed
             with self._changing:
-                for endpoint in self._all_endpoints():
-                    endpoint.listener.close()
+                _close(self._all_endpoints())
             self._listens_no_more.set()
         return True
 
@@ -261,3 +249,16 @@ class Run:
     def notify_when_empty(self, callback: Callable[[], None]) -> None:
         """Call *callback* when no connection is left; at once if the run has ended."""
         self.services.loop.notify_when_empty(callback)
+
+
+def _flat(by_text: _EndpointsByText) -> List[_Endpoint]:
+    return [endpoint for endpoints in by_text.values() for endpoint in endpoints]
+
+
+def _servers(endpoints: Sequence[_Endpoint]) -> List[SocksServer]:
+    return [endpoint.server for endpoint in endpoints]
+
+
+def _close(endpoints: Sequence[_Endpoint]) -> None:
+    for endpoint in endpoints:
+        endpoint.listener.close()
