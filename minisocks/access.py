@@ -103,7 +103,7 @@ class Users:
         """Whether ``verify`` calls a hook."""
         return self._authenticate is not None
 
-    def meant(self, credentials: Credentials) -> Credentials:
+    def normalized(self, credentials: Credentials) -> Credentials:
         """Return *credentials*, with an empty password if the user needs none."""
         if credentials.user in self._need_none:
             return credentials._replace(password=b"")
@@ -144,13 +144,13 @@ class Users:
         return answer
 
     def proof(self, credentials: Credentials) -> bytes:
-        """Return a mark of *credentials*, which are right, for ``holds``; empty: the hook's."""
+        """Return a mark of right *credentials* for ``accepts_proof``, empty for those of a hook."""
         if self.knows(credentials):
             return keyed(*credentials)
         known = self._hashed.get(credentials.user)
         return b"" if known is None else _proof_of(credentials.user, known)
 
-    def holds(self, user: bytes, proof: bytes) -> bool:
+    def accepts_proof(self, user: bytes, proof: bytes) -> bool:
         """Return whether the credentials that *proof* was made from are still right."""
         if not proof:
             return self.may_take_long  # the hook had accepted them

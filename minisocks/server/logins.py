@@ -77,7 +77,7 @@ class Verified:
         mark, proof = self._known.get(key, (b"", b""))
         if not hmac.compare_digest(keyed(*credentials), mark):
             return False
-        if not proof or not users.holds(credentials.user, proof):
+        if not proof or not users.accepts_proof(credentials.user, proof):
             return False
         self._known[key] = self._known.pop(key)
         return True
@@ -126,7 +126,7 @@ class TrustedAddresses:
             self._trusted = {
                 host: trusted
                 for host, trusted in self._trusted.items()
-                if trusted.at > since and users.holds(trusted.user, trusted.proof)
+                if trusted.at > since and users.accepts_proof(trusted.user, trusted.proof)
             }
 
 
@@ -221,7 +221,7 @@ class Logins:
             HandshakeError: another thread has ended the handshake.
             OSError: the client has left.
         """
-        credentials = self._users.meant(credentials)
+        credentials = self._users.normalized(credentials)
         login, answer = _Login(conn, credentials, self._users), None
         while answer is None:
             users = self._users
@@ -362,7 +362,7 @@ class Logins:
             return
         user, proof = credentials.user, users.proof(credentials)
         with self._lock:
-            if not self._users.holds(user, proof):
+            if not self._users.accepts_proof(user, proof):
                 return  # a reload has removed its line, and the addresses trusted by it
             before = self.trusted_user(client)
             self._trusted.add(client, user, proof, self._clock())

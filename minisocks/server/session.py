@@ -128,14 +128,14 @@ class Session:
         if user is None:
             return
         if self.proof is not None:
-            holds = users.holds(user, self.proof)
+            is_allowed = users.accepts_proof(user, self.proof)
         elif request is not None and request.user is not None:
-            holds = self.services.logins.trusted_user(client) == user
+            is_allowed = self.services.logins.trusted_user(client) == user
         else:
             # Its identd has named it, which does not replace a password.
             client.is_unproven = bool(users)
-            holds = not (users and users.may_be(user))
-        if not holds:
+            is_allowed = not (users and users.may_be(user))
+        if not is_allowed:
             raise AuthFailed("user %s is not allowed any more" % quoted(user, MOST_TOLD))
 
     def check_rules(self) -> None:

@@ -153,7 +153,9 @@ class Association(Job):
         user, users = self._record.client.user, self._table.access.users
         if user is not None:
             # With --auth-once, an earlier connection of the client may have sent the password.
-            holds = users.may_be(user) if self.proof is None else users.holds(user, self.proof)
+            holds = (
+                users.may_be(user) if self.proof is None else users.accepts_proof(user, self.proof)
+            )
             if not holds:
                 self._record.why = "user %s is not allowed any more" % quoted(user, MOST_TOLD)
                 self.abort("logged-out")

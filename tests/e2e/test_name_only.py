@@ -71,11 +71,11 @@ def test_it_costs_no_derivation_and_stays_one_user():
     """Beside a password and a hash of the same name; each password that is sent is the same."""
     users = Users([(b"ann", b""), (b"ann", b"x"), (b"bob", b"y")], lambda *args: False)
     for password in ANY:
-        meant = users.meant(Credentials(b"ann", password))
+        meant = users.normalized(Credentials(b"ann", password))
         assert users.knows(meant)
-        assert users.holds(b"ann", users.proof(meant))
+        assert users.accepts_proof(b"ann", users.proof(meant))
         assert users.proof(meant) == users.proof(Credentials(b"ann", b""))
-    assert not users.knows(users.meant(Credentials(b"bob", b"")))
+    assert not users.knows(users.normalized(Credentials(b"bob", b"")))
 
 
 def test_a_reload_takes_it_back(target):
