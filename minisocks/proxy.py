@@ -367,4 +367,4 @@ class Proxy:
             resolver = Resolver(waits_when_closed=True)  # its threads ask the hook about datagrams
         services = Services(self.config, resolver, self._hooks, journal)
         types = self.server_type, self.handler_type
-        return Run(services, journal, self._resolver is None, *types)
+        return Run(services, self._resolver is None, *types)

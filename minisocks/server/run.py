@@ -13,7 +13,6 @@ from minisocks.net.listener import Listener, open_listeners
 from minisocks.net.loop import run_in
 from minisocks.net.threads import is_own_thread
 from minisocks.server.acceptor import Acceptor
-from minisocks.server.journal import Journal
 from minisocks.server.server import SocksHandler, SocksServer
 from minisocks.server.services import Services
 from minisocks.values import ListenAddress
@@ -45,13 +44,12 @@ class Run:
     def __init__(
         self,
         services: Services,
-        journal: Journal,
         closes_resolver: bool,
         server_type: Type[SocksServer],
         handler_type: Type[SocksHandler],
     ) -> None:
         self.services = services
-        self.journal = journal
+        self.journal = services.journal
         self._server_type, self._handler_type = server_type, handler_type
         try:
             self.acceptor = Acceptor(services)
