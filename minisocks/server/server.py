@@ -183,7 +183,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
 
         The operator of the client's host decides what its identd answers.  So where there are
         passwords, the answer does not replace one: it makes the client a user only if a rule
-        names a user of that name who has no password.  All other names have no effect, so that
+        names a user of that name without a password.  All other names have no effect, so that
         no answer tells a client which names have passwords.
 
         Raises:
