@@ -74,7 +74,7 @@ class Associate(Job):
         session = self._session
         services, client, record = session.services, session.client, session.record
         table = services.associations
-        session.ask_again()
+        session.check_again()
         table.make_room(client)
         relay, ip = table.ports.open(socket.SOCK_DGRAM, session.sock.getsockname())
         place = relay.getsockname()

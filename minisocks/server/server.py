@@ -164,7 +164,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             with services.processor.released():
                 demand_authorized(hook, ProxyRequest.of(client, request))
         session.conn.check()  # the proxy may have stopped during the hook
-        session.ask_again()  # or may have new settings
+        session.check_again()  # or may have new settings
 
     def count_in(self) -> None:
         """Count the connection; from here on it is not ended to make room for other clients.

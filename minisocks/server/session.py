@@ -97,7 +97,7 @@ class Session:
         self.services.loop.watch(self.fd, mask, job)
         self.mask = mask
 
-    def ask_again(self) -> bool:
+    def check_again(self) -> bool:
         """Check the request again if users or rules have changed; return whether they have.
 
         Called before the request is granted, and in the loop at each reload.
@@ -176,7 +176,7 @@ class Session:
             HandshakeError: the request is not allowed any more; likewise.
         """
         request = self.record.request
-        if self.ask_again() and request is not None:
+        if self.check_again() and request is not None:
             # In a handler thread only: the loop checks its requests at each reload.
             ip = packed_ip(via[0]) or b""
             rules = self.access.rules

@@ -64,7 +64,7 @@ class WaitingRequest(Job):
         Raises:
             HandshakeError: it is not allowed any more.
         """
-        return self._session.ask_again()
+        return self._session.check_again()
 
     def go_on_after_recheck(self) -> None:
         """Go on after a reload, with what ``recheck`` still allows."""
