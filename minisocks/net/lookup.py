@@ -36,31 +36,30 @@ Outcome = Union[List[Sockaddr], DialError, HandshakeError]
 
 FAMILY_NAMES = {int(socket.AF_INET): "IPv4", int(socket.AF_INET6): "IPv6"}
 
-#: The one that ``socket.getaddrinfo`` calls.  That makes a second list of what this returns, in
-#: Python: of long answers, threads that are at it at the same time have two MiB each, and the
-#: C library keeps those.
+#: The function that ``socket.getaddrinfo`` calls.  That one copies the rows into a second list: for
+#: long answers, threads that do so at the same time take two MiB each, which the C library keeps.
 _getaddrinfo = getattr(_socket, "getaddrinfo", socket.getaddrinfo)
 
-#: What getaddrinfo raises for a name: OSError (gaierror), UnicodeError and
-#: LookupError (the idna codec, on Pythons that lack it), ValueError (others').
+#: Errors of getaddrinfo for a name: OSError (gaierror), UnicodeError, LookupError (a Python without
+#: the idna codec), ValueError (a hook).
 _FAILURES = (OSError, UnicodeError, LookupError, ValueError)
 
-#: There is such a name, but no address of the family that was asked for.
+#: There is such a name, but it has no address of the family.
 _NO_DATA = getattr(socket, "EAI_NODATA", None)
 
-#: What is called so, or ends so, is loopback, of which a host has both families (RFC 6761 section
-#: 6.3; the others are in the hosts file of many systems).
+#: Names with such an end are loopback, which has both families (RFC 6761 section 6.3; the others
+#: are in the hosts file of many systems).
 _LOOPBACK = (b"localhost", b"localhost6", b"ip6-localhost", b"ip6-loopback")
 
 
 def system_getaddrinfo(host: bytes, port: int, family: int, *how: int) -> List[Any]:
-    """Ask the system's resolver; takes and returns what ``socket.getaddrinfo`` does.
+    """Ask the system's resolver; arguments and rows are those of ``socket.getaddrinfo``.
 
     Where *family* is 0 and this host has addresses of one family only, no other is asked for: a
     name server that does not answer for one family makes each name take 15 s.  Waits; any thread.
 
     Raises:
-        OSError, UnicodeError, LookupError: there is no such name, or that cannot be told.
+        OSError, UnicodeError, LookupError: there is no such name, or no name server answers.
     """
     is_loopback = host.lower().rstrip(b".").rpartition(b".")[2] in _LOOPBACK
     asked = family or (0 if is_loopback else only_family())
@@ -79,9 +78,9 @@ def system_getaddrinfo(host: bytes, port: int, family: int, *how: int) -> List[A
 def numeric_addresses(host: bytes, port: int, atyp: int = Atyp.DOMAINNAME) -> List[Sockaddr]:
     """Return the address if *host* is one in any notation, else nothing.
 
-    Never asks a name server: ``AI_NUMERICHOST`` takes ``127.0.0.1``, ``::1``,
-    ``127.1``, ``0x7f000001`` and ``fe80::1%eth0`` alike.  What came as an IPv4
-    address, *atyp* says, is in its usual text form and need not be parsed.
+    Never asks a name server: ``AI_NUMERICHOST`` takes ``127.0.0.1``, ``::1``, ``127.1``,
+    ``0x7f000001`` and ``fe80::1%eth0`` alike.  A host that came as an IPv4 address, by its *atyp*,
+    is in its usual text form and need not be parsed.
     """
     if atyp == Atyp.IPV4:
         return [(socket.AF_INET, (host.decode("ascii"), port))]
@@ -96,7 +95,7 @@ def _ask(
 ) -> List[Sockaddr]:
     kind, proto = socket.SOCK_STREAM, socket.IPPROTO_TCP
     found = first_addresses(getaddrinfo(host, port, family, kind, proto, flags))
-    # A program's own resolver may say others, too.
+    # A resolver of the embedding program may return others, too.
     return [address for address in found if family in (0, address[0])]
 
 
@@ -106,15 +105,15 @@ def look_up(
     """Return the addresses of *host*.  Waits; any thread.
 
     Args:
-        getaddrinfo: ``system_getaddrinfo``, or a program's own.
+        getaddrinfo: ``system_getaddrinfo``, or that of ``getaddrinfo_of``.
         family: of addresses; 0: both.
 
     Raises:
-        DialError: it has none, or nobody says.
+        DialError: it has none, or no name server answers.
     """
     if b"\\" in host:
-        # The C library takes it for the beginning of a number: \101 is A. So what is asked
-        # for is another name than the rules were asked about.
+        # The C library takes it for the beginning of a number: \101 is A.  So it would ask for
+        # another name than the rules were asked about.
         raise DialError("%s is no name of a host" % quoted(host, MOST_TOLD), Rep.HOST_UNREACHABLE)
     try:
         found = _ask(getaddrinfo, host, port, family, 0)
@@ -129,9 +128,9 @@ def look_up(
 
 
 def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
-    """Return a ``getaddrinfo`` for the resolver that asks *resolve* first.
+    """Return a ``getaddrinfo`` that calls the hook *resolve* first.
 
-    Raises:
+    It raises:
         OSError: from *resolve*; there is no such host.
         HookFailed: *resolve* raised something else, or returned what is no address.
     """
@@ -143,7 +142,7 @@ def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
                 return [row for text in texts for row in _rows(text, port)]
         except OSError:
             raise
-        except BaseException as exc:  # the program's bug: the resolver writes it down
+        except BaseException as exc:  # the program's bug: the resolver logs it
             raise HookFailed("the resolve hook failed: %s" % exc) from exc
         return system_getaddrinfo(host, port, *how)
 
@@ -165,24 +164,24 @@ def _rows(text: str, port: int) -> List[Any]:
 
 
 _SIOCGIFCONF = 0x8912
-#: ``struct ifconf``: room in bytes, and where it is.
+#: ``struct ifconf``: the bytes of a buffer, and its address.
 _IFCONF = "iP"
-#: ``struct ifreq``: a name, and the largest of what a union has, ``struct ifmap``.
+#: ``struct ifreq``: a name, and a union, of which ``struct ifmap`` is the largest part.
 _NAME_BYTES = 16
 _IFREQ_BYTES = _NAME_BYTES + struct.calcsize("LLHBBB0L")
-#: In it, of ``struct sockaddr_in``, the address behind family and port.
+#: In it, the address of a ``struct sockaddr_in``, behind family and port.
 _ADDRESS = slice(_NAME_BYTES + 4, _NAME_BYTES + 8)
 #: No more are looked at; they only appear in messages.
 MAX_OWN_ADDRESSES = 256
 
-#: Lines of an address, an interface, the length of its network, a scope and more; where these
-#: scopes are loopback's and link-local ones.
+#: Each line has an address, an interface, the length of its network, a scope and more; these scopes
+#: are those of loopback and link-local addresses.
 _IPV6_ADDRESSES = "/proc/net/if_inet6"
 _OF_HOST_OR_LINK = ("10", "20")
 
 
 def own_ipv4() -> List[Tuple[str, bytes]]:
-    """Return interfaces with their addresses: a name and 4 bytes each.  Thread: any."""
+    """Return interfaces and their addresses: a name and 4 bytes each (Linux).  Any thread."""
     try:
         return _ipv4() if sys.platform.startswith("linux") else []
     except OSError:
@@ -190,10 +189,10 @@ def own_ipv4() -> List[Tuple[str, bytes]]:
 
 
 def only_family() -> int:
-    """Return the one family of which this host has addresses for other hosts; 0: both, or unknown.
+    """Return the only family of this host's addresses (Linux); 0: it has both, or unknown.
 
-    Loopback and link-local addresses are not counted.  Routes are not asked about: a network that
-    has only fd00::/8 has no default route.  Thread: any.
+    Loopback and link-local addresses do not count.  Routes are not asked for, because a network
+    with only fd00::/8 has no default route.  Any thread.
     """
     if not sys.platform.startswith("linux"):
         return 0
@@ -233,57 +232,56 @@ def _ipv4() -> List[Tuple[str, bytes]]:
     return found
 
 
-#: How long a name's addresses are used, and how long it has none; no TTL is known here.
+#: Seconds for which addresses of a name are kept, and errors; a TTL is not known here.
 NAME_SECONDS = 30.0
 NO_NAME_SECONDS = 5.0
-#: What is too old is looked for so often, while there is anything.
+#: Seconds from one search for old answers to the next, while there are answers.
 SWEEP_SECONDS = 5.0
-#: Names at once, and the bytes that they take; of ``--memory-limit`` this part, if that is less.
+#: Most names that are kept, and most bytes; or this part of ``--memory-limit``, if that is less.
 MAX_NAMES = 512
 MAX_BYTES = 2 << 20
 LIMIT_SHARE = 8
-#: What a name takes beside its own length (an error says the name, four characters for each
-#: byte), and each of its addresses (tests/test_answers.py measures both).
+#: Bytes of a name, of each byte of its length (an error has four characters for it), and of each
+#: address (tests/test_answers.py measures them).
 NAME_BYTES = 1024
 LENGTH_FACTOR = 5
 ADDRESS_BYTES = 256
 
 
 class Answers(Background):
-    """Names, and what came of them, for a while.
+    """Answers of name servers, kept for a while: one table for all look-ups, limited in bytes.
 
-    A class because all that is in it is counted as memory, and leaves it again, in one place.
-    It is a job so that it has a timer, which runs only while there is something that can become
-    too old: an idle process sleeps.  Loop thread, but for its making.
+    It is a job because of its timer, which runs only while there are answers: an idle process
+    sleeps.  Any thread may make it; then the loop's.
     """
 
     def __init__(self, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._clock = clock
         self._known: "collections.OrderedDict[bytes, Tuple[float, int, Outcome]]"
-        self._known = collections.OrderedDict()  # by name: until when, and how many bytes
+        self._known = collections.OrderedDict()  # by name: until when, how many bytes
         self._timer: Optional[Timer] = None
         self._most = MAX_BYTES
-        #: What all of them take; the loop's memory has it, too.
+        #: Of all answers; counted in the loop's pending bytes, too.
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._known)
 
     def change(self, limit: Optional[int]) -> None:
-        """Go by this ``--memory-limit`` from now on, and forget all."""
+        """Use this ``--memory-limit``, in bytes, from now on, and remove all answers."""
         self._most = MAX_BYTES if limit is None else min(MAX_BYTES, limit // LIMIT_SHARE)
         self.clear()
 
     def add(self, name: bytes, outcome: Outcome) -> None:
-        """Remember what came of *name*; of too many the oldest are forgotten."""
+        """Keep the outcome for *name*; of too many, the oldest are removed."""
         self._forget(name)
         seconds, size = NAME_SECONDS, NAME_BYTES + LENGTH_FACTOR * len(name)
         if isinstance(outcome, list):
             size += ADDRESS_BYTES * len(outcome)
         else:
             seconds = NO_NAME_SECONDS
-            # Not as it came: that has all that was there when it was raised, and what caused it.
+            # A new one: the old one keeps its traceback and its cause in memory.
             outcome = DialError(str(outcome), outcome.rep or Rep.HOST_UNREACHABLE)
         self._known[name] = (self._clock() + seconds, size, outcome)
         self._count(size)
@@ -293,7 +291,7 @@ class Answers(Background):
             self._loop.submit(self)
 
     def get(self, name: bytes) -> Optional[Outcome]:
-        """Return what came of *name*; None if that is not known, or too old."""
+        """Return the outcome for *name*; None: there is none, or it is too old."""
         until, _, outcome = self._known.get(name, (0.0, 0, None))
         if self._clock() < until:
             return outcome
@@ -301,14 +299,14 @@ class Answers(Background):
         return None
 
     def long_one(self, name: bytes, port: int) -> Optional[List[Sockaddr]]:
-        """Return the addresses of *name*, with *port*, if so many came that they were cut."""
+        """Return the addresses of *name*, with *port*, if there were too many to keep all."""
         found = self.get(name)
         if not isinstance(found, list) or len(found) < MAX_ADDRESSES:
             return None
         return [(family, (one[0], port) + one[2:]) for family, one in found]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all answers."""
         self._known.clear()
         self._count(-self.bytes)
         if self._timer is not None:
@@ -317,12 +315,12 @@ class Answers(Background):
         self._loop.done(self)
 
     def begin(self) -> None:
-        """Look in a while for what is too old then."""
+        """Start the timer."""
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP_SECONDS, self, self._sweep)
 
     def abort(self, why: str) -> None:
-        """Forget all; the proxy ends."""
+        """Remove all answers; the proxy ends."""
         self.clear()
 
     def _sweep(self) -> None:

@@ -1,4 +1,4 @@
-"""Questions to the kernel about routes, and news of them: netlink (Linux, NETLINK_ROUTE)."""
+"""Netlink (Linux, NETLINK_ROUTE): questions to the kernel about routes, and reports of changes."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ _HEADER = struct.Struct("=IHHII")  # length, type, flags, number, port
 ROUTE = struct.Struct("=8BI")  # struct rtmsg
 _ERROR = struct.Struct("=i")
 _NLM_F_REQUEST, _NLMSG_ERROR, _RTM_NEWROUTE, _RTM_GETROUTE = 1, 2, 24, 26
-#: Where ``rtm_type`` is in an answer, and those of its values that are ours.
+#: Where ``rtm_type`` is in an answer, and its values for addresses of this host.
 _TYPE_AT = _HEADER.size + 7
 _LOCAL_BROADCAST_ANYCAST = (2, 3, 4)
 #: Links; IPv4 addresses, routes, rules; IPv6 addresses, routes, rules (RTNLGRP_IPV6_RULE).
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
 _ANSWER_BYTES = 4096
-#: asm-generic/socket.h; as a number it is SK_MEMINFO_RMEM_ALLOC, what waits to be received.
+#: asm-generic/socket.h; its first number is SK_MEMINFO_RMEM_ALLOC, the bytes to be received.
 _SO_MEMINFO = 55
 
 
@@ -33,7 +33,7 @@ class Attribute:
 
 
 class Answers(Dict[Any, bool]):
-    """Answers, and how often something had changed before them."""
+    """Answers, and the number of changes before them."""
 
     def __init__(self, number: int = 0) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class Answers(Dict[Any, bool]):
 
 
 class Netlink:
-    """Two netlink sockets of one process: one asks, one hears what changes.
+    """Two netlink sockets of one process: one asks, the other one receives reports of changes.
 
-    A class because the answers hold for as long as nothing is heard.  Any thread.
+    A class because the answers hold until a change is reported.  Any thread.
 
     Raises:
         OSError: there is no netlink, or no descriptor.
@@ -63,25 +63,24 @@ class Netlink:
     def answers(self) -> Answers:
         """Return the answers that still hold, in a dict to which more may be added.
 
-        What is added to it after a change was heard is in no other thread's way: there is
-        another dict by then.
+        After a change there is another dict, so an answer from before it can be added safely.
 
         Raises:
-            OSError: that cannot be told.
+            OSError: it is unknown whether there was a change.
         """
-        # No look with ``recv``: that would give the interpreter's lock away, which made
-        # connections a tenth dearer.
+        # Not with ``recv``: that releases the interpreter's lock, and a connection took a tenth
+        # more time.
         try:
             if not self._news.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO):
                 return self._answers
         except OSError:
             pass  # Linux before 4.12
         with self._lock:
-            self._hear()
+            self._take_reports()
         return self._answers
 
-    def _hear(self) -> None:
-        """Take what has been heard; the answers go before each, so that none is found after."""
+    def _take_reports(self) -> None:
+        """Receive all reports; drop the answers before each is received, so that none is stale."""
         while True:
             try:
                 self._news.recv(1, socket.MSG_PEEK)
@@ -89,19 +88,20 @@ class Netlink:
                 return
             except OSError as exc:
                 self._answers = Answers(self._answers.number + 1)
-                if exc.errno != errno.ENOBUFS:  # so many that the kernel counts them no more
+                if exc.errno != errno.ENOBUFS:  # so many that the kernel has lost some
                     raise
             else:
                 self._answers = Answers(self._answers.number + 1)
                 self._news.recv(1)
 
     def ask(self, question: bytes) -> Tuple[bool, bytes]:
-        """Return whether what *question* is about, a ``struct rtmsg`` and more, is ours.
+        """Return whether the address in *question* is this host's, and the source address to it.
 
-        And from which address it would go there; of none, none.
+        Args:
+            question: a ``struct rtmsg`` and attributes.
 
         Raises:
-            OSError: there is no way there; or it cannot be told.
+            OSError: there is no route to it; or the question could not be asked.
         """
         with self._lock:
             number = self._number = (self._number + 1) & 0xFFFFFFFF
@@ -138,7 +138,7 @@ def _open(groups: int) -> socket.socket:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Return an attribute of a route, as it stands behind a ``struct rtmsg``."""
+    """Return the bytes of an attribute, to go behind a ``struct rtmsg``."""
     # Each begins at a multiple of four bytes.
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 

@@ -1,13 +1,13 @@
 """Whether an address is this host's own, as the kernel says (Linux: netlink, RTM_GETROUTE).
 
-A connection to such an address comes in over loopback, past the firewall that keeps others
-from this host.  So the question is not which addresses interfaces have, but where the
-connection would go: with the scope, and with ``--interface``, ``--mark`` and ``--source``.
-An answer is kept until the kernel reports that an address, a route, a rule or an interface
-has changed.  Whatever cannot be answered is None, "in doubt", which is not a no.
+A connection to such an address comes in over loopback, past the firewall that protects this
+host.  So the question is not which addresses interfaces have, but where the connection would
+go: with the scope, and with ``--interface``, ``--mark`` and ``--source``.  An answer is kept until
+the kernel reports that an address, a route, a rule or an interface has changed.  An answer may
+be None, "in doubt", which is not a no.
 
-Where there is no netlink, a UDP socket is connected instead, which sends nothing: to one of
-its own addresses this host goes from that address.
+Where there is no netlink, a UDP socket is connected instead, which sends nothing: to one of its
+own addresses this host goes from that address.
 """
 
 import errno
@@ -25,24 +25,23 @@ from minisocks.wire import packed_ip, plain_ip, text_ip, unmapped
 
 __all__ = ["KernelRoutes", "OwnAddresses", "OwnListeners"]
 
-#: Answers that are kept.
+#: Most answers that are kept.
 MAX_ANSWERS = 2048
-#: Any one: no packet goes there.
+#: Any port, because no packet is sent.
 PROBE_PORT = 9
 
-#: No connection can be made there, and so none to ourselves.  EINVAL, which a blackhole gives,
-#: is not among them, because a question that is not understood gives it, too.
+#: Errors of addresses to which there is no connection, so none to this host.  A blackhole gives
+#: EINVAL, which is not among them, because a question that is not understood gives it, too.
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES)
 #: The question could not be asked now.
 _IN_DOUBT = CAPACITY_ERRORS | {errno.EAGAIN, errno.EINTR, errno.EBADF}
 
 
 class KernelRoutes:
-    """What the kernel says about routes, in the network namespace of the first question.
+    """The netlink sockets of each process, in the network namespace of the first question.
 
-    Opens its two descriptors at the first question, and anew in a process that was forked
-    since: the sockets of the parent would hear for both, and each answer reach only one.
-    ``close`` it.  Any thread.
+    They are opened at the first question, and again in a process that was forked since, because
+    each report would reach only one of the two processes.  ``close`` it.  Any thread.
     """
 
     def __init__(self) -> None:
@@ -51,10 +50,10 @@ class KernelRoutes:
         self._is_closed = False
 
     def changes(self) -> Optional[int]:
-        """Return how often answers may have changed; None: that cannot be told, or not now.
+        """Return the number of changes; None: unknown, or unknown now.
 
-        For decisions that are kept: they hold while this stays the same.  Opens nothing: where
-        nothing was asked yet, as of clients on this host, nothing has changed.
+        Decisions that are kept hold while it stays the same.  Opens nothing: before the first
+        question nothing has changed.
         """
         if not self._by_process:
             return 0 if self._has_netlink else None
@@ -83,7 +82,7 @@ class KernelRoutes:
         except OSError as exc:
             if exc.errno in _IN_DOUBT:
                 raise
-            self._has_netlink = False  # a sandbox keeps us from it, for good
+            self._has_netlink = False  # a sandbox forbids it for good
             return None
         kept = self._by_process.setdefault(os.getpid(), mine)  # atomic: no lock survives a fork
         if kept is not mine or self._is_closed:
@@ -91,7 +90,7 @@ class KernelRoutes:
         return kept
 
     def close(self) -> None:
-        """Close what is open; questions are in doubt from now on."""
+        """Close the sockets; all answers are in doubt from now on."""
         self._is_closed = True
         for netlink in list(self._by_process.values()):
             netlink.close()
@@ -111,9 +110,9 @@ class OwnAddresses:
     """Says of an address whether a connection there would end on this host.  Any thread.
 
     Args:
-        kernel: stays the caller's.
-        road: how the connection would leave.
-        public: addresses that a NAT in front has for this host, as text: they are ours, too.
+        kernel: the caller closes it.
+        egress: how the connection would leave.
+        public: addresses, as text, that a NAT has for this host: they are ours, too.
     """
 
     def __init__(
@@ -125,15 +124,15 @@ class OwnAddresses:
         self._kernel = kernel
         #: ``KernelRoutes.changes``.
         self.changes = _never_told if kernel is None else kernel.changes
-        self._road = egress or Egress()
-        #: Those of a NAT, as bytes.
+        self._egress = egress or Egress()
+        #: Addresses of a NAT for this host, as bytes.
         self.public = frozenset(unmapped(packed_ip(text) or b"") for text in public)
 
     def __call__(self, ip: bytes, scope: int = 0) -> Optional[bool]:
         """Return whether the 4 or 16 bytes of *ip* are ours now; None: in doubt.
 
         Args:
-            scope: the number of the link that a link-local address is on; 0: none is said.
+            scope: the number of the link of a link-local address; 0: unknown.
         """
         try:
             netlink = self._kernel.netlink() if self._kernel is not None else None
@@ -164,54 +163,54 @@ class OwnAddresses:
             if exc.errno in _IN_DOUBT:
                 return None
         # A blackhole, an interface or a source that is not there, a kernel that does not
-        # understand: as the connection itself fares.
+        # understand the question: a socket gives the same error as the connection would.
         return self._by_connect(ip, scope)
 
     def _answers_of(self, netlink: Netlink, ip: bytes, scope: int) -> Iterator[bool]:
-        """Yield whether *ip* is ours, for all ways in which a socket of ours asks for the route."""
+        """Yield whether *ip* is ours, for each way in which the kernel may look up its route."""
         family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
-        fixed = packed_ip(self._road.sources.get(family, "")) or b""
-        # Rules of routing may choose by protocol.
+        fixed = packed_ip(self._egress.sources.get(family, "")) or b""
+        # Routing rules may depend on the protocol.
         for proto in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
             is_own, source = netlink.ask(self._question(ip, scope, fixed, proto))
             yield is_own
             if source and source != fixed:
-                # A connected socket goes on from the address that was chosen, and a rule of
-                # routing may be about that.
+                # A connected socket looks its route up again with that source, and a routing
+                # rule may depend on it.
                 yield netlink.ask(self._question(ip, scope, source, proto))[0]
 
     def _question(self, ip: bytes, scope: int, source: bytes, proto: int) -> bytes:
         family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
-        if self._road.interface and not scope:
-            scope = socket.if_nametoindex(self._road.interface)
+        if self._egress.interface and not scope:
+            scope = socket.if_nametoindex(self._egress.interface)
         parts = [ROUTE.pack(family, len(ip) * 8, len(source) * 8, 0, 0, 0, 0, 0, 0)]
         parts.append(attribute(Attribute.DST, ip))
-        for kind, number in ((Attribute.OIF, scope), (Attribute.MARK, self._road.mark)):
+        for kind, number in ((Attribute.OIF, scope), (Attribute.MARK, self._egress.mark)):
             if number:
                 parts.append(attribute(kind, struct.pack("=I", number)))
         if source:
             parts.append(attribute(Attribute.SRC, source))
-        # Kernels before Linux 4.18, which have no such rules, take no notice of it.
+        # Before Linux 4.18 there are no such rules, and it is ignored.
         parts.append(attribute(Attribute.IP_PROTO, bytes([proto])))
         return b"".join(parts)
 
     def _by_connect(self, ip: bytes, scope: int) -> Optional[bool]:
-        """Ask by which address of this host it would go there."""
+        """Return the same by the source address that a connected UDP socket gets."""
         family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
         host = text_ip(ip)
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                self._road.confine(probe)
+                self._egress.confine(probe)
                 probe.connect((host, PROBE_PORT, 0, scope)[: 2 if len(ip) == 4 else 4])
                 source = packed_ip(probe.getsockname()[0])
                 return source == ip or (len(ip) == 4 and host.startswith("127."))
         except OSError as exc:
-            # What cannot be connected to cannot be reached by a client, either.
+            # No client can be connected there, either.
             return None if exc.errno in _IN_DOUBT else False
 
 
 class _Row(NamedTuple):
-    """A listener: its address, and of which sizes it takes all addresses of this host."""
+    """A listener: its address; or, if it takes all addresses of a family, their sizes in bytes."""
 
     sock: socket.socket
     ip: bytes
@@ -237,7 +236,7 @@ class OwnListeners:
         self._by_port: Dict[int, Tuple[_Row, ...]] = {}
 
     def add(self, sock: socket.socket) -> None:
-        """Take note of *sock*, which is bound."""
+        """Add *sock*, which is bound."""
         where: Any = sock.getsockname()
         if not isinstance(where, tuple):
             return
@@ -257,7 +256,7 @@ class OwnListeners:
         """Return whether a connection to *ip*, 4 or 16 bytes, and *port* would end at one.
 
         Args:
-            own: asked only where a listener has the port and takes all addresses.
+            own: called only if a listener with this port takes all addresses.
         """
         rows = self._by_port.get(port)
         return rows is not None and any(
@@ -269,7 +268,7 @@ class OwnListeners:
 
 def _leads_to(row: _Row, ip: bytes, own: OwnAddresses, scope: int) -> bool:
     if not any(ip) or ip in own.public or ip == row.ip:
-        # 0.0.0.0 and :: are whatever address the connection comes from.
+        # 0.0.0.0 and :: mean the address that the connection comes from.
         return True
     return len(ip) in row.sizes and own(ip, scope) is not False
 
