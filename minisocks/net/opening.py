@@ -1,10 +1,10 @@
-"""Open what the settings name, and not what another user has put there instead.
+"""Files that the settings name: open them, but not what another user has put there instead.
 
-A log file, a pidfile or a socket may be in a folder where others can make files, as /tmp.
-Another user that knows the name can be first, with a file of its own, or with a link to one
-of ours, to which we would write.  The one place in which such a file is opened; a test proves it.
+A log file, a pidfile or a socket may be in a folder where all users can make files, as /tmp.
+Another user that knows the name can make a file of that name first, or a link to one of our
+files, to which we would write.  No other module opens such a file; a test proves it.
 
-Imports next to nothing: ``--ensure`` uses it every minute.
+Imports next to nothing, because ``--ensure`` imports it every minute.
 """
 
 import os
@@ -24,15 +24,15 @@ __all__ = [
     "try_out",
 ]
 
-#: Linux: a descriptor of whatever has that name, which is neither opened nor followed.  So
-#: each step is looked at and taken as one: nothing can be put in its place in between.
+#: Linux: flags for a descriptor of an entry, which is neither opened nor followed.  So the entry
+#: that is checked is the one that is used: it cannot be replaced in between.
 _ENTRY = getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 #: As many as the kernel follows (path_resolution(7)).
 MAX_LINKS = 40
 
-#: What a file's mode says of it.
+#: Bits of a file's mode.
 _KIND, _DIRECTORY, _LINK, _STICKY = 0o170000, 0o040000, 0o120000, 0o1000
 
 
@@ -40,11 +40,11 @@ def open_trusted(path: str, flags: int, mode: int = 0o600, others: bool = False)
     """Open the file *path* as ``os.open`` does; return the descriptor.
 
     Links on the way are followed if root or this user has made them, so that /dev/stdout
-    works.  What is in a sticky folder has to be theirs, too, and have no other name.  Where
-    the system has no O_PATH, all links are followed.
+    works.  A file in a sticky folder must be theirs, too, and have no other name.  Where the system
+    has no O_PATH, all links are followed.
 
     Args:
-        others: what other users have in a sticky folder will do, for it is only looked at.
+        others: files of other users in a sticky folder are opened, too.
 
     Raises:
         OSError: as ``os.open``; or another user has put it there.
@@ -67,7 +67,7 @@ def open_trusted(path: str, flags: int, mode: int = 0o600, others: bool = False)
 
 
 def try_out(path: str, flags: int) -> None:
-    """Go on if ``open_trusted`` could open the file *path*, or make it; nothing is made.
+    """Check that ``open_trusted`` could open the file *path*, or make it; nothing is made.
 
     Raises:
         OSError: as ``open_trusted``.
@@ -79,10 +79,10 @@ def try_out(path: str, flags: int) -> None:
 
 
 def demand_room(path: str) -> None:
-    """Go on if a file *path*, which is not there, could be made.
+    """Check that a file *path*, which is not there, could be made.
 
     Raises:
-        OSError: it cannot; there is no such folder, say.
+        OSError: it could not; for example, there is no such folder.
     """
     folder = os.path.dirname(path) or "."
     if os.stat(folder).st_mode & _KIND != _DIRECTORY:
@@ -93,14 +93,14 @@ def demand_room(path: str) -> None:
 
 
 def demand_trusted(path: str, owner: "Optional[int]" = None, follows: bool = True) -> None:
-    """Go on if *path*, where a socket is or will be, is no place of another user's making.
+    """Check that no other user has made *path*, where a socket is or will be.
 
     Args:
-        follows: also if it is a link itself.
         owner: the number of a user that is trusted besides root and this one.
+        follows: also what a link at *path* leads to.
 
     Raises:
-        OSError: it is; or there is no such folder.
+        OSError: another user has made it; or there is no such folder.
     """
     if _ENTRY & ~getattr(os, "O_CLOEXEC", 0):
         os.close(_walk(path, owner, False, follows)[0])
@@ -109,10 +109,9 @@ def demand_trusted(path: str, owner: "Optional[int]" = None, follows: bool = Tru
 def set_kept_mode(where: "Union[int, str]", mode: int) -> None:
     """Set the mode of a file of a process that lives, by its path or descriptor.
 
-    Where files that are old are removed, as from /tmp, systemd-tmpfiles leaves those with the
-    sticky bit alone (XDG Base Directory Specification), which has no other meaning for files.
-    Sockets that have been renamed, or bound by another path, seem to have ended to it, and it
-    looks at no lock of a file.
+    The sticky bit, which has no other meaning for files, keeps systemd-tmpfiles from removing them
+    as old from /tmp (XDG Base Directory Specification).  It takes no notice of locks, and of no
+    socket that was renamed or bound by another path.
 
     Raises:
         OSError: as ``os.chmod``.
@@ -130,15 +129,15 @@ def _trusted(owner: "Optional[int]") -> "Tuple[Optional[int], ...]":
 def _walk(
     path: str, owner: "Optional[int]", others: bool, follows: bool
 ) -> "Tuple[int, str, bool]":
-    """Return a descriptor of the folder that *path* leads to, and the name of the file there.
+    """Return a descriptor of the folder that *path* leads to, and the name of the file in it.
 
-    And whether that is a link of the kernel's own: what it leads to has no path.
+    The third value is whether that is a link of the kernel, whose target has no path.
     """
     trusted, left, links = _trusted(owner), path.split("/")[::-1], 0
     folder = os.open("/" if path.startswith("/") else ".", _ENTRY)
     try:
         while True:
-            name = left.pop() or "."[: len(path)]  # nothing is no path, but in one it is
+            name = left.pop() or "."[: len(path)]  # an empty part is ".", an empty path is an error
             is_last = not any(left)
             try:
                 entry = os.open(name, _ENTRY | _NO_LINK, dir_fd=folder)
@@ -183,10 +182,10 @@ def _walk(
 
 
 def _demand_theirs(fd: int, folder: int, name: str, trusted: "Tuple[Optional[int], ...]") -> None:
-    """Refuse what another user has put into a folder that all users share.
+    """Check that a file in a sticky folder is root's or this user's.
 
     Raises:
-        OSError: so it is.
+        OSError: it is another user's, or has another name.
     """
     if not os.fstat(folder).st_mode & _STICKY:
         return
@@ -199,7 +198,7 @@ def _demand_theirs(fd: int, folder: int, name: str, trusted: "Tuple[Optional[int
 
 
 def _is_kernels(device: int) -> bool:
-    """Return whether it is in /proc: there are only links that the kernel has made."""
+    """Return whether *device* is that of /proc, where only the kernel makes links."""
     try:
         return device == os.lstat("/proc/self").st_dev
     except OSError:
@@ -211,19 +210,20 @@ def _not_trusted(what: str, name: str, uid: int) -> OSError:
     return OSError(1, "%s of user %d, not of root or this user: name another one" % told)
 
 
-#: More is no file of settings.
+#: A longer file is none of settings.
 MAX_FILE_BYTES = 1 << 20
 
 
 def read_file(path: str, most: int = MAX_FILE_BYTES, waits: bool = False) -> str:
-    """Return the text of a file of settings, or another of at most so many bytes.
+    """Return the text of a file of settings, users or a list.
 
     Args:
-        waits: it may be a pipe, to which somebody writes, or not.
+        most: bytes that it may have.
+        waits: it may be a pipe, and the call may wait for its writer.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is too long for one, or no file.
+        ValueError: it is too long, or no file.
     """
     with open(path, "rb", opener=None if waits else _open_at_once) as file:
         if not waits and os.fstat(file.fileno()).st_mode & 0o170000 in _PIPES:
@@ -231,16 +231,16 @@ def read_file(path: str, most: int = MAX_FILE_BYTES, waits: bool = False) -> str
         data = file.read(most + 1) or b""
     if len(data) > most:
         raise ValueError("it is longer than %d MiB" % (most >> 20))
-    # What cannot be said in the encoding that names of files have here goes the way it
-    # goes on the command line; 3.6 has ASCII where nothing is set, as under cron.
+    # Bytes outside the encoding are decoded as on the command line.  Python 3.6 has ASCII where no
+    # locale is set, as under cron.
     encoding = "utf-8" if sys.getfilesystemencoding().lower() != "ascii" else "ascii"
     return data[3 * data.startswith(b"\xef\xbb\xbf") :].decode(encoding, "surrogateescape")
 
 
-#: FIFO and socket, by which a file's mode says so.
+#: FIFO and socket, in a file's mode.
 _PIPES = (0o010000, 0o140000)
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # Who serves must not wait for whoever may write to a pipe of that name.
+    # A proxy must not wait for a writer if the file is a pipe.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,10 +1,9 @@
 """Pipes through which the kernel moves bytes from socket to socket (``os.splice``).
 
-What goes through a pipe never becomes Python's: pages change their owner, and
-nothing is copied.  A pipe is borrowed for as long as bytes are in it, so a few
-of them serve any number of connections.  Where there is no ``os.splice`` (before
-Python 3.10, not Linux) or no pipe to be had, ``borrow`` returns None and the
-caller reads and sends as ever.
+Bytes in a pipe are never copied: the kernel moves their pages.  A pipe is borrowed while bytes
+are in it, so a few serve any number of connections.  Where there is no ``os.splice`` (before
+Python 3.10, not Linux) or no free pipe, ``borrow`` returns None, and the caller uses ``recv`` and
+``send``.
 """
 
 import errno
@@ -16,20 +15,20 @@ from minisocks.compat import CAPACITY_ERRORS
 
 __all__ = ["CANNOT_SPLICE", "GO_BY_BUFFER", "PIPE_BYTES", "Pipe", "Pipes"]
 
-#: What one pipe takes.  Measured against 64 KiB: a sixth of the processor time
-#: for a byte, because the receiver is woken a sixteenth as often.
+#: Size of a pipe.  Compared with 64 KiB, a byte takes a sixth of the processor time, because the
+#: receiver is woken a sixteenth as often (measured).
 PIPE_BYTES = 1 << 20
-#: An unprivileged user has 64 MiB of pipes (pipe-user-pages-soft); who goes over
-#: that is given pipes of 8 KiB, and other programs of the user want some, too.
+#: An unprivileged user has 64 MiB of pipes (pipe-user-pages-soft), for other programs, too; further
+#: pipes have 8 KiB.
 MAX_PIPES = 32
-#: What may be kept in memory, altogether, of what was in pipes that others need more.
+#: Most bytes, altogether, that are moved from pipes to memory because others need the pipes.
 MAX_KEPT_BYTES = 16 << 20
-#: With no descriptor or pipe left, how long until it is tried again.
+#: Seconds until the next try where there was no descriptor or pipe.
 RETRY_SECONDS = 1.0
 
-#: What a kernel says that does not splice here: an old one, a filter's, not a Linux.
+#: Errors of a kernel that does not splice: an old one, one with a filter, not Linux.
 CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-#: And one that has no memory for it just now, which send and recv may do without.
+#: The same, and errors of one without memory for it just now: send and recv may work.
 GO_BY_BUFFER = CAPACITY_ERRORS.union(CANNOT_SPLICE)
 
 #: None before Python 3.10, and elsewhere than on Linux.
@@ -80,7 +79,7 @@ class Pipe:
         return moved
 
     def read(self) -> bytes:
-        """Return what is in the pipe, which is empty then."""
+        """Empty the pipe and return the bytes."""
         parts = []
         while self.held:
             parts.append(os.read(self._reader, self.held))
@@ -88,7 +87,7 @@ class Pipe:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close it; what is in it is lost."""
+        """Close it; bytes in it are lost."""
         os.close(self._reader)
         os.close(self._writer)
 
@@ -100,28 +99,28 @@ class Pipes:
         self._spare: List[Pipe] = []
         self._all: List[Pipe] = []
         self._kept_bytes = 0
-        #: What waits in memory for receivers that take no more, from pipes or not.
+        #: Bytes that wait in memory for receivers that take no more, from pipes or not.
         self.pending_bytes = 0
         self._most = MAX_PIPES if _splice is not None else 0
         self._retry_at = 0.0
 
     @property
     def count(self) -> int:
-        """How many there are, lent ones included."""
+        """The number of pipes, also of those in use."""
         return len(self._all)
 
     @property
     def held_bytes(self) -> int:
-        """What is in them.  Any thread."""
+        """The bytes in them.  Any thread."""
         return sum([pipe.held for pipe in self._all])
 
     @property
     def lent(self) -> int:
-        """How many are in use."""
+        """The number of pipes in use."""
         return self.count - len(self._spare)
 
     def borrow(self) -> Optional[Pipe]:
-        """Return an empty pipe, or None: all are in use, or none can be had now."""
+        """Return an empty pipe; None: all are in use, or none can be made now."""
         if self._spare:
             return self._spare.pop()
         if self.count >= self._most or (self._retry_at and time.monotonic() < self._retry_at):
@@ -143,9 +142,9 @@ class Pipes:
             self._spare.append(pipe)
 
     def keep(self, pipe: Pipe, must: bool = False) -> Optional[bytes]:
-        """Take *pipe* back and return what was in it; None: there is no room for so much.
+        """Take *pipe* back and return its bytes; None: there is no room for so many.
 
-        ``forget`` it when it is gone.  *must*: room or not.
+        Call ``forget`` when they are sent.  *must*: also without room.
         """
         if not must and self._kept_bytes + pipe.held > MAX_KEPT_BYTES:
             return None
@@ -155,20 +154,16 @@ class Pipes:
         return data
 
     def forget(self, size: int) -> None:
-        """Make room for other bytes: *size* of those that ``keep`` returned are gone."""
+        """Count out *size* bytes that ``keep`` has returned."""
         self._kept_bytes -= size
 
     def refuse(self) -> None:
-        """Lend no pipes any more: this kernel does not splice what we have."""
+        """Lend no pipes any more: this kernel does not splice our sockets."""
         self._most = 0
         self.close_spare()
 
     def close_spare(self) -> bool:
-        """Close those that are not in use: their descriptors are wanted elsewhere.
-
-        Returns:
-            Whether there were any.
-        """
+        """Close pipes that are not in use, for their descriptors; return whether there were any."""
         closed = bool(self._spare)
         while self._spare:
             self._close(self._spare.pop())

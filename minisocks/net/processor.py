@@ -1,12 +1,12 @@
-"""The one processor that the serving threads of a proxy keep to (Linux).
+"""The one processor to which the serving threads of a proxy are bound (Linux).
 
-CPython lets one thread run at a time.  Threads on two processors hand the interpreter's
-lock from one processor to the other at every system call, which takes several times as
-long as on one processor.  So the loop and the handler threads keep to one.  The main
-thread is never bound: its mask is the process's, which every other thread has.
+CPython lets one thread run at a time.  Threads on two processors pass the interpreter's lock from
+one processor to the other at each system call, which takes several times as long as on one.  So
+the loop and the handler threads are bound to one.  The main thread is never bound: its mask is
+that of the process, which every other thread inherits.
 
-Nothing here raises for what the system says.  Where a thread cannot be bound, it runs
-where the kernel puts it.
+``Processor`` raises no errors of the system.  A thread that cannot be bound runs where the kernel
+puts it.  On other systems nothing is known, and nothing is changed.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ __all__ = ["AUTO", "NONE", "Processor", "System", "Times", "preview", "release_t
 
 
 class Binding:
-    """The choice of a processor.
+    """One choice of a processor.
 
-    A class because each choice is told from all others, also of the same number: threads
-    have to follow it anew when they were bound to something else meanwhile.
+    A class because two choices of the same number differ: threads must follow the second one,
+    too, if they were bound to another processor in between.
     """
 
     __slots__ = ("number",)
@@ -37,25 +37,25 @@ class Binding:
         self.number = number
 
 
-#: Of a thread that nothing is known of: it has the mask of the thread that started it.
+#: Of a thread that has not bound itself: it has the mask of the thread that started it.
 UNKNOWN = Binding(-1)
 
 
 class _OfThread(threading.local):
-    """What the calling thread is bound by; None: it has the process's mask."""
+    """The binding of the calling thread; None: it has the process's mask."""
 
     binding: Optional[Binding] = UNKNOWN
 
 
 class Times(NamedTuple):
-    """Seconds of one processor since the machine has started: busy ones, and all."""
+    """Seconds of one processor since the machine was started: busy ones, and all."""
 
     busy: float
     all: float
 
 
 class System:
-    """What the kernel is asked and told.  A class so that a test can have its own.
+    """The kernel's part.  A class, so that a test can replace it.
 
     ``main_mask``, ``thread_mask`` and ``bind`` raise ``OSError``, the others nothing.  Any
     thread.
@@ -82,7 +82,7 @@ class System:
         return frozenset(os.sched_getaffinity(0))
 
     def bind(self, mask: FrozenSet[int]) -> None:
-        """Have the calling thread use the processors of *mask* only."""
+        """Bind the calling thread to the processors of *mask*."""
         os.sched_setaffinity(0, mask)
 
     def running_on(self) -> Optional[int]:
@@ -90,24 +90,24 @@ class System:
         try:
             with open(self._proc + "/self/stat", "rb") as file:
                 # The name of the program, in brackets, may have any byte in it.  proc(5)
-                # counts the fields from 1, and the two before that bracket are gone.
+                # counts the fields from 1; two of them end with that bracket.
                 return int(file.read().rpartition(b")")[2].split()[39 - 3])
         except (OSError, ValueError, IndexError):
             return None
 
     def times(self) -> Dict[int, Times]:
-        """Return what each processor has done; nothing where that is unknown."""
+        """Return the times of each processor; none if they are unknown."""
         found = {}
         try:
             tick = 1.0 / os.sysconf("SC_CLK_TCK")
             with open(self._proc + "/stat", "rb") as file:
                 for line in file:
                     if not line.startswith(b"cpu"):
-                        break  # behind them is a counter for each interrupt
+                        break  # counters of interrupts
                     name, *figures = line.split()
                     if name != b"cpu":  # that line is the sum of the others
-                        # user nice system idle iowait irq softirq steal; what follows
-                        # (guests) is in user and nice, too.
+                        # user nice system idle iowait irq softirq steal; the others are
+                        # included in user and nice.
                         spent = [int(figure) * tick for figure in figures[:8]]
                         busy = sum(spent) - sum(spent[3:5])
                         found[int(name[3:])] = Times(busy, sum(spent))
@@ -124,7 +124,7 @@ class System:
         return threading.get_ident() == threading.main_thread().ident
 
     def process_mask(self) -> FrozenSet[int]:
-        """Return ``main_mask`` or, if it cannot be had, the last one that could."""
+        """Return ``main_mask``, or the last one if there is an error."""
         try:
             self._mask_before = self.main_mask()
         except OSError:
@@ -139,65 +139,65 @@ class System:
             if mask:
                 self.bind(mask)
         except OSError:
-            pass  # it stays where it is: that costs time and nothing else
+            pass  # it stays bound, which only costs time
 
 
-#: This system.  One, because the masks of threads are the process's affair.
+#: This system.  One for all proxies, because threads belong to the process.
 SYSTEM = System()
 
 
-#: What the setting may say besides a number.
+#: Values of the setting besides a number.
 AUTO, NONE = "auto", "none"
 
-#: It moves when others take more than this part of its processor's time, ...
+#: Another processor is chosen if other programs take more than this part of the current one, ...
 MOST_BY_OTHERS = 0.2
-#: ... and when another processor has at least so much less to do.
+#: ... and if the other one is less busy by at least this part.
 LEAST_GAIN = 0.1
-#: Figures that are older than so many seconds say nothing about now.
+#: Older figures are not compared with new ones.
 MAX_AGE_SECONDS = 60.0
 
-#: Level, message and arguments of a line for the log.
+#: Level, message and arguments of a log line.
 _News = Optional[Tuple[Any, ...]]
 
 
 class Processor:
-    """The one processor that the serving threads of a proxy keep to.
+    """The processor to which the serving threads of a proxy are bound.
 
-    A class because all of these threads have to know when another one is chosen.
+    A class because all of these threads follow when another one is chosen.
 
     Args:
-        wanted: ``"auto"``; a number, as text; None or ``"none"``: keep to none.
+        wanted: ``"auto"``; a number, as text; None or ``"none"``: bind none.
     """
 
     def __init__(self, wanted: Optional[str], system: Optional[System] = None) -> None:
-        #: What is wanted; None: that they keep to none.
+        #: ``"auto"``, a number as text, or None.
         self.wanted: Optional[str] = None
         self._system = system or SYSTEM
         self._thread = self._system.thread
         self._lock = threading.Lock()  # guards all below
         self._binding: Optional[Binding] = None
-        #: Whether the system does not let a thread be bound at all.
+        #: Whether the system does not allow to bind threads at all.
         self._is_refused = False
-        #: Where threads could not be bound, although it seemed so, since the last look.
+        #: Processors of the mask to which threads could not be bound since the last look.
         self._failed: Set[int] = set()
         self._problem = ""
-        #: When it looked last, our own seconds then, and those of each processor.
+        #: Of the last look: when it was, our own seconds, and those of each processor.
         self._figures: Optional[Tuple[float, float, Dict[int, Times]]] = None
         self.change(wanted)
 
     @property
     def number(self) -> Optional[int]:
-        """The processor that is kept to now; None: none.  Any thread.
+        """The current processor.  Any thread.
 
-        None is wanted, the process may use one only, or threads cannot be bound here.
+        None: none is wanted, the process may use one only, or threads cannot be bound here.
         """
         binding = self._binding
         return None if binding is None else binding.number
 
     def change(self, wanted: Optional[str]) -> None:
-        """Keep to what *wanted* says from now on; threads follow at their next ``keep``.
+        """Use *wanted* from now on; threads follow at their next ``keep``.
 
-        A number that cannot be had is a warning in the log, and none is kept to.  Any thread.
+        If that number cannot be used, none is, and the log has a warning.  Any thread.
         """
         wanted = None if wanted == NONE else wanted
         with self._lock:
@@ -209,10 +209,10 @@ class Processor:
         _say(news)
 
     def keep(self) -> None:
-        """Have the calling thread keep to the processor; no system call if it does already.
+        """Bind the calling thread to the processor; no system call if it is bound already.
 
-        For a thread that serves, at its start and before each client.  Does nothing in the
-        main thread.
+        For a serving thread, at its start and before each client.  Does nothing in the main
+        thread.
         """
         if self._thread.binding is not self._binding:
             self._follow()
@@ -221,9 +221,8 @@ class Processor:
     def released(self) -> Iterator[None]:
         """Give the calling thread the process's mask inside the context.
 
-        For what takes long, or starts threads and programs, which inherit the mask.  Behind
-        it the thread keeps to the processor again.  No system call for a thread that is not
-        bound.
+        For work that takes long, or starts threads and programs, which inherit the mask.  After
+        it the thread is bound again.  No system call for a thread that is not bound.
         """
         is_bound = self._thread.binding not in (None, UNKNOWN)
         if is_bound:
@@ -235,10 +234,10 @@ class Processor:
                 self.keep()
 
     def look(self) -> None:
-        """Move to another processor if others keep this one busy; see that threads are bound.
+        """Choose another processor if other programs keep this one busy; bind this thread.
 
         Loop thread, about every 10 s while it is busy: it compares with the last look, unless
-        that was more than a minute ago.  A number that is wanted is never left for another.
+        that was more than a minute ago.  A number that is wanted is never replaced.
         """
         if self.wanted is None or self._is_refused:
             return
@@ -258,13 +257,13 @@ class Processor:
         self.keep()
 
     def _follow(self) -> None:
-        """Bind the calling thread, or release it.  Ends, because no processor fails twice."""
+        """Bind the calling thread, or release it.  It ends, because no processor fails twice."""
         if self._system.is_main_thread():
             return
         while True:
             binding = self._binding
             if binding is None:
-                # One that is unknown may have been started by one that was bound.
+                # A bound thread may have started this one.
                 if self._system.is_used and self._thread.binding is not None:
                     self._system.release()
                 self._thread.binding = None
@@ -279,12 +278,12 @@ class Processor:
                 return
 
     def _could_not(self, binding: Binding, exc: OSError) -> None:
-        """Choose again, because *binding* cannot be had."""
+        """Choose again, because threads cannot be bound to *binding*."""
         with self._lock:
             if self._binding is not binding:
                 return  # another thread has done so
             self._failed.add(binding.number)
-            if exc.errno == errno.EINVAL:  # it has just been taken away
+            if exc.errno == errno.EINVAL:  # it was removed from the mask just now
                 news = self._choose(self._system.process_mask())
             else:  # a sandbox does not allow it
                 self._binding, self._is_refused = None, True
@@ -294,7 +293,7 @@ class Processor:
         _say(news)
 
     def _choose(self, allowed: FrozenSet[int]) -> _News:
-        """Choose one of *allowed*, or none; return what the log is to say.  Locked."""
+        """Choose one of *allowed*, or none; return a line for the log.  Locked."""
         allowed, self._figures = allowed - self._failed, None
         number, problem = _chosen(self.wanted, allowed, self.number, self._system)
         self._binding = None if number is None else Binding(number)
@@ -304,18 +303,18 @@ class Processor:
         return logging.WARNING, "keeping to no processor: %s", problem
 
     def _holds(self, allowed: FrozenSet[int]) -> bool:
-        """Return whether the choice is still one.  Locked."""
+        """Return whether the choice still holds.  Locked."""
         if self.number not in allowed:
             return False
         if self._thread.binding is not self._binding:
-            return True  # this thread has not followed yet, and cannot tell
+            return True  # this thread has not followed yet, so its mask says nothing
         try:
             return self._system.thread_mask() == {self.number}
         except OSError:
             return True
 
     def _compare(self, allowed: FrozenSet[int]) -> _News:
-        """Move if that is worth while; return what the log is to say.  Locked."""
+        """Choose the least busy processor if it is a gain; return a line for the log.  Locked."""
         system, last = self._system, self._figures
         when, own, after = self._figures = (system.now(), system.own_seconds(), system.times())
         if last is None or when - last[0] > MAX_AGE_SECONDS:
@@ -329,8 +328,8 @@ class Processor:
         ours = self.number
         if ours not in busy or len(busy) < 2:
             return None
-        # What we did on other processors (names, passwords) is taken off as well: a little
-        # too much, so that it stays where it is.
+        # Our seconds on other processors (names, passwords) are subtracted as well.  That is a
+        # little too much, so in doubt the choice stays.
         by_others = busy.pop(ours) - (own - last[1]) / spent[ours].all
         best = min(busy, key=lambda number: busy[number])
         if by_others <= MOST_BY_OTHERS or by_others - busy[best] < LEAST_GAIN:
@@ -341,17 +340,17 @@ class Processor:
 
 
 def release_thread() -> None:
-    """Give the calling thread the process's mask, if it may have inherited another.
+    """Give the calling thread the process's mask, if it may have inherited another one.
 
-    For a thread that serves no client (names, the log, reports), at its start: one that is
-    bound may have started it.  No system call as long as none has ever been bound.
+    For a thread that serves no client (names, the log, reports), at its start: a bound thread may
+    have started it.  No system call if no thread was ever bound.
     """
     if SYSTEM.is_used and SYSTEM.thread.binding is not None:
         SYSTEM.release()
 
 
 def preview(wanted: Optional[str]) -> Tuple[Optional[int], str]:
-    """Return what a ``Processor`` would keep to here, and why not what is *wanted*.
+    """Return the choice that a ``Processor`` would make here, and why it is not *wanted*.
 
     Binds nothing, and writes nothing to the log.
     """
@@ -362,17 +361,17 @@ def preview(wanted: Optional[str]) -> Tuple[Optional[int], str]:
 def _chosen(
     wanted: Optional[str], allowed: FrozenSet[int], now: Optional[int], system: System
 ) -> Tuple[Optional[int], str]:
-    """Return one of *allowed* or None, and what the operator can do about that."""
+    """Return one of *allowed* or None; and a sentence for the operator if *wanted* cannot be."""
     if wanted is None:
         return None, ""
     if wanted == AUTO:
         if len(allowed) < 2:
             return None, ""  # there is nothing to choose
-        # The kernel has found the one on which this process runs to be free.
+        # The kernel has put this process on a processor that was free.
         for number in (now, system.running_on()):
             if number in allowed:
                 return number, ""
-        # Any, but not the same one for all processes.
+        # Any one, but not the same one for all processes.
         return sorted(allowed)[os.getpid() % len(allowed)], ""
     if int(wanted) in allowed:
         return int(wanted), ""
