@@ -8,15 +8,15 @@ Clients share the threads and the places to wait (``quota``): one that asks for 
 names whose server is gone is only in its own way.
 """
 
+import functools
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from minisocks.compat import log_bug
 from minisocks.errors import DialError, HandshakeError
 from minisocks.net.lookup import Outcome, look_up, numeric_addresses, system_getaddrinfo
-from minisocks.net.processor import release_thread
-from minisocks.net.threads import start_thread
+from minisocks.net.threads import Workers
 from minisocks.policy.client import THIS_HOST, Groups
 from minisocks.policy.quota import Allowance, Queue, Quota
 from minisocks.quoting import quoted
@@ -84,18 +84,14 @@ class Resolver:
     ) -> None:
         self._getaddrinfo = getaddrinfo
         self._waits = waits_when_closed
-        self._runs_hooks = waits_when_closed or getaddrinfo is not system_getaddrinfo
         self._queue: Queue[Lookup] = Queue(Allowance(MAX_THREADS, THREADS_FACTOR))
         self._waiting: Quota[Lookup] = Quota(MAX_WAITING)
-        self._changed = threading.Condition()
-        self._threads = 0
-        #: Those that are about to end, or have.
-        self._ended: List[threading.Thread] = []
-        #: How many can be had; fewer than MAX_THREADS once one could not.
+        runs_hooks = waits_when_closed or getaddrinfo is not system_getaddrinfo
+        self._workers = Workers("resolver", self._take_work, IDLE_SECONDS, runs_hooks)
+        #: Threads that there may be; fewer than MAX_THREADS when one could not be started.
         self._most_threads = MAX_THREADS
         #: By thread: since when, and for which client.
         self._busy: Dict[int, Tuple[float, Groups]] = {}
-        self._closed = False
 
     def submit(
         self,
@@ -121,16 +117,18 @@ class Resolver:
             DialError: no thread can take it now, nor soon (REP 01).
         """
         lookup = Lookup(host, port, callback, groups, first, family)
-        with self._changed:
+        workers = self._workers
+        with workers.changed:
             victim = self._make_room(groups)
             self._waiting.add(lookup, groups)
             self._queue.add(lookup, groups)
-            idle = self._threads - len(self._busy)
+            threads = len(workers.threads)
             may_begin = self._queue.has_room(groups)
-            if may_begin and len(self._waiting) > idle and self._threads < MAX_THREADS:
+            is_short = len(self._waiting) > threads - len(self._busy)
+            if may_begin and is_short and threads < MAX_THREADS:
                 self._start_thread(lookup)
             if may_begin:
-                self._changed.notify()
+                workers.changed.notify()
         if victim is not None and victim.callback is not None:
             victim.callback(DialError(_TOO_MANY, Rep.GENERAL_FAILURE))
         return lookup
@@ -140,23 +138,14 @@ class Resolver:
 
         Called by a lookup of its own it does not wait for that.
         """
-        me = threading.get_ident()
-        until = time.monotonic() + CLOSE_SECONDS
-        with self._changed:
-            self._closed = True
+        me, workers = threading.get_ident(), self._workers
+        with workers.changed:
             for lookup in self._waiting.items():
                 self._forget(lookup)
-            self._changed.notify_all()
-            while True:
-                busy = set(self._busy) if self._waits else set()
-                others = self._threads - len(self._busy) + len(busy - {me})
-                left = until - time.monotonic()
-                if others <= 0 or left <= 0:
-                    break
-                self._changed.wait(left)
-            ended = self._ended
+            workers.close(CLOSE_SECONDS, lambda: 0 if self._waits else len(set(self._busy) - {me}))
+            ended = workers.ended
         for thread in ended:
-            thread.join()  # it has only its last line before it
+            thread.join()  # it is at its last line
 
     def _make_room(self, groups: Groups) -> Optional[Lookup]:
         """Return the lookup that was taken out for one of *groups*, if one had to be.
@@ -170,7 +159,7 @@ class Resolver:
                 if lookup.callback is None:
                     self._forget(lookup)
         victim = self._waiting.victim(groups) if self._waiting.is_full else None
-        if self._closed or (victim is None and self._waiting.is_full):
+        if self._workers.is_closed or (victim is None and self._waiting.is_full):
             raise DialError(_TOO_MANY, Rep.GENERAL_FAILURE)
         if victim is not None:
             self._forget(victim)
@@ -215,76 +204,48 @@ class Resolver:
 
         The end of one lookup may let several begin: this host's, when no other has any left.
         """
-        if self._threads - len(self._busy) > 1:
-            self._changed.notify()
-        elif self._threads < MAX_THREADS:
+        threads = len(self._workers.threads)
+        if threads - len(self._busy) > 1:
+            self._workers.changed.notify()
+        elif threads < MAX_THREADS:
             self._start_thread(None)
 
     def _start_thread(self, lookup: Optional[Lookup]) -> None:
         try:
-            start_thread(self._work, "resolver", self._runs_hooks)
+            self._workers.start()
         except RuntimeError as exc:
-            self._most_threads = self._threads
-            if lookup is not None and not self._threads:
+            self._most_threads = len(self._workers.threads)
+            if lookup is not None and not self._most_threads:
                 self._forget(lookup)
                 raise DialError(
                     "no thread to look a name up: %s" % exc, Rep.GENERAL_FAILURE
                 ) from exc
         else:
-            self._threads += 1
             self._most_threads = MAX_THREADS
 
-    def _work(self) -> None:
-        release_thread()
-        has_left = False
+    def _take_work(self) -> Optional[Callable[[], None]]:
+        """Return the next look-up as work for the calling thread."""
+        lookup = self._take()
+        if lookup is None:
+            return None
+        self._busy[threading.get_ident()] = (time.monotonic(), lookup.groups)
+        return functools.partial(self._do, lookup)
+
+    def _do(self, lookup: Lookup) -> None:
+        outcome: Optional[Outcome] = None
         try:
-            while self._look_one_up():
-                pass
-            has_left = True
-        finally:
-            if not has_left:
-                with self._changed:
-                    self._leave()
-
-    def _leave(self) -> None:
-        self._rest()
-        self._threads -= 1
-        self._ended = [thread for thread in self._ended if thread.is_alive()]
-        self._ended.append(threading.current_thread())
-        self._changed.notify_all()
-
-    def _rest(self) -> None:
-        """Count this thread's lookup out, if it has one."""
-        busy = self._busy.pop(threading.get_ident(), None)
-        if busy is not None:
-            self._queue.done(busy[1])
-
-    def _look_one_up(self) -> bool:
-        """Do the next lookup; False if none came for a while."""
-        me = threading.get_ident()
-        with self._changed:
-            self._rest()
-            lookup = self._take()
-            if lookup is None and not self._closed:
-                self._changed.wait(IDLE_SECONDS)
-                lookup = self._take()
-            if lookup is None:
-                self._leave()  # in the same breath, or a lookup would count on this thread
-                return False
-            self._busy[me] = (time.monotonic(), lookup.groups)
-        if lookup.callback is not None:
-            try:
+            if lookup.callback is not None:
                 outcome = self._resolve(lookup)
-            except BaseException:  # noqa: BLE001  # of somebody's own, and one that cannot even be shown
-                log_bug("looking a name up failed")
-                outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
-            with self._changed:
-                # Before anybody hears of it, and stops: this thread will end, too.
-                self._rest()
-            callback = lookup.callback  # None if it was cancelled meanwhile
-            if callback is not None:
-                callback(outcome)
-        return True
+        except BaseException:  # noqa: BLE001  # the program's own bug, whatever it raises
+            log_bug("looking a name up failed")
+            outcome = DialError("the resolver failed", Rep.GENERAL_FAILURE)
+        finally:
+            with self._workers.changed:
+                # Before the callback, which may lead to ``close``: this thread will end, too.
+                self._queue.done(self._busy.pop(threading.get_ident())[1])
+        callback = lookup.callback  # None if it was cancelled meanwhile
+        if callback is not None and outcome is not None:
+            callback(outcome)
 
     def _resolve(self, lookup: Lookup) -> Outcome:
         if lookup.first is not None:

@@ -5,9 +5,11 @@ import signal
 import sys
 import threading
 import time
-from typing import Callable
+from typing import Callable, List, Optional
 
-__all__ = ["STACK_BYTES", "is_own_thread", "start_thread"]
+from minisocks.net.processor import release_thread
+
+__all__ = ["STACK_BYTES", "Workers", "is_own_thread", "start_thread"]
 
 # 3.8 warns about the numbers that the C library keeps for itself; 3.6 skips them.
 _ALL_SIGNALS = getattr(signal, "valid_signals", lambda: range(1, signal.NSIG))()
@@ -119,3 +121,94 @@ def _start_without_signals(thread: threading.Thread) -> None:
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+class Workers:
+    """Daemon threads that do one piece of work after another, and end when there is none.
+
+    A class because the threads and their work are counted under one lock, ``changed``, which a
+    caller of the methods has to hold.
+
+    Args:
+        name: of the threads.
+        take: returns the next piece of work; None: there is none now.  Called with ``changed``
+            held, by the thread that is to do it.
+        idle_seconds: the time that a thread waits for work until it ends; None: until ``close``.
+        runs_hooks: as of ``start_thread``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        take: Callable[[], Optional[Callable[[], None]]],
+        idle_seconds: Optional[float],
+        runs_hooks: bool,
+    ) -> None:
+        self._name = name
+        self._take = take
+        self._idle_seconds = idle_seconds
+        self._runs_hooks = runs_hooks
+        #: Notify it when there is more work.
+        self.changed = threading.Condition()
+        self.is_closed = False
+        #: Those that have not begun to end.
+        self.threads: List[threading.Thread] = []
+        #: Those that are about to end, or have ended.
+        self.ended: List[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start one more thread.
+
+        Raises:
+            RuntimeError, OSError: as ``start_thread``.
+        """
+        self.threads.append(start_thread(self._work, self._name, self._runs_hooks))
+
+    def close(self, seconds: float, may_stay: Callable[[], int] = lambda: 0) -> None:
+        """Have threads without work end, and wait for it.
+
+        Args:
+            seconds: at most.
+            may_stay: returns how many threads, beside the calling one, are not waited for.
+        """
+        until = time.monotonic() + seconds
+        self.is_closed = True
+        self.changed.notify_all()
+        while True:
+            # A forked child has none of its parent's threads.
+            living = {thread for thread in self.threads if thread.is_alive()}
+            left = until - time.monotonic()
+            if len(living - {threading.current_thread()}) <= may_stay() or left <= 0:
+                return
+            self.changed.wait(left)
+
+    def _work(self) -> None:
+        release_thread()
+        has_left = False
+        try:
+            while True:
+                with self.changed:
+                    work = self._next()
+                    if work is None:
+                        self._leave()  # under the same lock, or new work would count on this thread
+                        has_left = True
+                        return
+                work()
+        finally:
+            if not has_left:
+                with self.changed:
+                    self._leave()
+
+    def _next(self) -> Optional[Callable[[], None]]:
+        work, may_wait = self._take(), True
+        while work is None and may_wait and not self.is_closed:
+            self.changed.wait(self._idle_seconds)
+            may_wait = self._idle_seconds is None
+            work = self._take()
+        return work
+
+    def _leave(self) -> None:
+        me = threading.current_thread()
+        self.threads.remove(me)
+        self.ended = [thread for thread in self.ended if thread.is_alive()] + [me]
+        self.changed.notify_all()

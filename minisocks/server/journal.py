@@ -1,14 +1,14 @@
 """The records of one proxy: all are counted and reported, the last ones kept."""
 
 import collections
+import functools
 import logging
 import threading
 import time
 from typing import Callable, Deque, Dict, List, Optional, Set
 
 from minisocks.compat import log_bug
-from minisocks.net.processor import release_thread
-from minisocks.net.threads import start_thread
+from minisocks.net.threads import Workers
 from minisocks.record import Record, Stats, Witness
 
 __all__ = ["Journal", "Reporter"]
@@ -31,24 +31,23 @@ class Reporter:
     def __init__(self, hook: Callable[[Record], None]) -> None:
         self._hook = hook
         self._waiting: Deque[Record] = collections.deque()
-        self._changed = threading.Condition()
-        self._thread: Optional[threading.Thread] = None
-        self._closed = False
+        self._workers = Workers("reporter", self._take, None, True)
         self._told = False
         #: How many records were dropped because the hook was too slow.
         self.dropped = 0
 
     def report(self, record: Record) -> None:
         """Have the hook called with *record* soon.  Does not wait for it.  Thread: any."""
-        with self._changed:
-            if self._closed and self._thread is None:
+        workers = self._workers
+        with workers.changed:
+            if workers.is_closed and not workers.threads:
                 return  # the thread has ended
             if len(self._waiting) >= MAX_WAITING:
                 self._waiting.popleft()
                 self.dropped += 1
             self._waiting.append(record)
-            problem = self._ensure_thread() if self._thread is None else ""
-            self._changed.notify()
+            problem = "" if workers.threads else self._start_thread()
+            workers.changed.notify()
             if self.dropped:
                 problem = "on_connection is too slow: %d records wait" % MAX_WAITING
             tell, self._told = problem and not self._told, self._told or bool(problem)
@@ -61,45 +60,31 @@ class Reporter:
         If the hook itself calls it, it returns at once, and the rest is delivered after that
         call.  Thread: any; any number of times.
         """
-        until = time.monotonic() + CLOSE_SECONDS
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            if self._thread is threading.current_thread():
+        workers = self._workers
+        with workers.changed:
+            workers.close(CLOSE_SECONDS)
+            if threading.current_thread() in workers.threads:
                 return
-            # In a forked child the thread is not alive.
-            while self._thread is not None and self._thread.is_alive():
-                left = until - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
             lost = len(self._waiting)
             self._waiting.clear()
         if lost:
             log.warning("on_connection is too slow: the last %d records are dropped", lost)
 
-    def _ensure_thread(self) -> str:
+    def _start_thread(self) -> str:
         try:
-            self._thread = start_thread(self._work, "reporter", True)
+            self._workers.start()
         except RuntimeError as exc:
             return "no thread for on_connection: %s" % exc  # tried again at the next record
         return ""
 
-    def _work(self) -> None:
-        release_thread()
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    self._thread = None
-                    self._changed.notify_all()
-                    return
-                record = self._waiting.popleft()
-            try:
-                self._hook(record)
-            except BaseException:  # noqa: BLE001  # the program's bug costs it this record only
-                log_bug("id=%d the on_connection hook failed", record.id)
+    def _take(self) -> Optional[Callable[[], None]]:
+        return functools.partial(self._call, self._waiting.popleft()) if self._waiting else None
+
+    def _call(self, record: Record) -> None:
+        try:
+            self._hook(record)
+        except BaseException:  # noqa: BLE001  # the program's bug costs it this record only
+            log_bug("id=%d the on_connection hook failed", record.id)
 
 
 class Journal(Witness):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+import minisocks.net.threads
 import minisocks.server.journal
 from kit.support import TIMEOUT, wait_until
 from minisocks.policy.client import Client
@@ -61,11 +62,11 @@ def test_close_delivers_what_waits():
     reporter.close()
 
     assert list(range(1, 1001)) == heard
-    assert reporter._thread is None
+    assert [] == reporter._workers.threads
     reporter.close()
     reporter.report(*records(1001, 1001))
     assert 1000 == len(heard)
-    assert reporter._thread is None
+    assert [] == reporter._workers.threads
 
 
 def test_close_does_not_wait_for_ever(monkeypatch, caplog, held):
@@ -79,7 +80,7 @@ def test_close_does_not_wait_for_ever(monkeypatch, caplog, held):
 
     assert "the last 4 records are dropped" in caplog.text
     held.go_on.set()
-    wait_until(lambda: reporter._thread is None)
+    wait_until(lambda: not reporter._workers.threads)
     assert [1] == held.heard
 
 
@@ -97,12 +98,12 @@ def test_close_from_the_hook_delivers_the_rest_behind_it(held):
         reporter.report(record)
     held.go_on.set()
     wait_until(lambda: heard == [1, 2, 3])
-    wait_until(lambda: reporter._thread is None)
+    wait_until(lambda: not reporter._workers.threads)
 
 
 def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):
     """Records wait for a thread; the next record tries again to have one."""
-    real, tries = minisocks.server.journal.start_thread, []
+    real, tries = minisocks.net.threads.start_thread, []
 
     def start_thread(*args):
         tries.append(1)
@@ -110,7 +111,7 @@ def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):
             raise RuntimeError("can't start new thread")
         return real(*args)
 
-    monkeypatch.setattr(minisocks.server.journal, "start_thread", start_thread)
+    monkeypatch.setattr(minisocks.net.threads, "start_thread", start_thread)
     heard = []
     reporter = Reporter(lambda record: heard.append(record.id))
     for record in records(1, 3):
