@@ -1,11 +1,11 @@
-"""Names to addresses, in threads that may hang without anybody hanging with them.
+"""The resolver: look-ups of names in threads of their own, which may hang.
 
-``getaddrinfo`` can neither be cancelled nor given a time limit.  So it runs in
-a few daemon threads of its own; whoever waits keeps its own deadline and walks
-away.  Daemon threads and no executor: that one joins its threads at exit.
+``getaddrinfo`` can neither be cancelled nor given a time limit.  So it runs in a few daemon
+threads, and each caller keeps a deadline of its own.  They are no executor, because that joins
+its threads at exit.
 
-Clients share the threads and the places to wait (``quota``): one that asks for a thousand
-names whose server is gone is only in its own way.
+Clients share the threads and the queue (``policy.quota``): one that asks for a thousand names
+whose name server is gone delays only its own look-ups.
 """
 
 import functools
@@ -26,23 +26,23 @@ __all__ = ["Lookup", "Resolver"]
 
 
 MAX_THREADS = 64
-#: Of those that are free a group of clients has less than this part.
+#: A group of clients has less than this part of the free ones.
 THREADS_FACTOR = 0.25
-#: Names that may wait for a thread. Each costs one descriptor of a client anyway.
+#: Names that may wait for a thread.  Each has a client, which takes a descriptor.
 MAX_WAITING = 1024
-#: A lookup that takes this long waits for name servers none of which answers: where one answers
-#: for one family only, the C library gives up after 15 s.
+#: After so many seconds no name server of a look-up answers: where one answers for one family
+#: only, the C library ends after 15 s.
 STUCK_SECONDS = 16.0
-#: How long a thread without work stays.
+#: Seconds that a thread waits for work until it ends.
 IDLE_SECONDS = 10.0
-#: How long ``close`` waits for lookups that are the program's own code.
+#: Seconds that ``close`` waits for code of the embedding program.
 CLOSE_SECONDS = 5.0
 
 _TOO_MANY = "too many names are being looked up"
 
 
 class Lookup:
-    """One name being looked up.  ``cancel`` it when nobody waits any more."""
+    """The look-up of one name.  ``cancel`` it when its outcome is not wanted any more."""
 
     __slots__ = ("callback", "family", "first", "groups", "host", "port")
 
@@ -63,18 +63,17 @@ class Lookup:
         self.callback: Optional[Callable[[Outcome], None]] = callback
 
     def cancel(self) -> None:
-        """Do not call back, and do not start if not begun.  Any thread."""
+        """Do not call back, and do not begin if it has not.  Any thread."""
         self.callback = None
 
 
 class Resolver:
-    """A bounded set of threads that look names up.
+    """Threads that look names up, 64 at most.
 
     Args:
-        getaddrinfo: what to ask; for tests, and for hosts with their own ways.  It takes what
-            ``system_getaddrinfo`` does.
-        waits_when_closed: ``close`` waits 5 s for lookups under way, because the
-            program's own code runs in them.
+        getaddrinfo: called instead of ``system_getaddrinfo``, with the same arguments.
+        waits_when_closed: ``close`` waits 5 s for look-ups that have begun, because code of the
+            embedding program runs in them.
     """
 
     def __init__(
@@ -104,17 +103,17 @@ class Resolver:
     ) -> Lookup:
         """Look *host* up; *callback* gets the addresses or the error.
 
-        It is called in a thread of the resolver, at most once; or in the thread of a later
-        call, when the lookup has to make room for that one.  Any thread.
+        *callback* is called at most once, in a thread of the resolver; or in the thread of a
+        later ``submit``, if the look-up is ended for that one.  Any thread.
 
         Args:
-            groups: those of the client, which shares threads and places with others.
-            first: called before, in that thread; it may take long, and raises a
+            groups: of the client, by which it shares threads and the queue.
+            first: called before, in the same thread; it may take long, and raises a
                 ``HandshakeError`` if nothing is to be looked up.
-            family: of the addresses, as ``Egress.only`` says; 0: both.
+            family: of the addresses, as ``Egress.only``; 0: both.
 
         Raises:
-            DialError: no thread can take it now, nor soon (REP 01).
+            DialError: no thread will be free soon (REP 01).
         """
         lookup = Lookup(host, port, callback, groups, first, family)
         workers = self._workers
@@ -134,9 +133,9 @@ class Resolver:
         return lookup
 
     def close(self) -> None:
-        """End the threads.  One that hangs in the C library is left behind: it is a daemon.
+        """End the threads, but do not wait for one that hangs in the C library: it is a daemon.
 
-        Called by a lookup of its own it does not wait for that.
+        Called in one of them, it does not wait for that one.
         """
         me, workers = threading.get_ident(), self._workers
         with workers.changed:
@@ -148,14 +147,14 @@ class Resolver:
             thread.join()  # it is at its last line
 
     def _make_room(self, groups: Groups) -> Optional[Lookup]:
-        """Return the lookup that was taken out for one of *groups*, if one had to be.
+        """Make room for one more of *groups*; return the look-up that was removed for it, if any.
 
         Raises:
             DialError: there is no room.
         """
         self._check_threads(groups)
         if self._waiting.is_full:
-            for lookup in self._waiting.items():  # those whose clients have left go first
+            for lookup in self._waiting.items():  # first those whose clients have left
                 if lookup.callback is None:
                     self._forget(lookup)
         victim = self._waiting.victim(groups) if self._waiting.is_full else None
@@ -166,10 +165,10 @@ class Resolver:
         return victim
 
     def _check_threads(self, groups: Groups) -> None:
-        """Go on if a thread will be free for one of *groups* soon.
+        """Check that a thread will be free for one of *groups* soon.
 
         Raises:
-            DialError: all that there can be wait for name servers that do not answer.
+            DialError: all threads that it may have wait for name servers that do not answer.
         """
         has_room = self._queue.has_room(groups)
         if has_room and len(self._busy) < self._most_threads:
@@ -185,12 +184,12 @@ class Resolver:
             raise DialError(text, Rep.GENERAL_FAILURE)
 
     def _forget(self, lookup: Lookup) -> None:
-        """Have *lookup* wait no more."""
+        """Remove *lookup* from the queue."""
         self._waiting.remove(lookup, lookup.groups)
         self._queue.remove(lookup, lookup.groups)
 
     def _take(self) -> Optional[Lookup]:
-        """Return the lookup that goes next, if any may."""
+        """Return the next look-up, if one may begin."""
         taken = self._queue.take()
         if taken is None:
             return None
@@ -200,9 +199,9 @@ class Resolver:
         return taken[0]
 
     def _find_another(self) -> None:
-        """Have another thread than this one take what is next.
+        """Have another thread take the next look-up.
 
-        The end of one lookup may let several begin: this host's, when no other has any left.
+        After the end of one look-up several may begin: those of this host when no others wait.
         """
         threads = len(self._workers.threads)
         if threads - len(self._busy) > 1:
@@ -260,6 +259,6 @@ class Resolver:
             return look_up(self._getaddrinfo, lookup.host, lookup.port, lookup.family)
         except DialError as exc:
             return exc
-        except Exception as exc:  # noqa: BLE001  # a resolver of somebody's own may have bugs
+        except Exception as exc:  # noqa: BLE001  # the bug of a program's own resolver
             log_bug("looking %s up failed", quoted(lookup.host))
             return DialError("the resolver failed: %s" % exc, Rep.GENERAL_FAILURE)
