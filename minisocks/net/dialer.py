@@ -93,17 +93,8 @@ class Dial:
     """
 
     __slots__ = (
-        "_clock",
-        "_egress",
-        "_failures",
-        "_make_room",
-        "_may_add",
-        "_next_at",
-        "_waiting",
-        "attempts",
-        "bnd",
-        "discarded",
-        "via",
+        *("_clock", "_egress", "_failures", "_make_room", "_may_add", "_next_at", "_waiting"),
+        *("attempts", "bnd", "discarded", "via"),
     )
 
     def __init__(

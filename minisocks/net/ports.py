@@ -23,10 +23,6 @@ MAX_TRIES = 64
 _NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
 
 
-def _leave(sock: socket.socket) -> None:
-    """Do nothing to *sock*."""
-
-
 class Ports:
     """Opens sockets, each with a port of its own: of a range, if one is set.  Loop thread.
 
@@ -54,7 +50,7 @@ class Ports:
         return str(self._range or "")
 
     def open(
-        self, kind: int, where: Any, prepare: Callable[[socket.socket], None] = _leave
+        self, kind: int, where: Any, prepare: Callable[[socket.socket], None] = lambda sock: None
     ) -> Tuple[socket.socket, bytes]:
         """Open a socket on an address of ours; return it and the address as bytes.
 

@@ -57,7 +57,7 @@ class Memory(Background):
         loop, self._limit = self._loop, limit
         if limit is None:
             self._found = []
-            loop.on_stalled, loop.most_events = _nothing, -1
+            loop.on_stalled, loop.most_events = lambda: None, -1
             loop.done(self)
         else:
             loop.most_events = ROUND_EVENTS
@@ -135,7 +135,3 @@ class Memory(Background):
             else:
                 del stalled[job]  # it goes on again: to note it here costs a pair nothing
         return [rank[-1] for rank in heapq.nlargest(FOUND_AT_ONCE, ranks)]
-
-
-def _nothing() -> None:
-    pass

@@ -269,17 +269,14 @@ class RatedPair(Pair):
             self._read(flow, lane, lane.bucket.available(), may_be_urgent=True)
         self._update()
 
-    def _pump(self, flow: Flow) -> None:
+    def _pump(self, flow: Flow, may_be_urgent: bool = False) -> None:
         assert isinstance(flow, _RatedFlow)
         if not flow.waits:
             lane = self._lane(flow)
-            self._read(flow, lane, lane.available())
+            self._read(flow, lane, lane.available(), may_be_urgent)
 
     def _pump_urgent(self, flow: Flow) -> None:
-        assert isinstance(flow, _RatedFlow)
-        if not flow.waits:
-            lane = self._lane(flow)
-            self._read(flow, lane, lane.available(), may_be_urgent=True)
+        self._pump(flow, may_be_urgent=True)
 
     def _read(self, flow: _RatedFlow, lane: Lane, most: int, may_be_urgent: bool = False) -> None:
         """Read *most* bytes at most, once, and send them; wait if no more may be read."""

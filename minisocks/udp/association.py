@@ -55,22 +55,8 @@ class Association(Job):
     """
 
     __slots__ = (
-        "_control",
-        "_counts",
-        "_ip",
-        "_loop",
-        "_ports",
-        "_reassembly",
-        "_record",
-        "_relay",
-        "_relay_fd",
-        "_routes",
-        "_table",
-        "_targets",
-        "_timer",
-        "idle",
-        "proof",
-        "used",
+        *("_control", "_counts", "_ip", "_loop", "_ports", "_reassembly", "_record", "_relay"),
+        *("_relay_fd", "_routes", "_table", "_targets", "_timer", "idle", "proof", "used"),
     )
 
     #: Datagrams of a socket for one event.

@@ -53,15 +53,8 @@ class Routes:
     """
 
     __slots__ = (
-        "_changes",
-        "_counts",
-        "_lookups",
-        "_owner",
-        "_record",
-        "_table",
-        "_socket_for",
-        "_timer",
-        "mappings",
+        *("_changes", "_counts", "_lookups", "_owner", "_record", "_table", "_socket_for"),
+        *("_timer", "mappings"),
     )
 
     def __init__(
