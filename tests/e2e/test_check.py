@@ -248,7 +248,7 @@ def test_service_of_kubernetes():
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--open", "--user", "ann:x"], "--open lets every client in without a password, "),
+        (["--open", "--user", "ann:x"], "--open admits every client without a password, "),
         (["-l", "[::]:1080"], "[::]:1080 accepts clients by IPv6 only; -l :1080 "),
         (["-l", "[::]:1080", "-l", "0.0.0.0:1081"], "[::]:1080 accepts clients by IPv6 "),
         (["--open", "--user", "ann:x", "--rule", "deny user none"], ""),

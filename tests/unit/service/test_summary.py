@@ -77,7 +77,7 @@ def test_many_users_are_counted():
     """And users of a program's hook have any name."""
     users = tuple("u%d:x" % n for n in range(9))
     (sentence,) = odd("allow user u8", user=users)
-    assert "lets in 'u0', 'u1', 'u2', 5 other users by" in sentence
+    assert "admits 'u0', 'u1', 'u2', 5 other users by" in sentence
     (sentence,) = odd("allow user none", hook=lambda *args: True)
     assert sentence.startswith(NO_USER)
     assert [] == odd("allow user ann", hook=lambda *args: True)
