@@ -267,19 +267,19 @@ COMMANDS: Dict[str, _Command] = {
         _Command(
             "reload",
             _to_running("reload"),
-            "Make it read its settings again.",
+            "Make the running minisocks read its settings again.",
             settings=_WHICH,
         ),
         _Command(
             "stop",
             _to_running("stop"),
-            "Stop it; a second stop ends open connections at once.",
+            "Stop the running minisocks; a second stop ends open connections at once.",
             settings=_WHICH,
         ),
         _Command(
             "drain",
             _to_running("drain"),
-            "Accept no more clients, and end with the last connection.",
+            "Make the running minisocks end with its last connection, and accept no more.",
             settings=_WHICH,
         ),
         _Command(
