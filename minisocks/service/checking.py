@@ -219,7 +219,7 @@ def _try_syslog(where: str, warn: Callable[[str], None]) -> None:
     problem = syslog.problem()
     syslog.close()
     if problem:
-        warn("the log goes nowhere: %s" % problem)
+        warn("log lines are lost: %s" % problem)
 
 
 def _pidfile(

@@ -111,7 +111,7 @@ class Service:
         self._proxy = Proxy(self._fitted(config), keep_records=0)
         self._log = Log(config)
         if self._log.problem:
-            console.warn("the log goes nowhere: %s" % self._log.problem)
+            console.warn("log lines are lost: %s" % self._log.problem)
         room = find_room(self._descriptors, config.max_handshakes)
         self._log.start(config)
         try:

@@ -67,7 +67,7 @@ def moved(text, root, port):
 
 
 #: All that a start in the background may say: a machine that tests may have no syslog.
-NO_SYSLOG = re.compile("(warning: the log goes nowhere: syslog: .*\n)*$")
+NO_SYSLOG = re.compile("(warning: log lines are lost: syslog: .*\n)*$")
 
 
 @pytest.fixture(scope="module")
