@@ -16,10 +16,10 @@ from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 from minisocks.record import access_log, granted_log
 from minisocks.service.lines import FORMATS, Entry
-from minisocks.service.outputs import Destination, LogFile, Stderr, Syslog
+from minisocks.service.outputs import LogFile, Output, Stderr, Syslog
 from minisocks.service.repeats import Suppression
 
-__all__ = ["Log", "destinations"]
+__all__ = ["Log", "open_outputs"]
 
 log = logging.getLogger("minisocks")
 
@@ -33,13 +33,13 @@ CLOSE_SECONDS = 2.0
 EDGE_SECONDS = 10.0
 
 
-def destinations(config: Config) -> List[Destination]:
+def open_outputs(config: Config) -> List[Output]:
     """Open the outputs that the settings name: a file, syslog or stderr.
 
     Raises:
         ConfigError: the log file cannot be opened.
     """
-    found: List[Destination] = []
+    found: List[Output] = []
     if config.log_file:
         found.append(LogFile(config.log_file))
     if config.syslog or (config.daemon and not found):
@@ -70,7 +70,7 @@ class Log(logging.Handler):
         self._dropped = 0
         # The log's thread only
         self._suppression = Suppression()
-        self._destinations = destinations(config)
+        self._outputs = open_outputs(config)
         self._format = FORMATS[config.log_format]()
         self._lost, self._why_lost = 0, ""
         self._told_at = -EDGE_SECONDS
@@ -85,7 +85,7 @@ class Log(logging.Handler):
     @property
     def problem(self) -> str:
         """Why lines would be lost now; "" if no reason is known."""
-        return "; ".join(filter(None, [item.problem() for item in self._destinations]))
+        return "; ".join(filter(None, [item.problem() for item in self._outputs]))
 
     def start(self, config: Config) -> None:
         """Take records from the loggers of minisocks from now on, and write them.
@@ -102,18 +102,18 @@ class Log(logging.Handler):
         logging.getLogger("minisocks").addHandler(self)
         _set_levels(config)
 
-    def change(self, config: Config, opened: Optional[Sequence[Destination]] = None) -> None:
-        """Log as *config* says from now on, and to *opened*, made by ``destinations``."""
+    def change(self, config: Config, opened: Optional[Sequence[Output]] = None) -> None:
+        """Log as *config* says from now on, and to *opened*, made by ``open_outputs``."""
         _set_levels(config)
         self._suppresses = not config.verbose
         if opened is None:
             return
 
         def do() -> None:
-            old, self._destinations = self._destinations, list(opened or ())
+            old, self._outputs = self._outputs, list(opened or ())
             self._format = FORMATS[config.log_format]()
-            for destination in old:
-                destination.close()
+            for output in old:
+                output.close()
 
         self._add_task(do)
 
@@ -121,9 +121,9 @@ class Log(logging.Handler):
         """Open the outputs again by their names.  Any thread."""
 
         def do() -> None:
-            for destination in self._destinations:
+            for output in self._outputs:
                 try:
-                    destination.reopen()
+                    output.reopen()
                 except OSError as exc:
                     told = "the log cannot be opened again, so the file that is open is used: %s"
                     log.warning(told, reason_of(exc))
@@ -178,8 +178,8 @@ class Log(logging.Handler):
             self._write(self._suppression.rest())
         except Exception:  # noqa: BLE001, S110  # our bug, and there is no log to write it to
             pass
-        for destination in self._destinations:
-            destination.close()
+        for output in self._outputs:
+            output.close()
 
     def _wait(self) -> bool:
         """Wait for work; return False when the log is closed."""
@@ -218,12 +218,12 @@ class Log(logging.Handler):
         if not entries:
             return
         why, lost = "", 0
-        for destination in self._destinations:
-            has_time = destination.has_time
+        for output in self._outputs:
+            has_time = output.has_time
             lines = [(entry.severity, self._format(entry, has_time)) for entry in entries]
-            problem = destination.write(lines)
+            problem = output.write(lines)
             if problem:
-                why, lost = problem, max(lost, destination.lost)
+                why, lost = problem, max(lost, output.lost)
         if lost < len(entries):
             self._lost -= telling  # their line is the first one, and is written
         elif telling:

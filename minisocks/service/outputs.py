@@ -17,7 +17,7 @@ from minisocks.errors import ConfigError
 from minisocks.net.opening import demand_trusted, open_trusted, try_out
 from minisocks.quoting import reason_of
 
-__all__ = ["Destination", "LogFile", "Stderr", "Syslog"]
+__all__ = ["Output", "LogFile", "Stderr", "Syslog"]
 
 #: Severity (RFC 5424 section 6.2.1) and text of a line.
 Line = Tuple[int, str]
@@ -35,7 +35,7 @@ MAX_DATAGRAM = 2048
 _NO_FILES = {stat.S_IFSOCK: "it is a socket", stat.S_IFIFO: "no process reads this pipe"}
 
 
-class Destination:
+class Output:
     """An output."""
 
     #: Whether the output adds the time, and the name of the program, to each line.
@@ -75,7 +75,7 @@ class Destination:
         return ""
 
 
-class Stderr(Destination):
+class Stderr(Output):
     """The standard error of the process."""
 
     def write(self, lines: Sequence[Line]) -> str:
@@ -85,7 +85,7 @@ class Stderr(Destination):
         return self.write_all(2, "".join(text + "\n" for _severity, text in lines))
 
 
-class LogFile(Destination):
+class LogFile(Output):
     """A file, to which lines are appended; one that another program has renamed is left.
 
     Raises:
@@ -163,7 +163,7 @@ def _cannot_write(path: str, exc: OSError) -> ConfigError:
     return ConfigError("--log-file", "cannot write %s: %s" % (path, reason or reason_of(exc)))
 
 
-class Syslog(Destination):
+class Syslog(Output):
     """A syslog daemon: of this host by its unix socket, of another host by UDP (RFC 3164).
 
     Args:

@@ -21,7 +21,7 @@ from minisocks.service.commands import change_told, collect
 from minisocks.service.control import Answer
 from minisocks.service.ensure import take_over
 from minisocks.service.location import locate
-from minisocks.service.logs import Log, destinations
+from minisocks.service.logs import Log, open_outputs
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.signals import Order, Signals, hangs_on
@@ -251,15 +251,15 @@ class Service:
         adopt = self._proxy.prepare(self._fitted(config))
         opened = None
         if any(s.name in _OF_LOG for s in differing):
-            opened = destinations(config)
+            opened = open_outputs(config)
 
         def change() -> Dict[str, List[str]]:
             try:
                 self._demand_serving()
                 adopt()
             except BaseException:
-                for destination in opened or ():
-                    destination.close()
+                for output in opened or ():
+                    output.close()
                 raise
             self._log.change(config, opened)
             self._asked, self._config = asked, config

@@ -28,13 +28,13 @@ from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.service import logs, repeats
 from minisocks.service.lines import FORMATS, Entry, sum_up
-from minisocks.service.logs import MAX_WAITING, Log, destinations
-from minisocks.service.outputs import Destination
+from minisocks.service.logs import MAX_WAITING, Log, open_outputs
+from minisocks.service.outputs import Output
 from minisocks.service.repeats import BURST
 from minisocks.wire import Rep
 
 
-class Memory(Destination):
+class Memory(Output):
     """Keeps what is written; ``fails`` is what it says, ``hold`` makes it wait."""
 
     def __init__(self, has_time=False):
@@ -76,7 +76,7 @@ LOGGERS = ("minisocks", "minisocks.access", "minisocks.access.granted")
 @pytest.fixture
 def log(memory, monkeypatch):
     """A log that runs; our loggers are as before after it."""
-    monkeypatch.setattr(logs, "destinations", lambda config: [memory])
+    monkeypatch.setattr(logs, "open_outputs", lambda config: [memory])
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "raiseExceptions", "_srcfile"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
     loggers = [logging.getLogger(name) for name in LOGGERS]
@@ -140,7 +140,7 @@ def test_time_is_the_line_s_own(log, memory):
 
 
 def test_syslog_has_its_own_time(log, memory):
-    """A destination that writes the time gets lines without."""
+    """An output that adds the time gets lines without."""
     memory.has_time = True
     logger.warning("x")
     wait_until(lambda: memory.writes)
@@ -379,7 +379,7 @@ def test_lines_that_come_together_are_written_together(log, memory):
 
 
 def test_hup_reopens(log, memory):
-    """Each destination is asked; that it cannot is told in the log."""
+    """Each output is opened again; one that cannot be has a line in the log."""
     log.reopen()
     wait_until(lambda: memory.texts)
     assert 1 == memory.reopened
@@ -417,7 +417,7 @@ def test_where_it_goes(tmp_path):
     """stderr unless a file or syslog is asked for; in the background, syslog."""
 
     def kinds(**settings):
-        found = destinations(Config(**settings))
+        found = open_outputs(Config(**settings))
         for each in found:
             each.close()
         return [type(each).__name__ for each in found]
