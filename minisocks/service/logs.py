@@ -1,7 +1,7 @@
 """The log of the command line: a thread of its own makes the lines and writes them.
 
-So no other thread waits when the disk is full, no process reads the pipe, or syslog has ended.
-Lines that cannot be written are counted, and their number is written when that is possible.
+So no other thread waits for a full disk, an unread pipe or an ended syslog.  Lines that are lost
+are counted, and their number is written as soon as possible.
 """
 
 import collections
@@ -25,9 +25,9 @@ log = logging.getLogger("minisocks")
 
 #: Entries that may wait to be written, about a MiB; further ones are dropped.
 MAX_WAITING = 1000
-#: Seconds in which lines are collected and then written together.
+#: Seconds in which lines are collected, to be written together.
 PAUSE_SECONDS = 0.05
-#: Seconds that the end of the process waits for the last lines to be written.
+#: Seconds that the last lines may take at the end.
 CLOSE_SECONDS = 2.0
 #: Seconds between two lines about lines that are lost.
 EDGE_SECONDS = 10.0

@@ -62,7 +62,7 @@ class Output:
         """Close it."""
 
     def write_all(self, fd: int, text: str) -> str:
-        """Write *text* to *fd*; return why a part is lost, "" if none is, and set ``lost``."""
+        """Write *text* to *fd*; as ``write``, and set ``lost``."""
         data = text.encode("utf-8", "backslashreplace")
         lines = data.count(b"\n") - data.startswith(b"\n")  # this one ends a torn line
         try:
@@ -105,7 +105,7 @@ class LogFile(Output):
 
     @staticmethod
     def try_out(path: str) -> None:
-        """Check that the file *path* could be opened, without creating it.  Any thread.
+        """Check that *path* could be opened, without creating it.  Any thread.
 
         Raises:
             ConfigError: it cannot be opened.
@@ -136,7 +136,7 @@ class LogFile(Output):
             self._fd = -1
 
     def _follow(self) -> None:
-        """Look, at most once a second, whether the name is another file's; if so, open that."""
+        """Open the file that has the name now, if another has it; looks once a second."""
         now = time.monotonic()
         if now < self._looked_at + 1.0:
             return
@@ -195,7 +195,7 @@ class Syslog(Output):
         return why
 
     def problem(self) -> str:
-        """Return why lines would be lost now, "" if none would.  Tries a local syslog only."""
+        """Return as ``Output.problem`` for a local syslog, "" for another host."""
         # To look up another host may take long.
         return "" if self._is_remote or self._connected() is not None else self._why
 

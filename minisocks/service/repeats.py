@@ -105,8 +105,8 @@ class RepeatFilter(Generic[Line]):
     has a sum of its own; where many are, the group around them has one.  Thread: one.
 
     Args:
-        sum_up: returns the line for a sum, made of the last line, how many more there were, and
-            the depth of their group; 0 is the kind.
+        sum_up: makes the line for a sum, of the last line, how many more there were, and the
+            depth of their group; 0 is the kind.
     """
 
     def __init__(
@@ -232,14 +232,14 @@ class Budget:
         return self.rest() if self._clock() >= self._began + WINDOW_SECONDS else None
 
     def rest(self) -> Optional[Dict[str, int]]:
-        """Return the counts by reason now, and begin a window; None: every line was written."""
+        """Return the counts by reason now, None if there are none, and begin a window."""
         self._begin(self._clock())
         with self._lock:
             skipped, self._skipped = self._skipped, {}
         return skipped or None
 
     def seconds(self) -> Optional[float]:
-        """Return the seconds until ``due`` returns counts; None: every line was written."""
+        """Return the seconds until ``due`` returns counts; None: there are none."""
         if not self._skipped:
             return None
         return max(0.0, self._began + WINDOW_SECONDS - self._clock())
