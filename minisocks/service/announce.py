@@ -109,7 +109,7 @@ def oddities(access: Access) -> List[str]:
     if access.users and is_open:
         found.append(_OPEN_TO_ALL)
     if config.name_only:
-        names = _told([encode(name) for name in config.name_only])
+        names = _names_text([encode(name) for name in config.name_only])
         found.append(_BY_NAME % names)
     left_out = _left_out(access)
     if left_out:
@@ -206,9 +206,9 @@ def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
     places.sort(key=lambda place: bool(place[0].path))
     rules, users = access.rules, _users_to_try(access)
     pairs = [(place, user, _client_of(*place, user)) for place in places for user in users]
-    let_in = [pair for pair in pairs if rules.admits(pair[2])]
-    works = [pair for pair in let_in if _reaches_example(rules, pair[2])]
-    for (place, _is_forwarded), user, _client in works or let_in:
+    admitted_here = [pair for pair in pairs if rules.admits(pair[2])]
+    works = [pair for pair in admitted_here if _reaches_example(rules, pair[2])]
+    for (place, _is_forwarded), user, _client in works or admitted_here:
         where = "localhost" + place.path if place.path else str(place)
         target = "https://example.org/" if works else "URL with a URL that the rules allow"
         return "curl --proxy socks5h://%s%s %s" % (_userinfo(user), where, target)
@@ -296,11 +296,11 @@ def _left_out(access: Access) -> str:
         return "" if named - {None} else "any user"
     if names and len(names) == len(access.names):
         return "any user"
-    return _told(names)
+    return _names_text(names)
 
 
-def _told(names: List[bytes]) -> str:
-    told = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
+def _names_text(names: List[bytes]) -> str:
+    parts = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
     if len(names) > MOST_NAMES:
-        told.append("%d other users" % (len(names) - MOST_NAMES))
-    return ", ".join(told)
+        parts.append("%d other users" % (len(names) - MOST_NAMES))
+    return ", ".join(parts)
