@@ -31,7 +31,7 @@ __all__ = [
     "working_directory",
 ]
 
-#: To the upper left corner, and away with all below.
+#: Cursor to the upper left corner; clear the screen and the lines that have scrolled out.
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 _RED, _GREEN, _YELLOW = 31, 32, 33
@@ -54,7 +54,7 @@ _STATUS = b"\0"
 def fill_standard_descriptors() -> None:
     """Open /dev/null where descriptor 0, 1 or 2 is closed.
 
-    Else a client would get that number, and what anybody writes to "stderr".
+    Else a client would get that number, and all that is written to stderr.
     """
     try:
         while True:
@@ -63,7 +63,7 @@ def fill_standard_descriptors() -> None:
                 os.close(fd)
                 return
     except OSError:
-        pass  # no /dev/null, or no descriptor: the start will tell
+        pass  # no /dev/null, or no descriptor: the start will fail with a reason
 
 
 def has_terminal() -> bool:
@@ -97,7 +97,7 @@ def detach(keep: Sequence[int]) -> None:
     While there is no other thread.
 
     Raises:
-        OSError: there is no room for a process.
+        OSError: no process can be made.
     """
     global _starter
     reader, writer = os.pipe()
@@ -106,7 +106,7 @@ def detach(keep: Sequence[int]) -> None:
             try:
                 stream.flush()
             except OSError:
-                pass  # full: no reason not to serve
+                pass  # a full disk is no reason not to serve
     if os.fork():
         for fd in (writer, *keep):
             os.close(fd)  # a lock on it ends with the new process alone
@@ -146,36 +146,36 @@ def crash() -> None:
 
 
 def say(about: str, rest: str) -> None:
-    """Write a line; *about* stands out in it."""
+    """Print a line that begins with *about*, in colour on a terminal."""
     _write(about, _GREEN, rest)
 
 
 def warn(sentence: str) -> None:
-    """Say what somebody may want to change."""
+    """Print what the operator may want to change."""
     _write("warning:", _YELLOW, sentence)
 
 
 def show(lines: Iterable[str]) -> None:
-    """Write *lines* below what was said last: a place in a text."""
+    """Print *lines*, indented, below the last one: the place of a mistake."""
     for line in lines:
         _write("   ", 0, line)
 
 
 def fail(sentence: str) -> None:
-    """Say why this is the end, and what to do next where that does not say it."""
+    """Print why the program ends and, if *sentence* does not say it, what to do."""
     try:
-        from minisocks.service.mistakes import explained  # a start that succeeds does without
+        from minisocks.service.mistakes import explained  # not needed by a start that succeeds
 
         sentence = explained(sentence)
     except (ImportError, OSError, MemoryError):
-        pass  # neither descriptor nor memory is left to read it
+        pass  # no descriptor or memory is left
     _write("minisocks:", _RED, sentence)
 
 
 def print_line(line: str) -> None:
-    """Write *line* to stdout, whatever is in it, as stdout and a terminal can show it.
+    """Write *line* to stdout, with escapes for what stdout or a terminal cannot show.
 
-    ``flush_stdout`` writes it out.
+    ``flush_stdout`` empties the buffer.
 
     Raises:
         OSError: it is closed, or full.
@@ -187,13 +187,13 @@ def print_line(line: str) -> None:
 
 
 def clear_screen() -> None:
-    """Have the next lines on an empty screen, if stdout is a terminal or something like it."""
+    """Clear the screen, if stdout is a terminal."""
     if sys.stdout is not None:
         sys.stdout.write(_CLEAR)
 
 
 def print_bytes(line: bytes) -> None:
-    """Write *line* to stdout as it is, whatever the locale; ``flush_stdout`` writes it out.
+    """Write *line* to stdout as it is, whatever the locale.
 
     Raises:
         OSError: as ``print_line``.
@@ -245,8 +245,8 @@ def _discard(name: str) -> None:
 
 
 def _write(about: str, colour: int, rest: str) -> None:
-    """Write a line to stderr, at once; a closed stderr is no reason to end."""
-    rest = shown(rest)  # it may be a file's name, or what another process says
+    """Write a line to stderr at once.  A closed stderr is no reason to end."""
+    rest = shown(rest)  # it may have the name of a file, or the words of another process
     if _starter >= 0:
         _tell_starter(_as_line("%s %s" % (about, rest)))
         return

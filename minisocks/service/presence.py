@@ -1,7 +1,7 @@
-"""How this process is found: its pidfiles, with a control socket beside each.
+"""The pidfiles of this process, with a control socket beside each.
 
-They stay where they are for as long as the process lives.  ``opening.set_kept_mode`` keeps
-systemd-tmpfiles from removing them; what something else has removed is made again.
+They stay in their places as long as the process lives.  ``opening.set_kept_mode`` keeps
+systemd-tmpfiles from removing them; if another program removes one, it is made again.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from minisocks.service.pidfile import Pidfile, control_path
 
 __all__ = ["Presence"]
 
-#: So often the files are looked at, and touched: programs that tidy /tmp go by the time.
+#: Between two looks at the files, which touch them: programs that clean /tmp remove old ones.
 LOOK_SECONDS = 3600.0
-#: The same where nothing tells of a removal, or a file could not be made again.
+#: The same where the kernel reports no removal, or a file could not be made again.
 UNSURE_SECONDS = 60.0
-#: At least so long between two looks: in /run and /tmp all programs remove files.
+#: The least time between two looks, because many programs remove files in /run and /tmp.
 PAUSE_SECONDS = 1.0
-#: The same behind a look that has found a file missing: the others may be next.
+#: The same after a file was missing, because the others may be removed next.
 SHORT_PAUSE_SECONDS = 0.02
 
 
 class Presence:
     """The pidfiles and control sockets of this process.
 
-    A class because it remembers which files are its own, and of which folders the kernel tells
+    A class because it remembers which files are its own and which folders the kernel watches
     (dnotify, fcntl(2)): the removal of a file there sends this process SIGIO, once.  Main thread.
 
     Args:
-        warn: called with sentences about what cannot be had.
+        warn: called with a sentence about each file that cannot be made.
         carry_out: as of ``Control``.
     """
 
@@ -45,12 +45,12 @@ class Presence:
     ) -> None:
         self._warn = warn
         self._carry_out = carry_out
-        #: The one by which it was started, and that of the address that came to be the first.
+        #: That of the start, and that of the address which a reload has made the first.
         self._pidfiles: List[Pidfile] = []
         self._controls: Dict[str, Control] = {}
         self._folders: List[int] = []
         self._problems: Set[str] = set()
-        self._told: Set[str] = set()
+        self._warned_of: Set[str] = set()
         self._may_look_at = 0.0
         #: Whether this look has made a file again.
         self._has_made = False
@@ -58,7 +58,7 @@ class Presence:
         self.look_at = float("inf")
 
     def add(self, pidfile: Pidfile) -> None:
-        """Be found by *pidfile*, which this process has."""
+        """Keep *pidfile*, whose lock this process has."""
         self._pidfiles.append(pidfile)
 
     def descriptors(self) -> List[int]:
@@ -71,12 +71,12 @@ class Presence:
             self._write_number(pidfile)
 
     def follow(self, pidfile: Pidfile) -> None:
-        """Be found by *pidfile*, too, and no more by that of the last call."""
+        """Keep *pidfile*, too, instead of that of the last call."""
         if pidfile.path in [mine.path for mine in self._pidfiles]:
             return
         try:
             if not pidfile.acquire_for_sure():
-                self._warn("%s is another's: name a --pidfile" % pidfile.path)
+                self._warn("another process has %s: name a --pidfile" % pidfile.path)
                 return
         except OSError as exc:
             self._warn("no pidfile %s: %s" % (pidfile.path, reason_of(exc)))
@@ -87,31 +87,31 @@ class Presence:
         self._pidfiles[1:] = [pidfile]
 
     def note_removal(self) -> None:
-        """Have the next look soon: the kernel tells that a file was removed."""
+        """Look soon, because the kernel reports that a file was removed."""
         self.look_at = min(self.look_at, max(time.monotonic(), self._may_look_at))
 
     def look(self, loop: Loop) -> None:
-        """Make what is missing, and tell what cannot be made.
+        """Make files that are missing, and warn of those that cannot be made.
 
         Args:
-            loop: has the control sockets.
+            loop: the loop for the control sockets.
         """
         self._problems, self._has_made = set(), False
-        self._have_pidfiles()  # and their folders
-        is_told = self._watch_folders()
+        self._have_pidfiles()  # first, because it makes their folders
+        is_watched = self._watch_folders()
         self._have_pidfiles()  # one may have been removed in between
         self._have_controls(loop)
-        for sentence in sorted(self._problems - self._told):
+        for sentence in sorted(self._problems - self._warned_of):
             self._warn(sentence)
-        self._told = self._problems
+        self._warned_of = self._problems
         now = time.monotonic()
         self._may_look_at = now + (SHORT_PAUSE_SECONDS if self._has_made else PAUSE_SECONDS)
         if self._pidfiles:
-            is_sure = is_told and not self._problems
+            is_sure = is_watched and not self._problems
             self.look_at = now + (LOOK_SECONDS if is_sure else UNSURE_SECONDS)
 
     def release(self) -> None:
-        """Let other processes have the pidfiles.  The files stay."""
+        """Give the locks up.  The files stay."""
         for pidfile in self._pidfiles:
             pidfile.release()
         self._forget_folders()
@@ -121,7 +121,9 @@ class Presence:
             former = pidfile.fileno()
             try:
                 if not pidfile.renew():
-                    self._problems.add("%s is another's now: name a --pidfile" % pidfile.path)
+                    self._problems.add(
+                        "another process has %s now: name a --pidfile" % pidfile.path
+                    )
                     continue
                 self._has_made |= pidfile.fileno() != former
                 if not pidfile.holder():
@@ -141,7 +143,7 @@ class Presence:
             try:
                 control = self._controls[path] = Control(loop, path, self._carry_out)
             except OSError as exc:
-                self._problems.add("cannot be spoken to at %s: %s" % (path, reason_of(exc)))
+                self._problems.add("no control socket %s: %s" % (path, reason_of(exc)))
                 continue
             self._has_made = True
             loop.submit(control)
@@ -149,7 +151,7 @@ class Presence:
                 loop.call_soon(earlier, earlier.abort, "replaced")
         for path in set(self._controls).difference(wanted):
             control = self._controls.pop(path)
-            loop.call_soon(control, control.abort, "the address is another's now")
+            loop.call_soon(control, control.abort, "another process has the address now")
 
     def _write_number(self, pidfile: Pidfile) -> None:
         try:
@@ -158,7 +160,7 @@ class Presence:
             self._warn("cannot write to the pidfile %s: %s" % (pidfile.path, reason_of(exc)))
 
     def _watch_folders(self) -> bool:
-        """Have the kernel tell of the next removal in each folder; False where it does not."""
+        """Have the kernel report the next removal in each folder; return False if it cannot."""
         self._forget_folders()
         try:
             import fcntl  # not everywhere

@@ -1,4 +1,4 @@
-"""minisocks as a process: pidfile, background, log, proxy, control channel, orders.  No click."""
+"""The process: pidfile, background, log, proxy, control channel, signals, reloads.  No click."""
 
 import logging
 import os
@@ -31,24 +31,24 @@ __all__ = ["Reloads", "Service"]
 
 log = logging.getLogger("minisocks")
 
-#: What a change of needs the log to be opened anew.
+#: Settings after whose change the log is opened again.
 _OF_LOG = ("log_file", "syslog", "log_format")
 
-#: Makes settings that have been read those in force, and waits for no file.  Returns lists:
-#: "changed", "read" (files) and "restart" (what changes only then).
+#: Puts settings that have been read in force, and waits for no file.  Returns lists of names:
+#: "changed", "read" (files) and "restart" (what only a restart changes).
 Change = Callable[[], Dict[str, List[str]]]
 
 
 class Service:
     """One run of the program, from its settings to its end.  Main thread.
 
-    A class because it remembers between orders: what is in force, and whether it
-    serves, drains or stops.
+    A class because it remembers which settings are in force, and whether it serves, drains or
+    stops.
 
     Args:
         chosen: the settings.
-        read: returns them anew, given the directory that relative paths begin in, and what
-            is to be called with sentences about what is odd about them.
+        read: reads them again.  Its arguments: the directory in which relative paths begin, and
+            a function that is called with warnings.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Service:
     ) -> None:
         self._read = read
         self._home = console.working_directory()
-        #: As they were written, and as they are in force.
+        #: The settings as they were written, and as they are in force.
         self._asked = self._config = chosen.config
         self._of_files = chosen.of_files
-        #: Tells people; once it serves, the log.
+        #: Prints warnings; once it serves, logs them.
         self._warn = console.warn
         self._state = "serving"
         self._until = float("inf")
@@ -77,7 +77,7 @@ class Service:
         self._reloads = Reloads(self._read_change, self._orders.give)
 
     def run(self, ensure: bool = False) -> None:
-        """Serve until told to stop.  With *ensure*: in the background, and only if nobody does.
+        """Serve until an order to stop.  *ensure*: in the background, unless a process does so.
 
         Raises:
             MinisocksError, OSError, RuntimeError: it could not serve.
@@ -95,14 +95,14 @@ class Service:
         if is_in_background:
             self._config = config = self._absolute(config)._replace(daemon=True)
             console.detach(self._presence.descriptors())
-        # In the background that is not the one it came from; and nohup wants it to stay.
+        # Asked in the background, where there is none. After nohup, HUP is no order to stop.
         self._had_terminal = console.has_terminal() and not hangs_on()
         try:
-            # Before its number can be read, and until nothing of it is left.
+            # Before another process can read its number, and until the end.
             with self._orders:
                 self._serve(config, note, says_nothing=ensure)
         finally:
-            # Before whoever waits hears of the end: he may start another one.
+            # Before a command such as stop returns, because another start may follow.
             self._presence.release()
 
     def _serve(self, config: Config, note: str, says_nothing: bool) -> None:
@@ -154,7 +154,7 @@ class Service:
         return Pidfile(path), address
 
     def _be_found(self) -> None:
-        """Be found by the pidfile that was named, or by that of the address that is first now."""
+        """Use the pidfile that was named, or that of the address which is first now."""
         config, services = self._config, self._proxy.services
         is_fixed = ListenAddress.parse(config.listen[0]).is_fixed
         if is_fixed and not config.pidfile and has_pidfiles():
@@ -166,22 +166,22 @@ class Service:
             self._presence.look(services.loop)
 
     def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
-        """Do what the control channel is asked for.  Loop thread."""
+        """Carry out a request of the control channel.  Loop thread."""
         what = wish.get("do")
         if what == "status":
             answer(dict(collect(self._proxy, self._state), ok=True))
         elif what == "reload":
             self._orders.give(lambda: self._reload(answer))
         elif what in ("stop", "drain"):
-            # First the answer: behind it the loop may end.
-            told = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
+            # The answer first, because the loop may end afterwards.
+            facts = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
             order = self._stop if what == "stop" else self._drain
-            answer(told, lambda: self._orders.give(order))
+            answer(facts, lambda: self._orders.give(order))
         else:
             answer({"error": "no such request"})
 
     def _follow_orders(self) -> None:
-        """Return when it is time to end."""
+        """Carry out orders until it is time to end."""
         while True:
             now = time.monotonic()
             is_over = self._is_empty.is_set() or now >= self._until
@@ -195,7 +195,7 @@ class Service:
                 order()
 
     def _hang_up(self) -> None:
-        """Reload, unless HUP has been sent as it was meant at first: the terminal is gone."""
+        """Reload; or stop, if the HUP means that the terminal is gone."""
         if self._has_hung_up():
             self._stop()
         else:
@@ -205,14 +205,14 @@ class Service:
         return self._had_terminal and not console.has_terminal()
 
     def _stop(self) -> None:
-        """Give connections their time; told so again, none."""
+        """End when connections have ended or their grace is over; at a second order, at once."""
         again = self._state == "stopping"
         self._state = "stopping"
         self._until = time.monotonic() + (0 if again else self._config.grace)
         self._stop_listening()
 
     def _drain(self) -> None:
-        """Give them all the time they want."""
+        """End when the last connection has ended."""
         if self._state == "serving":
             self._state = "draining"
             self._stop_listening()
@@ -226,24 +226,24 @@ class Service:
         self._orders.wake()
 
     def _report(self) -> None:
-        """Write who is connected to the log."""
+        """Log the open connections."""
         live = self._proxy.live
         log.info("%d connections are open, %d of them connected:", len(self._proxy), len(live))
         for record in live:
             log.info("%s", record)
 
     def _reload(self, answer: Optional[Answer] = None) -> None:
-        """Go by the settings as they are now, or tell what is wrong with them."""
-        self._log.reopen()  # also where they cannot be used: who turns logs over relies on it
+        """Put the settings in force as they are now, or tell what is wrong with them."""
+        self._log.reopen()  # even if they cannot be used, because log rotation relies on it
         self._reloads.ask(answer)
 
     def _read_change(self) -> Change:
-        """Return what makes the settings, as they are now, those in force.  Any thread."""
+        """Read the settings; return the change that puts them in force.  Any thread."""
         self._demand_serving()
         chosen = self._read(self._home if self._config.daemon else "", self._warn)
         asked = chosen.config
         differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
-        # What only a restart changes stays, and is told again the next time.
+        # What only a restart changes stays, and the next reload tells it again.
         stays = {s.name: getattr(self._asked, s.name) for s in differing if s.is_fixed}
         asked = asked._replace(**stays)
         in_force = {s.name: getattr(self._config, s.name) for s in SETTINGS if s.is_fixed}
@@ -283,10 +283,7 @@ class Service:
         return os.path.join(self._home, path)
 
     def _fitted(self, config: Config) -> Config:
-        """Return *config* with what this machine has, where nothing is said.
-
-        As many connections as the descriptors allow, and any one processor.
-        """
+        """Return *config* with what depends on this host: processor, number of connections."""
         config = config._replace(processor=config.processor or AUTO)
         if config.max_connections is not None:
             return config
@@ -294,7 +291,7 @@ class Service:
         return config._replace(max_connections=room.limit)
 
     def _absolute(self, config: Config) -> Config:
-        """Return *config* as it means the same in another directory."""
+        """Return *config* with paths that do not depend on the working directory."""
         return config.with_files(self._at_home, *Config._fields)
 
 
@@ -303,10 +300,10 @@ def _warn_in_log(sentence: str) -> None:
 
 
 def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
-    """Return whether this process is to serve, and what to write in the log.
+    """Return whether this process is to serve, and a line for the log or "".
 
     Raises:
-        ServiceError: another one serves there, which is not what was asked for.
+        ServiceError: another process serves there, and *ensure* is not given.
     """
     try:
         if ensure:
@@ -316,19 +313,21 @@ def _claim(pidfile: Pidfile, address: str, ensure: bool) -> Tuple[bool, str]:
     except OSError as exc:
         sentence = "cannot use the pidfile %s: %s" % (pidfile.path, reason_of(exc))
         raise ServiceError(sentence) from exc
-    who = pidfile.holder()
+    pid = pidfile.holder()
     raise ServiceError(
         "it runs already: %s has %s"
-        % ("process %d" % who if who else "another process", pidfile.path)
+        % ("process %d" % pid if pid else "another process", pidfile.path)
     )
 
 
 class Reloads:
-    """One after the other, each for all that have asked until it begins to read.
+    """Reloads, one after the other: a thread reads settings, the main thread changes them.
 
-    A class because of those that ask while one is being read.  A list of a million names takes
-    seconds to read, and a file on a network may never come: the main thread, which follows
-    orders to stop, waits for neither.  Main thread.
+    A list of a million names takes seconds to read, and a file on a network may never come.  The
+    main thread, which carries out orders to stop, waits for neither.
+
+    A class because it remembers the requests that arrive while settings are read.  The next
+    reload serves all of them.  Main thread.
 
     Args:
         read: reads the settings.  Any thread.
@@ -341,7 +340,7 @@ class Reloads:
         self._asking: List[Answer] = []
 
     def ask(self, answer: Optional[Answer]) -> None:
-        """Have one made that begins to read after this call; *answer* is told how it went."""
+        """Have settings read after this call; *answer* gets the result."""
         self._is_due = True
         if answer is not None:
             self._asking.append(answer)
@@ -363,10 +362,10 @@ class Reloads:
         try:
             start_thread(read, "reload")
         except (OSError, RuntimeError):
-            read()  # no thread can be had: for once an order to stop waits
+            read()  # without a thread, orders to stop wait this time
 
     def _finish(self, change: Change, asking: List[Answer]) -> None:
-        """Go by what has been read, or tell what is wrong with it."""
+        """Put in force what has been read, or tell what is wrong with it."""
         try:
             told: Dict[str, Any] = dict(change(), ok=True)
         except (OSError, RuntimeError, ValueError, ServiceError) as exc:

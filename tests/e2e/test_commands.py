@@ -427,7 +427,7 @@ def test_another_one_s_default_is_left_to_it(tmp_path):
             cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True,
         ) as process:  # fmt: skip
             line = process.stderr.readline()
-            assert "warning: %s is another's: name a --pidfile\n" % path == line
+            assert "warning: another process has %s: name a --pidfile\n" % path == line
             wait_until(lambda: "try it" in process.stderr.readline())
             process.terminate()
             process.communicate(timeout=TIMEOUT)

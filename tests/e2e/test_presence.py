@@ -142,7 +142,7 @@ def test_what_cannot_be_made_is_told_once_and_tried_again(found, tmp_path):
         os.mkdir(path)
         for _ in range(3):
             found.look(found.loop)
-        assert ["cannot be spoken to at %s: a file that is no socket is there" % path] == found.told
+        assert ["no control socket %s: a file that is no socket is there" % path] == found.told
         assert found.look_at - time.monotonic() <= presence.UNSURE_SECONDS
         del found.told[:]
         os.rmdir(path)
@@ -157,7 +157,7 @@ def test_another_process_that_has_the_pidfile_keeps_it(found):
     os.unlink(found.path)
     assert other.acquire()
     found.look(found.loop)
-    assert ["%s is another's now: name a --pidfile" % found.path] == found.told
+    assert ["another process has %s now: name a --pidfile" % found.path] == found.told
     other.release()
     found.look(found.loop)
     assert os.getpid() == Pidfile(found.path).holder()
