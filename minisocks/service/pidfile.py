@@ -1,10 +1,9 @@
-"""The pidfile: who serves, told by a lock that he holds for as long as he lives.
+"""The pidfile: its lock, held as long as a process lives, shows that the process runs.
 
-Nothing but the lock says that somebody runs: a number in a file may be anybody's by
-now.  The file stays when its process has ended; removing it would let two processes
-each hold a lock on a file of that name.
+Nothing else does, because the number in a file may be another process's by now.  The file stays
+when its process has ended: if it were removed, two processes could each lock a file of that name.
 
-Imports next to nothing: ``--ensure`` uses it every minute.
+Imports next to nothing, because ``--ensure`` uses it every minute.
 """
 
 import os
@@ -17,30 +16,30 @@ if TYPE_CHECKING:
 
 __all__ = ["NoPidfiles", "Pidfile", "control_path", "default_path", "has_pidfiles"]
 
-#: What the next process finds there is for its owner: who can open the file can lock
-#: it, too, and so keep minisocks from starting.
+#: Only its owner may open it: a program that can open the file can lock it, too, and so keep
+#: minisocks from starting.
 MODE = 0o600
 
-#: Another user may have put a pipe there, to have whoever looks wait for ever.
+#: Another user may have put a pipe there, which would make an open wait for ever.
 _SAFELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 _TO_READ, _TO_WRITE = os.O_RDONLY | _SAFELY, os.O_RDWR | os.O_CREAT | _SAFELY
 
-#: Who looks whether the lock is free has it for a moment.
+#: A process that looks whether the lock is free has it for a moment.  So it is tried again.
 GLANCES, GLANCE_SECONDS = 10, 0.02
 
 
 class NoPidfiles(ValueError):
-    """This system has none."""
+    """This system has no pidfiles."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this system has no pidfiles, so nothing can be told to a running minisocks, as by "
-            "status, reload and stop: end it with Ctrl-C, or by the service manager that started it"
+            "this system has no pidfiles, so commands such as status, reload and stop cannot find "
+            "a running minisocks: end it with Ctrl-C, or by the service manager that started it"
         )
 
 
 def has_pidfiles() -> bool:
-    """Return whether this system has what makes a pidfile, locks and users.  Not Windows."""
+    """Return whether this system has locks and users, which Windows has not."""
     try:
         import fcntl  # noqa: F401  # not everywhere
     except ImportError:
@@ -49,14 +48,14 @@ def has_pidfiles() -> bool:
 
 
 def default_path(address: str) -> str:
-    """Return the pidfile of this user's process that listens on *address*, as ``--listen`` says it.
+    """Return the path of this user's pidfile for *address*, which is written as for ``--listen``.
 
-    Beside the socket for a unix socket, in ``/run`` for root.  For others in a directory of
-    their own: the one that has the pidfile of a process that lives, or else the first that can
-    be had.
+    It is beside a unix socket; else in ``/run`` for root, and in a directory of their own for
+    other users: the one with the pidfile of a process that lives, or else the first that can
+    be made.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such directory.
     """
     if address.startswith("unix:"):
         return os.path.abspath(address[5:]) + ".pid"
@@ -86,11 +85,11 @@ _NO_DIRECTORY = (
 
 
 def _directories() -> "Iterator[str]":
-    """Yield where a user other than root has pidfiles.
+    """Yield the directories for the pidfiles of a user other than root.
 
-    They are the same with and without a login, and whatever the environment says: cron has
-    neither XDG_RUNTIME_DIR nor a session, and ``/run/user`` is removed at logout.  Every user can
-    make the first one before its owner does, so there is a second one.
+    They depend on neither login nor environment, because cron has no session and no
+    XDG_RUNTIME_DIR, and ``/run/user`` is removed at logout.  There is a second one, because
+    another user can make the first one before its owner does.
     """
     uid = os.geteuid()
     yield "/tmp/minisocks-%d" % uid  # noqa: S108  # made and checked by Pidfile
@@ -102,16 +101,16 @@ def _directories() -> "Iterator[str]":
         if os.stat(home).st_uid == uid:
             yield os.path.join(home, ".cache", "minisocks")
     except (KeyError, OSError):
-        pass  # none, or it is not there
+        pass  # there is no such user or no such directory
 
 
 def _own_directories() -> "List[str]":
-    """Return the folders that a pidfile is chosen from, and that are made for it."""
+    """Return the directories that are made for a pidfile."""
     return list(_directories()) if os.geteuid() else []
 
 
 def _is_own(directory: str) -> bool:
-    """Return whether it is this user's, and no other user may enter it; not a link to one."""
+    """Return whether it is this user's, and closed to others.  A link to one is not."""
     try:
         status = os.lstat(directory)
     except OSError:
@@ -130,19 +129,19 @@ def _is_held(path: str) -> bool:
     try:
         return not Pidfile(path).is_free(is_own=True)
     except OSError:
-        return False  # it will be told when it is used
+        return False  # the error will appear when it is used
 
 
 def control_path(path: str) -> str:
-    """Return where the process that has the pidfile *path* is spoken to."""
+    """Return the path of the control socket beside the pidfile *path*."""
     return path + ".sock"
 
 
 class Pidfile:
-    """One pidfile, which this process has or wants.
+    """One pidfile, and the lock on it if this process has it.
 
-    A class because the descriptor is the lock: it has to stay open, and to pass
-    through the forks of a daemon.  Main thread.
+    A class because the open descriptor is the lock, and passes through the forks of a daemon.
+    Main thread.
     """
 
     def __init__(self, path: str) -> None:
@@ -150,12 +149,12 @@ class Pidfile:
         self._fd = -1
 
     def acquire_for_sure(self) -> bool:
-        """Take it; False if another process has it, and not only looks whether it is free.
+        """Lock it; return False if another process has it for more than a moment.
 
         Raises:
             OSError: as ``acquire``.
         """
-        import time  # built in, and of no use to those who only look
+        import time  # not needed to look whether it is free
 
         for _ in range(GLANCES):
             if self.acquire():
@@ -164,12 +163,12 @@ class Pidfile:
         return self.acquire()
 
     def acquire(self) -> bool:
-        """Take it; False if another process has it, or looks at it just now.
+        """Lock it; return False if another process has it, or is looking at it.
 
-        What an earlier one wrote is gone at once: from now on nobody else's number is there.
+        The number of an earlier process is removed at once.
 
         Raises:
-            OSError: there can be no such file, or it may be somebody else's.
+            OSError: there can be no such file, or another user may write to it.
         """
         import fcntl  # not everywhere
 
@@ -183,7 +182,7 @@ class Pidfile:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _demand_no_text(fd, self.path)
                 set_kept_mode(fd, MODE)
-                # Somebody may have removed it meanwhile, and another have made a new one.
+                # It may have been removed meanwhile, and a new one been made.
                 if _is_at(fd, self.path):
                     os.ftruncate(fd, 0)
                     self._fd, fd = fd, -1
@@ -195,7 +194,7 @@ class Pidfile:
                     os.close(fd)
 
     def try_out(self) -> None:
-        """Go on if it could be taken, were it free; nothing is made.
+        """Do nothing if it could be locked, were it free.  Nothing is created.
 
         Raises:
             OSError: as ``acquire``.
@@ -208,10 +207,10 @@ class Pidfile:
             finally:
                 os.close(fd)
         elif os.path.dirname(self.path) not in _own_directories():
-            try_out(self.path, _TO_WRITE)  # the others have been looked at to choose one
+            try_out(self.path, _TO_WRITE)  # those were checked when one was chosen
 
     def write(self) -> None:
-        """Say who has it: this process, whose last fork is behind it.
+        """Write the number of this process, after its last fork.
 
         Raises:
             OSError: the disk is full.
@@ -220,7 +219,7 @@ class Pidfile:
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def renew(self) -> bool:
-        """Take it again if somebody has removed the file; False if another process has it now.
+        """Lock it again if it was removed; return False if another process has it now.
 
         Raises:
             OSError: as ``acquire``.
@@ -239,23 +238,23 @@ class Pidfile:
         return False
 
     def release(self) -> None:
-        """Let others have it.  The file stays."""
+        """Unlock it.  The file stays."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def fileno(self) -> int:
-        """Return its descriptor, -1 unless this process has it."""
+        """Return the descriptor that is the lock; -1 if this process has not locked it."""
         return self._fd
 
     def is_free(self, is_own: bool = False) -> bool:
-        """Return whether no process has it, this one included.
+        """Return whether no process, not even this one, has locked it.
 
         Args:
-            is_own: it has to be this user's, also where root asks, who may ask for everybody's.
+            is_own: it must be this user's.  Else root may look at those of all users.
 
         Raises:
-            OSError: it cannot be read, or another user could say what he likes in it.
+            OSError: it cannot be read, or another user may write to it.
         """
         import fcntl
 
@@ -275,7 +274,7 @@ class Pidfile:
         return True
 
     def holder(self) -> "Optional[int]":
-        """Return the number of the process that has it; None if that is not known (yet)."""
+        """Return the number that is in it; None if there is none (yet) that can be trusted."""
         try:
             fd = open_trusted(self.path, _TO_READ, others=not os.geteuid())
         except OSError:
@@ -311,10 +310,10 @@ def _demand_file(fd: int, path: str) -> None:
 
 
 def _demand_own(fd: int, path: str) -> None:
-    """Refuse what another user can write to: he would say who is to be ended.
+    """Refuse a file that another user can write to, and so choose which process is ended.
 
     Raises:
-        OSError: he can.
+        OSError: there is such a user.
     """
     _demand_file(fd, path)
     status = os.fstat(fd)
@@ -324,10 +323,10 @@ def _demand_own(fd: int, path: str) -> None:
 
 
 def _demand_no_text(fd: int, path: str) -> None:
-    """Refuse another program's file, named by mistake.
+    """Refuse a file of another program, named by mistake.
 
     Raises:
-        OSError: it is one.
+        OSError: it has text.
     """
     # A file system that lost its power may leave zeros.
     if os.pread(fd, 64, 0).strip(b"\x000123456789\n"):

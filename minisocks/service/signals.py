@@ -1,4 +1,4 @@
-"""What the process is told to do, by signals and by the control channel."""
+"""Orders to the process, by signals and from other threads.  The main thread waits for them."""
 
 import collections
 import contextlib
@@ -12,7 +12,7 @@ from minisocks.compat import READ, Poller, Waker
 
 __all__ = ["Order", "Signals", "hangs_on"]
 
-#: What a signal means, where the system has it.  What is to end the process comes first.
+#: What a signal means, where the system has it.  Those that end the process come first.
 #: SIGIO: a file was removed from a folder of a pidfile (see ``presence``).
 _MEANINGS = {
     "SIGTERM": "stop",
@@ -22,8 +22,8 @@ _MEANINGS = {
     "SIGIO": "look",
 }
 
-#: Whether what is waited for may be a pipe.  Not on Windows, where only sockets can be, and a
-#: Ctrl-C ends no wait but is noticed at its end.
+#: Whether a wait can end because of a pipe.  On Windows it cannot, and a Ctrl-C is noticed only
+#: when the wait is over, so that it is short.
 _CAN_WAIT_FOR_PIPES = hasattr(select, "poll")
 WINDOWS_SECONDS = 1.0
 
@@ -35,23 +35,21 @@ Order = Callable[[], None]
 
 
 class Signals:
-    """From ``with`` on: kept until ``wait`` returns them.
+    """Signals and other orders, kept until ``wait`` returns them.
 
-    A class because the handlers have to be there before the process can be found (a signal
-    right after its first line must not kill it), with all else that waiting needs: once it
-    serves, clients may have every descriptor there is.
+    A class because ``with`` prepares all that waiting needs: the handlers before other processes
+    can find this one, because a signal right after its first line must not kill it; and the
+    descriptors, because clients may have all others once it serves.
 
-    A handler marks its signal and has further signals of that kind wait in the kernel, which
-    keeps one of them.  So a storm of signals costs one call of a handler for each ``wait``.
-    Nothing is logged in a handler.
+    A handler notes its signal and blocks it, so the kernel keeps one more of that kind.  A flood
+    of signals thus costs one call of a handler for each ``wait``.  Handlers log nothing.
 
-    A handler runs between two steps of Python.  A signal that comes after the last step and
-    before ``poll`` begins ends no wait, so Python also writes each signal to a pipe
-    (``signal.set_wakeup_fd``).  Python 3.6 complains when it is full; it takes 65 536 signals.
+    A handler runs between two steps of Python.  A signal after the last step before ``poll``
+    would end no wait, so Python also writes each signal to a pipe (``signal.set_wakeup_fd``).
+    Python 3.6 complains when that is full, after 65 536 signals.
 
-    After ``with`` the process ends, so these signals do nothing any more.  An interrupt (SIGINT)
-    that the process was started to ignore stays ignored.  Main thread, but for ``give`` and
-    ``wake``.
+    After ``with`` the process ends, and these signals do nothing.  A SIGINT that the process was
+    started to ignore stays ignored.  Main thread, but for ``give`` and ``wake``.
 
     Args:
         steps: the order for "stop", "reload", "report" and "look".
@@ -60,14 +58,14 @@ class Signals:
     def __init__(self, steps: Mapping[str, Order]) -> None:
         numbers = {getattr(signal, name, None): what for name, what in _MEANINGS.items()}
         if _ignores(signal.SIGINT):
-            # A shell has its jobs in the background ignore Ctrl-C, which is for the one in front.
+            # A shell makes jobs in the background ignore Ctrl-C, which is for the one in front.
             del numbers[signal.SIGINT]
         self._steps = {int(n): steps[what] for n, what in numbers.items() if n is not None}
         self._stops = {int(n) for n, what in numbers.items() if n is not None and what == "stop"}
         self._arrived: Set[int] = set()
         self._given: Deque[Order] = collections.deque()
         self._serves = False
-        #: Both ends of the pipe; none on Windows, where only sockets can be waited for.
+        #: Both ends of the pipe; () on Windows.
         self._pipe: Tuple[int, ...] = ()
 
     def __enter__(self) -> "Signals":
@@ -87,7 +85,7 @@ class Signals:
     def __exit__(self, *exc: Any) -> None:
         for number in self._steps:
             signal.signal(number, signal.SIG_IGN)
-        self._let_come(self._arrived)
+        self._unblock(self._arrived)
         self._poller.close()
         self._waker.close()
         if self._pipe:
@@ -96,23 +94,23 @@ class Signals:
             os.close(fd)
 
     def serve(self) -> None:
-        """Keep orders to stop from now on, too.  Before, they end the process at once.
+        """Keep signals to stop for ``wait``, too.  Before, they end the process at once.
 
-        A start may read a long list, or a file that does not come.
+        A start may read a long list, or wait for a file.
         """
         self._serves = True
 
     def give(self, order: Order) -> None:
-        """Have *order* carried out.  Any thread."""
+        """Make ``wait`` return *order*.  Any thread."""
         self._given.append(order)
         self._waker.wake()
 
     def wake(self) -> None:
-        """Have ``wait`` return.  Any thread."""
+        """Make ``wait`` return.  Any thread."""
         self._waker.wake()
 
     def wait(self, seconds: Optional[float]) -> List[Order]:
-        """Wait for orders, a ``wake`` or so many seconds; return the orders, to stop first."""
+        """Wait for orders, ``wake`` or *seconds*; return the orders, those to stop first."""
         if not _CAN_WAIT_FOR_PIPES:
             seconds = WINDOWS_SECONDS if seconds is None else min(seconds, WINDOWS_SECONDS)
         self._poller.poll(-1 if seconds is None else seconds)
@@ -122,7 +120,7 @@ class Signals:
                 os.read(self._pipe[0], 1 << 16)
         arrived, self._arrived = self._arrived, set()
         orders = [step for number, step in self._steps.items() if number in arrived]
-        self._let_come(arrived)
+        self._unblock(arrived)
         while self._given:
             orders.append(self._given.popleft())
         return orders
@@ -135,12 +133,12 @@ class Signals:
         if _set_mask is not None:
             _set_mask(signal.SIG_BLOCK, [number])
 
-    def _let_come(self, numbers: Set[int]) -> None:
+    def _unblock(self, numbers: Set[int]) -> None:
         if _set_mask is not None:
             _set_mask(signal.SIG_UNBLOCK, numbers)
 
 
-#: Not on Windows.
+#: None on Windows.
 _set_mask = getattr(signal, "pthread_sigmask", None)
 
 
