@@ -1,6 +1,6 @@
-"""The settings that were chosen: file and environment are read, and what is odd is told.
+"""The settings of a command: reads file and environment, and finds what is odd about the files.
 
-No click: *given* is what the command line says, by the settings' names.
+No click: *given* has the values of the command line by the names of the settings.
 """
 
 import os
@@ -26,12 +26,12 @@ def settings_of(
     warn: Callable[[str], None] = console.warn,
     may_wait: bool = True,
 ) -> Layered:
-    """Return the settings in force; tell which variables are odd.
+    """Return the settings in force, with warnings about their files.
 
     Args:
-        home: the directory in which a relative path begins; "": this one.
-        warn: called with sentences about that.
-        may_wait: the file may be a pipe.
+        home: the directory in which relative paths begin; "": the current one.
+        warn: called with a sentence about each variable that is no setting.
+        may_wait: the file may be a pipe, which is read to its end.
 
     Raises:
         ConfigError: one of them cannot be used.
@@ -49,17 +49,17 @@ def settings_of(
     if not is_private and chosen.sources["user"].startswith(path + ", "):
         odd.append("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     if users_file and os.path.exists(users_file) and not _is_private(users_file):
-        told = users_file, users_file
-        odd.append("%s holds hashes, and others may read it: chmod 600 %s" % told)
+        names = users_file, users_file
+        odd.append("%s holds hashes, and others may read it: chmod 600 %s" % names)
     odd += _of_writers(path, users_file, _lists(chosen, home))
     return chosen._replace(of_files=tuple(odd))
 
 
 def _demand_different(config: Config, path: str, home: str) -> None:
-    """Refuse one file for two purposes: what is written would be lost or read as the other.
+    """Refuse one file for two purposes, because one would overwrite the other.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: two settings name one file.
     """
     known = {os.path.realpath(path): "the file of settings"} if path else {}
     for option, name in (
@@ -89,37 +89,38 @@ def _lists(chosen: Layered, home: str) -> List[str]:
 
 
 def _of_writers(path: str, users_file: Optional[str], lists: List[str]) -> Iterator[str]:
-    """Yield which files that decide about clients another account may write.
+    """Yield a sentence about each file that decides about clients and that others may write.
 
-    A file of users has to be its owner's alone.  Of the other files, a user's own group has
-    write access on many systems.
+    A group may write any of them but the file of users, because on many systems each user has a
+    group of its own.
     """
     for name in dict.fromkeys([path, users_file or "", *lists]):
         try:
             status = os.stat(name)
-            folder = os.stat(os.path.dirname(os.path.abspath(name)))
+            folder = os.path.dirname(os.path.abspath(name))
+            mode = os.stat(folder).st_mode
         except OSError:
-            continue  # there is none, or to read it says why not
+            continue  # it is not there, or the error appears when it is read
         if not stat.S_ISREG(status.st_mode):
             continue
         what = "%s decides about clients, and " % name
-        who = "others" if status.st_mode & stat.S_IWOTH else ""
+        writer = "others" if status.st_mode & stat.S_IWOTH else ""
         if name == users_file and status.st_mode & stat.S_IWGRP:
-            who = who or "its group"
-        if who:
-            yield what + "%s may write it: chmod go-w %s" % (who, name)
+            writer = writer or "its group"
+        if writer:
+            yield what + "%s may write it: chmod go-w %s" % (writer, name)
         if status.st_uid not in (0, getattr(os, "geteuid", int)()):
-            told = status.st_uid, name
-            yield what + "user %d may write it: give it to root or this user, chown %s" % told
-        if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-            yield what + "others may put another one there: its folder is theirs to write"
+            names = status.st_uid, name
+            yield what + "user %d may write it: give it to root or this user, chown %s" % names
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield what + "others may put another file in its place: chmod o-w %s" % folder
 
 
 def pidfile_of(given: Dict[str, Any]) -> str:
-    """Return the path of the pidfile of who is meant.
+    """Return the path of the pidfile of the process that is meant.
 
     Raises:
-        ConfigError: the settings do not tell.
+        ConfigError: the settings do not tell which.
         ServiceError: this system has no pidfiles.
     """
     named, text, _is_private = _file(given)
@@ -136,16 +137,16 @@ def pidfile_of(given: Dict[str, Any]) -> str:
 
 
 def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple[str, str, bool]:
-    """Return path and text of the file of settings, and whether only its owner may read it.
+    """Return path and text of the file of settings, and whether it is closed to other users.
 
-    The path is as it was named, from *home*.
+    A relative path stays one, and begins in *home*.
 
     Raises:
         ConfigError: it cannot be read.
     """
     place, path = "--config", given.get("config")
     if path == "":
-        # An empty variable of a script: not the same as no file.
+        # Probably an empty variable in a script, so not the same as no file.
         raise ConfigError("--config", "needs the name of a file")
     if path is None:
         place, path = CONFIG_FILE.variable, os.environ.get(CONFIG_FILE.variable)
@@ -160,6 +161,6 @@ def _file(given: Dict[str, Any], home: str = "", may_wait: bool = True) -> Tuple
 
 
 def _is_private(path: str) -> bool:
-    """Return whether others may not read it; a pipe or a device is as the system has it."""
+    """Return whether it is closed to other users, or is a pipe or a device."""
     mode = os.stat(path).st_mode
     return not stat.S_ISREG(mode) or not mode & stat.S_IRWXO

@@ -7,7 +7,7 @@
     {"do": "reload"}            {"ok": true, "changed": ["quiet"], "read": [], "restart": []}
                                 {"error": "/etc/minisocks.ini, line 3: ..."}
 
-Who may connect is decided by the socket's mode: its owner, and root.
+The mode of the socket decides which users may connect: its owner, and root.
 """
 
 import errno
@@ -25,35 +25,36 @@ from minisocks.net.polled import Failures
 
 __all__ = ["Answer", "Control"]
 
-#: Requests are short; more is nobody we know.
+#: Requests are short; anything longer does not come from minisocks.
 MAX_REQUEST_BYTES = 4096
-#: Requests are flat.
+#: Lists and objects in a request, which has one.
 MAX_NESTING = 8
-#: How long a caller may take to ask, and to take the answer.
+#: For a caller to send its request, and again to take the answer.
 CALLER_SECONDS = 30.0
-#: With no descriptor left, how long until the next caller is looked for.
+#: Until the next attempt to accept, when there is no descriptor left.
 RETRY_SECONDS = 1.0
-#: Callers at once; further ones wait in the kernel, so many of them.
+#: Callers at once, and how many more wait in the kernel.
 MAX_CALLERS = 16
 BACKLOG = 128
 
-#: Called once with what the caller is told, and with what is to be called (loop thread) when
-#: it is told, or cannot be.  Any thread.
+#: Called once, by any thread, with the answer to the caller, and perhaps with a function that is
+#: called (loop thread) when the caller has the answer, or has gone.
 Answer = Callable[..., None]
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Do nothing after the answer."""
 
 
 class Control(Job):
-    """The socket, from ``open`` until the loop ends.
-
-    A class because the file goes with the socket.
+    """The listening control socket, and its file.
 
     Args:
-        carry_out: called (loop thread) with each wish, and with what takes the answer;
+        carry_out: called (loop thread) with each request, and with a function for the answer;
             must not wait.
+
+    Raises:
+        OSError: the file cannot be made.
     """
 
     counts = False
@@ -67,14 +68,14 @@ class Control(Job):
         self._callers = 0
         self._closed = False
         self._failures = Failures("unix:" + path)
-        #: For a caller where clients have all the others: he may ask whether we live.
+        #: For a caller when clients have all other descriptors: --ensure may ask for the status.
         self._spare = -1
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._spare = os.open(os.devnull, os.O_RDONLY)
             demand_trusted(path, follows=False)
             _remove_earlier(path)
-            # The name is there when somebody answers, and never with another mode.
+            # The path exists once the socket answers, and never has another mode.
             new = path + "~"
             demand_trusted(new, follows=False)
             _remove_earlier(new)
@@ -91,18 +92,18 @@ class Control(Job):
             raise
 
     def begin(self) -> None:
-        """Let callers in."""
+        """Accept callers."""
         if not self._closed and self._callers < MAX_CALLERS:
             self._loop.watch(self._sock.fileno(), READ, self)
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """Take a caller in."""
+        """Accept a caller."""
         try:
             sock = self._accept()
         except BlockingIOError:
             return
         except OSError as exc:
-            self._loop.unwatch(fd)  # it would be tried for ever
+            self._loop.unwatch(fd)  # else it would be tried without a pause
             left = self._failures.failed(exc)
             if exc.errno in CAPACITY_ERRORS:
                 left = RETRY_SECONDS
@@ -115,7 +116,7 @@ class Control(Job):
         self._loop.submit(_Caller(self._loop, sock, self))
 
     def is_there(self) -> bool:
-        """Return whether its file still is its own.  Any thread."""
+        """Return whether its path still leads to it.  Any thread."""
         try:
             return _identity(self._path) == self._identity
         except OSError:
@@ -132,23 +133,23 @@ class Control(Job):
         return self._sock.accept()[0]
 
     def left(self, sock: socket.socket) -> None:
-        """Count a caller out; *sock* was his."""
+        """Note that the caller with *sock* has gone, and close that."""
         self._callers -= 1
         if self._spare < 0 and not self._closed:
-            # His descriptor is the spare one from now on: if it were closed, a client who
-            # waits would have it.
+            # This descriptor becomes the spare one: if it were closed, a client that waits
+            # would get it.
             self._loop.unwatch(sock.fileno())
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # he has gone
+                pass  # the caller has closed it
             self._spare = sock.detach()
         else:
             self._loop.close_later(sock)
         self.begin()
 
     def abort(self, why: str) -> None:
-        """Close it, and remove its file."""
+        """Close the socket, and remove its file."""
         self._closed = True
         if self.is_there():
             try:
@@ -168,10 +169,10 @@ def _identity(path: str) -> Tuple[int, int]:
 
 
 def _remove_earlier(path: str) -> None:
-    """Remove the socket of an earlier process: who has the pidfile is alone.
+    """Remove the socket of an earlier process, which does not run, because we have its pidfile.
 
     Raises:
-        OSError: it is no socket, and may be precious.
+        OSError: it is another kind of file.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -182,7 +183,7 @@ def _remove_earlier(path: str) -> None:
 
 
 class _Caller(Job):
-    """One caller: reads a line, has it carried out, writes a line, and so on."""
+    """One caller: read a line, have it carried out, write a line, and again."""
 
     counts = False
 
@@ -190,7 +191,7 @@ class _Caller(Job):
         self._loop = loop
         self._sock = sock
         self._control = control
-        self._heard = b""
+        self._received = b""
         self._answer = b""
         self._then = _nothing
         self._left = False
@@ -213,19 +214,19 @@ class _Caller(Job):
 
     def _read(self) -> None:
         data = self._sock.recv(MAX_REQUEST_BYTES)
-        self._heard += data
-        if not data or (len(self._heard) > MAX_REQUEST_BYTES and b"\n" not in self._heard):
+        self._received += data
+        if not data or (len(self._received) > MAX_REQUEST_BYTES and b"\n" not in self._received):
             self.abort("")
         else:
             self._carry_out_next()
 
     def _carry_out_next(self) -> None:
-        line, newline, rest = self._heard.partition(b"\n")
+        line, newline, rest = self._received.partition(b"\n")
         if newline:
-            self._heard = rest
+            self._received = rest
             self._timer.cancel()
-            self._loop.unwatch(self._sock.fileno())  # one after another
-            self._control.carry_out(_wish(line), self._answer_soon)
+            self._loop.unwatch(self._sock.fileno())  # requests are carried out one after the other
+            self._control.carry_out(_request(line), self._answer_soon)
         else:
             self._loop.watch(self._sock.fileno(), READ, self)
 
@@ -244,10 +245,10 @@ class _Caller(Job):
     def _write(self) -> None:
         self._answer = self._answer[self._sock.send(self._answer) :]
         if not self._answer:
-            self._is_told()
+            self._finish_answer()
             self._carry_out_next()
 
-    def _is_told(self) -> None:
+    def _finish_answer(self) -> None:
         then, self._then = self._then, _nothing
         then()
 
@@ -259,15 +260,15 @@ class _Caller(Job):
         self._timer.cancel()
         self._loop.done(self)
         self._control.left(self._sock)
-        self._is_told()
+        self._finish_answer()
 
 
-def _wish(line: bytes) -> Dict[str, Any]:
-    """Return what *line* asks for; nothing we know if it is no request."""
+def _request(line: bytes) -> Dict[str, Any]:
+    """Return the request in *line*; {} if it is none."""
     if line.count(b"[") + line.count(b"{") > MAX_NESTING:
-        return {}  # the parser calls itself for each, and this thread's stack is small
+        return {}  # the parser recurses, and the stack of this thread is small
     try:
-        wish = json.loads(line.decode("utf-8"))
+        request = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return {}
-    return wish if isinstance(wish, dict) else {}
+    return request if isinstance(request, dict) else {}

@@ -1,9 +1,8 @@
-"""Where the pidfile is, and where its process listens, found out as cheaply as can be.
+"""Where the pidfile of a process is, and where the process listens: a quick way to find out.
 
-``layers`` and ``settings`` have the whole truth about settings and say it in sentences;
-this has the part of it that ``--ensure`` and the commands need which speak to a running
-process, also when the file of settings has mistakes in it by now.  Tests hold one against
-the other.  Imports next to nothing: ``--ensure`` uses it every minute.
+It reads those two settings alone, and so works when the file of settings has mistakes by now.
+``layers`` is the complete way, and tests compare both.  Imports next to nothing, because
+``--ensure`` uses it every minute.
 """
 
 import os
@@ -71,7 +70,7 @@ def locate(
     file: str = "",
     folder: str = "",
 ) -> "Tuple[str, str]":
-    """Return the path of the pidfile, and the first address to listen on, for ``normal``.
+    """Return the path of the pidfile, and the first address to listen on as ``normal`` does.
 
     Args:
         given: ``listen`` and ``pidfile`` of the command line.
@@ -79,8 +78,8 @@ def locate(
         folder: where that file is; its relative paths begin there.
 
     Raises:
-        ValueError: the address is none; or it is port 0, which has no pidfile of its own; or
-            there is no place for one; or as ``from_folder``.
+        ValueError: the address is none, or has port 0, which does not tell processes apart;
+            there is no directory for a pidfile; or as ``from_folder``.
         NoPidfiles: this system has none.
         ConfigError: the file cannot be read.
     """
@@ -124,13 +123,13 @@ def _from_environment(text: "Optional[str]") -> str:
 
 
 def from_folder(folder: str, path: str, home: str = "") -> str:
-    """Return where *path* is, as a file of settings in *folder* names it.
+    """Return where *path* is, which a file of settings in *folder* names.
 
     Args:
-        home: where relative paths begin, *folder* among them; "": the current directory.
+        home: where relative paths begin, also *folder*; "": the current directory.
 
     Raises:
-        ValueError: it is not there, and is where earlier versions looked for it.
+        ValueError: it is only where earlier versions looked for it.
     """
     there = os.path.join(folder, path)
     is_lost = there != path and not os.path.lexists(os.path.join(home, there))

@@ -1,4 +1,7 @@
-"""Speak to a running minisocks by the socket beside its pidfile."""
+"""Requests to a running minisocks, by the control socket beside its pidfile.
+
+Apart from ``control``, because commands do without the loop.
+"""
 
 import json
 import os
@@ -20,12 +23,12 @@ def request(
     """Send *wish* to the process that listens at *path*; return its answer.
 
     Args:
-        seconds: how long each step may take.
-        owner: whose process, by his number, is believed besides root's and this user's own.
+        seconds: the limit for each step.
+        owner: the uid whose process is trusted, too, besides those of root and of this user.
 
     Raises:
-        OSError: nobody is there, or it takes too long.
-        ValueError: that is no minisocks, or another user's.
+        OSError: no process is there, or it takes too long.
+        ValueError: it is no minisocks, or that of another user.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(seconds)
@@ -49,12 +52,12 @@ def request(
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Return whether a *value* out of an answer is what it has to be.
+    """Return whether a *value* from an answer has this *shape*.
 
     Args:
-        shape: ``str``, ``bool``, ``int`` or ``float`` (any number that one can count with); a
-            list of one shape; a dict of shapes, of which those that are missing or None in
-            *value* do not count; or a dict of ``str`` to the shape of all its values.
+        shape: ``str``, ``bool``, ``int`` or ``float`` (a finite number); a list of one shape; a
+            dict of shapes by key, where *value* may lack keys or have None; or a dict of
+            ``str`` to the shape of all values.
     """
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(one, shape[0]) for one in value)
@@ -66,15 +69,15 @@ def fits(value: Any, shape: Any) -> bool:
         return all(value.get(k) is None or fits(value[k], s) for k, s in shape.items())
     if shape in (int, float):
         is_number = isinstance(value, (int, shape)) and not isinstance(value, bool)
-        return is_number and abs(value) < 1 << 63  # neither without end nor no number
+        return is_number and abs(value) < 1 << 63  # neither infinite nor NaN
     return isinstance(value, shape)
 
 
 def _demand_trusted(sock: socket.socket, owner: Optional[int]) -> None:
-    """Refuse to be spoken to by somebody who has put his own socket there.
+    """Refuse an answer from the socket of another user.
 
     Raises:
-        ValueError: he has.
+        ValueError: the user is neither root nor this one nor *owner*.
     """
     peers = getattr(socket, "SO_PEERCRED", None)  # Linux
     if peers is not None:

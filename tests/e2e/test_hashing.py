@@ -366,7 +366,7 @@ def test_a_folder_that_others_can_write_is_worth_a_warning(users_file):
     for mode, count in ((0o777, 1), (0o1777, 0), (0o755, 0)):
         os.chmod(folder, mode)
         err = run_command("check", "--users-file", str(users_file))[2]
-        assert count == err.count("decides about clients, and others may put another one there")
+        assert count == err.count("clients, and others may put another file in its place: chmod")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a file away")

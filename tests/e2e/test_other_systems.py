@@ -30,7 +30,7 @@ def program(system):
 
 every_system = pytest.mark.parametrize("system", sorted(LACKS))
 
-NO_PIDFILES = "this system has no pidfiles, so nothing can be told to a running minisocks"
+NO_PIDFILES = "this system has no pidfiles, so commands such as status, reload and stop"
 NO_BACKGROUND = "this system has no way for a process to the background"
 
 #: What Windows has not, and what is said then.
