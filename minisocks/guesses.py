@@ -4,7 +4,7 @@ from typing import Iterable
 
 __all__ = ["OPENING", "OTHER_WORDS", "closest", "resembled"]
 
-#: Keys of settings by which clients come in that could not otherwise.  A guess names none of them.
+#: Settings that admit more clients.  No guess names one, because a wrong guess would be followed.
 OPENING = ("allow-lan", "auth-once", "name-only", "open")
 
 _LISTEN = "address and port to listen on are one option: -l ADDRESS:PORT"
@@ -31,19 +31,19 @@ OTHER_WORDS = {
 
 
 def resembled(word: str, known: Iterable[str]) -> str:
-    """Return the one of *known* that *word* resembles, else nothing."""
+    """Return the one of *known* that *word* resembles, else ""."""
     import difflib  # for mistakes only
 
-    # That both begin with dashes is no resemblance.
+    # Dashes at the beginning do not count as a resemblance.
     names = {name.lstrip("-"): name for name in known}
     meant = difflib.get_close_matches(word.lstrip("-"), list(names), 1)
     return names[meant[0]] if meant else ""
 
 
 def closest(word: str, known: Iterable[str], shape: str = "%s") -> str:
-    """Return "; did you mean ...?" where one of *known* resembles *word*, else nothing.
+    """Return "; did you mean ...?" if one of *known* that is not ``OPENING`` resembles *word*.
 
-    Also nothing where that one would let more clients in: a wrong guess would be followed, too.
+    Else "".
     """
     meant = resembled(word, known)
     if not meant or meant.lstrip("-").replace("_", "-").lower() in OPENING:

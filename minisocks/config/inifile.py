@@ -1,4 +1,4 @@
-"""The ini file: text to sections, keys and values, each with its line.  Pure.
+"""The ini file: from text to sections, keys and values, each with its line.  Pure.
 
 ::
 
@@ -13,11 +13,10 @@
     deny port 25
     allow from 10.0.0.0/8
 
-Not configparser: it forgets the lines that values stand on, which is what
-somebody who has made a mistake needs to know, and it takes no section of lines
-that are not ``KEY = VALUE``.
+Not configparser, because it forgets on which line a value is, which errors tell, and takes no
+section of lines that are not ``KEY = VALUE``.
 
-Imports nothing: ``--ensure`` reads the file every minute.
+Imports nothing, because ``--ensure`` reads the file every minute.
 """
 
 TYPE_CHECKING = False
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "RULES", "SECTION", "is_in_quotes", "parse", "unquoted"]
 
-#: Where the settings are, and where the rules.
+#: The section of the settings, and that of the rules.
 SECTION = "minisocks"
 RULES = "rules"
 
@@ -36,7 +35,7 @@ RULES = "rules"
 class Entry:
     """One key: its section, its line, and its values, each with the line it is on.
 
-    A class of its own kind, because what makes such records costs an import.
+    Not a NamedTuple, because that costs an import.
     """
 
     __slots__ = ("key", "line", "section", "values")
@@ -52,18 +51,18 @@ class Entry:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Entry) and repr(self) == repr(other)
 
-    __hash__ = None  # type: ignore[assignment]  # values are added to it
+    __hash__ = None  # type: ignore[assignment]  # it changes while a file is read
 
     def __repr__(self) -> str:
         return "Entry(%r, %r, %r, %r)" % (self.section, self.key, self.line, self.values)
 
 
 def parse(text: str, name: str) -> "List[Entry]":
-    """Return the keys of the file called *name*, in its order.
+    """Return the keys of the file called *name*, in the order of the file.
 
     An indented line is one more value of the key above it.  Each line of the section
-    ``rules`` is a value of the key "rule".  Values are for ``unquoted``: they have their quotes,
-    and the blanks behind them.  What a line says is not repeated in errors: it may be a password.
+    ``rules`` is a value of the key "rule".  Values still have their quotes, and the blanks after
+    them: see ``unquoted``.  Errors do not repeat a line, because it may have a password.
 
     Raises:
         ConfigError: a line is none of these; its place is file and line.
@@ -72,7 +71,7 @@ def parse(text: str, name: str) -> "List[Entry]":
         raise _wrong("this is no text in UTF-8; save it as such in your editor", name)
     entries: "List[Entry]" = []
     section = ""
-    # Not splitlines(): editors do not count what that takes for ends of lines.
+    # Not splitlines(), which counts more ends of lines than editors do.
     for number, line in enumerate(text.split("\n"), 1):
         line = line[:-1] if line.endswith("\r") else line
         bare = line.strip()
@@ -80,7 +79,7 @@ def parse(text: str, name: str) -> "List[Entry]":
             continue
         place = "%s, line %d" % (name, number)
         if section == RULES and bare[0] != "[":
-            # With its indentation: an error tells the column.
+            # With its indentation, because an error tells the column.
             if entries and entries[-1].section == RULES:
                 entries[-1].values += ((number, line.rstrip()),)
             else:
@@ -109,7 +108,7 @@ def parse(text: str, name: str) -> "List[Entry]":
 
 
 def unquoted(text: str) -> str:
-    """Return what the value *text* means: in quotes as it is, else without blanks around it."""
+    """Return *text* without its quotes, or, if it has none, without the blanks around it."""
     bare = text.strip()
     return bare[1:-1] if is_in_quotes(bare) and bare[0] not in bare[1:-1] else bare
 

@@ -1,4 +1,4 @@
-"""Command line over environment over file over default, each value with its source.
+"""Settings from command line, environment, file and defaults, each with its source.
 
 Pure: the caller has read the file and the environment.
 """
@@ -17,8 +17,8 @@ __all__ = ["Layered", "layered"]
 
 _PREFIX = "MINISOCKS_"
 
-#: Variables that Kubernetes makes in each pod for a Service whose name begins with minisocks,
-#: as NAME=VALUE behind the prefix.  Values are part of it: PORT=1080 was meant as a setting.
+#: Variables that Kubernetes makes in each pod for a Service whose name begins with minisocks, as
+#: NAME=VALUE without the prefix.  With the value, because PORT=1080 was meant as a setting.
 _OF_KUBERNETES = re.compile(
     r"""(\w+_)? (
         SERVICE_HOST = {ip} | SERVICE_PORT(_\w+)? = \d+ | PORT = {url}
@@ -29,19 +29,20 @@ _OF_KUBERNETES = re.compile(
 
 
 class Layered(NamedTuple):
-    """The settings in force.  ``sources`` says by name where each comes from, in
-    words; ``unknown`` has the variables that begin like ours and are none, without those
-    that Kubernetes makes; ``of_files``, sentences about who may read and write the files, for
-    when they have been understood: about another program's file, the advice would be wrong."""
+    """The settings in force."""
 
     config: Config
+    #: By name: where each comes from, in words.
     sources: Dict[str, str]
+    #: Variables called MINISOCKS_... that are no settings and not made by Kubernetes.
     unknown: Tuple[str, ...]
+    #: Warnings about the files.  They wait until the files have been understood, because for a
+    #: file of another program their advice would be wrong.
     of_files: Tuple[str, ...] = ()
 
 
 class _Found(NamedTuple):
-    """One setting in one layer: the source in words, and texts with their places."""
+    """One setting in one layer: the source in words, and each text with its place."""
 
     source: str
     texts: Sequence[Tuple[str, str]]
@@ -54,7 +55,7 @@ def layered(
     file_name: str = "",
     from_folder: Callable[[str], str] = str,
 ) -> Layered:
-    """Lay *given* (the command line's texts, by setting) over *environ* over *file*.
+    """Return the settings of *given* (texts of the command line), else *environ*, else *file*.
 
     Of a setting that may be repeated, only the values of the highest layer that has it count.
 
@@ -72,8 +73,8 @@ def layered(
     for layer in layers:
         for setting in SETTINGS:
             if setting.name in layer:
-                # Every layer is read, also one that is covered: a mistake in
-                # the file would else lie in wait until a variable is unset.
+                # Also a layer whose value does not count, because a mistake in the file would
+                # else appear only when a variable is unset.
                 values[setting.name] = _value(setting, layer[setting.name])
                 sources[setting.name] = layer[setting.name].source
     config = Config()._replace(**values)
@@ -98,17 +99,17 @@ def _value(setting: Setting, found: _Found) -> Any:
             value = setting.read(text)
         except ConfigError as exc:
             raise exc.at(setting.option, place) from None
-        # A rule still has its indentation, for the sake of errors.
+        # A rule has its indentation until here, for the column in errors.
         values.append(value.strip() if setting.name == "rule" else value)
     return tuple(values) if setting.kind == "texts" else values[-1]
 
 
 def _meant(setting: Setting, text: str, place: str) -> str:
-    """Return what *text* means, which has a line of its own.
+    """Return the value that *text* means, which is the rest of a line.
 
     Raises:
-        ConfigError: it ends in a blank that may or may not belong to a password, or its quotes
-            have others of their kind inside.
+        ConfigError: it ends in a blank that may belong to a password, or has the same quotes
+            inside as around it.
     """
     meant = unquoted(text)
     if meant != text.strip():
@@ -119,7 +120,7 @@ def _meant(setting: Setting, text: str, place: str) -> str:
     if setting.accept in (check_user, check_name_only) and meant != text.lstrip():
         raise ConfigError(
             setting.option,
-            "ends in a blank: take that away, or, if it is meant, put all behind the = in quotes",
+            "ends in a blank: remove it, or, if it is meant, put all after the = in quotes",
             place,
         )
     return text if setting.name == "rule" else meant
@@ -144,9 +145,9 @@ def _from_environment(environ: Mapping[str, str]) -> Dict[str, _Found]:
         variable = setting.variable
         text = environ.get(variable, "")
         texts = text.split("\n") if setting.kind == "texts" else [text]
-        # Of lines that end as in a file of Windows, the carriage return is no part.
+        # A carriage return before the end of a line comes from a file made on Windows.
         texts = [line[:-1] if line.endswith("\r") else line for line in texts if line.strip()]
-        # Empty is unset: that is how shells and containers take one back.
+        # Empty is unset, because shells and containers unset a variable so.
         if texts:
             found[setting.name] = _Found(variable, [(line, variable) for line in texts])
     return found
@@ -178,7 +179,7 @@ def _texts(
     where = "%s, line %d: %s" % (name, entry.line, setting.key)
     for text, place in texts[1:]:
         if text.partition("=")[0].strip() in known:
-            # Neither to be repeated: it may be a password.
+            # The text is not repeated, because it may be a password.
             raise ConfigError(setting.option, "a key must not be indented", place)
     if not texts:
         raise ConfigError(setting.option, "has no value", where)
@@ -191,7 +192,7 @@ def _no_such_key(key: str, known: Mapping[str, Setting]) -> str:
     if key.replace("_", "-") == CONFIG_FILE.key:
         return "a file cannot name another one"
     if not re.match(r"[A-Za-z][\w-]{,40}\Z", key):
-        # Not repeated: it may be a password.
+        # The key is not repeated, because it may be a password.
         return "this line is no KEY = VALUE; further values of the key above it are indented"
     return "no setting is called %r%s" % (key, closest(key.replace("_", "-").lower(), known))
 
@@ -203,10 +204,10 @@ def _again(setting: Setting) -> str:
 
 
 def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
-    """Return the variables called MINISOCKS_... that are neither settings nor Kubernetes'.
+    """Return the variables called MINISOCKS_... that are no settings and not of Kubernetes.
 
     Raises:
-        ConfigError: one resembles a setting: it was meant to be one.
+        ConfigError: one resembles a setting, so it was probably meant to be one.
     """
     known = [setting.variable for setting in (CONFIG_FILE, *SETTINGS)]
     others = [name for name in sorted(environ) if name.startswith(_PREFIX)]

@@ -1,4 +1,4 @@
-"""One setting: how it is spelled, read, shown and explained.  No click."""
+"""One setting: how its values are spelled, read, checked and shown.  No click."""
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -8,24 +8,23 @@ from minisocks.values import check_user, read_bytes, shown_bytes, without_passwo
 
 __all__ = ["Setting", "option_name"]
 
-#: What people write for a flag, in the environment and in files.
+#: Values of a flag in the environment and in files.
 _YES = ("1", "yes", "true", "on")
 _NO = ("0", "no", "false", "off")
-#: And for one that is given twice.
+#: The same for a flag that is given twice.
 _TWICE = ("2", "twice")
 
 
 class Setting(NamedTuple):
-    """One row: how a setting is spelled, read and explained.
+    """One row of the table of settings.
 
-    ``kind`` is flag, seconds, count, bytes, ports (a range, "" for any, which people write
-    as none), text, or texts (may be repeated).  Numbers go from ``least`` to ``most``, and are None
-    where the default is None: no limit, or a built-in one, which people write as none.  A text is
-    None if it is not set and its default is None.
-    ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: a
-    proxy in a program has no use for it; ``is_fixed``: a change of it needs a restart.
-
-    A flag is True or False, or 2 where ``most`` is: then it can be given twice.
+    ``kind``: flag, seconds, count, bytes, ports (a range; "", written as none, is any), text, or
+    texts (may be repeated).  Numbers go from ``least`` to ``most``.  A number whose default is
+    None may be None, written as none: no limit, or a built-in one.  A text whose default is None
+    is None until it is set.  A flag is True or False; if ``most`` is 2, it can be given twice and
+    is 2.
+    ``accept`` raises ``ConfigError`` for a text that cannot be used.  ``of_process``: not for a
+    proxy in a program.  ``is_fixed``: a change needs a restart.
     """
 
     group: str
@@ -49,7 +48,7 @@ class Setting(NamedTuple):
 
     @property
     def spelling(self) -> str:
-        """The option with what goes behind it, as the help shows it."""
+        """The option with the name of its value, as the help shows it."""
         gap = "" if self.metavar.startswith("[") else " "
         return (self.option + gap + self.metavar).rstrip()
 
@@ -60,7 +59,7 @@ class Setting(NamedTuple):
 
     @property
     def is_limit(self) -> bool:
-        """Whether there need not be any: None is no limit."""
+        """Whether it may be None, which is no limit."""
         return self.default is None and self.kind in _NUMBERS
 
     @property
@@ -69,10 +68,10 @@ class Setting(NamedTuple):
         return "MINISOCKS_" + self.name.upper()
 
     def read(self, text: str) -> Any:
-        """Return the value that *text* stands for: of ``texts``, one of them.
+        """Return the value of *text*; for ``texts``, one of them.
 
         Raises:
-            ConfigError: for none, or for one that cannot be used.
+            ConfigError: it has no value, or one that cannot be used.
         """
         value: Any = text
         if self.kind == "flag":
@@ -96,13 +95,13 @@ class Setting(NamedTuple):
         return value
 
     def check(self, value: Any) -> None:
-        """Accept a value as ``Config`` holds it.
+        """Check a value as ``Config`` has it.
 
         Raises:
             ConfigError: it cannot be used.
         """
         if self.kind == "texts":
-            # Not what can be read once only: it would be empty when it is used.
+            # No iterator, which would be empty when it is used.
             if not isinstance(value, tuple):
                 wrong = type(value).__name__
                 raise ConfigError(self.option, "takes several texts: a tuple, not %s" % wrong)
@@ -111,12 +110,12 @@ class Setting(NamedTuple):
         elif self.kind != "flag":
             self._check_one(value)
         elif not isinstance(value, bool) and not (self.most and value == self.most):
-            # Not by truth: "no" is true, and would open the door.
+            # Not by truth, because the text "no" is true, and could admit clients.
             known = "True or False or 2" if self.most else "True or False"
             raise ConfigError(self.option, "takes %s, not %r" % (known, value))
 
     def shown(self, value: Any) -> str:
-        """Return *value* (of ``texts``, one of them) for people, without secrets."""
+        """Return *value* (for ``texts``, one of them) as people write it, without passwords."""
         if self.kind == "flag":
             return _TWICE[1] if value > 1 else "yes" if value else "no"
         if value is None:
@@ -128,7 +127,7 @@ class Setting(NamedTuple):
         return without_password(value) if self.accept is check_user else str(value)
 
     def with_unit(self, value: Any) -> str:
-        """Return *value* as ``shown``, with the unit that its text does not have."""
+        """Return *value* as ``shown``, with its unit if it is a time."""
         unit = " s" if self.kind == "seconds" and value is not None else ""
         return self.shown(value) + unit
 
@@ -157,12 +156,12 @@ class Setting(NamedTuple):
 
 
 def _whole(text: str) -> int:
-    # Marks are written in hexadecimal by everybody else.
+    # Other programs write marks in hexadecimal.
     return int(text, 16 if text.lower().startswith("0x") else 10)
 
 
 def _number(value: float) -> str:
-    """Return *value* as people write it: 10 and not 10.0, and not 1e+06."""
+    """Return *value* as people write it: 10 rather than 10.0, 1000000 rather than 1e+06."""
     if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
         value = int(value)
     text = str(value)

@@ -1,9 +1,8 @@
 """The one table of settings, and the typed record of their values.  No click.
 
-``Config`` holds values, each default under the reason for it.  ``SETTINGS``, made of
-``rows``, says how each is spelled, read and explained; the command line, the
-environment's variables, the ini file's keys and the tables in the documents are
-made from it.  A test proves that both name the same settings.
+``Config`` has the values, each default below the reason for it.  ``SETTINGS``, made of the table
+in ``rows``, has spelling, checks and help; options, variables, keys of the ini file and tables of
+the documents come from it.
 """
 
 from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
@@ -41,82 +40,78 @@ __all__ = [
 ]
 
 
-#: UDP associations where nothing else is said, each with up to four descriptors and three ports.
-#: A client that opens one for each DNS query of its network has some hundred.
+#: The default.  Each has up to four descriptors and three ports.  A client that opens one for each
+#: DNS query of its network has some hundred.
 MAX_ASSOCIATIONS = 1024
 
 
 class Config(NamedTuple):
     """Settings of one proxy.  Immutable; derive with ``_replace``."""
 
-    # Where to listen. Loopback: a proxy that everybody can reach is a decision.
+    # Loopback, because the operator has to decide that other hosts can reach the proxy.
     listen: Tuple[str, ...] = ("127.0.0.1:1080",)
-    # Those of them that a forwarder connects to, so that no client's address is seen there.
+    # Those of them to which a forwarder connects, so that the address of no client is known there.
     forwarded: Tuple[str, ...] = ()
-    # What others are told instead of the address that they reach, where a NAT is in between;
-    # none: nothing else.
+    # Addresses in replies to other hosts, instead of this host's own, which a NAT hides.
     public_address: Tuple[str, ...] = ()
     # Ports that clients send datagrams to; "": any that is free.
     udp_ports: str = ""
-    # From which ports of its address a client may send datagrams: same-port, any-port, or auto.
-    # A NAT forgets a port, so another one is taken in time; but where there are passwords, the
-    # port is all that keeps out other programs at the client's address.
+    # same-port, any-port, or auto. A NAT forgets a port, so auto accepts another one in time; but
+    # with passwords, only the port keeps out other programs at the address of the client.
     udp_clients: str = "auto"
-    # Which targets are heard: address-dependent or endpoint-independent (RFC 4787 section 5).
+    # Or endpoint-independent (RFC 4787 section 5).
     udp_filtering: str = "address-dependent"
     # Ports that the peers of BIND connect to; "": any that is free.
     bind_ports: str = ""
-    # NAME:PASSWORD; none: nobody has a password.
+    # NAME:PASSWORD.
     user: Tuple[str, ...] = ()
     # A file of NAME:HASH lines; "": none.
     users_file: str = ""
-    # Users that need no password; any that they send is right, an empty one, too.
+    # Users with any password, also an empty one.
     name_only: Tuple[str, ...] = ()
-    # Seconds for which an address that has logged in may come in without a
-    # password: browsers cannot send one by SOCKS. 0: it may not.
+    # Seconds for which an address that has logged in needs no password; 0: it needs one.
     auth_once: float = 0.0
-    # Ask identd who SOCKS4 clients are. Many hosts have none.
+    # Off, because many hosts have no identd.
     ident: bool = False
-    # Clients on private networks may come in without a password.
+    # Accept clients on private networks without a password.
     allow_lan: bool = False
-    # Any client may.
+    # Accept every client without a password.
     open: bool = False
-    # Rules, the first that matches decides; none: what is built in.
+    # The first rule that matches decides; none: the built-in ones.
     rule: Tuple[str, ...] = ()
-    # Handshakes unfinished at once. Beyond it the oldest of the address that
-    # has most is closed, so that a scanner only gets in its own way.
+    # Unfinished handshakes at once. Above it, the oldest one of the network that has most is
+    # closed, so that a scanner disturbs only itself.
     max_handshakes: int = 256
-    # Connections at once; None: no limit, for a program knows what it has. The command
-    # line takes what the descriptor limit allows, so that some are left for refusals.
+    # None: no limit, because a program knows how many descriptors it has. The command line uses
+    # what the limit of descriptors allows, so that some are left for refusals.
     max_connections: Optional[int] = None
-    # Of one client, which in IPv6 has a /64, and of one user.
+    # Connections of one client, which in IPv6 is a /64, and of one user.
     max_per_client: Optional[int] = None
     max_per_user: Optional[int] = None
     # UDP associations; None: as ``most_associations`` says.
     max_associations: Optional[int] = None
-    # Bytes a second of one client, in each direction.
+    # Bytes per second of one client, in each direction.
     rate: Optional[int] = None
-    # Bytes for connections and for what waits in them; beyond it the greediest that is
-    # stalled is shed, so that it is never the process that ends.
+    # Bytes for connections and their buffered data. Above it, the connection with most
+    # undelivered data is reset, because else the system would end the process.
     memory_limit: Optional[int] = None
-    # Seconds for all that a client must say. A phone on a bad link needs about
-    # 5; a scanner keeps a descriptor no longer than this.
+    # Seconds for a whole handshake. A phone on a bad link needs about 5; a scanner keeps a
+    # descriptor no longer than this.
     handshake_timeout: float = 30.0
     # Seconds to reach the target, names included. The SOCKS4 memo says 2 minutes.
     connect_timeout: float = 120.0
-    # Seconds until the peer of a BIND has connected, its name included. As the memo says.
+    # Seconds until the peer of a BIND has connected, its name included. 2 minutes, as above.
     bind_timeout: float = 120.0
-    # Seconds without a byte that a connection lives. None: SSH sessions are silent
-    # for days, and keepalive finds those whose peer has gone.
+    # Seconds without data until a connection is closed. None, because SSH sessions are silent for
+    # days, and keepalive finds peers that have gone.
     idle_timeout: Optional[float] = None
-    # Seconds of silence before a peer is asked whether it is there, seconds between questions,
-    # and how many without an answer. So one that has vanished is noticed in 7 minutes.
+    # Seconds of silence before a peer is probed, seconds between probes, and probes without an
+    # answer. So a peer that has vanished is noticed in 7 minutes.
     keepalive: str = ",".join(map(str, Keepalive()))
-    # Seconds that open connections get after TERM. Docker and others kill after 10, and what
-    # is left to do behind it may take 2 (a log that takes nothing).
+    # Seconds for open connections after TERM. Docker and others kill after 10, and the rest of the
+    # end may take 2, if the log is stuck.
     grace: float = 5.0
-    # Which family of a name's addresses is tried first: ipv4, ipv6 or system; or, ipv4-only and
-    # ipv6-only, is looked up alone.
+    # The family that is tried first, or, with ipv4-only and ipv6-only, the only one.
     prefer: str = "system"
     # Addresses to connect from; none: the system chooses.
     source: Tuple[str, ...] = ()
@@ -124,29 +119,29 @@ class Config(NamedTuple):
     interface: str = ""
     # Mark of outgoing packets, for policy routing; 0: none.
     mark: int = 0
-    # The file with the lock that says that it runs; "": one by user and listener.
+    # The file with the lock of the process; "": one by user and address.
     pidfile: str = ""
     # Leave the terminal once it listens.
     daemon: bool = False
-    # auto, none, or the number of the processor that threads which serve clients keep to.
-    # None: none, for a program's threads are its own affair. The command line takes auto.
+    # auto, none, or a number. None: none, because a program decides about its own threads; the
+    # command line uses auto.
     processor: Optional[str] = None
-    # Where the log goes; "": not to a file. Neither file nor syslog: to stderr.
+    # Without a file and syslog, the log goes to stderr.
     log_file: str = ""
     # local, PATH or HOST:PORT; "": not to syslog.
     syslog: str = ""
     # text or json.
     log_format: str = "text"
-    # No log line for connections that went well; 2: for none.
+    # No log line for connections that succeed; 2: for none.
     quiet: int = False
-    # Log what health checks and scanners do, too.
+    # Log health checks and scanners, too.
     verbose: bool = False
 
     @classmethod
     def of(cls, **values: Any) -> "Config":
-        """Make one from keywords as people write them in Python.
+        """Return one with these values.
 
-        A setting that may be repeated takes one text as well as several.
+        A setting that may be repeated takes one text or several.
 
         Raises:
             TypeError: there is no such setting.
@@ -164,7 +159,7 @@ class Config(NamedTuple):
         try:
             return cls()._replace(**values).checked()
         except ConfigError as exc:
-            # In a traceback the message stands alone.
+            # With the name of the option, which a traceback would not show.
             raise ConfigError(exc.option, exc.sentence) from None
 
     def checked(self) -> "Config":
@@ -193,13 +188,13 @@ class Config(NamedTuple):
         return self
 
     def is_forwarded(self, listen: str) -> bool:
-        """Return whether a forwarder connects to this one of the addresses to listen on."""
+        """Return whether a forwarder connects to this address to listen on."""
         return ListenAddress.parse(listen) in map(ListenAddress.parse, self.forwarded)
 
     def with_files(self, rename: Callable[[str], str], *names: str) -> "Config":
-        """Return it with files called otherwise: those in the settings of these *names*.
+        """Return it with other paths of files, in the settings of these *names*.
 
-        Other settings stay.  What *rename* raises is raised.
+        Errors of *rename* are raised.
         """
         config = self
         for name in names:
@@ -217,10 +212,10 @@ class Config(NamedTuple):
         return config
 
     def most_associations(self) -> Tuple[int, str]:
-        """Return how many UDP associations there may be, and which option says so."""
+        """Return the limit of UDP associations, and the option that it comes from."""
         most = self.max_associations or MAX_ASSOCIATIONS
         found = [(most, "--max-associations %d" % most)]
-        # Each has twice as many descriptors as a connection, and others want some, too.
+        # Each has twice as many descriptors as a connection, and connections need some, too.
         if self.max_connections is not None:
             found.append((max(1, self.max_connections // 4), "a quarter of --max-connections"))
         if self.udp_ports:
@@ -229,7 +224,7 @@ class Config(NamedTuple):
         return min(found, key=lambda one: one[0])
 
     def credentials(self) -> Tuple[Tuple[bytes, bytes], ...]:
-        """Return the user names and passwords as clients send them; "" for any password."""
+        """Return names and passwords as clients send them; "" means any password."""
         pairs = [text.partition(":")[::2] for text in self.user]
         pairs += [(name, "") for name in self.name_only]
         return tuple((encode(name), encode(password)) for name, password in pairs)
@@ -243,7 +238,7 @@ def _families(addresses: Tuple[str, ...]) -> Set[str]:
     return {"ipv6" if ":" in text else "ipv4" for text in addresses}
 
 
-#: How the texts of some settings are checked.
+#: The checks of texts, by setting.
 _ACCEPT: Dict[str, Callable[[str], Any]] = {
     "listen": ListenAddress.parse,
     "forwarded": ListenAddress.parse,

@@ -52,7 +52,7 @@ SPECIAL = {
 }
 
 
-BLANK = "ends in a blank: take that away, or, if it is meant, put all behind the = in quotes"
+BLANK = "ends in a blank: remove it, or, if it is meant, put all after the = in quotes"
 
 
 def ini(**keys):
