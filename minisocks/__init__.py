@@ -1,13 +1,13 @@
 """A SOCKS4, SOCKS4a and SOCKS5 proxy server for small and old machines.
 
-Importing this loads next to nothing, adds no log handlers and starts nothing:
-the names below are loaded when they are first used.
+An import of it loads next to nothing, adds no log handlers and starts nothing.  Its names are
+loaded when they are first used.
 """
 
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself costs a small machine 2 MB, types in 3.6 a millisecond
+if TYPE_CHECKING:  # typing costs a small machine 2 MB, and types in 3.6 a millisecond
     from types import ModuleType
     from typing import Any, Dict, List
 
@@ -41,7 +41,7 @@ __all__ = [
 
 __version__ = "1.0.0rc1"
 
-#: In which module each of the names is at home.
+#: The module of each name.
 _HOMES: "Dict[str, str]" = {
     "Client": "policy.client",
     "Config": "config.settings",
@@ -59,7 +59,7 @@ _HOMES: "Dict[str, str]" = {
 
 
 class _Package(ModuleType):
-    """This package: Python 3.6 has no ``__getattr__`` of modules."""
+    """This package.  A class, because Python 3.6 has no ``__getattr__`` in modules."""
 
     def __getattr__(self, name: str) -> "Any":
         home = _HOMES.get(name)
@@ -68,7 +68,7 @@ class _Package(ModuleType):
         from importlib import import_module
 
         value = getattr(import_module("%s.%s" % (self.__name__, home)), name)
-        setattr(self, name, value)  # so that this is asked once for each
+        setattr(self, name, value)  # so that this is called once for each name
         return value
 
     def __dir__(self) -> "List[str]":

@@ -1,4 +1,4 @@
-"""``python3 -m minisocks``, and where every other start begins."""
+"""``python3 -m minisocks``, and the beginning of every other start of the program."""
 
 import sys
 
@@ -9,15 +9,15 @@ def run() -> int:
     """Run the command line of this process; return the exit status."""
     try:
         if "--ensure" in sys.argv:
-            # Every minute, from cron: before anything that takes long to import.
+            # First, because cron does this every minute, and other imports take long.
             import os
 
             from minisocks.service.ensure import is_healthy
 
             if is_healthy(sys.argv[1:], os.environ):
-                # At once: there is nothing to tidy up, and that would take a seventh of the time.
+                # Without the clean-up of Python, which would take a seventh of the time.
                 os._exit(0)
-        # Here, because on a slow machine importing is long enough for a Ctrl-C.
+        # Inside the try, because on a slow host an import is long enough for a Ctrl-C.
         from minisocks.cli import main
 
         return main()
@@ -26,7 +26,7 @@ def run() -> int:
     except MemoryError:
         sys.stderr.write("minisocks: not enough memory\n")
         return 1
-    except ImportError as exc:  # click, or what a router's Python leaves out
+    except ImportError as exc:  # click, or a module that the Python of a router lacks
         from minisocks.service.mistakes import explained
 
         sys.stderr.write("minisocks: %s\n" % explained("this Python lacks something: %s" % exc))

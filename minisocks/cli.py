@@ -1,4 +1,4 @@
-"""The command line: options, help and exit codes.  Only this and ``completion`` import click."""
+"""The command line: options, help and exit statuses.  Only this and ``completion`` import click."""
 
 import os
 import re
@@ -23,8 +23,7 @@ EXIT_CANNOT = 1
 EXIT_WRONG_USAGE = 2
 EXIT_NOT_RUNNING = 3
 
-#: Columns of a help page, as click counts them (it leaves two free), and of the
-#: options' names on it.
+#: Columns of a help page, as click counts them (it leaves two free), and of the options on it.
 WIDTH, NAME_WIDTH = 82, 28
 
 #: The variable by which a shell asks for completion, as click names it.
@@ -47,7 +46,7 @@ _EPILOG = (
 
 
 class _Failure(Exception):
-    """The end, in one sentence for people, with an exit status."""
+    """The program ends with this sentence and this exit status."""
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence)
@@ -55,14 +54,11 @@ class _Failure(Exception):
 
 
 class _Denied(Exception):
-    """The answer was no; that has been said, and is an exit status, too."""
+    """The rules deny what ``check`` was asked.  It has been printed, and is an exit status, too."""
 
 
 class _Command(click.Command):
-    """A command whose ``--help`` shows its settings in their groups.
-
-    Words and order come from the table of settings, not from click's options.
-    """
+    """A command whose ``--help`` shows its settings in their groups, in the order of the table."""
 
     def __init__(
         self,
@@ -79,14 +75,14 @@ class _Command(click.Command):
             params=[*map(_option, settings), *more, _VERSION, _HELP],
             epilog=_EPILOG if settings else None,
             context_settings={"max_content_width": WIDTH, "allow_extra_args": True},
-            # click prints its own past the console, and without stdout it prints nothing.
+            # That of click prints without the console, and fails silently without stdout.
             add_help_option=False,
         )
         self.settings = settings
         self.more = more
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show every way to start it."""
+        """Show the line to type for each command."""
         if self.name in COMMANDS:
             formatter.write_usage("minisocks %s" % self.name, "[OPTIONS]")
             return
@@ -95,7 +91,7 @@ class _Command(click.Command):
             formatter.write_usage("minisocks %s" % command.name, "[OPTIONS]", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show examples and commands, settings in their groups, and the rest."""
+        """Show examples and commands, settings in their groups, and other options."""
         if self.name not in COMMANDS:
             with formatter.section("Examples"):
                 formatter.write_dl(EXAMPLES, WIDTH)
@@ -122,10 +118,10 @@ def _write_section(formatter: click.HelpFormatter, title: str, rows: List[Tuple[
 
 
 class _CountedFlag(click.Option):
-    """A flag that can be given twice: click has no --no-NAME for one that it counts."""
+    """A flag that can be given twice, with --no-NAME, which click has not for such a flag."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Have --no-NAME take back what was counted before it."""
+        """Let --no-NAME set the count to 0."""
         super().add_to_parser(parser, ctx)
         name = "--no-" + self.opts[0][2:]
         parser.add_option(opts=[name], dest=self.name, action="store_const", const=0, obj=self)
@@ -138,7 +134,7 @@ def _option(setting: Setting) -> click.Option:
     if setting.kind == "flag":
         names[0] += "/--no-" + setting.key
         return click.Option(names, is_flag=True, default=None)
-    # Text of all of them: a mistake is told in the same words wherever it is made.
+    # All are text, so that a mistake gets the same words in a file or a variable.
     return click.Option(names, type=click.STRING, multiple=setting.kind == "texts")
 
 
@@ -152,7 +148,9 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 
 
 def _serve(ensure: bool = False, **given: Any) -> None:
-    from minisocks.service.service import Service  # the proxy, which the other commands do without
+    from minisocks.service.service import (
+        Service,  # it imports the proxy, which the other commands do not need
+    )
 
     def again(home: str, warn: Callable[[str], None]) -> Layered:
         return settings_of(given, home, warn, may_wait=False)
@@ -161,9 +159,7 @@ def _serve(ensure: bool = False, **given: Any) -> None:
 
 
 def _check(json: bool = False, **given: Any) -> None:
-    from minisocks.service import (
-        checking,  # what decides about clients, which the others do without
-    )
+    from minisocks.service import checking  # it imports users and rules, which others do not need
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
     chosen = settings_of(given)
@@ -180,7 +176,7 @@ def _hash_password(name: Optional[str], iterations: Optional[str]) -> None:
 
 
 def _to_running(name: str) -> Callable[..., None]:
-    """Return what has a running process carry out the command *name*."""
+    """Return the function for a command that a running process carries out."""
 
     def run(**given: Any) -> None:
         from minisocks.service import commands
@@ -218,7 +214,7 @@ _VERSION = click.Option(
 _HELP = click.Option(
     ["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_help
 )
-#: What tells a running process from others.
+#: The settings by which a running process is found.
 _WHICH = (CONFIG_FILE, *(s for s in SETTINGS if s.name in ("listen", "pidfile")))
 
 
@@ -252,8 +248,13 @@ COMMANDS: Dict[str, _Command] = {
             ),
             _value("to", "HOST:PORT", "The target of that test."),
             _value("as", "NAME", "The user of that test."),
-            _value("command", "NAME", "The command of that test: connect, bind or udp.", "connect"),
-            _value("ver", "N", "The SOCKS version of that test: 4 or 5.", "5"),
+            _value(
+                "command",
+                "NAME",
+                "The command of that test: connect, bind or udp [default: connect].",
+                "connect",
+            ),
+            _value("ver", "N", "The SOCKS version of that test: 4 or 5 [default: 5].", "5"),
         ),
         _Command(
             "status",
@@ -332,12 +333,12 @@ def _status_of(argv: List[str]) -> int:
     except _Denied:
         return EXIT_CANNOT
     except BrokenPipeError:
-        return EXIT_CANNOT  # what reads stdout has ended, as head does
+        return EXIT_CANNOT  # the program that reads stdout has ended, as head does
     except _Failure as exc:
         console.fail(str(exc))
         return exc.status
     except (MinisocksError, OSError, RuntimeError) as exc:
-        # No address, pidfile, descriptor or thread to be had; a disk that is full.
+        # There is no address, pidfile, descriptor or thread, or the disk is full.
         console.fail(reason_of(exc))
         return EXIT_CANNOT
     except (KeyboardInterrupt, click.Abort):
@@ -354,10 +355,9 @@ def _run(argv: List[str]) -> None:
     command: _Command = SERVE
     if argv and argv[0] in COMMANDS:
         command = COMMANDS[argv.pop(0)]
-    # An option with a value or without: click has that since 8.0 only.
+    # With or without a value.  Only click 8.0 and later have such options.
     argv = ["--syslog=local" if word == "--syslog" else word for word in argv]
-    # Not ``command.main``: on Python 3.6 that refuses to run in an ASCII
-    # locale, which is what cron gives and nothing here minds.
+    # Not ``command.main``, which on Python 3.6 refuses to run in an ASCII locale.  Cron has one.
     with command.make_context("minisocks", argv) as context:
         if context.args:
             if not command.settings:
@@ -370,7 +370,7 @@ def _run(argv: List[str]) -> None:
 
 
 def _stray(word: str) -> str:
-    """Return the sentence about an argument that is no option's."""
+    """Return the sentence about an argument that belongs to no option."""
     if word in COMMANDS:
         return "%s goes first: minisocks %s [OPTIONS]" % (word, word)
     if re.match(r"(([\d.]+|\[[\da-f:.]+\])?:)?\d+\Z", word):
@@ -381,7 +381,7 @@ def _stray(word: str) -> str:
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    """Return what to write instead of *word*, behind a semicolon."""
+    """Return a semicolon and what to write instead of *word*."""
     other = OTHER_WORDS.get(word)
     return "; " + other if other else closest(word, known) or _SEE_HELP
 

@@ -1,7 +1,6 @@
 """Fixtures for tests of programs that use a SOCKS proxy.
 
-Installed with minisocks, pytest knows them without further ado; nothing of the
-proxy is imported where no test uses them.
+pytest finds them when minisocks is installed.  The proxy is imported only if a test uses them.
 """
 
 from contextlib import ExitStack
@@ -16,18 +15,18 @@ __all__ = ["make_socks_proxy", "pytest_collection_finish", "socks_proxy"]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Import the proxy now if a test will use it, so that none has to wait for that."""
+    """Import the proxy now if a test uses it, so that no test waits for the import."""
     if any("make_socks_proxy" in getattr(item, "fixturenames", ()) for item in session.items):
         import minisocks.testing  # noqa: F401  # for the fixtures below
 
 
 @pytest.fixture
 def make_socks_proxy() -> "Iterator[Callable[..., ScriptedProxy]]":
-    """Make SOCKS proxies that misbehave as told; they end with the test.
+    """Make SOCKS proxies that fail as the test wants, and end with it.
 
-    ``make_socks_proxy(reply=0x05)``: see ``minisocks.testing.Script`` for what can be
-    asked for, ``minisocks.Proxy`` for settings and hooks.  ``url``, ``port`` and
-    ``records`` of what it returns are what a test needs most.
+    ``make_socks_proxy(reply=0x05)`` takes the fields of ``minisocks.testing.Script``, and the
+    settings and hooks of ``minisocks.Proxy``.  A test mostly needs ``url``, ``port`` and
+    ``records`` of the result.
     """
     from minisocks.testing import ScriptedProxy
 

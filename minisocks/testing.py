@@ -1,7 +1,7 @@
-"""A proxy for tests of programs that use one: well-behaved, or as badly as asked.
+"""A proxy for tests of programs that use one, which fails as the test wants.
 
-What clients do when the proxy fails is seldom tested, because no real proxy
-fails on demand.  ``ScriptedProxy`` does: how, is data.
+Programs are seldom tested with a proxy that fails, because no real proxy fails on demand.
+``ScriptedProxy`` does, as its ``Script`` says.
 
 ::
 
@@ -9,8 +9,8 @@ fails on demand.  ``ScriptedProxy`` does: how, is data.
         ...
     assert proxy.records[0].host == "example.org"
 
-Without misbehaviour it is a ``Proxy`` on a free port.  It serves programs under
-test, on this host; do not let it serve anybody else.
+Without a script it is a ``Proxy`` on a free port.  Use it only for programs under test on this
+host.
 """
 
 import socket
@@ -35,29 +35,29 @@ from minisocks.wire import Cd, Rep, Ver, packed_ip
 __all__ = ["Script", "ScriptedProxy"]
 
 
-#: A client without a time limit of its own would keep its test waiting for ever.
+#: The limit of ``no_reply``, because a client without a time limit would wait for ever.
 SILENT_SECONDS = 30.0
 
 
 class Script(NamedTuple):
-    """What is done to each client that asks for a target; several at once go together."""
+    """What happens to each client that sends a request.  Fields can be combined."""
 
-    #: REP of the reply, any byte; no target is dialed.  A SOCKS4 client gets it
-    #: from 90 up, else 91.  0 pretends success, and ends the connection.
+    #: REP of the reply, any byte; no target is dialed.  A SOCKS4 client gets the same number from
+    #: 90 up, else 91.  0 looks like success, and then the connection ends.
     reply: Optional[int] = None
-    #: Seconds between what the reply says and the reply; not of UDP ASSOCIATE.
+    #: Seconds between the outcome and its reply; not for UDP ASSOCIATE.
     delay: float = 0.0
-    #: Of the reply only so many bytes, then FIN.
+    #: Only so many bytes of the reply, then FIN.
     truncate_reply: Optional[int] = None
-    #: A reset after so many bytes from the target, which arrive.
+    #: A reset after so many bytes from the target, which reach the client.
     drop_after: Optional[int] = None
-    #: BND.ADDR and BND.PORT of a reply that grants: HOST:PORT or [V6]:PORT.
+    #: BND.ADDR and BND.PORT of a reply of success: HOST:PORT or [V6]:PORT.
     bnd: Optional[str] = None
     #: Never reply, and end the connection after so many seconds; True: ``SILENT_SECONDS``.
     no_reply: Union[bool, float] = False
 
     def checked(self) -> "Script":
-        """Return self if it can be played.
+        """Return self if its values can be used.
 
         Raises:
             ConfigError: a value is of the wrong kind or out of range.
@@ -75,7 +75,7 @@ class Script(NamedTuple):
 
     @property
     def silence(self) -> float:
-        """For how many seconds it is silent in the place of a reply; 0: it replies."""
+        """Seconds of silence instead of a reply; 0: it replies."""
         if isinstance(self.no_reply, bool):
             return SILENT_SECONDS if self.no_reply else 0.0
         return self.no_reply
@@ -102,14 +102,17 @@ _OTHERS = (*Config._fields, *Hooks._fields, "listeners", "resolver", "keep_recor
 
 
 class ScriptedProxy(Proxy):
-    """A ``Proxy`` on a free port of loopback that misbehaves as its ``script`` says.
+    """A ``Proxy`` on a free port of loopback that fails as its ``script`` says.
 
     Args:
         config: as for ``Proxy``.
         settings: fields of ``Script``; all others go to ``Proxy``, hooks included.
 
-    ``script`` may be changed while it runs: it holds for clients that connect
-    from then on.  Thread: any.
+    ``script`` may be changed while it runs, for clients that connect afterwards.  Any thread.
+
+    Raises:
+        TypeError: no field and no setting has such a name.
+        ConfigError: a value cannot be used.
     """
 
     def __init__(self, config: Optional[Config] = None, **settings: Any) -> None:
@@ -127,12 +130,12 @@ class ScriptedProxy(Proxy):
 
     @property
     def script(self) -> Script:
-        """How it misbehaves.  ``Script()`` is: not at all."""
+        """How it fails.  With ``Script()`` it does not."""
         return self._script
 
     @script.setter
     def script(self, script: Script) -> None:
-        """Refuse one that cannot be played, with ``ConfigError``."""
+        """Set it, or raise ``ConfigError`` if a value cannot be used."""
         if not isinstance(script, Script):
             raise TypeError("a script is a Script, not %r" % type(script).__name__)
         self._script = script.checked()
@@ -141,7 +144,7 @@ class ScriptedProxy(Proxy):
         proxy = self
 
         class Handler(SocksHandler):
-            """Serves one client by the script as it is when the client comes."""
+            """Serves one client by the script at the time when the client connects."""
 
             def make_session(self) -> Session:
                 return _ScriptedSession(
@@ -161,7 +164,7 @@ class _Scripted(HandshakeError):
 
 
 class _ScriptedTalk(Handshake):
-    """Replies as the script wants; to nothing but requests."""
+    """Replies to requests as the script wants."""
 
     __slots__ = ("script",)
 
@@ -196,7 +199,7 @@ class _ScriptedTalk(Handshake):
 
 
 class _ScriptedSession(Session):
-    """A session that keeps to the script once its client has said what it wants."""
+    """A session that follows the script from the request on."""
 
     __slots__ = ("_script",)
 
@@ -275,7 +278,7 @@ class _ScriptedSession(Session):
 
 
 class _Pause(Job):
-    """A client that waits for its reply for some seconds, and then hears it, or the end."""
+    """A client that waits for a reply, or for the end, for some seconds."""
 
     __slots__ = ("_discards", "_seconds", "_session", "_then", "_upstream")
 
@@ -290,18 +293,18 @@ class _Pause(Job):
         self._session = session
         self._seconds = seconds
         self._then = then
-        #: What the client says meanwhile is for its target, unless there is none.
+        #: Data of the client is kept for its target, unless there will be none.
         self._discards = discards
         self._upstream = upstream
 
     def begin(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         session, loop = self._session, self._session.services.loop
         session.watch(READ if self._discards else 0, self)
         loop.call_later(self._seconds, self, self._over)
 
     def on_ready(self, fd: int, mask: int) -> None:
-        """See whether the client has left."""
+        """Note whether the client has closed the connection."""
         try:
             if self._discards and self._session.sock.recv_into(self._session.services.loop.buffer):
                 return
@@ -314,7 +317,7 @@ class _Pause(Job):
         self._session.client_left(ConnectionResetError("the client left before the script replied"))
 
     def abort(self, why: str) -> None:
-        """Close both; the proxy ends."""
+        """Close both connections, because the proxy ends."""
         self._release()
         self._close_upstream()
         self._session.abort(why)
@@ -336,14 +339,14 @@ class _DroppingPair(Pair):
 
     __slots__ = ("_left",)
 
-    may_splice = False  # it counts what passes
+    may_splice = False  # it counts the bytes
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args[:-1])
         self._left: int = args[-1]
 
     def begin(self) -> None:
-        """Take both in; for 0 bytes that is all."""
+        """Begin; if the limit is 0 bytes, reset at once."""
         super().begin()
         if not self._left:
             self._drop()
