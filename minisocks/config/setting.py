@@ -38,7 +38,7 @@ class Setting(NamedTuple):
     accept: Optional[Callable[[str], Any]] = None
     of_process: bool = False
     is_fixed: bool = False
-    #: The value when nobody sets it.
+    #: The value if it is not set.
     default: Any = None
 
     @property

@@ -291,7 +291,7 @@ def _repeat(data: bytes) -> None:
         while data:
             data = data[os.write(2, data) :]
     except OSError:
-        pass  # nobody reads it
+        pass  # its reader has ended
 
 
 def _close_all_but(kept: Sequence[int]) -> None:

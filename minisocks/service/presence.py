@@ -91,7 +91,7 @@ class Presence:
         self.look_at = min(self.look_at, max(time.monotonic(), self._may_look_at))
 
     def look(self, loop: Loop) -> None:
-        """Make files that are missing, and warn of those that cannot be made.
+        """Make missing files, and warn if one cannot be made.
 
         Args:
             loop: the loop for the control sockets.
