@@ -8,26 +8,26 @@
       ListenError (also OSError)      a listener could not be opened
       RoadError (also OSError)        targets cannot be dialed as set
       ServiceError                    the process cannot run as asked
-        NotRunning                    nobody is there to be spoken to
-      HandshakeError                  .rep: what the client is told
-        ProtocolError                 it broke the protocol
-        NotSocks                      it speaks something else
+        NotRunning                    no minisocks runs there
+      HandshakeError                  .rep: REP of the reply
+        ProtocolError                 bytes that are not valid
+        NotSocks                      another protocol
         UnsupportedCommand
         UnsupportedAddressType
         AuthFailed
-          Probe                       it only asks whether we live
+          Probe                       a health check
         RefusedByRules
-        NoIdentd                      who it is cannot be asked: .cd is 92
-        IdentMismatch                 its identd says something else: .cd is 93
-        LimitReached                  a limit of the operator's says no
+        NoIdentd                      no answer from identd: .cd is 92
+        IdentMismatch                 identd names another user: .cd is 93
+        LimitReached                  a limit of the settings
         HandshakeTimeout
-        HookFailed                    the embedding program's code did not say
-        NotChecked                    a password could not even be checked
-        ProxyStops                    the proxy ends while the client still speaks
+        HookFailed                    a hook of the program failed
+        NotChecked                    a password was not checked in time
+        ProxyStops                    the proxy stopped meanwhile
       DialError                       .rep, .attempts
 
-``HandshakeError`` and ``DialError`` carry the REP that the client deserves, so
-that one place can turn any of them into a reply.
+``HandshakeError`` and ``DialError`` carry the REP for the client, so that one place can turn any
+of them into a reply.
 """
 
 from typing import Any, Optional, Sequence, Tuple
@@ -62,14 +62,14 @@ __all__ = [
 
 
 class MinisocksError(Exception):
-    """Never raised itself: the root, to catch all of them."""
+    """The root of all errors, never raised itself."""
 
 
 class ConfigError(MinisocksError, ValueError):
-    """A setting has a value that cannot be used.
+    """A setting has a value that is not valid.
 
-    ``option`` is the setting's name as the command line spells it; ``place`` is
-    where the value stands, which is there unless something else is said.
+    ``option`` is its name on the command line.  ``place`` is where the value stands: a file and
+    a line, say; by default the option.
     """
 
     def __init__(self, option: str, message: str, place: str = "") -> None:
@@ -79,27 +79,27 @@ class ConfigError(MinisocksError, ValueError):
 
     @property
     def sentence(self) -> str:
-        """Place and message, in one line for people."""
+        """Place and message in one line, for people."""
         return "%s: %s" % (self.place, self)
 
     @property
     def picture(self) -> Sequence[str]:
-        """Lines to be shown below the sentence where there is room for more than one."""
+        """More lines to show below the sentence, where there is room."""
         return ()
 
     def at(self, option: str, place: str) -> "ConfigError":
-        """Return the same error with where the value stands."""
+        """Return the same error with another place."""
         return ConfigError(option, str(self), place)
 
 
-#: Characters of a line, at most.
+#: The most characters of a line that ``picture`` shows.
 MOST_SHOWN = 400
 
 
 class RuleError(ConfigError):
-    """A rule cannot be read.
+    """A rule is not valid.
 
-    ``column`` is where in its line, the first character being 1.
+    ``column`` is the position of the mistake in the line, from 1.
     """
 
     def __init__(self, message: str, text: str, column: int, place: str = "--rule") -> None:
@@ -109,17 +109,17 @@ class RuleError(ConfigError):
 
     @property
     def picture(self) -> Sequence[str]:
-        """The rule, and a caret below what is wrong in it."""
-        # Of a very long line what is around the place.
+        """The rule, and a caret below the mistake."""
+        # Only the part around the mistake if the line is very long.
         cut = max(0, self.column - 1 - MOST_SHOWN // 2)
         text, column = self.text[cut : cut + MOST_SHOWN], self.column - 1 - cut
-        # What is wide or has no width at all would move the caret.
+        # Wide characters, and those without width, would move the caret.
         shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
         gap = "".join("\t" if c == "\t" else " " for c in shown[:column])
         return (shown, gap.ljust(column) + "^")
 
     def at(self, option: str, place: str) -> "RuleError":
-        """Return the same error with where the rule stands."""
+        """Return the same error with another place."""
         return RuleError(str(self), self.text, self.column, place)
 
 
@@ -128,34 +128,34 @@ class ListenError(MinisocksError, OSError):
 
 
 class RoadError(MinisocksError, OSError):
-    """Targets can never be dialed as the settings say; one sentence for people."""
+    """The settings of the egress can never work; the message is one sentence for people."""
 
 
 class ServiceError(MinisocksError):
-    """The command line cannot do as asked; one sentence for people."""
+    """A command failed; the message is one sentence for people."""
 
 
 class NotRunning(ServiceError):
-    """No minisocks runs there; one sentence for people."""
+    """No minisocks runs there; the message is one sentence for people."""
 
 
 class HandshakeError(MinisocksError):
-    """The handshake ended without success.  Never raised itself."""
+    """The handshake failed.  Never raised itself."""
 
-    #: What the client is told; None: close without a word.
+    #: REP of the reply; None: close without a reply.
     rep: Optional[Rep] = Rep.GENERAL_FAILURE
-    #: The CD of a SOCKS4 reply; only what identd has to do with has one of its own.
+    #: CD of a SOCKS4 reply; only errors of identd have their own.
     cd = Cd.REJECTED
 
 
 class ProtocolError(HandshakeError):
-    """The client's bytes break the protocol that they began."""
+    """The bytes of the client are not valid in its protocol."""
 
 
 class NotSocks(HandshakeError):
     """The client speaks another protocol; the message names the likely mistake.
 
-    ``answer`` is what it gets in its own protocol, or nothing.
+    ``answer`` is the answer in its own protocol, or empty.
     """
 
     rep = None
@@ -166,7 +166,7 @@ class NotSocks(HandshakeError):
 
 
 class UnsupportedCommand(HandshakeError):
-    """CMD is not one that this server carries out."""
+    """CMD is unknown, or not available in this version of SOCKS."""
 
     rep = Rep.COMMAND_NOT_SUPPORTED
 
@@ -184,46 +184,46 @@ class AuthFailed(HandshakeError):
 
 
 class Probe(AuthFailed):
-    """The client offers no METHOD at all: it only wants to know whether somebody is here."""
+    """The client offers no METHOD at all: a health check."""
 
 
 class RefusedByRules(HandshakeError):
-    """The client may not come in, or may not go where it wants to."""
+    """A rule denies the client, or its target."""
 
     rep = Rep.NOT_ALLOWED
 
 
 class NoIdentd(HandshakeError):
-    """Whether a SOCKS4 client is who it says cannot be asked: nobody answers (RFC 1413)."""
+    """The host of a SOCKS4 client has no identd that answers (RFC 1413)."""
 
     rep = Rep.NOT_ALLOWED
     cd = Cd.NO_IDENTD
 
 
 class IdentMismatch(HandshakeError):
-    """A SOCKS4 client's identd does not say that it is who it says."""
+    """The identd of a SOCKS4 client does not name the USERID that the client sent."""
 
     rep = Rep.NOT_ALLOWED
     cd = Cd.IDENTD_MISMATCH
 
 
 class LimitReached(HandshakeError):
-    """A limit keeps the client out; the message names the option and its value.
+    """A limit is reached; the message names the option and its value.
 
-    Nothing in it may differ from one refusal to the next, so that the log can fold them.
+    The message must be the same for each refusal, so that the log can suppress repeats.
     """
 
     rep = Rep.NOT_ALLOWED
 
 
 class HandshakeTimeout(HandshakeError):
-    """The client did not finish what it had to say in time."""
+    """The client did not complete the handshake in time."""
 
     rep = Rep.TTL_EXPIRED
 
 
 class HookFailed(HandshakeError):
-    """A hook of the embedding program raised, or returned what it must not."""
+    """A hook of the embedding program raised, or returned an invalid value."""
 
 
 class NotChecked(HandshakeError):
@@ -231,7 +231,7 @@ class NotChecked(HandshakeError):
 
 
 class ProxyStops(HandshakeError):
-    """The proxy stops while the handshake goes on."""
+    """The proxy stopped during the handshake."""
 
     rep = None
 
