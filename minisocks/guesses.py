@@ -1,4 +1,4 @@
-"""What a wrong word was meant to be: a name mistyped, or another proxy's word.  Pure."""
+"""Guesses what a wrong word means: a mistyped name, or a word of another proxy.  Pure."""
 
 from typing import Iterable
 
@@ -12,7 +12,7 @@ _USER = "name and password are one option, --user NAME:PASSWORD; or a line of --
 _PARENT = "targets are dialed by this host itself, and never through another proxy"
 _SERVE = "without a command it serves; --daemon has it do so in the background"
 
-#: Options and commands of other proxies: the clause that says what to write here instead.
+#: Options and commands of other proxies, and what to write here instead.
 OTHER_WORDS = {
     **dict.fromkeys(("-p", "--port", "--listen-port", "-D", "--socks-port"), _LISTEN),
     **dict.fromkeys(("-i", "--ip", "--host", "--addr", "--address", "--bind"), _LISTEN),

@@ -1,4 +1,4 @@
-"""What others say, written so that no reader of a log or a terminal trips over it.  Pure."""
+"""Texts of clients and others, escaped so that they are safe in logs and terminals.  Pure."""
 
 from typing import Any, List, Optional, Union
 
@@ -14,13 +14,12 @@ __all__ = [
     "shown_in",
 ]
 
-#: Of a name or a user id, a line about a refusal tells so many bytes, and the whole length.
+#: Bytes of a name or user id that a line about a refusal shows, with the whole length.
 MOST_TOLD = 64
 
-#: What no reader of a log takes for more than itself, inside quotes and outside of them:
-#: neither a shell, nor a terminal, nor a JSON reader.
+#: Characters without a special meaning for a shell, a terminal or JSON, inside and outside quotes.
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ._:@%+=,/-"
-#: And what may be in a sentence of ours.
+#: Characters that stay as they are in our own sentences.
 _PLAIN_IN_SENTENCE = bytes(c for c in range(0x20, 0x7F) if c not in b"'\"\\$`")
 
 
@@ -33,30 +32,30 @@ def _escapes(plain: bytes) -> List[str]:
 
 
 _ESCAPES = _escapes(_PLAIN)
-#: The names that a sentence mentions stand in quotes, which remain to be seen.
+#: Quotes around names in a sentence become double quotes.
 _IN_SENTENCE = _escapes(_PLAIN_IN_SENTENCE)
 _IN_SENTENCE[ord("'")] = '"'
 
 
 def _written(data: bytes, plain: bytes, escapes: List[str]) -> str:
     if not data.translate(None, plain):
-        return data.decode("ascii")  # nearly always, and a tenth of the time
+        return data.decode("ascii")  # the usual case, in a tenth of the time
     return "".join([escapes[byte] for byte in data])
 
 
 def escaped(data: Union[bytes, str]) -> str:
-    r"""Return what a client says as ASCII letters, digits and a few signs: the rest is \xNN.
+    r"""Return *data* as ASCII letters, digits and a few signs; other bytes become \xNN.
 
-    Of text, its UTF-8 is.
+    Text is encoded in UTF-8 first.
     """
     return _written(encoded(data), _PLAIN, _ESCAPES)
 
 
 def quoted(data: Union[bytes, str], most: Optional[int] = None) -> str:
-    """Return what a client says ``escaped``, in single quotes: safe in a line whatever it is.
+    """Return *data* ``escaped``, in single quotes.
 
-    The one way for it into a log, a message or onto a terminal.  What is longer than *most*
-    bytes is cut, and its whole length is behind the quotes: ``'aaaa'..255B``.
+    All that a client sends passes here before it gets into a log, a message or a terminal.  More
+    than *most* bytes are cut, and followed by the whole length: ``'aaaa'..255B``.
     """
     data = encoded(data)
     text = "'%s'" % escaped(data[:most])
@@ -64,14 +63,14 @@ def quoted(data: Union[bytes, str], most: Optional[int] = None) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a sentence of ours in single quotes; names in it, which are ``quoted``, in double."""
+    """Return our own sentence in single quotes; ``quoted`` names in it get double quotes."""
     return "'%s'" % _written(encoded(text), _PLAIN_IN_SENTENCE, _IN_SENTENCE)
 
 
 def shown(text: str) -> str:
-    """Return *text*, which others may have written, in one line that moves no cursor.
+    """Return *text* of any origin in one line without control characters.
 
-    What can be seen stays as it is, in any language; the rest is written as in ``escaped``.
+    Printable characters of all languages stay; others are ``escaped``.
     """
     if text.isprintable():
         return text
@@ -79,14 +78,14 @@ def shown(text: str) -> str:
 
 
 def as_json(data: Any, indent: Optional[int] = None) -> str:
-    """Return *data* as JSON whose texts are ``shown``: what they are decoded to is safe, too."""
+    """Return *data* as JSON with its texts ``shown``, so that they are safe when decoded."""
     import json  # not for ``--ensure``, which reads settings every minute
 
     return json.dumps(shown_in(data), indent=indent)
 
 
 def shown_in(data: Any) -> Any:
-    """Return *data*, as JSON has it, with all texts in it ``shown``."""
+    """Return *data*, ready for JSON, with all its texts ``shown``."""
     if isinstance(data, str):
         return shown(data)
     if isinstance(data, dict):
@@ -95,15 +94,15 @@ def shown_in(data: Any) -> Any:
 
 
 def encoded(text: Union[bytes, str]) -> bytes:
-    """Return the bytes that *text* stands for, whatever is in it."""
+    """Return the bytes of *text*; never raises."""
     if isinstance(text, bytes):
         return text
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a character, which some program has made up
+    except UnicodeEncodeError:  # half of a surrogate pair, made by a program
         return text.encode("utf-8", "backslashreplace")
 
 
 def reason_of(exc: BaseException) -> str:
-    """Return what *exc* says is wrong: of an ``OSError`` that alone, without number and file."""
+    """Return the reason in *exc*; of an ``OSError`` without number and file name."""
     return str(getattr(exc, "strerror", None) or exc)

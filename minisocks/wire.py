@@ -1,8 +1,7 @@
 """Names and numbers of the protocols, spelled as their documents spell them.
 
-RFC 1928 (SOCKS5), RFC 1929 (username/password) and the SOCKS4 and SOCKS4a
-memos.  This module knows no rule and reads no byte; everything else takes its
-numbers from here.
+RFC 1928 (SOCKS5), RFC 1929 (username/password), and the SOCKS4 and SOCKS4a memos.  All other
+modules take their numbers from here.  Pure.
 """
 
 import enum
@@ -27,11 +26,11 @@ __all__ = [
     "unmapped",
 ]
 
-#: What makes an IPv4 address an IPv6 one: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
+#: Prefix of an IPv4 address in IPv6: ::ffff:a.b.c.d (RFC 4291 section 2.5.5.2).
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 
-#: Longest USERID, DOMAIN (SOCKS4a), UNAME, PASSWD and DST.ADDR name, in bytes.
-#: SOCKS5 cannot say more in its one length byte; the SOCKS4 memos set no limit.
+#: Longest USERID, DOMAIN (SOCKS4a), UNAME, PASSWD and DST.ADDR name, in bytes.  SOCKS5 has one
+#: byte for the length; the SOCKS4 memos set no limit.
 MAX_FIELD_BYTES = 255
 
 
@@ -43,7 +42,7 @@ class Ver(enum.IntEnum):
 
 
 class Cmd(enum.IntEnum):
-    """CMD of a request; SOCKS4 calls it CD and knows the first two."""
+    """CMD of a request; SOCKS4 calls it CD and has the first two."""
 
     CONNECT = 1
     BIND = 2
@@ -51,7 +50,7 @@ class Cmd(enum.IntEnum):
 
 
 class Atyp(enum.IntEnum):
-    """ATYP: what DST.ADDR or BND.ADDR holds."""
+    """ATYP: the type of DST.ADDR or BND.ADDR."""
 
     IPV4 = 1
     DOMAINNAME = 3
@@ -90,7 +89,7 @@ class Rep(enum.IntEnum):
 
     @property
     def phrase(self) -> str:
-        """The RFC's own words for this reply, for logs."""
+        """The words of the RFC for this reply, for logs."""
         return _PHRASES[self]
 
 
@@ -108,11 +107,10 @@ _PHRASES = {
 
 
 class Address(NamedTuple):
-    """What a client asked for: DST.ADDR and DST.PORT.
+    """DST.ADDR and DST.PORT of a request.
 
-    ``host`` is bytes because a name is opaque here: it goes to the resolver as
-    it came.  An address in binary form is held as its usual text, so that
-    ``b"127.0.0.1"`` means the same however it was sent; ``atyp`` tells how.
+    ``host`` is bytes, because a name goes to the resolver as it came.  A binary address is kept
+    as its usual text, so ``b"127.0.0.1"`` means the same in both forms; ``atyp`` is the form.
     """
 
     host: bytes
@@ -121,13 +119,13 @@ class Address(NamedTuple):
 
     @classmethod
     def of_ip(cls, ip: bytes, port: int) -> "Address":
-        """Return an address of 4 or 16 bytes, and a port; ``::ffff:a.b.c.d`` is a.b.c.d."""
+        """Return the address of 4 or 16 bytes; ``::ffff:a.b.c.d`` is a.b.c.d."""
         ip = _plain(ip)
         return cls(text_ip(ip).encode("ascii"), port, Atyp.IPV4 if len(ip) == 4 else Atyp.IPV6)
 
     @classmethod
     def of_name(cls, name: bytes, port: int) -> "Address":
-        """Return what a client means by a name, which may be an address in any notation.
+        """Return the address for a name, which may be an IP address in any notation.
 
         ``[::1]``, as in a URL, is ::1, and ``::ffff:a.b.c.d`` is a.b.c.d.
         """
@@ -141,24 +139,24 @@ class Address(NamedTuple):
 
     @property
     def is_anybody(self) -> bool:
-        """Whether it is 0.0.0.0 or ``::``, spelled like this: by that BIND means anybody."""
+        """Whether it is literally 0.0.0.0 or ``::``: for BIND that means any peer."""
         return self.name in ("0.0.0.0", "::")
 
     @property
     def name(self) -> str:
-        """``host`` as programs compare it: text, a name in small letters, no final dot."""
+        """``host`` as text that can be compared: a name in lower case, without a final dot."""
         text = as_text(self.host)
         if self.atyp != Atyp.DOMAINNAME:
             return text
-        # ASCII letters only: no others are without case in DNS (RFC 4343).
+        # ASCII letters only, because DNS ignores the case of no others (RFC 4343).
         return as_text(self.host.lower()).rstrip(".") or text
 
     def __str__(self) -> str:
-        """Return text that is safe in a log line, and not too long, whatever the client sent."""
+        """Return text that is safe in a log line and not too long, whatever the client sent."""
         return self.told(MOST_TOLD)
 
     def told(self, most: int = MAX_FIELD_BYTES) -> str:
-        """Return the same with so many bytes of a name, at most."""
+        """Return that text with at most *most* bytes of a name."""
         if self.atyp == Atyp.DOMAINNAME:
             return "%s:%d" % (quoted(self.host, most), self.port)
         shape = "[%s]:%d" if self.atyp == Atyp.IPV6 else "%s:%d"
@@ -166,14 +164,14 @@ class Address(NamedTuple):
 
 
 def as_text(data: bytes) -> str:
-    """Return a client's bytes as text; what is no UTF-8 becomes surrogates (PEP 383)."""
+    """Return the bytes of a client as text; other than UTF-8 becomes surrogates (PEP 383)."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def packed_ip(text: str) -> Optional[bytes]:
     """Return the 4 or 16 bytes of an address in its usual text form, else None.
 
-    A scope (``fe80::1%eth0``) is left out: it says by which road, not whither.
+    A scope (``fe80::1%eth0``) is ignored, because it names a link and not an address.
     """
     try:
         if ":" not in text:
@@ -184,29 +182,29 @@ def packed_ip(text: str) -> Optional[bytes]:
 
 
 def unmapped(ip: bytes) -> bytes:
-    """Return the 4 bytes of an IPv4 address that is written as an IPv6 one, else *ip*."""
+    """Return the IPv4 address in ``::ffff:a.b.c.d``, else *ip*."""
     return ip[12:] if len(ip) == 16 and ip.startswith(MAPPED_PREFIX) else ip
 
 
 def _plain(ip: bytes) -> bytes:
-    """Return what ``unmapped`` does, but ``::ffff:0.0.0.0`` as it is.
+    """Return ``unmapped(ip)``, except for ``::ffff:0.0.0.0``.
 
-    By that no client means what it means by 0.0.0.0: any peer of a BIND.
+    That does not mean any peer of a BIND, as 0.0.0.0 does.
     """
     plain = unmapped(ip)
     return plain if any(plain) else ip
 
 
 def plain_ip(text: str) -> bytes:
-    """Return the bytes of an address, a mapped one's being what it maps to; of none, none."""
+    """Return the bytes of an address, ``unmapped``; empty if *text* is no address."""
     return unmapped(packed_ip(text) or b"")
 
 
 def scope_of(sockaddr: Any) -> int:
-    """Return the number of the link that the address in *sockaddr* is on; 0: none is said.
+    """Return the number of the link of the address in *sockaddr*; 0: none.
 
-    Of other addresses than link-local ones the kernel takes no notice of it (RFC 4007 section
-    6), so neither may any decision: 2001:db8::1%7 is where 2001:db8::1 is.
+    The kernel ignores the scope of other than link-local addresses (RFC 4007 section 6), so
+    decisions must ignore it, too: 2001:db8::1%7 is 2001:db8::1.
     """
     if len(sockaddr) < 4 or not sockaddr[3]:
         return 0
@@ -228,7 +226,7 @@ if socket.has_ipv6:
     def _text_ipv6(packed: bytes) -> str:
         return socket.inet_ntop(socket.AF_INET6, packed)
 
-else:  # small systems build Python without IPv6; clients may name it all the same
+else:  # small systems build Python without IPv6; clients may still send IPv6 addresses
     import ipaddress
 
     def _packed_ipv6(text: str) -> bytes:
