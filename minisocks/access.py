@@ -5,7 +5,7 @@ from typing import Callable, Collection, Dict, Iterable, List, Mapping, NamedTup
 
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
-from minisocks.hooks import Authenticate, Hooks, demand_yes_or_no
+from minisocks.hooks import Authenticate, Hooks, ask_hook
 from minisocks.net.egress import Egress
 from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
@@ -121,7 +121,7 @@ class Users:
         if hook is None:
             return False
         user, password = (as_text(part) for part in credentials)
-        return demand_yes_or_no("authenticate", client, hook, user, password, client)
+        return ask_hook("authenticate", client, hook, user, password, client)
 
     def knows(self, credentials: Credentials) -> bool:
         """Return whether the settings have these credentials."""

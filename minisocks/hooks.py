@@ -24,8 +24,8 @@ __all__ = [
     "OnConnection",
     "ProxyRequest",
     "Resolve",
-    "demand_authorized",
-    "demand_yes_or_no",
+    "check_authorized",
+    "ask_hook",
 ]
 
 
@@ -114,7 +114,7 @@ class Hooks(NamedTuple):
         return self
 
 
-def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
+def ask_hook(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
     """Return what the hook *name* says to *args*, for *client*.
 
     Raises:
@@ -131,12 +131,12 @@ def demand_yes_or_no(name: str, client: Client, hook: Callable[..., bool], *args
         raise HookFailed("the %s hook failed" % name) from exc
 
 
-def demand_authorized(hook: Authorize, request: ProxyRequest) -> None:
+def check_authorized(hook: Authorize, request: ProxyRequest) -> None:
     """Go on if the program says yes to *request*.
 
     Raises:
         RefusedByRules: it says no.
         HookFailed: it does not say.
     """
-    if not demand_yes_or_no("authorize", request.client, hook, request):
+    if not ask_hook("authorize", request.client, hook, request):
         raise RefusedByRules("refused by the authorize hook of the program")

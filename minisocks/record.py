@@ -15,7 +15,7 @@ __all__ = [
     "LIMIT_ENDS",
     "Record",
     "Stats",
-    "Witness",
+    "Observer",
     "access_log",
     "granted_log",
 ]
@@ -28,7 +28,7 @@ granted_log = logging.getLogger("minisocks.access.granted")
 LIMIT_ENDS = ("limit", "memory-limit")
 
 
-class Witness:
+class Observer:
     """Who is told how records go on, each step once.  Quick, and in any thread."""
 
     def asked(self, record: "Record") -> None:
@@ -41,7 +41,7 @@ class Witness:
         """It is over."""
 
 
-_NOBODY = Witness()
+_NO_OBSERVER = Observer()
 
 
 class Drop:
@@ -127,7 +127,7 @@ class Record:
 
     __slots__ = (
         "_clock",
-        "_witness",
+        "_observer",
         "bound",
         "client",
         "counted_by",
@@ -142,7 +142,7 @@ class Record:
         "why",
     )
 
-    def __init__(self, client: Client, id: int = 0, witness: Witness = _NOBODY) -> None:
+    def __init__(self, client: Client, id: int = 0, observer: Observer = _NO_OBSERVER) -> None:
         self.id = id
         self.client = client
         self.request: Optional[Request] = None
@@ -153,8 +153,8 @@ class Record:
         self.datagrams: Optional[Datagrams] = None
         self.end: Optional[str] = None
         self.why = ""
-        self._witness = witness
-        self.counted_by: Optional[Witness] = None
+        self._observer = observer
+        self.counted_by: Optional[Observer] = None
         #: When it began; once it has ended, how long it took, below 0.  One place for both,
         #: so that who reads it in another thread never has half of the change.
         self._clock = time.monotonic()
@@ -247,13 +247,13 @@ class Record:
     def asked(self, request: Request) -> None:
         """Remember what the client wants."""
         self.request = request
-        self._witness.asked(self)
+        self._observer.asked(self)
 
     def granted(self, via: str) -> None:
         """Remember that the target is connected, by its address *via*."""
         self.via = via
         self.rep = Rep.SUCCEEDED
-        self._witness.granted(self)
+        self._observer.granted(self)
 
     def finish(self, end: str) -> None:
         """Write the line; *end* says which end finished it, and how."""
@@ -262,7 +262,7 @@ class Record:
         counted_by, self.counted_by = self.counted_by, None
         if counted_by is not None:
             counted_by.ended(self)
-        self._witness.ended(self)
+        self._observer.ended(self)
         if (granted_log if self.went_well else access_log).isEnabledFor(logging.INFO):
             try:
                 access_log.info("%s", self)

@@ -138,7 +138,7 @@ class Address(NamedTuple):
         return cls(name, port, Atyp.DOMAINNAME)
 
     @property
-    def is_anybody(self) -> bool:
+    def is_any_peer(self) -> bool:
         """Whether it is literally 0.0.0.0 or ``::``: for BIND that means any peer."""
         return self.name in ("0.0.0.0", "::")
 

@@ -66,7 +66,7 @@ class Bind(WaitingRequest):
         """Find the addresses of the peer, and listen."""
         dst = self._request.dst
         # Only in this spelling, which rules and the program's hook see, too.
-        if dst.is_anybody:
+        if dst.is_any_peer:
             self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
             return
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)

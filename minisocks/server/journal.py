@@ -8,8 +8,8 @@ import time
 from typing import Callable, Deque, Dict, List, Optional, Set
 
 from minisocks.compat import log_bug
+from minisocks.record import Observer, Record, Stats
 from minisocks.net.threads import Workers
-from minisocks.record import Record, Stats, Witness
 
 __all__ = ["Journal", "Reporter"]
 
@@ -87,7 +87,7 @@ class Reporter:
             log_bug("id=%d the on_connection hook failed", record.id)
 
 
-class Journal(Witness):
+class Journal(Observer):
     """The figures of one run of a proxy, and its last records.  Thread: any.
 
     One lock makes the figures agree: a connection is in the total before its client gets the

@@ -11,7 +11,7 @@ from minisocks.net.processor import Processor
 from minisocks.policy.client import Groups
 from minisocks.policy.quota import Allowance, Queue, Quota
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.record import Record, Witness
+from minisocks.record import Observer, Record
 from minisocks.server.clientsocket import ClientSocket
 
 __all__ = ["ConnectionLimits", "HandlerQueue", "Pending"]
@@ -170,7 +170,7 @@ class Pending:
         conn.end(why)
 
 
-class ConnectionLimits(Witness):
+class ConnectionLimits(Observer):
     """How many connections there are: altogether, of each client, and of each user.
 
     A connection counts from the check of its request until its record ends.  One lock makes the

@@ -15,7 +15,7 @@ from typing import Any, Dict, Optional, Set, Tuple, Type, Union
 
 from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.errors import DialError, HandshakeError, ProxyStops
-from minisocks.hooks import ProxyRequest, demand_authorized
+from minisocks.hooks import ProxyRequest, check_authorized
 from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Event, Request
 from minisocks.protocol.socks5 import Credentials
@@ -162,7 +162,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         with services.hook_queue.place(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
             self.count_in()
             with services.processor.released():
-                demand_authorized(hook, ProxyRequest.of(client, request))
+                check_authorized(hook, ProxyRequest.of(client, request))
         session.conn.check()  # the proxy may have stopped during the hook
         session.check_again()  # or may have new settings
 

@@ -86,7 +86,7 @@ def judge(
         return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
 
     decision = rules.precheck(client, question.ver, cmd, dst)
-    if decision.allowed and cmd == Cmd.BIND and dst.is_anybody:
+    if decision.allowed and cmd == Cmd.BIND and dst.is_any_peer:
         decision = rules.precheck_any(client, question.ver, cmd, dst)
         why = by(decision) or "the rules decide about each peer that connects"
         return Explanation(decision.allowed, text, [("", decision.allowed, why)])

@@ -14,7 +14,7 @@ import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks.errors import DialError, HandshakeError
-from minisocks.hooks import ProxyRequest, demand_authorized
+from minisocks.hooks import ProxyRequest, check_authorized
 from minisocks.net.dialer import MAX_ADDRESSES, interleaved
 from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import NAME_SECONDS, Outcome, numeric_addresses
@@ -305,7 +305,7 @@ class Routes:
         request = ProxyRequest(
             client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
         )
-        return functools.partial(demand_authorized, hook, request)
+        return functools.partial(check_authorized, hook, request)
 
     def _found(
         self, key: bytes, dst: Address, asked_for: List[_Datagram], outcome: Outcome
