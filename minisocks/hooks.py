@@ -1,11 +1,10 @@
-"""The embedding program's own decisions: who may come in, where to, and by which address.
+"""Decisions of the embedding program: authentication, authorization, name resolution.
 
-All four are optional arguments of ``Proxy``.  They are plain callables, not
-coroutines, and may take their time: they run in threads that nobody else needs,
-up to a bound (``--max-handshakes``, ``resolver.MAX_THREADS``).  Several may
-run at the same time, but for ``on_connection``.  What one of them raises, be it
-SystemExit, is the program's bug: it is logged with its traceback, and the client
-is refused (REP 01; 91).
+All four hooks are optional arguments of ``Proxy``.  They are plain callables, not coroutines.  They
+may block: they run in threads of their own, up to a limit (``--max-handshakes``,
+``resolver.MAX_THREADS``).  Several may run at the same time, except ``on_connection``.  An
+exception in one of them, even SystemExit, is a bug of the program: it is logged with its
+traceback, and the client is refused (REP 01; 91).
 """
 
 from typing import Any, Callable, Iterable, NamedTuple, Optional
@@ -30,67 +29,62 @@ __all__ = [
 
 
 class ProxyRequest(NamedTuple):
-    """What ``authorize`` is asked about."""
+    """The request that ``authorize`` decides about."""
 
-    #: Which client asks: ``client.host`` and ``client.port`` are its address, unless
+    #: The client; ``client.host`` and ``client.port`` are its address, unless
     #: ``client.is_forwarded``.
     client: Client
     #: 4 or 5.
     ver: int
-    #: As the RFC has it: ``"CONNECT"``.
+    #: CMD in the words of the RFC: ``"CONNECT"``.
     cmd: str
-    #: A name, in small letters and without a final dot, or an IP address.  What
-    #: the client wrote otherwise (``127.1``) is a name here; the addresses that it
-    #: stands for are for the built-in rules to judge.  Of UDP_ASSOCIATE first where the
-    #: client will send from, as it says, mostly 0.0.0.0 and 0; then each of its targets.
-    #: Of BIND whom the client waits for; 0.0.0.0 or :: is anybody.
+    #: A name in lower case and without a final dot, or an IP address.  An address in another form
+    #: (``127.1``) is a name here; the built-in rules decide about the addresses of names.
+    #: UDP_ASSOCIATE: first the address that the client will send from, by its own words, mostly
+    #: 0.0.0.0 and port 0; then each target.  BIND: the expected peer; 0.0.0.0 or :: is any.
     host: str
     #: DST.PORT.
     port: int
-    #: Who gave the right password, or whom ident confirmed; None without either.
+    #: The user whose password was right, or that ident confirmed; None without either.
     user: Optional[str]
-    #: USERID of SOCKS4, which alone proves nothing; empty with SOCKS5.
+    #: USERID of SOCKS4, which proves nothing by itself; empty with SOCKS5.
     userid: str
 
     @classmethod
     def of(cls, client: Client, request: Request) -> "ProxyRequest":
-        """Return what *client* wants, for programs."""
+        """Return *request* of *client*, for a hook."""
         user = None if client.user is None else as_text(client.user)
         dst, userid = request.dst, as_text(request.userid)
         cmd = Cmd(request.cmd).name
         return cls(client, int(request.ver), cmd, dst.name, dst.port, user, userid)
 
 
-#: ``authenticate(user, password, client)``: whether this password (RFC 1929) is
-#: right.  True or False; anything else is a bug, and nobody comes in by one.
-#: With it clients need a password, as with ``user=``, and either may say yes.
-#: What was no UTF-8 arrives with surrogates (``surrogateescape``).
-#: Thread: a handler's.
+#: ``authenticate(user, password, client)``: whether this password (RFC 1929) is right.  True or
+#: False; anything else is a bug, and the client is refused.  With this hook clients need a
+#: password, as with ``user=``; if both are there, either may accept it.  Bytes that are not UTF-8
+#: become surrogates (``surrogateescape``).  Thread: a handler.
 Authenticate = Callable[[str, str, Client], bool]
 
-#: ``authorize(request)``: whether this client may have what it asks for.  True or
-#: False (REP 02; 91).  Asked once, when the built-in rules have let the client and
-#: the name pass and nothing is resolved yet; what the rules say about the
-#: addresses holds after a True, too.  Of UDP asked about the association, and about each
-#: new target of it.  Thread: a handler's; about targets of UDP, one of the resolver's.
+#: ``authorize(request)``: whether the request is allowed.  True or False (REP 02; 91).  Called
+#: once, after the built-in rules have allowed the client and the name, and before the name is
+#: resolved; the rules about addresses apply after True, too.  For UDP it is called for the
+#: association and for each new target.  Thread: a handler; for targets of UDP, one of the resolver.
 Authorize = Callable[[ProxyRequest], bool]
 
-#: ``resolve(name)``: the IP addresses of a name, as text; one alone need not be in
-#: a list.  None: ask the system, as without the hook.  Nothing in it, or OSError:
-#: there is no such host (REP 04).  Never asked for what is an address already.
-#: What it returns is held against the rules.  Thread: one of the resolver's, of
-#: which there are 64.
+#: ``resolve(name)``: the IP addresses of a name, as text; a single one need not be in a list.
+#: None: the system resolves it, as without the hook.  An empty list, or OSError: there is no such
+#: host (REP 04).  Not called for addresses.  The rules are applied to what it returns.  Thread: one
+#: of the 64 of the resolver.
 Resolve = Callable[[str], Optional[Iterable[str]]]
 
-#: ``on_connection(record)``: told of each connection that has ended and had said
-#: something, one after another.  If it is slower than they come, 10 000 wait and
-#: the oldest are dropped.  What it raises is logged.  It may call ``Proxy.stop``.
-#: Thread: the reporter's.
+#: ``on_connection(record)``: called for each connection that has ended and whose client had sent
+#: something, one at a time.  At most 10 000 records wait; then the oldest are dropped.
+#: Exceptions are logged.  It may call ``Proxy.stop``.  Thread: the reporter.
 OnConnection = Callable[[Record], None]
 
 
 class Hooks(NamedTuple):
-    """The four of one proxy."""
+    """The hooks of one proxy."""
 
     authenticate: Optional[Authenticate] = None
     authorize: Optional[Authorize] = None
@@ -98,10 +92,10 @@ class Hooks(NamedTuple):
     on_connection: Optional[OnConnection] = None
 
     def checked(self) -> "Hooks":
-        """Return self if each can be called, and answers when it is.
+        """Return self.
 
         Raises:
-            TypeError: one cannot, or is a coroutine function.
+            TypeError: a hook cannot be called, or is a coroutine function.
         """
         for name, hook in zip(self._fields, self):
             if hook is not None:
@@ -115,28 +109,28 @@ class Hooks(NamedTuple):
 
 
 def ask_hook(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
-    """Return what the hook *name* says to *args*, for *client*.
+    """Call the hook *name* with *args* for *client*; return its answer.
 
     Raises:
-        HookFailed: it raised, or said neither True nor False.  Logged here.
+        HookFailed: it raised, or returned neither True nor False.  Logged here.
     """
     try:
         answer = hook(*args)
         if isinstance(answer, bool):
             return answer
-        # Not by truth: a coroutine is true, and would let everybody in.
+        # Truth is not enough: a coroutine is true, and would admit every client.
         raise TypeError("it returned %s, not True or False" % type(answer).__name__)
-    except BaseException as exc:  # the program's bug, SystemExit too: fail closed, go on
+    except BaseException as exc:  # a bug of the program, SystemExit too: refuse, continue
         log_bug("client=%s the %s hook failed", client, name)
         raise HookFailed("the %s hook failed" % name) from exc
 
 
 def check_authorized(hook: Authorize, request: ProxyRequest) -> None:
-    """Go on if the program says yes to *request*.
+    """Ask *hook* whether *request* is allowed.
 
     Raises:
-        RefusedByRules: it says no.
-        HookFailed: it does not say.
+        RefusedByRules: it is not.
+        HookFailed: as ``ask_hook``.
     """
     if not ask_hook("authorize", request.client, hook, request):
         raise RefusedByRules("refused by the authorize hook of the program")

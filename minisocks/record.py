@@ -21,57 +21,57 @@ __all__ = [
 ]
 
 access_log = logging.getLogger("minisocks.access")
-#: Its level says whether connections that went well have a line, too: in ``access_log``.
+#: Its level decides whether successful connections have a line in ``access_log``, too.
 granted_log = logging.getLogger("minisocks.access.granted")
 
-#: Ends that a limit brought: before the target was connected, and after.
+#: Ends by a limit: before the target was connected, and after.
 LIMIT_ENDS = ("limit", "memory-limit")
 
 
 class Observer:
-    """Who is told how records go on, each step once.  Quick, and in any thread."""
+    """Callbacks for the steps of a record, each called once.  Quick; any thread."""
 
     def asked(self, record: "Record") -> None:
-        """Its client has said what it wants."""
+        """React to the request."""
 
     def granted(self, record: "Record") -> None:
-        """Its target is connected; the client is about to hear that."""
+        """React to the connected target, before the reply is sent."""
 
     def ended(self, record: "Record") -> None:
-        """It is over."""
+        """React to the end."""
 
 
 _NO_OBSERVER = Observer()
 
 
 class Drop:
-    """Why a datagram was dropped, as the log says it."""
+    """Reasons to drop a datagram, in the words of the log."""
 
-    #: Not from the client's address, or not from the port it sends from.
+    #: Not from the address or port of the client.
     STRANGER = "stranger"
     MALFORMED = "malformed"
-    #: Of a sequence that never became whole.
+    #: A fragment of an incomplete sequence.
     FRAGMENTS = "fragments"
-    #: By a rule, or by the program's hook.
+    #: By a rule, or by a hook of the program.
     DENIED = "denied"
-    #: A name that has no address.
+    #: Its name has no address.
     NO_ADDRESS = "no address"
-    #: From somebody that the client has not written to.
+    #: From a peer that the client has not written to.
     UNASKED = "unasked"
     TOO_LARGE = "too large"
-    #: The network takes no more just now, or too many wait already.
+    #: The network takes no more now, or too many datagrams wait already.
     NO_ROOM = "no room"
-    #: There is no way to its target, or no descriptor.
+    #: There is no route to its target, or no descriptor.
     NOT_SENT = "not sent"
 
 
 class Datagrams:
-    """How many datagrams an association has relayed, and dropped.
+    """Counts of the datagrams of an association.
 
     Attributes:
         up: relayed from the client to targets.
         down: relayed from targets to the client.
-        drops: those of both directions that were dropped, by why.
+        drops: dropped in both directions, by reason (``Drop``).
     """
 
     __slots__ = ("down", "drops", "up")
@@ -81,7 +81,7 @@ class Datagrams:
         self.drops: Dict[str, int] = {}
 
     def drop(self, why: str, count: int = 1) -> None:
-        """Count so many that are dropped.  Loop thread."""
+        """Add *count* drops for the reason *why*.  Loop thread."""
         if count:
             self.drops[why] = self.drops.get(why, 0) + count
 
@@ -92,37 +92,32 @@ class Datagrams:
 
 
 class Record:
-    """The story of one connection, written down as it happens.
+    """What is known of one connection, from accept to its line in the access log.
 
-    Ends in one line of the access log that answers "why": who, what for, which
-    address was chosen, how it went, how much, how long, and who ended it.
-    Belongs to whoever owns the client's socket at the time; others only read,
-    in any thread and at any time: until ``end`` is there, what they read grows.
+    The owner of the client's socket writes it; any thread may read it at any time.  Until ``end``
+    is set, fields are added and counts grow.
 
     Attributes:
-        id: counts the connections of one proxy, from 1.
-        client: the ``Client``: its address, and what is known of it.
-        rep: the ``Rep`` that the client is told (RFC 1928 section 6; to a
-            SOCKS4 client 90 to 93), None before that and where none is told.
-        via: the IP address that was connected to, as text; None before that.  Of UDP
-            the address and port that the client's datagrams are taken at.
-            Of BIND the one that has connected.
-        bound: of BIND, the address and port where its peer is to connect to, or was; else None.
-        up: bytes relayed from client to target, so far.
-        down: bytes relayed from target to client, so far.
-        datagrams: of UDP: the ``Datagrams`` relayed and dropped so far; else None.
-        end: None while it lives; then ``client-fin``, ``target-fin``,
-            ``client-reset``, ``target-reset``, ``client-lost``, ``target-lost``
-            (who ended it, and how), ``idle`` (nobody said anything for so long),
-            ``memory-limit`` (shed, because memory was short), ``refused``, ``limit``
-            (refused, because a limit was reached), ``client-gone``, ``not-socks``,
-            ``logged-out`` (of UDP: a reload has taken its user away), ``shutdown`` or
+        id: number of the connection in its proxy, from 1.
+        client: the ``Client``.
+        rep: the ``Rep`` of the reply (RFC 1928 section 6; 90 to 93 for a SOCKS4 client); None
+            before the reply, and without one.
+        via: the IP address that was connected to, as text; None before that.  UDP: the address
+            and port that receive the datagrams of the client.  BIND: the peer that connected.
+        bound: BIND: the address and port for the peer; else None.
+        up: bytes relayed from client to target so far.
+        down: bytes relayed from target to client so far.
+        datagrams: UDP: the ``Datagrams`` so far; else None.
+        end: None while it lasts; then ``client-fin``, ``target-fin``, ``client-reset``,
+            ``target-reset``, ``client-lost``, ``target-lost`` (which side ended it, and how),
+            ``idle`` (no data for too long), ``memory-limit`` (reset, because memory was short),
+            ``refused``, ``limit`` (refused, because a limit was reached), ``client-gone``,
+            ``not-socks``, ``logged-out`` (UDP: a reload has removed its user), ``shutdown`` or
             ``internal error``.
-        why: in words, why it did not succeed or was shed; of UDP, the first reason for which
-            something was not sent; else empty.
-        counted_by: who else is to hear of its end, or None.
+        why: in words, why it failed or was reset; UDP: the reason of the first drop; else empty.
+        counted_by: another observer of its end, or None.
 
-    and of the request: ``user``, ``ver``, ``cmd``, ``host``, ``port``.
+    Fields of the request: ``user``, ``ver``, ``cmd``, ``host``, ``port``.
     """
 
     __slots__ = (
@@ -155,49 +150,49 @@ class Record:
         self.why = ""
         self._observer = observer
         self.counted_by: Optional[Observer] = None
-        #: When it began; once it has ended, how long it took, below 0.  One place for both,
-        #: so that who reads it in another thread never has half of the change.
+        #: The time of the start; after the end its duration, below 0.  One field for both, so
+        #: that another thread never reads half of the change.
         self._clock = time.monotonic()
 
     @property
     def user(self) -> Optional[str]:
-        """Who gave the right password, or whom ident confirmed; None without either."""
+        """The user whose password was right, or that ident confirmed; None without either."""
         return None if self.client.user is None else as_text(self.client.user)
 
     @property
     def ver(self) -> Optional[int]:
-        """VER of the request, 4 or 5; None if there was none."""
+        """VER of the request, 4 or 5; None without a request."""
         return None if self.request is None else int(self.request.ver)
 
     @property
     def cmd(self) -> Optional[str]:
-        """CMD of the request, as ``"CONNECT"``; None if there was none."""
+        """CMD of the request, such as ``"CONNECT"``; None without a request."""
         return None if self.request is None else Cmd(self.request.cmd).name
 
     @property
     def host(self) -> Optional[str]:
-        """What the client asked for: a name (small letters, no final dot) or an IP address."""
+        """The target of the request: a name (lower case, no final dot) or an IP address."""
         return None if self.request is None else self.request.dst.name
 
     @property
     def port(self) -> Optional[int]:
-        """The port that the client asked for."""
+        """The port of the request; None without a request."""
         return None if self.request is None else self.request.dst.port
 
     @property
     def seconds(self) -> float:
-        """How long it has lived, or did live, since accept."""
+        """Seconds from accept until now or the end."""
         clock = self._clock
         return -clock if clock < 0 else time.monotonic() - clock
 
     @property
     def went_well(self) -> bool:
-        """Whether its target was connected, and no limit has ended it since."""
+        """Whether its target was connected and no limit has ended it."""
         return self.via is not None and self.end not in LIMIT_ENDS
 
     @property
     def reason(self) -> str:
-        """Why it did not succeed, in so few words that there are few reasons."""
+        """Why it failed, as one of a few categories."""
         if self.end == "limit":
             return "limit"
         if self.rep is not None:
@@ -211,10 +206,10 @@ class Record:
         return "<Record %s>" % self
 
     def as_data(self) -> Dict[str, Any]:
-        """Return what is known of it, ready for JSON, by the names of the attributes.
+        """Return its fields, ready for JSON, by the names of the attributes.
 
-        What the client says is ``escaped``, and cut where it got nothing; then its length
-        is there, too: ``host_bytes``, ``user_bytes``, ``userid_bytes``.
+        Texts of the client are ``escaped``.  Those of a failed request are cut, and their length
+        is added: ``host_bytes``, ``user_bytes``, ``userid_bytes``.
         """
         user, request = self.client.user, self.request
         host, userid = (request.dst.name, request.userid) if request else (None, None)
@@ -245,18 +240,18 @@ class Record:
         return {name: value for name, value in data.items() if value is not None and value != ""}
 
     def asked(self, request: Request) -> None:
-        """Remember what the client wants."""
+        """Set the request."""
         self.request = request
         self._observer.asked(self)
 
     def granted(self, via: str) -> None:
-        """Remember that the target is connected, by its address *via*."""
+        """Set the success: the target is connected at its address *via*."""
         self.via = via
         self.rep = Rep.SUCCEEDED
         self._observer.granted(self)
 
     def finish(self, end: str) -> None:
-        """Write the line; *end* says which end finished it, and how."""
+        """Set the end, and write the line; *end* is one of those above."""
         self._clock = min(-1e-9, self._clock - time.monotonic())
         self.end = end
         counted_by, self.counted_by = self.counted_by, None
@@ -266,7 +261,7 @@ class Record:
         if (granted_log if self.went_well else access_log).isEnabledFor(logging.INFO):
             try:
                 access_log.info("%s", self)
-            except Exception:  # noqa: BLE001, S110  # a program's log may fail
+            except Exception:  # noqa: BLE001, S110  # the log of a program may fail
                 pass
 
     def _words(self) -> List[str]:
@@ -274,7 +269,7 @@ class Record:
         if self.client.user is not None:
             words.append("user=%s" % quoted(self.client.user, self._most))
         if self.request is not None:
-            words.append(self._wish(self.request))
+            words.append(self._request_text(self.request))
         if self.bound is not None:
             words.append("bound=%s" % self.bound)
         if self.via is not None:
@@ -292,7 +287,7 @@ class Record:
             words.append("why=%s" % sentence(self.why))
         return words
 
-    def _wish(self, request: Request) -> str:
+    def _request_text(self, request: Request) -> str:
         dst = request.dst.told(self._most)
         text = "ver=%d cmd=%s dst=%s" % (request.ver, Cmd(request.cmd).name, dst)
         if request.userid:
@@ -303,45 +298,44 @@ class Record:
         return None if said is None else escaped(encoded(said)[: self._most])
 
     def _length(self, said: Union[bytes, str, None]) -> Optional[int]:
-        """Return the length of what ``_cut`` cuts, in bytes; None: it is whole."""
+        """Return the length in bytes of a text that ``_cut`` shortens, else None."""
         length = len(encoded(said or b""))
         return length if length > self._most else None
 
     @property
     def _most(self) -> int:
-        """How many bytes of a name are told: all of it, unless the client has got nothing."""
+        """The most bytes of a name that are shown: fewer if the request failed."""
         return MOST_TOLD if self.via is None else MAX_FIELD_BYTES
 
 
 class Stats(NamedTuple):
     """The figures of one run of a proxy, from ``start`` on; all zero before it.
 
-    ``total`` is ``succeeded`` plus all of ``refused`` plus those whose target
-    is still being dialed.  Connections whose client asked for nothing (health
-    checks, scanners) are in ``open`` and ``checks`` only, unless a limit refused them.
+    ``total`` is ``succeeded`` plus all of ``refused`` plus the connections whose target is still
+    being dialed.  Connections without a request (health checks, scanners) are in ``open`` and
+    ``checks`` only, unless a limit refused them.
     """
 
     #: Seconds since the start, or from start to stop.
     uptime: float
-    #: Connections now, in whatever state.
+    #: Connections now, in any state.
     open: int
     #: Connections with a request, or that ended before they had one.
     total: int
-    #: Those of them whose target was connected.
+    #: Of ``total``: the target was connected.
     succeeded: int
-    #: Those of them that ended before that, by why: ``Rep.phrase`` where there is a
-    #: REP, else "client gone", "not SOCKS", "shutdown" or "internal error"; "limit" where
-    #: a limit was reached.
+    #: Of ``total``: ended before that, by reason: ``Rep.phrase`` if there was a REP, else "client
+    #: gone", "not SOCKS", "shutdown" or "internal error"; "limit" if a limit was reached.
     refused: Dict[str, int]
-    #: Bytes relayed from clients to targets, those of open connections included.
+    #: Bytes relayed from clients to targets, including open connections.
     up: int
     #: Bytes relayed from targets to clients, likewise.
     down: int
-    #: Unfinished handshakes that wait for their client without a thread.
+    #: Handshakes that wait for their client without a thread.
     handshakes: int
     #: Handler threads.
     threads: int
-    #: UDP associations now; they are in ``open``, too.
+    #: UDP associations now; also in ``open``.
     associations: int
     #: Clients that greeted, were answered with 05 00 (RFC 1928 section 3) and left: health checks.
     checks: int
