@@ -1,4 +1,4 @@
-"""What a setting's text stands for, where that is more than a number.  Pure."""
+"""The texts of settings, where they are more than numbers: parse and check them.  Pure."""
 
 import re
 from typing import Callable, NamedTuple
@@ -30,20 +30,19 @@ __all__ = [
     "without_password",
 ]
 
-
-#: What Linux takes, of each of two and of the third.
+#: The limits of Linux.
 MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT = 32767, 127
 
 _LOOPBACK6 = bytes(15) + b"\1"
 
-#: Every address of a family, and the one of them that is always there.
+#: The address that means every address of a family, and the loopback address.
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ListenAddress(NamedTuple):
-    """A place to listen.  ``host`` "" is every address, IPv4 and IPv6.
+    """An address to listen on.  ``host`` "" is every address, IPv4 and IPv6.
 
-    ``path`` is a unix socket's, and then the only field that counts.
+    ``path`` is that of a unix socket; then the other fields have no meaning.
     """
 
     host: str
@@ -64,7 +63,7 @@ class ListenAddress(NamedTuple):
                 )
             return cls("", 0, text[5:])
         if "@" in text:
-            # Not repeated: there is a password in it.
+            # The text is not repeated, because it contains a password.
             raise ConfigError("--listen", "takes no user; names and passwords go to --user")
         host, colon, port = text.rpartition(":")
         is_sound = is_port(port)
@@ -92,11 +91,11 @@ class ListenAddress(NamedTuple):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is the same at the next start: port 0 is any."""
+        """Whether it is the same at the next start; port 0 is any port."""
         return bool(self.path or self.port)
 
     def for_clients(self) -> "ListenAddress":
-        """Return what a client on this host connects to: of every address, the loopback one."""
+        """Return the address for clients on this host: loopback if it is every address."""
         return self._replace(host=EVERY_ADDRESS.get(self.host, self.host))
 
     def __str__(self) -> str:
@@ -105,18 +104,18 @@ class ListenAddress(NamedTuple):
         return ("[%s]:%d" if ":" in self.host else "%s:%d") % (self.host, self.port)
 
 
-#: What people write behind a number of bytes. M is a million and Mi is not; b would be bits.
+#: Units of bytes. M is a million, Mi is 2**20; b would be bits.
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?([kKmMgG]?i?)B?\Z")
-#: And how it is shown: the largest unit that leaves at most one digit behind the point.
+#: Shown is the largest unit that leaves at most one decimal.
 _SHOWN = (("GiB", 2**30), ("G", 10**9), ("MiB", 2**20), ("M", 10**6), ("KiB", 2**10), ("k", 10**3))
 
 
 def read_bytes(text: str) -> int:
-    """Return how many bytes *text* means: 500k, 1.5M and 2G are decimal, 64KiB binary.
+    """Return the bytes in *text*: 500k, 1.5M and 2G are decimal, 64KiB is binary.
 
     Raises:
-        ValueError: it means none.
+        ValueError: it is no number of bytes.
     """
     match = _AMOUNT.match(text)
     if match is None or match.group(3).lower() not in _UNITS:
@@ -126,7 +125,7 @@ def read_bytes(text: str) -> int:
 
 
 def shown_bytes(count: int) -> str:
-    """Return *count* so that people can read it, and ``read_bytes`` gives it back."""
+    """Return *count* for people, so that ``read_bytes`` returns it again."""
     for unit, size in _SHOWN:
         tenths, rest = divmod(count * 10, size)
         if count >= size and not rest:
@@ -135,27 +134,31 @@ def shown_bytes(count: int) -> str:
 
 
 def is_port(text: str) -> bool:
-    """Return whether *text* is the number of a port, 0 included, in ASCII digits."""
-    # str.isdigit alone takes other scripts' digits and superscripts.
-    return len(text) <= 5 and all("0" <= c <= "9" for c in text) and 0 <= int(text or -1) <= 65535
+    """Return whether *text* is a port from 0 to 65535, in ASCII digits."""
+    return _is_number(text, 5) and int(text) <= 65535
+
+
+def _is_number(text: str, most: int) -> bool:
+    """Return whether *text* has 1 to *most* digits; str.isdigit accepts other scripts, too."""
+    return 0 < len(text) <= most and all("0" <= c <= "9" for c in text)
 
 
 def encode(text: str) -> bytes:
-    """Return the bytes that clients send for *text*; what is no UTF-8 goes back as it came."""
+    """Return the bytes that clients send for *text*; surrogates become the original bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def without_password(text: str) -> str:
-    """Return NAME:PASSWORD as it may be shown."""
+    """Return NAME:PASSWORD without the password."""
     name, colon, _ = text.partition(":")
-    return (name if colon else "") + ":..."  # without a colon, it may be the password
+    return (name if colon else "") + ":..."  # without a colon, all of it may be the password
 
 
 def check_user(text: str) -> None:
     """Accept NAME:PASSWORD.
 
     Raises:
-        ConfigError: it is not that, or longer than SOCKS can say.
+        ConfigError: it is not that, or longer than SOCKS can send.
     """
     name, _, password = text.partition(":")
     if not name or not password:
@@ -171,10 +174,10 @@ def check_name_only(text: str) -> None:
     """Accept the name of a user that needs no password.
 
     Raises:
-        ConfigError: no client can send it, or there is a password behind it.
+        ConfigError: no client can send it, or a password follows it.
     """
     if ":" in text:
-        # Not repeated: there is a password in it.
+        # The text is not repeated, because it contains a password.
         raise ConfigError("--name-only", "takes a name alone; NAME:PASSWORD goes to --user")
     if not text:
         raise ConfigError("--name-only", "a name must not be empty")
@@ -191,26 +194,19 @@ def _check_sent(option: str, what: str, *texts: str) -> None:
             raise ConfigError(option, "%s is longer than %d bytes" % (what, MAX_FIELD_BYTES))
 
 
-def check_preference(text: str) -> None:
-    """Accept ipv4, ipv6, ipv4-only, ipv6-only or system.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    if text not in ("ipv4", "ipv6", "ipv4-only", "ipv6-only", "system"):
-        raise ConfigError(
-            "--prefer", "%r is none of ipv4, ipv6, ipv4-only, ipv6-only and system" % text
-        )
-
-
 def check_word(option: str, *words: str) -> Callable[[str], None]:
-    """Return what accepts one of *words* for *option*; it raises ``ConfigError`` for others."""
+    """Return a check that accepts one of *words* for *option* and else raises ``ConfigError``."""
 
     def check(text: str) -> None:
         if text not in words:
-            raise ConfigError(option, "%.40r is none of %s" % (text, ", ".join(words)))
+            choice = "%s and %s" % (", ".join(words[:-1]), words[-1])
+            raise ConfigError(option, "%.40r is none of %s" % (text, choice))
 
     return check
+
+
+check_preference = check_word("--prefer", "ipv4", "ipv6", "ipv4-only", "ipv6-only", "system")
+check_log_format = check_word("--log-format", "text", "json")
 
 
 def check_processor(text: str) -> None:
@@ -219,19 +215,20 @@ def check_processor(text: str) -> None:
     Raises:
         ConfigError: it is none of them.
     """
-    # str.isdigit alone takes other scripts' digits.
-    is_number = 0 < len(text) <= 4 and all("0" <= c <= "9" for c in text)
-    if text not in ("auto", "none") and not is_number:
+    if text not in ("auto", "none") and not _is_number(text, 4):
         raise ConfigError(
             "--processor", "%.40r is neither auto nor none, nor a number from 0 up" % text
         )
 
 
 def check_address(option: str, which: str, is_told: bool = False) -> Callable[[str], None]:
-    """Return what accepts the IPv4 or IPv6 address of a host, for *option*.
+    """Return a check that accepts the IPv4 or IPv6 address of a host for *option*.
 
-    *which* is what people are told to write; ``is_told``: clients elsewhere are told it.  It
-    raises ``ConfigError``: the text is none, or one that no packet can come from, or go to.
+    The check raises ``ConfigError`` for other texts, and for an address that no packet can have.
+
+    Args:
+        which: what messages ask the operator to write.
+        is_told: whether remote clients get the address, so that loopback is not valid.
     """
 
     def check(text: str) -> None:
@@ -274,9 +271,9 @@ class PortRange(NamedTuple):
 
 
 def check_ports(option: str) -> Callable[[str], None]:
-    """Return what accepts a range of ports, or nothing, for *option*.
+    """Return a check that accepts a range of ports, or nothing, for *option*.
 
-    It raises ``ConfigError``: it is no such range.
+    The check raises ``ConfigError`` for other texts.
     """
 
     def check(text: str) -> None:
@@ -287,9 +284,10 @@ def check_ports(option: str) -> Callable[[str], None]:
 
 
 class Keepalive(NamedTuple):
-    """When a peer that says nothing is asked for, and when it is given up.
+    """TCP keepalive: when a silent peer is probed, and when its connection ends.
 
-    After ``idle`` seconds, then ``times`` times, ``interval`` seconds apart.
+    The first probe is after ``idle`` seconds, then one every ``interval`` seconds; ``times``
+    probes without an answer end it.
     """
 
     idle: int = 300
@@ -301,7 +299,7 @@ class Keepalive(NamedTuple):
         """Parse IDLE or IDLE,INTERVAL,COUNT.
 
         Raises:
-            ConfigError: it is neither, or a kernel cannot wait so long.
+            ConfigError: it is neither, or beyond the limits of the kernel.
         """
         found = [int(part) for part in text.split(",") if is_port(part)]
         most = (MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT)
@@ -325,10 +323,10 @@ def check_keepalive(text: str) -> None:
 
 
 def check_interface(text: str) -> None:
-    """Accept what may be the name of a network interface, or nothing.
+    """Accept a possible name of a network interface, or nothing.
 
     Raises:
-        ConfigError: no interface can be called so.
+        ConfigError: no interface can have this name.
     """
     if (
         len(text.encode("utf-8", "replace")) > 15
@@ -339,9 +337,9 @@ def check_interface(text: str) -> None:
 
 
 def check_path(option: str) -> Callable[[str], None]:
-    """Return what accepts the name of a file, or nothing, for *option*.
+    """Return a check that accepts the name of a file, or nothing, for *option*.
 
-    It raises ``ConfigError``: no file can be called so.
+    The check raises ``ConfigError`` for other texts.
     """
 
     def check(text: str) -> None:
@@ -364,13 +362,3 @@ def check_syslog(text: str) -> None:
         raise ConfigError("--syslog", "%r is none of local, /PATH and HOST:PORT" % text)
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
-
-
-def check_log_format(text: str) -> None:
-    """Accept text or json.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if text not in ("text", "json"):
-        raise ConfigError("--log-format", "%r is neither text nor json" % text)
