@@ -1,4 +1,4 @@
-"""What differs between systems and versions of Python, each gap closed once."""
+"""Differences between systems and Python versions, each solved once."""
 
 import errno
 import logging
@@ -42,7 +42,7 @@ __all__ = [
 
 log = logging.getLogger("minisocks")
 
-#: accept, socket or a thread could not be had: a matter of waiting, not of giving up.
+#: No resources now for accept, a socket or a thread: wait and retry.
 CAPACITY_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _IS_LINUX = sys.platform.startswith("linux")
@@ -50,25 +50,25 @@ _IS_LINUX = sys.platform.startswith("linux")
 ACCEPTED_INHERIT = _IS_LINUX
 _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK))
 
-#: Masks of Poller.  A wait for neither still reports that the peer is gone for
-#: good (reset, or both directions shut), except on systems with only select().
+#: Masks of Poller.  A mask of neither still reports the end of the connection (reset, or both
+#: directions closed), except on systems with only select().
 READ, WRITE = 1, 4
-#: In masks and events: TCP's urgent byte has come.  It may wait for bytes before it that have not.
+#: In masks and events: an urgent byte of TCP is announced; bytes before it may still be missing.
 URGENT = getattr(select, "POLLPRI", 0)
-#: For sockets whose urgent byte is passed on.  Not for others: it is reported until it is read.
+#: For sockets whose urgent byte is relayed; it is reported until it is read.
 READ_URGENT = READ | URGENT
-#: For READ alone, but events say more than READ: they are no ordinary ones.
+#: As READ, but its events differ from those of READ.
 READ_MARKED = READ | getattr(select, "POLLRDNORM", 0)
-#: What events have of all these.
+#: All bits of these in events.
 READS = READ_URGENT | READ_MARKED
-#: Neither readable nor writable nor dead: no poller knows the descriptor.
+#: The descriptor is in no poller.
 UNWATCHED = -1
-#: Mask of PlainPoller: the peer has sent FIN, or we have shut our reading side down (Linux).
+#: Mask of PlainPoller: the peer has sent FIN, or our reading side is shut down (Linux).
 PEER_CLOSED = getattr(select, "POLLRDHUP", 0x2000 if _IS_LINUX else 0)
 
 
 class _SelectPoll:
-    """The part of epoll's interface that Poller uses, on top of select()."""
+    """The interface of epoll that Poller uses, on top of select()."""
 
     def __init__(self) -> None:
         self._masks: Dict[int, int] = {}
@@ -82,7 +82,7 @@ class _SelectPoll:
         del self._masks[fd]
 
     def poll(self, timeout: float = -1, maxevents: int = -1) -> List[Tuple[int, int]]:
-        # Of *maxevents* no notice is taken: the first would always be the same ones.
+        # *maxevents* is ignored, because the first events would always be the same ones.
         readers = [fd for fd, mask in self._masks.items() if mask & READ]
         writers = [fd for fd, mask in self._masks.items() if mask & WRITE]
         # Windows reports a failed connect in the third set only.
@@ -98,7 +98,7 @@ class _SelectPoll:
 
 
 class _Poll:
-    """epoll's interface on top of poll(), which wants milliseconds."""
+    """The interface of epoll on top of poll(), which takes milliseconds."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -113,18 +113,18 @@ class _Poll:
         pass
 
 
-#: Needs no descriptor, and a forked child shares nothing of it: epoll's registrations it does.
+#: Without a descriptor, and not shared with a forked child, as the registrations of epoll are.
 PlainPoller: Callable[[], Any] = _Poll if hasattr(select, "poll") else _SelectPoll
 #: For many descriptors.
 Poller: Callable[[], Any] = select.epoll if hasattr(select, "epoll") else PlainPoller
-#: Pollers of which a thread may register no descriptors while another thread waits with them.
+#: Pollers that a thread must not change while another thread waits with them.
 UNSHARED_POLLERS = (_Poll, _SelectPoll)
 
 
 class Waker:
-    """A descriptor that another thread, or a signal's handler, can make readable.
+    """A descriptor that another thread, or the handler of a signal, can make readable.
 
-    A socket pair and not a pipe, because Windows can wait only for sockets.
+    A socket pair instead of a pipe, because Windows can wait only for sockets.
     """
 
     def __init__(self) -> None:
@@ -137,14 +137,14 @@ class Waker:
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Make it readable.  Any thread, and a signal's handler."""
+        """Make it readable.  Any thread, and the handler of a signal."""
         try:
             self._writer.send(b"\0")
         except OSError:
-            pass  # full: it is readable already; or closed: nobody waits any more
+            pass  # full, so it is readable already; or closed
 
     def drain(self) -> bool:
-        """Take what makes it readable; return whether there was any."""
+        """Make it unreadable; return whether it was readable."""
         try:
             return bool(self._reader.recv(4096))
         except OSError:
@@ -157,10 +157,10 @@ class Waker:
 
 
 def tame_traceback(record: logging.LogRecord) -> bool:
-    """Write the traceback of *record* so that no line of it looks like another record.
+    """Format the traceback of *record* so that no line of it looks like another record.
 
-    A filter of our logger.  An exception's text may quote a client, line breaks and
-    all: a program's hook has raised it, say.
+    A filter of our logger.  An exception, of a hook for example, may contain text of a client
+    with line breaks.
     """
     if record.exc_info and not record.exc_text:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
@@ -169,22 +169,21 @@ def tame_traceback(record: logging.LogRecord) -> bool:
 
 
 def log_bug(message: str, *args: object) -> None:
-    """Log the exception that is being handled, and raise nothing whatever the log does.
+    """Log the current exception; never raise.
 
-    For the last resort of threads that have to live: a program's log handler may
-    raise, too (a disk is full, say).
+    For threads that must not end: the log handler of a program may raise, too (a full disk).
     """
     try:
         log.exception(message, *args)
-    except Exception:  # noqa: BLE001, S110  # nobody is left to tell
+    except Exception:  # noqa: BLE001, S110  # there is no other place to report it
         pass
 
 
 def tell(level: int, message: str, *args: object) -> None:
-    """Log it, and raise nothing whatever the log does: for those who have others to serve."""
+    """Log a message; never raise, because the thread has other clients to serve."""
     try:
         log.log(level, message, *args)
-    except Exception:  # noqa: BLE001, S110  # a program's log may fail
+    except Exception:  # noqa: BLE001, S110  # the log of a program may fail
         pass
 
 
@@ -192,14 +191,13 @@ _KEEPALIVE = [getattr(socket, "TCP_KEEP" + name, None) for name in ("IDLE", "INT
 
 
 def tune(sock: socket.socket, keepalive: Sequence[int] = ()) -> None:
-    """Set what every relayed TCP connection gets; of a unix socket what it knows.
+    """Set the options of a relayed connection; a unix socket gets those that it has.
 
-    No delay for small messages, and a peer that vanished is noticed.  An urgent byte stays in its
-    place among the others, for any kind of socket: the kernel would else take it out of the stream.
+    Small messages are not delayed, a vanished peer is noticed, and an urgent byte stays in the
+    stream.
 
     Args:
-        keepalive: after how many seconds of silence, how many apart and how often the peer is
-            asked; empty: as the system does.
+        keepalive: the fields of ``values.Keepalive``; empty: the defaults of the system.
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -209,66 +207,63 @@ def tune(sock: socket.socket, keepalive: Sequence[int] = ()) -> None:
             if option is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
     except OSError:
-        pass  # a unix socket; or the peer has gone, which the next call tells
+        pass  # a unix socket; or the connection has ended, which the next call reports
 
 
 def set_up_listener(sock: socket.socket) -> None:
-    """Set what a TCP socket needs before it is bound to listen.
+    """Set the options of a TCP socket before it is bound to listen.
 
-    A port of which connections have just ended can be had again, but never one of which
-    another program has a socket.
+    It can have a port whose connections have just ended, but no port of another program.
     """
     if os.name == "nt":
         sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", -5), 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if sock.family == socket.AF_INET6:
-        # Its own socket for each family: no client arrives as ::ffff:a.b.c.d.
+        # A socket for each family, so that no client has an address ::ffff:a.b.c.d.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
-    """Send what *sock* takes at once; return how much that is.
+    """Send what *sock* takes at once; return the number of bytes.
 
-    If *sock* has a timeout, ``send`` first asks whether it may: one system call more, for a few
-    bytes that there always is room for.
+    ``send`` of a socket with a timeout makes one more system call, to wait for room.
 
     Raises:
-        OSError: as ``send`` of a socket that does not block.
+        OSError: as ``send`` of a non-blocking socket.
     """
     return sock.send(data) if os.name == "nt" else os.write(sock.fileno(), data)
 
 
 def unblock(sock: socket.socket) -> None:
-    """Make *sock* non-blocking, unless it is: telling it is a system call."""
+    """Make *sock* non-blocking, unless it is, because that is a system call."""
     if sock.gettimeout() != 0.0:
         sock.setblocking(False)
 
 
-#: What has no name in older Pythons: choose the port at connect, when the
-#: target is known, so that one port serves many targets.
+#: Choose the port at connect, when the target is known, so that one port serves many targets.
+#: Older Pythons have no name for it.
 _LATE_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24 if _IS_LINUX else None)
 
 
 def bind_late(sock: socket.socket, address: Tuple[Any, ...]) -> None:
-    """Have *sock* connect from *address*, of which the port is 0.
+    """Bind *sock* to *address*, whose port is 0; the port is chosen at connect.
 
     Raises:
-        OSError: it cannot.
+        OSError: as ``bind``.
     """
     if _LATE_PORT is not None:
         try:
             sock.setsockopt(socket.IPPROTO_IP, _LATE_PORT, 1)
         except OSError:
-            pass  # an old kernel: the port is chosen now
+            pass  # an old kernel, which chooses the port now
     sock.bind(address)
 
 
 def connect_result(sock: socket.socket, sockaddr: Any) -> int:
-    """Return how a non-blocking connect goes: 0 done, EINPROGRESS, or its errno."""
+    """Return the state of a non-blocking connect: 0 done, EINPROGRESS, or its errno."""
     if _IS_LINUX:
-        # Asking again is one call and returns the outcome; other systems may
-        # start anew after a failure.
+        # A second connect returns the result in one call; other systems may start anew.
         result = sock.connect_ex(sockaddr)
     else:
         result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -283,12 +278,12 @@ def connect_result(sock: socket.socket, sockaddr: Any) -> int:
 
 
 def unsent_bytes(sock: socket.socket) -> int:
-    """Return how many bytes the peer has not acknowledged yet; 0 where unknown."""
+    """Return how many bytes the peer has not acknowledged yet; 0 if unknown."""
     return 0
 
 
 def is_at_mark(sock: socket.socket) -> bool:
-    """Return whether the next byte to be read is the urgent one; False where unknown."""
+    """Return whether the next byte to read is the urgent one; False if unknown."""
     return False
 
 
@@ -309,14 +304,14 @@ else:
             if sock.family != getattr(socket, "AF_UNIX", None) and hasattr(socket, "TCP_INFO"):
                 state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
                 if state[0] == _TCP_CLOSE:
-                    return 0  # what it still counts will never be delivered
+                    return 0  # the bytes that it still counts will never be delivered
         except OSError:
             return 0
         return int.from_bytes(unsent, sys.byteorder)
 
     unsent_bytes = _unsent_bytes
 
-    #: Python has no name for it, and systems have different numbers.
+    #: Without a name in Python; its number depends on the system.
     _SIOCATMARK = 0x8905
     if not _IS_LINUX or os.uname().machine.startswith(("mips", "alpha")):
         _SIOCATMARK = 0x40047307
@@ -325,23 +320,23 @@ else:
         try:
             return fcntl.ioctl(sock.fileno(), _SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
         except OSError:
-            return False  # a unix socket of a kernel where those have none
+            return False  # a unix socket without urgent bytes
 
     is_at_mark = _is_at_mark
 
 
 def hang_up(sock: socket.socket) -> None:
-    """Close so that the peer gets a RST: its stream did not end, it broke."""
+    """Close so that the peer gets a RST instead of FIN."""
     try:
         linger = b"\1\0\0\0" if os.name == "nt" else b"\1\0\0\0\0\0\0\0"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     except OSError:
-        pass  # a unix socket, or gone already
+        pass  # a unix socket, or closed already
     close_quietly(sock)
 
 
 def close_quietly(sock: socket.socket) -> None:
-    """Close; what the system may still say about a dead connection is no news."""
+    """Close, and ignore errors of a connection that has ended."""
     try:
         sock.close()
     except OSError:
