@@ -6,7 +6,7 @@
       ConfigError (also ValueError)   .option
         RuleError                     .text, .column
       ListenError (also OSError)      a listener could not be opened
-      RoadError (also OSError)        targets cannot be dialed as set
+      EgressError (also OSError)      targets cannot be dialed as set
       ServiceError                    the process cannot run as asked
         NotRunning                    no minisocks runs there
       HandshakeError                  .rep: REP of the reply
@@ -53,7 +53,7 @@ __all__ = [
     "ProtocolError",
     "ProxyStops",
     "RefusedByRules",
-    "RoadError",
+    "EgressError",
     "RuleError",
     "ServiceError",
     "UnsupportedAddressType",
@@ -127,7 +127,7 @@ class ListenError(MinisocksError, OSError):
     """A listener could not be opened; the message is one sentence for people."""
 
 
-class RoadError(MinisocksError, OSError):
+class EgressError(MinisocksError, OSError):
     """The settings of the egress can never work; the message is one sentence for people."""
 
 

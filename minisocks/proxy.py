@@ -118,7 +118,7 @@ class Proxy:
             ConfigError: a file that the settings name (users, a list of a rule) cannot be
                 read, or a line in it cannot be used.
             ListenError: an address cannot be listened on.
-            RoadError: this host cannot dial targets in the way that the settings want.
+            EgressError: this host cannot dial targets in the way that the settings want.
             OSError: there are no descriptors left.
             RuntimeError: no thread can be started.  Or the proxy has been started already, and
                 goes on.  Or ``listeners`` were given, and the last ``stop`` has closed them.
@@ -150,7 +150,7 @@ class Proxy:
         Raises:
             ConfigError: a setting has a value that cannot be used, or a file that it names
                 cannot be read.
-            ListenError, RoadError, OSError: as ``start``.
+            ListenError, EgressError, OSError: as ``start``.
             RuntimeError: the proxy is being stopped.
         """
         self.prepare(config)()

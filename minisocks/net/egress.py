@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.config.settings import Config
-from minisocks.errors import RoadError
+from minisocks.errors import EgressError
 from minisocks.policy.addresses import Sockaddr
 from minisocks.values import Keepalive
 
@@ -92,7 +92,7 @@ class Egress(NamedTuple):
         """Try it once, without a packet; *warn* of what may still come up.
 
         Raises:
-            RoadError: it will never work.
+            EgressError: it will never work.
             OSError: there is no descriptor left to try it with.
         """
         if not (self.sources or self.interface or self.mark):
@@ -105,7 +105,7 @@ class Egress(NamedTuple):
                     raise
                 sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
-                    raise RoadError(exc.errno, sentence) from exc
+                    raise EgressError(exc.errno, sentence) from exc
                 warn("%s; going on, it may come up" % sentence)
 
     def _try(self, family: int) -> None:

@@ -94,7 +94,7 @@ class Run:
         Listeners that are in old and new settings stay, others are closed and opened.
 
         Raises:
-            ListenError, RoadError, OSError: an address or a route cannot be used; nothing has
+            ListenError, EgressError, OSError: an address or a route cannot be used; nothing has
                 changed.
             RuntimeError: the run is being stopped, or belongs to another process.
         """

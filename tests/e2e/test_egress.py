@@ -10,7 +10,7 @@ import pytest
 
 from kit.support import ROOT, FakeTarget, Talk, run_proxy
 from minisocks import Config, Proxy
-from minisocks.errors import RoadError
+from minisocks.errors import EgressError
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
 
@@ -184,7 +184,7 @@ def test_what_never_works_keeps_it_from_starting(monkeypatch):
     monkeypatch.delattr(socket, "SO_MARK", raising=False)
     proxy = Proxy(Config(listen=("127.0.0.1:0",), mark=7))
 
-    with pytest.raises(RoadError, match="--mark 7: this system has no SO_MARK") as caught:
+    with pytest.raises(EgressError, match="--mark 7: this system has no SO_MARK") as caught:
         proxy.start()
 
     assert errno.ENOPROTOOPT == caught.value.errno
@@ -200,7 +200,7 @@ def test_mark_without_the_right_to():
         "os.setuid(65534)\n"
         "try:\n"
         "    minisocks.net.egress.Egress(mark=5).check()\n"
-        "except minisocks.errors.RoadError as exc:\n"
+        "except minisocks.errors.EgressError as exc:\n"
         "    print(exc.strerror)\n"
     )
     out = subprocess.check_output(

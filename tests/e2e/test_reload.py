@@ -23,7 +23,7 @@ from kit.support import (
 )
 from minisocks import Proxy
 from minisocks.config.settings import SETTINGS, Config
-from minisocks.errors import ConfigError, ListenError, RoadError
+from minisocks.errors import ConfigError, EgressError, ListenError
 from minisocks.service.pidfile import Pidfile
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_used_changes_nothing(proxy, relayed):
         changed(proxy, grace=-1.0)
     if not os.geteuid():
         pytest.skip("root may set a mark")
-    with pytest.raises(RoadError):
+    with pytest.raises(EgressError):
         changed(proxy, mark=5)
     assert before == proxy.config
 
