@@ -164,7 +164,7 @@ _MAKES_ONE = "`minisocks hash-password --name %s` makes the line"
 #: Colons in a line of /etc/passwd; /etc/shadow has 8.
 _COLONS_OF_ACCOUNTS = 6
 _IS_OF_ACCOUNTS = (
-    "this is a line of the system's own accounts, which are no users of the proxy; "
+    "this line is of the accounts of the system, which are no users of the proxy; "
     "leave that file alone, and make one for the proxy: "
 )
 

@@ -229,7 +229,7 @@ def _address_set(
     return AddressSet(rows, names, frozenset(sets), clause == "from", allows and clause == "to")
 
 
-_NO_NAMES = "from takes networks, and %s is none: nobody knows the names of clients for sure"
+_NO_NAMES = "from takes networks, and %s is none: names of clients cannot be verified"
 
 
 def _name(line: _Line, clause: str, word: _Word) -> str:

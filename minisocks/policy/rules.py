@@ -192,7 +192,7 @@ class Rules:
                     return _NOT_YET
                 if None in users if self.has_users else row.any_user:
                     return _NOT_YET
-                reason = "a password is needed, and SOCKS4 has none"
+                reason = "a password is needed; SOCKS4 cannot send one"
         if not reason and not self.has_own:
             reason = self._shut_out(client)
         return Decision(False, reason or self._refusal(client, 0, dst, ip))
@@ -327,7 +327,7 @@ class Rules:
         if ip is None:
             return text
         if self._is_own(ip) is None:
-            return "whether %s is this host cannot be told now" % what
+            return "it is not known now whether %s is this host" % what
         source = PRIVATE.name if client.ip in PRIVATE else client.host.partition("%")[0]
         source = "public" if client.is_forwarded else source
         opening = "allow from %s to self port %d" % (source, dst.port)

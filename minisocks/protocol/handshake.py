@@ -143,7 +143,7 @@ class Handshake:
         try:
             event = next(self._steps)
             if event is None and self.eof:
-                raise ProtocolError("the client closed before it had said all")
+                raise ProtocolError("the client closed before its request was complete")
         except StopIteration:
             return None  # the request was the last one
         except HandshakeError as exc:
@@ -228,7 +228,7 @@ class Handshake:
     def _socks4(self) -> _Steps:
         request = yield from socks4.parse_request(self._stream)
         if Method.NO_AUTHENTICATION not in self._methods and not self._asks_ident:
-            raise AuthFailed("a password is needed, and SOCKS4 has none")
+            raise AuthFailed("a password is needed; SOCKS4 cannot send one")
         yield self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
 
     def _socks5(self) -> _Steps:

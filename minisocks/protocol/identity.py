@@ -61,7 +61,7 @@ def check_user_id(line: bytes, client_port: int, our_port: int, userid: bytes) -
         raise IdentMismatch("its identd answers about other ports: %s" % what)
     if kind == b"ERROR":
         what = quoted(fields[2].strip(_BLANK)[:MOST_TOLD])
-        raise IdentMismatch("its identd does not say who it is: %s" % what)
+        raise IdentMismatch("its identd does not name its user: %s" % what)
     said = fields[3]
     if userid not in (said, said.strip(_BLANK)) or not userid:
         told = quoted(userid, MOST_TOLD), quoted(said.strip(_BLANK)[:MOST_TOLD])

@@ -92,7 +92,7 @@ def test_what_is_said_of_whom_no_rule_can_let_in(file):
         1,
         [
             "denied: 192.0.2.1 to 8.8.8.8:1, connect by SOCKS4",
-            "  denied  a password is needed, and SOCKS4 has none",
+            "  denied  a password is needed; SOCKS4 cannot send one",
         ],
     ) == judge(file, "--from", "192.0.2.1", "--to", "8.8.8.8:1")
 

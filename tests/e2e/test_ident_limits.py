@@ -295,7 +295,7 @@ def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, a
     with identd(monkeypatch, says_user(b"ann")) as server:
         with run_proxy(ident=True, user="karl:secret") as proxy:
             assert REJECTED4 == refused(proxy, target.port)
-    access_log.wait_for("why='a password is needed, and SOCKS4 has none'")
+    access_log.wait_for("why='a password is needed; SOCKS4 cannot send one'")
     assert [] == server.callers
 
 

@@ -77,8 +77,8 @@ SLIPS = (
     Mistake(
         "name-in-from",
         AT_THE_START,
-        "minisocks: --rule, column N: from takes networks, and NAME is none: nobody knows the "
-        "names of clients for sure",
+        "minisocks: --rule, column N: from takes networks, and NAME is none: names of clients "
+        "cannot be verified",
     ),
     Mistake(
         "no-rule-allows-anything",
@@ -211,7 +211,7 @@ SLIPS = (
     Mistake(
         "users-of-the-system",
         AT_THE_START,
-        "minisocks: --users-file: FILE, line N: this is a line of the system's own accounts, "
+        "minisocks: --users-file: FILE, line N: this line is of the accounts of the system, "
         "which are no users of the proxy; ...",
     ),
     Mistake(

@@ -98,7 +98,7 @@ _SERVING = (
     Mistake(
         "socks4-where-a-password-is-needed",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='a password is needed, and SOCKS4 has none'",
+        "id=N client=CLIENT ... end=refused why='a password is needed; SOCKS4 cannot send one'",
         "The client gets 91.",
         "Set the client to SOCKS5, with name and password, or start the proxy with "
         "``--allow-lan``, which accepts clients on private networks without one.",
@@ -134,7 +134,7 @@ _SERVING = (
     Mistake(
         "identd-names-no-user",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='its identd does not say who it is: \"WORD\"'",
+        "id=N client=CLIENT ... end=refused why='its identd does not name its user: \"WORD\"'",
         "``HIDDEN-USER``: the user or the administrator of that host hides the name. ``NO-USER``: "
         "identd knows no such connection, for example because of a NAT. The client gets 93.",
         "Change that on the host of the client, or set the client to SOCKS5.",
@@ -486,7 +486,8 @@ _SERVING = (
     Mistake(
         "client-stopped-halfway",
         IN_THE_LOG,
-        "id=N client=CLIENT ... end=refused why='the client closed before it had said all'",
+        "id=N client=CLIENT ... end=refused why='the client closed before its request was "
+        "complete'",
         "The client closed in the middle of the handshake: a scanner, a program that was ended, "
         "or one that did not understand an answer. A health check that greets and gets ``05 00`` "
         "has no line.",

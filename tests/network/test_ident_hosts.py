@@ -247,7 +247,7 @@ def test_oidentd_hides_a_user(site, tmp_path):
         status, said = site.curl("nobody")
     assert 0 != status
     assert MISMATCH in said
-    assert 'its identd does not say who it is: "HIDDEN-USER"' in site.last_line()
+    assert 'its identd does not name its user: "HIDDEN-USER"' in site.last_line()
 
 
 def test_oidentd_may_say_what_its_owner_wants(site, tmp_path):

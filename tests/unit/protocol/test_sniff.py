@@ -83,7 +83,7 @@ def test_half_a_word_ends_in_silence(message):
     """A client that leaves within its first word spoke nothing that could be answered."""
     outcome = converse([message], eof=True)
 
-    assert ("ProtocolError: the client closed before it had said all", b"") == (
+    assert ("ProtocolError: the client closed before its request was complete", b"") == (
         outcome.error,
         outcome.sent,
     )

@@ -139,8 +139,8 @@ REFUSED = [
     (GOOD4A + b"\0" + LONGEST + b"x\0", OPEN, "ProtocolError: DOMAIN is longer than 255 bytes"),
     (GOOD4A + b"\0\0", OPEN, "ProtocolError: DOMAIN is empty"),
     (GOOD4A + b"ann\0\0", OPEN, "ProtocolError: DOMAIN is empty"),
-    (GOOD + b"ann\0", PASSWORD, "AuthFailed: a password is needed, and SOCKS4 has none"),
-    (GOOD4A + b"\0a\0", PASSWORD, "AuthFailed: a password is needed, and SOCKS4 has none"),
+    (GOOD + b"ann\0", PASSWORD, "AuthFailed: a password is needed; SOCKS4 cannot send one"),
+    (GOOD4A + b"\0a\0", PASSWORD, "AuthFailed: a password is needed; SOCKS4 cannot send one"),
     (b"\x04\x00" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: CMD 0x00"),
     # UDP ASSOCIATE came with SOCKS5.
     (b"\x04\x03" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: CMD 0x03"),
@@ -168,7 +168,7 @@ def test_client_that_leaves_early_is_told_91(size):
     """EOF anywhere in a request ends it; a client that only half-closed hears 91."""
     outcome = converse([(GOOD4A + b"ann\0a.example\0")[:size]], eof=True)
 
-    assert "ProtocolError: the client closed before it had said all" == outcome.error
+    assert "ProtocolError: the client closed before its request was complete" == outcome.error
     assert support.REJECTED4 == outcome.sent
 
 
