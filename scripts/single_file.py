@@ -3,14 +3,14 @@
     python3 scripts/single_file.py CLICK FILE
 
 CLICK is a folder with click installed in it; ``scripts/build-single-file`` makes that.  The
-file depends on what goes into it, and on nothing of where, when, by whom and by which Python
-it is made: only another zlib may pack the same into other bytes.
+file depends only on its contents, and not on the place, the time, the user and the Python of
+the build: only another zlib may compress them into other bytes.
 
 Sources only, although Python compiles them at each start (scripts/bench/start tells what
 that costs).  Bytecode is for one version of Python: that of 3.11 alone was 377 KB packed, and
 3.6 takes it for stale unless the clock's time zone is that of the build.  Comments and
-docstrings go, for 100 KB, and what functions return is not told, nor is each step of indentation
-four blanks, for 12 KB more; but not in what programs import (``help`` shows it).  Each line stays
+docstrings are removed (100 KB), also annotations of results, and a step of indentation is not
+four blanks (12 KB); but not in what programs import (``help`` shows it).  Each line stays
 at its number, so that a traceback leads to the line in the repository.
 """
 
@@ -191,7 +191,7 @@ def write(path, data):
     try:
         with open(number, "wb") as file:
             file.write(data)
-        os.chmod(unfinished, 0o755)  # noqa: S103  # everybody may run it
+        os.chmod(unfinished, 0o755)  # noqa: S103  # all users may run it
         os.replace(unfinished, path)
     except BaseException:
         os.unlink(unfinished)

@@ -15,10 +15,10 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-#: Seconds that a load generator gets beyond what it is told: opening (60), echoes (10), slack.
+#: Seconds that a load generator gets beyond its given time: opening (60), echoes (10), slack.
 LOAD_LIMIT = 90
 
-#: Seconds that a second load stays at most; it is told when to end.
+#: Seconds that a second load stays at most; its parent ends it.
 BESIDE = 120
 
 #: Seconds for "wakeups", the same whatever --seconds says.
@@ -36,7 +36,7 @@ def build():
     folder = os.path.join(tempfile.gettempdir(), "minisocks-bench-%d" % os.getuid())
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.stat(folder).st_uid != os.getuid():
-        raise SystemExit("peers: %s belongs to somebody else" % folder)
+        raise SystemExit("peers: %s belongs to another user" % folder)
     source, program = os.path.join(HERE, "socksload.c"), os.path.join(folder, "socksload")
     if not os.path.exists(program) or os.path.getmtime(program) < os.path.getmtime(source):
         subprocess.check_call(["cc", "-O2", "-o", program + ".new", source])
@@ -161,7 +161,7 @@ def held(mode):
 
 
 def wakeups(server, port, n, seconds):
-    """Context switches while nobody is there, for each 10 s."""
+    """Context switches without clients, for each 10 s."""
     if not server.pid:
         return {}
     time.sleep(CALM)

@@ -54,7 +54,7 @@ TITLES = {
     "wakeups": "context switches when idle",
 }
 
-#: Told apart by those who see no red or green, too (Okabe and Ito).
+#: Distinct also for people who see no red or green (Okabe and Ito).
 COLOURS = ("#999999", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#f0e442")
 
 WIDTH, LEFT, RIGHT = 900, 270, 130

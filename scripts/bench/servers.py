@@ -275,7 +275,7 @@ def end(process):
 
 
 def free_port():
-    """Return a TCP port of 127.0.0.1 that nobody listens on.
+    """Return a TCP port of 127.0.0.1 without a listener.
 
     Not an ephemeral one: after a storm of connections all of them may be in TIME_WAIT.
     """
@@ -298,7 +298,7 @@ def wait_until_it_listens(port, process):
             raise RuntimeError("exited with status %d instead of listening" % process.returncode)
         with socket.socket() as sock:
             sock.settimeout(1)
-            # TCP can connect a socket to itself where nobody listens.
+            # TCP can connect a socket to itself where no program listens.
             if not sock.connect_ex(("127.0.0.1", port)) and sock.getsockname()[1] != port:
                 return
         time.sleep(0.001)
@@ -347,7 +347,7 @@ def cpu_seconds(pid):
 
 
 def pss_kib(pid, kinds="Pss"):
-    """Return the proportional set size of a process, KiB: the first of ``kinds`` that is told.
+    """Return the proportional set size of a process, KiB: the first of ``kinds`` reported.
 
     Before Linux 5.3 there is no "Pss_Anon".
     """
