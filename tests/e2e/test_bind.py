@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.bind_client import WAYS, Waiting
 from kit.support import (
     BIND,
@@ -177,7 +178,7 @@ def test_the_log_has_the_stranger_where_no_peer_came(access_log):
     with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
         client.meet_stranger("127.0.0.3")
         services = proxy.services
-        (bind,) = [job for job in services.loop._jobs if isinstance(job, Bind)]
+        (bind,) = inside.jobs(services.loop, Bind)
         services.loop.call_soon(bind, bind._end)
         client.expect_refusal(6)
     line = access_log.wait_for("end=refused")
@@ -200,7 +201,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
             raise OSError(errno.ECONNABORTED, "aborted")
 
     with Waiting(proxy.port, "127.0.0.2") as client:
-        (bind,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
+        (bind,) = inside.jobs(proxy.services.loop, Bind)
         bind._listener.sock = Broken(bind._listener.sock)
         with socket.socket() as peer:
             peer.setblocking(False)  # it may be reset before it knows that it is connected
@@ -382,8 +383,8 @@ def test_a_client_that_says_no_more_gets_its_peer(monkeypatch, proxy):
     monkeypatch.setattr(clientsocket, "FIN_SECONDS", 60.0)
     with Waiting(proxy.port) as client:
         client.talk.finish()
-        (job,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
-        wait_until(lambda: job._session.conn.has_sent_fin, "FIN was noticed")
+        (job,) = inside.jobs(proxy.services.loop, Bind)
+        wait_until(lambda: inside.session(job).conn.has_sent_fin, "FIN was noticed")
         with client.peer() as peer:
             client.expect_peer(peer)
             peer.expect_eof()
@@ -411,8 +412,8 @@ def test_a_client_that_resets_behind_early_bytes(proxy, access_log):
     """That is noticed, too, though its bytes are not read."""
     client = Waiting(proxy.port)
     client.talk.send(b"early")
-    (job,) = [job for job in proxy.services.loop._jobs if isinstance(job, Bind)]
-    wait_until(lambda: job._session.mask == 0, "the early bytes were seen")
+    (job,) = inside.jobs(proxy.services.loop, Bind)
+    wait_until(lambda: inside.session(job).mask == 0, "the early bytes were seen")
     client.talk.reset()
     access_log.wait_for("end=client-gone")
     assert refuses(client.place)
@@ -433,7 +434,7 @@ def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(access
             else:
                 stack.enter_context(old.peer())
             talk.send(socks5("127.0.0.1", 0, BIND))
-            wait_until(lambda: loop._calls, "the new one in the loop")
+            wait_until(lambda: inside.has_calls(loop), "the new one in the loop")
         assert (0, "127.0.0.1", low) == talk.receive_reply5()
     assert [] == [line for line in access_log.lines if "end=limit" in line]
 
@@ -454,9 +455,9 @@ def test_a_peer_that_vanishes_is_noticed(proxy):
         client.expect_peer(peer)
         client.talk.send(b"x")
         peer.expect(b"x")
-        (pair,) = [job for job in proxy.services.loop._jobs if isinstance(job, Pair)]
-        assert pair._up.dst.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert pair._up.dst.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        (pair,) = inside.jobs(proxy.services.loop, Pair)
+        assert inside.flows(pair)[0].dst.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert inside.flows(pair)[0].dst.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.rfc(

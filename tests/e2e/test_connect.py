@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from kit import inside
 from kit import namespace as net
 from kit.support import (
     GRANTED4,
@@ -1035,7 +1036,7 @@ def test_a_client_that_half_closes_without_a_word_for_its_target(monkeypatch):
     ):
         with Talk.to(proxy.port) as talk:
             talk.send(GREETING + request(target.port)).finish().expect(b"\x05\x00")
-            wait_until(lambda: asked() and waiting_request(proxy)._session.conn.has_sent_fin)
+            wait_until(lambda: asked() and inside.session(waiting_request(proxy)).conn.has_sent_fin)
             release()
 
             assert 0 == talk.receive_reply5()[0]
@@ -1047,7 +1048,7 @@ def waiting_request(proxy):
     jobs = []
 
     def is_there():
-        jobs[:] = [j for j in list(proxy.services.loop._jobs) if isinstance(j, WaitingRequest)]
+        jobs[:] = inside.jobs(proxy.services.loop, WaitingRequest)
         return jobs
 
     wait_until(is_there, "a request that waits")
@@ -1086,7 +1087,7 @@ def test_a_client_that_closes_behind_bytes_for_its_target(what, when, monkeypatc
                 talk.send(GREETING + request(9)).expect(b"\x05\x00")
                 job = waiting_request(proxy)
                 talk.send(b"x")
-                wait_until(lambda: job._session.mask == 0, "the byte was seen")
+                wait_until(lambda: inside.session(job).mask == 0, "the byte was seen")
             else:
                 talk.send(GREETING + request(9) + b"x").expect(b"\x05\x00")
             talk.finish().expect(failure5(TTL)).expect_eof()
@@ -1103,7 +1104,7 @@ def test_a_client_that_resets_later_while_we_dial(behind, monkeypatch, access_lo
         talk = Talk.to(proxy.port).send(GREETING + request(9)).expect(b"\x05\x00")
         job = waiting_request(proxy)
         talk.send(b"x") if behind == "a byte" else talk.finish()
-        wait_until(lambda: job._session.mask == 0, "it was seen")
+        wait_until(lambda: inside.session(job).mask == 0, "it was seen")
         talk.reset()
         wait_until(lambda: len(proxy) == 0, "the end of the dial")
         assert "end=client-gone" in access_log.wait_for("end=")

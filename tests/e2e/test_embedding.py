@@ -17,6 +17,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.support import (
     GREETING,
     ROOT,
@@ -429,7 +430,7 @@ def test_a_pair_that_cannot_be_registered_at_once_is_begun_by_the_loop(target):
 
     with nothing_left(), run_proxy() as proxy:
         loop = proxy.services.loop
-        loop._poller = Poller(loop._poller)
+        inside.wrap_poller(loop, Poller)
         run_in(loop, lambda: None)
         for _ in range(2):
             with Talk.to(proxy.port) as talk:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.identd import identd, says_user
 from kit.support import (
     GRANTED4,
@@ -84,7 +85,7 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
                 lambda: not len(proxy) and not len(proxy.services.connection_limits), "their end"
             )
         connection_limits = proxy.services.connection_limits
-        assert {} == connection_limits._users == connection_limits._clients
+        assert ({}, {}) == inside.counted(connection_limits)
 
 
 @pytest.mark.rfc(
@@ -360,9 +361,9 @@ def test_a_limit_of_users_forgets_nobody(monkeypatch, target):
             for _ in range(3):
                 assert REJECTED4 == refused(proxy, target.port)
             wait_until(lambda: len(proxy.services.connection_limits) == 1, "one")
-            assert {b"ann": 1} == proxy.services.connection_limits._users
+            assert {b"ann": 1} == inside.counted(proxy.services.connection_limits)[1]
         wait_until(lambda: not len(proxy.services.connection_limits), "none")
-        assert {} == proxy.services.connection_limits._users
+        assert {} == inside.counted(proxy.services.connection_limits)[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

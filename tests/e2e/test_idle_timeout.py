@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.support import TIMEOUT, Talk, run_proxy, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
@@ -126,7 +127,7 @@ def test_a_pair_that_ends_leaves_no_timer(target):
                 talk.connect5("127.0.0.1", target.port)
                 talk.send(b"x").expect(b"x").finish().expect_eof()
         wait_until(lambda: len(proxy) == 0)
-        timers = [entry[2] for entry in proxy.services.loop._timers.entries]
+        timers = inside.timers(proxy.services.loop)
         # But for the one that looks after all of them, once more.
         assert [] == [t for t in timers if t.job not in (None, proxy.services.vanished)]
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import minisocks.proxy
+from kit import inside
 from kit.support import (
     GREETING,
     ROOT,
@@ -447,7 +448,7 @@ def test_stop_from_many_threads_returns_when_all_is_closed():
     for _ in range(10):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()
-        fds = [door.listener.sock for door in proxy._run._all_endpoints()]
+        fds = [door.listener.sock for door in inside.endpoints(proxy)]
         left = []
 
         def stop(proxy=proxy, fds=fds, left=left):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.bind_client import Waiting
 from kit.support import (
     BIND,
@@ -112,7 +113,7 @@ def test_a_dial_goes_on_with_the_addresses_that_are_left():
                 for talk, name in ((both, b"both.test"), (one, b"one.test")):
                     talk.send(b"\5\1\0" + socks5(name, hole)).expect(b"\5\0")
                 loop = proxy.services.loop
-                wait_until(lambda: 2 == len(list(filter(is_dialing, list(loop._jobs)))))
+                wait_until(lambda: 2 == len(list(filter(is_dialing, inside.jobs(loop)))))
                 changed(proxy, rule=("deny to 127.0.0.1", "allow"))
                 assert NOT_ALLOWED == one.receive_reply5()[0]
                 # Nothing listens at this port of the other address.

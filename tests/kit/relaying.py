@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+from kit import inside
 from kit.support import TIMEOUT, CountingPoller, Talk, wait_until
 from minisocks.compat import UNWATCHED, tune
 from minisocks.policy.client import Client
@@ -68,9 +69,14 @@ class Relayed:
         """Return both talks, that of *first* ("client" or "target") in front."""
         return (self.client, self.target) if first == "client" else (self.target, self.client)
 
+    def flow(self, first):
+        """Return the direction of what *first* ("client" or "target") sends."""
+        up, down = inside.flows(self.pair)
+        return up if first == "client" else down
+
     def fill(self, talk):
         """Have *talk* send until all buffers are full, the relay's too; return what it sent."""
-        flow = self.pair._up if talk is self.client else self.pair._down
+        flow = self.flow("client" if talk is self.client else "target")
         data, sent = os.urandom(65536), []
         talk.sock.setblocking(False)
         wait_until(lambda: not self._send_some(talk, data, sent) and flow.pending is not None)
@@ -93,9 +99,8 @@ class Relayed:
 
     def count_rounds(self):
         """Return how many rounds the loop makes in a while; few mean it sleeps."""
-        counting = CountingPoller(self.loop._poller)
-        self.loop._poller = counting
-        self.loop._waker.wake()
+        counting = inside.wrap_poller(self.loop, CountingPoller)
+        inside.wake(self.loop)
         wait_until(lambda: counting.rounds)
         before, cpu = counting.rounds, time.process_time()
         threading.Event().wait(0.2)

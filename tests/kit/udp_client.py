@@ -7,6 +7,7 @@ waits for one that must come waits with ``TIMEOUT``.
 import socket
 import struct
 
+from kit import inside
 from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5, wait_until
 from minisocks.access import Access
 from minisocks.config.settings import Config
@@ -176,8 +177,8 @@ class UdpTarget:
 
 def associations(proxy):
     """Return the associations of *proxy*, oldest first."""
-    found = [job for job in list(proxy.services.loop._jobs) if isinstance(job, Association)]
-    return sorted(found, key=lambda job: job._record.id)
+    found = inside.jobs(proxy.services.loop, Association)
+    return sorted(found, key=lambda job: inside.record(job).id)
 
 
 def new_exchange(loop, **settings):
@@ -200,9 +201,9 @@ def put_in_force(services, **parts):
 
 def assert_remembers_nobody(exchange):
     """See whether nothing of any client is left in what associations share."""
-    shares = exchange._associations, exchange._targets
-    assert [(0, {})] * 2 == [(len(share), share._items) for share in shares]
-    assert (0, {}) == (exchange.held, exchange._held._by_group)
+    shares = inside.shares(exchange)
+    assert [(0, {})] * 2 == [(len(share), inside.items(share)) for share in shares]
+    assert (0, {}) == (exchange.held, inside.by_group(inside.held_datagrams(exchange)))
 
 
 def in_loop(proxy, work):

@@ -10,6 +10,7 @@ import socket
 
 import pytest
 
+from kit import inside
 from kit import namespace as net
 from kit.elsewhere import HERE4, HERE6
 from kit.forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_HOST
@@ -159,7 +160,7 @@ def test_no_socket_may_broadcast(here):
         with UdpTarget() as target, UdpTarget("::1") as target6:
             client.expect_to_work(target).expect_to_work(target6)
             (job,) = associations(proxy)
-            socks = in_loop(proxy, lambda: [job._relay] + list(job._targets.values()))
+            socks = in_loop(proxy, lambda: [inside.relay_socket(job)] + inside.target_sockets(job))
             assert [0] * 3 == [s.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) for s in socks]
 
 

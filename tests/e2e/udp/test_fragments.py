@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.support import run_proxy, wait_until
 from kit.udp_client import Associated, associations, in_loop, wait_for_drops
 from minisocks.protocol.datagram import LAST, MAX_BYTES, REASSEMBLY_SECONDS, Reassembly
@@ -244,7 +245,7 @@ def test_a_sequence_that_never_ends_is_counted_at_the_end(client, proxy, target)
 def timers(proxy):
     """Return when, and what: the timers of the one association, to be asked in the loop."""
     (job,) = associations(proxy)
-    entries = proxy.services.loop._timers.entries
+    entries = inside.timer_entries(proxy.services.loop)
     return [(entry[0], entry[2]) for entry in entries if entry[2].job is job]
 
 
@@ -289,7 +290,7 @@ def test_fragments_of_all_are_bounded(target, other_networks):
     """One network has half of the room, however many associations; others go on."""
     with run_proxy(listen=(":0",)) as proxy:
         exchange, clients = proxy.services.associations, []
-        most = exchange._held.most
+        most = inside.held_datagrams(exchange).most
         try:
             for _ in range(most // 2 // 60000 + 3):
                 source = "127.2.0.%d" % (1 + len(clients) % 3)

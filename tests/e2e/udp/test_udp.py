@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from kit import inside
 from kit.support import (
     GREETING,
     REJECTED4,
@@ -61,7 +62,7 @@ def test_the_relay_socket_is_where_the_client_is(listen, host, target):
         assert 0 != client.port
         client.expect_to_work(target)
         (job,) = associations(proxy)
-        assert client.place == job._relay.getsockname()[:2]
+        assert client.place == inside.relay_socket(job).getsockname()[:2]
         assert "%s:%d" % (("[%s]" if ":" in host else "%s") % client.place[0], client.port) == (
             proxy.records[-1].via
         )

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.support import TIMEOUT, log_kept, open_descriptors, wait_until
 from kit.udp_client import (
     Associated,
@@ -201,7 +202,7 @@ def _reload(scene, rules):
 def _forget(scene):
     """Have all targets forgotten, as silent ones are."""
     exchange = scene.proxy.services.associations
-    in_loop(scene.proxy, lambda: [job.free_targets() for job in exchange._associations.items()])
+    in_loop(scene.proxy, lambda: [job.free_targets() for job in inside.shares(exchange)[0].items()])
 
 
 def _step(scene, client, others, what, value):

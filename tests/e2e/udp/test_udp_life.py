@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from kit import inside
 from kit.support import (
     Talk,
     nothing_left,
@@ -27,7 +28,7 @@ V4, V6 = "127.0.0.1", "::1"
 
 def live_timers(proxy):
     """Return the timers that will still call a job, but for the one of all connections."""
-    timers = [entry[2] for entry in list(proxy.services.loop._timers.entries)]
+    timers = inside.timers(proxy.services.loop)
     return [t for t in timers if t.job not in (None, proxy.services.vanished)]
 
 
@@ -36,7 +37,7 @@ def assert_nothing_held(proxy):
     exchange = proxy.services.associations
     assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
     assert_remembers_nobody(exchange)
-    assert set() == exchange.ports._used
+    assert set() == inside.used_ports(exchange)
     assert 0 == proxy.services.loop.pipes.pending_bytes
     assert [] == live_timers(proxy)
     assert 0 == len(proxy.services.connection_limits)
@@ -149,9 +150,13 @@ def test_a_client_that_vanishes_is_noticed(proxy):
     with Associated(proxy.port):
         wait_until(lambda: associations(proxy))
         (job,) = associations(proxy)
-        assert 0 != job._control.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert 0 != inside.control_connection(job).getsockopt(
+            socket.SOL_SOCKET, socket.SO_KEEPALIVE
+        )
         if hasattr(socket, "TCP_KEEPIDLE"):
-            assert 300 == job._control.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            assert 300 == inside.control_connection(job).getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
+            )
 
 
 def test_a_connection_that_is_lost_ends_it(proxy, target):
@@ -161,13 +166,13 @@ def test_a_connection_that_is_lost_ends_it(proxy, target):
         (job,) = associations(proxy)
 
         class Lost:
-            fileno = job._control.fileno
-            close = job._control.close
+            fileno = inside.control_connection(job).fileno
+            close = inside.control_connection(job).close
 
             def recv_into(self, buffer):
                 raise TimeoutError(errno.ETIMEDOUT, "keepalive had no answer")
 
-        job._control = Lost()
+        inside.replace_control(job, Lost())
         client.talk.send(b"x")
         wait_until(lambda: proxy.records[-1].end)
         assert "client-lost" == proxy.records[-1].end
@@ -206,7 +211,7 @@ def test_what_came_behind_the_request_means_nothing(proxy, target):
 
 def is_without_targets(proxy):
     (job,) = associations(proxy)
-    return not job._targets and job.idle is None
+    return not inside.target_sockets(job) and job.idle is None
 
 
 @pytest.mark.parametrize("rate", [None, 10**6])
@@ -255,10 +260,10 @@ def test_a_datagram_in_either_direction_keeps_them(direction, target):
                 target.answer(b"")
                 client.expect(target, b"")
             in_loop(proxy, look)
-            assert job._targets
+            assert inside.target_sockets(job)
         for _ in range(3):
             in_loop(proxy, look)
-            assert job._targets
+            assert inside.target_sockets(job)
         in_loop(proxy, look)
         assert is_without_targets(proxy)
         client.expect_to_work(target)

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from kit import inside
 from kit.support import (
     GREETING,
     UDP_ASSOCIATE,
@@ -223,7 +224,7 @@ def test_ports_that_others_have_are_none_of_ours(target, stack):
     ports = "%d-%d" % (port, port)
     with run_proxy(udp_ports=ports) as proxy:
         assert_refused(proxy, "no port is free (--udp-ports %s)" % ports)
-        assert (0, set()) == (open_count(proxy), proxy.services.associations.ports._used)
+        assert (0, set()) == (open_count(proxy), inside.used_ports(proxy.services.associations))
         # Another address of this host has its own port of the same number.
         proxy.reload(proxy.config._replace(listen=("127.0.0.3:0",)))
         with Associated(proxy.port, "127.0.0.3") as client:
@@ -269,7 +270,7 @@ def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(
         with loop_held(loop):
             leave(old.talk)
             talk.send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
-            wait_until(lambda: loop._calls, "the new one in the loop")
+            wait_until(lambda: inside.has_calls(loop), "the new one in the loop")
         assert (0, V4, port) == talk.receive_reply5()
         talk.close()
         wait_until(lambda: len(proxy) == 0)

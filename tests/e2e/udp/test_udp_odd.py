@@ -2,6 +2,7 @@
 
 import pytest
 
+from kit import inside
 from kit.support import closed_port, run_proxy, wait_until
 from kit.udp_client import (
     Associated,
@@ -186,10 +187,10 @@ def test_the_first_answer_to_a_client_that_is_back_arrives(client, proxy, target
     def lose_one():
         # All in the loop's thread, so that it reads no news between them.
         (job,) = associations(proxy)
-        job._relay.send(b"nobody there")
+        inside.relay_socket(job).send(b"nobody there")
         client.sock = udp_socket(V4, port)
         target.answer(b"back")
-        (sock,) = job._targets.values()
+        (sock,) = inside.target_sockets(job)
         job._from_target(sock, 10)
 
     in_loop(proxy, lose_one)

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from kit import inside
 from kit.support import Talk, password_message, run_proxy, wait_until
 from kit.udp_client import (
     Associated,
@@ -54,7 +55,12 @@ def associated(proxy, is_known):
 def let_be_silent(proxy):
     """Have the client have said nothing for long."""
     (job,) = associations(proxy)
-    in_loop(proxy, lambda: setattr(job._ports, "heard", job._ports.heard - SILENCE_SECONDS))
+    in_loop(
+        proxy,
+        lambda: setattr(
+            inside.client_ports(job), "heard", inside.client_ports(job).heard - SILENCE_SECONDS
+        ),
+    )
 
 
 # Which are taken
@@ -213,7 +219,7 @@ def test_several_ports_write_where_there_is_no_room_to_remember(target, other):
     """What is only written to again makes no other target be forgotten."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
-        in_loop(proxy, lambda: setattr(proxy.services.associations._targets, "most", 1))
+        in_loop(proxy, lambda: setattr(inside.shares(proxy.services.associations)[1], "most", 1))
         first = client.sock
         for sock in (other, first) * 20:
             client.sock = sock

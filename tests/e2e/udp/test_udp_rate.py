@@ -5,6 +5,7 @@ import threading
 import pytest
 
 import minisocks.relay.rate
+from kit import inside
 from kit.support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, UdpTarget, associations, header, in_loop
 from minisocks.compat import READ
@@ -34,7 +35,7 @@ def frozen(monkeypatch):
 def lanes(proxy):
     """Return both directions of the one client."""
     wait_until(lambda: len(proxy.services.rates))
-    (throttle,) = proxy.services.rates._throttles.values()
+    (throttle,) = inside.throttles(proxy.services.rates)
     return throttle.up, throttle.down
 
 
@@ -45,7 +46,7 @@ def spent(proxy):
         records = proxy.records
         up, down = lanes(proxy)
         return (
-            (up.bucket._depth - up.bucket._tokens, down.bucket._depth - down.bucket._tokens),
+            (inside.spent_tokens(up.bucket), inside.spent_tokens(down.bucket)),
             (sum(record.up for record in records), sum(record.down for record in records)),
         )
 
@@ -54,12 +55,12 @@ def spent(proxy):
 
 def dry(proxy, lane):
     """Take all tokens of *lane*, whose clock stands still."""
-    in_loop(proxy, lambda: setattr(lane.bucket, "_tokens", 0.0) or True)
+    in_loop(proxy, lambda: inside.set_tokens(lane.bucket, 0.0) or True)
 
 
 def waiters(lane):
     """Return who waits in *lane*, by number."""
-    return [job._record.id for job, _turn in list(lane._waiting)]
+    return [inside.record(job).id for job, _turn in list(lane._waiting)]
 
 
 # What is paid
@@ -158,7 +159,7 @@ def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
         with Associated(proxy.port) as second, Talk.to(proxy.port) as talk:
             second.expect_to_work(target, b"x" * 200)
             wait_until(lambda: 2 == len(associations(proxy)))
-            (throttle,) = proxy.services.rates._throttles.values()
+            (throttle,) = inside.throttles(proxy.services.rates)
             assert 2 == throttle.pairs
             assert ((300, 300), (300, 300)) == spent(proxy)
             talk.connect5(V4, echo.port)
@@ -166,7 +167,7 @@ def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
             with Associated(proxy.port, source="127.0.0.2") as another:
                 another.expect_to_work(target, b"x" * 400)
                 assert 2 == len(proxy.services.rates)
-                assert 300 == throttle.up.bucket._depth - throttle.up.bucket._tokens
+                assert 300 == inside.spent_tokens(throttle.up.bucket)
 
 
 # Below the rate, and beyond
@@ -206,8 +207,12 @@ def test_what_is_beyond_the_rate_waits_in_the_kernel(frozen, direction, target):
             target.expect(b"the other way")
         (job,) = associations(proxy)
         assert job.is_held_back()
-        fds = [job._relay_fd] if direction == "up" else [s.fileno() for s in job._targets.values()]
-        assert not set(fds) & set(proxy.services.loop._watching), "else the loop would spin"
+        fds = (
+            [job._relay_fd]
+            if direction == "up"
+            else [s.fileno() for s in inside.target_sockets(job)]
+        )
+        assert not set(fds) & inside.watched(proxy.services.loop), "else the loop would spin"
         frozen.now += 10.0
         for number in range(20):
             if direction == "up":
@@ -243,7 +248,7 @@ def test_associations_of_one_client_take_turns(frozen, direction, target):
             before = [getattr(count, direction) for count in counts]
             for number in range(10):
                 # Enough for one datagram of either.
-                in_loop(proxy, lambda: setattr(lane.bucket, "_tokens", 2000.0) or True)
+                in_loop(proxy, lambda: inside.set_tokens(lane.bucket, 2000.0) or True)
                 wait_until(lambda n=number: sum(
                     getattr(count, direction) for count in counts
                 ) == sum(before) + n + 1)  # fmt: skip
@@ -271,7 +276,7 @@ def test_who_comes_later_waits_behind_others(frozen, target):
             wait_until(lambda: [1] == waiters(up))
 
             def all_at_once():
-                up.bucket._tokens = up.bucket._depth
+                inside.set_tokens(up.bucket, inside.depth(up.bucket))
                 later = associations(proxy)[1:]
                 for client, job in zip((two, three), later):
                     client.send_to(target, b"later")
@@ -351,7 +356,7 @@ def test_a_reload_changes_the_rate_of_who_has_one(target):
             assert isinstance(second, RatedAssociation)
             up, down = lanes(proxy)
             proxy.reload(proxy.config._replace(rate=10**7))
-            assert (10**7, 10**7) == (up.bucket._rate, down.bucket._rate)
+            assert (10**7, 10**7) == (inside.rate_of(up.bucket), inside.rate_of(down.bucket))
             client.expect_to_work(target)
             without.expect_to_work(target)
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import TIMEOUT, run_proxy, wait_until
 from kit.udp_client import (
     Associated,
@@ -254,7 +255,7 @@ def test_bytes_that_wait_for_names_are_bounded(target, other_networks):
                 client.send(b"slow%d.test" % number, target.port, b"x" * 40000)
                 client.expect_to_work(target)  # else the relay socket's queue would be full
         held = in_loop(proxy, lambda: exchange.held)
-        most = exchange._held.most
+        most = inside.held_datagrams(exchange).most
         assert abs(held - most // 2) <= 40000 // 2
         clients[0].close()
         wait_until(lambda: len(proxy) == 1)
@@ -298,11 +299,11 @@ def test_a_name_is_looked_up_again_in_time(target):
             client.send(b"a.test", target.port, b"two")
             target.expect(b"two")
             (job,) = associations(proxy)
-            timer = job._routes._timer
-            ways = len(job._routes.mappings.ways)
-            proxy.services.answers._clock = lambda: time.monotonic() + NAME_SECONDS
+            timer = inside.routes(job)._timer
+            ways = len(inside.routes(job).mappings.ways)
+            inside.replace_clock(proxy.services.answers, lambda: time.monotonic() + NAME_SECONDS)
             in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
-            assert ways - 1 == len(job._routes.mappings.ways)
+            assert ways - 1 == len(inside.routes(job).mappings.ways)
             client.send(b"a.test", target.port, b"three")
             moved.expect(b"three")
             client.expect_to_work(target)
@@ -319,12 +320,14 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
 
         def at_once():
             (job,) = associations(proxy)
-            ((lookup, _waiting),) = job._routes._lookups.values()
+            ((lookup, _waiting),) = inside.routes(job)._lookups.values()
             lookup.callback(DialError("no such host", Rep.HOST_UNREACHABLE))
             job.free_targets()
             # And the client asks for it again.
             dst = Address(b"slow.test", target.port, Atyp.DOMAINNAME)
-            job._routes.send(header(b"slow.test", target.port), dst, b"new", job._ports.last)
+            inside.routes(job).send(
+                header(b"slow.test", target.port), dst, b"new", inside.client_ports(job).last
+            )
 
         in_loop(proxy, at_once)
         names.go_on.set()
@@ -356,7 +359,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
         entries = 256
 
     def fill():
-        exchange._targets.most = 256
+        inside.shares(exchange)[1].most = 256
         exchange.remember(Others(), Client((V4, 1)), 256)
 
     with contextlib.ExitStack() as stack, Associated(proxy.port) as client:
@@ -374,7 +377,7 @@ def test_who_has_most_forgets_for_who_has_little(proxy, other_networks):
     """One client's many targets do not have another's answers dropped."""
     exchange = proxy.services.associations
     with contextlib.ExitStack() as stack:
-        in_loop(proxy, lambda: setattr(exchange._targets, "most", 600))
+        in_loop(proxy, lambda: setattr(inside.shares(exchange)[1], "most", 600))
         sources = ("127.2.0.2", "127.2.0.3", "127.3.0.1")
         *greedy, client = [stack.enter_context(Associated(proxy.port, source=s)) for s in sources]
         for one in greedy:
@@ -394,7 +397,7 @@ def test_many_associations_without_room_keep_little_each(proxy):
     exchange, pipes = proxy.services.associations, proxy.services.loop.pipes
     with contextlib.ExitStack() as stack:
         most = 128
-        in_loop(proxy, lambda: setattr(exchange._targets, "most", most))
+        in_loop(proxy, lambda: setattr(inside.shares(exchange)[1], "most", most))
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(100)]
         for client in clients:
             for n in range(1, 22):
@@ -520,7 +523,7 @@ def test_thousands_of_targets_may_answer_late(proxy):
 def test_not_all_targets_are_remembered(target):
     """Of very many the last are known, who is written to all the time among them."""
     with run_proxy(memory_limit=4 << 20) as proxy, Associated(proxy.port) as client:
-        most = proxy.services.associations._targets.most
+        most = inside.shares(proxy.services.associations)[1].most
         for number in range(most):
             client.send("127.1.%d.%d" % divmod(number, 256), 9, b"x")
             if number % 50 == 0:

@@ -5,6 +5,7 @@ import tracemalloc
 
 import pytest
 
+from kit import inside
 from kit.support import Clock, wait_until
 from minisocks.errors import DialError
 from minisocks.net.lookup import (
@@ -178,7 +179,7 @@ def test_it_is_forgotten_by_itself_and_then_the_loop_sleeps(clock):
 
         def after(seconds):
             clock.now += seconds
-            (timer,) = [entry[2] for entry in loop._timers.entries if entry[2].callback is not None]
+            (timer,) = [one for one in inside.timers(loop) if one.callback is not None]
             timer.callback()
             timer.cancel()
             return len(answers)
@@ -188,10 +189,10 @@ def test_it_is_forgotten_by_itself_and_then_the_loop_sleeps(clock):
         assert 1 == run_in(loop, lambda: after(SWEEP_SECONDS))
         assert 0 == run_in(loop, lambda: after(NAME_SECONDS))
         assert (0, 0) == (answers.bytes, loop.pipes.pending_bytes)
-        assert -1.0 == run_in(loop, loop._timers.seconds_left)
+        assert -1.0 == inside.seconds_to_timer(loop)
         run_in(loop, lambda: answers.add(b"c.test", FOUND))  # and begins anew
         assert 0 == run_in(loop, lambda: after(NAME_SECONDS))
-        assert -1.0 == run_in(loop, loop._timers.seconds_left)
+        assert -1.0 == inside.seconds_to_timer(loop)
     finally:
         loop.stop()
 

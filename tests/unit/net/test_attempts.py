@@ -11,7 +11,7 @@ import socket
 
 import pytest
 
-from kit import hosts
+from kit import hosts, inside
 from kit.support import (
     BIND,
     GREETING,
@@ -126,9 +126,9 @@ def test_those_too_many_are_taken_back_before_descriptors_run_out(made):
     holders = [Holder(made.extras, gone, 1) for _ in range(5)]
     made.later()
     made.room = -2
-    made.extras._look()
+    inside.look_at_attempts(made.extras)
     assert holders[:2] == gone
-    made.extras._look()
+    inside.look_at_attempts(made.extras)
     assert 2 == len(gone)
     assert 3 == len(made.extras)
 
@@ -183,8 +183,10 @@ def test_a_handler_thread_gets_a_descriptor_at_once():
     """Each time that room is wanted, in whatever thread, one attempt is closed when it returns."""
     with dialing() as (proxy, _talk, attempted):
         extras = proxy.services.attempts
-        extras._room = lambda: -3  # none begins anew
-        run_in(proxy.services.loop, extras._timer.cancel)  # nor does it look by itself
+        inside.leave_no_room(extras)  # none begins anew
+        run_in(
+            proxy.services.loop, inside.attempts_timer(extras).cancel
+        )  # nor does it look by itself
         for left in (3, 2, 1):
             assert proxy.services.make_room()
             assert left == attempted()
@@ -195,7 +197,7 @@ def test_a_handler_thread_gets_a_descriptor_at_once():
 def test_the_proxy_gives_them_up_by_itself():
     """As soon as it sees that less than a quarter is free."""
     with dialing() as (proxy, _talk, attempted):
-        proxy.services.attempts._room = lambda: -3
+        inside.leave_no_room(proxy.services.attempts)
         wait_until(lambda: attempted() == 1, "the end of the extra attempts")
         assert 0 == len(proxy.services.attempts)
 
@@ -217,7 +219,7 @@ def test_nothing_is_left_of_them(how):
         else:
             talk.reset()
         wait_until(lambda: len(extras) == 0, "none")
-        assert {} == extras._held
+        assert {} == inside.held_attempts(extras)
 
 
 def test_a_target_that_is_reached_frees_them():

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import minisocks.net.loop
+from kit import inside
 from kit.support import TIMEOUT, CountingPoller, open_descriptors, wait_until
 from minisocks import compat
 from minisocks.compat import READ, WRITE
@@ -311,7 +312,7 @@ def test_cancelled_timers_do_not_pile_up(loop):
         kept = loop.call_later(120, job, fail)
         for _ in range(100000):
             loop.call_later(120, job, fail).cancel()
-        left = len(loop._timers.entries)
+        left = len(inside.timers(loop))
         kept.cancel()
         return left
 
@@ -371,9 +372,9 @@ def test_no_call_from_another_thread_is_lost(loop):
 def test_a_loop_without_work_makes_no_rounds(loop):
     """A loop that waits does not wake up, with jobs and cancelled timers in it."""
     job = Scripted(loop, lambda job: loop.call_later(0.05, job, fail).cancel()).submit()
-    counting = loop._poller = CountingPoller(loop._poller)
+    counting = inside.wrap_poller(loop, CountingPoller)
     is_alive(loop)
-    wait_until(lambda: loop._sleeping)
+    wait_until(lambda: inside.sleeps(loop))
     before = counting.rounds
     assert not threading.Event().wait(0.3)
     assert counting.rounds - before <= 1

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kit import inside
 from kit.support import ROOT, TIMEOUT
 from minisocks.errors import ConfigError, ListenError
 from minisocks.net.listener import open_listeners
@@ -133,7 +134,7 @@ def test_a_log_does_not_go_through_another_user_s_link(tmp_path):
     link(path, precious)
     with refused():
         log.reopen()
-    log._looked_at -= 1.0
+    inside.forget_last_look(log)
     log.write([(6, "a line")])
     log.close()
     with refused(ConfigError):

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from kit import inside
 from kit.support import TIMEOUT, Clock, wait_until
 from minisocks.errors import DialError
 from minisocks.net import resolver as resolver_module
@@ -192,7 +193,7 @@ def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
         try:
             for _ in range(MAX_THREADS):
                 asker.submit(b"first.test")
-            wait_until(lambda: len(asker.resolver._busy) == MAX_THREADS)
+            wait_until(lambda: inside.busy_threads(asker.resolver) == MAX_THREADS)
             for _ in range(MAX_WAITING):
                 asker.resolver.submit(b"gone.test", 80, None).cancel()
             asker.submit(b"honest.test")
@@ -257,7 +258,7 @@ def test_threads_are_reused():
         for _ in range(50):
             asker.submit()
             asker.outcome()
-            wait_until(lambda: not asker.resolver._busy)
+            wait_until(lambda: not inside.busy_threads(asker.resolver))
 
         assert 1 == len(resolver_threads())
 
@@ -293,7 +294,7 @@ def test_all_threads_stuck(monkeypatch):
         slow.answer.set()
         for _ in range(MAX_THREADS):
             asker.outcome()
-        wait_until(lambda: not asker.resolver._busy)
+        wait_until(lambda: not inside.busy_threads(asker.resolver))
         asker.submit()  # works again
         asker.outcome()
 
@@ -484,7 +485,7 @@ def test_the_client_with_fewest_running_goes_first():
             wait_until(lambda number=number: len(asked) == MAX_THREADS + number + 1)
         assert [b"a", b"b", b"c", b"a", b"b", b"b"] == asked[MAX_THREADS:]
         go_on[b"c"].release()  # each of the others has one, and less than four threads are free
-        wait_until(lambda: len(asker.resolver._busy) == MAX_THREADS - 1)
+        wait_until(lambda: inside.busy_threads(asker.resolver) == MAX_THREADS - 1)
         assert MAX_THREADS + 6 == len(asked)
         for semaphore in go_on.values():
             for _ in range(MAX_THREADS):
@@ -521,7 +522,7 @@ def test_cancelled_while_asked():
         asker.submit(b"next.test")
 
         assert b"next.test" == asker.outcome()[0]
-        wait_until(lambda: not asker.resolver._busy)
+        wait_until(lambda: not inside.busy_threads(asker.resolver))
         assert asker.nothing_came()
 
 

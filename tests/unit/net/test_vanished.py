@@ -9,7 +9,7 @@ import pytest
 import minisocks.relay.pair
 import minisocks.relay.watches
 import minisocks.udp.association
-from kit import hosts
+from kit import hosts, inside
 from kit.relaying import ENDS, receive_until_reset, relayed_by, tcp
 from kit.support import FakeTarget, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, associations, in_loop
@@ -146,7 +146,7 @@ def test_what_a_lost_peer_has_said_is_delivered_first(loop, relayed, monkeypatch
         other.expect(sent[:1000])
         sent = sent[1000:]
     other.expect(sent)
-    wait_until(pair.pair._up.is_dry if lost == "client" else pair.pair._down.is_dry)
+    wait_until(pair.flow(lost).is_dry)
     run_in(loop, pair.pair.look_after_peers)
     assert b"" == receive_until_reset(other)
     pair.wait_closed()
@@ -213,17 +213,17 @@ def test_all_jobs_are_looked_at_while_there_are_any(loop, looks):
         assert max(job.count for job in jobs) <= min(job.count for job in jobs) + 1
         for job in jobs:
             loop.call_soon(job, job.abort, "")
-        wait_until(lambda: run_in(loop, loop._timers.seconds_left) < 0)
+        wait_until(lambda: inside.seconds_to_timer(loop) < 0)
 
 
 def test_an_idle_proxy_has_no_timer_and_one_with_a_client_has(target):
     """Whatever its client asks for."""
     with run_proxy() as proxy:
         loop = proxy.services.loop
-        assert run_in(loop, loop._timers.seconds_left) < 0
+        assert inside.seconds_to_timer(loop) < 0
         with Talk.to(proxy.port) as talk:
             talk.connect5("127.0.0.1", target.port)
-            wait_until(lambda: 0 < run_in(loop, loop._timers.seconds_left) <= 60)
+            wait_until(lambda: 0 < inside.seconds_to_timer(loop) <= 60)
 
 
 def keepalive_of(sock):
@@ -243,7 +243,7 @@ def test_the_setting_is_for_both_ends_and_changes_with_a_reload():
         jobs = proxy.services.loop.jobs()
         (pair,) = [j for j in jobs if isinstance(j, minisocks.relay.pair.Pair) and j not in known]
         known.add(pair)
-        return keepalive_of(pair._up.src), keepalive_of(pair._up.dst)
+        return keepalive_of(inside.flows(pair)[0].src), keepalive_of(inside.flows(pair)[0].dst)
 
     with FakeTarget() as target, run_proxy(keepalive="60,5,3") as proxy:
         with Talk.to(proxy.port) as talk:

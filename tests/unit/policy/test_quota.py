@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kit import inside
 from minisocks.policy.client import THIS_HOST, Client
 from minisocks.policy.quota import KEPT, KEPT_FOR_NEW, Allowance, Queue, Quota
 
@@ -318,24 +319,24 @@ def test_a_quota_does_what_a_list_of_all_says(most, fewer, has_age, steps):
         assert (model.count() >= quota.most) == quota.is_full
         assert model.count(theirs) == quota.held_by(theirs)
         assert sorted(row[0] for row in model.rows) == sorted(quota.items())
-        if quota._sums is not None:
-            assert sums_by_definition(model) == sums_of(quota._sums)
+        if inside.sums(quota) is not None:
+            assert sums_by_definition(model) == sums_of(inside.sums(quota))
     while model.rows:
         take_out(0)
-    assert (0, {}, []) == (len(quota), quota._items, quota.items())
-    assert quota._sums is None or {} == sums_of(quota._sums)
+    assert (0, {}, []) == (len(quota), inside.items(quota), quota.items())
+    assert inside.sums(quota) is None or {} == sums_of(inside.sums(quota))
 
 
 def test_sums_of_groups_are_kept_only_while_they_may_be_needed():
     """An honest client pays nothing for them."""
     quota = filled(16, *FAR[:16])
-    assert quota._sums is None
+    assert inside.sums(quota) is None
     quota.victim(groups("198.51.100.1"))
-    assert quota._sums is not None
+    assert inside.sums(quota) is not None
     for number in range(13):
-        assert quota._sums is not None
+        assert inside.sums(quota) is not None
         quota.remove(number, groups(FAR[number]))
-    assert quota._sums is None
+    assert inside.sums(quota) is None
 
 
 # What cannot be ended
@@ -481,7 +482,7 @@ def test_an_allowance_does_what_a_list_of_all_says(most, factor, kept, steps):
         assert sum(count for _theirs, count in rows) == len(allowance)
     for row in rows:
         allowance.remove(*row)
-    assert (0, {}) == (len(allowance), allowance._by_group)
+    assert (0, {}) == (len(allowance), inside.by_group(allowance))
 
 
 # What waits for it

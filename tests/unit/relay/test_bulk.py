@@ -13,6 +13,7 @@ import minisocks.net.loop
 import minisocks.net.pipes
 import minisocks.relay.pair
 import minisocks.relay.watches
+from kit import inside
 from kit.relaying import ENDS, MB, Relayed, receive_until_reset
 from kit.support import (
     CommandLine,
@@ -37,10 +38,6 @@ def eager(monkeypatch):
     """Have every direction take a pipe after its first read, and keep to pipes."""
     monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
     monkeypatch.setattr(minisocks.relay.pair, "LITTLE_BYTES", 0)
-
-
-def flow_from(pair, first):
-    return pair.pair._up if first == "client" else pair.pair._down
 
 
 def blocked(pair, first):
@@ -68,7 +65,7 @@ def exchange(pair, first, size):
 def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
     """A full read sends a direction through pipes; one that brings little sends it back."""
     pair = relayed()
-    flow = flow_from(pair, first)
+    flow = pair.flow(first)
     assert exchange(pair, first, 16)
     assert (False, 0) == (flow.bulk, loop.pipes.count)
     assert exchange(pair, first, 32 * MB)
@@ -131,7 +128,7 @@ def test_bulk_without_pipes_ends_too(relayed, loop):
     """Where there are none, short messages still make a direction one of short messages again."""
     pair = relayed()
     run_in(loop, loop.pipes.refuse)
-    flow = pair.pair._down
+    flow = pair.flow("target")
     sent = threading.Thread(target=pair.target.send, args=(bytes(16 * MB),))
     sent.start()
     assert 16 * MB == len(pair.client.receive(16 * MB))
@@ -212,19 +209,19 @@ def test_bulk_that_is_over_leaves_nothing(relayed, loop):
     downloads = [relayed() for _ in range(3)]
     for pair in downloads:
         assert exchange(pair, "target", 4 * MB)
-    assert 6 == len(loop._bulk)
+    assert 6 == len(inside.bulk_descriptors(loop))
     for _ in range(LITTLE_TIMES + 1):
         assert exchange(downloads[0], "target", 16)
-    wait_until(lambda: 4 == len(loop._bulk))
+    wait_until(lambda: 4 == len(inside.bulk_descriptors(loop)))
     downloads[1].target.reset()
     downloads[1].wait_closed()
-    assert 2 == len(loop._bulk)
+    assert 2 == len(inside.bulk_descriptors(loop))
     for pair in downloads[::2]:
         pair.client.close()
         pair.target.close()
         pair.wait_closed()
     downloads[1].client.close()
-    wait_until(lambda: not loop._bulk and loop._bulk_poller is None)
+    wait_until(lambda: not inside.bulk_descriptors(loop) and not inside.has_bulk_poller(loop))
     wait_until(lambda: before == open_descriptors())
 
 
@@ -233,7 +230,7 @@ def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
     monkeypatch.setattr(minisocks.net.loop.Loop, "_nest_poller", lambda loop: False)
     pair = relayed()
     assert exchange(pair, "target", 32 * MB)
-    assert (set(), None) == (loop._bulk, loop._bulk_poller)
+    assert (set(), False) == (inside.bulk_descriptors(loop), inside.has_bulk_poller(loop))
 
 
 def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):
@@ -256,12 +253,12 @@ def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
     monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 0.05)
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
-    flow = flow_from(pair, first)
+    flow = pair.flow(first)
     wait_until(lambda: isinstance(flow.pending, memoryview))
     assert 0 == loop.pipes.lent
     one.finish()
     other.expect(sent).expect_eof()
-    assert 0 == loop.pipes._kept_bytes
+    assert 0 == inside.kept_bytes(loop.pipes)
 
 
 def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
@@ -278,7 +275,7 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
         checked.clear()
         loop.call_soon(pair.pair, check, sent_since)
         assert checked.wait(20)
-        assert isinstance(pair.pair._down.pending, kind)
+        assert isinstance(pair.flow("target").pending, kind)
 
 
 @pytest.mark.parametrize("first", ENDS)
@@ -289,7 +286,7 @@ def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypat
     pair = relayed(small=ENDS)
     one, other, sent = blocked(pair, first)
     threading.Event().wait(0.2)
-    assert isinstance(flow_from(pair, first).pending, Pipe)
+    assert isinstance(pair.flow(first).pending, Pipe)
     one.finish()
     other.expect(sent).expect_eof()
 
@@ -343,7 +340,7 @@ def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
         pair.target.send(b"x")
         pair.client.expect(b"x")
         sent.append(pair.fill(pair.target))
-    kinds = [type(pair.pair._down.pending) for pair in pairs]
+    kinds = [type(pair.flow("target").pending) for pair in pairs]
     assert MAX_PIPES == kinds.count(Pipe) == loop.pipes.lent
     assert 8 == kinds.count(memoryview)
     for pair, data in zip(pairs, sent):
@@ -378,7 +375,7 @@ def test_a_kernel_that_does_not_splice(relayed, loop, eager, monkeypatch, first,
     for size in (10, MB, 10, MB):
         assert exchange(pair, first, size)
     assert 1 == len(calls)
-    assert (0, 0) == (loop.pipes.lent, loop.pipes._kept_bytes)
+    assert (0, 0) == (loop.pipes.lent, inside.kept_bytes(loop.pipes))
 
 
 @pytest.mark.parametrize("first", ENDS)

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import minisocks.net.pipes
+from kit import inside
 from kit.relaying import ENDS, Relayed
 from kit.support import (
     GREETING,
@@ -40,7 +41,7 @@ class Stub(Pair):
 
     def __init__(self, loop, order, size):
         self.loop, self.order, self.size = loop, order, 0
-        loop._jobs.add(self)
+        inside.add_job(loop, self)
         self.grow(size)
 
     def grow(self, size):
@@ -64,7 +65,7 @@ def loop():
     """A loop that does not run: its memory is looked at by hand."""
     made = Loop()
     yield made
-    made._jobs.clear()
+    inside.forget_jobs(made)
     made.stop()
 
 
@@ -77,14 +78,14 @@ def test_the_greediest_go_first_and_no_more_than_must(loop):
     memory = Memory(loop, ())
     pairs = [Stub(loop, order, size) for size in sizes]
     memory.change(memory.used - 100000)
-    memory._shed()
+    inside.shed(memory)
     shed = [size for size, _why in order]
     assert sorted(sizes, reverse=True)[: len(shed)] == shed
     assert sum(shed) + len(shed) * BYTES_EACH >= 100000
     assert sum(shed[:-1]) + (len(shed) - 1) * BYTES_EACH < 100000
     assert 1 == len({why for _size, why in order})
     assert "--memory-limit" in order[0][1]
-    assert len(pairs) == len(loop._jobs - {memory}) + len(shed)
+    assert len(pairs) == len(set(inside.jobs(loop)) - {memory}) + len(shed)
 
 
 def test_who_has_long_been_stalled_goes_before_who_flows(loop):
@@ -95,7 +96,7 @@ def test_who_has_long_been_stalled_goes_before_who_flows(loop):
         loop.stalled[Stub(loop, order, size)] -= 60
     Stub(loop, order, MIB)
     memory.change(memory.used - 3 * BYTES_EACH - 6000)
-    memory._shed()
+    inside.shed(memory)
     assert [3000, 2000, 1000] == [size for size, _why in order]
 
 
@@ -109,21 +110,21 @@ def test_many_more_than_are_remembered_can_be_shed(loop):
         loop.pipes.pending_bytes -= pair.size
         pair.size = 0
     memory.change(1)
-    memory._shed()
+    inside.shed(memory)
     assert [5000] * 500 == [size for size, _why in order]
-    assert set(flowing) == loop._jobs - {memory}
+    assert set(flowing) == set(inside.jobs(loop)) - {memory}
     assert {} == loop.stalled
 
 
 def test_off_it_is_not_even_asked(loop):
     """Without a limit nothing is looked at when somebody stalls, and with one each time."""
     memory = Memory(loop, ())
-    assert memory._check != loop.on_stalled
+    assert not inside.looks_for_stalled(memory, loop)
     memory.change(10 * MIB)
-    assert memory._check == loop.on_stalled
+    assert inside.looks_for_stalled(memory, loop)
     memory.change(None)
-    assert memory._check != loop.on_stalled
-    assert memory not in loop._jobs
+    assert not inside.looks_for_stalled(memory, loop)
+    assert memory not in inside.jobs(loop)
 
 
 def test_what_is_counted(loop):
@@ -153,7 +154,7 @@ def test_a_handshake_is_admitted_if_there_is_room_or_room_is_made():
         with pytest.raises(LimitReached, match="no memory for more connections"):
             memory.admit()
     finally:
-        running._jobs.clear()
+        inside.forget_jobs(running)
         running.stop()
 
 
@@ -234,7 +235,7 @@ def test_with_nobody_to_shed_new_ones_are_refused(target, access_log, message, r
     with run_proxy(memory_limit=MIB) as proxy, Talk.to(proxy.port) as first:
         assert 0 == first.connect5("127.0.0.1", target.port)[0]
         first.send(b"x").expect(b"x")
-        proxy.services.memory._limit = 65536 + BYTES_EACH + 10
+        inside.set_memory_limit(proxy.services.memory, 65536 + BYTES_EACH + 10)
         with Talk.to(proxy.port) as talk:
             talk.send(message(target.port)).expect(refusal).expect_eof()
         line = access_log.wait_for("end=limit")
@@ -244,7 +245,7 @@ def test_with_nobody_to_shed_new_ones_are_refused(target, access_log, message, r
         with Talk.to(proxy.port) as talk:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         proxy.reload(proxy.config._replace(memory_limit=2 * MIB))
-        assert 2 * MIB == proxy.services.memory._limit
+        assert 2 * MIB == inside.memory_limit(proxy.services.memory)
 
 
 def kilobytes(pid):

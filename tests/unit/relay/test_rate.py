@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import minisocks.relay.rate
+from kit import inside
 from kit.relaying import ENDS
 from kit.support import FakeTarget, Talk, run_proxy, says, wait_until
 from minisocks.net.loop import Loop
@@ -121,7 +122,7 @@ def loop():
 
 def lanes(loop):
     """Return both directions of the one client."""
-    (throttle,) = loop.rates._throttles.values()
+    (throttle,) = inside.throttles(loop.rates)
     return throttle.up, throttle.down
 
 
@@ -140,7 +141,7 @@ def test_without_tokens_nothing_is_read_and_nobody_spins(relayed, loop, monkeypa
     other.expect(b"x")
     dry(loop, monkeypatch)
     one.send(b"y" * 1000)
-    flow = pair.pair._up if first == "client" else pair.pair._down
+    flow = pair.flow(first)
     wait_until(lambda: flow.waits)
     assert pair.count_rounds() < 10
     assert (1, 0) == (pair.record.up + pair.record.down, pair.pair.held)
@@ -161,7 +162,7 @@ def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(
     other.expect(b"x")
     dry(loop, monkeypatch)
     one.send(b"last words")
-    flow = pair.pair._up if first == "client" else pair.pair._down
+    flow = pair.flow(first)
     wait_until(lambda: flow.waits)
     leave(one)
     assert pair.count_rounds() < 10
@@ -212,8 +213,8 @@ def test_directions_and_clients_do_not_share(relayed, loop):
     pair.client.send(b"x" * 1000)
     pair.target.expect(b"x" * 1000)
     up, down = lanes(loop)
-    assert down.bucket._tokens == down.bucket._depth
-    assert up.bucket._tokens < up.bucket._depth
+    assert inside.tokens(down.bucket) == inside.depth(down.bucket)
+    assert inside.tokens(up.bucket) < inside.depth(up.bucket)
     assert up.bucket is not down.bucket
 
 
@@ -225,8 +226,8 @@ def test_early_bytes_wait_for_their_turn(relayed, loop):
     pair.target.expect(early)
     up, _down = lanes(loop)
     # A depth at once, and the rest as fast as tokens come.
-    assert time.monotonic() - began >= (400000 - 2 * up.bucket._depth) / MB
-    assert up.bucket._tokens >= 0
+    assert time.monotonic() - began >= (400000 - 2 * inside.depth(up.bucket)) / MB
+    assert inside.tokens(up.bucket) >= 0
     pair.client.send(b"more").finish()
     pair.target.expect(b"more").expect_eof()
 
@@ -236,11 +237,11 @@ def test_one_connection_after_the_other_is_no_faster(relayed, loop):
     first = relayed()
     first.client.send(b"x" * 90000)
     first.target.expect(b"x" * 90000)
-    throttle = next(iter(loop.rates._throttles.values()))
+    throttle = inside.throttles(loop.rates)[0]
     first.client.reset()
     first.wait_closed()
     second = relayed()
-    assert [throttle] == list(loop.rates._throttles.values())
+    assert [throttle] == inside.throttles(loop.rates)
     second.client.send(b"y").finish()
     second.target.expect(b"y").finish()
     second.wait_closed()
@@ -257,18 +258,18 @@ def test_the_last_pair_takes_the_throttle_with_it(relayed, loop):
     for pair in pairs[:2]:
         pair.client.reset()
         pair.wait_closed()
-    assert [1] == [throttle.pairs for throttle in loop.rates._throttles.values()]
+    assert [1] == [throttle.pairs for throttle in inside.throttles(loop.rates)]
     pairs[2].client.finish()
     pairs[2].target.finish()
     pairs[2].wait_closed()
-    wait_until(lambda: not loop.rates and not loop._jobs)
+    wait_until(lambda: not loop.rates and not inside.jobs(loop))
 
 
 # In a proxy
 
 
 def pairs_of(proxy):
-    return [job for job in list(proxy.services.loop._jobs) if isinstance(job, Pair)]
+    return inside.jobs(proxy.services.loop, Pair)
 
 
 def test_without_a_rate_pairs_are_plain(proxy, target):
@@ -279,7 +280,7 @@ def test_without_a_rate_pairs_are_plain(proxy, target):
         (pair,) = pairs_of(proxy)
         assert type(pair) is Pair
         assert (None, 0) == (pair.idle, len(proxy.services.rates))
-        assert pair._up.wants_read.__func__ is minisocks.relay.flow.Flow.wants_read
+        assert inside.flows(pair)[0].wants_read.__func__ is minisocks.relay.flow.Flow.wants_read
 
 
 def test_a_rate_is_kept_by_a_proxy():
@@ -306,18 +307,24 @@ def test_a_reload_changes_the_rate_of_who_has_one(target):
             talk = stack.enter_context(Talk.to(proxy.port))
             talk.connect5("127.0.0.1", target.port)
             talk.send(b"x").expect(b"x")
-            assert kind is type(max(pairs_of(proxy), key=lambda pair: pair._record.id))
+            assert kind is type(max(pairs_of(proxy), key=lambda pair: inside.record(pair).id))
             return talk
 
         talks = [come(Pair)]
         proxy.reload(proxy.config._replace(rate=1000))
         talks.append(come(RatedPair))
-        (throttle,) = proxy.services.rates._throttles.values()
-        assert (1000, 1000) == (throttle.up.bucket._rate, throttle.down.bucket._rate)
+        (throttle,) = inside.throttles(proxy.services.rates)
+        assert (1000, 1000) == (
+            inside.rate_of(throttle.up.bucket),
+            inside.rate_of(throttle.down.bucket),
+        )
         talks[1].send(b"y" * 3000)  # beyond its depth: somebody waits when the rate changes
         proxy.reload(proxy.config._replace(rate=10**6))
         talks[1].expect(b"y" * 3000)
-        assert (10**6, 10**6) == (throttle.up.bucket._rate, throttle.down.bucket._rate)
+        assert (10**6, 10**6) == (
+            inside.rate_of(throttle.up.bucket),
+            inside.rate_of(throttle.down.bucket),
+        )
         proxy.reload(proxy.config._replace(rate=None))
         talks.append(come(Pair))
         for talk in talks:

@@ -22,7 +22,7 @@ import minisocks.relay.lingering
 import minisocks.relay.pair
 import minisocks.relay.rate
 import minisocks.relay.watches
-from kit import hosts
+from kit import hosts, inside
 from kit.relaying import ENDS, MB, receive_until_reset, tcp
 from kit.support import (
     ROOT,
@@ -373,7 +373,7 @@ def test_a_blocked_direction_holds_at_most_64_kb(relayed, first):
     """Nothing more is read for a reader that is slow; the other direction flows."""
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
-    flow = pair.pair._up if first == "client" else pair.pair._down
+    flow = pair.flow(first)
     sent = pair.fill(one)
     assert 0 < len(flow.pending) <= len(flow.pending.obj) <= 65536
     # All the rest is in buffers of the kernel, 4 of them with a few KB each.
@@ -397,7 +397,7 @@ def test_one_read_takes_at_most_64_kb(relayed, first):
     one.send(sent).finish()
     wait_until(lambda: compat.unsent_bytes(one.sock) == 0)
     pair.start()
-    flow = pair.pair._up if first == "client" else pair.pair._down
+    flow = pair.flow(first)
     wait_until(lambda: flow.pending is not None)
     assert len(flow.pending.obj) <= 65536
     assert sent == other.rest()
@@ -420,9 +420,9 @@ def test_many_slow_readers_fill_no_memory(relayed):
             except BlockingIOError:
                 pass
         threading.Event().wait(0.005)
-    held = [pair.pair._down.pending for pair in pairs]
+    held = [pair.flow("target").pending for pair in pairs]
     assert all(pending is not None and len(pending.obj) <= 65536 for pending in held)
-    assert all(pair.pair._up.pending is None for pair in pairs)
+    assert all(pair.flow("client").pending is None for pair in pairs)
 
 
 @pytest.mark.parametrize("first", ENDS)
@@ -567,8 +567,9 @@ def test_both_sides_are_tuned(proxy, target):
     with Talk.to(proxy.port) as talk:
         talk.connect5("127.0.0.1", target.port)
         talk.send(b"x").expect(b"x")
-        pair = next(job for job in proxy.services.loop._jobs if isinstance(job, Pair))
-        for sock in (pair._up.src, pair._up.dst):
+        pair = inside.jobs(proxy.services.loop, Pair)[0]
+        up = inside.flows(pair)[0]
+        for sock in (up.src, up.dst):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             timing = [
@@ -586,15 +587,16 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 spare = os.open(os.devnull, os.O_RDONLY)
 while os.dup(spare) < 1500:
     pass
-from minisocks.relay.pair import Pair
+from kit import inside
 from kit.support import FakeTarget, Talk, run_proxy, wait_until
+from minisocks.relay.pair import Pair
 with run_proxy() as proxy, FakeTarget() as target:
     talks = [Talk.to(proxy.port) for _ in range(20)]
     for talk in talks:
         assert talk.connect5("127.0.0.1", target.port)[0] == 0
-    jobs = proxy.services.loop._jobs
-    wait_until(lambda: sum(isinstance(job, Pair) for job in list(jobs)) == 20)
-    assert min(job._up.src.fileno() for job in jobs if isinstance(job, Pair)) > 1024
+    wait_until(lambda: len(inside.jobs(proxy.services.loop, Pair)) == 20)
+    pairs = inside.jobs(proxy.services.loop, Pair)
+    assert min(inside.flows(pair)[0].src.fileno() for pair in pairs) > 1024
     for i, talk in enumerate(talks):
         with talk:
             talk.send(b"%%d" %% i * 50000).finish()
@@ -692,7 +694,7 @@ def test_nothing_is_left_of_many_pairs(relayed, loop):
         pair.close_ends = one.close(), other.close()
         pair.wait_closed()
     wait_until(lambda: len(loop) == 0)
-    assert ({}, before) == (loop._watching, open_descriptors())
+    assert (set(), before) == (inside.watched(loop), open_descriptors())
 
 
 def test_a_whole_exchange_ends_with_the_target(proxy, access_log):
@@ -882,7 +884,7 @@ def test_an_urgent_byte_for_which_there_is_no_room_waits_as_one(relayed, first):
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     in_line(other)
-    flow = pair.pair._up if first == "client" else pair.pair._down
+    flow = pair.flow(first)
     sent = pair.fill(one)
     one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100000)
     send_urgent(one, b"X")

@@ -14,6 +14,7 @@ import pytest
 import minisocks.net.polled
 import minisocks.server.acceptor
 import minisocks.server.server
+from kit import inside
 from kit.support import (
     GREETING,
     TIMEOUT,
@@ -194,7 +195,7 @@ def test_quick_clients_need_few_threads(accepting):
         server.come(*range(10))
     wait_until(lambda: len(server.served) == 500)
     assert acceptor.threads <= 9
-    assert (0, 500) == (acceptor._fresh, acceptor._count)
+    assert (0, 500) == inside.handler_counts(acceptor)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), full(errno.ENOMEM), MemoryError()], ids=repr)
@@ -258,7 +259,7 @@ def test_a_handler_that_leaves_its_thread_takes_nothing_with_it(accepting, bugs)
     for _ in range(20):
         server.come("bad", "good")
     wait_until(lambda: server.served.count("good") == 20)
-    wait_until(lambda: len(bugs) == 20 and acceptor._fresh == 0)
+    wait_until(lambda: len(bugs) == 20 and inside.handler_counts(acceptor)[0] == 0)
     assert 1 <= acceptor.threads <= MAX_FOLLOWERS + 1
 
 
@@ -293,7 +294,7 @@ def test_room_is_made_of_spare_pipes():
     services.loop.start()
     try:
         # As if a client were connected: else the loop closes them by itself.
-        run_in(services.loop, lambda: services.loop._jobs.add("a job"))
+        run_in(services.loop, lambda: inside.add_job(services.loop, "a job"))
         pipes = services.loop.pipes
         pipe = run_in(services.loop, pipes.borrow)
         if pipe is None:
@@ -304,7 +305,7 @@ def test_room_is_made_of_spare_pipes():
         assert services.make_room() is True
         assert before - 2 == open_descriptors()
     finally:
-        services.loop._jobs.clear()
+        inside.forget_jobs(services.loop)
         services.loop.stop()
         services.resolver.close()
 
@@ -400,7 +401,7 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
     finally:
         acceptor.change([], [broken])
         broken.close()
-    assert [server] == list(acceptor._polled.servers.values())
+    assert [server] == list(inside.servers_polled(acceptor).values())
 
 
 def test_accept_that_works_again_is_told(accepting, monkeypatch, warnings_said):
@@ -434,14 +435,14 @@ def test_a_listener_that_its_giver_closed_harms_no_other(accepting, number_is_ta
     with log_kept("minisocks") as log:
         acceptor, servers = accepting(2)
         fd = servers[0].fileno()
-        wait_until(lambda: fd in acceptor._polled.servers)
+        wait_until(lambda: fd in inside.servers_polled(acceptor))
         servers[0].close()
         if number_is_taken:
             os.dup2(servers[1].fileno(), fd)
         try:
             servers[1].come("client", full(), "next")
             wait_until(lambda: ["client", "next"] == servers[1].served)
-            wait_until(lambda: fd not in acceptor._polled.servers)
+            wait_until(lambda: fd not in inside.servers_polled(acceptor))
         finally:
             if number_is_taken:
                 os.close(fd)
@@ -456,12 +457,12 @@ def test_listeners_come_and_go(accepting):
         old.go_on.clear()
         old.waiting += ["first", "second"]
         acceptor.change([new], [old])
-        assert old not in acceptor._polled.servers.values()
+        assert old not in inside.servers_polled(acceptor).values()
         old.go_on.set()
         new.come("client")
         wait_until(lambda: ["first", "second"] == old.served and ["client"] == new.served)
         acceptor.change([], [new])
-        assert {} == acceptor._polled.servers
+        assert {} == inside.servers_polled(acceptor)
     finally:
         new.close()
 
@@ -472,7 +473,7 @@ def test_a_removed_listener_without_end_is_left_all_the_same(accepting):
     old.get_request = lambda: ("client", ("127.0.0.1", 1))
     acceptor.change([], [old])
     wait_until(lambda: len(old.served) == minisocks.server.acceptor.MAX_WAITING)
-    assert {} == acceptor._polled.servers
+    assert {} == inside.servers_polled(acceptor)
 
 
 def test_listeners_change_under_load(target):
@@ -489,7 +490,7 @@ def test_listeners_change_under_load(target):
         threads = [threading.Thread(target=visit) for _ in range(2)]
         for thread in threads:
             thread.start()
-        acceptor, more = proxy._run.acceptor, [Server() for _ in range(3)]
+        acceptor, more = inside.acceptor_of(proxy), [Server() for _ in range(3)]
         try:
             for i in range(200):
                 acceptor.change(more[: i % 4], [])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import (
     TIMEOUT,
     Talk,
@@ -420,7 +421,7 @@ def test_those_that_wait_for_their_turns_wait_for_the_penalty_too(alone, gate):
     gate.open()
     for login in logins[:3]:
         assert login.end() is False
-    wait_until(lambda: 0 == len(alone.logins._derivations), "an empty queue")
+    wait_until(lambda: 0 == inside.waiting_derivations(alone.logins), "an empty queue")
     assert [b"0", b"1", b"2"] == gate.derived
     alone.move_on(0.5)
     wait_until(lambda: 4 == sum(login.said is False for login in logins), "one more answer")
@@ -749,7 +750,7 @@ def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatc
     second = alone.begin(BOB)
 
     assert isinstance(second.end(), NotChecked)
-    assert 0 == len(alone.logins._derivations)
+    assert 0 == inside.waiting_derivations(alone.logins)
     gate.open()
     assert first.end() is True
 
@@ -877,7 +878,7 @@ def test_who_shares_least_with_those_that_guess_waits_least(alone, make, guesses
 
 def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
     """By how long the last derivation took, and how many of its kind are before it."""
-    alone.logins._derivation_seconds = 31.0
+    inside.set_derivation_seconds(alone.logins, 31.0)
     logins = [alone.begin(wrong(0))]
     gate.wait()
     logins += [alone.waiting(wrong(i)) for i in (1, 2)]
@@ -890,7 +891,7 @@ def test_a_login_that_cannot_be_checked_in_time_is_refused_at_once(alone, gate):
 
 def test_connections_that_share_an_answer_are_one_before_a_login(alone, gate):
     """However long a derivation takes: one answers all of them, so none comes too late."""
-    alone.logins._derivation_seconds = 31.0
+    inside.set_derivation_seconds(alone.logins, 31.0)
     first = alone.begin(ANN)
     gate.wait()
     logins = [alone.waiting(ANN) for _ in range(5)]
@@ -988,7 +989,7 @@ def may_connect(port, target, source="127.0.0.1"):
 
 def queued(proxy):
     """Return how many logins wait for their turn."""
-    return len(proxy.services.logins._derivations)
+    return inside.waiting_derivations(proxy.services.logins)
 
 
 def handlers():
@@ -1294,7 +1295,7 @@ def test_an_address_that_has_logged_in_needs_no_password(users_file, target, acc
     """By SOCKS5 and SOCKS4, with its user in the log; no other address, and not for ever."""
     with run_proxy(users_file=users_file.path, auth_once=600) as proxy:
         now = [100.0]
-        proxy.services.logins._clock = lambda: now[0]
+        inside.replace_clock(proxy.services.logins, lambda: now[0])
         assert not may_connect(proxy.port, target)
         with log_kept("minisocks") as log:
             for _ in range(2):
@@ -1430,7 +1431,7 @@ def test_guesses_by_socks_are_slowed_with_user_only(target, monkeypatch):
     monkeypatch.setattr(ClientSocket, "pause", noted)
     with run_proxy(user=("ann:secret", "bob:hunter2")) as proxy:
         now = [1000.0]
-        proxy.services.logins._clock = lambda: now[0]
+        inside.replace_clock(proxy.services.logins, lambda: now[0])
         for _ in range(3):
             with login(proxy.port, password=b"wrong") as talk:
                 talk.expect(WRONG).expect_eof()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import (
     GREETING,
     FakeTarget,
@@ -139,7 +140,7 @@ def test_a_handshake_that_left_takes_no_room(hall):
     conns = where.come(*["10.0.0.1", "10.0.0.2"] * 2)
     for conn in conns + conns:
         where.pending.leave(conn)
-    assert (0, {}) == (len(where.pending), where.pending._quota._items)
+    assert (0, {}) == (len(where.pending), inside.items(inside.pending_quota(where.pending)))
     where.come("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
     assert [] == where.ended()
 

@@ -6,6 +6,7 @@ import pytest
 
 import minisocks.net.threads
 import minisocks.server.journal
+from kit import inside
 from kit.support import TIMEOUT, wait_until
 from minisocks.policy.client import Client
 from minisocks.record import Record
@@ -62,11 +63,11 @@ def test_close_delivers_what_waits():
     reporter.close()
 
     assert list(range(1, 1001)) == heard
-    assert [] == reporter._workers.threads
+    assert not inside.has_thread(reporter)
     reporter.close()
     reporter.report(*records(1001, 1001))
     assert 1000 == len(heard)
-    assert [] == reporter._workers.threads
+    assert not inside.has_thread(reporter)
 
 
 def test_close_does_not_wait_for_ever(monkeypatch, caplog, held):
@@ -80,7 +81,7 @@ def test_close_does_not_wait_for_ever(monkeypatch, caplog, held):
 
     assert "the last 4 records are dropped" in caplog.text
     held.go_on.set()
-    wait_until(lambda: not reporter._workers.threads)
+    wait_until(lambda: not inside.has_thread(reporter))
     assert [1] == held.heard
 
 
@@ -98,7 +99,7 @@ def test_close_from_the_hook_delivers_the_rest_behind_it(held):
         reporter.report(record)
     held.go_on.set()
     wait_until(lambda: heard == [1, 2, 3])
-    wait_until(lambda: not reporter._workers.threads)
+    wait_until(lambda: not inside.has_thread(reporter))
 
 
 def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import minisocks
+from kit import inside
 from kit.support import (
     GREETING,
     ROOT,
@@ -207,12 +208,12 @@ def test_every_method_keeps_its_meaning(running, target):
 
     def called(visit):
         del calls[:]
-        count = one.server.acceptor._count
+        count = inside.handler_counts(one.server.acceptor)[1]
         with Talk.to(one.port) as talk:
             visit(talk)
-        wait_until(lambda: one.server.acceptor._count == count + 1)
+        wait_until(lambda: inside.handler_counts(one.server.acceptor)[1] == count + 1)
         wait_until(lambda: len(one.services.loop) + len(one.services.pending) == 0)
-        wait_until(lambda: one.server.acceptor._fresh == 0)
+        wait_until(lambda: inside.handler_counts(one.server.acceptor)[0] == 0)
         assert {"minisocks-handler"} == {thread for _name, thread in calls}
         return [name for name, _thread in calls]
 
@@ -305,7 +306,7 @@ def test_a_client_leaves_nothing_for_the_garbage_collector(running):
             with Talk.to(one.port) as talk:
                 talk.send(message).finish().rest()
         wait_until(lambda: len(one.services.loop) + len(one.services.pending) == 0)
-        wait_until(lambda: one.server.acceptor._fresh == 0)
+        wait_until(lambda: inside.handler_counts(one.server.acceptor)[0] == 0)
 
     gc.collect()
     gc.disable()

@@ -11,6 +11,7 @@ import pytest
 
 import minisocks.net.polled
 import minisocks.service.control
+from kit import inside
 from kit.support import TIMEOUT, Talk, nothing_left, wait_until
 from minisocks.net.loop import Loop, run_in
 from minisocks.service.control import MAX_CALLERS, MAX_REQUEST_BYTES, Control
@@ -203,7 +204,7 @@ def test_a_caller_has_a_time_limit(server, path, monkeypatch, said):
         if b"wait" in said:
             wait_until(lambda: server.later)
             server.later[0]({"big": "x" * (8 << 20)})
-        wait_until(lambda: len(server.loop._jobs) == 1, "the end of the caller")
+        wait_until(lambda: len(inside.jobs(server.loop)) == 1, "the end of the caller")
         assert len(talk.rest()) < 8 << 20
 
 
@@ -226,7 +227,8 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.sock, name)
 
-    full = server.control._sock = Full(server.control._sock)
+    full = Full(inside.control_socket(server.control))
+    inside.replace_control_socket(server.control, full)
     assert {"n": 1} == request(path, {"n": 1}, TIMEOUT)["asked"]
     assert -1 == full.left
 
@@ -234,7 +236,7 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
 def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog):
     """Whatever error it is: a line at each edge, and no spin meanwhile."""
     monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 3600)
-    broken, done = server.control._sock, threading.Event()
+    broken, done = inside.control_socket(server.control), threading.Event()
 
     class Broken:
         """The listener, at which no caller can be accepted."""
@@ -250,12 +252,12 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
         def __getattr__(self, name):
             return getattr(broken, name)
 
-    server.control._sock = Broken()
+    inside.replace_control_socket(server.control, Broken())
     with call(path):
         assert done.wait(TIMEOUT)
         for _ in range(3):
             run_in(server.loop, lambda: None)
-    assert minisocks.net.polled.MANY == server.control._sock.tried
+    assert minisocks.net.polled.MANY == inside.control_socket(server.control).tried
     said = [r.getMessage() for r in caplog.records]
     assert ["accept on unix:%s fails: not permitted; trying again" % path] == said
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import (
     ROOT,
     TIMEOUT,
@@ -210,7 +211,7 @@ def test_many_refused_networks_are_one_sum_by_why(log, memory):
     for n in range(3000):
         access.info("%s", ended(host="2001:db8:0:%x::%x" % (n, n), id=n))
         if n % 300 == 0:
-            wait_until(lambda: not log._waiting)
+            wait_until(lambda: not inside.waiting_lines(log))
     access.info("%s", ended(host="192.0.2.7", id=9000))
     access.info("%s", ended(via="10.0.0.1", rep=Rep.SUCCEEDED, end="client-fin", id=9001))
     log.close()
@@ -234,7 +235,7 @@ def test_a_scan_from_everywhere_has_its_bound(log, memory):
     for n in range(4000):
         access.info("%s", ended(host="%d.%d.7.7" % (n % 200 + 11, n // 200), id=n))
         if n % 300 == 0:
-            wait_until(lambda: not log._waiting)
+            wait_until(lambda: not inside.waiting_lines(log))
     log.close()
     rate = repeats.REFUSALS_PER_SECOND * (time.monotonic() - began)
     assert len(memory.texts) <= repeats.REFUSAL_BURST + repeats.MAX_SITES + rate + 2
@@ -246,7 +247,7 @@ def test_a_noisy_provider_hides_no_customer(log, memory):
     for n in range(256 * 12):
         access.info("%s", ended(host="198.51.%d.%d" % (n % 60, n // 256), id=n))
         if n % 300 == 0:
-            wait_until(lambda: not log._waiting)
+            wait_until(lambda: not inside.waiting_lines(log))
     access.info("%s", ended(host="198.51.77.7", id=9000))
     log.close()
     assert 1 == len([text for text in memory.texts if " id=9000 " in text])
@@ -281,7 +282,7 @@ def test_refusals_leave_room_for_others_when_lines_cannot_be_written(log, memory
     """They fill half of what waits at most; the others are counted by why."""
     memory.free.clear()
     logger.info("first")
-    wait_until(lambda: not log._waiting)
+    wait_until(lambda: not inside.waiting_lines(log))
     for n in range(2 * MAX_WAITING):
         access.info("%s", ended(host="192.0.2.%d" % (n % 256), id=n))
     for n in range(MAX_WAITING // 2):
@@ -336,12 +337,12 @@ def test_nobody_waits_for_a_log_that_hangs(log, memory):
     memory.free.clear()
     logger.setLevel(logging.DEBUG)
     logger.debug("first")
-    wait_until(lambda: not log._waiting)
+    wait_until(lambda: not inside.waiting_lines(log))
     began = time.monotonic()
     for n in range(MAX_WAITING + 500):
         logger.debug("line %d", n)
     assert time.monotonic() - began < TIMEOUT / 2
-    assert MAX_WAITING == len(log._waiting)
+    assert MAX_WAITING == inside.waiting_lines(log)
     memory.free.set()
     wait_until(lambda: any("line %d" % (MAX_WAITING - 1) in text for text in memory.texts))
     logger.debug("last")

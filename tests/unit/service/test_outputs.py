@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import ROOT, TIMEOUT
 from minisocks.errors import ConfigError
 from minisocks.service import outputs
@@ -38,11 +39,11 @@ def test_renamed_file_is_followed(path, monkeypatch):
     log = LogFile(str(path))
     log.write([(6, "old")])
     os.rename(str(path), str(path) + ".1")
-    log._looked_at -= 1.0
+    inside.forget_last_look(log)
     assert "" == log.write([(6, "new")])
     assert "new\n" == path.read_text()
     os.unlink(str(path))
-    log._looked_at -= 1.0
+    inside.forget_last_look(log)
     log.write([(6, "newer")])
     assert "newer\n" == path.read_text()
     log.close()
@@ -67,7 +68,7 @@ def test_where_no_new_file_can_be_made_the_old_one_is_kept(path):
     log = LogFile(str(path))
     os.rename(str(path), str(path) + ".1")
     os.mkdir(str(path))
-    log._looked_at -= 1.0
+    inside.forget_last_look(log)
     assert "" == log.write([(6, "x")])
     with pytest.raises(OSError, match="."):
         log.reopen()
@@ -83,10 +84,10 @@ def test_full_disk_loses_lines_and_says_so(path):
     log = LogFile(str(path))
     log.write([])  # it has looked, for a second
     full = os.open("/dev/full", os.O_WRONLY)
-    real = os.dup(log._fd)
-    os.dup2(full, log._fd)
+    real = os.dup(inside.descriptor_of(log))
+    os.dup2(full, inside.descriptor_of(log))
     assert os.strerror(errno.ENOSPC) == log.write(LINES)
-    os.dup2(real, log._fd)
+    os.dup2(real, inside.descriptor_of(log))
     assert "" == log.write([(6, "again")])
     assert "\nagain\n" == path.read_text()
     for fd in (full, real):
@@ -211,7 +212,7 @@ def test_daemon_that_is_not_there_is_looked_for_again(path, monkeypatch):
     assert "syslog: %s" % os.strerror(errno.ENOENT) == log.write(LINES)
     for n in range(2):
         with receiver(socket.AF_UNIX, str(path)) as daemon:
-            log._tried_at -= 1.0
+            inside.forget_last_try(log)
             assert "" == log.write([(6, "%d" % n)])
             assert daemon.recv(100).endswith(b": %d" % n)
         assert "syslog: %s" % os.strerror(errno.ECONNREFUSED) == log.write(LINES)

@@ -1,0 +1,344 @@
+"""What the tests know of the package's private parts: each private name stands here only.
+
+A test that has to look inside says by these functions what it looks for, so that a change
+inside the package changes one line here.
+"""
+
+from minisocks.net.errand import run_in
+
+# The loop
+
+
+def jobs(loop, kind=object):
+    """Return the jobs of *loop* that are of *kind*."""
+    return [job for job in list(loop._jobs) if isinstance(job, kind)]
+
+
+def add_job(loop, job):
+    """Count *job* among those of *loop*, which does not run."""
+    loop._jobs.add(job)
+
+
+def forget_jobs(loop):
+    """Have *loop* have no job: what stands for one in a test cannot be closed."""
+    loop._jobs.clear()
+
+
+def has_calls(loop):
+    """Return whether *loop* has something to do that another thread has asked for."""
+    return bool(loop._calls)
+
+
+def timers(loop):
+    """Return all timers of *loop*, cancelled ones too."""
+    return [entry[2] for entry in list(loop._timers.entries)]
+
+
+def timer_entries(loop):
+    """Return when each timer of *loop* comes, its number, and the timer."""
+    return list(loop._timers.entries)
+
+
+def seconds_to_timer(loop):
+    """Return the seconds until *loop* wakes by a timer; -1.0: it does not."""
+    return run_in(loop, loop._timers.seconds_left)
+
+
+def wake(loop):
+    """Have *loop* make a round."""
+    loop._waker.wake()
+
+
+def sleeps(loop):
+    """Return whether *loop* waits, or is about to."""
+    return loop._sleeping
+
+
+def watched(loop):
+    """Return the descriptors that *loop* watches."""
+    return set(loop._watching)
+
+
+def wrap_poller(loop, kind):
+    """Have *loop* wait by a *kind* around its poller; return it."""
+    loop._poller = kind(loop._poller)
+    return loop._poller
+
+
+def bulk_descriptors(loop):
+    """Return the descriptors that *loop* keeps apart because they move much."""
+    return loop._bulk
+
+
+def has_bulk_poller(loop):
+    """Return whether *loop* has a poller for those."""
+    return loop._bulk_poller is not None
+
+
+# Relayed connections
+
+
+def flows(pair):
+    """Return both directions of *pair*: the client's bytes, the target's."""
+    return pair._up, pair._down
+
+
+def record(job):
+    """Return the record of a *job*: a pair, or an association."""
+    return job._record
+
+
+def shed(memory):
+    """Have *memory* look at once whether connections have to end."""
+    memory._shed()
+
+
+def memory_limit(memory):
+    """Return its limit, in bytes."""
+    return memory._limit
+
+
+def set_memory_limit(memory, limit):
+    """Have *memory* keep to *limit*, in bytes."""
+    memory._limit = limit
+
+
+def looks_for_stalled(memory, loop):
+    """Return whether *loop* tells *memory* when a connection has stalled."""
+    return memory._check == loop.on_stalled
+
+
+def kept_bytes(pipes):
+    """Return how many bytes are in pipes that wait to be used again."""
+    return pipes._kept_bytes
+
+
+# Rates
+
+
+def throttles(rates):
+    """Return the throttles of *rates*, one for each client."""
+    return list(rates._throttles.values())
+
+
+def tokens(bucket):
+    """Return the bytes that *bucket* gives at once."""
+    return bucket._tokens
+
+
+def set_tokens(bucket, count):
+    """Have *bucket* give *count* bytes at once."""
+    bucket._tokens = count
+
+
+def depth(bucket):
+    """Return the most bytes that *bucket* holds."""
+    return bucket._depth
+
+
+def spent_tokens(bucket):
+    """Return the bytes that *bucket* has given."""
+    return bucket._depth - bucket._tokens
+
+
+def rate_of(bucket):
+    """Return how many bytes come into *bucket* each second."""
+    return bucket._rate
+
+
+# Requests that wait
+
+
+def session(job):
+    """Return the session of a *job* that waits for a peer, a name or a connection."""
+    return job._session
+
+
+# Associations
+
+
+def relay_socket(association):
+    """Return the socket that the client sends to."""
+    return association._relay
+
+
+def target_sockets(association):
+    """Return the sockets towards targets."""
+    return list(association._targets.values())
+
+
+def control_connection(association):
+    """Return the TCP connection that the association lives as long as."""
+    return association._control
+
+
+def replace_control(association, other):
+    """Have *other* stand for that connection."""
+    association._control = other
+
+
+def client_ports(association):
+    """Return from which ports the client may send."""
+    return association._ports
+
+
+def routes(association):
+    """Return where the association's datagrams go."""
+    return association._routes
+
+
+def used_ports(table):
+    """Return the ports of the range that are taken."""
+    return table.ports._used
+
+
+def shares(table):
+    """Return what clients share: associations, and sockets for targets."""
+    return table._associations, table._targets
+
+
+def held_datagrams(table):
+    """Return the allowance of bytes that wait, for all clients."""
+    return table._held
+
+
+# Quotas and limits
+
+
+def items(quota):
+    """Return what *quota* counts, by client."""
+    return quota._items
+
+
+def sums(quota):
+    """Return the sums that *quota* keeps by group; None while it needs none."""
+    return quota._sums
+
+
+def by_group(allowance):
+    """Return what each group holds of *allowance*."""
+    return allowance._by_group
+
+
+def counted(limits):
+    """Return the connections that *limits* counts: by client, and by user."""
+    return limits._clients, limits._users
+
+
+def pending_quota(pending):
+    """Return the quota of pending handshakes."""
+    return pending._quota
+
+
+def waiting_derivations(logins):
+    """Return how many logins wait for their password to be derived."""
+    return len(logins._derivations)
+
+
+def set_derivation_seconds(logins, seconds):
+    """Have a derivation take *seconds*, as far as *logins* knows."""
+    logins._derivation_seconds = seconds
+
+
+def replace_clock(owner, clock):
+    """Have *owner* (logins, answers) go by *clock*."""
+    owner._clock = clock
+
+
+# Extra attempts of dials
+
+
+def look_at_attempts(extras):
+    """Have *extras* look at once whether attempts have to be given up."""
+    extras._look()
+
+
+def leave_no_room(extras):
+    """Have no attempt begin any more: as if three descriptors too many were in use."""
+    extras._room = lambda: -3
+
+
+def attempts_timer(extras):
+    """Return the timer by which *extras* looks."""
+    return extras._timer
+
+
+def held_attempts(extras):
+    """Return the attempts that *extras* may give up."""
+    return extras._held
+
+
+# The acceptor, the resolver, the log
+
+
+def servers_polled(acceptor):
+    """Return the servers that *acceptor* accepts for, by descriptor."""
+    return acceptor._polled.servers
+
+
+def handler_counts(acceptor):
+    """Return how many handler threads of *acceptor* have not begun, and how many there are."""
+    return acceptor._fresh, acceptor._count
+
+
+def acceptor_of(proxy):
+    """Return the acceptor of a *proxy* that runs."""
+    return proxy._run.acceptor
+
+
+def endpoints(proxy):
+    """Return what listens for a *proxy* that runs, each with its listener."""
+    return proxy._run._all_endpoints()
+
+
+def has_thread(reporter):
+    """Return whether the thread of *reporter* runs."""
+    return bool(reporter._workers.threads)
+
+
+def busy_threads(resolver):
+    """Return how many threads of *resolver* are at work."""
+    return len(resolver._busy)
+
+
+def waiting_lines(log):
+    """Return how many lines wait for the thread that writes *log*."""
+    return len(log._waiting)
+
+
+def descriptor_of(log):
+    """Return the descriptor of a log's file."""
+    return log._fd
+
+
+def forget_last_look(log):
+    """Have *log* look again at once whether its file is still there."""
+    log._looked_at -= 1.0
+
+
+def forget_last_try(log):
+    """Have *log* try again at once to reach syslog."""
+    log._tried_at -= 1.0
+
+
+def counted_groups(suppression):
+    """Return how many groups of repeated lines are counted."""
+    return suppression._size
+
+
+def count_of_kinds(suppression):
+    """Return how many kinds of repeated lines are known."""
+    return len(suppression._kinds)
+
+
+# The control channel
+
+
+def control_socket(control):
+    """Return the socket that commands connect to."""
+    return control._sock
+
+
+def replace_control_socket(control, other):
+    """Have *other* stand for that socket."""
+    control._sock = other
