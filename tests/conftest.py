@@ -75,7 +75,7 @@ def access_log():
         yield kept
 
 
-@pytest.fixture(params=["newest", "oldest"])
+@pytest.fixture(params=["newest", pytest.param("oldest", marks=pytest.mark.versions)])
 def every_click(request, monkeypatch):
     """Have child processes use this environment's click, then the oldest one."""
     if request.param == "oldest":

@@ -8,8 +8,8 @@ import time
 from typing import Callable, Deque, Dict, List, Optional, Set
 
 from minisocks.compat import log_bug
-from minisocks.record import Observer, Record, Stats
 from minisocks.net.threads import Workers
+from minisocks.record import Observer, Record, Stats
 
 __all__ = ["Journal", "Reporter"]
 

@@ -16,6 +16,8 @@ from kit.client_table import CURL as PLAIN_CURL
 from kit.socks_clients import PASSWORD, REMOTE_NAMES, USER, VERSIONS
 from kit.support import wait_until
 
+pytestmark = pytest.mark.others
+
 EVERY = [(client, protocol) for client in BIND_CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in BIND_CLIENTS if "password" in client.lines]
 #: Those that wait for one who connects when he is told.

@@ -26,6 +26,8 @@ from kit.socks_clients import (
 )
 from kit.support import closed_port, wait_until
 
+pytestmark = pytest.mark.others
+
 FILE_BYTES = 1024 * 1024 + 1
 LINE = re.compile(r"(?:user=(?P<user>\S+) )?ver=(?P<ver>\d) cmd=(?P<cmd>\w+) dst=(?P<dst>\S+):\d+ ")
 

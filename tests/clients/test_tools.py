@@ -12,6 +12,8 @@ import pytest
 
 from kit.support import TIMEOUT, closed_port, run_command, wait_until
 
+pytestmark = pytest.mark.others
+
 
 def tool(name, package):
     """Return its path; skips where it is not installed."""

@@ -13,6 +13,8 @@ from kit.support import wait_until
 from kit.udp_sites import Answers, Dnsmasq, Dtls, Quic
 from kit.udp_table import KDIG, UDP_CLIENTS, UDP_PROTOCOLS
 
+pytestmark = pytest.mark.others
+
 EVERY = [(client, protocol) for client in UDP_CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in UDP_CLIENTS if "password" in client.lines]
 

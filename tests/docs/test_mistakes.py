@@ -125,6 +125,7 @@ def stage(request, tmp_path, monkeypatch, log):
     return Stage(request, tmp_path, monkeypatch, log)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda mistake: mistake.name)
 def test_the_mistake_is_told_as_the_catalogue_says(stage, mistake):
     """Whoever makes this mistake sees what the catalogue shows, with its advice behind it."""
@@ -266,6 +267,7 @@ def enter_words():
 enter_words()
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(
     "words, name",
     [
@@ -285,6 +287,7 @@ def test_other_forms_of_the_same_mistake(stage, words, name):
     assert next(m for m in CATALOGUE if m.name == name).pattern.fullmatch(line)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(
     "text, hint",
     [

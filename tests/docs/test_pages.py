@@ -55,10 +55,13 @@ procd_close_instance() { echo closed; }
 chown() { [ "$1" = minisocks ] && [ -d "$2" ]; }
 """
 
-pytestmark = pytest.mark.skipif(
-    not os.path.isdir(OLDEST_CLICK),
-    reason="no click 7.1 beside this environment; scripts/test makes one",
-)
+pytestmark = [
+    pytest.mark.pages,
+    pytest.mark.skipif(
+        not os.path.isdir(OLDEST_CLICK),
+        reason="no click 7.1 beside this environment; scripts/test makes one",
+    ),
+]
 
 
 def moved(text, root, port):

@@ -63,6 +63,7 @@ ELSEWHERE = re.compile(r"pipx |python3 -m venv |~/minisocks/|~/\.local/bin/|scri
 ENDS = re.compile(r" (status|reload|stop|hash-password|--daemon|-e) ")
 
 
+@pytest.mark.pages
 @pytest.mark.skipif(
     not os.path.isdir(OLDEST_CLICK),
     reason="no click 7.1 beside this environment; scripts/test makes one",

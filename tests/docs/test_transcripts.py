@@ -9,6 +9,8 @@ import pytest
 
 from kit.support import ROOT, environment
 
+pytestmark = pytest.mark.pages
+
 PAGES = ("rules", "udp")
 
 

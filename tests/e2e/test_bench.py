@@ -51,6 +51,7 @@ def values(path):
     return {(f["test"], f["figure"]): f["values"].get("minisocks") for f in figures}
 
 
+@pytest.mark.soak
 def test_every_test_gives_figures_and_nothing_fails(run):
     """A real load through the real proxy: rates, times and memory are there, and plausible."""
     text, path = run

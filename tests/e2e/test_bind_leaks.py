@@ -9,9 +9,12 @@ from kit.bind_client import WAYS, Waiting
 from kit.holdings import State, carry_out, settled, wait_until_closed
 from kit.support import BIND, GREETING, CommandLine, Talk, socks4, socks5
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="looks at /proc of the process"
-)
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="looks at /proc of the process"
+    ),
+]
 
 #: An address for each client, so that no limit of one is in the way.
 SOURCES = itertools.count()

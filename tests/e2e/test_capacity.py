@@ -162,6 +162,7 @@ def test_a_storm_of_clients_without_descriptors_fills_no_log():
         assert 1 == said(command, FULL)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("more", [[], ["--source", "127.0.0.9"]], ids=["", "--source"])
 @pytest.mark.parametrize("number", range(6, 17))
 def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number, more):

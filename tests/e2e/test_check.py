@@ -131,6 +131,7 @@ def test_file_may_be_named_by_the_environment(file):
     assert "grace              99 s" in check("-c", str(other), MINISOCKS_CONFIG=str(file))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "args, variables, sentence",
     [

@@ -27,6 +27,7 @@ from kit.support import (
 pytestmark = pytest.mark.usefixtures("every_click")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "args, option",
     [

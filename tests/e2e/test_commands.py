@@ -558,6 +558,7 @@ def test_an_answer_in_many_brackets_is_none(tmp_path):
             commands.status(path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["stop", "drain", "reload", "status"])
 @pytest.mark.parametrize(
     "answer",

@@ -69,6 +69,7 @@ def run_with(stdout, args, program=PROGRAM):
     return child.returncode, child.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("stdout", sorted(BAD_STDOUT))
 @pytest.mark.parametrize("args", PRINTING, ids=" ".join)
 def test_output_that_cannot_be_written_is_a_failure(args, stdout):

@@ -197,6 +197,7 @@ def test_started_in_one_thread_and_stopped_in_another(target):
                     assert 0 == talk.connect5("127.0.0.1", target.port)[0]
 
 
+@pytest.mark.soak
 def test_many_proxies_in_many_threads(target):
     """Sixteen threads each make proxies of their own; none sees another's clients."""
     wrong = []
@@ -518,6 +519,7 @@ def inner_pytest(folder, text, *options):
     )
 
 
+@pytest.mark.soak
 def test_forty_proxies_in_eight_processes_warn_of_nothing(tmp_path):
     """Under pytest -n 8 with every warning an error, a proxy for each test is clean."""
     pytest.importorskip("xdist")

@@ -77,6 +77,7 @@ def test_as_cron_starts_it(instance):
     assert instance.pid
 
 
+@pytest.mark.soak
 def test_fifty_at_once_start_one(instance):
     """Whoever comes while one is starting waits for it, and finds it healthy."""
     args = [sys.executable, "-m", "minisocks", "--ensure", "-c", instance.file]

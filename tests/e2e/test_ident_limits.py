@@ -51,6 +51,7 @@ def refused(proxy, port, userid=b"ann", source=None):
         return reply
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("how", ["confirmed", "another", "no identd", "in vain", "left", "ended"])
 def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
     """However it ends: no descriptor, no thread, no place in the census."""

@@ -22,9 +22,12 @@ from kit.support import (
     socks5,
 )
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="looks at /proc of the process"
-)
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="looks at /proc of the process"
+    ),
+]
 
 GREETING = b"\x05\x01\x02"
 AUTH = password_message(b"karl", b"secret")

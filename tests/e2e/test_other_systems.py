@@ -52,6 +52,7 @@ SAID = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("line", sorted(SAID))
 def test_what_windows_has_not_is_said_in_a_sentence(tmp_path, line):
     """By the command and, where it is a setting, by check: no traceback, and no file is made."""

@@ -30,10 +30,13 @@ CURL = shutil.which("curl")
 MAX_BYTES = 254 * 1000
 NAME = "minisocks.pyz"
 
-pytestmark = pytest.mark.skipif(
-    not os.path.isdir(OLDEST_CLICK),
-    reason="no click 7.1 beside this environment; scripts/test makes one",
-)
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(
+        not os.path.isdir(OLDEST_CLICK),
+        reason="no click 7.1 beside this environment; scripts/test makes one",
+    ),
+]
 
 #: How it may be started, by what stands before its options.
 WAYS = [
@@ -82,7 +85,7 @@ def test_same_sources_give_the_same_bytes(built, tmp_path):
     shutil.copytree(os.path.join(ROOT, "minisocks"), str(copy / "minisocks"))
     shutil.copytree(os.path.join(ROOT, "scripts"), str(copy / "scripts"))
     shutil.copy(os.path.join(ROOT, "LICENSE"), str(copy))
-    for path in copy.glob("minisocks/*.py"):
+    for path in copy.glob("minisocks/**/*.py"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
     build(tmp_path / "again.pyz")

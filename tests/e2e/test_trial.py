@@ -52,6 +52,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_it_says_what_the_start_says(tmp_path, name):
     """Status and sentence are the same; check has made nothing."""

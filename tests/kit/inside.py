@@ -4,7 +4,7 @@ A test that has to look inside says by these functions what it looks for, so tha
 inside the package changes one line here.
 """
 
-from minisocks.net.errand import run_in
+from minisocks.net.loop import run_in
 
 # The loop
 

@@ -152,6 +152,7 @@ def test_a_short_answer_is_asked_for_by_each_connection(network, names, listener
         assert count == names.asked.count(("one.test", A))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("limit", [None, 2 << 20])
 def test_names_take_little_memory_and_count_in_the_limit(limit, network, names):
     """Datagrams to 60 names of 4000 addresses each: before, they took 60 MB for good."""

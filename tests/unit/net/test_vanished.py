@@ -57,6 +57,7 @@ def wired():
         yield made
 
 
+@pytest.mark.limits
 @needs_linux
 @pytest.mark.parametrize("lost", ENDS)
 def test_a_peer_that_vanishes_with_bytes_under_way_is_found(
@@ -78,6 +79,7 @@ def test_a_peer_that_vanishes_with_bytes_under_way_is_found(
     assert access_log.wait_for("end=").endswith("end=%s-lost" % lost)
 
 
+@pytest.mark.limits
 @needs_linux
 @pytest.mark.parametrize("lost", ENDS)
 def test_a_silent_peer_that_vanishes_is_lost_whatever_the_network_says(
@@ -103,6 +105,7 @@ def test_what_the_kernel_says_of_a_peer_that_does_not_answer():
     assert {"reset"} == {word_of(e) for e in (errno.ECONNRESET, errno.EPIPE, 0, None)}
 
 
+@pytest.mark.limits
 @needs_linux
 def test_a_reader_that_pauses_has_not_vanished(relayed):
     """It is asked for room more and more seldom, and answers; nothing of a download is lost."""

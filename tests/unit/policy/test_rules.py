@@ -626,6 +626,7 @@ ASKED = list(
 )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.rfc(
     "RFC 1928 section 6, CONNECT",
     "The server is expected to use DST, and the client's address and port, in evaluating it.",

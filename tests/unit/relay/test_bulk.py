@@ -138,6 +138,7 @@ def test_bulk_without_pipes_ends_too(relayed, loop):
     assert 0 == flow.bulk == loop.pipes.count
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("has_memory_limit", [False, True])
 def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, has_memory_limit):
     """A message waits for the bulk that is being moved, not for 40 downloads; all have turns.
@@ -177,6 +178,7 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
     assert seen.index(little.pair) <= BULK_EVENTS
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [4, 5, 6, 40])
 def test_bulk_has_its_turns_in_order(relayed, loop, monkeypatch, count):
     """None has a second one before each has had one, however short a round is."""
@@ -331,6 +333,7 @@ def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
     assert (0, before) == (loop.pipes.count, open_descriptors())
 
 
+@pytest.mark.soak
 def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
     """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
     monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 3600)

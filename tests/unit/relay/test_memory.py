@@ -263,6 +263,7 @@ def small(port):
     return Talk(sock)
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc of the process")
 @pytest.mark.parametrize("limit, most", [("2MiB", 5120), ("none", None)])
 def test_the_process_stays_small_whoever_takes_nothing(limit, most):

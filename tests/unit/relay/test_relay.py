@@ -532,6 +532,7 @@ def test_one_busy_pair_leaves_the_others_their_share(relayed):
             thread.join()
 
 
+@pytest.mark.soak
 def test_short_connections_never_mix():
     """Thousands of connections that reuse each other's descriptors each get their own bytes."""
     wrong = []
@@ -1016,6 +1017,7 @@ table ip lossy {
 """
 
 
+@pytest.mark.limits
 @knows_urgent
 @both_pollers
 def test_an_urgent_byte_ahead_of_a_lost_segment_does_not_spin(relayed):

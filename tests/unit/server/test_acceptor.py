@@ -790,6 +790,7 @@ def test_stopping_waits_for_a_hook_that_is_slow_but_not_for_ever(monkeypatch):
     wait_until(lambda: open_descriptors() == before, "the descriptors back")
 
 
+@pytest.mark.soak
 def test_a_crowd_leaves_no_memory_behind(many_descriptors):
     """A second crowd of clients that are waited for has the same threads' memory."""
 

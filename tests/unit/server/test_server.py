@@ -297,6 +297,7 @@ def test_a_fault_in_a_handshake_is_answered(running, bugs):
     wait_until(lambda: len(bugs) == 6)
 
 
+@pytest.mark.soak
 def test_a_client_leaves_nothing_for_the_garbage_collector(running):
     """However it ends, nothing that had to do with it keeps itself alive."""
     one = running()

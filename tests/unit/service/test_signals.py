@@ -81,6 +81,7 @@ for n in itertools.count():
 """ % (20 * STORM)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("names", [["SIGHUP"], ["SIGHUP", "SIGUSR1"]], ids=" ".join)
 def test_a_storm_delays_no_end(number, names):

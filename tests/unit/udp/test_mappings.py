@@ -41,6 +41,7 @@ def learn(mappings, number, length, is_sent):
         mappings.add_way(key, (refuse, "denied"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("is_sent", [True, False], ids=["sent", "refused"])
 @pytest.mark.parametrize("length", [8, 255])
 def test_no_more_is_taken_than_is_counted(length, is_sent, table):
@@ -75,6 +76,7 @@ def is_known(mappings, number):
     )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "limit, kept", [(None, KEPT_TARGETS), (16 << 20, 1024), (1 << 20, 64)], ids=str
 )
