@@ -18,8 +18,7 @@ import sys
 LACKS = {
     "windows": {
         "modules": (
-            "_posixsubprocess crypt fcntl grp pty pwd readline resource spwd syslog "
-            "termios tty"
+            "_posixsubprocess crypt fcntl grp pty pwd readline resource spwd syslog termios tty"
         ),
         "os": (
             "O_CLOEXEC O_DIRECTORY O_NDELAY O_NOATIME O_NOCTTY O_NOFOLLOW O_NONBLOCK "

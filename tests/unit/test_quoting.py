@@ -63,7 +63,7 @@ def test_a_sentence_stands_in_single_quotes_and_its_names_in_double_ones():
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("caf\u00e9 \u4e2d \t\"$x\" \\", "caf\u00e9 \u4e2d \t\"$x\" \\"),
+        ('caf\u00e9 \u4e2d \t"$x" \\', 'caf\u00e9 \u4e2d \t"$x" \\'),
         ("\x1b[2J\x9b\x7f\r\n\0", r"\x1b[2J\xc2\x9b\x7f\r\n\x00"),
         ("a\u202eb\u2028c", r"a\xe2\x80\xaeb\xe2\x80\xa8c"),
         ("\udc80", r"\x80"),
