@@ -36,6 +36,9 @@ EXAMPLES = (
     ("minisocks -l :1080 --user NAME:PASSWORD", "Serve users that have the password."),
 )
 
+#: Instead of "-" until lines are broken: a name such as hash-password stays whole.
+_HYPHEN = "\u2011"
+
 _SEE_HELP = "; see minisocks --help"
 
 _EPILOG = (
@@ -114,7 +117,8 @@ def spelling_of(option: click.Option) -> str:
 def _write_section(formatter: click.HelpFormatter, title: str, rows: List[Tuple[str, str]]) -> None:
     if rows:
         with formatter.section(title):
-            formatter.write_dl([(name.ljust(NAME_WIDTH), text) for name, text in rows])
+            rows = [(name.ljust(NAME_WIDTH), text.replace("-", _HYPHEN)) for name, text in rows]
+            formatter.write_dl(rows)
 
 
 class _CountedFlag(click.Option):
@@ -203,7 +207,7 @@ def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
 
 def _show_help(context: click.Context, _option: Any, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        for line in context.get_help().split("\n"):
+        for line in context.get_help().replace(_HYPHEN, "-").split("\n"):
             console.print_line(line)
         context.exit()
 
@@ -241,20 +245,11 @@ COMMANDS: Dict[str, _Command] = {
             _check,
             "Show the settings in force and where each comes from; or test the rules.",
             _flag("json", "Print JSON, for programs."),
-            _value(
-                "from",
-                "ADDRESS",
-                "Test the rules for a client at this address [default: 127.0.0.1].",
-            ),
-            _value("to", "HOST:PORT", "The target of that test."),
-            _value("as", "NAME", "The user of that test."),
-            _value(
-                "command",
-                "NAME",
-                "The command of that test: connect, bind or udp [default: connect].",
-                "connect",
-            ),
-            _value("ver", "N", "The SOCKS version of that test: 4 or 5 [default: 5].", "5"),
+            _value("from", "ADDRESS", "Test the rules for this client [default: 127.0.0.1]."),
+            _value("to", "HOST:PORT", "Its target."),
+            _value("as", "NAME", "Its user."),
+            _value("command", "NAME", "Its command: connect [default], bind or udp.", "connect"),
+            _value("ver", "N", "Its SOCKS version: 4 or 5 [default].", "5"),
         ),
         _Command(
             "status",

@@ -68,8 +68,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
             "udp_filtering",
             "text",
             "Which targets may send UDP to a client. address-dependent: those at addresses to "
-            "which it has sent. endpoint-independent: all that the rules allow, but none "
-            "on this host: for games and calls.",
+            "which it has sent. endpoint-independent: all that the rules allow, but none on this "
+            "host (for games and calls).",
             "WHICH",
         ),
         _row(
