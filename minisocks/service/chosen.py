@@ -41,7 +41,7 @@ def settings_of(
     # As the file was named, so that paths stay the same when it is read again from elsewhere.
     folder = os.path.dirname(named)
     chosen = layered(given, os.environ, text, path, lambda it: from_folder(folder, it, home))
-    _demand_different(chosen.config, path, home)
+    _check_different(chosen.config, path, home)
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
@@ -55,7 +55,7 @@ def settings_of(
     return chosen._replace(of_files=tuple(odd))
 
 
-def _demand_different(config: Config, path: str, home: str) -> None:
+def _check_different(config: Config, path: str, home: str) -> None:
     """Refuse one file for two purposes, because one would overwrite the other.
 
     Raises:

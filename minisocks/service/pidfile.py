@@ -25,7 +25,7 @@ _SAFELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NO
 _TO_READ, _TO_WRITE = os.O_RDONLY | _SAFELY, os.O_RDWR | os.O_CREAT | _SAFELY
 
 #: A process that looks whether the lock is free has it for a moment.  So it is tried again.
-GLANCES, GLANCE_SECONDS = 10, 0.02
+ATTEMPTS, ATTEMPT_SECONDS = 10, 0.02
 
 
 class NoPidfiles(ValueError):
@@ -156,10 +156,10 @@ class Pidfile:
         """
         import time  # not needed to look whether it is free
 
-        for _ in range(GLANCES):
+        for _ in range(ATTEMPTS):
             if self.acquire():
                 return True
-            time.sleep(GLANCE_SECONDS)
+            time.sleep(ATTEMPT_SECONDS)
         return self.acquire()
 
     def acquire(self) -> bool:
@@ -178,9 +178,9 @@ class Pidfile:
         while True:
             fd = open_trusted(self.path, _TO_WRITE, MODE)
             try:
-                _demand_own(fd, self.path)
+                _check_owner(fd, self.path)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _demand_no_text(fd, self.path)
+                _check_no_text(fd, self.path)
                 set_kept_mode(fd, MODE)
                 # It may have been removed meanwhile, and a new one been made.
                 if _is_at(fd, self.path):
@@ -202,8 +202,8 @@ class Pidfile:
         if os.path.lexists(self.path):
             fd = open_trusted(self.path, _TO_WRITE & ~os.O_CREAT)
             try:
-                _demand_own(fd, self.path)
-                _demand_no_text(fd, self.path)
+                _check_owner(fd, self.path)
+                _check_no_text(fd, self.path)
             finally:
                 os.close(fd)
         elif os.path.dirname(self.path) not in _own_directories():
@@ -263,9 +263,9 @@ class Pidfile:
         except (FileNotFoundError, NotADirectoryError):
             return True
         try:
-            _demand_file(fd, self.path)
+            _check_file(fd, self.path)
             if is_own or os.geteuid():
-                _demand_own(fd, self.path)
+                _check_owner(fd, self.path)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -280,9 +280,9 @@ class Pidfile:
         except OSError:
             return None
         try:
-            _demand_file(fd, self.path)
+            _check_file(fd, self.path)
             if os.geteuid():
-                _demand_own(fd, self.path)
+                _check_owner(fd, self.path)
             pid = int(os.read(fd, 32))
         except (OSError, ValueError):
             return None
@@ -304,25 +304,25 @@ class Pidfile:
             raise OSError(1, "%s is another user's, or open to others" % directory)
 
 
-def _demand_file(fd: int, path: str) -> None:
+def _check_file(fd: int, path: str) -> None:
     if os.fstat(fd).st_mode & 0o170000 != 0o100000:
         raise OSError(22, "%s is no file" % path)
 
 
-def _demand_own(fd: int, path: str) -> None:
+def _check_owner(fd: int, path: str) -> None:
     """Refuse a file that another user can write to, and so choose which process is ended.
 
     Raises:
         OSError: there is such a user.
     """
-    _demand_file(fd, path)
+    _check_file(fd, path)
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         what = "%s may be written by other users: name another one, or remove it if it is a pidfile"
         raise OSError(1, what % path)
 
 
-def _demand_no_text(fd: int, path: str) -> None:
+def _check_no_text(fd: int, path: str) -> None:
     """Refuse a file of another program, named by mistake.
 
     Raises:

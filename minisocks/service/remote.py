@@ -18,9 +18,9 @@ MAX_LINE_BYTES = 16 << 20
 
 
 def request(
-    path: str, wish: Dict[str, Any], seconds: float, owner: Optional[int] = None
+    path: str, asked: Dict[str, Any], seconds: float, owner: Optional[int] = None
 ) -> Dict[str, Any]:
-    """Send *wish* to the process that listens at *path*; return its answer.
+    """Send *asked* to the process that listens at *path*; return its answer.
 
     Args:
         seconds: the limit for each step.
@@ -35,7 +35,7 @@ def request(
         demand_trusted(path, owner)
         sock.connect(path)
         _demand_trusted(sock, owner)
-        sock.sendall(json.dumps(wish).encode("ascii") + b"\n")
+        sock.sendall(json.dumps(asked).encode("ascii") + b"\n")
         line = bytearray()
         while not line.endswith(b"\n"):
             data = sock.recv(65536)

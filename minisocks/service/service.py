@@ -24,7 +24,7 @@ from minisocks.service.location import locate
 from minisocks.service.logs import Log, open_outputs
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
-from minisocks.service.signals import Order, Signals, hangs_on
+from minisocks.service.signals import Order, Signals, ignores_hangup
 from minisocks.values import ListenAddress
 
 __all__ = ["Reloads", "Service"]
@@ -96,7 +96,7 @@ class Service:
             self._config = config = self._absolute(config)._replace(daemon=True)
             console.detach(self._presence.descriptors())
         # Asked in the background, where there is none. After nohup, HUP is no order to stop.
-        self._had_terminal = console.has_terminal() and not hangs_on()
+        self._had_terminal = console.has_terminal() and not ignores_hangup()
         try:
             # Before another process can read its number, and until the end.
             with self._orders:
@@ -119,7 +119,7 @@ class Service:
                 log.warning("%s", note)
             self._proxy.start()
             self._orders.serve()
-            self._be_found()
+            self._keep_pidfile()
             is_elsewhere = config.daemon or config.log_file or config.syslog
             for line in self._announced(room):
                 if not says_nothing:
@@ -153,7 +153,7 @@ class Service:
             raise ServiceError(str(exc)) from exc
         return Pidfile(path), address
 
-    def _be_found(self) -> None:
+    def _keep_pidfile(self) -> None:
         """Use the pidfile that was named, or that of the address which is first now."""
         config, services = self._config, self._proxy.services
         is_fixed = ListenAddress.parse(config.listen[0]).is_fixed
@@ -165,9 +165,9 @@ class Service:
         if services is not None:
             self._presence.look(services.loop)
 
-    def _carry_out(self, wish: Dict[str, Any], answer: Answer) -> None:
+    def _carry_out(self, wanted: Dict[str, Any], answer: Answer) -> None:
         """Carry out a request of the control channel.  Loop thread."""
-        what = wish.get("do")
+        what = wanted.get("do")
         if what == "status":
             answer(dict(collect(self._proxy, self._state), ok=True))
         elif what == "reload":
@@ -239,7 +239,7 @@ class Service:
 
     def _read_change(self) -> Change:
         """Read the settings; return the change that puts them in force.  Any thread."""
-        self._demand_serving()
+        self._check_serving()
         chosen = self._read(self._home if self._config.daemon else "", self._warn)
         asked = chosen.config
         differing = [s for s in SETTINGS if getattr(asked, s.name) != getattr(self._asked, s.name)]
@@ -255,7 +255,7 @@ class Service:
 
         def change() -> Dict[str, List[str]]:
             try:
-                self._demand_serving()
+                self._check_serving()
                 adopt()
             except BaseException:
                 for output in opened or ():
@@ -263,7 +263,7 @@ class Service:
                 raise
             self._log.change(config, opened)
             self._asked, self._config = asked, config
-            self._be_found()
+            self._keep_pidfile()
             services = self._proxy.services
             if services is not None:
                 self._warn_of(chosen.of_files, services.access)
@@ -275,7 +275,7 @@ class Service:
 
         return change
 
-    def _demand_serving(self) -> None:
+    def _check_serving(self) -> None:
         if self._state != "serving":
             raise ServiceError("it does not listen any more")
 

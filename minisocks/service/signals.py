@@ -10,7 +10,7 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tup
 
 from minisocks.compat import READ, Poller, Waker
 
-__all__ = ["Order", "Signals", "hangs_on"]
+__all__ = ["Order", "Signals", "ignores_hangup"]
 
 #: What a signal means, where the system has it.  Those that end the process come first.
 #: SIGIO: a file was removed from a folder of a pidfile (see ``presence``).
@@ -142,7 +142,7 @@ class Signals:
 _set_mask = getattr(signal, "pthread_sigmask", None)
 
 
-def hangs_on() -> bool:
+def ignores_hangup() -> bool:
     """Return whether this process was started so that it outlives its terminal, as by nohup."""
     return hasattr(signal, "SIGHUP") and _ignores(signal.SIGHUP)
 
