@@ -40,8 +40,8 @@ _RED, _GREEN, _YELLOW = 31, 32, 33
 MAX_DESCRIPTORS = 65536
 
 NO_BACKGROUND = (
-    "this system has no way for a process to the background: start it without --daemon and "
-    "--ensure, by a service manager, say"
+    "this system has no processes in the background: start it without --daemon and --ensure, "
+    "for example by a service manager"
 )
 
 #: The pipe to the process that started this one and waits until it serves; -1: there is none.

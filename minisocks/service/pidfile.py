@@ -301,12 +301,13 @@ class Pidfile:
                 except FileExistsError:
                     pass  # by another start
         if not _is_own(directory):
-            raise OSError(1, "%s is another user's, or open to others" % directory)
+            what = "%s is another user's, or open to others: name a --pidfile"
+            raise OSError(1, what % directory)
 
 
 def _check_file(fd: int, path: str) -> None:
     if os.fstat(fd).st_mode & 0o170000 != 0o100000:
-        raise OSError(22, "%s is no file" % path)
+        raise OSError(22, "%s is no file but a folder, pipe or device: name another one" % path)
 
 
 def _check_owner(fd: int, path: str) -> None:

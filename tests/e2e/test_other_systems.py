@@ -31,7 +31,7 @@ def program(system):
 every_system = pytest.mark.parametrize("system", sorted(LACKS))
 
 NO_PIDFILES = "this system has no pidfiles, so commands such as status, reload and stop"
-NO_BACKGROUND = "this system has no way for a process to the background"
+NO_BACKGROUND = "this system has no processes in the background"
 
 #: What Windows has not, and what is said then.
 SAID = {
