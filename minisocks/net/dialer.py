@@ -306,8 +306,7 @@ class ExtraAttempts(Background):
 
     They are made only while there are descriptors, and given up first: a connection is promised
     two descriptors, for its client and its target, and a dial that tries several addresses at
-    once takes up to five.  A class because what one dial may have depends on all others.  Loop
-    thread, except ``has_room``.
+    once takes up to five.  Loop thread, except ``has_room``.
 
     Args:
         room: returns how many descriptors may be opened before fewer than a quarter are free,

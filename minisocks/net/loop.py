@@ -42,10 +42,7 @@ BULK_SECONDS, BULK_EVENTS = 0.008, 4
 
 
 class Loop:
-    """One thread, one poller.  ``submit`` and ``call_soon``: any thread.
-
-    A class because its thread, descriptors and timers live and end together.
-    """
+    """One thread, one poller."""
 
     def __init__(self, processor: Optional[Processor] = None) -> None:
         self._processor = processor or Processor(None)

@@ -43,7 +43,7 @@ class Answers(Dict[Any, bool]):
 class Netlink:
     """Two netlink sockets of one process: one asks, the other one receives reports of changes.
 
-    A class because the answers hold until a change is reported.  Any thread.
+    Answers hold until a change is reported.  Any thread.
 
     Raises:
         OSError: there is no netlink, or no descriptor.

@@ -110,8 +110,8 @@ def set_kept_mode(where: "Union[int, str]", mode: int) -> None:
     """Set the mode of a file of a process that lives, by its path or descriptor.
 
     The sticky bit, which has no other meaning for files, keeps systemd-tmpfiles from removing them
-    as old from /tmp (XDG Base Directory Specification).  It takes no notice of locks, and of no
-    socket that was renamed or bound by another path.
+    as old (XDG Base Directory Specification).  It takes no notice of locks, and finds no socket
+    that was renamed or bound by another path.
 
     Raises:
         OSError: as ``os.chmod``.

@@ -1,12 +1,10 @@
 """The one processor to which the serving threads of a proxy are bound (Linux).
 
-CPython lets one thread run at a time.  Threads on two processors pass the interpreter's lock from
-one processor to the other at each system call, which takes several times as long as on one.  So
-the loop and the handler threads are bound to one.  The main thread is never bound: its mask is
-that of the process, which every other thread inherits.
+CPython lets one thread run at a time.  Threads on two processors pass the interpreter's lock at
+each system call, which takes several times as long as on one.  So the loop and the handler threads
+are bound to one.  The main thread is never bound, because other threads inherit its mask.
 
-``Processor`` raises no errors of the system.  A thread that cannot be bound runs where the kernel
-puts it.  On other systems nothing is known, and nothing is changed.
+``Processor`` raises no errors of the system: a thread that cannot be bound is not.
 """
 
 import contextlib
@@ -163,8 +161,6 @@ _News = Optional[Tuple[Any, ...]]
 class Processor:
     """The processor to which the serving threads of a proxy are bound.
 
-    A class because all of these threads follow when another one is chosen.
-
     Args:
         wanted: ``"auto"``; a number, as text; None or ``"none"``: bind none.
     """
@@ -221,8 +217,8 @@ class Processor:
     def released(self) -> Iterator[None]:
         """Give the calling thread the process's mask inside the context.
 
-        For work that takes long, or starts threads and programs, which inherit the mask.  After
-        it the thread is bound again.  No system call for a thread that is not bound.
+        For work that takes long, or starts threads and programs, which inherit the mask.  No
+        system call for a thread that is not bound.
         """
         is_bound = self._thread.binding not in (None, UNKNOWN)
         if is_bound:

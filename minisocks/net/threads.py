@@ -126,8 +126,7 @@ def _start_without_signals(thread: threading.Thread) -> None:
 class Workers:
     """Daemon threads that do one piece of work after another, and end when there is none.
 
-    A class because the threads and their work are counted under one lock, ``changed``, which a
-    caller of the methods has to hold.
+    A caller of the methods has to hold their lock, ``changed``.
 
     Args:
         name: of the threads.

@@ -28,10 +28,9 @@ ROUND_EVENTS = 32
 
 
 class Memory(Background):
-    """Keeps the memory of a loop's connections below a limit.
+    """Keeps the memory of a loop's connections below a limit.  Loop thread, except ``admit``.
 
-    A class because it keeps a list of what to reset next: where many connections are stalled, it
-    does not look at all of them each time.  Loop thread, except ``admit``.
+    It keeps a list of what to reset next, because many connections may be stalled.
 
     Args:
         pending: the handshakes that are not finished, each counted as a connection.

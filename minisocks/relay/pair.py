@@ -1,6 +1,6 @@
 """Pairs: bytes both ways between a client and its target, until both are done.
 
-A pair is a job of the loop.  It never blocks, and holds at most one read for a slow receiver.
+It never blocks, and holds at most one read for a slow receiver.
 
 The fast path is ``Pair.on_ready`` and what it calls:
 
@@ -9,7 +9,7 @@ The fast path is ``Pair.on_ready`` and what it calls:
 * A read that fills the buffer is a sign of bulk: that direction goes through a pipe from then on
   (``pipes.Pipe``), a MiB with two system calls and nothing copied.  A direction that brings little
   goes back to the buffer: for short messages a pipe takes 1.4 times the processor time.
-* The poller is called only when the wanted events change.
+* The poller is called when the wanted events change.
 """
 
 import socket

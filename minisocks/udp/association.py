@@ -1,8 +1,7 @@
 """Associations: datagrams both ways between a client and its targets (RFC 1928 section 7).
 
-An association is a job of the loop.  It never blocks, and keeps no datagrams but those that wait
-for a look-up or for the rest of their fragments: what cannot be sent is dropped and counted.  No
-datagram ends it; the end of its TCP connection does, at once.
+It never blocks, and keeps no datagrams but those that wait for a look-up or for the rest of their
+fragments: what cannot be sent is dropped and counted.  Only the end of its TCP connection ends it.
 
 The fast path is ``_from_client`` and ``_from_target``: a datagram with a known header is read
 into the loop's one buffer and sent from there, with two system calls and one look into a dict.

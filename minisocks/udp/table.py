@@ -40,7 +40,7 @@ LIMIT_SHARE = 8
 class AssociationTable:
     """The associations there are, and what they share.
 
-    A class because the counts must agree with each other.  Any thread may make it; then the loop's.
+    Any thread may make it; then the loop's.
 
     Args:
         access: users and rules, until ``change``.
