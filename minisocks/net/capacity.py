@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from typing import Callable, Iterable, List, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, TypeVar
 
 from minisocks.compat import CAPACITY_ERRORS, tell
 
@@ -160,18 +160,18 @@ def _words_behind(lines: Iterable[str], label: str) -> List[str]:
 _T = TypeVar("_T")
 
 
-def with_room(make: Callable[[], _T], make_room: Callable[[], bool]) -> _T:
+def with_room(make_room: Callable[[], bool], make: Callable[..., _T], *args: Any) -> _T:
     """Return what *make* returns; it is called again if *make_room* has closed descriptors.
 
     Raises:
         OSError: from *make*.
     """
     try:
-        return make()
+        return make(*args)
     except OSError as exc:
         if exc.errno not in CAPACITY_ERRORS or not make_room():
             raise
-    return make()
+    return make(*args)
 
 
 #: Where descriptors or threads come and go, they run out often: that is logged once in so many

@@ -229,7 +229,7 @@ class Dial:
     def _socket(self, family: int) -> socket.socket:
         if self.attempts:
             return socket.socket(family, _KIND)  # nothing is closed for one more
-        return with_room(lambda: socket.socket(family, _KIND), self._make_room)
+        return with_room(self._make_room, socket.socket, family, _KIND)
 
     def _put_off(self, family: int, sockaddr: Any) -> None:
         """Make an address the next one, for when there may be a descriptor."""

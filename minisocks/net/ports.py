@@ -91,7 +91,7 @@ class Ports:
         Raises:
             OSError: it cannot be opened.
         """
-        sock = with_room(lambda: socket.socket(family, kind | _NONBLOCK), self._make_room)
+        sock = with_room(self._make_room, socket.socket, family, kind | _NONBLOCK)
         sock.setblocking(False)
         return sock
 

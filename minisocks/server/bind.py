@@ -147,7 +147,7 @@ class Bind(WaitingRequest):
         assert self._listener is not None
         try:
             make_room = self._session.services.make_room
-            peer, sockaddr = with_room(self._listener.sock.accept, make_room)
+            peer, sockaddr = with_room(make_room, self._listener.sock.accept)
         except BlockingIOError:
             return
         except OSError as exc:

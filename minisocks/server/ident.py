@@ -62,7 +62,7 @@ def confirm(conn: ClientSocket, userid: bytes, make_room: Callable[[], bool]) ->
 
 def _new_socket(family: int, make_room: Callable[[], bool]) -> socket.socket:
     try:
-        return with_room(lambda: socket.socket(family, socket.SOCK_STREAM), make_room)
+        return with_room(make_room, socket.socket, family, socket.SOCK_STREAM)
     except OSError as exc:
         why = "its identd was not asked: %s" % exc.strerror
         raise DialError(why, Rep.GENERAL_FAILURE) from exc
