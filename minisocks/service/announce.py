@@ -155,8 +155,7 @@ def forwarded_of(config: Config) -> List[str]:
 def _shared(rules: Rules, own: Sequence[Tuple[str, bytes]]) -> Iterator[str]:
     """Yield warnings about ``--allow-lan`` for interfaces to networks with strangers.
 
-    Not only for addresses of listeners, because the kernel accepts packets for each of its
-    addresses from every interface.
+    For each interface, because the kernel accepts packets for any of its addresses from it.
     """
     for name, ip in own:
         neighbour = Client((text_ip(ip[:3] + bytes([ip[3] ^ 1])), 0))
@@ -223,10 +222,7 @@ _WAYS = "--allow-lan, --user or --open"
 
 
 def _users_to_try(access: Access) -> List[Optional[bytes]]:
-    """Return the users to try, None (no user) the last.
-
-    The rules treat all users that they do not name alike, so ``_ANY`` stands for these.
-    """
+    """Return the users to try; ``_ANY`` for all that no rule names, None for no user."""
     named = {user for rule in access.rules.rules for user in rule.users or ()}
     users: List[Optional[bytes]] = [name for name in access.names if name in named]
     if access.users.may_take_long or len(users) < len(access.names):
@@ -235,7 +231,6 @@ def _users_to_try(access: Access) -> List[Optional[bytes]]:
 
 
 def _userinfo(user: Optional[bytes]) -> str:
-    """Return the part of a URL before the host, for *user*."""
     if user is None:
         return ""
     return "%s:PASSWORD@" % (user.decode() if _TYPABLE.match(user) else "NAME")
@@ -246,7 +241,7 @@ def _reaches_example(rules: Rules, client: Client) -> bool:
 
 
 def _client_of(place: ListenAddress, is_forwarded: bool, user: Optional[bytes]) -> Client:
-    """Return a client on this host that connects to *place*, from the same address."""
+    """Return a client that connects to *place* from the same address."""
     client = Client((place.host, 0) if packed_ip(place.host) else "", is_forwarded)
     client.user = user
     return client
@@ -269,7 +264,7 @@ _LEFT_OUT = (
 
 
 def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
-    """Yield warnings about listeners on every IPv6 address but not on every IPv4 address."""
+    """Yield warnings about listeners on all IPv6 but not on all IPv4 addresses."""
     places = [ListenAddress.parse(text) for text in texts]
     for place in places:
         if place.host == "::" and place._replace(host="0.0.0.0") not in places:
@@ -280,7 +275,6 @@ def _of_one_family(texts: Sequence[str]) -> Iterator[str]:
 
 
 def _matches_all(rule: Rule) -> bool:
-    """Return whether *rule* matches every request, so that the rules after it have no effect."""
     all_users = rule.users is None or (rule.any_user and None in rule.users)
     return all_users and all(part is None for part in rule[2:7])
 

@@ -163,7 +163,6 @@ def as_data(
 
 
 def _processor(kept: Kept) -> str:
-    """Return the setting, and the processor that it gives here."""
     wanted, number = kept["wanted"], kept["number"]
     if wanted == AUTO:
         return "%s (%s now)" % (wanted, "none" if number is None else "processor %d" % number)
@@ -171,7 +170,6 @@ def _processor(kept: Kept) -> str:
 
 
 def _login(users: Users) -> Optional[Dict[str, Any]]:
-    """Return what it costs here to check a password of the users' file; None: nothing."""
     if not users.has_hashes:
         return None
     from minisocks.service.hashing import seconds_for
@@ -246,7 +244,6 @@ def _pidfile(
 
 
 def _listeners_of(pidfile: Pidfile) -> List[ListenAddress]:
-    """Return where the process that has *pidfile* listens; nothing if there is none."""
     try:
         answer = ask(pidfile.path, "status", ANSWER_SECONDS, addresses=[str])
         return [ListenAddress.parse(text) for text in answer["addresses"]]

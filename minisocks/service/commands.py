@@ -40,7 +40,7 @@ ENDING_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 #: Seconds between two tables of ``status --watch``.
 WATCH_SECONDS = 2.0
-#: Most characters shown of an error of the process: one about settings can be long.
+#: Most characters shown of an error of the process.
 MOST_TOLD = 2000
 #: Clients in the table: those that have most connections.
 MAX_CLIENTS = 1000
@@ -207,7 +207,6 @@ def _limits(proxy: "Proxy") -> Dict[str, Any]:
 
 
 def _clients(proxy: "Proxy") -> List[Status]:
-    """Return the connections and bytes of each client, those with most connections first."""
     table: Dict[str, Status] = {}
     for record in proxy.live:
         host = record.client.host

@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def site(self) -> Hashable:
-        """The network that the client of a connection is unlikely to share; None: no connection."""
+        """The network that its client is unlikely to share; None: no connection."""
         return None if self.connection is None else site_of(self.connection.client.groups)
 
     @property
@@ -110,7 +110,7 @@ def sum_up(entry: Entry, count: int, depth: int) -> Entry:
 
 
 def skipped_entry(refused: Dict[str, int]) -> Entry:
-    """Return the sum of refusals that have no line, made of their counts by reason."""
+    """Return the sum of the refusals without a line, by reason."""
     sums = ", ".join("%s: %d" % item for item in sorted(refused.items()))
     text = "%d more refusals, too many to write one by one: %s" % (sum(refused.values()), sums)
     record = logging.makeLogRecord({"msg": text, "levelno": logging.INFO})

@@ -26,7 +26,7 @@ Line = Tuple[int, str]
 LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
 #: The facility "daemon" (RFC 5424 section 6.2.1).
 FACILITY = 3
-#: Seconds until a syslog that did not answer is tried again.
+#: Seconds between two attempts to connect.
 RETRY_SECONDS = 1.0
 #: Most bytes of a datagram to another host (RFC 5424 section 6.1: receivers should take 2048).
 MAX_DATAGRAM = 2048
@@ -200,7 +200,7 @@ class Syslog(Output):
         return "" if self._is_remote or self._connected() is not None else self._why
 
     def reopen(self) -> None:
-        """Connect again for the next line."""
+        """Connect again with the next line."""
         self.close()
         self._tried_at = -RETRY_SECONDS
 

@@ -64,7 +64,7 @@ class Suppression:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _affordable(self, entries: List[Entry], free: Optional[Entry] = None) -> List[Entry]:
-        """Return the entries that the rate allows, and *free* in any case; count the others."""
+        """Return *free* and the entries that the rate allows; count the others."""
         written = []
         for entry in entries:
             if entry is free or not entry.is_refusal or self._budget.allows():
@@ -78,7 +78,7 @@ class Suppression:
 
 
 class _Group(Generic[Line]):
-    """The count of lines of one kind, or of one group of clients within a kind."""
+    """Lines of one kind, or of one group of clients within it."""
 
     __slots__ = ("count", "last", "parts")
 
@@ -101,8 +101,8 @@ class _Kind(_Group[Line]):
 class RepeatFilter(Generic[Line]):
     """The first lines of a kind are written, the rest are counted until a window ends.
 
-    A kind has groups, and these have groups, as networks have.  Where few groups are noisy, each
-    has a sum of its own; where many are, the group around them has one.  Thread: one.
+    A kind has groups, and these have groups, as networks have.  A noisy group has a sum of its
+    own; where many are noisy, the group around them has one.  Thread: one.
 
     Args:
         sum_up: makes the line for a sum, of the last line, how many more there were, and the
