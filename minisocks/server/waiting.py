@@ -20,7 +20,7 @@ __all__ = ["WaitingRequest"]
 
 
 class WaitingRequest(Job):
-    """Base of the commands: one request that waits, and its client.
+    """Base of CONNECT and BIND: one request that waits, and its client.
 
     The request ends when its time is over or the client resets its connection.  FIN may mean
     that the client has left, or only that it sends no more: the request then goes on for
@@ -43,7 +43,7 @@ class WaitingRequest(Job):
         #: When its time is over, in monotonic seconds.
         self._ends_at = 0.0
 
-    # Each command has its own
+    # What differs between the two
 
     def time_limit(self) -> float:
         """Return how many seconds the request has in all."""
@@ -94,7 +94,7 @@ class WaitingRequest(Job):
     def give_all_back(self) -> None:
         """Close and return everything but the client's socket."""
 
-    # All have in common
+    # What both have in common
 
     def begin(self) -> None:
         """Watch the client, start the clock, and take the first step."""
