@@ -74,8 +74,8 @@ class User:
 @pytest.fixture
 def user():
     """One of them; the tests play another user."""
-    if os.geteuid() or not shutil.which("setpriv"):
-        pytest.skip("only root can play two users, and with setpriv")
+    if os.geteuid() or not all(map(shutil.which, ("setpriv", "mount"))):
+        pytest.skip("only root can play two users, and with setpriv and mount")
     probe = ["unshare", "-m", "setpriv", *AS_OTHER, sys.executable, "-c", "import minisocks"]
     made = subprocess.run(probe, cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True)
     if made.returncode:
