@@ -164,7 +164,7 @@ class Timers:
         return max(0.0, entries[0][0] - time.monotonic())
 
     def due(self) -> Iterator[Tuple[Job, Callable[[], None]]]:
-        """Iterate over job and callback of those that are due; a callback may cancel others."""
+        """Iterate over jobs and callbacks that are due; a callback may cancel others."""
         entries, now = self.entries, time.monotonic() if self.entries else 0.0
         while entries and entries[0][0] <= now:
             job, callback = heapq.heappop(entries)[2].take()

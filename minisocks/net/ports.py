@@ -1,4 +1,4 @@
-"""Sockets for UDP and BIND: their ports, and the address that a client is told for them."""
+"""Sockets for UDP and BIND: their ports, and the address that clients receive for them."""
 
 import errno
 import os
@@ -144,7 +144,7 @@ def connect_quietly(sock: socket.socket, peer: Any) -> bool:
 
 
 def public_address(config: Config, ip: bytes, other: bytes) -> bytes:
-    """Return the address that a client or peer at *other* is told instead of ours, *ip*.
+    """Return the address that a client or peer at *other* receives instead of ours, *ip*.
 
     An empty *other* is any one on another host.
     """
