@@ -28,7 +28,7 @@ def found(tmp_path, name, text):
         ('"""Its name.\n\nHear the client\nout.\n"""\n', [(3, "Hear the client out")]),
         (
             'raise ValueError("the name is "\n    "told, for it is long")\n',
-            [(1, "is told"), (2, "for it is")],
+            [(1, "is told"), (2, ", for it is")],
         ),
         ('"""The client leaves, for the target has gone."""\n', [(1, ", for the target has")]),
         ('"""Users who log in wait for a turn of the loop."""\n', [(1, "a turn")]),
@@ -47,6 +47,7 @@ def test_it_is_found_where_it_stands(source, expected, tmp_path):
         'who = b"who is told"\nwhoever = "whoever"\npattern = r"who .*"\n',
         "# chown nobody:nogroup; the user nobody\n",
         "# An operator who reads this, and people who do not.\n",
+        "# Bytes for it were on their way.\n",
     ],
 )
 def test_what_is_quoted_is_not_read(source, tmp_path):
