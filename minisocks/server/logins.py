@@ -18,8 +18,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 from minisocks.access import Users, keyed
 from minisocks.errors import NotChecked
 from minisocks.policy.client import Client, Groups
-from minisocks.policy.passwords import Hash
-from minisocks.policy.penalties import FREE, Penalties, scopes_of
+from minisocks.policy.passwords import FREE, Hash, Penalties, scopes_of
 from minisocks.protocol.socks5 import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket

@@ -31,7 +31,7 @@ from minisocks.hooks import Hooks
 from minisocks.net.capacity import Room
 from minisocks.net.processor import Processor
 from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
-from minisocks.policy.penalties import FREE
+from minisocks.policy.passwords import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.socks5 import Credentials
 from minisocks.server.limits import HandlerQueue, Pending

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minisocks.policy import penalties
-from minisocks.policy.penalties import MAX_ENTRIES, Penalties
+from minisocks.policy import passwords
+from minisocks.policy.passwords import MAX_ENTRIES, Penalties
 
 A, B = b"\xc0\0\2\1", b"\xc0\0\2\2"
 
@@ -70,7 +70,7 @@ def test_the_table_is_bounded():
 
 def test_who_has_failed_least_makes_room(monkeypatch):
     """By what counts now, not by what it was."""
-    monkeypatch.setattr(penalties, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(passwords, "MAX_ENTRIES", 2)
     table = failing(3)
     table.add(B, 200.0)
     table.add(b"new", 200.0)

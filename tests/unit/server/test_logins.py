@@ -27,8 +27,7 @@ from minisocks.errors import ConfigError, LimitReached, NotChecked, ProxyStops
 from minisocks.net.processor import Processor
 from minisocks.policy import passwords
 from minisocks.policy.client import Client
-from minisocks.policy.passwords import MAX_ITERATIONS, Hash
-from minisocks.policy.penalties import Penalties
+from minisocks.policy.passwords import MAX_ITERATIONS, Hash, Penalties
 from minisocks.protocol.socks5 import Credentials
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending
