@@ -17,7 +17,7 @@ from minisocks.net.capacity import descriptors_to_spare, with_room
 from minisocks.net.egress import Egress
 from minisocks.net.job import Background, Timer
 from minisocks.net.loop import Loop
-from minisocks.policy.addresses import Sockaddr
+from minisocks.policy.networks import Sockaddr
 from minisocks.wire import Rep
 
 __all__ = ["Dial", "ExtraAttempts", "interleaved", "rep_of"]

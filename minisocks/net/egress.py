@@ -10,7 +10,7 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.config.settings import Config
 from minisocks.errors import EgressError
-from minisocks.policy.addresses import Sockaddr
+from minisocks.policy.networks import Sockaddr
 from minisocks.values import Keepalive
 
 __all__ = ["Egress"]

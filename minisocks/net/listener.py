@@ -13,7 +13,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.net.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
-from minisocks.policy.addresses import first_addresses
+from minisocks.policy.networks import first_addresses
 from minisocks.quoting import reason_of
 from minisocks.values import EVERY_ADDRESS, ListenAddress
 

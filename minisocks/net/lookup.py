@@ -15,7 +15,7 @@ from minisocks.errors import DialError, HandshakeError, HookFailed
 from minisocks.hooks import Resolve
 from minisocks.net.job import Background, Timer
 from minisocks.net.loop import Loop
-from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr, first_addresses
+from minisocks.policy.networks import MAX_ADDRESSES, Sockaddr, first_addresses
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Rep, packed_ip
 

@@ -1,27 +1,33 @@
-"""Sets of networks, and the forms of IPv6 addresses that stand for IPv4 ones.  Pure.
+"""Sets of networks, the IPv4 forms of addresses, and which addresses of a name count.  Pure.
 
 Own tables instead of ``ipaddress.is_private``, which changed its meaning in maintenance releases
 of Python: an update of Python must not change which clients are admitted.  Addresses are 4 or 16
 bytes.
 """
 
-from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
+import socket
+from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
 
-from minisocks.wire import MAPPED_PREFIX, packed_ip, text_ip
+from minisocks.errors import DialError
+from minisocks.wire import MAPPED_PREFIX, Rep, Ver, packed_ip, plain_ip, text_ip
 
 __all__ = [
+    "InRange",
     "LINK_LOCAL",
     "LOOPBACK",
+    "MAX_ADDRESSES",
     "METADATA",
     "MULTICAST",
     "NOT_PUBLIC",
+    "Networks",
     "PRIVATE",
     "RESERVED",
-    "UNSPECIFIED",
-    "InRange",
-    "Networks",
     "Row",
+    "Sockaddr",
+    "UNSPECIFIED",
     "disguises",
+    "first_addresses",
+    "of_peers",
     "parse_networks",
 ]
 
@@ -242,3 +248,57 @@ def _rfc6052_positions(ip: bytes) -> List[bytes]:
     parts = [ip[6:8] + ip[9:11], ip[7:8] + ip[9:12], ip[9:13], ip[12:]]
     # The wrong ones of the four are mostly zeros and would mean 0.0.0.0.
     return [part for part in parts if part[0]] or parts
+
+
+#: Family, and the argument of ``connect``.
+Sockaddr = Tuple[int, Any]
+
+#: Addresses of one name that are used, an even number.  A name server may return 4000 by TCP,
+#: which would slow down every later step.
+MAX_ADDRESSES = 64
+
+
+def first_addresses(rows: Iterable[Any]) -> List[Sockaddr]:
+    """Return the first 64 different IPv4 and IPv6 addresses of *rows*, in their order.
+
+    ``::ffff:a.b.c.d`` becomes the IPv4 address, because no IPv6 packet goes there.  Each family
+    has its first 32 and what the other leaves, so many addresses of one family do not displace
+    the other.  Any thread.
+
+    Args:
+        rows: the result of ``getaddrinfo``.
+    """
+    found: Dict[Sockaddr, int] = {}  # its number in its family, from 1
+    counts = {int(socket.AF_INET): 0, int(socket.AF_INET6): 0}
+    for family, _type, _proto, _name, sockaddr in rows:
+        # Compared as the C library writes it, because it takes long to parse 4000 addresses.
+        if family == socket.AF_INET6 and str(sockaddr[0]).startswith("::ffff:"):
+            plain = text_ip(plain_ip(sockaddr[0]))
+            if ":" not in plain:
+                family, sockaddr = socket.AF_INET, (plain, sockaddr[1])
+        if counts.get(family, MAX_ADDRESSES) == MAX_ADDRESSES or (family, sockaddr) in found:
+            continue
+        # Python without IPv6 returns bytes for an IPv6 address.
+        if isinstance(sockaddr[0], str):
+            counts[family] += 1
+            found[family, sockaddr] = counts[family]
+    last = sorted(found.values())[:MAX_ADDRESSES][-1:]
+    # At most MAX_ADDRESSES have such a number: it is even, and each number is there twice.
+    return [address for address, number in found.items() if [number] <= last]
+
+
+def of_peers(ver: int, addresses: List[Sockaddr]) -> List[Sockaddr]:
+    """Return the *addresses* that a peer of BIND by SOCKS *ver* may connect from.
+
+    A reply of SOCKS4 cannot hold the address that an IPv6 peer would connect to.  An unspecified
+    address that a name resolves to never means any peer.
+
+    Raises:
+        DialError: there are none.
+    """
+    may = [one for one in addresses if any(plain_ip(one[1][0]))]
+    if ver == Ver.SOCKS4:
+        may = [one for one in may if one[0] == socket.AF_INET]
+    if not may:
+        raise DialError("no address that a peer could connect from", Rep.HOST_UNREACHABLE)
+    return may

@@ -14,7 +14,7 @@ from minisocks.errors import DialError, RefusedByRules
 from minisocks.net.capacity import with_room
 from minisocks.net.lookup import numeric_addresses
 from minisocks.net.ports import public_address
-from minisocks.policy.addresses import Sockaddr, of_peers
+from minisocks.policy.networks import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
 from minisocks.server.bindlisteners import BindListener, ways_from_anywhere
 from minisocks.server.session import Session

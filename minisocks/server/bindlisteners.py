@@ -10,8 +10,8 @@ from minisocks.net.dialer import rep_of
 from minisocks.net.egress import Egress
 from minisocks.net.loop import Loop
 from minisocks.net.ports import Ports
-from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Client
+from minisocks.policy.networks import Sockaddr
 from minisocks.policy.quota import Quota
 from minisocks.wire import Rep, plain_ip, text_ip
 

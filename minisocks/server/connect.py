@@ -11,7 +11,7 @@ from minisocks.errors import DialError, HandshakeError
 from minisocks.net.dialer import Dial
 from minisocks.net.job import Timer
 from minisocks.net.lookup import numeric_addresses
-from minisocks.policy.addresses import Sockaddr
+from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
 from minisocks.server.waiting import WaitingRequest

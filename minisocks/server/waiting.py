@@ -9,7 +9,7 @@ from minisocks.errors import DialError, HandshakeError
 from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import Outcome
 from minisocks.net.resolver import Lookup
-from minisocks.policy.addresses import MAX_ADDRESSES, Sockaddr
+from minisocks.policy.networks import MAX_ADDRESSES, Sockaddr
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Request
 from minisocks.server.clientsocket import FIN_SECONDS

@@ -19,8 +19,8 @@ from minisocks.net.dialer import MAX_ADDRESSES, interleaved
 from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import NAME_SECONDS, Outcome, numeric_addresses
 from minisocks.net.resolver import Lookup
-from minisocks.policy.addresses import Sockaddr
 from minisocks.policy.client import Groups
+from minisocks.policy.networks import Sockaddr
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record

@@ -19,7 +19,7 @@ from minisocks.net.lookup import (
     look_up,
 )
 from minisocks.net.loop import Loop, run_in
-from minisocks.policy.addresses import MAX_ADDRESSES
+from minisocks.policy.networks import MAX_ADDRESSES
 from minisocks.wire import Rep
 
 FOUND = [(2, ("192.0.2.1", 53))]

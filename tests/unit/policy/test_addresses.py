@@ -5,7 +5,7 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisocks.policy.addresses import MAX_ADDRESSES, first_addresses
+from minisocks.policy.networks import MAX_ADDRESSES, first_addresses
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
