@@ -38,6 +38,7 @@ __all__ = [
     "AuthFailed",
     "ConfigError",
     "DialError",
+    "EgressError",
     "HandshakeError",
     "HandshakeTimeout",
     "HookFailed",
@@ -53,7 +54,6 @@ __all__ = [
     "ProtocolError",
     "ProxyStops",
     "RefusedByRules",
-    "EgressError",
     "RuleError",
     "ServiceError",
     "UnsupportedAddressType",
@@ -129,6 +129,10 @@ class ListenError(MinisocksError, OSError):
 
 class EgressError(MinisocksError, OSError):
     """The settings of the egress can never work; the message is one sentence for people."""
+
+
+#: The name that it had first.
+RoadError = EgressError
 
 
 class ServiceError(MinisocksError):

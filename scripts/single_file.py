@@ -56,7 +56,7 @@ if "--ensure" in sys.argv:
             for package in ("minisocks", name.rpartition(".")[0]):
                 if package not in sys.modules:
                     sys.modules[package] = type(sys)(package)
-                    sys.modules[package].__path__ = []
+                    sys.modules[package].__path__ = [os.path.join(here, *package.split("."))]
             module = sys.modules[name] = type(sys)(name)
             exec(compile(source, path, "exec"), module.__dict__)
         if sys.modules["minisocks.service.ensure"].is_healthy(sys.argv[1:], os.environ):
@@ -71,8 +71,8 @@ from minisocks.__main__ import run
 sys.exit(run())
 '''
 
-#: What ``--ensure`` asks whether the proxy is well.
-ENSURE = "minisocks.service.ensure"
+#: What ``--ensure`` asks whether the proxy is well, and what that imports when it has a file.
+ENSURE = ("minisocks.config.inifile", "minisocks.service.ensure")
 
 #: Of click: for its users' tests; completion for shells, which only its own ``main`` and groups
 #: import; and editors, pagers and progress bars.
@@ -157,7 +157,7 @@ def contents(click):
     """Return what goes in: name in the zip -> bytes."""
     (licence,) = glob.glob(os.path.join(glob.escape(click), "click-*.dist-info", "LICENSE*"))
     inside = {
-        "__main__.py": MAIN.replace(b"ENSURE", repr(needed(ENSURE)).encode()),
+        "__main__.py": MAIN.replace(b"ENSURE", repr(sum(map(needed, ENSURE), [])).encode()),
         "LICENSE": read(os.path.join(ROOT, "LICENSE")),
         "lib/click/" + os.path.basename(licence): read(licence),
     }

@@ -279,7 +279,7 @@ def test_no_advice_about_the_file_of_another_program(command, tmp_path):
 
     assert 2 == status
     assert (
-        "minisocks: --users-file: %s, line 1: this is a line of the system's own " % path
+        "minisocks: --users-file: %s, line 1: this line is of the " % path
         == (err[: err.index("accounts")])
     )
     assert 1 == err.count("\n")

@@ -120,7 +120,7 @@ def test_fixtures_are_explained(tmp_path):
     status, out = run_tests(tmp_path, "--fixtures")
 
     assert 0 == status, out
-    assert "misbehave as told" in out
+    assert "fail as the test wants" in out
     assert "A well-behaved SOCKS proxy" in out
 
 
