@@ -18,6 +18,7 @@ import ast
 import glob
 import hashlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -157,7 +158,7 @@ def contents(click):
     """Return what goes in: name in the zip -> bytes."""
     (licence,) = glob.glob(os.path.join(glob.escape(click), "click-*.dist-info", "LICENSE*"))
     inside = {
-        "__main__.py": MAIN.replace(b"ENSURE", repr(sum(map(needed, ENSURE), [])).encode()),
+        "__main__.py": MAIN.replace(b"ENSURE", repr(list(itertools.chain(*map(needed, ENSURE)))).encode()),
         "LICENSE": read(os.path.join(ROOT, "LICENSE")),
         "lib/click/" + os.path.basename(licence): read(licence),
     }
