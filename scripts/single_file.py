@@ -157,8 +157,9 @@ def needed(name):
 def contents(click):
     """Return what goes in: name in the zip -> bytes."""
     (licence,) = glob.glob(os.path.join(glob.escape(click), "click-*.dist-info", "LICENSE*"))
+    names = list(itertools.chain(*map(needed, ENSURE)))
     inside = {
-        "__main__.py": MAIN.replace(b"ENSURE", repr(list(itertools.chain(*map(needed, ENSURE)))).encode()),
+        "__main__.py": MAIN.replace(b"ENSURE", repr(names).encode()),
         "LICENSE": read(os.path.join(ROOT, "LICENSE")),
         "lib/click/" + os.path.basename(licence): read(licence),
     }

@@ -64,8 +64,9 @@ class Server:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if not self.waiting:
             self._waker.drain()
-            if not self.waiting:  # else its wake-up may just have been drained
+            if not self.waiting:
                 raise BlockingIOError
+            self._waker.wake()  # theirs, if some have just come, may have been drained
         client = self.waiting.pop(0)
         if isinstance(client, Exception):
             raise client
