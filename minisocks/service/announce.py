@@ -3,6 +3,7 @@
 Text only; the caller prints it.
 """
 
+import os
 import re
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -208,7 +209,7 @@ def _try(addresses: List[str], forwarded: Sequence[str], access: Access) -> str:
     admitted_here = [pair for pair in pairs if rules.admits(pair[2])]
     works = [pair for pair in admitted_here if _reaches_example(rules, pair[2])]
     for (place, _is_forwarded), user, _client in works or admitted_here:
-        where = "localhost" + place.path if place.path else str(place)
+        where = "localhost" + os.path.abspath(place.path) if place.path else str(place)
         target = "https://example.org/" if works else "URL with a URL that the rules allow"
         return "curl --proxy socks5h://%s%s %s" % (_userinfo(user), where, target)
     if not rules.has_own or places[0][0].path:

@@ -1,5 +1,7 @@
 """What is said at the start is true, and can be typed."""
 
+import os
+
 import pytest
 
 from minisocks import Config
@@ -56,6 +58,7 @@ def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected)
         (["0.0.0.0:1080", "[::]:1080"], {}, "socks5h://127.0.0.1:1080 "),
         (["[::]:1080"], OPEN, "socks5h://[::1]:1080 "),
         (["unix:/run/m.sock"], {}, "socks5h://localhost/run/m.sock "),
+        (["unix:m.sock"], {}, "socks5h://localhost%s/m.sock " % os.getcwd()),
         (["unix:/run/m.sock", "127.0.0.1:1080"], {}, "socks5h://127.0.0.1:1080 "),
         # A client on this host that comes by another address is not let in.
         (["192.0.2.2:1080"], {}, NO_CLIENT),
