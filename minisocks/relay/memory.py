@@ -16,7 +16,7 @@ from minisocks.values import shown_bytes
 
 __all__ = ["Memory"]
 
-#: Python's memory for a connection, in any state (measured: tests/test_costs.py).
+#: Python's memory for a connection, in any state (measured: tests/e2e/test_costs.py).
 BYTES_EACH = 1640
 #: So many connections with most data are kept in a list; it also keeps those that have ended.
 FOUND_AT_ONCE = 256

@@ -154,14 +154,15 @@ def test_every_page_is_reached_from_the_readme():
 
 
 @pytest.mark.parametrize("folder", ["minisocks", "scripts", "tests"])
-def test_pages_that_the_code_names_are_there(folder):
-    """In messages, help and comments."""
+def test_pages_and_tests_that_the_code_names_are_there(folder):
+    """In messages, help and comments; tests of checks name tests that are made up."""
+    pattern = r"\bdocs/[\w-]+\.rst\b" + ("" if folder == "tests" else r"|\btests/[\w/]+\.py\b")
     missing = []
     for path, _, names in os.walk(os.path.join(ROOT, folder)):
         for name in names:
             if not name.endswith((".pyc", ".so")):
                 with open(os.path.join(path, name), encoding="utf-8", errors="replace") as file:
-                    named = re.findall(r"\bdocs/[\w-]+\.rst\b", file.read())
+                    named = re.findall(pattern, file.read())
                 missing += [
                     (name, one) for one in named if not os.path.exists(os.path.join(ROOT, one))
                 ]
