@@ -83,9 +83,13 @@ class Signals:
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        # Blocked first: Python looks for signals and then sets SIG_IGN. One that came between the
+        # two would make it call SIG_IGN: a TypeError of Python 3.6, a line in stderr of later ones.
+        mask = _set_mask(signal.SIG_BLOCK, self._steps) if _set_mask is not None else set()
         for number in self._steps:
             signal.signal(number, signal.SIG_IGN)
-        self._unblock(self._arrived)
+        if _set_mask is not None:
+            _set_mask(signal.SIG_SETMASK, mask - self._arrived)
         self._poller.close()
         self._waker.close()
         if self._pipe:

@@ -249,6 +249,25 @@ def test_a_program_s_wakeup_descriptor_is_back_after():
     assert ["reload", "report", "stop"] == sorted(run_python(code))
 
 
+def test_the_end_leaves_no_moment_for_a_signal():
+    """One that comes just before it is to be ignored calls no handler, which is gone then."""
+    code = (
+        "import os, signal\n"
+        "from minisocks.service.signals import Signals\n"
+        "set_handler, called = signal.signal, []\n"
+        "def set_late(number, handler):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "    set_handler(number, handler)\n"
+        "class Noting(Signals):\n"
+        "    def _note(self, number, frame):\n"
+        "        called.append(number)\n"
+        "with Noting(dict.fromkeys(('stop', 'reload', 'report', 'look'))):\n"
+        "    signal.signal = set_late\n"
+        "print(called, not signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+    )
+    assert ["[]", "True"] == run_python(code)
+
+
 def test_an_order_to_stop_goes_first():
     """Of those that wait, in whatever order they came."""
     code = (
