@@ -143,10 +143,18 @@ def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
         except OSError:
             raise
         except BaseException as exc:  # the program's bug: the resolver logs it
-            raise HookFailed("the resolve hook failed: %s" % exc) from exc
+            raise HookFailed("the resolve hook failed: %s" % _words_of(exc)) from exc
         return system_getaddrinfo(host, port, *how)
 
     return getaddrinfo
+
+
+def _words_of(exc: BaseException) -> str:
+    """Return what *exc* says; the name of its class if that raises, too."""
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001  # a ValueError would be taken for a name without addresses
+        return type(exc).__name__
 
 
 def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:

@@ -456,9 +456,20 @@ def generator(name):
     raise KeyError(name)
 
 
+class Wordless(Exception):
+    """An exception with a bug of its own."""
+
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def wordless(name):
+    raise Wordless
+
+
 @pytest.mark.parametrize(
     "hook",
-    [boom, leave, {}.__getitem__, generator]
+    [boom, leave, {}.__getitem__, generator, wordless]
     + [
         lambda name, a=a: a
         for a in ("nonsense", "", ["a.example"], ["127.0.0.1", "ä"], 5, [1], [b"127.0.0.1"], "1\0")
