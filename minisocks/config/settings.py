@@ -1,4 +1,4 @@
-"""The one table of settings, and the typed record of their values.  No click.
+"""The typed record of settings with their defaults, and what follows from the table.  No click.
 
 ``Config`` has the values, each default below the reason for it.  ``SETTINGS``, made of the table
 in ``rows``, has spelling, checks and help; options, variables, keys of the ini file and tables of

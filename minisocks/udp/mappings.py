@@ -1,4 +1,4 @@
-"""NAT state of an association: the ports of its client, peers written to, routes, headers."""
+"""NAT state of an association: whose datagrams are the client's, peers written to, headers."""
 
 import errno
 import socket
