@@ -19,7 +19,7 @@ def complete(
     *options* are those of the start.
 
     Raises:
-        ConfigError: click does not know what is asked for.
+        ConfigError: click does not know what is asked for, or there is no line.
         MinisocksError: click is too old.
     """
     try:
@@ -34,6 +34,11 @@ def complete(
             if parameter.name in files:
                 parameter.type = click.Path()  # then the shell completes it as a path
     wanted = os.environ[variable]
-    if shell_complete(start, {}, "minisocks", variable, wanted):
+    try:
+        status = shell_complete(start, {}, "minisocks", variable, wanted)
+    except (LookupError, ValueError):  # COMP_CWORD is missing, or no number
+        why = "%.40r is for the function of a shell, which sets COMP_WORDS and COMP_CWORD" % wanted
+        raise ConfigError(variable, why) from None
+    if status:
         why = "%.40r is none of bash_source, zsh_source and fish_source" % wanted
         raise ConfigError(variable, why)
