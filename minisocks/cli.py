@@ -42,9 +42,9 @@ _HYPHEN = "\u2011"
 _SEE_HELP = "; see minisocks --help"
 
 _EPILOG = (
-    "Each setting also has a variable (MINISOCKS_LISTEN=1080) and a key in the ini file "
-    "(listen = 1080, under [minisocks]). There, write several values on a line each. The command "
-    "line overrides the environment, which overrides the file. --no-NAME takes a flag back."
+    "Each setting also has a variable (MINISOCKS_LISTEN=1080) and a key in the ini file (listen = "
+    "1080, under [minisocks]). In both, each of several values has a line of its own. The command "
+    "line overrides the environment, which overrides the file. --no-NAME switches a flag off."
 )
 
 

@@ -240,7 +240,9 @@ def check_address(option: str, which: str, is_told: bool = False) -> Callable[[s
         if ip[0] >= 224 if len(ip) == 4 else ip[0] == 0xFF:
             raise ConfigError(option, "%r is no address of a host" % text)
         if is_told and (not any(ip) or ip in (_LOOPBACK6, b"\x7f" + ip[1:4])):
-            raise ConfigError(option, "%r is every host for itself; write %s" % (text, which))
+            raise ConfigError(
+                option, "%r is no address that clients can connect to; write %s" % (text, which)
+            )
         if not any(ip):
             raise ConfigError(option, "%r is every address; leave it out to mean that" % text)
 

@@ -101,7 +101,7 @@ def parse(text: str, name: str) -> "List[Entry]":
             if not equals or not key:
                 raise _wrong("write KEY = VALUE; this line has no key or no =", place)
             if not section:
-                raise _wrong("write [minisocks] above it, the section of the settings", place)
+                raise _wrong("put the line [minisocks] above this line", place)
             values = ((number, value),) if value.strip() else ()
             entries.append(Entry(section, key, number, values))
     return entries

@@ -38,8 +38,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "forwarded",
             "texts",
-            "One of the addresses to listen on, to which a forwarder connects for its clients. "
-            "Each of them counts as a stranger from a public address. May be repeated.",
+            "One of the addresses to listen on, for a forwarder such as HAProxy: the clients that "
+            "come through it count as strangers from public addresses. May be repeated.",
             "ADDRESS",
         ),
         _row(
@@ -59,16 +59,16 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "udp_clients",
             "text",
-            "From which ports of its address a client may send UDP: any-port means all, same-port "
-            "only the first one that it uses. auto: another one when the first has been silent for "
-            "30 s, but not if the client has sent a password.",
+            "From which ports of its address a client may send UDP. any-port: all. same-port: the "
+            "first one that it uses. auto: the first, and another one after 30 s of silence unless "
+            "the client has sent a password.",
             "WHICH",
         ),
         _row(
             "udp_filtering",
             "text",
             "Which targets may send UDP to a client. address-dependent: those at addresses to "
-            "which it has sent. endpoint-independent: all that the rules allow, but none on this "
+            "which it has sent. endpoint-independent: any target that the rules allow, except this "
             "host (for games and calls).",
             "WHICH",
         ),
@@ -98,15 +98,15 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "name_only",
             "texts",
-            "Accept this user name with any password, for programs that cannot send one. The name "
-            "is no secret. May be repeated.",
+            "Accept this user name with any password, even an empty one, for programs that cannot "
+            "send one. The name is no secret. May be repeated.",
             "NAME",
         ),
         _row(
             "auth_once",
             "seconds",
-            "After a login, accept the same address without a password for so long, because "
-            "browsers cannot send one. 0: never.",
+            "After a login, accept the same address without a password for so many seconds, "
+            "because browsers cannot send one. 0: never.",
             "SECS",
             least=0,
             most=30 * 86400,
@@ -133,8 +133,8 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "max_handshakes",
             "count",
-            "Unfinished handshakes at once. Above it, the oldest one of the network that has most "
-            "is closed.",
+            "Most unfinished handshakes at once. One more closes the oldest of the network that "
+            "has the most of them.",
             "N",
             least=4,
             most=65536,
@@ -228,7 +228,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "grace",
             "seconds",
-            "Until connections that are open at TERM are closed.",
+            "After TERM, the time for open connections to end. Then they are closed.",
             "SECS",
             least=0,
             most=86400,
@@ -286,9 +286,9 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "processor",
             "text",
-            "Keep the threads that serve clients on one processor (Linux): auto, none, or its "
-            "number. Python runs one of them at a time, and a change of processor takes time. If "
-            "not set, the command line uses auto.",
+            "Keep the threads that serve clients on one processor (Linux): auto, none, or the "
+            "number of a processor. Python runs one of them at a time, and a change of processor "
+            "takes time. If not set, the command line uses auto.",
             "WHICH",
         ),
     ),
@@ -319,7 +319,7 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
             "quiet",
             "flag",
             "No log line for a connection that succeeds; a refused one still has a line. Twice "
-            "(-qq; in the file: twice): no line for any connection.",
+            "(-qq; in the file: quiet = twice): no line for any connection.",
             "",
             "-q",
             most=2,

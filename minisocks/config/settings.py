@@ -180,7 +180,7 @@ class Config(NamedTuple):
                 raise ConfigError("--forwarded", what % (text, listen))
         for option, texts in (("--source", self.source), ("--public-address", self.public_address)):
             if len(_families(texts)) < len(texts):
-                raise ConfigError(option, "takes one address of each family")
+                raise ConfigError(option, "takes at most one IPv4 and one IPv6 address")
         family, _, is_only = self.prefer.partition("-")
         if is_only and self.source and family not in _families(self.source):
             why = "%s needs a --source of that family: no name would reach a target" % self.prefer

@@ -106,7 +106,7 @@ class Egress(NamedTuple):
                 sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
                     raise EgressError(exc.errno, sentence) from exc
-                warn("%s; going on, it may come up" % sentence)
+                warn("%s; going on, but connections fail until this works" % sentence)
 
     def _try(self, family: int) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)

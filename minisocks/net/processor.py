@@ -284,7 +284,7 @@ class Processor:
             else:  # a sandbox does not allow it
                 self._binding, self._is_refused = None, True
                 level = logging.INFO if self.wanted == AUTO else logging.WARNING
-                text = "keeping to no processor: the system does not allow it (%s); %s"
+                text = "running on any processor: the system does not allow it (%s); %s"
                 news = (level, text, reason_of(exc), "--processor none does not try")
         _say(news)
 
@@ -296,7 +296,7 @@ class Processor:
         if not problem or problem == self._problem:
             return None
         self._problem = problem
-        return logging.WARNING, "keeping to no processor: %s", problem
+        return logging.WARNING, "running on any processor: %s", problem
 
     def _holds(self, allowed: FrozenSet[int]) -> bool:
         """Return whether the choice still holds.  Locked."""

@@ -178,7 +178,7 @@ def _clauses(line: _Line, words: List[_Word]) -> Iterator[Tuple[_Word, List[_Wor
         name = clause.text.lower()
         if name not in _CLAUSES:
             what = closest(name, _CLAUSES) or "; the words are %s" % ", ".join(_CLAUSES)
-            raise line.wrong("%s says nothing here%s" % (clause.text, what), clause)
+            raise line.wrong("%s has no meaning here%s" % (clause.text, what), clause)
         if name in seen:
             raise line.wrong("%s is there twice; write its values behind one" % name, clause)
         seen.add(name)
@@ -205,7 +205,7 @@ def _address_set(
         if text in SETS:
             sets.add(text)
         elif text in ("any", "all", "*", "everything"):
-            raise line.wrong("for every address leave %s out" % clause, word)
+            raise line.wrong("this means every address: leave %s out" % clause, word)
         elif text.startswith("@"):
             path = word.text[1:].strip('"')
             if text.count('"') == 1:

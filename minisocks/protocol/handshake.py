@@ -237,10 +237,11 @@ class Handshake:
             raise Probe("the client offers no method: it is a health check")
         method = next((m for m in self._methods if m in offered), None)
         if method is None:
-            raise AuthFailed(
-                "no common method: the client offers %s, wanted is %s"
-                % (_hex(offered), _hex(bytes(self._methods)))
-            )
+            needs = _hex(bytes(self._methods))
+            if Method.NO_AUTHENTICATION not in self._methods:
+                needs += " (a password)"
+            text = "no common method: the client offers %s, and needs %s"
+            raise AuthFailed(text % (_hex(offered), needs))
         self._out += bytes((Ver.SOCKS5, method))
         self._has_only_greeted = not (method or self._stream.buffer)
         if method == Method.USERNAME_PASSWORD:
@@ -258,7 +259,7 @@ class Handshake:
 
     def _request(self, ver: Ver, cmd: int, dst: Address, userid: bytes) -> Request:
         if cmd not in _COMMANDS[ver]:
-            raise UnsupportedCommand("CMD 0x%02x" % cmd)
+            raise UnsupportedCommand("unknown command, CMD 0x%02x" % cmd)
         return Request(ver, cmd, dst, userid, self._user)
 
 

@@ -81,7 +81,7 @@ def parse_request(stream: Stream) -> Generator[None, None, Request5]:
     """
     version, cmd, _rsv = yield from stream.read_exact(3)
     if version != Ver.SOCKS5:
-        raise ProtocolError("VER 0x%02x in a SOCKS5 request" % version)
+        raise ProtocolError("the request begins with VER 0x%02x, not with 0x05" % version)
     dst = yield from parse_address(stream)
     return Request5(cmd, dst)
 
@@ -100,7 +100,7 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
         (length,) = yield from stream.read_exact(1)
         host = yield from stream.read_exact(length)
     else:
-        raise UnsupportedAddressType("ATYP 0x%02x" % atyp)
+        raise UnsupportedAddressType("unknown address type, ATYP 0x%02x" % atyp)
     (port,) = struct.unpack("!H", (yield from stream.read_exact(2)))
     if atyp != Atyp.DOMAINNAME:
         return Address.of_ip(host, port)

@@ -233,7 +233,7 @@ def _limit(subject: str, limit: Optional[int], option: str) -> LimitReached:
 
 
 def _share(place: str, limit: Optional[int]) -> LimitReached:
-    text = "%s and its network have all connections of their share (--max-connections %s)"
+    text = "%s and its network have their whole share of the connections (--max-connections %s)"
     return LimitReached(text % (place, limit))
 
 

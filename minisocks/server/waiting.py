@@ -88,7 +88,7 @@ class WaitingRequest(Job):
     def timeout_error(self) -> DialError:
         """Return why the request is refused when its time is over."""
         if self._lookup is None:
-            return DialError("no time was left when its identd had answered", Rep.TTL_EXPIRED)
+            return DialError("asking its identd took the whole --connect-timeout", Rep.TTL_EXPIRED)
         return DialError("the name was not resolved in time", Rep.TTL_EXPIRED)
 
     def give_all_back(self) -> None:

@@ -52,7 +52,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     wanted = chosen.config.processor or AUTO
     number, problem = preview(wanted)
     if problem:
-        console.warn("keeping to no processor: %s" % problem)
+        console.warn("running on any processor: %s" % problem)
     kept = {"wanted": wanted, "number": number}
     found = problems(chosen.config, access, console.warn)
     if as_json:

@@ -84,7 +84,7 @@ def drain(path: str) -> None:
         NotRunning, ServiceError: as ``stop``.
     """
     answer = ask(path, "drain", open=int)
-    say("draining:", "%d connections are open; it ends with the last one" % answer["open"])
+    say("draining:", "connections that are open: %d; it ends with the last one" % answer["open"])
 
 
 def reload(path: str) -> None:

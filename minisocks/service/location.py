@@ -94,7 +94,9 @@ def locate(
     path = texts.get("pidfile")
     if not path:
         if address.endswith(":0") and not address.startswith("unix:"):
-            raise ValueError("with port 0 nothing tells which one is meant: name its --pidfile")
+            raise ValueError(
+                "port 0 is another port at each start: name the process by --pidfile FILE"
+            )
         path = default_path(address)
     return os.path.abspath(path), address
 

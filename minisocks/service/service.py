@@ -228,7 +228,9 @@ class Service:
     def _report(self) -> None:
         """Log the open connections."""
         live = self._proxy.live
-        log.info("%d connections are open, %d of them connected:", len(self._proxy), len(live))
+        log.info(
+            "connections that are open: %d, of them connected: %d", len(self._proxy), len(live)
+        )
         for record in live:
             log.info("%s", record)
 
@@ -277,7 +279,7 @@ class Service:
 
     def _check_serving(self) -> None:
         if self._state != "serving":
-            raise ServiceError("it does not listen any more")
+            raise ServiceError("it is being stopped")
 
     def _at_home(self, path: str) -> str:
         return os.path.join(self._home, path)

@@ -521,7 +521,7 @@ def _(stage):
 def _(stage):
     with run_proxy(source=("192.0.2.1",)) as proxy, Talk.to(proxy.port) as talk:
         reply = talk.connect5("127.0.0.1", closed_port())[0]
-    return stage.log.wait_for("it may come up"), reply
+    return stage.log.wait_for("connections fail until this works"), reply
 
 
 @makes("no-source-of-this-family")

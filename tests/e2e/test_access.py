@@ -123,7 +123,7 @@ def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypa
 
 def test_a_mistake_in_a_rule_is_told_to_programs():
     """Before anything starts, with the column."""
-    with pytest.raises(ConfigError, match="--rule, column 7: fron says nothing here"):
+    with pytest.raises(ConfigError, match="--rule, column 7: fron has no meaning here"):
         Proxy(rule="allow fron 10.0.0.0/8")
 
 

@@ -104,7 +104,7 @@ def test_a_processor_that_cannot_be_had_is_a_warning():
     assert "processor 9999 (none here) MINISOCKS_PROCESSOR" == row
     assert {"wanted": "9999", "number": None} == data["processor"]
     assert warnings == (
-        "warning: keeping to no processor: this process may use %s, and not 9999; "
+        "warning: running on any processor: this process may use %s, and not 9999; "
         "say --processor auto, or one of these\n" % ", ".join(map(str, MAY_USE))
     )
     number = MAY_USE[-1]

@@ -66,7 +66,7 @@ def test_which_one_is_meant_has_to_be_clear(name):
     """Port 0 is a mistake in usage; a wrong file is told as everywhere."""
     status, _, err = run_command(name, "-l", "0")
     assert 2 == status
-    assert "--pidfile: with port 0" in err
+    assert "--pidfile: port 0" in err
     status, _, err = run_command(name, "-c", "/no/such")
     assert 2 == status
     assert "cannot read /no/such" in err
@@ -103,12 +103,12 @@ def test_drain_ends_it_with_its_last_connection(instance, target):
     with instance.relay(target) as talk:
         status, out, err = instance.command("drain")
         assert (0, "") == (status, out)
-        assert "draining: 1 connections are open; it ends with the last one\n" == err
+        assert "draining: connections that are open: 1; it ends with the last one\n" == err
         with pytest.raises(ConnectionRefusedError):
             Talk.to(instance.port)
         assert "draining" == instance.ask("status")["state"]
         assert [] == instance.ask("status")["addresses"]
-        assert "it does not listen any more" in instance.command("reload")[2]
+        assert "it is being stopped" in instance.command("reload")[2]
         assert 0 == instance.command("drain")[0]
         talk.send(b"y").expect(b"y").finish().expect_eof()
     instance.wait_for_end()
@@ -276,7 +276,7 @@ def test_a_reload_changes_the_processor(instance):
         assert "changed: processor" in instance.command("reload")[2]
         status = instance.ask("status")
         assert expected == (status["processor"], status["processor_wanted"])
-    instance.wait_for_line("keeping to no processor: this process may use")
+    instance.wait_for_line("running on any processor: this process may use")
     instance.configure("")
     assert 0 == instance.command("reload")[0]
     assert "auto" == instance.ask("status")["processor_wanted"]

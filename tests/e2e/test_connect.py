@@ -809,7 +809,7 @@ def test_no_password_offered(guarded, access_log):
         line = access_log.wait_for("end=refused")
 
     assert [] == target.talks
-    assert "no common method: the client offers 00, wanted is 02" in line
+    assert "no common method: the client offers 00, and needs 02 (a password)" in line
 
 
 @pytest.mark.rfc("SOCKS4, CONNECT", "Passwords: the memo has none.")

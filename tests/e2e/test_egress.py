@@ -175,7 +175,7 @@ def test_what_is_not_up_yet_is_a_warning(settings, words, caplog):
             assert 1 == talk.connect5("127.0.0.1", target.port)[0]
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert words in warning
-    assert "it may come up" in warning
+    assert "connections fail until this works" in warning
     assert [] == target.talks
 
 

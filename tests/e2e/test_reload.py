@@ -336,7 +336,7 @@ def test_usr1_writes_who_is_connected(instance, target):
     """Each live connection is a line in the log, without an end."""
     with instance.relay(target):
         os.kill(instance.pid, signal.SIGUSR1)
-        instance.wait_for_line("1 connections are open, 1 of them connected:")
+        instance.wait_for_line("connections that are open: 1, of them connected: 1")
         instance.wait_for_line("id=1 ")
         (line,) = [line for line in instance.log().splitlines() if "id=1 " in line]
         assert "up=1B down=1B" in line

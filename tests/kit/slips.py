@@ -23,7 +23,7 @@ SLIPS = (
     Mistake(
         "port-0-without-pidfile",
         AT_THE_START,
-        "minisocks: with port 0 nothing tells which one is meant: name its --pidfile",
+        "minisocks: port 0 is another port at each start: name the process by --pidfile FILE",
     ),
     Mistake(
         "pidfile-of-others",
@@ -66,7 +66,7 @@ SLIPS = (
     Mistake(
         "rule-not-understood",
         AT_THE_START,
-        "minisocks: --rule, column N: WORD says nothing here; ...",
+        "minisocks: --rule, column N: WORD has no meaning here; ...",
     ),
     Mistake(
         "network-not-understood",
@@ -102,7 +102,7 @@ SLIPS = (
     Mistake(
         "sources-of-one-family",
         AT_THE_START,
-        "minisocks: --source: takes one address of each family",
+        "minisocks: --source: takes at most one IPv4 and one IPv6 address",
     ),
     Mistake(
         "key-unknown",
@@ -125,7 +125,7 @@ SLIPS = (
     Mistake(
         "section-missing",
         AT_THE_START,
-        "minisocks: FILE, line N: write [minisocks] above it, the section of the settings",
+        "minisocks: FILE, line N: put the line [minisocks] above this line",
     ),
     Mistake(
         "section-unknown",

@@ -51,7 +51,8 @@ _SERVING = (
     Mistake(
         "egress-not-up",
         IN_THE_LOG,
-        "targets cannot be dialed with OPTION: ...; going on, it may come up",
+        "targets cannot be dialed with OPTION: ...; going on, but connections fail until this "
+        "works",
         "No interface has the address of ``--source``, or the interface of ``--interface`` does "
         "not exist. A VPN that is not up yet looks like this.",
         "``ip address`` shows what there is. Once it is up, the proxy uses it without a restart.",
@@ -90,7 +91,7 @@ _SERVING = (
         "client-without-password",
         IN_THE_LOG,
         "id=N client=CLIENT ... end=refused why='no common method: the client offers 00, "
-        "wanted is 02'",
+        "and needs 02 (a password)'",
         "A password is needed (method 02), and the client offered only to have none (00).",
         "Enter name and password at the client: ``curl --proxy socks5h://ann:secret@HOST:1080``. "
         "Browsers cannot send a password to a SOCKS proxy: use ``--allow-lan`` for them.",

@@ -139,7 +139,7 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"source": ("fe80::1%eth0",)}, "--source", "no address"),
         ({"source": ("0.0.0.0",)}, "--source", "every address"),
         ({"source": ("::",)}, "--source", "every address"),
-        ({"source": ("10.0.0.1", "10.0.0.2")}, "--source", "one address of each family"),
+        ({"source": ("10.0.0.1", "10.0.0.2")}, "--source", "at most one IPv4 and one IPv6 address"),
         ({"interface": "a" * 16}, "--interface", "no interface"),
         ({"interface": "eth 0"}, "--interface", "no interface"),
         ({"interface": "../x"}, "--interface", "no interface"),

@@ -131,7 +131,7 @@ def test_a_number_that_is_not_there_is_a_warning_that_says_what_to_do(lines):
     assert None is processor.number
     (line,) = lines
     assert line == (
-        "keeping to no processor: this process may use 0, 2, and not 7; "
+        "running on any processor: this process may use 0, 2, and not 7; "
         "say --processor auto, or one of these"
     )
 
@@ -296,7 +296,7 @@ def test_a_sandbox_that_does_not_allow_it_is_asked_once(wanted, lines):
     assert (None, before) == (processor.number, machine.calls)
     (line,) = lines
     assert line == (
-        "keeping to no processor: the system does not allow it (Operation not permitted); "
+        "running on any processor: the system does not allow it (Operation not permitted); "
         "--processor none does not try"
     )
     machine.errors.clear()

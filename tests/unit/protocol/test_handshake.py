@@ -162,8 +162,8 @@ def test_a_greeting_and_no_more_is_a_health_check(said, methods, expected):
 @pytest.mark.parametrize(
     "greeting, methods, words",
     [
-        (b"\x05\x02\x00\x01", PASSWORD, "the client offers 00 01, wanted is 02"),
-        (b"\x05\x01\x01", BOTH, "the client offers 01, wanted is 02 00"),
+        (b"\x05\x02\x00\x01", PASSWORD, "the client offers 00 01, and needs 02 (a password)"),
+        (b"\x05\x01\x01", BOTH, "the client offers 01, and needs 02 00"),
     ],
 )
 def test_failed_negotiation_says_what_was_offered_and_wanted(greeting, methods, words):
@@ -188,43 +188,49 @@ REFUSALS = [
         b"\x05\x01\x00\x04" + REQUEST[1:],
         OPEN,
         CHOSEN + failure5(1),
-        "ProtocolError: VER 0x04",
+        "ProtocolError: the request begins with VER 0x04",
     ),
-    ("VER 1", NO_AUTH + RIGHT, OPEN, CHOSEN + failure5(1), "ProtocolError: VER 0x01"),
+    (
+        "VER 1",
+        NO_AUTH + RIGHT,
+        OPEN,
+        CHOSEN + failure5(1),
+        "ProtocolError: the request begins with VER 0x01",
+    ),
     (
         "CMD 0",
         NO_AUTH + socks5("127.0.0.1", 1, 0),
         OPEN,
         CHOSEN + failure5(7),
-        "UnsupportedCommand: CMD 0x00",
+        "UnsupportedCommand: unknown command, CMD 0x00",
     ),
     (
         "CMD 4",
         NO_AUTH + socks5(b"a", 1, 4),
         OPEN,
         CHOSEN + failure5(7),
-        "UnsupportedCommand: CMD 0x04",
+        "UnsupportedCommand: unknown command, CMD 0x04",
     ),
     (
         "CMD ff",
         NO_AUTH + socks5("::1", 1, 255),
         OPEN,
         CHOSEN + failure5(7),
-        "UnsupportedCommand: CMD 0xff",
+        "UnsupportedCommand: unknown command, CMD 0xff",
     ),
     (
         "ATYP 0",
         b"\x05\x01\x00\x05\x01\x00\x00",
         OPEN,
         CHOSEN + failure5(8),
-        "UnsupportedAddressType: ATYP 0x00",
+        "UnsupportedAddressType: unknown address type, ATYP 0x00",
     ),
     (
         "ATYP 2",
         b"\x05\x01\x00\x05\x01\x00\x02\x7f\0\0\1\0\1",
         OPEN,
         CHOSEN + failure5(8),
-        "UnsupportedAddressType: ATYP 0x02",
+        "UnsupportedAddressType: unknown address type, ATYP 0x02",
     ),
     (
         "empty name",

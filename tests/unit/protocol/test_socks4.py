@@ -141,10 +141,10 @@ REFUSED = [
     (GOOD4A + b"ann\0\0", OPEN, "ProtocolError: DOMAIN is empty"),
     (GOOD + b"ann\0", PASSWORD, "AuthFailed: a password is needed; SOCKS4 cannot send one"),
     (GOOD4A + b"\0a\0", PASSWORD, "AuthFailed: a password is needed; SOCKS4 cannot send one"),
-    (b"\x04\x00" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: CMD 0x00"),
+    (b"\x04\x00" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: unknown command, CMD 0x00"),
     # UDP ASSOCIATE came with SOCKS5.
-    (b"\x04\x03" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: CMD 0x03"),
-    (b"\x04\xff" + GOOD4A[2:] + b"\0a\0", OPEN, "UnsupportedCommand: CMD 0xff"),
+    (b"\x04\x03" + GOOD[2:] + b"\0", OPEN, "UnsupportedCommand: unknown command, CMD 0x03"),
+    (b"\x04\xff" + GOOD4A[2:] + b"\0a\0", OPEN, "UnsupportedCommand: unknown command, CMD 0xff"),
 ]
 
 

@@ -193,7 +193,9 @@ def test_password_message_of_another_version_is_refused(version):
 @pytest.mark.parametrize("version", [0, 1, 4, 0xFF])
 def test_request_of_another_version_is_refused(version):
     """VER of the request is 5."""
-    with pytest.raises(ProtocolError, match="^VER 0x%02x in a SOCKS5 request$" % version):
+    with pytest.raises(
+        ProtocolError, match="^the request begins with VER 0x%02x, not with 0x05$" % version
+    ):
         parse(socks5.parse_request, [bytes((version, 1, 0))])
 
 
@@ -201,7 +203,7 @@ def test_request_of_another_version_is_refused(version):
 @pytest.mark.parametrize("atyp", [0, 2, 5, 0x7F, 0xFF])
 def test_unknown_address_type_is_refused_at_once(atyp):
     """Behind an ATYP that nobody knows there is nothing to wait for."""
-    with pytest.raises(UnsupportedAddressType, match="^ATYP 0x%02x$" % atyp):
+    with pytest.raises(UnsupportedAddressType, match="^unknown address type, ATYP 0x%02x$" % atyp):
         parse(socks5.parse_request, [b"\x05\x01\x00" + bytes((atyp,))])
 
 
