@@ -340,7 +340,7 @@ def test_what_cannot_be_helped_is_one_sentence(tmp_path):
     assert "minisocks: the process that has %s does not answer, and cannot be found\n" % path == err
     status, _, err = run_command("--ensure", "-l", "0")
     assert (1, 1) == (status, err.count("\n"))
-    assert "with port 0" in err
+    assert "port 0 is another port at each start" in err
 
 
 def test_two_at_once_replace_a_hung_one_once(instance):
