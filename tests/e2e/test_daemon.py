@@ -161,7 +161,7 @@ def test_port_0_needs_a_pidfile():
     """Nobody could find it again."""
     status, _, err = run_command("-l", "0", "--daemon")
     assert 1 == status
-    assert "name its --pidfile" in err
+    assert "name the process by --pidfile" in err
 
 
 def test_a_second_one_is_refused(instance):
