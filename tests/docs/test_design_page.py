@@ -2,25 +2,15 @@
 
 import ast
 import glob
-import importlib.util
 import os
 import re
 
 import pytest
 
+from kit.scripts import script_module
 from kit.support import ROOT
 
-
-def load(name):
-    """Return a module of scripts/."""
-    path = os.path.join(ROOT, "scripts", name + ".py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-module_list = load("module_list")
+module_list = script_module("module_list")
 
 
 def read(path):

@@ -4,25 +4,15 @@ Whether a test shows what its sentence says is for readers; that it is still the
 """
 
 import ast
-import importlib.util
 import os
 import re
 
 import pytest
 
+from kit.scripts import script_module
 from kit.support import ROOT
 
-
-def load(name):
-    """Return a module of scripts/."""
-    path = os.path.join(ROOT, "scripts", name + ".py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-rfc_matrix = load("rfc_matrix")
+rfc_matrix = script_module("rfc_matrix")
 
 #: All sections of the documents that say something about a server.
 SECTIONS = [

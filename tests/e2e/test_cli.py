@@ -21,6 +21,7 @@ from kit.support import (
     password_message,
     run_command,
     socks5,
+    started_with_a_pipe,
     wait_until,
 )
 
@@ -308,17 +309,7 @@ def test_it_starts_with_closed_streams(closed, target):
 
 def test_a_stderr_that_goes_away_is_no_reason_to_end(target):
     """Whoever read the log has gone: connections are served all the same."""
-    port = closed_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minisocks", "-l", str(port)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
-        while b"try it" not in process.stderr.readline():
-            assert process.poll() is None
+    with started_with_a_pipe() as (process, port):
         process.stderr.close()
         for _ in range(5):
             with Talk.to(port) as talk:
@@ -326,10 +317,6 @@ def test_a_stderr_that_goes_away_is_no_reason_to_end(target):
                 talk.send(b"x").expect(b"x")
         process.terminate()
         assert 0 == process.wait(TIMEOUT)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
 #: Put before everything else on the path, it sends us SIGINT at a given moment.

@@ -430,6 +430,28 @@ class CommandLine:
             self.end(None)
 
 
+@contextlib.contextmanager
+def started_with_a_pipe(*options):
+    """Have a process serve; yields it and its port.  Its stderr is read until it serves."""
+    port = closed_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minisocks", "-l", str(port), *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    try:
+        while b"try it" not in process.stderr.readline():
+            assert process.poll() is None
+        yield process, port
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.stderr.close()
+        process.wait()
+
+
 def one_connection(command, target):
     """Have a child process serve a whole connection to *target*, which echoes."""
     with Talk.to(command.ports[0]) as talk:

@@ -181,7 +181,7 @@ def associations(proxy):
     return sorted(found, key=lambda job: inside.record(job).id)
 
 
-def new_exchange(loop, **settings):
+def new_table(loop, **settings):
     """Return what the associations of a proxy with such *settings* share, without any."""
     access = access_of(**settings)
     exchange = AssociationTable(loop, access, Resolver(), Answers(loop), Hooks())

@@ -18,9 +18,9 @@ from kit.support import (
     TIMEOUT,
     CommandLine,
     Talk,
-    closed_port,
     one_connection,
     own_threads,
+    started_with_a_pipe,
     wait_until,
 )
 from minisocks.compat import tame_traceback
@@ -437,17 +437,7 @@ def test_where_it_goes(tmp_path):
 
 def test_stderr_that_nobody_reads_stalls_nobody(target):
     """A full pipe: connections are served, and it ends when it is told to."""
-    port = closed_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minisocks", "-l", str(port), "-v"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
-        while b"try it" not in process.stderr.readline():
-            assert process.poll() is None
+    with started_with_a_pipe("-v") as (process, port):
         import fcntl
 
         fcntl.fcntl(process.stderr.fileno(), 1031, 4096)  # F_SETPIPE_SZ
@@ -457,11 +447,6 @@ def test_stderr_that_nobody_reads_stalls_nobody(target):
                 talk.send(b"x").expect(b"x")
         process.terminate()
         assert 0 == process.wait(TIMEOUT)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.stderr.close()
-        process.wait()
 
 
 def test_log_file_and_syslog_at_once(tmp_path, target):

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from kit import inside
-from kit.udp_client import access_of, header, new_exchange
+from kit.udp_client import access_of, header, new_table
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
 from minisocks.udp.mappings import Mappings
@@ -18,7 +18,7 @@ from minisocks.wire import Address, Atyp
 def table():
     """What associations share, without any."""
     loop = Loop()
-    made = new_exchange(loop)
+    made = new_table(loop)
     yield made
     loop.stop()
 

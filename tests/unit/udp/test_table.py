@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kit import inside
-from kit.udp_client import access_of, assert_remembers_nobody, new_exchange
+from kit.udp_client import access_of, assert_remembers_nobody, new_table
 from minisocks.errors import LimitReached
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
@@ -34,7 +34,7 @@ def loop():
 @pytest.fixture
 def table(loop):
     """What the associations of a proxy with the defaults share."""
-    return new_exchange(loop)
+    return new_table(loop)
 
 
 class Stub:
@@ -203,7 +203,7 @@ def test_nothing_is_kept_of_who_has_gone(steps):
     """What was held is released, and then no client is remembered, whatever the amounts."""
     loop = Loop()
     try:
-        table = new_exchange(loop)
+        table = new_table(loop)
         held = [(client, count) for client, count in steps if table.hold(client, count)]
         assert sum(count for _, count in held) == table.held <= MAX_HELD_BYTES
         for client, count in held:
