@@ -75,6 +75,7 @@ def test_every_test_gives_figures_and_nothing_fails(run):
     assert "No figure" not in text
 
 
+@pytest.mark.soak
 def test_the_plot_is_made_from_the_figures(run, tmp_path):
     """The SVG is well-formed and has both servers in it."""
     plot = str(tmp_path / "plot.svg")
