@@ -14,7 +14,7 @@ from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import in_force, parse_rule
 from minisocks.policy.rules import Decisions, Rules
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.quoting import reason_of
 from minisocks.wire import as_text
 

@@ -15,8 +15,7 @@ import struct
 from typing import List, NamedTuple, Optional
 
 from minisocks.errors import ProtocolError
-from minisocks.protocol.socks5 import parse_address
-from minisocks.protocol.stream import Stream
+from minisocks.protocol.messages import Stream, parse_address
 from minisocks.wire import Address, Atyp
 
 __all__ = ["Header", "LAST", "REASSEMBLY_SECONDS", "Reassembly", "decode_header", "encode_header"]

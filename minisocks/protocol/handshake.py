@@ -23,9 +23,8 @@ from minisocks.errors import (
     ProtocolError,
     UnsupportedCommand,
 )
-from minisocks.protocol import socks4, socks5
-from minisocks.protocol.socks5 import Credentials
-from minisocks.protocol.stream import Stream
+from minisocks.protocol import messages
+from minisocks.protocol.messages import Credentials, Stream
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver
 
@@ -207,11 +206,11 @@ class Handshake:
         if stage == _Stage.GREETING:
             return bytes((Ver.SOCKS5, Method.NO_ACCEPTABLE))
         if stage == _Stage.AUTH:
-            return bytes((socks5.AUTH_VERSION, 1))
+            return bytes((messages.AUTH_VERSION, 1))
         if stage == _Stage.REQUEST4:
-            return socks4.encode_reply(rep, bnd_ip, bnd_port, failure)
+            return messages.encode_reply4(rep, bnd_ip, bnd_port, failure)
         if stage == _Stage.REQUEST5:
-            return socks5.encode_reply(rep, bnd_ip, bnd_port)
+            return messages.encode_reply5(rep, bnd_ip, bnd_port)
         return b""
 
     def _conversation(self) -> _Steps:
@@ -226,13 +225,13 @@ class Handshake:
             raise (yield from _foreign(version, self._stream))
 
     def _socks4(self) -> _Steps:
-        request = yield from socks4.parse_request(self._stream)
+        request = yield from messages.parse_request4(self._stream)
         if Method.NO_AUTHENTICATION not in self._methods and not self._asks_ident:
             raise AuthFailed("a password is needed; SOCKS4 cannot send one")
         yield self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
 
     def _socks5(self) -> _Steps:
-        offered = yield from socks5.parse_methods(self._stream)
+        offered = yield from messages.parse_methods(self._stream)
         if not offered:
             raise Probe("the client offers no method: it is a health check")
         method = next((m for m in self._methods if m in offered), None)
@@ -246,15 +245,15 @@ class Handshake:
         self._has_only_greeted = not (method or self._stream.buffer)
         if method == Method.USERNAME_PASSWORD:
             self._stage = _Stage.AUTH
-            credentials = yield from socks5.parse_credentials(self._stream)
+            credentials = yield from messages.parse_credentials(self._stream)
             yield credentials
             if not self._verdict:
                 name = quoted(credentials.user, MOST_TOLD)
                 raise AuthFailed("wrong user name or password, as %s" % name)
             self._user = credentials.user
-            self._out += bytes((socks5.AUTH_VERSION, 0))
+            self._out += bytes((messages.AUTH_VERSION, 0))
         self._stage = _Stage.REQUEST5
-        request = yield from socks5.parse_request(self._stream)
+        request = yield from messages.parse_request5(self._stream)
         yield self._request(Ver.SOCKS5, request.cmd, request.dst, b"")
 
     def _request(self, ver: Ver, cmd: int, dst: Address, userid: bytes) -> Request:

@@ -19,7 +19,7 @@ from minisocks.access import Users, keyed
 from minisocks.errors import NotChecked
 from minisocks.policy.client import Client, Groups
 from minisocks.policy.passwords import FREE, Hash, Penalties, scopes_of
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.quoting import quoted
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending

@@ -18,7 +18,7 @@ from minisocks.errors import DialError, HandshakeError, ProxyStops
 from minisocks.hooks import ProxyRequest, check_authorized
 from minisocks.policy.client import Client
 from minisocks.protocol.handshake import Event, Request
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.server.acceptor import Acceptor
 from minisocks.server.associate import Associate

@@ -33,7 +33,7 @@ from minisocks.net.processor import Processor
 from minisocks.policy.client import FORWARDED, THIS_HOST, Client, group_text
 from minisocks.policy.passwords import FREE
 from minisocks.policy.quota import Allowance
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins, TrustedAddresses, _Login, _row_of
 from minisocks.server.server import SocksServer

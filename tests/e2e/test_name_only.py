@@ -19,7 +19,7 @@ from kit.support import (
 from minisocks import Config
 from minisocks.access import Users
 from minisocks.errors import ConfigError
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 
 ANY = [b"", b" ", b"secret", b"\0" * 255]
 TOLD = (

@@ -21,8 +21,7 @@ from minisocks.errors import (
     UnsupportedCommand,
 )
 from minisocks.protocol.handshake import Handshake, Request
-from minisocks.protocol.socks5 import Credentials
-from minisocks.protocol.stream import Stream
+from minisocks.protocol.messages import Credentials, Stream
 from minisocks.wire import Cmd, Method, Rep
 
 ANN = Credentials(b"ann", b"secret")

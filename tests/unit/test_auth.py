@@ -11,7 +11,7 @@ from kit.support import ROOT
 from minisocks.access import Users, keyed
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash, derive
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 
 ANYBODY = Client(("192.0.2.1", 4242))
 LONGEST = b"x" * 255

@@ -23,7 +23,7 @@ from kit.conversation import (
 from kit.support import failure5, socks5
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
 from minisocks.protocol.handshake import Handshake, Request
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.wire import Address, Atyp, Method, Rep, Ver
 
 TAILS = [b"", b"\x00", b"\x05\x01\x00", b"GET / HTTP/1.1\r\n\r\n"]

@@ -4,8 +4,8 @@ import pytest
 
 from kit import support
 from kit.conversation import OPEN, PASSWORD, converse, every_cut, parse
-from minisocks.protocol import socks4
-from minisocks.protocol.socks4 import Request4
+from minisocks.protocol import messages
+from minisocks.protocol.messages import Request4
 from minisocks.wire import Address, Atyp, Rep, Ver
 
 LONGEST = b"x" * 255
@@ -77,7 +77,7 @@ REQUESTS = [
 def test_request_means_the_same_however_it_is_cut(message, expected, tail):
     """A request is read whole or in pieces alike, and what is behind it stays."""
     for pieces in every_cut(message[1:] + tail):  # VER is read before it is known to be SOCKS4
-        result, left = parse(socks4.parse_request, pieces)
+        result, left = parse(messages.parse_request4, pieces)
 
         assert (expected, tail) == (result, left)
         assert type(expected) is type(result)
@@ -97,7 +97,7 @@ def test_tests_spell_addresses_as_the_table_does(message, expected):
 def test_an_address_in_the_place_of_a_name(name, meant):
     """In brackets, as in a URL, and an IPv4 address in the form of IPv6."""
     message = support.socks4a(name, 443)
-    assert (asked4a(1, meant, 443), b"") == parse(socks4.parse_request, [message[1:]])
+    assert (asked4a(1, meant, 443), b"") == parse(messages.parse_request4, [message[1:]])
 
 
 @pytest.mark.parametrize("message, expected", [r for r in REQUESTS if r[0][4:8] == b"\0\0\0\1"])
@@ -127,7 +127,7 @@ REPLIES = [
 @pytest.mark.parametrize("rep, ip, port, expected", REPLIES)
 def test_reply_is_eight_bytes_that_begin_with_zero(rep, ip, port, expected):
     """A reply has VN 0 (not 4), 90 for success, and 91 for every failure."""
-    assert expected == socks4.encode_reply(rep, ip, port)
+    assert expected == messages.encode_reply4(rep, ip, port)
 
 
 GOOD = b"\x04\x01\x00\x50\x7f\x00\x00\x01"

@@ -7,8 +7,8 @@ import pytest
 from kit import support
 from kit.conversation import every_cut, parse
 from minisocks.errors import ProtocolError, UnsupportedAddressType
-from minisocks.protocol import socks5
-from minisocks.protocol.socks5 import Credentials, Request5
+from minisocks.protocol import messages
+from minisocks.protocol.messages import Credentials, Request5
 from minisocks.wire import Address, Atyp, Rep
 
 LONGEST = b"x" * 255
@@ -94,7 +94,7 @@ REPLIES = [
 def test_methods_mean_the_same_however_they_are_cut(message, expected, tail):
     """METHODS are read whole or in pieces alike, and what is behind them stays."""
     for pieces in every_cut(message + tail):
-        assert (expected, tail) == parse(socks5.parse_methods, pieces)
+        assert (expected, tail) == parse(messages.parse_methods, pieces)
 
 
 @pytest.mark.rfc(
@@ -105,7 +105,7 @@ def test_methods_mean_the_same_however_they_are_cut(message, expected, tail):
 def test_password_means_the_same_however_it_is_cut(message, expected, tail):
     """Name and password are read whole or in pieces alike, and what is behind them stays."""
     for pieces in every_cut(message + tail):
-        result, left = parse(socks5.parse_credentials, pieces)
+        result, left = parse(messages.parse_credentials, pieces)
 
         assert (expected, tail) == (result, left)
         assert type(expected) is type(result)
@@ -120,7 +120,7 @@ def test_password_means_the_same_however_it_is_cut(message, expected, tail):
 def test_request_means_the_same_however_it_is_cut(message, expected, tail):
     """A request is read whole or in pieces alike, and what is behind it stays."""
     for pieces in every_cut(message + tail):
-        result, left = parse(socks5.parse_request, pieces)
+        result, left = parse(messages.parse_request5, pieces)
 
         assert (expected, tail) == (result, left)
         assert type(expected) is type(result)
@@ -132,7 +132,7 @@ def test_rsv_may_be_anything(message, expected, rsv):
     """RSV, which has to be 00 in what we send, is not looked at in what we get."""
     message = message[:2] + bytes((rsv,)) + message[3:]
 
-    assert (expected, b"") == parse(socks5.parse_request, [message])
+    assert (expected, b"") == parse(messages.parse_request5, [message])
 
 
 @pytest.mark.parametrize("message, expected", PASSWORDS)
@@ -157,7 +157,7 @@ def test_tests_spell_requests_as_the_table_does(message, expected):
 @pytest.mark.parametrize("rep, ip, port, expected", REPLIES)
 def test_reply_is_what_the_rfc_draws(rep, ip, port, expected):
     """A reply has VER 5, RSV 0, and BND.ADDR in the family that it is of."""
-    assert expected == socks5.encode_reply(rep, ip, port)
+    assert expected == messages.encode_reply5(rep, ip, port)
 
 
 @pytest.mark.parametrize("rep, ip, port, message", REPLIES)
@@ -184,7 +184,7 @@ def test_tests_expect_the_failures_of_the_table(rep, ip, port, expected):
 def test_password_message_of_another_version_is_refused(version):
     """VER of the password message is 1, whatever VER of the rest is."""
     with pytest.raises(ProtocolError, match="^VER 0x%02x in the password message$" % version):
-        parse(socks5.parse_credentials, [bytes((version,))])
+        parse(messages.parse_credentials, [bytes((version,))])
 
 
 @pytest.mark.rfc(
@@ -196,7 +196,7 @@ def test_request_of_another_version_is_refused(version):
     with pytest.raises(
         ProtocolError, match="^the request begins with VER 0x%02x, not with 0x05$" % version
     ):
-        parse(socks5.parse_request, [bytes((version, 1, 0))])
+        parse(messages.parse_request5, [bytes((version, 1, 0))])
 
 
 @pytest.mark.rfc("RFC 1928 section 5", "Another ATYP is not defined.")
@@ -204,7 +204,7 @@ def test_request_of_another_version_is_refused(version):
 def test_unknown_address_type_is_refused_at_once(atyp):
     """Behind an ATYP that nobody knows there is nothing to wait for."""
     with pytest.raises(UnsupportedAddressType, match="^unknown address type, ATYP 0x%02x$" % atyp):
-        parse(socks5.parse_request, [b"\x05\x01\x00" + bytes((atyp,))])
+        parse(messages.parse_request5, [b"\x05\x01\x00" + bytes((atyp,))])
 
 
 @pytest.mark.rfc("RFC 1928 section 5", "There is no terminating NUL.")
@@ -221,7 +221,7 @@ def test_impossible_name_is_refused(name, error):
     """A name that the C library would cut short or not take is not looked up."""
     for pieces in every_cut(support.socks5(name, 80)):
         with pytest.raises(ProtocolError, match="^%s$" % error):
-            parse(socks5.parse_request, pieces)
+            parse(messages.parse_request5, pieces)
 
 
 @pytest.mark.rfc(

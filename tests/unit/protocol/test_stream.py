@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kit.conversation import cut, every_cut, parse
 from minisocks.errors import ProtocolError
-from minisocks.protocol.stream import Stream
+from minisocks.protocol.messages import Stream
 
 
 def exactly(size):

@@ -28,7 +28,7 @@ from minisocks.net.processor import Processor
 from minisocks.policy import passwords
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import FREE, MAX_ITERATIONS, Hash, Penalties
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import HandlerQueue, Pending
 from minisocks.server.logins import Logins, Verified

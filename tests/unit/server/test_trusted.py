@@ -8,7 +8,7 @@ import pytest
 from minisocks.access import Users
 from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.server import logins
 from minisocks.server.logins import TrustedAddresses, Verified
 
