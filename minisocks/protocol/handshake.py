@@ -47,7 +47,8 @@ class Request(NamedTuple):
 
 Event = Union[Credentials, Request]
 
-_Steps = Generator[Optional[Event], None, None]
+#: The steps to a request: credentials on the way, None while bytes are missing.
+_Steps = Generator[Optional[Credentials], None, Request]
 
 
 class _Stage(enum.Enum):
@@ -143,8 +144,9 @@ class Handshake:
             event = next(self._steps)
             if event is None and self.eof:
                 raise ProtocolError("the client closed before its request was complete")
-        except StopIteration:
-            return None  # the request was the last one
+        except StopIteration as done:
+            request: Optional[Request] = done.value  # None if it has been returned
+            return request
         except HandshakeError as exc:
             self._failed = exc
             raise
@@ -155,7 +157,7 @@ class Handshake:
         self._verdict = ok
 
     def stop_parsing(self) -> None:
-        """Close the parser when no more is fed, because the two refer to each other."""
+        """Close the parser of an unfinished handshake, because the two refer to each other."""
         self._steps.close()
 
     def data_to_send(self) -> bytes:
@@ -217,10 +219,10 @@ class Handshake:
         (version,) = yield from self._stream.read_exact(1)
         if version == Ver.SOCKS4:
             self.ver, self._stage = Ver.SOCKS4, _Stage.REQUEST4
-            yield from self._socks4()
+            return (yield from self._socks4())
         elif version == Ver.SOCKS5:
             self.ver, self._stage = Ver.SOCKS5, _Stage.GREETING
-            yield from self._socks5()
+            return (yield from self._socks5())
         else:
             raise (yield from _foreign(version, self._stream))
 
@@ -228,7 +230,7 @@ class Handshake:
         request = yield from messages.parse_request4(self._stream)
         if Method.NO_AUTHENTICATION not in self._methods and not self._asks_ident:
             raise AuthFailed("a password is needed; SOCKS4 cannot send one")
-        yield self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
+        return self._request(Ver.SOCKS4, request.cmd, request.dst, request.userid)
 
     def _socks5(self) -> _Steps:
         offered = yield from messages.parse_methods(self._stream)
@@ -254,7 +256,7 @@ class Handshake:
             self._out += bytes((messages.AUTH_VERSION, 0))
         self._stage = _Stage.REQUEST5
         request = yield from messages.parse_request5(self._stream)
-        yield self._request(Ver.SOCKS5, request.cmd, request.dst, b"")
+        return self._request(Ver.SOCKS5, request.cmd, request.dst, b"")
 
     def _request(self, ver: Ver, cmd: int, dst: Address, userid: bytes) -> Request:
         if cmd not in _COMMANDS[ver]:

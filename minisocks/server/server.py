@@ -96,9 +96,11 @@ class SocksHandler(socketserver.BaseRequestHandler):
             HandshakeError: the client breaks the protocol, is too slow, or has no right password.
             OSError: the client has left.
         """
+        talk, conn = self.session.talk, self.session.conn
+        talk.receive_data(conn.receive())  # the client sends first
         event = self.next_event()
         if isinstance(event, Credentials):
-            self.session.talk.credentials_checked(self.check_password(event))
+            talk.credentials_checked(self.check_password(event))
             event = self.next_event()
         assert isinstance(event, Request)
         return event
