@@ -8,6 +8,7 @@ import pytest
 
 from kit import elsewhere, support
 from kit.instance import Instance
+from minisocks.policy.client import groups_of
 from minisocks.policy.networks import Networks
 from minisocks.pytest_plugin import make_socks_proxy, socks_proxy
 
@@ -41,6 +42,9 @@ def other_networks(monkeypatch):
     """
     alone = Networks("loopback", "127.0.0.1/32 ::1/128")
     monkeypatch.setattr("minisocks.policy.client.LOOPBACK", alone)
+    groups_of.cache_clear()
+    yield
+    groups_of.cache_clear()
 
 
 @pytest.fixture

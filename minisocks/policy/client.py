@@ -4,7 +4,7 @@ import functools
 from typing import Any, Optional, Tuple
 
 from minisocks.policy.networks import LOOPBACK
-from minisocks.wire import packed_ip, text_ip, unmapped
+from minisocks.wire import plain_ip, text_ip
 
 __all__ = [
     "FORWARDED",
@@ -75,32 +75,22 @@ class Client:
         #: The text of an address with a scope: fe80::7%eth0.
         self._scoped: Optional[str] = None
         self.is_forwarded = is_forwarded
-        self.key: Optional[bytes]
-        self.groups: Groups
+        self.port = peer[1] if isinstance(peer, tuple) else 0
         if is_forwarded:
-            self.ip, self.port = FORWARDED[0], peer[1] if isinstance(peer, tuple) else 0
-            self.is_local = False
-            self.key, self.groups = None, FORWARDED
-            return
-        if not isinstance(peer, tuple):
-            self.ip, self.port = b"", 0
-            self.is_local = True
-            self.key, self.groups = THIS_HOST[0], THIS_HOST
-            return
-        host, self.port = peer[0], peer[1]
-        ip = packed_ip(host)
-        if ip is None:
-            # Must not count as a unix socket, because those clients are trusted.
-            raise ValueError("no address in %r" % (peer,))
-        self.ip = ip = unmapped(ip)
-        if len(ip) == 16 and "%" in host:
-            self._scoped = host
-        self.is_local = ip in LOOPBACK
-        if self.is_local:
-            self.key, self.groups = THIS_HOST[0], THIS_HOST
+            self.ip, self.groups = FORWARDED[0], FORWARDED
+        elif not isinstance(peer, tuple):
+            self.ip, self.groups = b"", THIS_HOST
         else:
-            # Kept, because a connection asks eight times.
-            self.key, self.groups = client_key(ip), groups_of(ip)
+            self.ip = plain_ip(peer[0])
+            if not self.ip:
+                # Must not count as a unix socket, because those clients are trusted.
+                raise ValueError("no address in %r" % (peer,))
+            if len(self.ip) == 16 and "%" in peer[0]:
+                self._scoped = peer[0]
+            self.groups = groups_of(self.ip)
+        self.is_local = self.groups == THIS_HOST
+        # Kept, because a connection asks eight times.
+        self.key = None if is_forwarded else THIS_HOST[0] if self.is_local else client_key(self.ip)
 
     @property
     def has_address(self) -> bool:
@@ -140,11 +130,13 @@ def client_key(ip: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=1024)  # one tuple for all connections of a client
 def groups_of(ip: bytes) -> Groups:
-    """Return the groups of an address: networks as providers assign them.
+    """Return the groups of an address: ``THIS_HOST``, or networks as providers assign them.
 
     IPv4: /16, /24, the address.  IPv6: /32, /40, /48, /56, /64, the address.  On each level the
     groups of the two families have different lengths, so they are never equal.
     """
+    if ip in LOOPBACK:
+        return THIS_HOST
     if len(ip) == 4:
         return ip[:2], ip[:3], ip
     return ip[:4], ip[:5], ip[:6], ip[:7], ip[:8], ip
