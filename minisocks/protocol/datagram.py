@@ -45,14 +45,13 @@ def decode_header(data: bytes) -> Header:
         ProtocolError: it is cut off, or the name is not valid.
         UnsupportedAddressType: ATYP is unknown.
     """
-    stream = Stream()
-    stream.feed(data[_FIXED_BYTES:_MOST_BYTES])
-    fed = len(stream.buffer)
+    stream = Stream(data[_FIXED_BYTES:_MOST_BYTES])
+    size = len(stream)
     steps = parse_address(stream)
     try:
         next(steps)
     except StopIteration as done:
-        return Header(data[2], done.value, _FIXED_BYTES + fed - len(stream.buffer))
+        return Header(data[2], done.value, _FIXED_BYTES + size - len(stream))
     raise ProtocolError("a datagram of %d bytes, which end within its header" % len(data))
 
 

@@ -126,7 +126,7 @@ class Handshake:
         else:
             self.started = True
             self._has_only_greeted = False
-            self._stream.feed(data)
+            self._stream += data
 
     def next_event(self) -> Optional[Event]:
         """Return the next event, or None when more bytes are needed.
@@ -173,7 +173,7 @@ class Handshake:
     @property
     def has_trailing_data(self) -> bool:
         """Whether bytes follow the request."""
-        return bool(self._stream.buffer)
+        return bool(self._stream)
 
     def trailing_data(self) -> bytes:
         """Return the bytes that follow the request, once: they are for the target."""
@@ -244,7 +244,7 @@ class Handshake:
             text = "no common method: the client offers %s, and needs %s"
             raise AuthFailed(text % (_hex(offered), needs))
         self._out += bytes((Ver.SOCKS5, method))
-        self._has_only_greeted = not (method or self._stream.buffer)
+        self._has_only_greeted = not (method or self._stream)
         if method == Method.USERNAME_PASSWORD:
             self._stage = _Stage.AUTH
             credentials = yield from messages.parse_credentials(self._stream)

@@ -14,7 +14,7 @@ SOCKS4; DOMAIN follows if DSTIP is 0.0.0.x with x not 0 (SOCKS4a)::
 
 A parser is a generator that reads as if all bytes were there.  ``yield from
 stream.read_exact(n)`` gives it *n* bytes; while they are missing it yields, and is stepped again
-after the next ``feed``.  So it has no states, no byte is parsed twice, and the bytes after the
+when more have been appended.  So it has no states, no byte is parsed twice, and the bytes after the
 message stay in the stream.  No socket, no clock.
 """
 
@@ -43,33 +43,27 @@ __all__ = [
 _Bytes = Generator[None, None, bytes]
 
 
-class Stream:
+class Stream(bytearray):
     """Bytes received and not yet consumed.
 
-    The caller limits what it feeds; a parser never waits for more than the longest message.
+    The caller appends bytes as they come, and limits them; a parser never waits for more than
+    the longest message.
     """
 
-    __slots__ = ("buffer",)
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Append bytes as they came from the network."""
-        self.buffer += data
+    __slots__ = ()
 
     def take(self) -> bytes:
         """Remove and return all that is left."""
-        rest = bytes(self.buffer)
-        self.buffer = bytearray()
+        rest = bytes(self)
+        self.clear()
         return rest
 
     def read_exact(self, size: int) -> _Bytes:
         """Read exactly *size* bytes."""
-        while len(self.buffer) < size:
+        while len(self) < size:
             yield
-        data = bytes(self.buffer[:size])
-        del self.buffer[:size]
+        data = bytes(self[:size])
+        del self[:size]
         return data
 
     def read_string(self, limit: int, what: str) -> _Bytes:
@@ -79,14 +73,14 @@ class Stream:
             ProtocolError: more than *limit* bytes and no NUL.
         """
         while True:
-            end = self.buffer.find(0, 0, limit + 1)
+            end = self.find(0, 0, limit + 1)
             if end >= 0:
                 break
-            if len(self.buffer) > limit:
+            if len(self) > limit:
                 raise ProtocolError("%s is longer than %d bytes" % (what, limit))
             yield
-        data = bytes(self.buffer[:end])
-        del self.buffer[: end + 1]
+        data = bytes(self[:end])
+        del self[: end + 1]
         return data
 
 

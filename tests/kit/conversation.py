@@ -174,7 +174,7 @@ def parse(parser, pieces):
     stream, result = Stream(), None
     steps = parser(stream)
     for piece in [b""] + pieces:
-        stream.feed(piece)
+        stream += piece
         if steps is not None:
             try:
                 assert next(steps) is None

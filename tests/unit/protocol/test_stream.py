@@ -54,8 +54,7 @@ def test_string_is_searched_no_further_than_its_limit():
 
 def test_take_gives_the_bytes_once():
     """What was taken is gone."""
-    stream = Stream()
-    stream.feed(b"abc")
+    stream = Stream(b"abc")
 
     assert b"abc" == stream.take()
     assert b"" == stream.take()
