@@ -118,6 +118,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
             if answer:
                 conn.send(answer)
             if event is not None:
+                conn.has_early_data = talk.has_trailing_data
                 return event
             talk.receive_data(conn.receive())
 
@@ -130,7 +131,6 @@ class SocksHandler(socketserver.BaseRequestHandler):
             HandshakeError, OSError: as ``negotiate``.
         """
         session, began = self.session, time.monotonic()
-        session.conn.has_early_data = session.talk.has_trailing_data
         session.proof = session.services.logins.check(session.conn, credentials)
         session.conn.deadline.extend(time.monotonic() - began)
         if session.proof is None:
@@ -147,7 +147,6 @@ class SocksHandler(socketserver.BaseRequestHandler):
         """
         session = self.session
         services, client = session.services, session.client
-        session.conn.has_early_data = session.talk.has_trailing_data
         # Read once, so that new users never come with old rules.
         session.access = services.access
         client.user = request.user
