@@ -46,8 +46,9 @@ class Failures:
 
     def passed(self) -> None:
         """Note that accept has succeeded."""
-        self._count = 0
-        self._edge.passed()
+        if self._count:
+            self._count = 0
+            self._edge.passed()
 
 
 class Polled:

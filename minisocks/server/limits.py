@@ -198,9 +198,9 @@ class ConnectionLimits(Observer):
         with self._lock:
             self._all.most = config.max_connections
             here, by_user = self._clients.get(place, 0), self._users.get(user, 0)
-            if _is_reached(len(self._all), config.max_connections):
-                raise _limit("there are", config.max_connections, "--max-connections")
             if not self._all.has_room(groups):
+                if _is_reached(len(self._all), config.max_connections):
+                    raise _limit("there are", config.max_connections, "--max-connections")
                 raise _share(client.place, config.max_connections)
             if place is not None and _is_reached(here, config.max_per_client):
                 raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
