@@ -1,5 +1,6 @@
 """What this machine has room for: descriptors and memory; and how a shortage is logged."""
 
+import errno
 import logging
 import os
 import socket
@@ -7,9 +8,11 @@ import time
 from typing import Any, Callable, Iterable, List, NamedTuple, Optional, TypeVar
 
 from minisocks.compat import CAPACITY_ERRORS, tell
+from minisocks.quoting import reason_of
 
 __all__ = [
     "Edge",
+    "Failures",
     "Room",
     "descriptors_to_spare",
     "find_room",
@@ -213,3 +216,43 @@ class Edge:
             if self._is_told:
                 self._is_told = False
                 tell(logging.WARNING, self._over)
+
+
+#: Seconds from a failure to the next accept.  On some systems a client that has left the queue is a
+#: failure, too, and must not delay those behind it.
+SHORT_SECONDS = 0.001
+#: The same after so many failures in a row, which no client causes.
+MANY, LONG_SECONDS = 100, 0.05
+
+#: Errors of accept about a client that has left.
+_CLIENT_LEFT = (errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.EINTR)
+
+
+class Failures:
+    """Failures of accept in a row at one listener; one line in the log when they begin or end.
+
+    One thread at a time.
+
+    Args:
+        address: where it listens, for the log.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._count = 0
+        self._edge = Edge("accept on %s works again" % address, "")
+
+    def failed(self, exc: OSError) -> float:
+        """Note *exc*; return the seconds after which accept is to be tried again."""
+        self._count += 1
+        is_many = self._count >= MANY
+        if is_many or exc.errno not in _CLIENT_LEFT:
+            what = "accept on %s fails: %s; trying again"
+            self._edge.reached(what, self._address, reason_of(exc))
+        return LONG_SECONDS if is_many else SHORT_SECONDS
+
+    def passed(self) -> None:
+        """Note that accept has succeeded."""
+        if self._count:
+            self._count = 0
+            self._edge.passed()

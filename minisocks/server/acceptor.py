@@ -1,18 +1,13 @@
 """Handler threads.  One at a time, the leader, waits for clients."""
 
-import collections
-import errno
-import logging
-import os
 import threading
 import time
-from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Optional, Sequence, Set
 
-from minisocks.compat import CAPACITY_ERRORS, Waker, log_bug, tell
+from minisocks.compat import log_bug
 from minisocks.net.capacity import Edge
-from minisocks.net.polled import Polled
 from minisocks.net.threads import start_thread
-from minisocks.quoting import reason_of
+from minisocks.server.accepting import RETRY_SECONDS, Accepted, Listeners
 from minisocks.server.services import Services
 
 __all__ = ["Acceptor"]
@@ -25,29 +20,10 @@ MAX_FRESH = 3
 #: Seconds after which the clients of these threads count as slow.  Halved each time, so that many
 #: silent clients are accepted quickly.
 PATIENCE_SECONDS = 0.002
-#: Clients that are still accepted from a listener before it is closed.
-MAX_WAITING = 64
-#: Seconds until the next accept when no descriptor is left,
-RETRY_SECONDS = 0.05
-#: and when handshakes have been ended to free some.
-END_SECONDS = 0.01
 #: Longest wait of ``stop`` for threads, which may be in hooks.
 STOP_SECONDS = 5.0
 #: Longest wait of ``change`` for a leader, because all threads may be in hooks.
 CHANGE_SECONDS = 5.0
-
-#: Errors of accept that do not end: another process has shut the listener down, say.
-_LISTENER_IS_DEAD = (errno.EINVAL, errno.EBADF, errno.ENOTSOCK)
-
-#: A server, and the socket and address that its ``get_request`` returned.
-_Accepted = Tuple[Any, Any, Any]
-
-
-class _ServerSet(NamedTuple):
-    """The servers to accept for, and an event that the leader sets when it does."""
-
-    servers: Tuple[Any, ...]
-    is_adopted: threading.Event
 
 
 class Acceptor:
@@ -62,16 +38,10 @@ class Acceptor:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lead = threading.Condition(threading.Lock())  # the leader's; guards all below
-        self._waker = Waker()
-        self._polled = Polled(self._waker.fileno())
-        self._ready: Deque[int] = collections.deque()
-        #: Removed servers, and how many clients are still accepted from each.
-        self._leaving: List[Tuple[Any, int]] = []
-        self._adopted = _ServerSet((), threading.Event())
-        self._descriptors = Edge("accepting again")
+        self._stopping = threading.Event()
+        self._listeners = Listeners(services, self._stopping)
         self._patience = PATIENCE_SECONDS
         self._guard = threading.Lock()  # guards all below
-        self._wanted = self._adopted
         self._threads: Set[threading.Thread] = set()
         #: How many threads there are or are being started.
         self._thread_count = 0
@@ -82,7 +52,6 @@ class Acceptor:
         #: How many later clients are being served.
         self._fresh = 0
         self._thread_supply = Edge("threads can be had again")
-        self._stopping = threading.Event()
         self._stopped = threading.Event()
 
     @property
@@ -97,7 +66,7 @@ class Acceptor:
             RuntimeError, OSError: no thread can be started.
         """
         with self._guard:
-            self._wanted = _ServerSet(tuple(servers), threading.Event())
+            self._listeners.change(servers, ())
             self._expect_thread(1)
         try:
             self._start_thread()
@@ -113,12 +82,9 @@ class Acceptor:
         wait for the loop.
         """
         with self._guard:
-            stay = tuple(server for server in self._wanted.servers if server not in removed)
-            wanted = self._wanted = _ServerSet(stay + tuple(added), threading.Event())
-        self._waker.wake()
+            is_adopted = self._listeners.change(added, removed)
         _wait_until(
-            lambda seconds: self._stopping.is_set() or wanted.is_adopted.wait(seconds),
-            CHANGE_SECONDS,
+            lambda seconds: self._stopping.is_set() or is_adopted.wait(seconds), CHANGE_SECONDS
         )
 
     def wait(self) -> None:
@@ -131,13 +97,13 @@ class Acceptor:
         A hook may call it: the calling thread is not waited for.
         """
         self._stopping.set()
-        self._waker.wake()  # never drained again, so that each leader sees it
+        self._listeners.waker.wake()  # never drained again, so that each leader sees it
         self._services.pending.close()
         with self._guard:
             threads = self._threads.difference([threading.current_thread()])
         _wait_until(lambda seconds: _join(threads, seconds), STOP_SECONDS)
         if self._lead.acquire(timeout=1.0):  # else a leader hangs, and uses the waker
-            self._waker.close()
+            self._listeners.waker.close()
             self._lead.release()
         self._stopped.set()
 
@@ -230,7 +196,7 @@ class Acceptor:
 
     # The leader
 
-    def _next(self) -> Optional[_Accepted]:
+    def _next(self) -> Optional[Accepted]:
         """Return a client that has been accepted; None: the acceptor stops."""
         with self._lead:
             while not self._stopping.is_set():
@@ -238,7 +204,7 @@ class Acceptor:
                     if self._fresh >= MAX_FRESH:
                         self._wait_for_quick_clients()
                         continue
-                    accepted = self._accept_one()
+                    accepted = self._listeners.accept()
                 except Exception:  # noqa: BLE001  # no memory, or our bug: other threads must lead
                     log_bug("accepting failed")
                     self._stopping.wait(RETRY_SECONDS)
@@ -255,87 +221,6 @@ class Acceptor:
             if (count, fresh) == (self._count, self._fresh):
                 self._slow_count, self._fresh = count, 0
                 self._patience /= 2
-
-    def _accept_one(self) -> Optional[_Accepted]:
-        """Return a client, and wait for it if necessary; None: call again."""
-        if self._wanted is not self._adopted:
-            self._adopt(self._wanted)
-        while self._leaving:
-            accepted = self._accept_last()
-            if accepted is not None:
-                return accepted
-        self._adopted.is_adopted.set()
-        while self._ready:
-            accepted = self._accept_from(self._ready.popleft())
-            if accepted is not None:
-                return accepted
-        for fd in self._polled.wait():
-            if fd in self._polled.servers:
-                self._ready.append(fd)
-            elif not self._stopping.is_set():
-                self._waker.drain()
-        return None
-
-    def _adopt(self, wanted: _ServerSet) -> None:
-        """Accept from the servers of *wanted* from now on."""
-        for fd, server in list(self._polled.servers.items()):
-            if server not in wanted.servers:
-                self._polled.forget(fd)
-                self._leaving.append((server, MAX_WAITING))
-        for server in wanted.servers:
-            fd = server.fileno()
-            if fd < 0:
-                _tell_dead(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-            elif fd not in self._polled.servers:
-                self._polled.add(server)
-        self._adopted = wanted
-
-    def _accept_last(self) -> Optional[_Accepted]:
-        """Return a client that waits at a removed server; None: none waits there."""
-        server, left = self._leaving.pop()
-        accepted = None
-        try:
-            accepted = (server, *server.get_request())
-        except BlockingIOError:
-            return None
-        except OSError:
-            pass  # perhaps that client has left; others may wait
-        if left > 1:
-            self._leaving.append((server, left - 1))
-        return accepted
-
-    def _accept_from(self, fd: int) -> Optional[_Accepted]:
-        """Return a client that waits at the listener *fd*; None: none, or no descriptor for it."""
-        server = self._polled.servers.get(fd)
-        if server is None:
-            return None
-        try:
-            request, address = server.get_request()
-        except BlockingIOError:
-            self._descriptors.passed()  # accept would have failed before without a descriptor
-            return None
-        except MemoryError:
-            self._pause("out of memory")
-            return None
-        except OSError as exc:
-            if exc.errno in CAPACITY_ERRORS:
-                self._pause(reason_of(exc))
-            elif exc.errno in _LISTENER_IS_DEAD:
-                _tell_dead(exc)
-                self._polled.forget(fd)
-            else:
-                self._polled.failed(fd, exc)
-            return None
-        self._descriptors.passed()
-        self._polled.passed(fd)
-        return server, request, address
-
-    def _pause(self, reason: str) -> None:
-        """Wait for descriptors, because accept would fail again at once."""
-        if not self._services.make_room():
-            self._descriptors.reached("accept: %s; waiting for connections to end", reason)
-            has_ended = self._services.pending.end_some()
-            self._stopping.wait(END_SECONDS if has_ended else RETRY_SECONDS)
 
 
 def _serve(server: Any, request: Any, address: Any) -> None:
@@ -358,10 +243,6 @@ def _guarded(call: Callable[..., None], *args: Any) -> None:
         call(*args)
     except BaseException:  # noqa: BLE001  # of a subclass, as above
         log_bug("%s failed", call.__name__)
-
-
-def _tell_dead(exc: OSError) -> None:
-    tell(logging.ERROR, "a listener is dead: accept: %s; going on without it", exc.strerror)
 
 
 def _wait_until(wait: Callable[[float], bool], seconds: float) -> None:

@@ -18,10 +18,10 @@ import stat
 from typing import Any, Callable, Dict, Tuple
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
+from minisocks.net.capacity import Failures
 from minisocks.net.job import Job
 from minisocks.net.loop import Loop
 from minisocks.net.opening import demand_trusted, set_kept_mode
-from minisocks.net.polled import Failures
 
 __all__ = ["Answer", "Control"]
 

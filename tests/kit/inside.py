@@ -273,7 +273,7 @@ def held_attempts(extras):
 
 def servers_polled(acceptor):
     """Return the servers that *acceptor* accepts for, by descriptor."""
-    return acceptor._polled.servers
+    return acceptor._listeners.servers
 
 
 def handler_counts(acceptor):

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-import minisocks.net.polled
+import minisocks.net.capacity
+import minisocks.server.accepting
 import minisocks.server.acceptor
 import minisocks.server.server
 from kit import inside
@@ -281,7 +282,7 @@ def test_without_room_it_is_tried_again(accepting, warnings_said, error):
 def test_without_descriptors_the_spare_pipes_are_given_up(accepting, monkeypatch):
     """A pipe that is not used is worth less than a client, which is accepted at once then."""
     acceptor, (server,) = accepting()
-    monkeypatch.setattr(minisocks.server.acceptor, "RETRY_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.server.accepting, "RETRY_SECONDS", 3600)
     spare = [True]
     monkeypatch.setattr(acceptor._services, "make_room", lambda: spare.pop())
     server.come(full(), "client")
@@ -314,9 +315,9 @@ def test_room_is_made_of_spare_pipes():
 def test_stop_does_not_wait_for_descriptors(accepting, monkeypatch):
     """A leader that waits for them leaves at once."""
     acceptor, (server,) = accepting()
-    monkeypatch.setattr(minisocks.server.acceptor, "RETRY_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.server.accepting, "RETRY_SECONDS", 3600)
     server.come(full())
-    wait_until(lambda: acceptor._descriptors._is_short)
+    wait_until(lambda: acceptor._listeners._descriptors._is_short)
     acceptor.stop()
     assert 0 == acceptor.threads
 
@@ -363,7 +364,7 @@ def test_a_client_that_left_is_none(accepting):
 @pytest.fixture
 def long_pause(monkeypatch):
     """Have a listener at which accept has failed MANY times be left alone for good."""
-    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.net.capacity, "LONG_SECONDS", 3600)
 
 
 class FailsForEver(Server):
@@ -392,11 +393,11 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
     broken = FailsForEver(error)
     acceptor.change([broken], [])
     try:
-        wait_until(lambda: broken.tried == minisocks.net.polled.MANY)
+        wait_until(lambda: broken.tried == minisocks.net.capacity.MANY)
         for count in range(20):
             server.come(count)
             wait_until(lambda: len(server.served) == count + 1)  # noqa: B023
-        assert minisocks.net.polled.MANY == broken.tried
+        assert minisocks.net.capacity.MANY == broken.tried
         line = "accept on 127.0.0.1:1 fails: %s; trying again" % (error.strerror or "strange")
         assert [line] == warnings_said("")
     finally:
@@ -407,9 +408,9 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
 
 def test_accept_that_works_again_is_told(accepting, monkeypatch, warnings_said):
     """Once, and the pace is as before."""
-    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 0.001)
+    monkeypatch.setattr(minisocks.net.capacity, "LONG_SECONDS", 0.001)
     _acceptor, (server,) = accepting()
-    server.come(*[full(errno.EPERM)] * (minisocks.net.polled.MANY + 5), "client")
+    server.come(*[full(errno.EPERM)] * (minisocks.net.capacity.MANY + 5), "client")
     wait_until(lambda: ["client"] == server.served)
     wait_until(lambda: warnings_said("works again"))
     first, last = warnings_said("")
@@ -423,7 +424,7 @@ def test_a_removed_listener_at_which_accept_fails_for_ever_is_left(accepting):
     broken = FailsForEver(full(errno.ECONNABORTED))
     acceptor.change([broken], [])
     acceptor.change([], [broken])
-    assert broken.tried <= 2 * minisocks.net.polled.MANY
+    assert broken.tried <= 2 * minisocks.net.capacity.MANY
     broken.close()
 
 
@@ -473,7 +474,7 @@ def test_a_removed_listener_without_end_is_left_all_the_same(accepting):
     acceptor, (old,) = accepting()
     old.get_request = lambda: ("client", ("127.0.0.1", 1))
     acceptor.change([], [old])
-    wait_until(lambda: len(old.served) == minisocks.server.acceptor.MAX_WAITING)
+    wait_until(lambda: len(old.served) == minisocks.server.accepting.MAX_WAITING)
     assert {} == inside.servers_polled(acceptor)
 
 

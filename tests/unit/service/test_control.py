@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import minisocks.net.polled
+import minisocks.net.capacity
 import minisocks.service.control
 from kit import inside
 from kit.support import TIMEOUT, Talk, nothing_left, wait_until
@@ -235,7 +235,7 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
 
 def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog):
     """Whatever error it is: a line at each edge, and no spin meanwhile."""
-    monkeypatch.setattr(minisocks.net.polled, "LONG_SECONDS", 3600)
+    monkeypatch.setattr(minisocks.net.capacity, "LONG_SECONDS", 3600)
     broken, done = inside.control_socket(server.control), threading.Event()
 
     class Broken:
@@ -245,7 +245,7 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
 
         def accept(self):
             self.tried += 1
-            if self.tried == minisocks.net.polled.MANY:
+            if self.tried == minisocks.net.capacity.MANY:
                 done.set()
             raise OSError(errno.EPERM, "not permitted")
 
@@ -257,7 +257,7 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
         assert done.wait(TIMEOUT)
         for _ in range(3):
             run_in(server.loop, lambda: None)
-    assert minisocks.net.polled.MANY == inside.control_socket(server.control).tried
+    assert minisocks.net.capacity.MANY == inside.control_socket(server.control).tried
     said = [r.getMessage() for r in caplog.records]
     assert ["accept on unix:%s fails: not permitted; trying again" % path] == said
 
