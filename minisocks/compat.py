@@ -32,7 +32,6 @@ __all__ = [
     "hang_up",
     "is_at_mark",
     "log_bug",
-    "send_now",
     "tame_traceback",
     "tell",
     "tune",
@@ -222,17 +221,6 @@ def set_up_listener(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET6:
         # A socket for each family, so that no client has an address ::ffff:a.b.c.d.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-
-
-def send_now(sock: socket.socket, data: bytes) -> int:
-    """Send what *sock* takes at once; return the number of bytes.
-
-    ``send`` of a socket with a timeout makes one more system call, to wait for room.
-
-    Raises:
-        OSError: as ``send`` of a non-blocking socket.
-    """
-    return sock.send(data) if os.name == "nt" else os.write(sock.fileno(), data)
 
 
 def unblock(sock: socket.socket) -> None:

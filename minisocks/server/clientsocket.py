@@ -1,11 +1,12 @@
 """The client's socket during its handshake: blocking waits under one deadline."""
 
+import os
 import socket
 import threading
 import time
 from typing import Any, Optional
 
-from minisocks.compat import PEER_CLOSED, PlainPoller, send_now
+from minisocks.compat import PEER_CLOSED, PlainPoller
 from minisocks.errors import HandshakeError, HandshakeTimeout
 from minisocks.policy.client import Client
 
@@ -120,7 +121,9 @@ class ClientSocket:
         Raises:
             OSError: the client has left, or does not take even these few bytes.
         """
-        if send_now(self.sock, data) != len(data):
+        # ``send`` of a socket with a timeout makes one more system call, to wait for room.
+        sent = self.sock.send(data) if os.name == "nt" else os.write(self.sock.fileno(), data)
+        if sent != len(data):
             raise BlockingIOError("the client takes no bytes")
 
     def check(self) -> None:
