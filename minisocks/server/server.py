@@ -81,7 +81,6 @@ class SocksHandler(socketserver.BaseRequestHandler):
             log_bug("id=%d handshake failed", session.record.id)
             session.refuse(exc)
         finally:
-            session.talk.stop_parsing()
             if session.in_loop:
                 self.server.hand_over(self.request)
 
@@ -97,11 +96,14 @@ class SocksHandler(socketserver.BaseRequestHandler):
             OSError: the client has left.
         """
         talk, conn = self.session.talk, self.session.conn
-        talk.receive_data(conn.receive())  # the client sends first
-        event = self.next_event()
-        if isinstance(event, Credentials):
-            talk.credentials_checked(self.check_password(event))
+        try:
+            talk.receive_data(conn.receive())  # the client sends first
             event = self.next_event()
+            if isinstance(event, Credentials):
+                talk.credentials_checked(self.check_password(event))
+                event = self.next_event()
+        finally:
+            talk.stop_parsing()
         assert isinstance(event, Request)
         return event
 
