@@ -209,9 +209,10 @@ class Access(NamedTuple):
         egress = Egress.of(config)
         own_addresses = OwnAddresses(kernel, egress, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
-        decisions = Decisions(judge, own_addresses.changes)
         files = _files_of(config, lists)
-        return cls(config, egress, users, judge, own_addresses, decisions, files, lists.notes)
+        return cls(
+            config, egress, users, judge, own_addresses, Decisions(judge), files, lists.notes
+        )
 
 
 def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:

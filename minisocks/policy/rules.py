@@ -6,7 +6,7 @@ address that passed is the address connected to, so a name that resolves differe
 time gains nothing.
 """
 
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from minisocks.policy.addresssets import (
     AddressSet,
@@ -369,29 +369,31 @@ class Decisions:
     It is valid until the addresses of this host may have changed.  Most clients connect to the
     same few targets, and the rules took a twelfth of the cost of a connection.  Denials are not
     kept, because they may have been made in doubt.
-
-    Args:
-        changes: ``OwnAddresses.changes``.
     """
 
-    def __init__(self, rules: Rules, changes: Callable[[], Optional[int]]) -> None:
+    def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._changes = changes
         self._kept: Dict[Any, Decision] = {}
         self._number: Optional[int] = None
 
     def decide(
-        self, client: Client, ver: int, cmd: int, dst: Address, ip: bytes, scope: int = 0
+        self,
+        client: Client,
+        ver: int,
+        cmd: int,
+        dst: Address,
+        ip: bytes,
+        scope: int,
+        changes: Optional[int],
     ) -> Decision:
-        """Return what ``Rules.decide`` returns."""
+        """Return what ``Rules.decide`` returns; *changes* is that of ``OwnAddresses`` just now."""
         # The number is in the key, because another thread may be about to keep an old decision.
-        number = self._changes()
-        key = number, client.ip, client.user, client.is_unproven, ver, cmd, dst, ip, scope
+        key = changes, client.ip, client.user, client.is_unproven, ver, cmd, dst, ip, scope
         decision = self._kept.get(key)
         if decision is None:
             decision = self._rules.decide(client, ver, cmd, dst, ip, scope)
-            if decision.allowed and number is not None:
-                if number != self._number or len(self._kept) >= MAX_KEPT:
-                    self._kept, self._number = {}, number
+            if decision.allowed and changes is not None:
+                if changes != self._number or len(self._kept) >= MAX_KEPT:
+                    self._kept, self._number = {}, changes
                 self._kept[key] = decision
         return decision

@@ -27,7 +27,7 @@ class Connect(WaitingRequest):
         look up the name -> check its addresses -> dial -> pair
     """
 
-    __slots__ = ("_changes", "_dial", "_next", "_watched")
+    __slots__ = ("_dial", "_next", "_watched")
 
     left = "the client left while its target was dialed"
 
@@ -36,8 +36,6 @@ class Connect(WaitingRequest):
         self._dial: Optional[Dial] = None
         self._next: Optional[Timer] = None
         self._watched: Set[int] = set()
-        #: ``OwnAddresses.changes`` when the addresses were checked.
-        self._changes: Optional[int] = None
 
     def start(self) -> None:
         """Dial a numeric address at once; hand the session to the loop if it must wait.
@@ -120,7 +118,6 @@ class Connect(WaitingRequest):
             RefusedByRules: none is.
         """
         services = self._session.services
-        self._changes = services.access.own.changes()
         return Dial(
             self.allowed(addresses),
             egress=services.access.egress,
@@ -157,7 +154,7 @@ class Connect(WaitingRequest):
             RefusedByRules: the target is not allowed any more.
         """
         changes = self._session.services.access.own.changes()
-        if changes is None or changes != self._changes:
+        if changes is None or changes != self._checked_at:
             self.allowed([(upstream.family, dial.via)])
 
     def _step_again(self) -> None:

@@ -31,7 +31,7 @@ class WaitingRequest(Job):
         left: why the request ended if the client resets its connection.
     """
 
-    __slots__ = ("_ends_at", "_lookup", "_request", "_session", "_timer")
+    __slots__ = ("_checked_at", "_ends_at", "_lookup", "_request", "_session", "_timer")
 
     left = "the client left"
 
@@ -40,6 +40,8 @@ class WaitingRequest(Job):
         self._request = request
         self._lookup: Optional[Lookup] = None
         self._timer: Optional[Timer] = None
+        #: ``OwnAddresses.changes`` when the addresses were checked.
+        self._checked_at: Optional[int] = None
         #: When its time is over, in monotonic seconds.
         self._ends_at = 0.0
 
@@ -143,13 +145,14 @@ class WaitingRequest(Job):
         services, client, request = self._session.services, self._session.client, self._request
         access = services.access
         ver, cmd, dst = request.ver, request.cmd, request.dst
+        self._checked_at = changes = access.own.changes()
         passed = []
         decision = Decision(False, "no address that could be connected to")
         for family, sockaddr in addresses:
             ip = packed_ip(sockaddr[0])
             if ip is not None:
                 scope = scope_of(sockaddr)
-                decision = access.decisions.decide(client, ver, cmd, dst, ip, scope)
+                decision = access.decisions.decide(client, ver, cmd, dst, ip, scope, changes)
                 if not decision.allowed:
                     continue
                 if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):

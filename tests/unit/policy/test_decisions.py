@@ -33,26 +33,28 @@ def client(ip="198.51.100.1", user=None, is_unproven=False):
     return made
 
 
-def ask(kept, who=None, ver=Ver.SOCKS5, cmd=Cmd.CONNECT, port=80, ip=TARGETS[0], scope=0):
-    return kept.decide(who or client(), ver, cmd, Address(b"192.0.2.1", port, Atyp.IPV4), ip, scope)
+def ask(
+    kept, who=None, ver=Ver.SOCKS5, cmd=Cmd.CONNECT, port=80, ip=TARGETS[0], scope=0, changes=0
+):
+    dst = Address(b"192.0.2.1", port, Atyp.IPV4)
+    return kept.decide(who or client(), ver, cmd, dst, ip, scope, changes)
 
 
 def test_rules_are_asked_once():
     """As long as nothing has changed."""
-    asked, number = rules("allow"), [0]
-    kept = Decisions(asked, lambda: number[0])
+    asked = rules("allow")
+    kept = Decisions(asked)
     for count in (1, 2, 3):
         for _ in range(5):
-            assert ask(kept).allowed
+            assert ask(kept, changes=count).allowed
         assert count == asked.count
-        number[0] += 1
 
 
 @pytest.mark.parametrize("lines", [("deny",), ("allow to 192.0.2.2",)])
 def test_what_is_denied_is_not_kept(lines):
     """It may have been in doubt."""
     asked = rules(*lines)
-    kept = Decisions(asked, lambda: 0)
+    kept = Decisions(asked)
     assert [False] * 2 == [ask(kept).allowed for _ in range(2)]
     assert 2 == asked.count
 
@@ -60,8 +62,8 @@ def test_what_is_denied_is_not_kept(lines):
 def test_nothing_is_kept_where_changes_cannot_be_told():
     """Each time the rules are asked."""
     asked = rules("allow")
-    kept = Decisions(asked, lambda: None)
-    assert [True] * 2 == [ask(kept).allowed for _ in range(2)]
+    kept = Decisions(asked)
+    assert [True] * 2 == [ask(kept, changes=None).allowed for _ in range(2)]
     assert 2 == asked.count
 
 
@@ -70,7 +72,7 @@ def test_they_are_about_all_that_rules_ask_for():
     own = rules("deny from 198.51.100.2", "deny user ann to 192.0.2.1", "deny command bind port 80",
                 "allow port 80 version 5", "allow user any port 81", "deny to 2001:db8::/32",
                 "allow port 81-82 to 192.0.2.2 fe80::/10")  # fmt: skip
-    kept = Decisions(own, lambda: 0)
+    kept = Decisions(own)
     who = [client(ip, user, is_unproven) for ip, user, is_unproven in itertools.product(
         ("198.51.100.1", "198.51.100.2"), (None, b"ann", b"bob"), (False, True))]  # fmt: skip
     requests = list(itertools.product(
@@ -88,7 +90,7 @@ def test_they_are_about_all_that_rules_ask_for():
 def test_the_link_counts():
     """A link-local address is another one on another link."""
     asked = rules("allow")
-    kept = Decisions(asked, lambda: 0)
+    kept = Decisions(asked)
     for scope in (0, 1, 2, 1, 2):
         assert ask(kept, ip=TARGETS[3], scope=scope).allowed
     assert 3 == asked.count
@@ -96,7 +98,7 @@ def test_the_link_counts():
 
 def test_there_is_a_bound():
     """However many targets there are."""
-    kept = Decisions(rules("allow"), lambda: 0)
+    kept = Decisions(rules("allow"))
     for number in range(3 * MAX_KEPT):
         ask(kept, port=number)
         assert len(kept._kept) <= MAX_KEPT
