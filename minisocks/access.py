@@ -125,7 +125,12 @@ class Users:
 
     def knows(self, credentials: Credentials) -> bool:
         """Return whether the settings have these credentials."""
-        return bool(self._known) and self._is_among(keyed(*credentials), self._known)
+        return bool(self._mark_of(credentials))
+
+    def _mark_of(self, credentials: Credentials) -> bytes:
+        """Return the keyed hash of *credentials* if the settings have them, else nothing."""
+        mark = keyed(*credentials) if self._known else b""
+        return mark if self._is_among(mark, self._known) else b""
 
     def hash_of(self, user: bytes) -> Optional[Hash]:
         """Return the hash of *user*, or one that fits no password; None: there are no hashes."""
@@ -145,8 +150,9 @@ class Users:
 
     def proof(self, credentials: Credentials) -> bytes:
         """Return a mark of right *credentials* for ``accepts_proof``, empty for those of a hook."""
-        if self.knows(credentials):
-            return keyed(*credentials)
+        mark = self._mark_of(credentials)
+        if mark:
+            return mark
         known = self._hashed.get(credentials.user)
         return b"" if known is None else _proof_of(credentials.user, known)
 
