@@ -1,4 +1,4 @@
-"""Handler threads.  One at a time, the leader, waits for clients."""
+"""Handler threads, of which one at a time, the leader, waits for clients."""
 
 import threading
 import time
