@@ -132,14 +132,19 @@ class TrustedAddresses:
 class _Login:
     """One check of a password, with the time that all its waits have together."""
 
-    __slots__ = ("_until", "address", "conn", "credentials", "row")
+    __slots__ = ("_until", "_users", "address", "conn", "credentials")
 
     def __init__(self, conn: ClientSocket, credentials: Credentials, users: Users) -> None:
         self.conn = conn
         self.credentials = credentials
         self.address = conn.client.key
-        self.row = _row_of(conn.client, credentials.user, users)
+        self._users = users
         self._until = time.monotonic() + MOST_SECONDS
+
+    @property
+    def row(self) -> Groups:
+        """Its row.  Made when it is asked for: most logins are right and wait for nothing."""
+        return _row_of(self.conn.client, self.credentials.user, self._users)
 
     def demand(self, seconds: float) -> None:
         """Raise unless *seconds* are left.
