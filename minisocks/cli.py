@@ -48,12 +48,8 @@ _EPILOG = (
 )
 
 
-class _Failure(Exception):
-    """The program ends with this sentence and this exit status."""
-
-    def __init__(self, sentence: str, status: int) -> None:
-        super().__init__(sentence)
-        self.status = status
+class _WrongUsage(Exception):
+    """The command line cannot be used; the sentence says why."""
 
 
 class _Denied(Exception):
@@ -179,8 +175,8 @@ def _hash_password(name: Optional[str], iterations: Optional[str]) -> None:
     hash_password(name, iterations)
 
 
-def _to_running(name: str) -> Callable[..., None]:
-    """Return the function for a command that a running process carries out."""
+def _to_running(name: str, summary: str, *more: click.Option) -> _Command:
+    """Return a command that a running process carries out."""
 
     def run(**given: Any) -> None:
         from minisocks.service import commands
@@ -189,35 +185,28 @@ def _to_running(name: str) -> Callable[..., None]:
         if name == "status":
             forms = [form for form in ("json", "prometheus") if given.pop(form)]
             if len(forms) > 1:
-                raise _Failure(
-                    "--json and --prometheus exclude each other: choose one", EXIT_WRONG_USAGE
-                )
+                raise _WrongUsage("--json and --prometheus exclude each other: choose one")
             commands.status(path, forms[0] if forms else "text", given["watch"])
         else:
             getattr(commands, name)(path)
 
-    return run
+    return _Command(name, run, summary, *more, settings=_WHICH)
 
 
-def _show_version(context: click.Context, _option: Any, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
-        console.print_line("minisocks %s" % __version__)
-        context.exit()
+def _shows(names: List[str], text: Callable[[click.Context], str]) -> click.Option:
+    """Return an option that prints *text* and ends the program."""
+
+    def show(context: click.Context, _option: Any, wanted: bool) -> None:
+        if wanted and not context.resilient_parsing:
+            for line in text(context).split("\n"):
+                console.print_line(line)
+            context.exit()
+
+    return click.Option(names, is_flag=True, is_eager=True, expose_value=False, callback=show)
 
 
-def _show_help(context: click.Context, _option: Any, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
-        for line in context.get_help().replace(_HYPHEN, "-").split("\n"):
-            console.print_line(line)
-        context.exit()
-
-
-_VERSION = click.Option(
-    ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version
-)
-_HELP = click.Option(
-    ["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_show_help
-)
+_VERSION = _shows(["--version"], lambda context: "minisocks %s" % __version__)
+_HELP = _shows(["-h", "--help"], lambda context: context.get_help().replace(_HYPHEN, "-"))
 #: The settings by which a running process is found.
 _WHICH = (CONFIG_FILE, *(s for s in SETTINGS if s.name in ("listen", "pidfile")))
 
@@ -251,32 +240,19 @@ COMMANDS: Dict[str, _Command] = {
             _value("command", "NAME", "Its command: connect [default], bind or udp.", "connect"),
             _value("ver", "N", "Its SOCKS version: 4 or 5 [default].", "5"),
         ),
-        _Command(
+        _to_running(
             "status",
-            _to_running("status"),
             "Show what a running minisocks does.",
             _flag("json", "Print JSON, for programs."),
             _flag("prometheus", "Print metrics for the textfile collector of node_exporter."),
             _flag("watch", "Print again every 2 seconds, until Ctrl-C."),
-            settings=_WHICH,
         ),
-        _Command(
-            "reload",
-            _to_running("reload"),
-            "Make the running minisocks read its settings again.",
-            settings=_WHICH,
+        _to_running("reload", "Make the running minisocks read its settings again."),
+        _to_running(
+            "stop", "Stop the running minisocks; a second stop ends open connections at once."
         ),
-        _Command(
-            "stop",
-            _to_running("stop"),
-            "Stop the running minisocks; a second stop ends open connections at once.",
-            settings=_WHICH,
-        ),
-        _Command(
-            "drain",
-            _to_running("drain"),
-            "Make the running minisocks end with its last connection, and accept no more.",
-            settings=_WHICH,
+        _to_running(
+            "drain", "Make the running minisocks end with its last connection, and accept no more."
         ),
         _Command(
             "hash-password",
@@ -318,6 +294,9 @@ def _status_of(argv: List[str]) -> int:
     except click.ClickException as exc:
         console.fail(_usage_sentence(exc))
         return EXIT_WRONG_USAGE
+    except _WrongUsage as exc:
+        console.fail(str(exc))
+        return EXIT_WRONG_USAGE
     except ConfigError as exc:
         console.fail(exc.sentence)
         console.show(exc.picture)
@@ -325,13 +304,8 @@ def _status_of(argv: List[str]) -> int:
     except NotRunning as exc:
         console.fail(str(exc))
         return EXIT_NOT_RUNNING
-    except _Denied:
-        return EXIT_CANNOT
-    except BrokenPipeError:
-        return EXIT_CANNOT  # the program that reads stdout has ended, as head does
-    except _Failure as exc:
-        console.fail(str(exc))
-        return exc.status
+    except (_Denied, BrokenPipeError):
+        return EXIT_CANNOT  # or the program that reads stdout has ended, as head does
     except (MinisocksError, OSError, RuntimeError) as exc:
         # There is no address, pidfile, descriptor or thread, or the disk is full.
         console.fail(reason_of(exc))
@@ -356,11 +330,10 @@ def _run(argv: List[str]) -> None:
     with command.make_context("minisocks", argv) as context:
         if context.args:
             if not command.settings:
-                raise _Failure(
-                    "hash-password takes no password here: start it, and it asks for one",
-                    EXIT_WRONG_USAGE,
+                raise _WrongUsage(
+                    "hash-password takes no password here: start it, and it asks for one"
                 )
-            raise _Failure(_stray(context.args[0]), EXIT_WRONG_USAGE)
+            raise _WrongUsage(_stray(context.args[0]))
         command.invoke(context)
 
 
