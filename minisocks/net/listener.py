@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import time
-from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
@@ -36,8 +36,8 @@ class Listener(NamedTuple):
 
     sock: socket.socket
     path: str = ""
-    #: Device and inode of ``path`` when it was made; another program may replace it.
-    identity: Tuple[int, int] = (0, 0)
+    #: That of ``path`` when it was made; another program may replace it.
+    status: Optional[os.stat_result] = None
     #: The process that made it: a child that was forked since must not remove it.
     pid: int = 0
 
@@ -57,9 +57,9 @@ class Listener(NamedTuple):
     def close(self) -> None:
         """Close it; remove the file of a unix socket if it still is this one's."""
         try:
-            is_ours = self.path and self.pid == os.getpid()
-            if is_ours and _identity(self.path) == self.identity:
-                os.unlink(self.path)
+            if self.status is not None and self.pid == os.getpid():
+                if os.path.samestat(os.lstat(self.path), self.status):
+                    os.unlink(self.path)
         except OSError:
             pass  # removed already, or read-only by now; the next start replaces it
         close_quietly(self.sock)
@@ -267,12 +267,13 @@ def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
             demand_trusted(path, follows=False)
             place = ListenAddress("", 0, path)
             _demand_other(place, place, others)
-            _remove_stale(path)
+            if _demand_no_server(path):
+                os.unlink(path)
             listener.bind(path)
             # Before listen: until then no client can connect, whatever the umask is.
             set_kept_mode(path, 0o600)
             listener.listen(BACKLOG)
-            return Listener(listener, path, _identity(path), os.getpid())
+            return Listener(listener, path, os.lstat(path), os.getpid())
     except (OSError, ValueError) as exc:
         listener.close()
         if isinstance(exc, ListenError):
@@ -285,11 +286,6 @@ def _unix_socket(path: str) -> socket.socket:
         sentence = "cannot listen on unix:%s: this system has no unix sockets; write HOST:PORT"
         raise ListenError(errno.EAFNOSUPPORT, sentence % path)
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-
-def _identity(path: str) -> Tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
 
 
 class _DirectoryLock:
@@ -321,16 +317,6 @@ class _DirectoryLock:
     def __exit__(self, *exc: Any) -> None:
         if self._fd >= 0:
             os.close(self._fd)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket without a server; leave any other file alone.
-
-    Raises:
-        ListenError: as ``_demand_no_server``.
-    """
-    if _demand_no_server(path):
-        os.unlink(path)
 
 
 def _demand_no_server(path: str) -> bool:

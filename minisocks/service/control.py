@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import stat
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict
 
 from minisocks.compat import CAPACITY_ERRORS, READ, WRITE
 from minisocks.net.capacity import Failures
@@ -81,7 +81,7 @@ class Control(Job):
             _remove_earlier(new)
             self._sock.bind(new)
             set_kept_mode(new, 0o600)
-            self._identity = _identity(new)
+            self._status = os.lstat(new)
             self._sock.listen(BACKLOG)
             self._sock.setblocking(False)
             os.rename(new, path)
@@ -118,7 +118,7 @@ class Control(Job):
     def is_there(self) -> bool:
         """Return whether its path still leads to it.  Any thread."""
         try:
-            return _identity(self._path) == self._identity
+            return os.path.samestat(os.lstat(self._path), self._status)
         except OSError:
             return False
 
@@ -161,11 +161,6 @@ class Control(Job):
             self._spare = -1
         self._loop.close_later(self._sock)
         self._loop.done(self)
-
-
-def _identity(path: str) -> Tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
 
 
 def _remove_earlier(path: str) -> None:

@@ -230,11 +230,10 @@ def _has_open(pid: int, path: str) -> bool:
     try:
         for name in os.listdir(folder):
             try:
-                found = os.stat(os.path.join(folder, name))
+                if os.path.samestat(os.stat(os.path.join(folder, name)), wanted):
+                    return True
             except OSError:
                 continue
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return True
     except OSError:
         pass  # there is no such process, or it is another user's
     return False

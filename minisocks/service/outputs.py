@@ -142,8 +142,7 @@ class LogFile(Output):
             return
         self._looked_at = now
         try:
-            there, here = os.stat(self.path), os.fstat(self._fd)
-            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            if os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 return
         except OSError:
             pass  # the name is free: open a new file

@@ -339,5 +339,4 @@ def _is_at(fd: int, path: str) -> bool:
         there = os.stat(path)
     except FileNotFoundError:
         return False
-    here = os.fstat(fd)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    return os.path.samestat(os.fstat(fd), there)
