@@ -3,6 +3,7 @@
 Sockets that come from elsewhere (inetd, systemd, a test) are given to ``Proxy`` directly.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -56,12 +57,11 @@ class Listener(NamedTuple):
 
     def close(self) -> None:
         """Close it; remove the file of a unix socket if it still is this one's."""
-        try:
-            if self.status is not None and self.pid == os.getpid():
-                if os.path.samestat(os.lstat(self.path), self.status):
-                    os.unlink(self.path)
-        except OSError:
-            pass  # removed already, or read-only by now; the next start replaces it
+        # It may be removed already, or read-only by now; the next start replaces it.
+        with contextlib.suppress(OSError):
+            ours = self.status if self.pid == os.getpid() else None
+            if ours is not None and os.path.samestat(os.lstat(self.path), ours):
+                os.unlink(self.path)
         close_quietly(self.sock)
 
 

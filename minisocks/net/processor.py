@@ -123,21 +123,17 @@ class System:
 
     def process_mask(self) -> FrozenSet[int]:
         """Return ``main_mask``, or the last one if there is an error."""
-        try:
+        with contextlib.suppress(OSError):
             self._mask_before = self.main_mask()
-        except OSError:
-            pass
         return self._mask_before
 
     def release(self) -> None:
         """Give the calling thread the process's mask, if that is possible."""
         self.thread.binding = None
         mask = self.process_mask()
-        try:
+        with contextlib.suppress(OSError):  # it stays bound, which only costs time
             if mask:
                 self.bind(mask)
-        except OSError:
-            pass  # it stays bound, which only costs time
 
 
 #: This system.  One for all proxies, because threads belong to the process.

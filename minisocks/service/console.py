@@ -4,6 +4,7 @@ A process in the background prints through the one that started it, which waits 
 Main thread.
 """
 
+import contextlib
 import os
 import sys
 import traceback
@@ -56,14 +57,12 @@ def fill_standard_descriptors() -> None:
 
     Else a client would get that number, and all that is written to stderr.
     """
-    try:
-        while True:
+    # Without /dev/null, or a descriptor, the start will fail with a reason.
+    with contextlib.suppress(OSError):
+        fd = 0
+        while fd <= 2:
             fd = os.open(os.devnull, os.O_RDWR)
-            if fd > 2:
-                os.close(fd)
-                return
-    except OSError:
-        pass  # no /dev/null, or no descriptor: the start will fail with a reason
+        os.close(fd)
 
 
 def has_terminal() -> bool:
@@ -103,10 +102,8 @@ def detach(keep: Sequence[int]) -> None:
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed, when Python started
-            try:
+            with contextlib.suppress(OSError):  # a full disk is no reason not to serve
                 stream.flush()
-            except OSError:
-                pass  # a full disk is no reason not to serve
     if os.fork():
         for fd in (writer, *keep):
             os.close(fd)  # a lock on it ends with the new process alone
@@ -163,12 +160,11 @@ def show(lines: Iterable[str]) -> None:
 
 def fail(sentence: str) -> None:
     """Print why the program ends and, if *sentence* does not say it, what to do."""
-    try:
+    # There may be no descriptor or memory left.
+    with contextlib.suppress(ImportError, OSError, MemoryError):
         from minisocks.service.mistakes import explained  # not needed by a start that succeeds
 
         sentence = explained(sentence)
-    except (ImportError, OSError, MemoryError):
-        pass  # no descriptor or memory is left
     _write("minisocks:", _RED, sentence)
 
 
@@ -212,13 +208,7 @@ def flush_stdout() -> None:
     Raises:
         OSError: it is full, or the reader has closed the pipe.
     """
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _discard("stdout")
-        raise
+    _flush("stdout")
 
 
 def flush_stderr() -> None:
@@ -226,22 +216,25 @@ def flush_stderr() -> None:
 
     A failure when the process exits would be exit status 120 instead of the command's own.
     """
-    if sys.stderr is None:
+    with contextlib.suppress(OSError):
+        _flush("stderr")
+
+
+def _flush(name: str) -> None:
+    """Empty the buffer of ``sys.stdout`` or ``sys.stderr``; if that fails, into /dev/null."""
+    stream = getattr(sys, name)
+    if stream is None:
         return
     try:
-        sys.stderr.flush()
+        stream.flush()
     except OSError:
-        _discard("stderr")
-
-
-def _discard(name: str) -> None:
-    """Empty the buffer of ``sys.stdout`` or ``sys.stderr`` into /dev/null."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, getattr(sys, name).fileno())
-        os.close(null)
-    except OSError:  # no /dev/null here: what is None is not flushed at exit
-        setattr(sys, name, None)
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        except OSError:  # no /dev/null here: what is None is not flushed at exit
+            setattr(sys, name, None)
+        raise
 
 
 def _write(about: str, colour: int, rest: str) -> None:
@@ -250,13 +243,11 @@ def _write(about: str, colour: int, rest: str) -> None:
     if _starter >= 0:
         _tell_starter(_as_line("%s %s" % (about, rest)))
         return
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             about = "\x1b[%dm\x1b[1m%s\x1b[0m" % (colour, about)
         sys.stderr.write("%s %s\n" % (about, rest))
         sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        pass
 
 
 def _as_line(text: str) -> bytes:
@@ -264,10 +255,8 @@ def _as_line(text: str) -> bytes:
 
 
 def _tell_starter(data: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         os.write(_starter, data)
-    except OSError:
-        pass  # it has ended
 
 
 def _wait_for_it(reader: int) -> int:
@@ -287,20 +276,16 @@ def _wait_for_it(reader: int) -> int:
 
 
 def _repeat(data: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # its reader has ended
         while data:
             data = data[os.write(2, data) :]
-    except OSError:
-        pass  # its reader has ended
 
 
 def _close_all_but(kept: Sequence[int]) -> None:
     for fd in _open_descriptors():
         if fd not in kept:
-            try:
+            with contextlib.suppress(OSError):  # the one that listed them
                 os.close(fd)
-            except OSError:
-                pass  # the one that listed them
 
 
 def _open_descriptors() -> List[int]:

@@ -10,6 +10,7 @@
 The mode of the socket decides which users may connect: its owner, and root.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -139,10 +140,8 @@ class Control(Job):
             # This descriptor becomes the spare one: if it were closed, a client that waits
             # would get it.
             self._loop.unwatch(sock.fileno())
-            try:
+            with contextlib.suppress(OSError):  # the caller has closed it
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the caller has closed it
             self._spare = sock.detach()
         else:
             self._loop.close_later(sock)
@@ -152,10 +151,8 @@ class Control(Job):
         """Close the socket, and remove its file."""
         self._closed = True
         if self.is_there():
-            try:
+            with contextlib.suppress(OSError):  # gone already
                 os.unlink(self._path)
-            except OSError:
-                pass  # gone already
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1

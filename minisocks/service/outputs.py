@@ -4,6 +4,7 @@ No output raises when the disk is full or the daemon has ended: ``write`` return
 lost, and the next call tries again.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -141,15 +142,11 @@ class LogFile(Output):
         if now < self._looked_at + 1.0:
             return
         self._looked_at = now
-        try:
+        with contextlib.suppress(OSError):  # the name is free: open a new file
             if os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 return
-        except OSError:
-            pass  # the name is free: open a new file
-        try:
+        with contextlib.suppress(OSError):  # the old file is better than none
             self.reopen()
-        except OSError:
-            pass  # the old file is better than none
 
 
 #: Nonblocking, because a FIFO may have no reader.
