@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.compat import close_quietly, set_up_listener
 from minisocks.errors import ListenError
@@ -74,18 +74,27 @@ def open_listeners(address: ListenAddress, others: Sequence[ListenAddress] = ())
     Raises:
         ListenError: one of them cannot be opened; then none stays open.
     """
-    if address.path:
-        return [_open_unix(address.path, others)]
-    tries = PORT_TRIES if address.port == 0 else 1
-    for left in reversed(range(tries)):
-        try:
-            return [Listener(sock) for sock in _open_tcp(address, _bind, others)]
-        except ListenError:
-            raise
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or not left:
-                raise _cannot_listen(address, exc) from exc
+    with _errors_about(address):
+        if address.path:
+            return [_open_unix(address, others)]
+        for left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
+            try:
+                return [Listener(sock) for sock in _open_tcp(address, _bind, others)]
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not left:
+                    raise
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _errors_about(address: ListenAddress) -> Iterator[None]:
+    """Make each error in the context a ``ListenError`` about *address*."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        code = getattr(exc, "errno", None) or errno.EINVAL
+        text = "cannot listen on %s: %s" % (address, reason_of(exc))
+        raise ListenError(code, text) from exc
 
 
 class Attempt:
@@ -109,18 +118,14 @@ class Attempt:
         Raises:
             ListenError: as ``open_listeners``.
         """
-        if not address.path:
-            try:
+        with _errors_about(address):
+            if not address.path:
                 self._bound += _open_tcp(address, self._bind, self._places)
-            except ListenError:
-                raise
-            except OSError as exc:
-                raise _cannot_listen(address, exc) from exc
-            return
-        _demand_other(address, address, self._places)
-        if not _found_in_way(address, self._held):
-            _try_unix(address)
-        self._places.append(address)
+                return
+            _demand_other(address, self._places)
+            if not _found_in_way(address, self._held):
+                _try_unix(address.path)
+            self._places.append(address)
 
     def close(self) -> None:
         """Free the addresses."""
@@ -148,20 +153,15 @@ class Attempt:
         return sock
 
 
-def _demand_other(
-    address: ListenAddress, place: ListenAddress, others: Sequence[ListenAddress]
-) -> None:
-    """Check that none of *others* is in the way of *place*, which *address* means.
+def _demand_other(place: ListenAddress, others: Sequence[ListenAddress]) -> None:
+    """Check that none of *others* is in the way of *place*.
 
     Raises:
-        ListenError: one is.
+        OSError: one is.
     """
     for other in _found_in_way(place, others):
-        raise ListenError(
-            errno.EADDRINUSE,
-            "cannot listen on %s: this minisocks listens on %s already; name only one of the two"
-            % (address, other),
-        )
+        text = "this minisocks listens on %s already; name only one of the two" % (other,)
+        raise OSError(errno.EADDRINUSE, text)
 
 
 def _found_in_way(place: ListenAddress, others: Sequence[ListenAddress]) -> List[ListenAddress]:
@@ -178,29 +178,18 @@ def _is_in_way(one: ListenAddress, other: ListenAddress) -> bool:
     return one.host == other.host or not {one.host, other.host}.isdisjoint(EVERY_ADDRESS)
 
 
-def _try_unix(address: ListenAddress) -> None:
-    """Check that a proxy could listen on the unix socket of *address*.
+def _try_unix(path: str) -> None:
+    """Check that a proxy could listen on a unix socket at *path*.
 
     Raises:
-        ListenError: it could not.
+        OSError, ValueError: it could not.
     """
-    try:
-        with _unix_socket(address.path):
-            demand_trusted(address.path, follows=False)
-            if not _demand_no_server(address.path):
-                demand_room(address.path)
-            if len(os.fsencode(address.path)) > MOST_PATH_BYTES:
-                raise ValueError("AF_UNIX path too long")
-    except ListenError:
-        raise
-    except (OSError, ValueError) as exc:
-        raise _cannot_listen(address, exc) from exc
-
-
-def _cannot_listen(address: ListenAddress, exc: Exception) -> ListenError:
-    why = reason_of(exc)
-    code = getattr(exc, "errno", None) or errno.EINVAL
-    return ListenError(code, "cannot listen on %s: %s" % (address, why))
+    with _unix_socket():
+        demand_trusted(path, follows=False)
+        if not _demand_no_server(path):
+            demand_room(path)
+        if len(os.fsencode(path)) > MOST_PATH_BYTES:
+            raise ValueError("AF_UNIX path too long")
 
 
 def _open_tcp(
@@ -216,7 +205,7 @@ def _open_tcp(
                 listener = bind(family, (sockaddr[0], port) + sockaddr[2:])
             except OSError as exc:
                 if exc.errno == errno.EADDRINUSE and port:
-                    _demand_other(address, ListenAddress(sockaddr[0], port), others)
+                    _demand_other(ListenAddress(sockaddr[0], port), others)
                 if exc.errno not in _NOT_HERE:
                     raise
                 missing = exc  # a host without IPv6 still has "every address"
@@ -241,10 +230,7 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
             os.fsencode(address.host), address.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE
         )
     except (OSError, UnicodeError, LookupError, ValueError) as exc:
-        raise ListenError(
-            errno.EADDRNOTAVAIL,
-            "cannot listen on %s: %s" % (address, reason_of(exc)),
-        ) from exc
+        raise OSError(errno.EADDRNOTAVAIL, reason_of(exc)) from exc
     return first_addresses(rows)
 
 
@@ -260,13 +246,12 @@ def _bind(family: int, sockaddr: Any) -> socket.socket:
     return listener
 
 
-def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
-    listener = _unix_socket(path)
+def _open_unix(address: ListenAddress, others: Sequence[ListenAddress]) -> Listener:
+    listener, path = _unix_socket(), address.path
     try:
         with _DirectoryLock(path):
             demand_trusted(path, follows=False)
-            place = ListenAddress("", 0, path)
-            _demand_other(place, place, others)
+            _demand_other(address, others)
             if _demand_no_server(path):
                 os.unlink(path)
             listener.bind(path)
@@ -274,17 +259,15 @@ def _open_unix(path: str, others: Sequence[ListenAddress]) -> Listener:
             set_kept_mode(path, 0o600)
             listener.listen(BACKLOG)
             return Listener(listener, path, os.lstat(path), os.getpid())
-    except (OSError, ValueError) as exc:
+    except BaseException:
         listener.close()
-        if isinstance(exc, ListenError):
-            raise
-        raise _cannot_listen(ListenAddress("", 0, path), exc) from exc
+        raise
 
 
-def _unix_socket(path: str) -> socket.socket:
+def _unix_socket() -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
-        sentence = "cannot listen on unix:%s: this system has no unix sockets; write HOST:PORT"
-        raise ListenError(errno.EAFNOSUPPORT, sentence % path)
+        text = "this system has no unix sockets; write HOST:PORT"
+        raise OSError(errno.EAFNOSUPPORT, text)
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
@@ -323,13 +306,11 @@ def _demand_no_server(path: str) -> bool:
     """Return whether there is a socket without a server at *path*.
 
     Raises:
-        ListenError: one answers, or it is no socket.
+        OSError: one answers, or it is no socket.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ListenError(
-                errno.EEXIST, "cannot listen on unix:%s: a file that is no socket is there" % path
-            )
+            raise OSError(errno.EEXIST, "a file that is no socket is there")
     except FileNotFoundError:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -340,6 +321,4 @@ def _demand_no_server(path: str) -> bool:
             return True
         except OSError:
             pass  # busy, or not permitted: there may be a server
-    raise ListenError(
-        errno.EADDRINUSE, "cannot listen on unix:%s: another server answers there" % path
-    )
+    raise OSError(errno.EADDRINUSE, "another server answers there")
