@@ -42,7 +42,16 @@ _TOO_MANY = "too many names are being looked up"
 
 
 class Lookup:
-    """The look-up of one name.  ``cancel`` it when its outcome is not wanted any more."""
+    """The look-up of one name.  ``cancel`` it when its outcome is not wanted any more.
+
+    Args:
+        callback: gets the addresses or the error; called at most once, in a thread of the
+            resolver; or in the thread of a later ``submit``, if the look-up is ended for that one.
+        groups: of the client, by which it shares threads and the queue.
+        first: called before, in the same thread; it may take long, and raises a
+            ``HandshakeError`` if nothing is to be looked up.
+        family: of the addresses, as ``Egress.only``; 0: both.
+    """
 
     __slots__ = ("callback", "family", "first", "groups", "host", "port")
 
@@ -92,31 +101,13 @@ class Resolver:
         #: By thread: since when, and for which client.
         self._busy: Dict[int, Tuple[float, Groups]] = {}
 
-    def submit(
-        self,
-        host: bytes,
-        port: int,
-        callback: Callable[[Outcome], None],
-        groups: Groups = THIS_HOST,
-        first: Optional[Callable[[], None]] = None,
-        family: int = 0,
-    ) -> Lookup:
-        """Look *host* up; *callback* gets the addresses or the error.
-
-        *callback* is called at most once, in a thread of the resolver; or in the thread of a
-        later ``submit``, if the look-up is ended for that one.  Any thread.
-
-        Args:
-            groups: of the client, by which it shares threads and the queue.
-            first: called before, in the same thread; it may take long, and raises a
-                ``HandshakeError`` if nothing is to be looked up.
-            family: of the addresses, as ``Egress.only``; 0: both.
+    def submit(self, lookup: Lookup) -> Lookup:
+        """Carry *lookup* out, and return it.  Any thread.
 
         Raises:
             DialError: no thread will be free soon (REP 01).
         """
-        lookup = Lookup(host, port, callback, groups, first, family)
-        workers = self._workers
+        workers, groups = self._workers, lookup.groups
         with workers.changed:
             victim = self._make_room(groups)
             self._waiting.add(lookup, groups)
@@ -188,27 +179,6 @@ class Resolver:
         self._waiting.remove(lookup, lookup.groups)
         self._queue.remove(lookup, lookup.groups)
 
-    def _take(self) -> Optional[Lookup]:
-        """Return the next look-up, if one may begin."""
-        taken = self._queue.take()
-        if taken is None:
-            return None
-        self._waiting.remove(*taken)
-        if self._queue.has_next:
-            self._find_another()
-        return taken[0]
-
-    def _find_another(self) -> None:
-        """Have another thread take the next look-up.
-
-        After the end of one look-up several may begin: those of this host when no others wait.
-        """
-        threads = len(self._workers.threads)
-        if threads - len(self._busy) > 1:
-            self._workers.changed.notify()
-        elif threads < MAX_THREADS:
-            self._start_thread(None)
-
     def _start_thread(self, lookup: Optional[Lookup]) -> None:
         try:
             self._workers.start()
@@ -223,10 +193,20 @@ class Resolver:
             self._most_threads = MAX_THREADS
 
     def _take_work(self) -> Optional[Callable[[], None]]:
-        """Return the next look-up as work for the calling thread."""
-        lookup = self._take()
-        if lookup is None:
+        """Return the next look-up, if one may begin, as work for the calling thread."""
+        taken = self._queue.take()
+        if taken is None:
             return None
+        self._waiting.remove(*taken)
+        if self._queue.has_next:
+            # After the end of one look-up several may begin: those of this host when no others
+            # wait. So another thread takes the next one.
+            threads = len(self._workers.threads)
+            if threads - len(self._busy) > 1:
+                self._workers.changed.notify()
+            elif threads < MAX_THREADS:
+                self._start_thread(None)
+        lookup = taken[0]
         self._busy[threading.get_ident()] = (time.monotonic(), lookup.groups)
         return functools.partial(self._do, lookup)
 

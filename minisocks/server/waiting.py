@@ -128,13 +128,14 @@ class WaitingRequest(Job):
         if known is not None:
             loop.call_soon(self, self._try, self.resolved, known)
             return
-        self._lookup = services.resolver.submit(
+        lookup = Lookup(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(self, self._answered, outcome),
             self._session.client.groups,
             family=services.access.egress.only,
         )
+        self._lookup = services.resolver.submit(lookup)
 
     def allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
         """Return those of *addresses*, all of DST.ADDR, that the client may reach.  Thread: any.

@@ -287,7 +287,7 @@ class Routes:
             # A slow hook then takes no threads from look-ups, and none from other clients.
             groups = (THE_PROGRAM + groups[0],) + groups[1:]
         waiting: List[_Datagram] = []
-        lookup = table.resolver.submit(
+        lookup = Lookup(
             dst.host,
             dst.port,
             lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
@@ -295,7 +295,7 @@ class Routes:
             question,
             table.access.egress.only,
         )
-        self._lookups[key] = lookup, waiting
+        self._lookups[key] = table.resolver.submit(lookup), waiting
 
     def _question(self, dst: Address) -> Optional[Callable[[], None]]:
         """Return what calls the hook, in a thread of the resolver; None: there is no hook."""

@@ -17,6 +17,7 @@ from minisocks.net.lookup import numeric_addresses
 from minisocks.net.resolver import (
     MAX_THREADS,
     MAX_WAITING,
+    Lookup,
     Resolver,
 )
 from minisocks.policy.client import THIS_HOST, groups_of
@@ -64,7 +65,7 @@ class Asker:
     def submit(self, name=b"name.test", port=80, client=THIS_HOST):
         """Look a name up."""
         return self.resolver.submit(
-            name, port, lambda outcome: self._outcomes.put((name, outcome)), client
+            Lookup(name, port, lambda outcome: self._outcomes.put((name, outcome)), client)
         )
 
     def outcome(self):
@@ -195,7 +196,7 @@ def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
                 asker.submit(b"first.test")
             wait_until(lambda: inside.busy_threads(asker.resolver) == MAX_THREADS)
             for _ in range(MAX_WAITING):
-                asker.resolver.submit(b"gone.test", 80, None).cancel()
+                asker.resolver.submit(Lookup(b"gone.test", 80, None)).cancel()
             asker.submit(b"honest.test")
         finally:
             go_on.set()
@@ -590,7 +591,7 @@ def test_the_rows_of_an_answer_are_not_copied_in_python(monkeypatch):
     outcomes = queue.Queue()
     resolver = Resolver()
     try:
-        resolver.submit(b"localhost", 7, outcomes.put)
+        resolver.submit(Lookup(b"localhost", 7, outcomes.put))
         found = outcomes.get(timeout=TIMEOUT)
     finally:
         resolver.close()
