@@ -1,28 +1,19 @@
 """The texts of settings, where they are more than numbers: parse and check them.  Pure."""
 
 import re
-from typing import Callable, NamedTuple
+from typing import Any, Callable, Dict, NamedTuple
 
 from minisocks.errors import ConfigError
 from minisocks.wire import MAPPED_PREFIX, MAX_FIELD_BYTES, packed_ip, text_ip
 
 __all__ = [
+    "CHECKS",
     "EVERY_ADDRESS",
     "Keepalive",
     "ListenAddress",
     "PortRange",
-    "check_address",
-    "check_interface",
-    "check_keepalive",
-    "check_log_format",
     "check_name_only",
-    "check_path",
-    "check_ports",
-    "check_preference",
-    "check_processor",
-    "check_syslog",
     "check_user",
-    "check_word",
     "encode",
     "is_port",
     "read_bytes",
@@ -205,10 +196,6 @@ def check_word(option: str, *words: str) -> Callable[[str], None]:
     return check
 
 
-check_preference = check_word("--prefer", "ipv4", "ipv6", "ipv4-only", "ipv6-only", "system")
-check_log_format = check_word("--log-format", "text", "json")
-
-
 def check_processor(text: str) -> None:
     """Accept auto, none, or the number of a processor.
 
@@ -315,15 +302,6 @@ class Keepalive(NamedTuple):
         return cls(*found)
 
 
-def check_keepalive(text: str) -> None:
-    """Accept IDLE or IDLE,INTERVAL,COUNT.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    Keepalive.parse(text)
-
-
 def check_interface(text: str) -> None:
     """Accept a possible name of a network interface, or nothing.
 
@@ -364,3 +342,29 @@ def check_syslog(text: str) -> None:
         raise ConfigError("--syslog", "%r is none of local, /PATH and HOST:PORT" % text)
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
+
+
+#: The checks of texts, by setting.  ``policy.rulelines`` has that of a rule.
+CHECKS: Dict[str, Callable[[str], Any]] = {
+    "listen": ListenAddress.parse,
+    "forwarded": ListenAddress.parse,
+    "public_address": check_address(
+        "--public-address", "the one that clients can reach", is_told=True
+    ),
+    "udp_ports": check_ports("--udp-ports"),
+    "udp_clients": check_word("--udp-clients", "auto", "same-port", "any-port"),
+    "udp_filtering": check_word("--udp-filtering", "address-dependent", "endpoint-independent"),
+    "bind_ports": check_ports("--bind-ports"),
+    "user": check_user,
+    "users_file": check_path("--users-file"),
+    "name_only": check_name_only,
+    "keepalive": Keepalive.parse,
+    "prefer": check_word("--prefer", "ipv4", "ipv6", "ipv4-only", "ipv6-only", "system"),
+    "source": check_address("--source", "one that this host has"),
+    "interface": check_interface,
+    "pidfile": check_path("--pidfile"),
+    "processor": check_processor,
+    "log_file": check_path("--log-file"),
+    "syslog": check_syslog,
+    "log_format": check_word("--log-format", "text", "json"),
+}

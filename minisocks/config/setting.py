@@ -152,20 +152,16 @@ class Setting(NamedTuple):
     def _shown_number(self, value: float) -> str:
         if self.kind == "bytes" and 0 <= value < 10**18:
             return shown_bytes(int(value))
-        return _number(value)
+        # As people write it: 10 rather than 10.0, 1000000 rather than 1e+06.
+        if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
+            value = int(value)
+        text = str(value)
+        return text if len(text) <= 30 else text[:30] + "..."
 
 
 def _whole(text: str) -> int:
     # Other programs write marks in hexadecimal.
     return int(text, 16 if text.lower().startswith("0x") else 10)
-
-
-def _number(value: float) -> str:
-    """Return *value* as people write it: 10 rather than 10.0, 1000000 rather than 1e+06."""
-    if isinstance(value, float) and value == value // 1 and abs(value) < 1e15:
-        value = int(value)
-    text = str(value)
-    return text if len(text) <= 30 else text[:30] + "..."
 
 
 _NUMBERS: Dict[str, Tuple[Callable[[str], Any], str]] = {

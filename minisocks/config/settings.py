@@ -5,32 +5,14 @@ in ``rows``, has spelling, checks and help; options, variables, keys of the ini 
 the documents come from it.
 """
 
-from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Set, Tuple
 
 from minisocks.config.rows import TABLE
 from minisocks.config.setting import Setting
 from minisocks.errors import ConfigError
 from minisocks.guesses import closest
 from minisocks.policy.rulelines import check_rule, with_files
-from minisocks.values import (
-    Keepalive,
-    ListenAddress,
-    PortRange,
-    check_address,
-    check_interface,
-    check_keepalive,
-    check_log_format,
-    check_name_only,
-    check_path,
-    check_ports,
-    check_preference,
-    check_processor,
-    check_syslog,
-    check_user,
-    check_word,
-    encode,
-    without_password,
-)
+from minisocks.values import CHECKS, Keepalive, ListenAddress, PortRange, encode, without_password
 
 __all__ = [
     "CONFIG_FILE",
@@ -238,32 +220,7 @@ def _families(addresses: Tuple[str, ...]) -> Set[str]:
     return {"ipv6" if ":" in text else "ipv4" for text in addresses}
 
 
-#: The checks of texts, by setting.
-_ACCEPT: Dict[str, Callable[[str], Any]] = {
-    "listen": ListenAddress.parse,
-    "forwarded": ListenAddress.parse,
-    "public_address": check_address(
-        "--public-address", "the one that clients can reach", is_told=True
-    ),
-    "udp_ports": check_ports("--udp-ports"),
-    "udp_clients": check_word("--udp-clients", "auto", "same-port", "any-port"),
-    "udp_filtering": check_word("--udp-filtering", "address-dependent", "endpoint-independent"),
-    "bind_ports": check_ports("--bind-ports"),
-    "user": check_user,
-    "users_file": check_path("--users-file"),
-    "name_only": check_name_only,
-    "rule": check_rule,
-    "keepalive": check_keepalive,
-    "prefer": check_preference,
-    "source": check_address("--source", "one that this host has"),
-    "interface": check_interface,
-    "pidfile": check_path("--pidfile"),
-    "processor": check_processor,
-    "log_file": check_path("--log-file"),
-    "syslog": check_syslog,
-    "log_format": check_log_format,
-}
-
+_ACCEPT = dict(CHECKS, rule=check_rule)
 #: In the order of ``--help``.
 GROUPS = tuple(TABLE)
 _ROWS = [(group, row["name"], row) for group, rows in TABLE.items() for row in rows]
