@@ -47,25 +47,24 @@ Forms = Tuple[Tuple[int, int], ...]
 #: the address now; None: not known.
 IsOwn = Callable[..., Optional[bool]]
 
+#: Messages name the first that matches.
 _STATIC = {
     networks.name: networks
-    for networks in (
-        *(METADATA, LINK_LOCAL, LOOPBACK, MULTICAST),  # messages name the first that matches
-        *(PRIVATE, RESERVED, UNSPECIFIED),
-    )
+    for networks in (METADATA, LINK_LOCAL, LOOPBACK, MULTICAST, PRIVATE, RESERVED, UNSPECIFIED)
 }
+
+
+def _all_of(sets: Iterable[Networks]) -> Networks:
+    return Networks("", "", [row for networks in sets for row in networks.rows()])
+
+
+_ANY_SET = _all_of(NOT_PUBLIC)
+#: For clients: a metadata address counts like its network, because only targets give credentials.
+_ANY_OF_CLIENTS = _all_of(networks for networks in NOT_PUBLIC if networks is not METADATA)
 #: Addresses that every host has: ``to self`` does not open them to clients.
-_NOT_OPENED = Networks(
-    "",
-    "",
-    [
-        row
-        for networks in (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, MULTICAST)
-        for row in networks.rows()
-    ],
-)
+_NOT_OPENED = _all_of((LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, MULTICAST))
 #: Addresses that always mean this host: a rule that contains them names this host.
-_ALWAYS_OWN = Networks("", "", LOOPBACK.rows() + UNSPECIFIED.rows())
+_ALWAYS_OWN = _all_of((LOOPBACK, UNSPECIFIED))
 #: Free bits of the widest private networks, by size: 10.0.0.0/8 and fc00::/7.
 _WIDEST = {4: 24, 16: 121}
 #: The forms of an unknown address.
@@ -93,15 +92,6 @@ def forms_of(ip: bytes) -> Forms:
 def is_public(size: int, number: int) -> bool:
     """Return whether an address is in none of the sets."""
     return not _ANY_SET.holds(size, number)
-
-
-def _all_of(sets: Iterable[Networks]) -> Networks:
-    return Networks("", "", [row for networks in sets for row in networks.rows()])
-
-
-_ANY_SET = _all_of(NOT_PUBLIC)
-#: For clients: a metadata address counts like its network, because only targets give credentials.
-_ANY_OF_CLIENTS = _all_of(networks for networks in NOT_PUBLIC if networks is not METADATA)
 
 
 class AddressSet:
@@ -137,7 +127,7 @@ class AddressSet:
     ) -> None:
         rows = list(rows)
         single = [row for row in rows if not row[1] and not isinstance(row, InRange)]
-        alone = Networks("", "", single)
+        self._alone = Networks("", "", single)
         #: Whether it has a network that is too wide to mean each address: 0.0.0.0/0, ::/1.
         self.has_everything = any(shift > _WIDEST[size] for size, shift, _prefix in rows)
         named = METADATA.rows() if are_clients or "metadata" in sets else single
@@ -149,7 +139,6 @@ class AddressSet:
         self._sets = sets
         #: What is not public in this clause.
         self._known = _ANY_OF_CLIENTS if are_clients else _ANY_SET
-        self._alone = alone
         self._opens = opens
         #: Whether ``networks`` has all its addresses.
         self.is_static = sets.isdisjoint(("public", "remote", "self")) and not any(
