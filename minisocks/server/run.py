@@ -33,12 +33,34 @@ class _Endpoint(NamedTuple):
 _EndpointsByText = Dict[str, List[_Endpoint]]
 
 
+class _Step:
+    """A part of the end: of several threads, the first one does the work and the others wait.
+
+    A thread of ours never waits, because the work may wait for that thread.  Thread: any.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        #: The thread that does the work; 0: none does yet.
+        self.thread = 0
+        #: Set when the work is done.
+        self.done = threading.Event()
+
+    def is_first(self) -> bool:
+        """Return whether the calling thread is to do the work; if not, wait for it."""
+        me = threading.get_ident()
+        with self._mutex:
+            is_first, self.thread = not self.thread, self.thread or me
+        if self.thread != me and not is_own_thread():
+            self.done.wait()
+        return is_first
+
+
 class Run:
     """Listeners, handler threads, loop and figures of one run.
 
     A proxy may be started again while a thread still waits for the end of its last run, so
-    each run is an object.  Thread: any.  Of several that stop it, one does the work and the
-    others wait; a thread of ours never waits, because the work may wait for that thread.
+    each run is an object.  Thread: any.
     """
 
     def __init__(
@@ -56,13 +78,11 @@ class Run:
         except BaseException:
             services.loop.stop()
             raise
+        self._stopping, self._ending = _Step(), _Step()
         #: Set when everything is closed.
-        self.ended = threading.Event()
+        self.ended = self._ending.done
         self._closes_resolver = closes_resolver
         self._pid = os.getpid()
-        self._mutex = threading.Lock()  # guards the two below
-        self._stopper = self._ender = 0
-        self._listens_no_more = threading.Event()
         self._changing = threading.Lock()  # guards all below
         self._endpoints: _EndpointsByText = {}
         self._given: List[_Endpoint] = []
@@ -103,7 +123,7 @@ class Run:
         if self._is_forked():
             raise RuntimeError("the proxy is in the process that has started it, not in a child")
         with self._changing:
-            if self._stopper:
+            if not self.listens:
                 raise RuntimeError("the proxy stops")
             gone = [text for text in self._endpoints if text not in config.listen]
             new = [text for text in config.listen if text not in self._endpoints]
@@ -196,17 +216,13 @@ class Run:
     @property
     def listens(self) -> bool:
         """Whether no thread has called ``stop_listening``."""
-        return not self._stopper
+        return not self._stopping.thread
 
     def stop_listening(self) -> bool:
         """Accept no more, and end handshakes and BINDs; False if this thread is at it already."""
-        me = threading.get_ident()
-        with self._mutex:
-            is_first, self._stopper = not self._stopper, self._stopper or me
-        if not is_first:
-            if self._stopper != me and not is_own_thread():
-                self._listens_no_more.wait()
-            return self._stopper != me or self._listens_no_more.is_set()
+        step = self._stopping
+        if not step.is_first():
+            return step.thread != threading.get_ident() or step.done.is_set()
         try:
             if not self._is_forked():
                 self.acceptor.stop()
@@ -215,17 +231,12 @@ class Run:
         finally:  # also after a Ctrl-C, so that a second call finds the listeners closed
             with self._changing:
                 _close(self._all_endpoints())
-            self._listens_no_more.set()
+            step.done.set()
         return True
 
     def end(self) -> None:
         """End connections, threads and reports, after ``stop_listening``."""
-        me = threading.get_ident()
-        with self._mutex:
-            is_first, self._ender = not self._ender, self._ender or me
-        if not is_first:
-            if self._ender != me and not is_own_thread():
-                self.ended.wait()
+        if not self._ending.is_first():
             return
         try:
             if not self._is_forked():
