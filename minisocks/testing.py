@@ -168,28 +168,21 @@ class _ScriptedTalk(Handshake):
 
     __slots__ = ("script",)
 
-    script: Optional[Script]
-
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.script = None
+        #: Without a meaning until there is a request.
+        self.script = Script()
 
     def listening(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        if self.script is None:
-            return super().listening(bnd_ip, bnd_port)
         bnd = self.script.address() or (bnd_ip, bnd_port)
         return super().listening(*bnd)[: self.script.truncate_reply]
 
     def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        if self.script is None:
-            return super().success(bnd_ip, bnd_port)
         bnd = self.script.address() or (bnd_ip, bnd_port)
         return super().success(*bnd)[: self.script.truncate_reply]
 
     def refusal(self, error: Exception) -> bytes:
         reply = super().refusal(error)
-        if self.script is None:
-            return reply
         if isinstance(error, _Scripted):
             code = error.code
             if self.ver == Ver.SOCKS4 and code < Cd.GRANTED:
