@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 import time
-from typing import Any, Callable, Iterable, List, Optional, Tuple, Union
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 from minisocks.compat import CAPACITY_ERRORS
 from minisocks.errors import DialError, HandshakeError, HookFailed
@@ -137,8 +137,9 @@ def getaddrinfo_of(resolve: Resolve) -> Callable[..., List[Any]]:
 
     def getaddrinfo(host: bytes, port: int, *how: int) -> List[Any]:
         try:
-            texts = _texts(resolve(Address(host, port, Atyp.DOMAINNAME).name))
-            if texts is not None:
+            answer = resolve(Address(host, port, Atyp.DOMAINNAME).name)
+            if answer is not None:
+                texts = [answer] if isinstance(answer, str) else answer
                 return [row for text in texts for row in _rows(text, port)]
         except OSError:
             raise
@@ -155,12 +156,6 @@ def _words_of(exc: BaseException) -> str:
         return str(exc)
     except Exception:  # noqa: BLE001  # a ValueError would be taken for a name without addresses
         return type(exc).__name__
-
-
-def _texts(answer: Optional[Iterable[str]]) -> Optional[List[str]]:
-    if answer is None:
-        return None
-    return [answer] if isinstance(answer, str) else list(answer)
 
 
 def _rows(text: str, port: int) -> List[Any]:
@@ -205,14 +200,11 @@ def only_family() -> int:
     if not sys.platform.startswith("linux"):
         return 0
     try:
-        found = [socket.AF_INET] * _has_ipv4() + [socket.AF_INET6] * _has_ipv6()
+        has_ipv4 = any(ip[0] != 127 and ip[:2] != b"\xa9\xfe" for _name, ip in _ipv4())
+        found = [socket.AF_INET] * has_ipv4 + [socket.AF_INET6] * _has_ipv6()
     except OSError:
         return 0  # no descriptor, or no /proc
     return int(found[0]) if len(found) == 1 else 0
-
-
-def _has_ipv4() -> bool:
-    return any(ip[0] != 127 and ip[:2] != b"\xa9\xfe" for _name, ip in _ipv4())
 
 
 def _has_ipv6() -> bool:
