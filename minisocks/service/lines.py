@@ -8,7 +8,7 @@ from minisocks.policy.client import THIS_HOST, group_text, site_of
 from minisocks.quoting import as_json, shown
 from minisocks.record import LIMIT_ENDS, Record
 
-__all__ = ["FORMATS", "Entry", "skipped_entry", "sum_up"]
+__all__ = ["FORMATS", "Entry", "own_entry", "skipped_entry", "sum_up"]
 
 #: Python's levels and the severities of syslog (RFC 5424 section 6.2.1).
 _SEVERITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
@@ -113,11 +113,14 @@ def skipped_entry(refused: Dict[str, int]) -> Entry:
     """Return the sum of the refusals without a line, by reason."""
     sums = ", ".join("%s: %d" % item for item in sorted(refused.items()))
     text = "%d more refusals, too many to write one by one: %s" % (sum(refused.values()), sums)
-    record = logging.makeLogRecord({"msg": text, "levelno": logging.INFO})
-    record.name = "minisocks.access"
-    entry = Entry(record)
+    entry = own_entry("minisocks.access", logging.INFO, text)
     entry.path, entry.refused = None, refused
     return entry
+
+
+def own_entry(logger: str, level: int, text: str) -> Entry:
+    """Return the entry of a line that the log itself has to say."""
+    return Entry(logging.makeLogRecord({"name": logger, "levelno": level, "msg": text}))
 
 
 class _Text:

@@ -15,7 +15,7 @@ from minisocks.net.processor import release_thread
 from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 from minisocks.record import access_log, granted_log
-from minisocks.service.lines import FORMATS, Entry
+from minisocks.service.lines import FORMATS, Entry, own_entry
 from minisocks.service.outputs import LogFile, Output, Stderr, Syslog
 from minisocks.service.repeats import Suppression
 
@@ -237,9 +237,7 @@ class Log(logging.Handler):
 
     def _lost_entry(self) -> Entry:
         text = "%d lines of the log are lost: %s" % (self._lost, self._why_lost)
-        record = logging.makeLogRecord({"msg": text, "levelno": logging.WARNING})
-        record.name = "minisocks"
-        return Entry(record)
+        return own_entry("minisocks", logging.WARNING, text)
 
 
 def _set_levels(config: Config) -> None:
