@@ -258,14 +258,13 @@ class Pidfile:
         """
         import fcntl
 
+        others = not is_own and not os.geteuid()
         try:
-            fd = open_trusted(self.path, _TO_READ, others=not is_own and not os.geteuid())
+            fd = open_trusted(self.path, _TO_READ, others=others)
         except (FileNotFoundError, NotADirectoryError):
             return True
         try:
-            _check_file(fd, self.path)
-            if is_own or os.geteuid():
-                _check_owner(fd, self.path)
+            (_check_file if others else _check_owner)(fd, self.path)
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -280,9 +279,7 @@ class Pidfile:
         except OSError:
             return None
         try:
-            _check_file(fd, self.path)
-            if os.geteuid():
-                _check_owner(fd, self.path)
+            (_check_owner if os.geteuid() else _check_file)(fd, self.path)
             pid = int(os.read(fd, 32))
         except (OSError, ValueError):
             return None

@@ -196,13 +196,10 @@ class Service:
 
     def _hang_up(self) -> None:
         """Reload; or stop, if the HUP means that the terminal is gone."""
-        if self._has_hung_up():
+        if self._had_terminal and not console.has_terminal():
             self._stop()
         else:
             self._reload()
-
-    def _has_hung_up(self) -> bool:
-        return self._had_terminal and not console.has_terminal()
 
     def _stop(self) -> None:
         """End when connections have ended or their grace is over; at a second order, at once."""
@@ -281,9 +278,6 @@ class Service:
         if self._state != "serving":
             raise ServiceError("it is being stopped")
 
-    def _at_home(self, path: str) -> str:
-        return os.path.join(self._home, path)
-
     def _fitted(self, config: Config) -> Config:
         """Return *config* with what depends on this host: processor, number of connections."""
         config = config._replace(processor=config.processor or AUTO)
@@ -294,7 +288,7 @@ class Service:
 
     def _absolute(self, config: Config) -> Config:
         """Return *config* with paths that do not depend on the working directory."""
-        return config.with_files(self._at_home, *Config._fields)
+        return config.with_files(lambda path: os.path.join(self._home, path), *Config._fields)
 
 
 def _warn_in_log(sentence: str) -> None:

@@ -124,7 +124,8 @@ class Signals:
                 os.read(self._pipe[0], 1 << 16)
         arrived, self._arrived = self._arrived, set()
         orders = [step for number, step in self._steps.items() if number in arrived]
-        self._unblock(arrived)
+        if _set_mask is not None:
+            _set_mask(signal.SIG_UNBLOCK, arrived)
         while self._given:
             orders.append(self._given.popleft())
         return orders
@@ -136,10 +137,6 @@ class Signals:
         self._waker.wake()
         if _set_mask is not None:
             _set_mask(signal.SIG_BLOCK, [number])
-
-    def _unblock(self, numbers: Set[int]) -> None:
-        if _set_mask is not None:
-            _set_mask(signal.SIG_UNBLOCK, numbers)
 
 
 #: None on Windows.
