@@ -209,48 +209,26 @@ class Access(NamedTuple):
         """
         hashed = _read_users(config.users_file) if config.users_file else None
         users = Users(config.credentials(), hooks.authenticate, hashed)
-        lists = _Lists()
-        own = [parse_rule(text, lists.read) for text in config.rule]
+        lists: Dict[str, Lines] = {}
+        own = [parse_rule(text, lambda path: _read_list(path, lists)) for text in config.rule]
         rules = in_force(own, bool(users), config.allow_lan, config.open)
         egress = Egress.of(config)
         own_addresses = OwnAddresses(kernel, egress, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
-        files = _files_of(config, lists)
-        return cls(
-            config, egress, users, judge, own_addresses, Decisions(judge), files, lists.notes
-        )
+        files = tuple(filter(None, [config.users_file, *lists]))
+        notes = tuple(note for lines in lists.values() for note in lines.notes)
+        return cls(config, egress, users, judge, own_addresses, Decisions(judge), files, notes)
 
 
-def _files_of(config: Config, lists: "_Lists") -> Tuple[str, ...]:
-    users = (config.users_file,) if config.users_file else ()
-    return users + lists.files
+def _read_list(path: str, known: Dict[str, Lines]) -> Lines:
+    """Return the list in the file *path*, which is read unless it is *known*.
 
-
-class _Lists:
-    """The files that rules name, each read once."""
-
-    def __init__(self) -> None:
-        self._known: Dict[str, Lines] = {}
-
-    @property
-    def files(self) -> Tuple[str, ...]:
-        """The files that have been read."""
-        return tuple(self._known)
-
-    @property
-    def notes(self) -> Tuple[str, ...]:
-        """Notes about lines without effect."""
-        return tuple(note for lines in self._known.values() for note in lines.notes)
-
-    def read(self, path: str) -> Lines:
-        """Return the list in the file *path*.
-
-        Raises:
-            ConfigError: it cannot be read, or a line in it cannot be used.
-        """
-        if path not in self._known:
-            self._known[path] = parse_lines(_read("--rule", path, MAX_LIST_BYTES), path)
-        return self._known[path]
+    Raises:
+        ConfigError: it cannot be read, or a line in it cannot be used.
+    """
+    if path not in known:
+        known[path] = parse_lines(_read("--rule", path, MAX_LIST_BYTES), path)
+    return known[path]
 
 
 def _read_users(path: str) -> Dict[bytes, Hash]:
