@@ -296,8 +296,7 @@ def _duration(seconds: float) -> str:
     minutes, left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    text = "%d:%02d:%02d" % (hours, minutes, left)
-    return "%d days, %s" % (days, text) if days else text
+    return ("%d days, " % days if days else "") + "%d:%02d:%02d" % (hours, minutes, left)
 
 
 #: Name, type, help, and key of the status.
