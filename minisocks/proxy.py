@@ -10,13 +10,7 @@ from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
 from minisocks.access import Access
 from minisocks.compat import tame_traceback
 from minisocks.config.settings import Config
-from minisocks.hooks import (
-    Authenticate,
-    Authorize,
-    Hooks,
-    OnConnection,
-    Resolve,
-)
+from minisocks.hooks import Authenticate, Authorize, Hooks, OnConnection, Resolve
 from minisocks.net.listener import Listener
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
@@ -200,7 +194,7 @@ class Proxy:
             return
         if grace > 0:
             empty = threading.Event()
-            run.notify_when_empty(empty.set)
+            run.services.loop.notify_when_empty(empty.set)
             empty.wait(min(grace, threading.TIMEOUT_MAX))
         with self._lifecycle:
             if self._run is run:
@@ -244,7 +238,7 @@ class Proxy:
         if run is None:
             callback()
         else:
-            run.notify_when_empty(callback)
+            run.services.loop.notify_when_empty(callback)
 
     @property
     def services(self) -> Optional[Services]:
@@ -359,12 +353,11 @@ class Proxy:
         return run.bound
 
     def _make_run(self) -> Run:
-        journal = Journal(self._keep_records, self._hooks.on_connection)
         resolver, hooks = self._resolver, self._hooks
+        journal = Journal(self._keep_records, hooks.on_connection)
         if hooks.resolve is not None:
             resolver = Resolver(getaddrinfo_of(hooks.resolve), waits_when_closed=True)
         elif hooks.authorize is not None and resolver is None:
             resolver = Resolver(waits_when_closed=True)  # its threads ask the hook about datagrams
-        services = Services(self.config, resolver, self._hooks, journal)
-        types = self.server_type, self.handler_type
-        return Run(services, self._resolver is None, *types)
+        services = Services(self.config, resolver, hooks, journal)
+        return Run(services, self._resolver is None, self.server_type, self.handler_type)

@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Type
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Type
 
 from minisocks.access import Access
 from minisocks.config.settings import Config
@@ -254,10 +254,6 @@ class Run:
         In the child there are no such threads, but the locks that they held stay locked.
         """
         return os.getpid() != self._pid
-
-    def notify_when_empty(self, callback: Callable[[], None]) -> None:
-        """Call *callback* when no connection is left; at once if the run has ended."""
-        self.services.loop.notify_when_empty(callback)
 
 
 def _flat(by_text: _EndpointsByText) -> List[_Endpoint]:
