@@ -1,5 +1,6 @@
 """Differences between systems and Python versions, each solved once."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -7,7 +8,7 @@ import select
 import socket
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from minisocks.quoting import shown
 
@@ -28,6 +29,7 @@ __all__ = [
     "Waker",
     "bind_late",
     "close_quietly",
+    "closed_on_error",
     "connect_result",
     "hang_up",
     "is_at_mark",
@@ -329,3 +331,13 @@ def close_quietly(sock: socket.socket) -> None:
         sock.close()
     except OSError:
         pass
+
+
+@contextlib.contextmanager
+def closed_on_error(thing: Any) -> Iterator[None]:
+    """Close *thing*, a socket say, if the context raises."""
+    try:
+        yield
+    except BaseException:
+        close_quietly(thing)
+        raise

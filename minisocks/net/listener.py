@@ -11,7 +11,7 @@ import stat
 import time
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from minisocks.compat import close_quietly, set_up_listener
+from minisocks.compat import close_quietly, closed_on_error, set_up_listener
 from minisocks.errors import ListenError
 from minisocks.net.opening import demand_room, demand_trusted, open_trusted, set_kept_mode
 from minisocks.policy.networks import first_addresses
@@ -139,16 +139,13 @@ class Attempt:
         if place.port and _found_in_way(place, self._places):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
+        with closed_on_error(sock):
             set_up_listener(sock)
             try:
                 sock.bind(sockaddr)
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not _found_in_way(place, self._held):
                     raise
-        except BaseException:
-            sock.close()
-            raise
         self._places.append(place)
         return sock
 
@@ -236,32 +233,25 @@ def _sockaddrs(address: ListenAddress) -> List[Tuple[int, Any]]:
 
 def _bind(family: int, sockaddr: Any) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with closed_on_error(listener):
         set_up_listener(listener)
         listener.bind(sockaddr)
         listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
     return listener
 
 
 def _open_unix(address: ListenAddress, others: Sequence[ListenAddress]) -> Listener:
     listener, path = _unix_socket(), address.path
-    try:
-        with _DirectoryLock(path):
-            demand_trusted(path, follows=False)
-            _demand_other(address, others)
-            if _demand_no_server(path):
-                os.unlink(path)
-            listener.bind(path)
-            # Before listen: until then no client can connect, whatever the umask is.
-            set_kept_mode(path, 0o600)
-            listener.listen(BACKLOG)
-            return Listener(listener, path, os.lstat(path), os.getpid())
-    except BaseException:
-        listener.close()
-        raise
+    with closed_on_error(listener), _DirectoryLock(path):
+        demand_trusted(path, follows=False)
+        _demand_other(address, others)
+        if _demand_no_server(path):
+            os.unlink(path)
+        listener.bind(path)
+        # Before listen: until then no client can connect, whatever the umask is.
+        set_kept_mode(path, 0o600)
+        listener.listen(BACKLOG)
+        return Listener(listener, path, os.lstat(path), os.getpid())
 
 
 def _unix_socket() -> socket.socket:

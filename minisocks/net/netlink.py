@@ -7,7 +7,7 @@ import struct
 import threading
 from typing import Any, Dict, Tuple
 
-from minisocks.compat import close_quietly
+from minisocks.compat import close_quietly, closed_on_error
 
 __all__ = ["ROUTE", "Answers", "Attribute", "Netlink", "attribute"]
 
@@ -54,11 +54,8 @@ class Netlink:
         self._number = 0
         self._answers = Answers()
         self._asker = _open(0)
-        try:
+        with closed_on_error(self._asker):
             self._news = _open(_GROUPS)
-        except BaseException:
-            close_quietly(self._asker)
-            raise
 
     def answers(self) -> Answers:
         """Return the answers that still hold, in a dict to which more may be added.
@@ -128,12 +125,9 @@ class Netlink:
 
 def _open(groups: int) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)  # NETLINK_ROUTE
-    try:
+    with closed_on_error(sock):
         sock.setblocking(False)
         sock.bind((0, groups))
-    except BaseException:
-        close_quietly(sock)
-        raise
     return sock
 
 

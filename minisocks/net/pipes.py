@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any, List, Optional
 
-from minisocks.compat import CAPACITY_ERRORS
+from minisocks.compat import CAPACITY_ERRORS, closed_on_error
 
 __all__ = ["CANNOT_SPLICE", "GO_BY_BUFFER", "PIPE_BYTES", "Pipe", "Pipes"]
 
@@ -52,11 +52,8 @@ class Pipe:
 
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        try:
+        with closed_on_error(self):
             fcntl.fcntl(self._writer, _F_SETPIPE_SZ, PIPE_BYTES)
-        except BaseException:
-            self.close()
-            raise
 
     def fill(self, fd: int, most: int) -> int:
         """Move up to *most* bytes from *fd* into the pipe; return how many, 0 at the end.

@@ -5,7 +5,7 @@ import os
 import socket
 from typing import Any, Callable, Optional, Set, Tuple
 
-from minisocks.compat import close_quietly, set_up_listener
+from minisocks.compat import closed_on_error, set_up_listener
 from minisocks.config.settings import Config
 from minisocks.errors import DialError, LimitReached
 from minisocks.net.capacity import with_room
@@ -72,14 +72,11 @@ class Ports:
             sockaddr, family, rest = (where[0].partition("%")[0],), socket.AF_INET6, where[2:]
         try:
             sock = self.new_socket(family, kind)
-            try:
+            with closed_on_error(sock):
                 if kind == socket.SOCK_STREAM:
                     set_up_listener(sock)
                 prepare(sock)
                 self._bind(sock, ip, sockaddr, rest)
-            except BaseException:
-                close_quietly(sock)
-                raise
         except OSError as exc:
             why = "no socket on %s: %s" % (text_ip(ip), reason_of(exc))
             raise DialError(why, Rep.GENERAL_FAILURE) from exc

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, Optional, Sequence, Tuple
 
-from minisocks.compat import close_quietly
+from minisocks.compat import close_quietly, closed_on_error
 from minisocks.errors import ConfigError
 from minisocks.net.opening import demand_trusted, open_trusted, try_out
 from minisocks.quoting import reason_of
@@ -262,12 +262,9 @@ def _kind_of(path: str) -> int:
 
 def _connect(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
+    with closed_on_error(sock):
         sock.setblocking(False)
         if family == socket.AF_UNIX:
             demand_trusted(address)  # or another user could read the log
         sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
     return sock
