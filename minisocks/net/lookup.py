@@ -2,13 +2,12 @@
 
 import _socket
 import array
-import collections
 import os
 import socket
 import struct
 import sys
 import time
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from minisocks.compat import CAPACITY_ERRORS
 from minisocks.errors import DialError, HandshakeError, HookFailed
@@ -258,8 +257,8 @@ class Answers(Background):
     def __init__(self, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._clock = clock
-        self._known: "collections.OrderedDict[bytes, Tuple[float, int, Outcome]]"
-        self._known = collections.OrderedDict()  # by name: until when, how many bytes
+        #: By name, the oldest first: until when, how many bytes, and the outcome.
+        self._known: Dict[bytes, Tuple[float, int, Outcome]] = {}
         self._timer: Optional[Timer] = None
         self._most = MAX_BYTES
         #: Of all answers; counted in the loop's pending bytes, too.
