@@ -305,24 +305,20 @@ class _Pause(Job):
             return
         except OSError:
             pass
-        self._release()
-        self._close_upstream()
+        self._end()
         self._session.client_left(ConnectionResetError("the client left before the script replied"))
 
     def abort(self, why: str) -> None:
         """Close both connections, because the proxy ends."""
-        self._release()
-        self._close_upstream()
+        self._end()
         self._session.abort(why)
 
     def _over(self) -> None:
-        self._release()
+        self._session.services.loop.done(self)
         self._then()
 
-    def _release(self) -> None:
+    def _end(self) -> None:
         self._session.services.loop.done(self)
-
-    def _close_upstream(self) -> None:
         if self._upstream is not None:
             close_quietly(self._upstream)
 
