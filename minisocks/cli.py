@@ -148,9 +148,8 @@ def _help_row(setting: Setting) -> Tuple[str, str]:
 
 
 def _serve(ensure: bool = False, **given: Any) -> None:
-    from minisocks.service.service import (
-        Service,  # it imports the proxy, which the other commands do not need
-    )
+    # Here, because it imports the proxy, which the other commands do not need.
+    from minisocks.service.service import Service
 
     def again(home: str, warn: Callable[[str], None]) -> Layered:
         return settings_of(given, home, warn, may_wait=False)

@@ -55,11 +55,11 @@ def check(chosen: Layered, as_json: bool) -> None:
         console.warn("running on any processor: %s" % problem)
     kept = {"wanted": wanted, "number": number}
     found = problems(chosen.config, access, console.warn)
+    parts = chosen, rules, _login(access.users), kept
     if as_json:
-        data = as_data(chosen, rules, _login(access.users), kept)
-        _print(dict(data, problems=list(map(_sentence, found))), as_json)
+        _print(dict(as_data(*parts), problems=list(map(_sentence, found))), as_json)
     else:
-        _print(as_table(chosen, rules, _login(access.users), kept), as_json)
+        _print(as_table(*parts), as_json)
     for exc in found[:-1]:
         console.fail(_sentence(exc))
     if found:
