@@ -1,4 +1,4 @@
-"""The command line: options, help and exit statuses.  Only this and ``completion`` import click."""
+"""The command line: options, help, completion, exit statuses.  Only this imports click."""
 
 import os
 import re
@@ -316,9 +316,7 @@ def _status_of(argv: List[str]) -> int:
 
 def _run(argv: List[str]) -> None:
     if COMPLETE in os.environ:
-        from minisocks.completion import complete  # for shells only
-
-        complete(COMPLETE, SERVE.params, {**COMMANDS})
+        _complete(os.environ[COMPLETE])
         return
     command: _Command = SERVE
     if argv and argv[0] in COMMANDS:
@@ -334,6 +332,36 @@ def _run(argv: List[str]) -> None:
                 )
             raise _WrongUsage(_stray(context.args[0]))
         command.invoke(context)
+
+
+def _complete(wanted: str) -> None:
+    """Print the function of a shell, or the words by which a line may go on.
+
+    Other variables of the environment have the line.
+
+    Raises:
+        ConfigError: click does not know what is *wanted*, or there is no line.
+        MinisocksError: click is too old.
+    """
+    try:
+        from click.shell_completion import shell_complete
+    except ImportError:
+        why = "completion needs click 8.0, and the single file has an older one: install minisocks"
+        raise MinisocksError(why) from None
+    start = click.Group("minisocks", {**COMMANDS}, params=SERVE.params, add_help_option=False)
+    files = {setting.name for setting in (CONFIG_FILE, *SETTINGS) if setting.metavar == "FILE"}
+    for command in (start, *COMMANDS.values()):
+        for parameter in command.params:
+            if parameter.name in files:
+                parameter.type = click.Path()  # then the shell completes it as a path
+    try:
+        status = shell_complete(start, {}, "minisocks", COMPLETE, wanted)
+    except (LookupError, ValueError):  # COMP_CWORD is missing, or no number
+        why = "%.40r is for the function of a shell, which sets COMP_WORDS and COMP_CWORD" % wanted
+        raise ConfigError(COMPLETE, why) from None
+    if status:
+        why = "%.40r is none of bash_source, zsh_source and fish_source" % wanted
+        raise ConfigError(COMPLETE, why)
 
 
 def _stray(word: str) -> str:

@@ -21,7 +21,6 @@ ROOT = os.path.dirname(PACKAGE)
 LAYERS = """
     __main__ pytest_plugin
     cli testing
-    completion
     service
     __init__
     proxy
@@ -160,7 +159,7 @@ def test_nothing_is_needed_but_python_and_click(name):
     """The library needs the standard library; the command line click, the plugin pytest."""
     foreign = {m.partition(".")[0] for m, _ in imports(TREES[name])} - {"minisocks"}
 
-    known = {"cli": {"click"}, "completion": {"click"}, "pytest_plugin": {"pytest"}}
+    known = {"cli": {"click"}, "pytest_plugin": {"pytest"}}
     wanted = known.get(name, set())
     assert wanted == {m for m in foreign if not is_standard(m)}
 
