@@ -299,27 +299,17 @@ def _duration(seconds: float) -> str:
     return ("%d days, " % days if days else "") + "%d:%02d:%02d" % (hours, minutes, left)
 
 
-#: Name, type, help, and key of the status.
+#: Name, type, and key of the status; help.
 _METRICS = (
-    ("uptime_seconds", "gauge", "Seconds since the start.", "uptime"),
-    ("connections_open", "gauge", "Connections that are open, in any state.", "open"),
-    ("associations_open", "gauge", "UDP associations that are open.", "associations"),
-    (
-        "connections_total",
-        "counter",
-        "Connections that sent a request, or ended before it.",
-        "total",
-    ),
-    (
-        "connections_succeeded_total",
-        "counter",
-        "Connections whose target was reached.",
-        "succeeded",
-    ),
-    ("health_checks_total", "counter", "Clients that checked for an answer and left.", "checks"),
-    ("handshakes_unfinished", "gauge", "Handshakes that have not finished.", "handshakes"),
-    ("handler_threads", "gauge", "Threads that accept clients and do handshakes.", "threads"),
-    ("processor", "gauge", "Number of the processor of the serving threads.", "processor"),
+    ("uptime_seconds gauge uptime", "Seconds since the start."),
+    ("connections_open gauge open", "Connections that are open, in any state."),
+    ("associations_open gauge associations", "UDP associations that are open."),
+    ("connections_total counter total", "Connections that sent a request, or ended before it."),
+    ("connections_succeeded_total counter succeeded", "Connections whose target was reached."),
+    ("health_checks_total counter checks", "Clients that checked for an answer and left."),
+    ("handshakes_unfinished gauge handshakes", "Handshakes that have not finished."),
+    ("handler_threads gauge threads", "Threads that accept clients and do handshakes."),
+    ("processor gauge processor", "Number of the processor of the serving threads."),
 )
 
 
@@ -329,7 +319,8 @@ def as_prometheus(status: Status) -> List[str]:
     lines.append(
         "minisocks_info%s 1" % _labels(version=str(status["version"]), state=status["state"])
     )
-    for name, kind, text, key in _METRICS:
+    for what, text in _METRICS:
+        name, kind, key = what.split()
         if status.get(key) is not None:  # an older process has fewer
             lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
     lines += _head("bytes_total", "counter", "Bytes relayed; up is from clients to targets.")
