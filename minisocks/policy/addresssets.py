@@ -17,8 +17,6 @@ from minisocks.policy.networks import (
     METADATA,
     MULTICAST,
     NOT_PUBLIC,
-    PRIVATE,
-    RESERVED,
     UNSPECIFIED,
     InRange,
     Networks,
@@ -47,11 +45,7 @@ Forms = Tuple[Tuple[int, int], ...]
 #: the address now; None: not known.
 IsOwn = Callable[..., Optional[bool]]
 
-#: Messages name the first that matches.
-_STATIC = {
-    networks.name: networks
-    for networks in (METADATA, LINK_LOCAL, LOOPBACK, MULTICAST, PRIVATE, RESERVED, UNSPECIFIED)
-}
+_STATIC = {networks.name: networks for networks in NOT_PUBLIC}
 
 
 def _all_of(sets: Iterable[Networks]) -> Networks:

@@ -198,8 +198,8 @@ PRIVATE = Networks(
 RESERVED = Networks("reserved", "240.0.0.0/4 198.18.0.0/15 192.0.0.0/24")
 #: RFC 5771, RFC 4291 section 2.7, and the broadcast address.
 MULTICAST = Networks("multicast", "224.0.0.0/4 255.255.255.255/32 ff00::/8")
-#: An address that is in none of these is public.
-NOT_PUBLIC = (LOOPBACK, UNSPECIFIED, LINK_LOCAL, METADATA, PRIVATE, RESERVED, MULTICAST)
+#: An address that is in none of these is public.  Messages name the first that contains it.
+NOT_PUBLIC = (METADATA, LINK_LOCAL, LOOPBACK, MULTICAST, PRIVATE, RESERVED, UNSPECIFIED)
 
 _ZERO16 = b"\0" * 16
 _LOOPBACK4, _LOOPBACK6 = b"\x7f\0\0\1", _ZERO16[:15] + b"\1"
