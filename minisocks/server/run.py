@@ -207,11 +207,9 @@ class Run:
 
     def _note_bound(self) -> None:
         endpoints = self._all_endpoints()
-        self.forwarded = [
-            endpoint.listener.address for endpoint in endpoints if endpoint.server.is_forwarded
-        ]
-        listeners = [endpoint.listener for endpoint in endpoints]
-        self.bound = [(item.address, item.sock.getsockname()) for item in listeners]
+        self.forwarded = [one.listener.address for one in endpoints if one.server.is_forwarded]
+        listeners = [one.listener for one in endpoints]
+        self.bound = [(one.address, one.sock.getsockname()) for one in listeners]
 
     @property
     def listens(self) -> bool:
