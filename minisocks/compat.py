@@ -174,18 +174,14 @@ def log_bug(message: str, *args: object) -> None:
 
     For threads that must not end: the log handler of a program may raise, too (a full disk).
     """
-    try:
+    with contextlib.suppress(Exception):  # there is no other place to report it
         log.exception(message, *args)
-    except Exception:  # noqa: BLE001, S110  # there is no other place to report it
-        pass
 
 
 def tell(level: int, message: str, *args: object) -> None:
     """Log a message; never raise, because the thread has other clients to serve."""
-    try:
+    with contextlib.suppress(Exception):  # the log of a program may fail
         log.log(level, message, *args)
-    except Exception:  # noqa: BLE001, S110  # the log of a program may fail
-        pass
 
 
 _KEEPALIVE = [getattr(socket, "TCP_KEEP" + name, None) for name in ("IDLE", "INTVL", "CNT")]

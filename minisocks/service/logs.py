@@ -5,6 +5,7 @@ are counted, and their number is written as soon as possible.
 """
 
 import collections
+import contextlib
 import logging
 import threading
 import time
@@ -173,11 +174,9 @@ class Log(logging.Handler):
                 if not self._closed and len(self._waiting) < MAX_WAITING // 2:
                     self._changed.wait(PAUSE_SECONDS)
         self._told_at = -EDGE_SECONDS  # this is the last chance
-        try:
+        with contextlib.suppress(Exception):  # our bug, and there is no log to write it to
             self._work_once()
             self._write(self._suppression.rest())
-        except Exception:  # noqa: BLE001, S110  # our bug, and there is no log to write it to
-            pass
         for output in self._outputs:
             output.close()
 
