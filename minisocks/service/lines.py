@@ -1,5 +1,6 @@
 """One line of the log: its kind and groups, and its text or JSON."""
 
+import functools
 import logging
 import time
 from typing import Any, Callable, Dict, Hashable, Optional, Tuple
@@ -123,26 +124,21 @@ def own_entry(logger: str, level: int, text: str) -> Entry:
     return Entry(logging.makeLogRecord({"name": logger, "levelno": level, "msg": text}))
 
 
-class _Text:
-    """Format for people; remembers the text of the last second."""
+def _text(entry: Entry, has_time: bool) -> str:
+    """Return the line of *entry* for people, without the time if the output adds one."""
+    text = "%s: %s" % (entry.name, entry.message)
+    if entry.trace:
+        text += "\n" + entry.trace
+    if has_time:
+        return text
+    second = int(entry.created)
+    return "%s,%03d %s" % (_time_of(second), (entry.created - second) * 1000, text)
 
-    _second = -1
-    _head = ""
 
-    def __call__(self, entry: Entry, has_time: bool) -> str:
-        """Return the line of *entry*, without the time if the output adds one."""
-        text = "%s: %s" % (entry.name, entry.message)
-        if entry.trace:
-            text += "\n" + entry.trace
-        return text if has_time else "%s %s" % (self._time(entry.created), text)
-
-    def _time(self, created: float) -> str:
-        # strftime is a sixth of the work for a line; under load a second has thousands of lines.
-        second = int(created)
-        if second != self._second:
-            self._second = second
-            self._head = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        return "%s,%03d" % (self._head, (created - second) * 1000)
+# strftime is a sixth of the work for a line; under load a second has thousands of lines.
+@functools.lru_cache(maxsize=1)
+def _time_of(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
 def _json(entry: Entry, has_time: bool) -> str:
@@ -172,7 +168,4 @@ def _json(entry: Entry, has_time: bool) -> str:
     return as_json(data)
 
 
-FORMATS: Dict[str, Callable[[], Callable[[Entry, bool], str]]] = {
-    "text": _Text,
-    "json": lambda: _json,
-}
+FORMATS: Dict[str, Callable[[Entry, bool], str]] = {"text": _text, "json": _json}

@@ -72,7 +72,7 @@ class Log(logging.Handler):
         # The log's thread only
         self._suppression = Suppression()
         self._outputs = open_outputs(config)
-        self._format = FORMATS[config.log_format]()
+        self._format = FORMATS[config.log_format]
         self._lost, self._why_lost = 0, ""
         self._told_at = -EDGE_SECONDS
 
@@ -112,7 +112,7 @@ class Log(logging.Handler):
 
         def do() -> None:
             old, self._outputs = self._outputs, list(opened or ())
-            self._format = FORMATS[config.log_format]()
+            self._format = FORMATS[config.log_format]
             for output in old:
                 output.close()
 

@@ -270,7 +270,7 @@ def test_a_sum_names_the_network_that_it_is_of(host, depth, whence):
     """Unless all of it comes from the address in the line; for programs by itself."""
     entry = sum_up(entry_of(ended(host=host)), 7, depth)
     assert entry.message.startswith("last message 7 times%s: id=" % whence)
-    data = json.loads(FORMATS["json"]()(entry, False))
+    data = json.loads(FORMATS["json"](entry, False))
     assert (7, whence) == (data["repeats"], " from %s" % data["from"] if whence else "")
 
 
