@@ -242,7 +242,7 @@ def _bind(family: int, sockaddr: Any) -> socket.socket:
 
 def _open_unix(address: ListenAddress, others: Sequence[ListenAddress]) -> Listener:
     listener, path = _unix_socket(), address.path
-    with closed_on_error(listener), _DirectoryLock(path):
+    with closed_on_error(listener), _locked_directory(path):
         demand_trusted(path, follows=False)
         _demand_other(address, others)
         if _demand_no_server(path):
@@ -261,35 +261,31 @@ def _unix_socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-class _DirectoryLock:
-    """A lock for the replacement of a stale socket: of two processes that start at once, the
-    second must not remove the socket of the first."""
+@contextlib.contextmanager
+def _locked_directory(path: str) -> Iterator[None]:
+    """Lock the directory of *path* for the replacement of a stale socket, if possible.
 
-    def __init__(self, path: str) -> None:
-        self._directory = os.path.dirname(path) or "."
-        self._fd = -1
+    Of two processes that start at once, the second must not remove the socket of the first.
+    Without the lock there is a race.  It is never waited for long: in /tmp every user may hold it,
+    and some file systems have none.
+    """
+    import fcntl
 
-    def __enter__(self) -> None:
-        import fcntl
-
-        # Never for long: in /tmp every user may hold this lock, and some file systems have none.
-        # Without it, there is a race.
-        try:
-            self._fd = open_trusted(self._directory, os.O_RDONLY | os.O_CLOEXEC, others=True)
-        except OSError:
-            return
-        for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(0.05)
-            except OSError:
-                return
-
-    def __exit__(self, *exc: Any) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+    fd = -1
+    try:
+        with contextlib.suppress(OSError):
+            directory = os.path.dirname(path) or "."
+            fd = open_trusted(directory, os.O_RDONLY | os.O_CLOEXEC, others=True)
+            for _ in range(LOCK_TRIES):
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.05)
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _demand_no_server(path: str) -> bool:
