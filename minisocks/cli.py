@@ -52,17 +52,13 @@ class _WrongUsage(Exception):
     """The command line cannot be used; the sentence says why."""
 
 
-class _Denied(Exception):
-    """The rules deny what ``check`` was asked.  It has been printed, and is an exit status, too."""
-
-
 class _Command(click.Command):
     """A command whose ``--help`` shows its settings in their groups, in the order of the table."""
 
     def __init__(
         self,
         name: str,
-        run: Callable[..., None],
+        run: Callable[..., Any],
         summary: str,
         *more: click.Option,
         settings: Sequence[Setting] = (CONFIG_FILE, *SETTINGS),
@@ -157,15 +153,15 @@ def _serve(ensure: bool = False, **given: Any) -> None:
     Service(settings_of(given), again).run(ensure)
 
 
-def _check(json: bool = False, **given: Any) -> None:
+def _check(json: bool = False, **given: Any) -> int:
     from minisocks.service import checking  # it imports users and rules, which others do not need
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
     chosen = settings_of(given)
-    if asked[:3] == [None, None, None]:
-        checking.check(chosen, json)
-    elif not checking.judge_one(chosen, json, *asked):
-        raise _Denied
+    if asked[:3] != [None, None, None]:
+        return 0 if checking.judge_one(chosen, json, *asked) else EXIT_CANNOT
+    checking.check(chosen, json)
+    return 0
 
 
 def _hash_password(name: Optional[str], iterations: Optional[str]) -> None:
@@ -285,7 +281,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 def _status_of(argv: List[str]) -> int:
     try:
         try:
-            _run(argv)
+            return _run(argv)
         finally:
             console.flush_stdout()
     except click.exceptions.Exit as exc:
@@ -303,21 +299,20 @@ def _status_of(argv: List[str]) -> int:
     except NotRunning as exc:
         console.fail(str(exc))
         return EXIT_NOT_RUNNING
-    except (_Denied, BrokenPipeError):
-        return EXIT_CANNOT  # or the program that reads stdout has ended, as head does
+    except BrokenPipeError:
+        return EXIT_CANNOT  # the program that reads stdout has ended, as head does
     except (MinisocksError, OSError, RuntimeError) as exc:
         # There is no address, pidfile, descriptor or thread, or the disk is full.
         console.fail(reason_of(exc))
         return EXIT_CANNOT
     except (KeyboardInterrupt, click.Abort):
         return 130  # Ctrl-C before it served
-    return 0
 
 
-def _run(argv: List[str]) -> None:
+def _run(argv: List[str]) -> int:
     if COMPLETE in os.environ:
         _complete(os.environ[COMPLETE])
-        return
+        return 0
     command: _Command = SERVE
     if argv and argv[0] in COMMANDS:
         command = COMMANDS[argv.pop(0)]
@@ -331,7 +326,7 @@ def _run(argv: List[str]) -> None:
                     "hash-password takes no password here: start it, and it asks for one"
                 )
             raise _WrongUsage(_stray(context.args[0]))
-        command.invoke(context)
+        return int(command.invoke(context) or 0)
 
 
 def _complete(wanted: str) -> None:
