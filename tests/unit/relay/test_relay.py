@@ -841,8 +841,8 @@ def test_an_urgent_byte_sends_its_signal(relayed, first):
         one, other = pair.ends(first)
         fcntl.fcntl(other.sock, fcntl.F_SETOWN, os.getpid())
         send_urgent(one, b"X")
-        # No Event.wait(): a signal just before it blocks does not end it, and Python calls no handler
-        # while the main thread waits.
+        # No Event.wait(): a signal just before it blocks does not end it, and Python calls no
+        # handler while the main thread waits.
         wait_until(lambda: heard)
     finally:
         signal.signal(signal.SIGURG, before)
