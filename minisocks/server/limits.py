@@ -78,7 +78,8 @@ class Pending:
             if self._is_closed:
                 raise ProxyStops("shutdown")
             groups, quota = conn.client.groups, self._quota
-            quota.most = self._most() - len(self._kept)
+            most = self._room if self._threads is None else min(self._room, self._threads)
+            quota.most = most - len(self._kept)
             if quota.is_full:
                 self._make_room(groups)
             else:
@@ -150,9 +151,6 @@ class Pending:
                 # Its thread checks this after its hook.  A client that is connected just now goes
                 # on.
                 conn.ended = ProxyStops("shutdown")
-
-    def _most(self) -> int:
-        return self._room if self._threads is None else min(self._room, self._threads)
 
     def _make_room(self, groups: Groups) -> None:
         victim = self._quota.victim(groups)
