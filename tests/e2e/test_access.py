@@ -105,7 +105,7 @@ def test_the_log_names_the_rule(caplog):
     ],
 )
 def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypatch, tmp_path):
-    """By the class, by start and by a reload, which changes nothing, and waits for nobody."""
+    """The class, a start and a reload all raise it; the reload changes and waits for nothing."""
     monkeypatch.setattr("minisocks.access.MAX_LIST_BYTES", 1 << 20)
     (tmp_path / "LONG").write_bytes(b" " * ((1 << 20) + 1))
     os.mkfifo(str(tmp_path / "PIPE"))
@@ -146,7 +146,7 @@ def test_lists_are_read_anew_by_a_reload(instance, target, tmp_path):
         block.unlink()
         status, _out, err = instance.command("reload")
         assert (1, True) == (status, "cannot read %s" % block in err)
-        # Who was connected is not asked again.
+        # The rules are not asked again about a connection that is there.
         talk.send(b"z").expect(b"z")
 
 
@@ -253,7 +253,7 @@ def test_an_odd_rule_is_a_warning_at_the_start():
 
 
 def test_curl_meets_the_rules(target):
-    """A client that nobody of us wrote goes where it may, and hears why not else."""
+    """A client of another project goes where the rules allow, and learns why not elsewhere."""
     with CommandLine("-l", "0", "--rule", "allow from loopback to localhost") as command:
         proxy = "socks5h://127.0.0.1:%d" % command.ports[0]
         curl = subprocess.Popen(
@@ -268,7 +268,7 @@ def test_curl_meets_the_rules(target):
 
 @pytest.mark.parametrize("rule, allowed", [("deny to self", False), ("allow to self", False)])
 def test_in_doubt_it_is_no(rule, allowed):
-    """An address of which nobody knows whose it is."""
+    """An address that may be this host's: "deny to self" applies to it, "allow to self" does not."""
     own = [parse_rule(text, None) for text in (rule, "allow port 1")]
     rules = Rules(in_force(own), False, lambda ip: None)
     client, dst = Client(("127.0.0.1", 1)), Address(b"192.0.2.1", 2, Atyp.IPV4)

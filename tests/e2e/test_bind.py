@@ -33,9 +33,9 @@ every_way = pytest.mark.parametrize("way", WAYS)
 
 
 def refuses(place):
-    """Return whether nobody is let in at *place* any more.
+    """Return whether no further peer is accepted at *place*.
 
-    The listener is closed at the end of a round: who comes within it is reset.
+    The listener is closed at the end of a round: a peer that connects within it is reset.
     """
     try:
         with Talk(socket.create_connection(place, TIMEOUT)) as talk:
@@ -71,12 +71,12 @@ def refuses(place):
 @pytest.mark.rfc("SOCKS4, BIND", "A match: CD 90, and traffic is relayed.")
 @every_way
 def test_a_peer_connects(proxy, way, access_log):
-    """The first reply says where to, the second who did; then bytes go both ways."""
+    """The first reply has the place to connect to, the second the peer; then bytes go both ways."""
     with Waiting(proxy.port, way=way) as client:
         assert (client.granted, "127.0.0.1") == (client.rep, client.host)
         with client.peer() as peer:
             client.expect_peer(peer)
-            assert refuses(client.place), "nobody else is let in"
+            assert refuses(client.place), "no second peer is accepted"
             client.expect_to_work(peer)
     line = access_log.wait_for("end=")
     assert "cmd=BIND dst=" in line
@@ -94,8 +94,8 @@ def test_a_peer_connects_by_ipv6(proxy):
 @pytest.mark.rfc("RFC 1928 section 6, BIND", "DST.ADDR may be a name, or unknown.")
 @pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
 @pytest.mark.parametrize("dst", ["0.0.0.0", "::"])
-def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
-    """The address told is one that anybody can connect to: never 0.0.0.0 or ::."""
+def test_any_peer_may_connect_where_none_is_named(proxy, dst):
+    """The first reply has an address that a peer can connect to: never 0.0.0.0 or ::."""
     with Waiting(proxy.port, dst) as client:
         assert client.host not in ("0.0.0.0", "::")
         with client.peer() as peer:
@@ -104,15 +104,15 @@ def test_anybody_may_connect_where_nobody_is_named(proxy, dst):
 
 
 @pytest.mark.parametrize("dst", [b"0", b"0x0", b"0.0", b"0::0", "::ffff:0.0.0.0"])
-def test_anybody_is_spelled_in_one_way(proxy, dst):
-    """As rules and a program's hook see it; whatever else is 0.0.0.0 is nobody."""
+def test_any_peer_is_spelled_in_one_way(proxy, dst):
+    """In the way that rules and hooks see; any other form of 0.0.0.0 is the address of no host."""
     with Talk.to(proxy.port) as talk:
         talk.send(GREETING + socks5(dst, 0, BIND)).expect(b"\5\0")
         assert 4 == talk.receive_reply5()[0]
 
 
-def test_anybody_may_connect_with_socks4(proxy):
-    """0.0.0.0 is anybody there, and no SOCKS4a."""
+def test_any_peer_may_connect_with_socks4(proxy):
+    """In SOCKS4, 0.0.0.0 means any peer, and is no mark of SOCKS4a."""
     with Waiting(proxy.port, "0.0.0.0", way="4") as client:
         assert (90, False) == (client.rep, client.host == "0.0.0.0")
         with client.peer() as peer:
@@ -217,7 +217,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
 )
 @pytest.mark.parametrize("way", ["4", "4a"])
 def test_a_stranger_ends_it(proxy, way, access_log):
-    """By SOCKS4, whose memo says so: it is reset, and the client hears 91."""
+    """The memo of SOCKS4 demands it: the stranger is reset, and the client receives 91."""
     with Waiting(proxy.port, "127.0.0.2", way) as client:
         client.expect_stranger("127.0.0.3")
         assert refuses(client.place)
@@ -252,8 +252,8 @@ def proxy_with_names():
 
 @pytest.mark.parametrize("way", ["4a", "5 by name"])
 @pytest.mark.parametrize("name, rep", [("none.test", 4), ("zero.test", 4)])
-def test_a_name_that_is_nobody(proxy_with_names, way, name, rep):
-    """A name without an address is refused; one that is 0.0.0.0 does not mean anybody."""
+def test_a_name_without_a_usable_address(proxy_with_names, way, name, rep):
+    """A name without an address is refused; one that is 0.0.0.0 does not mean any peer."""
     with Waiting(proxy_with_names.port, name, way) as client:
         assert client.refused(rep) == client.rep
         client.talk.expect_eof()
@@ -262,7 +262,7 @@ def test_a_name_that_is_nobody(proxy_with_names, way, name, rep):
 @pytest.mark.parametrize("way", ["4a", "5 by name"])
 @pytest.mark.parametrize("name", ["ftp.test", "six.test", "zero.test", "none.test", "::1", "0x0"])
 def test_check_says_what_the_proxy_does(proxy_with_names, way, name):
-    """For each name a BIND is granted where ``check`` says so, of those addresses."""
+    """A BIND for a name is granted exactly where ``check`` allows it, for those addresses."""
     target = ("[%s]:1" if ":" in name else "%s:1") % name
     question = Question("127.0.0.1", target, command="bind", ver=int(way[0]))
     services = proxy_with_names.services
@@ -319,8 +319,8 @@ def test_many_early_bytes_are_kept_without_taking_memory(proxy):
     "The second reply comes only when the connection has come, or has failed.",
 )
 @pytest.mark.rfc("SOCKS4, both", "When it expires, the server closes the connection to the client.")
-def test_nobody_comes_in_time(access_log):
-    """The second reply says so (06; 91), and all is closed."""
+def test_no_peer_comes_in_time(access_log):
+    """The second reply is a refusal (06; 91), and everything is closed."""
     with run_proxy(bind_timeout=0.1) as proxy:
         for way, rep in (("4", 91), ("5", 6)):
             with Waiting(proxy.port, way=way) as client:
@@ -379,7 +379,7 @@ def test_a_client_that_closes_is_not_waited_for_long(monkeypatch, proxy, access_
 
 
 def test_a_client_that_says_no_more_gets_its_peer(monkeypatch, proxy):
-    """Who comes within those seconds is let in."""
+    """A peer that connects within those seconds is accepted."""
     monkeypatch.setattr(clientsocket, "FIN_SECONDS", 60.0)
     with Waiting(proxy.port) as client:
         client.talk.finish()
@@ -440,7 +440,7 @@ def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(access
 
 
 def test_a_peer_that_resets_at_once(proxy):
-    """The client hears who it was, and that it broke off."""
+    """The client receives the address of the peer, and then the reset."""
     with Waiting(proxy.port) as client:
         sock = socket.create_connection(client.place, TIMEOUT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)

@@ -51,7 +51,7 @@ def left(way, early, leave):
 
 
 def stranger(way):
-    """Be found by somebody else."""
+    """Return a visit: another host than the expected one connects."""
 
     def visit(port):
         with waiting(port, "127.0.0.9", way) as client:

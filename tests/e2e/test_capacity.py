@@ -1,4 +1,4 @@
-"""Out of descriptors: it waits, says so once, and recovers; who is connected notices nothing."""
+"""Out of descriptors: it waits, logs that once, and recovers; open connections go on."""
 
 import contextlib
 import os
@@ -99,8 +99,8 @@ def test_full_does_not_spin():
         assert (1, 0) == (said(command, FULL), said(command, AGAIN))
 
 
-def test_full_is_nothing_to_those_who_are_connected():
-    """A connection that is there goes on at full speed, and its end lets another in."""
+def test_full_is_nothing_to_open_connections():
+    """An open connection goes on at full speed, and its end makes room for another client."""
     with full_proxy() as (command, clients, waiter, _):
         for _ in range(50):
             clients[0].send(b"x" * 1000).expect(b"x" * 1000)
@@ -110,7 +110,7 @@ def test_full_is_nothing_to_those_who_are_connected():
 
 @pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
 def test_a_descriptor_for_the_client_but_none_for_its_target():
-    """The last descriptor goes to a client: it is told REP 01, and the reply arrives."""
+    """The last descriptor goes to a client: REP 01 is sent to it, and arrives."""
     with full_proxy() as (command, clients, waiter, target):
         waiter.close()
         # The waiter is accepted in the place of this one, and has left already.
@@ -137,7 +137,7 @@ def test_a_descriptor_for_the_client_but_none_for_its_target():
 
 
 def test_after_being_full_all_descriptors_come_back():
-    """Full, and everybody leaves: it is as small as before."""
+    """When all clients of a full proxy have left, it is as small as before."""
     with full_proxy() as (command, clients, waiter, target):
         for talk in clients + [waiter]:
             talk.reset()

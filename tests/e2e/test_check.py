@@ -1,4 +1,4 @@
-"""``minisocks check``: the settings in force, their sources, who may come in."""
+"""``minisocks check``: the settings in force, their sources, and which clients may come in."""
 
 import json
 import os
@@ -159,7 +159,7 @@ def test_file_may_be_named_by_the_environment(file):
         (["--password", "s3cret"], {}, "name and password are one option, --user NAME:PASSWORD"),
         (["--parent", "10.0.0.1:1080"], {}, "targets are dialed by this host itself"),
         (["-l", "0", "start"], {}, "no command is called 'start'; without a command it serves"),
-        # Near to what lets more clients in: that is not what is guessed.
+        # No guess at an option that would admit more clients, however near its name is.
         (["--parents", "10.0.0.1:1080"], {}, "no option is called --parents; see minisocks --help"),
         (["--forward", "1080"], {}, "no option is called --forward; did you mean --forwarded?"),
         (["--opn"], {}, "no option is called --opn; see minisocks --help"),
@@ -200,7 +200,7 @@ def test_mistake_is_one_sentence(command, args, variables, sentence):
     ],
 )
 def test_wrong_command_is_one_sentence(args, sentence):
-    """A command that is misspelled or in the wrong place is told how it is meant."""
+    """The error about a misspelled or misplaced command has the right way to write it."""
     assert (2, "", "minisocks: %s\n" % sentence) == run_command(*args)
 
 
@@ -214,7 +214,7 @@ def test_file_is_not_utf_8(tmp_path):
 
 
 def test_passwords_that_others_can_read(file):
-    """A file that has passwords and that everybody may read is worth a warning."""
+    """A file with passwords that other users may read is worth a warning."""
     file.chmod(0o644)
 
     status, _, err = run_command("check", "-c", str(file))
@@ -287,7 +287,7 @@ def test_no_advice_about_the_file_of_another_program(command, tmp_path):
 
 
 def test_no_advice_to_change_a_device():
-    """Who may read /dev/null is no question of this program."""
+    """That other users may read /dev/null is no reason for a warning."""
     assert (0, "") == run_command("check", "--users-file", "/dev/null")[::2]
 
 
@@ -486,7 +486,7 @@ def test_a_mistake_in_a_rule_has_file_line_column_and_a_caret(tmp_path):
 
 
 def test_a_rule_that_cannot_be_meant_is_a_warning():
-    """It is told, and serves."""
+    """The warning names the rule, and the configuration is valid."""
     status, _out, err = run_command("check", "--rule", "allow user ann")
     assert 0 == status
     assert "warning: rule 3 never matches: it names a user, but there are none\n" == err

@@ -10,7 +10,7 @@ SHOWN = "without a password"
 
 @pytest.fixture
 def file(tmp_path):
-    """An ini file with rules about users, of whom one has a password."""
+    """An ini file with rules about users, only one of which has a password."""
     path = tmp_path / "minisocks.ini"
     path.write_text(
         "[minisocks]\nlisten = 0\nident = yes\nuser = karl:secret\n"
@@ -80,13 +80,13 @@ def judge(file, *args):
         ),
     ],
 )
-def test_what_the_rules_say_about_whom_ident_confirms(file, args, status, lines):
-    """As somebody who has shown no password; without a name, that one is needed."""
+def test_what_the_rules_say_about_a_client_that_ident_confirms(file, args, status, lines):
+    """It is judged as a user without password; without a user name, a password is needed."""
     assert (status, lines) == judge(file, *args.split())
 
 
-def test_what_is_said_of_whom_no_rule_can_let_in(file):
-    """His identd is not asked, so nothing it could say matters."""
+def test_what_is_said_of_a_client_that_no_rule_can_admit(file):
+    """The identd of its host is not asked, because no answer could matter."""
     file.write_text(file.read_text().replace("user ann", "user any"))
     assert (
         1,
@@ -97,8 +97,8 @@ def test_what_is_said_of_whom_no_rule_can_let_in(file):
     ) == judge(file, "--from", "192.0.2.1", "--to", "8.8.8.8:1")
 
 
-def test_who_may_come_in_and_which_rules_are_odd(tmp_path):
-    """With --ident a rule with a user may match where nobody has a password."""
+def test_which_clients_may_come_in_and_which_rules_are_odd(tmp_path):
+    """With --ident a rule with a user may match even if no user has a password."""
     args = ["check", "--ident", "--rule", "allow user ann", "--rule", "allow user any"]
     status, out, err = run_command(*args)
     assert (0, "") == (status, err)

@@ -64,7 +64,7 @@ def test_wrong_usage_is_one_sentence_that_names_the_option(args, option):
 
 
 def test_a_port_that_is_taken_is_one_sentence():
-    """A port on which somebody listens exits 1, with one line that names it."""
+    """A port on which another process listens: exit status 1, and one line that names the port."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)
@@ -106,7 +106,7 @@ def test_a_file_in_utf_16_is_told_as_that(tmp_path):
 
 @pytest.mark.parametrize("more", [[], ["-q"], ["-v"]], ids=["", "-q", "-v"])
 def test_it_says_where_it_listens(more):
-    """A line for each listener with the real port, who may come in, a curl line; also with -q."""
+    """A line for each listener with the real port, one on admission, a curl line; also with -q."""
     with CommandLine("-l", "0", "-l", "127.0.0.2:0", *more) as command:
         assert [] == [line for line in command.lines if "\x1b" in line]
         assert 2 == len(command.ports)
@@ -225,7 +225,7 @@ def test_quiet_is_about_what_went_well(target, monkeypatch, variable, args, refu
 
 
 def test_verbose_tells_of_scanners(target):
-    """-v also says who connected and said nothing."""
+    """-v also logs clients that connected and sent nothing."""
     with CommandLine("-l", "0", "-v") as command:
         Talk.to(command.ports[0]).close()
         one_connection(command, target)
@@ -308,7 +308,7 @@ def test_it_starts_with_closed_streams(closed, target):
 
 
 def test_a_stderr_that_goes_away_is_no_reason_to_end(target):
-    """Whoever read the log has gone: connections are served all the same."""
+    """The reader of the log has gone: connections are served all the same."""
     with started_with_a_pipe() as (process, port):
         process.stderr.close()
         for _ in range(5):

@@ -51,19 +51,19 @@ def instance(instance):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_nobody_there(tmp_path, name):
-    """Exit 3 and one sentence, whether there is no pidfile or nobody has it."""
+def test_no_process_is_there(tmp_path, name):
+    """Exit 3 and one sentence, whether there is no pidfile or no process has it."""
     path = tmp_path / "m.pid"
     for _ in range(2):
         status, out, err = run_command(name, "--pidfile", str(path))
         assert (3, "") == (status, out)
         assert err.startswith("minisocks: not running: no process has %s; " % path)
-        path.write_text("%d\n" % os.getpid())  # a number alone is nobody
+        path.write_text("%d\n" % os.getpid())  # a number without a lock means no process
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_which_one_is_meant_has_to_be_clear(name):
-    """Port 0 is a mistake in usage; a wrong file is told as everywhere."""
+    """Port 0 is a mistake in usage; the error about a wrong file is the same as everywhere."""
     status, _, err = run_command(name, "-l", "0")
     assert 2 == status
     assert "--pidfile: port 0" in err
@@ -84,7 +84,7 @@ def test_stop_returns_when_it_has_ended(instance, target):
 
 
 def test_stop_a_second_time_is_at_once(instance, target):
-    """Who does not want to wait for connections says it again."""
+    """An operator that does not want to wait for connections types it again."""
     instance.configure("grace = 3600")
     assert 0 == instance.command("reload")[0]
     with instance.relay(target) as talk:
@@ -99,7 +99,7 @@ def test_stop_a_second_time_is_at_once(instance, target):
 
 
 def test_drain_ends_it_with_its_last_connection(instance, target):
-    """Nobody comes in any more, who is there stays as long as he likes."""
+    """No new client is accepted, and a connected client stays as long as it likes."""
     with instance.relay(target) as talk:
         status, out, err = instance.command("drain")
         assert (0, "") == (status, out)
@@ -115,13 +115,13 @@ def test_drain_ends_it_with_its_last_connection(instance, target):
 
 
 def test_drain_without_connections_is_the_end(instance):
-    """There is nobody to wait for."""
+    """There is no connection to wait for."""
     assert 0 == instance.command("drain")[0]
     instance.wait_for_end()
 
 
 def test_drain_can_be_cut_short(instance, target):
-    """stop gives those who are left their grace, and no more."""
+    """After ``stop``, the connections that are left have the grace, and no more."""
     instance.configure("grace = 0")
     instance.command("reload")
     with instance.relay(target):
@@ -131,7 +131,7 @@ def test_drain_can_be_cut_short(instance, target):
 
 
 def test_status_for_people(instance, target):
-    """What it is, where it listens, how much there was, who is connected."""
+    """State, listeners, totals, and the connected clients."""
     with instance.relay(target):
         with Talk.to(instance.port) as talk:
             assert 5 == talk.connect5("127.0.0.1", closed_port())[0]
@@ -305,7 +305,7 @@ def test_watch_shows_it_again_until_ctrl_c(instance):
 
 
 def test_watch_ends_with_what_it_watches(instance):
-    """When it has ended, so does --watch, and says so."""
+    """When the process has ended, so does --watch, with one sentence about it."""
     args = [sys.executable, "-m", "minisocks", "status", "--watch", "--json"]
     with subprocess.Popen(
         args + ["--pidfile", instance.pidfile],
@@ -350,7 +350,7 @@ def test_default_needs_no_names(tmp_path):
     for end in (".pid", ".pid.sock"):
         name = "/run/minisocks-127.0.0.1-%d%s" % (port, end)
         if os.path.exists(name):
-            os.unlink(name)  # of a port that nobody will have again
+            os.unlink(name)  # no other test will get this port
 
 
 def test_it_is_found_by_its_old_address_and_by_its_new_one(tmp_path):
@@ -369,7 +369,7 @@ def test_it_is_found_by_its_old_address_and_by_its_new_one(tmp_path):
     assert 0 == run_command("stop", "-c", str(file))[0]
     for port in ports:
         assert 3 == run_command("status", "-l", str(port))[0]
-        os.unlink("/run/minisocks-127.0.0.1-%d.pid" % port)  # nobody will have it again
+        os.unlink("/run/minisocks-127.0.0.1-%d.pid" % port)  # no other test will get this port
 
 
 def test_a_foreground_process_can_be_spoken_to(tmp_path):
@@ -451,7 +451,7 @@ def test_end_seconds_are_bounded(instance, monkeypatch):
 
 
 def test_stop_of_one_that_ends_just_then_is_well(instance, monkeypatch):
-    """Nobody answers any more, and in a moment the lock is free: that is what was asked for."""
+    """No answer comes any more, and soon the lock is free: the end that was asked for."""
     from minisocks.errors import NotRunning
     from minisocks.service import commands
 
@@ -571,7 +571,7 @@ def test_an_answer_in_many_brackets_is_none(tmp_path):
     ],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
-    """Whoever has put himself there: no traceback, and nothing that a terminal acts on."""
+    """Whatever listens there: no traceback, and nothing that a terminal acts on."""
     path = str(tmp_path / "p")
     with answering(path, answer):
         status, out, err = run_command(name, "--pidfile", path)
@@ -581,7 +581,7 @@ def test_an_answer_that_cannot_be_meant_is_a_sentence(tmp_path, name, answer):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be two users")
 def test_another_user_s_answer_is_not_believed(tmp_path, monkeypatch):
-    """Root speaks to his own, to root's, and to whose the pidfile is."""
+    """Root believes a process of root, or of the user that owns the pidfile."""
     from minisocks.service import remote
 
     path = str(tmp_path / "s")

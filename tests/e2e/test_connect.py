@@ -165,7 +165,7 @@ def _silent6():
 
 
 class Target(FakeTarget):
-    """A target that remembers whom it saw at the other end."""
+    """A target that remembers the address of each peer it accepted."""
 
     def __init__(self, script=echo, host="127.0.0.1"):
         self._peers = []
@@ -227,7 +227,7 @@ def test_cut_at_every_byte(proxy, way):
             talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(len(message) + 1)]
             for cut, talk in enumerate(talks):
                 talk.send(message[:cut])
-            # Each waits in the lobby, its first part read, or is a pair.
+            # Each is a pending handshake with its first part read, or a pair.
             wait_until(lambda: len(proxy) == len(talks))
             for cut, talk in enumerate(talks):
                 talk.send(message[cut:] + b"tail %d" % cut).finish()
@@ -395,10 +395,10 @@ def test_no_common_method(proxy, methods):
         ({"user": ("ann:secret",), "auth_once": 60}, b"\x02"),
         ({"authenticate": lambda *args: True}, b"\x02"),
     ],
-    ids=["nobody", "users", "users or nobody", "trusted", "hook"],
+    ids=["none", "users", "users or none", "trusted", "hook"],
 )
 def test_gssapi_is_never_chosen(target, settings, chosen):
-    """METHOD 01 alone is refused, whoever may come in; before another one it is passed over."""
+    """METHOD 01 alone is refused, however clients are admitted; beside another it is ignored."""
     with run_proxy(**settings) as proxy:
         with Talk.to(proxy.port) as talk:
             # A GSSAPI client's first token, as of RFC 1961, is not looked at.
@@ -418,7 +418,7 @@ def test_gssapi_is_never_chosen(target, settings, chosen):
 )
 @pytest.mark.parametrize("userid", [b"", b"ann", b"\xff" * 255])
 def test_any_userid(proxy, target, userid):
-    """USERID proves nothing and stops nobody, up to 255 bytes."""
+    """USERID proves nothing and hinders no client, up to 255 bytes."""
     for request in (
         socks4("127.0.0.1", target.port, userid),
         socks4a(b"v4.test", target.port, userid),
@@ -475,7 +475,7 @@ IN_A_NAMESPACE = {
 @pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
 @pytest.mark.parametrize("failure", sorted(IN_A_NAMESPACE))
 def test_a_failure_for_which_it_takes_a_network(network, way, failure):
-    """A host that no road leads to, or a client that may not go there: the same, REP 04 or 02."""
+    """Without a route to the host, or without permission, all ways fail alike: REP 04 or 02."""
     rep, source, addresses, names = IN_A_NAMESPACE[failure]
     port = network.proxy(open=(source == net.PUBLIC4))
     if isinstance(way.dst, str):
@@ -497,7 +497,7 @@ def test_a_failure_for_which_it_takes_a_network(network, way, failure):
     "SOCKS4, CONNECT", "A reply is sent when that is established, rejected or has failed."
 )
 def test_a_failure_cut_at_every_byte_with_data_behind(proxy, way):
-    """However it is cut, a failure is told once, in full, and data is taken for nothing more."""
+    """However it is cut, one whole reply is sent, and the data behind is taken for nothing more."""
     message = way.message(closed_port(way.host))
     with contextlib.ExitStack() as stack:
         talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(len(message))]
@@ -704,7 +704,7 @@ def test_a_name_that_cannot_be_resolved(access_log, exc):
      (b"0x7f.1", "127.0.0.1"), (b"::1", "::1"), (b"0:0::0:1", "::1")],
 )  # fmt: skip
 def test_a_literal_is_not_sent_to_the_resolver(literal, host):
-    """An address in any notation, sent as a name, is connected to without asking anybody."""
+    """An address in any notation, sent as a name, is connected to without a look-up."""
     with run_proxy(table({})) as proxy, FakeTarget(host=host) as target:
         with Talk.to(proxy.port) as talk:
             rep, bnd, _ = talk.connect5(literal, target.port)
@@ -803,7 +803,7 @@ def test_a_password_message_of_another_version(guarded):
 )
 @pytest.mark.rfc("RFC 1929 section 1", "The client chooses this by METHOD 02.")
 def test_no_password_offered(guarded, access_log):
-    """A client that offers no password is told 05 FF, and hears nothing more."""
+    """A client that offers no password receives 05 FF, and nothing more."""
     with FakeTarget() as target, Talk.to(guarded.port) as talk:
         talk.send(GREETING + socks5("127.0.0.1", target.port)).expect(b"\x05\xff").expect_eof()
         line = access_log.wait_for("end=refused")
@@ -815,7 +815,7 @@ def test_no_password_offered(guarded, access_log):
 @pytest.mark.rfc("SOCKS4, CONNECT", "Passwords: the memo has none.")
 @pytest.mark.parametrize("request_of", [socks4, socks4a])
 def test_socks4_where_a_password_is_needed(guarded, access_log, request_of):
-    """SOCKS4 has no password, so it gets 91, whoever its USERID says it is."""
+    """SOCKS4 has no password, so it gets 91, whatever its USERID is."""
     with FakeTarget() as target, Talk.to(guarded.port) as talk:
         host = "127.0.0.1" if request_of is socks4 else b"v4.test"
         talk.send(request_of(host, target.port, b"ann")).expect(REJECTED4).expect_eof()
@@ -868,14 +868,14 @@ def test_a_resolver_that_hangs(access_log):
             with Talk.to(proxy.port) as talk:
                 talk.send(socks4a(b"slow.test", 80)).expect(REJECTED4).expect_eof()
             wait_until(lambda: len(proxy) == 0)
-            release.set()  # and the late answer disturbs nobody
+            release.set()  # and the late answer does no harm
     finally:
         release.set()
     assert all("not resolved in time" in line for line in access_log.lines)
 
 
 def test_when_all_resolver_threads_are_stuck_the_next_name_fails_at_once(monkeypatch):
-    """REP 01 without waiting; literals and those who wait already are none the worse."""
+    """REP 01 without waiting; literals work, and clients that already wait are served later."""
     release = threading.Event()
     asked = []
 
@@ -942,7 +942,7 @@ def test_ipv4_when_ipv6_is_dead(target):
 
 
 def test_when_all_addresses_fail(access_log):
-    """A refusal, which proves a host, is told before other failures; the log has them all."""
+    """REP is that of a refusal, because it proves a host; the log has all failures."""
     port = closed_port()
     with several(("127.0.0.1", port), (NO_NETWORK6, 9), (NO_NETWORK4, 9)) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -974,7 +974,7 @@ def under_way(what):
 
 @pytest.mark.parametrize("what", ["a name", "a target"])
 def test_a_client_that_resets_while_we_dial(what, access_log):
-    """Everything is freed at once, long before any time limit, and one line says who left."""
+    """Everything is freed at once, long before any time limit; one line names the client's end."""
     with under_way(what) as (proxy, request, _release, asked):
         before = open_descriptors()
         talk = Talk.to(proxy.port)
@@ -1285,7 +1285,7 @@ def test_connect_and_close_leaves_no_line(proxy, target, access_log):
 
 
 def test_the_line_of_a_connection_answers_why(proxy, access_log):
-    """Who, what for, which address, how it went, how much, how long, who ended it."""
+    """Client, target, address, result, bytes, seconds, and the side that ended it."""
     with FakeTarget(says(b"answer")) as target, Talk.to(proxy.port) as talk:
         client = "%s:%d" % talk.sock.getsockname()
         talk.send(GREETING + socks5(b"v4.test", target.port) + b"ask").finish().rest()
@@ -1308,7 +1308,7 @@ def test_the_line_of_a_connection_answers_why(proxy, access_log):
     "Granted by any combination of source, destination, port, USERID and what IDENT says.",
 )
 def test_userid_is_logged_as_what_it_is(proxy, target, access_log):
-    """SOCKS4's USERID is logged, escaped, and not as the user, whom somebody would have checked."""
+    """SOCKS4's USERID is logged escaped, and not as user=, because no password proves it."""
     with Talk.to(proxy.port) as talk:
         talk.send(socks4("127.0.0.1", target.port, b"ann\nx=\xff")).receive(8)
         talk.finish().expect_eof()

@@ -1,4 +1,4 @@
-"""What a command writes arrives; if it cannot, the exit status says so, and one sentence why."""
+"""What a command writes arrives; if it cannot, one sentence gives the reason, and it exits 1."""
 
 import contextlib
 import os

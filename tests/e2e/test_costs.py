@@ -1,4 +1,4 @@
-"""What a connection costs, in counts: a change that makes it dearer has to say so here.
+"""What a connection costs, in counts: a change that makes it dearer has to change them here.
 
 No times: they depend on the machine, and scripts/bench measures them.
 """
@@ -32,7 +32,7 @@ TIMES = 20
 #: on this host, hears them again and ends with FIN, and why each is needed.
 ALLOWED = {
     "poll": 4,  # a client, for the leader; its greeting and its request, for its handler
-    "accept4": 2,  # the client; nobody else
+    "accept4": 2,  # the client; no further one
     "getsockname": 2,  # Python's, of what was accepted; BND.ADDR
     "ioctl": 3,  # the timeout of the client's socket; and none, for the loop
     "recvfrom": 6,  # greeting, request, bytes twice, FIN twice
@@ -41,7 +41,7 @@ ALLOWED = {
     "socket": 1,
     "setsockopt": 6,  # to the target: urgent bytes, no delay, keepalive and its three times
     "connect": 2,  # the second tells that it is done, as it is on this host and in a LAN
-    "epoll_ctl": 6,  # both in; a half-closed one masked; both out, for a fork may hold them open
+    "epoll_ctl": 6,  # both in; a half-closed one masked; both out: a fork may hold them open
     "shutdown": 2,  # FIN passed on, even where a fork holds the socket open
     "close": 2,
 }
