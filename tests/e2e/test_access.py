@@ -61,7 +61,7 @@ def test_rules_hold_for_each_protocol(target):
     "Granted by any combination of source, destination, port, USERID and what IDENT says.",
 )
 @pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
-def test_socks4_is_told_by_its_own_reply(target):
+def test_socks4_has_a_reply_of_its_own(target):
     """91, and the version can be asked for."""
     with run_proxy(rule=["deny version 4", "allow from loopback"]) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -104,7 +104,7 @@ def test_the_log_names_the_rule(caplog):
         ("deny to @PIPE", "cannot read PIPE: it is no file"),
     ],
 )
-def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypatch, tmp_path):
+def test_a_list_that_cannot_be_read_stops_the_start(rule, sentence, monkeypatch, tmp_path):
     """The class, a start and a reload all raise it; the reload changes and waits for nothing."""
     monkeypatch.setattr("minisocks.access.MAX_LIST_BYTES", 1 << 20)
     (tmp_path / "LONG").write_bytes(b" " * ((1 << 20) + 1))
@@ -121,7 +121,7 @@ def test_a_list_that_cannot_be_had_is_told_at_the_start(rule, sentence, monkeypa
         assert 2 == rep(proxy.port, "127.0.0.1", 2)
 
 
-def test_a_mistake_in_a_rule_is_told_to_programs():
+def test_a_mistake_in_a_rule_raises_in_programs():
     """Before anything starts, with the column."""
     with pytest.raises(ConfigError, match="--rule, column 7: fron has no meaning here"):
         Proxy(rule="allow fron 10.0.0.0/8")
@@ -213,7 +213,7 @@ def test_paths_in_the_file_begin_in_its_folder(two_folders, config):
 
 
 @pytest.mark.parametrize("name", ["u", "block", "log", "p", "s"])
-def test_a_file_that_only_earlier_versions_find_is_told(two_folders, name):
+def test_a_file_that_only_earlier_versions_find_has_a_warning(two_folders, name):
     """It is neither used nor passed over; the command line's own paths begin where they did."""
     etc, run = two_folders / "etc", two_folders / "run"
     with contextlib.suppress(FileNotFoundError):
@@ -268,7 +268,7 @@ def test_curl_meets_the_rules(target):
 
 @pytest.mark.parametrize("rule, allowed", [("deny to self", False), ("allow to self", False)])
 def test_in_doubt_it_is_no(rule, allowed):
-    """An address that may be this host's: "deny to self" applies to it, "allow to self" does not."""
+    """An own address, perhaps: "deny to self" applies to it, "allow to self" does not."""
     own = [parse_rule(text, None) for text in (rule, "allow port 1")]
     rules = Rules(in_force(own), False, lambda ip: None)
     client, dst = Client(("127.0.0.1", 1)), Address(b"192.0.2.1", 2, Atyp.IPV4)

@@ -87,7 +87,7 @@ def test_the_plot_is_made_from_the_figures(run, tmp_path):
     assert "direct" in words
 
 
-def test_what_is_worse_than_a_peer_is_told(monkeypatch):
+def test_what_is_worse_than_a_peer_is_reported(monkeypatch):
     """A peer that is better by more than two percent is named with both figures."""
     monkeypatch.syspath_prepend(BENCH)
     import figures

@@ -259,7 +259,7 @@ def test_service_of_kubernetes():
         (["-l", "[::1]:1080"], ""),
     ],
 )
-def test_what_is_hardly_meant_is_told(args, sentence):
+def test_what_is_hardly_meant_has_a_warning(args, sentence):
     """Settings that can be used, and do less, or more, than they seem to say."""
     status, _, err = run_command("check", *args)
 

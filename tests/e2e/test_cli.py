@@ -95,7 +95,7 @@ def test_a_line_is_one_line_whatever_is_in_a_name():
         assert "a\\nb/c" in err
 
 
-def test_a_file_in_utf_16_is_told_as_that(tmp_path):
+def test_a_file_in_utf_16_is_named_as_that(tmp_path):
     """What an editor calls "Unicode" looks right in it; the sentence names file and cure."""
     path = tmp_path / "minisocks.ini"
     path.write_bytes("[minisocks]\ngrace = 1\n".encode("utf-16"))

@@ -320,7 +320,7 @@ def test_watch_ends_with_what_it_watches(instance):
     assert 3 == process.returncode
 
 
-def test_a_process_that_does_not_answer_is_told(instance):
+def test_a_process_that_does_not_answer_is_reported(instance):
     """One sentence with the number of the process, and not a hang."""
     pid = instance.pid
     os.kill(pid, signal.SIGSTOP)  # else it makes the file again at once

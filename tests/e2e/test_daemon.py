@@ -116,7 +116,7 @@ def test_a_start_that_fails_says_why(instance, tmp_path):
     assert None is instance.pid
 
 
-def test_a_background_process_that_dies_is_told():
+def test_a_background_process_that_dies_is_reported():
     """If it ends without a word, the start does not wait for ever, and fails."""
     code = (
         "import os, signal\n"
@@ -158,7 +158,7 @@ def test_relative_paths_mean_what_they_meant(tmp_path, target):
 
 
 def test_port_0_needs_a_pidfile():
-    """Nobody could find it again."""
+    """No command could find it again."""
     status, _, err = run_command("-l", "0", "--daemon")
     assert 1 == status
     assert "name the process by --pidfile" in err

@@ -1,4 +1,4 @@
-"""The road out: preferred family, source address, interface and mark."""
+"""The way out: preferred family, source address, interface and mark."""
 
 import errno
 import os
@@ -194,7 +194,7 @@ def test_what_never_works_keeps_it_from_starting(monkeypatch):
 @needs_linux
 @needs_root
 def test_mark_without_the_right_to():
-    """Who may not set marks reads so at the start."""
+    """A user that may not set marks reads that at the start."""
     program = (
         "import os, socket, minisocks.errors, minisocks.net.egress\n"
         "os.setuid(65534)\n"

@@ -1,4 +1,4 @@
-"""A proxy in somebody else's program: what Python people expect of a server object."""
+"""A proxy inside another program: what Python people expect of a server object."""
 
 import contextlib
 import doctest
@@ -94,7 +94,7 @@ def test_a_unix_socket_has_an_address_and_no_port(tmp_path):
 
 
 def test_settings_are_keywords_or_a_config_and_not_both():
-    """Keywords mean what ``Config`` means; wrong ones are told when the object is made."""
+    """Keywords mean what ``Config`` means; wrong ones raise when the object is made."""
     assert ("127.0.0.1:0",) == Proxy(listen="127.0.0.1:0").config.listen
     assert Proxy(connect_timeout=7.0).config == Proxy(Config(connect_timeout=7.0)).config
     with pytest.raises(TypeError, match=r"a config and keywords \(open\)"):
@@ -118,7 +118,7 @@ async def coroutine(*args):
 @pytest.mark.parametrize("hook", [coroutine, True, "name"])
 @pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
 def test_what_is_no_plain_function_is_no_hook(name, hook):
-    """It is told when the object is made, and not when the first client comes."""
+    """It raises when the object is made, and not when the first client comes."""
     with pytest.raises(TypeError, match="%s takes a plain function" % name):
         Proxy(**{name: hook})
 
@@ -169,7 +169,7 @@ def test_a_resolver_given_to_it_stays_the_caller_s(target):
 
 
 def test_sockets_given_to_it_serve_once(target):
-    """``stop`` closes them; starting again says so, and harms nothing."""
+    """``stop`` closes them; starting again raises RuntimeError, and harms nothing."""
     with nothing_left():
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
@@ -301,7 +301,7 @@ def test_ctrl_c_goes_through_serve_forever_and_stops():
 
 
 class AsyncHook:
-    """Called, it returns a coroutine that nobody awaits."""
+    """Called, it returns a coroutine that is never awaited."""
 
     async def __call__(self, *args):
         return True
@@ -318,7 +318,7 @@ async def async_hook(*args):
 )
 @pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
 def test_hook_that_cannot_be_one(name, hook):
-    """What can be no hook is told when the proxy is made, not by every client."""
+    """An object that can be no hook raises when the proxy is made, not at every client."""
     with pytest.raises(TypeError, match="%s takes a plain function" % name):
         Proxy(listen="127.0.0.1:0", **{name: hook})
 
@@ -332,8 +332,8 @@ def test_child_leaves_the_socket_alone(tmp_path):
         "with Proxy(listen='unix:' + sys.argv[1]) as proxy:\n"
         "    child = os.fork()\n"
         "    if not child:\n"
-        "        for door in proxy._run._all_endpoints():\n"
-        "            door.listener.close()\n"
+        "        for endpoint in proxy._run._all_endpoints():\n"
+        "            endpoint.listener.close()\n"
         "        os._exit(0)\n"
         "    assert 0 == os.waitpid(child, 0)[1]\n"
         "    client = socket.socket(socket.AF_UNIX)\n"
@@ -350,7 +350,7 @@ def test_child_leaves_the_socket_alone(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, SystemExit])
-def test_log_that_raises_stops_nobody(target, error):
+def test_log_that_raises_stops_no_client(target, error):
     """A program's log handler that cannot write costs what is logged, and not the proxy."""
 
     class Full(logging.Handler):
@@ -530,7 +530,7 @@ def test_forty_proxies_in_eight_processes_warn_of_nothing(tmp_path):
 
 
 def test_the_check_for_warnings_can_fail(tmp_path):
-    """The same with a socket that is left to the garbage collector is told of."""
+    """The same check reports a socket that is left to the garbage collector."""
     run = inner_pytest(tmp_path, INNER.replace("LEAK", "socket.socket()"))
     assert "40 errors" in run.stdout, run.stdout
     assert "unclosed <socket" in run.stdout
@@ -659,7 +659,7 @@ def test_a_forked_child_may_leave_the_block():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_is_told_that_it_cannot_reload():
+def test_reload_in_a_forked_child_raises():
     """Its proxy runs in another process, for whose loop it would wait for ever."""
     program = (
         "import os\n"

@@ -41,7 +41,7 @@ def test_a_bind_that_waits_ends_at_once(way, target):
         assert any("cmd=BIND" in line and "end=shutdown" in line for line in command.lines)
 
 
-def test_a_client_whose_identd_is_asked_is_let_go_at_once(monkeypatch, target, access_log):
+def test_a_client_whose_identd_is_asked_is_closed_at_once(monkeypatch, target, access_log):
     """It is no connection yet."""
     asked, over = threading.Event(), threading.Event()
 

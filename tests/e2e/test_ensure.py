@@ -79,7 +79,7 @@ def test_as_cron_starts_it(instance):
 
 @pytest.mark.soak
 def test_fifty_at_once_start_one(instance):
-    """Whoever comes while one is starting waits for it, and finds it healthy."""
+    """Each call that comes while a process starts waits for it, and finds it healthy."""
     args = [sys.executable, "-m", "minisocks", "--ensure", "-c", instance.file]
     processes = [
         subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -94,7 +94,7 @@ def test_fifty_at_once_start_one(instance):
     assert instance.pid
 
 
-def test_a_start_that_fails_is_told(instance):
+def test_a_start_that_fails_is_reported(instance):
     """What keeps it from starting is one sentence, which cron sends by mail."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", instance.port))
@@ -105,7 +105,7 @@ def test_a_start_that_fails_is_told(instance):
     assert None is instance.pid
 
 
-def test_a_mistake_is_told_even_where_one_runs(instance):
+def test_a_mistake_is_reported_even_where_one_runs(instance):
     """A file that cannot be read is no reason to say nothing."""
     os.unlink(instance.file)
     status, _, err = ensure(instance)
@@ -169,8 +169,8 @@ def test_any_answer_is_a_sign_of_life(script, expected):
         assert expected == ask(*sockaddr("127.0.0.1:%d" % target.port), seconds)
 
 
-def test_nobody_there_is_told_at_once():
-    """A closed port, a socket's file that is not there or that nobody listens on."""
+def test_a_closed_address_is_recognised_at_once():
+    """A closed port; a socket file that is not there, or that no process listens on."""
     assert REFUSED == ask(*sockaddr("127.0.0.1:%d" % closed_port()), TIMEOUT)
     assert REFUSED == ask(*sockaddr("unix:/no/such"), TIMEOUT)
 
@@ -257,7 +257,7 @@ def test_a_healthy_one_is_not_replaced(instance, impatient):
 
 
 def test_one_that_drains_is_left_in_peace(instance, impatient, target):
-    """It does not listen any more because it was told so, and says that."""
+    """It stopped listening because of a command, and a line says that."""
     instance.start()
     pid = instance.pid
     with instance.relay(target) as talk:
@@ -284,8 +284,8 @@ def test_one_that_starts_late_is_waited_for(tmp_path, impatient, monkeypatch):
 
 
 @pytest.mark.parametrize("pid", ["", "1\n", "99999999\n", "nonsense\n"])
-def test_nobody_is_ended_by_a_number_alone(tmp_path, impatient, pid):
-    """A number of no process, or of one that has not this file, ends nobody."""
+def test_no_process_is_ended_by_a_number_alone(tmp_path, impatient, pid):
+    """A number of no process, or of one that has not this file open, ends no process."""
     path = str(tmp_path / "p")
     other = Pidfile(path)
     assert other.acquire()
@@ -329,7 +329,7 @@ def impatiently(*args):
 
 
 def test_what_cannot_be_helped_is_one_sentence(tmp_path):
-    """The command line says so, and exits 1."""
+    """The command line writes it, and exits 1."""
     path = str(tmp_path / "p")
     other = Pidfile(path)
     assert other.acquire()

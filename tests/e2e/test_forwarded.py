@@ -83,7 +83,7 @@ def login(talk, user=b"ann", password=b"secret"):
     return talk
 
 
-# Who it is
+# What a client behind a forwarder is
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -121,8 +121,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("settings, without, by_password", SETTINGS)
-def test_who_comes_in(peer, settings, without, by_password):
-    """Only those that a stranger from a public address comes in by, as far as no address counts."""
+def test_which_clients_come_in(peer, settings, without, by_password):
+    """Those that may come in from any public address, because no rule by address counts."""
     rules = rules_of(**settings)
 
     assert without == decision(rules, behind(peer), "192.0.2.1")
@@ -209,7 +209,7 @@ UNHELD = "--max-per-client, --rate, --auth-once; by SOCKS4 it is refused (--iden
         ),
     ],
 )
-def test_it_is_told(by, settings, expected):
+def test_the_start_and_check_describe_it(by, settings, expected):
     """Where, that its clients are strangers, how they come in, and what does not hold."""
     listen = ("127.0.0.1:1081", "127.0.0.1:1080")
     lines = said(dict(settings, listen=listen, forwarded=listen[:1]), by)
@@ -333,7 +333,7 @@ def test_a_program_sees_that_it_is_one(target):
     assert [("forwarder", False, True)] == seen
 
 
-def test_a_program_may_say_who_is_one(target):
+def test_a_program_may_choose_its_forwarded_clients(target):
     """Of sockets that it has made itself, by ``client_of`` of its ``SocksServer``."""
 
     class Server(SocksServer):
@@ -366,7 +366,7 @@ def test_a_program_may_say_that_a_listener_is_one(target):
 
 
 def test_auth_once_does_not_hold():
-    """Else one client that logs in would let in all that come by this forwarder."""
+    """Otherwise one client that logs in would admit all that come by this forwarder."""
     with forwarded_proxy(user=(ANN,), auth_once=60.0) as proxy:
         with FakeTarget() as target:
             with Talk.to(proxy.port) as talk:

@@ -1,4 +1,4 @@
-"""``minisocks hash-password`` makes lines that let people in; ``check`` says what that costs."""
+"""``minisocks hash-password`` makes lines for a users file; ``check`` shows what a login costs."""
 
 import json
 import os
@@ -205,7 +205,7 @@ def test_on_a_terminal_it_asks_twice():
     ],
 )
 def test_on_a_terminal_people_mistype(typed, status, sentence):
-    """They are told, and nothing is printed; after Ctrl-C they can see again what they type."""
+    """A sentence is shown, and no line printed; after Ctrl-C the terminal echoes input again."""
     with Terminal(*FEW) as terminal:
         for text in typed:
             terminal.wait_for(b": ")
@@ -261,7 +261,7 @@ def through_curl(users_file):
 
 @pytest.mark.skipif(not CURL, reason="no curl")
 def test_curl_logs_in(users_file):
-    """With --proxy-user, through the command line's server; the start says who may come in."""
+    """With --proxy-user, through the command line's server; the start lists admitted clients."""
     command = through_curl(users_file)
 
     assert "may come in: any client that has a password" in command.lines
@@ -288,7 +288,7 @@ def test_check_says_what_a_login_costs(users_file):
     assert 0 <= data["login"]["seconds"] < 1
 
 
-@pytest.mark.parametrize("text", ["", "# nobody\n", None])
+@pytest.mark.parametrize("text", ["", "# no users\n", None])
 def test_check_without_hashes_has_no_cost(text, tmp_path):
     """There is nothing to measure; but with a file a password is needed."""
     path = tmp_path / "users"
@@ -343,12 +343,12 @@ def test_a_file_that_others_can_read_is_worth_a_warning(users_file):
 
 
 @pytest.mark.parametrize(
-    "mode, who", [(0o660, "its group"), (0o620, "its group"), (0o602, "others"), (0o600, None)]
+    "mode, writer", [(0o660, "its group"), (0o620, "its group"), (0o602, "others"), (0o600, None)]
 )
-def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, mode, who):
+def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, mode, writer):
     """By check, at the start and at a reload, each time once."""
     expected = "%s decides about clients, and %s may write it: chmod go-w %s"
-    expected = [expected % (users_file, who, users_file)] if who else []
+    expected = [expected % (users_file, writer, users_file)] if writer else []
     users_file.chmod(mode)
     err = run_command("check", "--users-file", str(users_file))[2]
     assert expected == [line[9:] for line in err.splitlines() if "write it" in line]
@@ -434,7 +434,7 @@ def test_without_iterations_it_measures(monkeypatch, capfdbinary):
     assert capfdbinary.readouterr().out.startswith(b"$pbkdf2-sha256$1234$")
 
 
-def test_closed_stdin_is_told():
+def test_closed_stdin_is_an_error():
     """No traceback."""
     child = subprocess.run(
         ["sh", "-c", '"$0" -m minisocks hash-password <&-', sys.executable],

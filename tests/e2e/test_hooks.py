@@ -45,7 +45,7 @@ NOT_BOOL = [None, 1, 0, "yes", object(), [True]]
 
 
 class Slow:
-    """A hook that holds whoever is called ``slow`` until it is told to go on."""
+    """A hook that holds the calls for which *is_slow* is true until ``go_on`` is set."""
 
     def __init__(self, answer, is_slow):
         self.answer, self.is_slow = answer, is_slow
@@ -102,7 +102,7 @@ def rep_for(proxy, host, port=1):
 # authenticate(user, password, client)
 
 
-def test_authenticate_decides_who_comes_in(target):
+def test_authenticate_decides_which_clients_come_in(target):
     """Yes is STATUS 0 and the way on; no is STATUS 1 and the end."""
     with run_proxy(authenticate=lambda user, password, client: user + "!" == password) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -119,7 +119,7 @@ def test_authenticate_decides_who_comes_in(target):
 @pytest.mark.rfc(
     "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
 )
-def test_authenticate_is_told_text_and_the_client(target):
+def test_authenticate_receives_text_and_the_client(target):
     """User and password are UTF-8 with surrogates for what is none; the client has its address."""
     asked = []
 
@@ -137,7 +137,7 @@ def test_authenticate_is_told_text_and_the_client(target):
 
 
 def test_with_authenticate_a_password_is_needed():
-    """Who offers none (METHOD 00, SOCKS4) is refused without the hook being asked."""
+    """A client that offers none (METHOD 00, SOCKS4) is refused, and the hook is not called."""
     asked = []
     with run_proxy(authenticate=lambda *args: asked.append(args) or True) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -152,7 +152,7 @@ def test_with_authenticate_a_password_is_needed():
     "UNAME is the name known to the source operating system, PASSWD goes with it.",
 )
 def test_users_and_authenticate_add_up(target):
-    """A user of the table comes in unasked; anybody else if the hook says so."""
+    """A user of the table comes in without the hook; any other user if the hook returns True."""
     asked = []
 
     def authenticate(user, password, client):
@@ -171,8 +171,8 @@ def test_users_and_authenticate_add_up(target):
 
 
 @pytest.mark.parametrize("hook", [boom, leave] + [lambda *args, a=a: a for a in NOT_BOOL])
-def test_nobody_comes_in_by_a_bug_in_authenticate(bugs, hook):
-    """What raises, or says neither True nor False, lets nobody in, and is logged as a bug."""
+def test_no_client_comes_in_by_a_bug_in_authenticate(bugs, hook):
+    """A hook that raises, or returns neither True nor False, admits no client: a bug is logged."""
     with run_proxy(authenticate=hook) as proxy, Talk.to(proxy.port) as talk:
         assert b"\x01\x01" == log_in(talk)
         talk.expect_eof()
@@ -182,7 +182,7 @@ def test_nobody_comes_in_by_a_bug_in_authenticate(bugs, hook):
     assert "the authenticate hook failed" in bugs[0]
 
 
-def test_a_slow_authenticate_delays_nobody_else(target):
+def test_a_slow_authenticate_delays_no_other_client(target):
     """While it ponders twelve passwords others are asked about, and served."""
     slow = Slow(True, lambda user, password, client: user == "slow")
     with run_proxy(authenticate=slow) as proxy, contextlib.ExitStack() as stack:
@@ -237,7 +237,7 @@ def test_the_time_of_authenticate_is_not_the_client_s(target):
     "SOCKS4, CONNECT",
     "Granted by any combination of source, destination, port, USERID and what IDENT says.",
 )
-def test_authorize_is_told_what_is_wanted(target):
+def test_authorize_receives_what_is_wanted(target):
     """Client, protocol, command, host and port, user and user id, as text and in one spelling."""
     asked, sources = [], []
 
@@ -275,8 +275,8 @@ def test_authorize_is_told_what_is_wanted(target):
     "The server evaluates the request, and establishes the connection or denies it.",
 )
 @pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
-def test_authorize_decides_who_goes_where(target):
-    """Yes goes on; no is REP 02 (91), and nobody has looked the name up."""
+def test_authorize_decides_about_targets(target):
+    """Yes goes on; no is REP 02 (91), and the name has not been looked up."""
     names = []
 
     def getaddrinfo(host, *args):
@@ -298,7 +298,7 @@ def test_authorize_decides_who_goes_where(target):
 
 @pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
 @pytest.mark.parametrize("hook", [boom, leave] + [lambda request, a=a: a for a in NOT_BOOL])
-def test_nobody_gets_through_by_a_bug_in_authorize(bugs, target, hook):
+def test_no_client_gets_through_by_a_bug_in_authorize(bugs, target, hook):
     """What raises, or says neither True nor False, is REP 01 (91), and logged as a bug."""
     with run_proxy(authorize=hook) as proxy:
         assert 1 == rep_for(proxy, "127.0.0.1", target.port)
@@ -321,7 +321,7 @@ def test_an_os_error_of_authorize_is_no_client_that_left(bugs):
     assert 1 == len(bugs)
 
 
-def test_a_slow_authorize_delays_nobody_else(target):
+def test_a_slow_authorize_delays_no_other_client(target):
     """While it ponders twelve requests others are served."""
     slow = Slow(True, lambda request: request.port == 1)
     with run_proxy(authorize=slow) as proxy, contextlib.ExitStack() as stack:
@@ -382,7 +382,7 @@ def test_a_client_that_leaves_while_authorize_ponders_is_just_gone(target):
 
 
 def test_the_built_in_rules_come_before_authorize():
-    """Who may not come in, or not by that name, is not asked about."""
+    """It is not called for a client that may not come in, or may not go to that name."""
     asked = []
     for settings in ({}, {"allow_lan": True}):
         settings = dict(settings, handler_type=handler_with(FromLan))
@@ -475,7 +475,7 @@ def wordless(name):
         for a in ("nonsense", "", ["a.example"], ["127.0.0.1", "ä"], 5, [1], [b"127.0.0.1"], "1\0")
     ],
 )
-def test_a_bug_in_resolve_is_logged_and_reaches_nobody(bugs, target, hook):
+def test_a_bug_in_resolve_is_logged_and_reaches_no_target(bugs, target, hook):
     """What raises anything else, or returns what is no address, is REP 01 and a bug."""
     with run_proxy(resolve=hook) as proxy:
         assert 1 == rep_for(proxy, b"a.example", target.port)
@@ -484,7 +484,7 @@ def test_a_bug_in_resolve_is_logged_and_reaches_nobody(bugs, target, hook):
     assert [] == target.talks
 
 
-def test_a_slow_resolve_delays_nobody_else(target):
+def test_a_slow_resolve_delays_no_other_client(target):
     """While it ponders some names others are looked up, and addresses need none of it."""
     slow = Slow(["127.0.0.1"], lambda name: name == "slow.example")
     with run_proxy(resolve=slow) as proxy, contextlib.ExitStack() as stack:
@@ -505,7 +505,7 @@ def test_a_slow_resolve_delays_nobody_else(target):
 
 
 def test_on_connection_hears_of_each_connection_once(target):
-    """Success, refusal, nonsense: each is told when it has ended; silence is not."""
+    """It gets each success, refusal and nonsense once, when that has ended; silence not at all."""
     heard = []
     with run_proxy(on_connection=heard.append) as proxy:
         Talk.to(proxy.port).close()
@@ -538,7 +538,7 @@ def test_on_connection_has_a_thread_of_its_own_and_only_if_there_is_something_to
     wait_until(lambda: reporters() == [])
 
 
-def test_a_slow_on_connection_delays_nobody(target):
+def test_a_slow_on_connection_delays_no_client(target):
     """While it holds the first record others are served; then it hears of them in order."""
     go_on, heard = threading.Event(), []
 
@@ -558,7 +558,7 @@ def test_a_slow_on_connection_delays_nobody(target):
 
 
 @pytest.mark.parametrize("fails", [boom, leave])
-def test_what_on_connection_raises_is_logged_and_the_next_is_told(bugs, fails):
+def test_what_on_connection_raises_is_logged_and_the_next_arrives(bugs, fails):
     """A bug costs the record that met it."""
     heard = []
 
@@ -575,7 +575,7 @@ def test_what_on_connection_raises_is_logged_and_the_next_is_told(bugs, fails):
 
 
 def test_stop_cuts_connections_off_and_on_connection_hears_of_that(target):
-    """When ``stop`` has returned every connection has been told of."""
+    """When ``stop`` has returned, the hook has been called for every connection."""
     heard = []
     with run_proxy(on_connection=heard.append) as proxy, contextlib.ExitStack() as stack:
         for _ in range(20):

@@ -88,8 +88,8 @@ CONFIRMING = {
     "a bare LF": (b"%d , %d : USERID : UNIX : ann\n", b"ann"),
     "small letters": (b"%d , %d : userid : unix : ann\r\n", b"ann"),
     "a charset": (b"%d , %d : USERID : UNIX,US-ASCII : ann\r\n", b"ann"),
-    "a charset that nobody knows": (b"%d , %d : USERID : UNIX , X-none : ann\r\n", b"ann"),
-    "an opsys that nobody knows": (b"%d , %d : USERID : OTHER : ann\r\n", b"ann"),
+    "an unknown charset": (b"%d , %d : USERID : UNIX , X-none : ann\r\n", b"ann"),
+    "an unknown opsys": (b"%d , %d : USERID : OTHER : ann\r\n", b"ann"),
     "octets": (b"%d , %d : USERID : UNIX,ISO-8859-1 : J\xfcrgen\r\n", b"J\xfcrgen"),
     "a colon": (b"%d , %d : USERID : UNIX : a:b : c\r\n", b"a:b : c"),
     "blanks that are its own": (b"%d , %d : USERID : UNIX: ann \r\n", b" ann "),
@@ -165,7 +165,7 @@ def test_what_does_not_confirm(monkeypatch, target, access_log, how):
     assert [] == target.talks
 
 
-def test_a_client_that_says_nobody(monkeypatch, target):
+def test_a_client_without_a_userid(monkeypatch, target):
     """No USERID is another one than ann: 93."""
     for name in (b"ann", b"", b" "):
         with identd(monkeypatch, says_user(name)), run_proxy(ident=True) as proxy:
@@ -272,7 +272,7 @@ def test_what_it_takes_is_of_the_two_minutes(monkeypatch, target, access_log):
     "RFC 1413 section 6", "The information is as trustworthy as the host; it is no access control."
 )
 def test_other_clients_are_not_asked(monkeypatch, target):
-    """SOCKS5 has passwords instead; and without --ident nobody is asked."""
+    """SOCKS5 has passwords instead; and without --ident no identd is asked."""
     with identd(monkeypatch, says_user(b"bob")) as server:
         with run_proxy(ident=True) as proxy, Talk.to(proxy.port) as talk:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
@@ -340,7 +340,7 @@ def test_a_client_that_leaves_meanwhile(monkeypatch, target, access_log):
 
 
 def test_the_end_of_the_proxy_ends_it(monkeypatch, target):
-    """Nobody waits on."""
+    """Nothing waits on."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
         with run_proxy(ident=True) as proxy:
             talk = Talk.to(proxy.port)
@@ -407,8 +407,8 @@ def test_a_user_that_ident_confirms_has_its_limit(monkeypatch, target):
             wait_until(lambda: len(proxy.services.connection_limits) == 1, "one is left")
 
 
-def test_who_may_not_come_in_is_not_asked_about(monkeypatch, target):
-    """So nobody can have us connect to hosts that have nothing here."""
+def test_a_client_that_may_not_come_in_is_not_asked_about(monkeypatch, target):
+    """So no client can have the proxy connect to hosts that have no use for it."""
     with identd(monkeypatch, says_user(b"ann")) as server:
         with run_proxy(ident=True, rule=["allow from 10.0.0.0/8 user ann"]) as proxy:
             assert REJECTED4 == ask(proxy, target)
@@ -432,7 +432,7 @@ def test_who_may_not_come_in_is_not_asked_about(monkeypatch, target):
     ],
 )
 def test_rules_know_the_user(monkeypatch, target, rule, is_allowed):
-    """Without passwords, whom ident confirms is a user as any."""
+    """Without passwords, a name that ident confirms is a user as any."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True, rule=rule) as proxy:
         assert (GRANTED4 if is_allowed else REJECTED4[:2]) == ask(proxy, target)[:2]
 
@@ -449,7 +449,7 @@ def test_rules_know_the_user(monkeypatch, target, rule, is_allowed):
         (["allow user karl"], False),
     ],
 )
-def test_rules_know_who_has_shown_no_password(monkeypatch, target, rule, is_allowed):
+def test_rules_know_that_ident_is_no_password(monkeypatch, target, rule, is_allowed):
     """Where there are passwords, an identd is none: only a rule that names the user takes it."""
     settings = {"ident": True, "user": "karl:secret", "rule": rule}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
@@ -463,8 +463,8 @@ def test_rules_know_who_has_shown_no_password(monkeypatch, target, rule, is_allo
 @pytest.mark.rfc(
     "RFC 1413 section 6", "The information is as trustworthy as the host; it is no access control."
 )
-def test_a_name_with_a_password_is_only_who_shows_it(monkeypatch, target, access_log):
-    """Else whoever runs an identd would be anybody."""
+def test_a_name_with_a_password_needs_the_password(monkeypatch, target, access_log):
+    """Otherwise any client that runs an identd could take any user's name."""
     settings = {"ident": True, "user": "ann:secret", "rule": ["allow user ann"]}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert REJECTED4 == ask(proxy, target)
@@ -485,7 +485,7 @@ def test_no_answer_tells_which_names_have_passwords(
 ):
     """A client whose own identd confirms all that it says hears the same about each name.
 
-    Also at the limit of a user, and from the program's hook, which is told of no such user.
+    Also at the limit of a user, and from the program's hook, which never gets such a user.
     """
     settings = {"ident": True, "rule": rule, "max_per_user": 1}
     if hashed:
@@ -517,7 +517,7 @@ def test_no_answer_tells_which_names_have_passwords(
     assert set(told[b"ann"]) <= {None}
 
 
-def test_who_has_logged_in_of_late_stays_that_user(monkeypatch, target, access_log):
+def test_a_client_that_logged_in_of_late_stays_that_user(monkeypatch, target, access_log):
     """--auth-once makes an address a user's; its identd is asked all the same."""
     settings = {"ident": True, "user": "karl:secret", "auth_once": 60, "open": False}
     with run_proxy(**settings) as proxy:

@@ -1,4 +1,4 @@
-"""What asking an identd costs, and who is not even asked about."""
+"""What asking an identd costs, and for which clients none is asked."""
 
 import contextlib
 import itertools
@@ -54,7 +54,7 @@ def refused(proxy, port, userid=b"ann", source=None):
 @pytest.mark.soak
 @pytest.mark.parametrize("how", ["confirmed", "another", "no identd", "in vain", "left", "ended"])
 def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
-    """However it ends: no descriptor, no thread, no place in the census."""
+    """However it ends: no descriptor, no thread, no connection that is still counted."""
     with nothing_left(), contextlib.ExitStack() as stack:
         script = hangs if how in ("in vain", "left", "ended") else says_user(b"ann")
         server = stack.enter_context(identd(monkeypatch, script))
@@ -251,7 +251,7 @@ ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "al
         (["allow to www.example.org", "deny"], False, True),
     ],
 )
-def test_who_can_never_be_let_in_is_known_before(texts, has_users, may):
+def test_a_client_that_no_rule_can_admit_is_known_before(texts, has_users, may):
     """An identd names a user: without passwords it is one of any, with them one of none."""
     own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
@@ -293,7 +293,7 @@ def test_an_identd_is_asked_where_its_answer_may_change_something(has_users, nam
 
 
 def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, access_log):
-    """Where only a password lets in, nobody can have us connect to him; he hears which."""
+    """Where only passwords admit, no client causes a question; the log names the reason."""
     with identd(monkeypatch, says_user(b"ann")) as server:
         with run_proxy(ident=True, user="karl:secret") as proxy:
             assert REJECTED4 == refused(proxy, target.port)
@@ -312,7 +312,7 @@ def test_what_no_rule_allows_any_user_is_not_asked_about(monkeypatch, target, ru
     assert [] == server.callers
 
 
-def test_who_has_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch, target):
+def test_a_client_that_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch, target):
     """What no rule allows its user is refused before."""
     settings = {"user": "karl:secret", "auth_once": 60, "rule": ["allow user karl port 1"]}
     with identd(monkeypatch, says_user(b"ann")) as server:
@@ -326,7 +326,7 @@ def test_who_has_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch, targe
     assert [] == server.callers
 
 
-def test_who_may_not_come_in_any_more_when_it_is_answered(monkeypatch, target, access_log):
+def test_a_client_that_lost_its_login_before_the_answer(monkeypatch, target, access_log):
     """A login that has been taken back meanwhile is none."""
     settings = {"user": ("karl:secret", "eve:x"), "auth_once": 60, "rule": ["allow user karl"]}
 
@@ -353,8 +353,8 @@ def test_a_user_that_gets_a_password_meanwhile_has_to_show_it(monkeypatch, targe
         assert REJECTED4 == refused(proxy, target.port)
 
 
-def test_a_limit_of_users_forgets_nobody(monkeypatch, target):
-    """Who is one too many of a user is counted out as who he was: nobody."""
+def test_a_limit_of_users_counts_every_end(monkeypatch, target):
+    """A client too many of a user was counted without a name, and is counted out like that."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True, max_per_user=1) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann"))
@@ -369,7 +369,7 @@ def test_a_limit_of_users_forgets_nobody(monkeypatch, target):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_a_port_serves_many_hosts(monkeypatch, target):
-    """The port is chosen when it is known who is asked: else 28 000 a minute would be all."""
+    """A port is chosen once the identd's address is known: or 28 000 a minute would be all."""
     bound = []
 
     def bind_late(sock, address):

@@ -58,7 +58,7 @@ def test_silence_ends_it(watched):
     assert ("idle", []) == (job.end, loop.timers)
 
 
-def test_who_waits_for_its_turn_is_not_idle(watched):
+def test_a_connection_that_waits_for_tokens_is_not_idle(watched):
     """Its bytes are there, and --rate does not let them through yet."""
     loop, job, _record, _idle = watched
     job.held_back = True
@@ -132,7 +132,7 @@ def test_a_pair_that_ends_leaves_no_timer(target):
         assert [] == [t for t in timers if t.job not in (None, proxy.services.vanished)]
 
 
-def test_a_reload_is_for_who_comes_next(target):
+def test_a_reload_is_for_connections_that_come_next(target):
     """A pair goes by the time that was set when it began."""
     with run_proxy() as proxy, Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
         first.connect5("127.0.0.1", target.port)

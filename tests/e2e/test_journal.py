@@ -29,7 +29,7 @@ def finished(proxy):
 
 
 def test_a_record_is_there_before_the_client_hears_of_success(target):
-    """No waiting: who has its reply finds its record, still alive, with all that was asked."""
+    """No waiting: a client with its reply finds its record, still live, with all that was asked."""
     with run_proxy() as proxy:
         for i in range(1, 20):
             with Talk.to(proxy.port) as talk:

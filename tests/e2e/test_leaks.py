@@ -31,7 +31,7 @@ pytestmark = [
 
 GREETING = b"\x05\x01\x02"
 AUTH = password_message(b"karl", b"secret")
-GUESTS = 30
+USERS = 30
 
 
 def leave_after(message, leave):
@@ -44,8 +44,8 @@ def leave_after(message, leave):
     return visit
 
 
-def hear_out(message):
-    """Return a visit that says *message* and listens until the end."""
+def read_all_after(message):
+    """Return a visit that sends *message* and reads until EOF."""
 
     def visit(talk):
         talk.send(message)
@@ -73,12 +73,12 @@ def finish(talk):
 
 
 def guess(numbers):
-    """Return a visit with a wrong password, each time for the next of the guests."""
+    """Return a visit with a wrong password, each time for the next of so many users."""
 
     def visit(talk):
-        # Who gives several wrong ones has to wait, and all of this host's clients are one.
-        name = b"guest%d" % (next(numbers) % GUESTS)
-        hear_out(GREETING + password_message(name, b"wrong"))(talk)
+        # Several wrong passwords for one name make its client wait, and here all are one client.
+        name = b"guest%d" % (next(numbers) % USERS)
+        read_all_after(GREETING + password_message(name, b"wrong"))(talk)
 
     return visit
 
@@ -107,15 +107,15 @@ def visits(targets, refused, hole):
     ):
         found += [leave_after(GREETING + AUTH + request, nothing)]
         found += [leave_after(GREETING + AUTH + request, Talk.reset)]
-        found += [hear_out(GREETING + AUTH + request + b"tail")] * (request != to_says)
+        found += [read_all_after(GREETING + AUTH + request + b"tail")] * (request != to_says)
     # Not by FIN, which may be a half-close: that dial goes on to --connect-timeout.
     found += [leave_after(GREETING + AUTH + socks5("127.0.0.1", hole), Talk.reset)]
     found += [guess(itertools.count())]
     found += [
-        hear_out(message)
+        read_all_after(message)
         for message in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\x05\x01\x09")
     ]
-    found += [hear_out(socks4("127.0.0.1", refused)), hear_out(socks4a(b"..", 9))]
+    found += [read_all_after(socks4("127.0.0.1", refused)), read_all_after(socks4a(b"..", 9))]
     return found
 
 
@@ -126,7 +126,7 @@ def test_nothing_is_left_of_two_thousand_connections():
             stack.enter_context(FakeTarget(s)) for s in (echo, says(b"hello"), resets(b"bye"))
         ]
         hole = stack.enter_context(black_hole())
-        names = ["karl", *["guest%d" % number for number in range(GUESTS)]]
+        names = ["karl", *["guest%d" % number for number in range(USERS)]]
         users = ["--user=%s:secret" % name for name in names]
         command = stack.enter_context(
             CommandLine("-l", "0", "--open", "-q", "--grace", "0", *users)

@@ -1,4 +1,4 @@
-"""Who is connected: counted once, whatever way it ends, and kept to the limits."""
+"""Connected clients: counted once, whatever way they end, and kept to the limits."""
 
 import contextlib
 import errno
@@ -46,7 +46,7 @@ def record(host, user=None):
 
 
 def is_empty(connection_limits):
-    """Say whether nobody is counted, and nothing is kept of anybody."""
+    """Return whether no client is counted, and nothing is kept about any."""
     return (0, {}, {}) == (
         len(connection_limits),
         connection_limits._clients,
@@ -72,7 +72,7 @@ def is_empty(connection_limits):
     ],
 )
 def test_one_more_than_the_limit_is_refused(limit, first, second, why):
-    """The error names who it is, the number and the option; when one has ended, another fits."""
+    """The error names client or user, number and option; when one has ended, another fits."""
     connection_limits, config = ConnectionLimits(), Config(**{limit: 2})
     records = [record(*first), record(*second)]
     for each in records:
@@ -93,12 +93,12 @@ def test_one_more_than_the_limit_is_refused(limit, first, second, why):
         ("max_per_client", ("10.0.0.1", None), ("10.0.0.2", None)),
         ("max_per_client", ("2001:db8:1:2::1", None), ("2001:db8:1:3::1", None)),
         ("max_per_user", ("10.0.0.1", b"ann"), ("10.0.0.1", b"bob")),
-        # Who has no user name comes under no user's limit.
+        # A client without a user name comes under no user's limit.
         ("max_per_user", ("10.0.0.1", None), ("10.0.0.1", None)),
     ],
 )
 def test_others_have_a_limit_of_their_own(limit, first, second):
-    """Who is somebody else is not refused for it."""
+    """Another client, or user, is not refused because of it."""
     connection_limits, config = ConnectionLimits(), Config(**{limit: 1})
     for each in (first, second):
         connection_limits.enter(record(*each), config)
@@ -164,7 +164,7 @@ def connected(proxy, target, source=None):
 
 
 def settled(proxy):
-    """Return the census of *proxy* once nothing is connected."""
+    """Return the connection limits of *proxy* once nothing is connected."""
     connection_limits = proxy.services.connection_limits
     wait_until(lambda: len(proxy) == 0, "the end of all")
     return connection_limits
@@ -179,10 +179,10 @@ def settled(proxy):
         ("max_per_client", "why='127.0.0.1 has 1 connections already (--max-per-client 1)'"),
     ],
 )
-def test_a_refused_client_is_told_and_so_is_the_log(
+def test_a_refused_client_has_a_reply_and_the_log_a_line(
     target, access_log, message, refusal, limit, why
 ):
-    """REP 02, or 91; one line that names the limit; and who is connected notices nothing."""
+    """REP 02, or 91; one line that names the limit; open connections go on."""
     with run_proxy(**{limit: 1}) as proxy:
         with connected(proxy, target) as first:
             with Talk.to(proxy.port) as talk:
@@ -197,7 +197,7 @@ def test_a_refused_client_is_told_and_so_is_the_log(
 
 
 def test_a_user_has_a_limit(target, access_log):
-    """Of one user so many, whoever else is connected."""
+    """So many connections of one user, whatever other users have."""
     with run_proxy(user=["ann:secret", "bob:secret"], max_per_user=1) as proxy:
 
         def come(user):
@@ -214,8 +214,8 @@ def test_a_user_has_a_limit(target, access_log):
         assert is_empty(settled(proxy))
 
 
-def test_whoever_the_rules_refuse_is_not_counted():
-    """A client that may not go there is told so, limit or not, and takes nobody's place."""
+def test_a_client_that_the_rules_refuse_is_not_counted():
+    """It gets the reply of the rules, limit or not, and takes no other client's place."""
     with run_proxy(max_connections=1, rule=("deny to there.test", "allow")) as proxy:
         for _ in range(3):
             with Talk.to(proxy.port) as talk:
@@ -225,7 +225,7 @@ def test_whoever_the_rules_refuse_is_not_counted():
 
 
 def test_limits_change_by_reload(target):
-    """Who is connected stays, also beyond a limit that is lower now; who comes is counted anew."""
+    """Open connections stay, even above a limit that is lower now; a new one is counted anew."""
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
         talks = [stack.enter_context(connected(proxy, target)) for _ in range(3)]
         for limit in ("max_connections", "max_per_client"):

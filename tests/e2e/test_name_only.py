@@ -110,8 +110,8 @@ def test_a_password_that_was_not_set_opens_nothing():
             Config.of(user=text)
 
 
-def test_it_is_told(instance):
-    """At the start, by a reload and by check."""
+def test_the_start_a_reload_and_check_warn_of_it(instance):
+    """Each of them has the sentence."""
     with CommandLine("-l", "0", "--name-only", "ann") as command:
         command.wait_for_line(TOLD)
         command.wait_for_line("any client that has a password; a name of --name-only counts as a")

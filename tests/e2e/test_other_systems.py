@@ -1,4 +1,4 @@
-"""Windows and macOS, as far as Linux can play them: what is not there says so."""
+"""Windows and macOS, as far as Linux can play them: an option that is missing there is refused."""
 
 import os
 import signal

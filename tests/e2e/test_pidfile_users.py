@@ -38,7 +38,7 @@ class User:
         self.lives_in(self.home)
 
     def lives_in(self, home):
-        """Have the system's list of users say so; None: it is not in there."""
+        """Have the system's list of users name *home* for this user; None: it has no such user."""
         with open("/etc/passwd") as system, open(self._passwd, "w") as file:
             file.write(system.read())
             if home is not None:
@@ -87,7 +87,7 @@ def user():
 
 
 @pytest.mark.parametrize("option", ["--daemon", "--ensure"])
-def test_another_user_s_directory_keeps_nobody_from_starting(user, option):
+def test_another_user_s_directory_hinders_no_start(user, option):
     """It is started, found and ended, without a login and with one, and once the other is gone."""
     os.mkdir(user.first)
     status, _out, err = user.start(option)
@@ -133,7 +133,7 @@ def test_a_folder_in_tmp_that_was_removed_is_made_again(user):
 @pytest.mark.parametrize("home", [None, "/", "/no/such"])
 @pytest.mark.parametrize("option", ["--daemon", "--ensure"])
 def test_without_either_it_says_what_to_do(user, option, home):
-    """A user without a home of its own has to name a pidfile; one sentence says so."""
+    """A user without a home of its own has to name a pidfile; one sentence explains it."""
     os.mkdir(user.first)
     user.lives_in(home)
     status, out, err = user.start(option)

@@ -134,8 +134,8 @@ def test_one_file_that_is_missing_may_not_be_the_last(found):
     assert found.look_at <= time.monotonic() + presence.SHORT_PAUSE_SECONDS
 
 
-def test_what_cannot_be_made_is_told_once_and_tried_again(found, tmp_path):
-    """A line for each look would be a flood; what is over and comes again is told again."""
+def test_what_cannot_be_made_is_logged_once_and_tried_again(found, tmp_path):
+    """A line for each look would be a flood; what is over and comes again has a new line."""
     path = control_path(found.path)
     for _ in range(2):
         os.unlink(path)
@@ -152,7 +152,7 @@ def test_what_cannot_be_made_is_told_once_and_tried_again(found, tmp_path):
 
 
 def test_another_process_that_has_the_pidfile_keeps_it(found):
-    """It is told, and taken back when that one has ended."""
+    """A warning names it; the pidfile is taken back when that process has ended."""
     other = Pidfile(found.path)
     os.unlink(found.path)
     assert other.acquire()

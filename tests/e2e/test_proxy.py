@@ -1,4 +1,4 @@
-"""The life of a proxy: it starts or leaves nothing behind, and ends when it says so."""
+"""The life of a proxy: it starts or leaves nothing behind, and ``stop`` ends it as documented."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def test_start_returns_when_clients_can_connect():
         assert [] == proxy.addresses
 
 
-def test_a_wrong_setting_is_told_before_anything_starts():
+def test_a_wrong_setting_raises_before_anything_starts():
     """The constructor raises ConfigError, and has opened nothing."""
     with nothing_left(), pytest.raises(ConfigError):
         Proxy(Config(listen=("127.0.0.1:0", "nonsense")))
@@ -115,7 +115,7 @@ def test_stop_returns_when_everything_is_closed_and_may_be_called_again():
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_stop_may_be_called_by_many_threads_at_once(attempt):
-    """Whoever calls ``stop``, when it returns everything is closed."""
+    """When ``stop`` returns, in any thread, everything is closed."""
     with nothing_left(), FakeTarget() as target, run_proxy() as proxy:
         wrong = []
         go = threading.Barrier(6)
@@ -140,7 +140,7 @@ def test_stop_may_be_called_by_many_threads_at_once(attempt):
 
 
 def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
-    """Who has not said all is closed and nobody is accepted; who is connected lives on."""
+    """Pending handshakes are closed, new clients are not accepted, open connections live on."""
     with nothing_left(), FakeTarget() as target, run_proxy() as proxy:
         with contextlib.ExitStack() as stack:
             relayed = stack.enter_context(Talk.to(proxy.port))
@@ -301,7 +301,7 @@ def test_without_connections_a_signal_ends_it_at_once(number):
 
 @pytest.mark.parametrize("number", [2, 15], ids=["INT", "TERM"])
 def test_after_a_signal_connections_may_finish(number):
-    """Connections live on within the grace, nobody new is accepted; then it exits 0 at once."""
+    """Connections live on within the grace, no client is accepted; then it exits 0 at once."""
     with FakeTarget() as target, CommandLine("-l", "0", "--grace", "600") as command:
         with Talk.to(command.ports[0]) as talk, Talk.to(command.ports[0]) as unfinished:
             talk.connect5("127.0.0.1", target.port)
@@ -336,7 +336,7 @@ def test_after_the_grace_the_rest_is_reset():
 
 @pytest.mark.parametrize("second", [2, 15], ids=["INT", "TERM"])
 def test_a_second_signal_ends_the_grace(second):
-    """Who asks twice does not want to wait."""
+    """An operator that signals twice does not want to wait."""
     with FakeTarget(swallow) as target, CommandLine("-l", "0", "--grace", "600") as command:
         with Talk.to(command.ports[0]) as talk, Talk.to(command.ports[0]) as unfinished:
             talk.connect5("127.0.0.1", target.port)
@@ -392,7 +392,7 @@ def test_starting_twice_is_refused_and_harms_nothing(target):
 
 
 def test_stop_with_grace_ends_the_run_that_it_saw(target):
-    """Who stops and starts it again meanwhile has a proxy that works."""
+    """A program that starts it again meanwhile has a proxy that works."""
     with run_proxy() as proxy:
         for _ in range(10):
             with Talk.to(proxy.port) as talk:
@@ -411,7 +411,7 @@ def test_stop_with_grace_ends_the_run_that_it_saw(target):
 
 @pytest.mark.parametrize("grace", ["x", None])
 def test_stop_with_a_grace_that_is_none_stops_nothing(grace, target):
-    """A wrong argument is told before anything is done."""
+    """A wrong argument raises before anything is done."""
     with run_proxy() as proxy:
         with pytest.raises((TypeError, ValueError)):
             proxy.stop(grace)

@@ -1,4 +1,4 @@
-"""The fixtures as somebody else's tests get them: by the entry point, lazily."""
+"""The fixtures as the tests of another project get them: by the entry point, lazily."""
 
 import configparser
 import os
@@ -91,7 +91,7 @@ def test_fixtures_of_the_entry_point(tmp_path):
 
 
 @pytest.mark.parametrize("uses", [False, True])
-def test_nothing_is_loaded_where_nobody_needs_it(tmp_path, uses):
+def test_nothing_is_loaded_where_no_test_needs_it(tmp_path, uses):
     """A suite without such tests gets none of the proxy; in one with, no test waits for it."""
     tests = (
         "import sys\ndef test_it():\n    assert ('minisocks.proxy' in sys.modules) == %r\n" % uses

@@ -1,8 +1,8 @@
 """Refusing: the client really gets the reply, then EOF, and never a reset instead.
 
-Whoever closes a TCP socket with bytes in it that nobody read sends a RST, and
+A process that closes a TCP socket with unread bytes in it sends a RST, and
 that destroys what is still on its way.  So each kind of refusal is tried with
-a client that says much more than anybody wants to hear.
+a client that sends much more than the proxy reads.
 """
 
 import contextlib
@@ -128,7 +128,7 @@ def test_the_reply_and_fin_at_once(refused, patient):
     with Talk.to(proxy.port) as talk:
         talk.send(message).expect(reply).expect_eof()
 
-        wait_until(lambda: len(proxy) == 1, "being heard out")
+        wait_until(lambda: len(proxy) == 1, "the proxy reads on")
     wait_until(lambda: len(proxy) == 0, "the end of a client that has closed")
 
 
@@ -268,7 +268,7 @@ def test_a_refused_client_that_leaves_is_forgotten_at_once(patient, leave):
 
 
 def test_refused_clients_cost_no_threads(patient):
-    """A hundred clients that were refused and stay are heard out by the loop alone."""
+    """A hundred clients that were refused and stay are left to the loop alone."""
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
         request = socks4("127.0.0.1", closed_port())
         for _ in range(100):
@@ -289,8 +289,8 @@ def test_stopping_the_proxy_does_not_wait_for_refused_clients(patient):
         talk.expect_eof()
 
 
-def test_those_who_are_refused_and_stay_are_bounded():
-    """So many are heard out, from one address or from many; the oldest go."""
+def test_refused_clients_that_stay_are_bounded():
+    """So many lingering connections, from one address or from many; the oldest are closed."""
     with run_proxy(max_handshakes=8, rule=("deny", "allow port 1")) as proxy:
         talks = []
         for number in range(20):

@@ -70,7 +70,7 @@ def test_listeners_come_and_go(proxy, relayed, tmp_path):
     assert second == proxy.port
 
 
-def test_who_waits_at_a_listener_that_goes_is_served(proxy, target, relayed):
+def test_a_client_waiting_at_a_listener_that_goes_is_served(proxy, target, relayed):
     """A client that has connected already does not pay for the change."""
     port = closed_port()
     changed(proxy, listen=proxy.config.listen + (str(port),))
@@ -128,7 +128,7 @@ def test_in_place_of_others_a_failure_brings_them_back():
 
 
 def test_what_cannot_be_used_changes_nothing(proxy, relayed):
-    """A value that is none, or a road that leads nowhere."""
+    """A value that is none, or an egress that cannot work."""
     before = proxy.config
     with pytest.raises(ConfigError):
         changed(proxy, grace=-1.0)
@@ -143,8 +143,8 @@ def test_what_cannot_be_used_changes_nothing(proxy, relayed):
     "SOCKS4, introduction",
     "Access is controlled at the beginning of each session; then data is simply relayed.",
 )
-def test_users_and_doors_change_for_who_comes_next(proxy, relayed):
-    """A password from now on, and another one; who is connected stays."""
+def test_users_change_for_clients_that_come_next(proxy, relayed):
+    """A password from now on, and another one; an open connection stays."""
     changed(proxy, user=("ann:secret",))
     with Talk.to(proxy.port) as talk:
         talk.send(b"\x05\x01\x00").expect(b"\x05\xff")
@@ -155,7 +155,7 @@ def test_users_and_doors_change_for_who_comes_next(proxy, relayed):
         talk.send(b"\x05\x01\x02" + password_message(b"ann", b"secret")).expect(b"\x05\x02\x01\x01")
 
 
-def test_a_door_that_closes_keeps_out_who_is_between_greeting_and_request(proxy, target):
+def test_new_users_refuse_a_client_between_greeting_and_request(proxy, target):
     """The rules that count are those of the moment of the request."""
     with Talk.to(proxy.port) as talk:
         talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
@@ -165,7 +165,7 @@ def test_a_door_that_closes_keeps_out_who_is_between_greeting_and_request(proxy,
 
 
 def test_limits_change(proxy, relayed):
-    """Time limits and numbers go by the new settings, for who comes next."""
+    """Time limits and numbers go by the new settings, for clients that come next."""
     changed(proxy, max_handshakes=4, handshake_timeout=0.1)
     with Talk.to(proxy.port) as talk:
         talk.send(b"\x05").rest()  # ended by the time limit
@@ -177,7 +177,7 @@ def test_limits_change(proxy, relayed):
         talk.close()
 
 
-def test_it_waits_for_nobody_and_is_waited_for(proxy, target):
+def test_it_waits_for_no_client_and_is_waited_for(proxy, target):
     """Clients that come all the time are served while the settings change all the time."""
     port = proxy.port
     others = [closed_port() for _ in range(3)]
@@ -255,7 +255,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
 
 
 def test_hup_is_reload(instance):
-    """The signal does what the command does, and the log says so."""
+    """The signal does what the command does, and the log has a line about it."""
     instance.configure("user = ann:secret")
     os.kill(instance.pid, signal.SIGHUP)
     instance.wait_for_line("reloaded, changed: user")
@@ -332,7 +332,7 @@ def test_log_settings_change_without_losing_a_line(instance, target):
     assert '"id": 3' not in instance.log()
 
 
-def test_usr1_writes_who_is_connected(instance, target):
+def test_usr1_writes_the_open_connections(instance, target):
     """Each live connection is a line in the log, without an end."""
     with instance.relay(target):
         os.kill(instance.pid, signal.SIGUSR1)
@@ -345,7 +345,7 @@ def test_usr1_writes_who_is_connected(instance, target):
 
 @pytest.mark.parametrize("hang_up", [True, False])
 def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
-    """Who closes the window ends what runs in it; a HUP while it is there reloads."""
+    """A closed window ends what runs in it; a HUP while it is there reloads."""
     pidfile = str(tmp_path / "p")
     pid, terminal = pty.fork()
     if not pid:
@@ -367,7 +367,7 @@ def test_hup_of_a_terminal_that_has_gone_ends_it(tmp_path, hang_up):
 
 
 def test_nohup_outlives_its_terminal(tmp_path):
-    """Who was told to ignore HUP at its start goes on when the window is closed."""
+    """A process that ignores HUP from its start goes on when the window is closed."""
     pidfile, log_file = str(tmp_path / "p"), str(tmp_path / "log")
     pid, terminal = pty.fork()
     if not pid:
@@ -436,7 +436,7 @@ def test_reloads_bring_back_what_was_removed_and_leak_nothing(instance, target):
 
 
 def test_addresses_that_come_and_go_leave_nothing(tmp_path):
-    """Of those that have been the first one, the first and the last have a pidfile."""
+    """Of all addresses that were the first one, the first and the last have a pidfile."""
     instance = Instance(tmp_path)
     try:
         paths = ["unix:%s" % (tmp_path / ("s%d" % n)) for n in range(6)]
@@ -459,8 +459,8 @@ def test_addresses_that_come_and_go_leave_nothing(tmp_path):
         run_command("stop", "--pidfile", paths[0][5:] + ".pid")
 
 
-def test_a_file_that_became_a_pipe_makes_nobody_wait(instance):
-    """The reload fails with a sentence, and it still stops when told to."""
+def test_a_file_that_became_a_pipe_holds_nothing_up(instance):
+    """The reload fails with a sentence, and the process still stops when asked."""
     os.unlink(instance.file)
     os.mkfifo(instance.file)
     answer = instance.ask("reload")

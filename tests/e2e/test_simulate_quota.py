@@ -1,4 +1,4 @@
-"""``scripts/simulate-quota``: what those get who share with attackers, in figures."""
+"""``scripts/simulate-quota``: what clients get that share with attackers, in figures."""
 
 import os
 import random
@@ -15,7 +15,7 @@ SECONDS = 40.0
 HANDSHAKES, PLACES, PORTS = SIMULATION["QUOTAS"]
 #: One client, by the addresses that it has.
 ONE_MACHINE = ["one IPv4 address", "IPv4 and IPv6 of one machine", "a /48", "a /40"]
-#: Those who share it share its limits.
+#: Clients in the same network share its limits.
 SAME_NETWORK = ["a /64, honest ones in it", "a /48, honest ones in it"]
 ATTACKS = [*ONE_MACHINE, *SAME_NETWORK, "10 IPv4 addresses", "1000 IPv4 addresses"]
 
@@ -48,7 +48,7 @@ def test_all_honest_newcomers_have_what_is_held_for_long(shared, least, attack):
 def test_what_is_not_promised(shared, attack):
     """An attacker with more networks than there are places, or a neighbour in its own network.
 
-    docs/limits says so; once this fails, it need not.
+    docs/limits states it; once this fails, it need not.
     """
     count, came = served(shared, attack)
     assert 0 == count < came
@@ -77,7 +77,7 @@ def test_what_is_wanted_is_had():
 
 
 def test_the_script_prints_the_same_each_time(capsys, monkeypatch):
-    """Whoever changes the law compares what it prints before and after."""
+    """After a change of the law, what it prints is compared with what it printed before."""
     monkeypatch.setattr("sys.argv", ["simulate-quota", "--seconds", "14"])
     printed = []
     for _ in range(2):

@@ -134,7 +134,7 @@ cd "$0" && ! touch it /it 2>/dev/null && exec "$@"
 
 def test_it_serves_from_a_read_only_file_system(folder, target):
     """Nothing is written, so nothing need be writable."""
-    # With a user namespace nobody needs to be root; where those are forbidden, root still may.
+    # A user namespace makes root unnecessary; where those are forbidden, root still may.
     for flags in ("-rm", "-m"):
         prefix = ["unshare", flags, "sh", "-c", READ_ONLY, folder]
         try:
@@ -280,7 +280,7 @@ def test_a_router_s_python_shows_each_help_page(folder, light, command):
 
 
 def test_a_router_s_python_hashes_and_verifies(folder, light, tmp_path):
-    """A password hashed there lets a client in there, though nothing of OpenSSL is left."""
+    """A password hashed there admits a client there, though nothing of OpenSSL is left."""
     path = tmp_path / "users"
     line = subprocess.run(
         [sys.executable, NAME, "hash-password", "--name", "ann", "--iterations", "1000"],
@@ -306,7 +306,7 @@ def test_a_router_s_python_hashes_and_verifies(folder, light, tmp_path):
     [("check", 0), ("check --json", 0), ("--nonsense", 2), ("-l 1080x", 2)],
 )
 def test_a_router_s_python_checks(folder, light, words, expected):
-    """``check`` and what is told of mistakes work there, too."""
+    """``check`` and the sentences about mistakes work there, too."""
     program = [sys.executable, "-W", "error", NAME]
     status, out, err = run_command(*words.split(), program=program, env=light, cwd=folder)
 

@@ -92,7 +92,7 @@ def test_settings_that_are_in_each_other_s_way(tmp_path, args, said):
     assert ["ini", "u"] == sorted(os.listdir(str(tmp_path)))
 
 
-def test_all_of_it_is_told(tmp_path):
+def test_all_mistakes_are_listed(tmp_path):
     """Not only what the start would stumble over first; for programs, too."""
     busy, address = taken()
     with busy:
@@ -151,7 +151,7 @@ def test_one_in_the_foreground_is_found_by_its_default_pidfile(tmp_path):
 
 
 def test_nothing_can_connect_meanwhile():
-    """An address is bound, and not listened on: no client is let in and then reset."""
+    """An address is bound, and not listened on: no client is accepted and then reset."""
     port = closed_port()
     attempt = Attempt()
     attempt.listen(ListenAddress("127.0.0.1", port))
@@ -190,7 +190,7 @@ for call in (try_out, open_trusted):
 
 @pytest.mark.skipif(bool(os.geteuid()), reason="only root can play another user")
 @pytest.mark.parametrize("name", ["file", "new"])
-def test_what_this_user_may_not_write_is_told(name):
+def test_what_this_user_may_not_write_is_listed(name):
     """A file that is there, and one that would be made."""
     folder = "/run/minisocks-test-%d" % os.getpid()
     os.mkdir(folder, 0o755)

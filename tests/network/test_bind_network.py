@@ -1,7 +1,7 @@
-"""BIND between hosts: which address faces whom, by cables, a firewall and a NAT of our own.
+"""BIND between hosts: its address towards each of them, over cables, a firewall and a NAT.
 
 A client, a server and a stranger, each with a cable to the proxy's host, which forwards
-nothing.  The stranger's is also the way to everywhere else, where a test says so.
+nothing.  The stranger's is also the way to everywhere else, where a test adds that route.
 """
 
 import pytest
@@ -55,7 +55,7 @@ def waiting(network, dst, way="5", **settings):
 )
 @pytest.mark.parametrize("way", ["4", "4a", "5", "5 by name"])
 def test_the_address_faces_the_one_that_is_named(network, way):
-    """The server is told the address on its own side, and by that it connects."""
+    """The first reply has the address on the server's side, and by that it connects."""
     with waiting(network, SERVER, way) as client:
         assert (client.granted, FACES[SERVER]) == (client.rep, client.host)
         with client.peer(SERVER, network.server) as peer:
@@ -88,8 +88,8 @@ def test_another_host_ends_it_by_socks4(network):
         client.expect_stranger(STRANGER, network.stranger)
 
 
-def test_anybody_comes_by_the_way_out(network):
-    """Where nobody is named, the address is that of the default route."""
+def test_any_peer_comes_by_the_way_out(network):
+    """Where no peer is named, the address is that of the default route."""
     network.proxy.ip("route add default via " + STRANGER)
     try:
         with waiting(network, "0.0.0.0") as client:
@@ -101,7 +101,7 @@ def test_anybody_comes_by_the_way_out(network):
         network.proxy.ip("route del default")
 
 
-def test_anybody_comes_by_the_clients_way_where_none_leads_out(network):
+def test_any_peer_comes_by_the_clients_way_where_none_leads_out(network):
     """A host without a default route tells the address that the client has reached."""
     with waiting(network, "0.0.0.0") as client:
         assert PROXY == client.host
@@ -121,7 +121,7 @@ def test_no_way_to_the_one_that_is_named(network):
         {"source": ["10.3.0.2"], "interface": "server", "mark": 7},
     ],
 )
-def test_the_road_out_is_the_road_in(network, settings):
+def test_the_egress_is_where_peers_come_in(network, settings):
     """--source is where the server connects to, --interface by which it has to come."""
     with waiting(network, SERVER, **settings) as client:
         assert settings.get("source", [FACES[SERVER]])[0] == client.host
@@ -139,8 +139,8 @@ def test_the_road_out_is_the_road_in(network, settings):
 @pytest.mark.rfc(
     "SOCKS4, BIND", "Granted: DSTPORT and DSTIP of the reply say where the server listens."
 )
-def test_ports_that_a_firewall_lets_in(network):
-    """With no more than --bind-ports let in, the server connects."""
+def test_ports_that_a_firewall_passes(network):
+    """With no more than --bind-ports open, the server connects."""
     with hosts.or_skip():
         network.proxy.firewall(
             "table inet wall { chain input { type filter hook input priority 0;\n"
@@ -161,7 +161,7 @@ def test_ports_that_a_firewall_lets_in(network):
 
 
 def test_rules_for_the_peer_that_came(network):
-    """Whoever may connect, a rule may still say no by the address: that one is reset."""
+    """Where any peer may connect, a rule may still deny one by its address: it is reset."""
     rule = ["deny to %s command bind" % STRANGER, "allow"]
     with waiting(network, "0.0.0.0", rule=rule) as client:
         network.stranger.ip("route add 10.1.0.0/24 via 10.2.0.2")
@@ -210,8 +210,8 @@ def nat_hosts():
     "SOCKS4, BIND", "Granted: DSTPORT and DSTIP of the reply say where the server listens."
 )
 @pytest.mark.parametrize("dst", [FAR, "0.0.0.0"])
-def test_the_public_address_is_where_a_nat_lets_the_server_in(nat_hosts, dst):
-    """It is told, with a port that the router passes on, and the server connects to it."""
+def test_the_public_address_is_where_a_nat_passes_the_server(nat_hosts, dst):
+    """The reply has it, with a port that the router passes on, and the server connects to it."""
     port = nat_hosts.proxy.proxy(rule=["allow"], public_address=[OUTSIDE], bind_ports=PORTS)
     with hosts.without_bugs(nat_hosts):
         with Waiting(nat_hosts.proxy.connect(INSIDE, port), dst) as client:

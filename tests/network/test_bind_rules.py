@@ -1,4 +1,4 @@
-"""Whom BIND may wait for, and who may come: rules asked twice, with addresses of every kind."""
+"""The peers that BIND may wait for: rules asked twice, with addresses of every kind."""
 
 import contextlib
 import os
@@ -17,10 +17,10 @@ NOT_ALLOWED = 2
 LAN = {"allow_lan": True}
 every_way = pytest.mark.parametrize("way", WAYS)
 
-#: What means anybody: to be waited for is not to be reached.
-ANYBODY = ("0.0.0.0", "::", b"0.0.0.0", b"::", b"[::]")
-#: What is nobody's address.
-NOBODY = ("::ffff:0.0.0.0", b"0", b"0.0", b"::ffff:0:0", b"zero.test")
+#: What means any peer: it may be waited for, and cannot be reached.
+ANY_PEER = ("0.0.0.0", "::", b"0.0.0.0", b"::", b"[::]")
+#: What is the address of no peer.
+NO_PEER = ("::ffff:0.0.0.0", b"0", b"0.0", b"::ffff:0:0", b"zero.test")
 
 
 def first_reply(here, source, dst, **settings):
@@ -30,11 +30,11 @@ def first_reply(here, source, dst, **settings):
         return talk.receive_reply5()[0]
 
 
-@pytest.mark.parametrize("dst", [d for d in THIS_HOST if d not in ANYBODY], ids=repr)
+@pytest.mark.parametrize("dst", [d for d in THIS_HOST if d not in ANY_PEER], ids=repr)
 def test_this_host_is_not_waited_for_by_clients_from_elsewhere(here, dst):
-    """In any form; a name that means 0.0.0.0 is nobody."""
+    """In any form; a name that means 0.0.0.0 has no usable address."""
     rep = first_reply(here, net.PRIVATE4, dst, **LAN)
-    assert (4 if dst in NOBODY else NOT_ALLOWED) == rep
+    assert (4 if dst in NO_PEER else NOT_ALLOWED) == rep
 
 
 @pytest.mark.parametrize("dst", PRIVATE + LINK_LOCAL, ids=repr)
@@ -45,7 +45,7 @@ def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
 
 @every_way
 def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
-    """Even where anybody may connect, who connects from there is reset, each time."""
+    """Even where any peer may connect, one that connects from there is reset, each time."""
     port = here.proxy(**LAN)
     with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0", way) as client:
         assert client.granted == client.rep
@@ -100,7 +100,7 @@ def test_a_rule_about_bind_refuses_it(way, rule):
         client.talk.expect_eof()
 
 
-def test_a_rule_that_denies_it_to_all_refuses_anybody():
+def test_a_rule_that_denies_all_peers_refuses_bind():
     """Before anything listens, where no peer could pass."""
     for rule in (
         ["deny command bind", "allow"],
@@ -131,7 +131,7 @@ def test_a_rule_about_the_peer_that_came(rule, monkeypatch, access_log):
 @every_way
 @pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0"])
 def test_a_reload_while_it_waits(way, dst):
-    """It ends where no peer could be let in any more: 02 or 91."""
+    """The BIND ends where no peer could be accepted any more: 02 or 91."""
     with run_proxy(rule=["allow"]) as proxy:
         with Waiting(proxy.port, dst, way if dst[0] != "0" else way[0]) as client:
             proxy.reload(proxy.config._replace(rule=("deny to 10.0.0.0/8", "allow")))
@@ -141,7 +141,7 @@ def test_a_reload_while_it_waits(way, dst):
 
 
 def test_a_peer_that_a_reload_has_denied():
-    """Who comes is held against the rules there are by then."""
+    """The rules in force when a peer comes decide about it."""
     with run_proxy(rule=["allow"]) as proxy, Waiting(proxy.port, "0.0.0.0") as client:
         proxy.reload(proxy.config._replace(rule=("deny to %s" % client.host, "allow")))
         client.meet_stranger()
@@ -151,7 +151,7 @@ def test_a_peer_that_a_reload_has_denied():
 
 
 def test_a_user_of_a_rule():
-    """A password makes a user, whom a rule may let wait."""
+    """A password makes a user, and a rule may allow that user to wait."""
     settings = {"user": "ann:secret", "rule": ["allow user ann command bind"]}
     with run_proxy(**settings) as proxy:
         with Talk.to(proxy.port) as talk:
@@ -163,7 +163,7 @@ def test_a_user_of_a_rule():
 
 
 def test_the_programs_hook_is_asked():
-    """With whom the client waits for; what it denies is refused."""
+    """It gets the address that the client waits for; what it denies is refused."""
     asked, threads = [], set()
 
     def authorize(request):
@@ -182,7 +182,7 @@ def test_the_programs_hook_is_asked():
 
 
 def test_a_client_on_a_unix_socket(tmp_path):
-    """It waits as any other; anybody's address is then that of the way out, or loopback."""
+    """It waits as any other; the address for any peer is that of the way out, or loopback."""
     path = str(tmp_path / "s")
     with run_proxy(listen="unix:" + path):
         for dst in ("127.0.0.1", "0.0.0.0"):
@@ -254,7 +254,7 @@ def test_one_client_does_not_take_all_ports(monkeypatch, access_log, other_netwo
         for client in greedy[:2]:
             assert 2 == client.reply()[0]
             client.talk.expect_eof()
-        # Each network has two: who comes from one of them ends no other's.
+        # Each network has two: a client of one ends no connection of another.
         assert [2, 2] == [waiting(source).rep for source in ("127.2.0.1", "127.3.0.3")]
         for client in greedy[2:4]:
             with client.peer() as peer:

@@ -56,14 +56,14 @@ def test_sockets_to_targets_are_closed_for_others():
             assert before == open_descriptors()
 
 
-def test_refused_clients_are_not_heard_out_for_others():
+def test_lingering_connections_make_room_for_others():
     """They have had their replies."""
     with FakeTarget() as target, run_proxy(rule=["deny"], max_handshakes=8) as proxy:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 talk = stack.enter_context(Talk.to(proxy.port))
                 assert 2 == talk.connect5("127.0.0.1", target.port)[0]
-            wait_until(lambda: len(proxy.services.lingering) == 2, "both are heard out")
+            wait_until(lambda: len(proxy.services.lingering) == 2, "both linger")
             before = open_descriptors()
             assert proxy.services.make_room()
             assert before - 1 == open_descriptors()

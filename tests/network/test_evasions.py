@@ -109,7 +109,7 @@ def test_those_forms_do_arrive_when_allowed(here, target, dst):
 @pytest.mark.parametrize("dst", PUBLIC, ids=repr)
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_what_the_rules_are_not_about_arrives(here, target, dst, way):
-    """They stand in nobody's way to the Internet."""
+    """They hinder no client on its way to the Internet."""
     assert OK == rep(here, WAYS[way], dst, target.port)
     assert 1 == len(target.reached())
 
@@ -117,7 +117,7 @@ def test_what_the_rules_are_not_about_arrives(here, target, dst, way):
 @pytest.mark.parametrize("dst", NAMES, ids=repr)
 @pytest.mark.parametrize("pattern", [".private.test", "*.private.test private.test"])
 def test_no_form_of_a_name_slips_by(here, target, dst, pattern):
-    """Capitals, final dots, odd labels: and nobody is asked for its addresses."""
+    """Capitals, final dots, odd labels; and no resolver is asked for its addresses."""
     assert_denied(here, target, ["deny to " + pattern, "allow"], dst)
     assert [] == here.asked()
 
@@ -167,7 +167,7 @@ def test_escapes_make_no_other_name(here, target, dst):
 @pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0", net.METADATA4, b"127.1"])
 @pytest.mark.parametrize("rule", ["allow to 0.0.0.0/1 128.0.0.0/1", "allow to 0.0.0.0-223.0.0.0"])
 def test_a_network_that_is_very_wide_names_nothing(here, target, rule, dst):
-    """Nobody who writes it down means this host's own addresses."""
+    """An operator that writes it down does not mean this host's own addresses."""
     assert NOT_ALLOWED == rep(here, [rule], dst, target.port, net.PRIVATE4)
     assert [] == target.reached()
 
@@ -181,7 +181,7 @@ def test_self_is_what_this_host_has(here, target, dst):
 
 
 def test_self_is_not_what_others_have(here):
-    """Nobody is there, which is another answer than no."""
+    """A free address gets another answer than a denied one."""
     assert HOST == rep(here, ["deny to self", "allow"], net.NO_HOST4, 80)
     assert 3 == rep(here, ["deny to self", "allow"], net.NO_NETWORK6, 80)
 
@@ -197,7 +197,7 @@ def test_self_is_not_what_others_have(here):
     ],
 )
 def test_a_broad_rule_opens_no_loopback_to_others(here, target, rule, dst):
-    """Who allows by name, or everything, has not named this host's own addresses."""
+    """A rule that allows names, or everything, does not name this host's own addresses."""
     assert NOT_ALLOWED == rep(here, [rule], dst, target.port, net.PRIVATE4)
     assert [] == target.reached()
 
@@ -205,6 +205,6 @@ def test_a_broad_rule_opens_no_loopback_to_others(here, target, rule, dst):
 @pytest.mark.parametrize("dst", ["127.0.0.1", b"127.1", b"loopback.test"])
 @pytest.mark.parametrize("rule", ["allow to 127.0.0.1", "allow from 10.0.0.0/8 to loopback"])
 def test_a_rule_opens_what_it_names(here, target, rule, dst):
-    """Whoever writes down that others may reach loopback means it."""
+    """A rule that names loopback for other clients opens it to them."""
     assert OK == rep(here, [rule], dst, target.port, net.PRIVATE4)
     assert [net.LOOPBACK4] == target.reached()

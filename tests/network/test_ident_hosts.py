@@ -48,7 +48,7 @@ def lan():
 
 @pytest.fixture(scope="module")
 def with_users():
-    """Hosts that have the users of this machine, whom oidentd can name."""
+    """Hosts that have the users of this machine, which oidentd can name."""
     for program, package in (
         (OIDENTD, "oidentd"),
         (CURL, "curl"),
@@ -206,14 +206,14 @@ def oidentd(site, tmp_path, config=""):
     "<port-on-server> , <port-on-client>: as seen from the ident server's host.",
 )
 @pytest.mark.parametrize("reached", [PROXY, PROXY6])
-def test_oidentd_confirms_whom_curl_runs_as(site, tmp_path, reached):
+def test_oidentd_confirms_the_user_that_runs_curl(site, tmp_path, reached):
     """The page comes, and the log has the user."""
     with oidentd(site, tmp_path):
         assert (0, "the page\n") == site.curl("nobody", proxy=reached)
     assert " user='nobody' ver=4 " in site.last_line()
 
 
-def test_curl_is_told_that_oidentd_names_another_user(site, tmp_path):
+def test_curl_shows_that_oidentd_names_another_user(site, tmp_path):
     """93, in its words and in the log's."""
     with oidentd(site, tmp_path):
         status, said = site.curl("ann")
@@ -222,7 +222,7 @@ def test_curl_is_told_that_oidentd_names_another_user(site, tmp_path):
     assert 'it says that it is "ann", its identd says "nobody"' in site.last_line()
 
 
-def test_curl_is_told_that_a_rule_refuses(site, tmp_path):
+def test_curl_shows_that_a_rule_refuses(site, tmp_path):
     """91, though oidentd confirms it."""
     with oidentd(site, tmp_path):
         status, said = site.curl("nobody", "http://%s:81/" % PROXY)
@@ -233,7 +233,7 @@ def test_curl_is_told_that_a_rule_refuses(site, tmp_path):
     assert "rule 1 denies" in line
 
 
-def test_curl_is_told_that_there_is_no_identd(site):
+def test_curl_shows_that_there_is_no_identd(site):
     """92, and the log says at which host."""
     status, said = site.curl("nobody")
     assert 0 != status

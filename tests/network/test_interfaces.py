@@ -19,7 +19,7 @@ def test_this_host_has_loopback():
     assert all(name and len(ip) == 4 for name, ip in found)
 
 
-def test_every_address_of_every_interface_is_told():
+def test_every_address_of_every_interface_is_known():
     """Several on one, with a label or without; none of IPv6."""
     with hosts.made_for_tests("one", "other") as made:
         with hosts.or_skip():

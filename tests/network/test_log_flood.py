@@ -54,7 +54,7 @@ def refuse(host, source, name):
         talk.send(socks4a(name, 80, b"\xff" * 255)).rest()
 
 
-def test_a_flood_of_refusals_writes_little_and_hides_nobody(made, tmp_path):
+def test_a_flood_of_refusals_writes_little_and_hides_no_client(made, tmp_path):
     """Of a /48, each client another /64: below 10 KB a second, and no refusal is uncounted."""
     log = tmp_path / "log"
     command = (sys.executable, "-m", "minisocks", "-l", ":%d" % PORT, "--log-file", str(log))

@@ -75,7 +75,7 @@ def test_no_wider_set_or_network_opens_them(here, target, dst, wider):
 
 @pytest.mark.parametrize("flags", [{"allow_lan": True}, {"open": True}], ids=repr)
 @pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
-def test_what_says_only_who_may_come_in_does_not_open_them(here, target, dst, flags):
+def test_settings_of_admission_alone_do_not_open_them(here, target, dst, flags):
     """A rule without ``to``, --open or --allow-lan, for clients from elsewhere."""
     for rules in ([], ["allow"], ["allow from private"], ["deny port 25"]):
         assert NOT_ALLOWED == rep(here, rules, dst, target.port, net.PRIVATE4, **flags)

@@ -170,7 +170,7 @@ def rep(network, settings, dst, port, source=CLIENT):
 @pytest.mark.parametrize("settings", sorted(SETTINGS))
 @pytest.mark.parametrize("dst", OWN, ids=repr)
 def test_no_own_address_is_reached_from_elsewhere(network, inside, dst, settings):
-    """By none of them, in no form, whatever lets the client in: REP 02, and nothing arrives."""
+    """By no setting, in no form, however the client is admitted: REP 02, and nothing arrives."""
     assert NOT_ALLOWED == rep(network, SETTINGS[settings], dst, inside.port)
     assert not inside.is_reached()
     (line,) = network.proxy.refusals()
@@ -481,7 +481,7 @@ def asked(proxy, dst, port):
 
 
 def test_a_listener_is_known_from_the_reload_that_opens_it_to_the_one_that_closes_it():
-    """Nobody has to tell the table."""
+    """The table notices it by itself."""
     with run_proxy(rule=["allow"]) as proxy:
         first = proxy.config
         with socket.socket() as free:

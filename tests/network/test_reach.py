@@ -1,4 +1,4 @@
-"""Who may come in, and what they may reach: over real sockets, with real addresses.
+"""Which clients may come in, and what they may reach: real sockets and real addresses.
 
 The clients and the targets have addresses of every kind: loopback on the proxies' host,
 private, link-local, metadata and public ones on another.
@@ -93,7 +93,7 @@ def _needs_none(source, settings):
     return lan or settings.get("open")
 
 
-# Who may come in
+# Which clients may come in
 
 
 ADMISSION = [
@@ -125,8 +125,8 @@ _ADMISSION_ROWS = [
     "Security depends on the methods; the administrator should choose them with care.",
 )
 @pytest.mark.parametrize("settings, source, allowed", _ADMISSION_ROWS)
-def test_who_may_come_in_without_a_password(here, target, settings, source, allowed):
-    """A client comes in, by every protocol, exactly if its address and the settings say so."""
+def test_clients_that_may_come_in_without_a_password(here, target, settings, source, allowed):
+    """A client comes in, by every protocol, exactly if address and settings allow it."""
     client = Client(here, source, settings)
 
     # A public address is what every client may reach that is in.
@@ -151,7 +151,7 @@ def test_a_password_lets_in_from_everywhere(here, target, settings, source):
 
 @pytest.mark.parametrize("source", PRIVATE_CLIENTS + PUBLIC_CLIENTS)
 def test_the_log_says_how_to_let_a_client_in(here, source):
-    """Whoever reads why a client was turned away also reads what to do about it."""
+    """The line that gives the reason of a refusal also tells what to do about it."""
     assert NOT_ALLOWED == Client(here, source, DEFAULT).rep(b"public.test", 80)
 
     (line,) = here.refusals()
@@ -179,7 +179,7 @@ def test_no_name_is_resolved_for_a_client_that_may_not_come_in(here):
 )
 @pytest.mark.parametrize("source", EVERY_CLIENT)
 def test_a_password_lets_a_client_in_from_anywhere(here, target, source):
-    """With users, whoever knows a password may come in, whatever its address."""
+    """With users, a client with a password may come in, whatever its address."""
     client = Client(here, source, USER)
 
     assert OK == client.rep(net.PUBLIC4, target.port)
@@ -194,8 +194,8 @@ def test_a_password_lets_a_client_in_from_anywhere(here, target, source):
     "settings, source",
     [(USER, source) for source in EVERY_CLIENT] + [(USER_LAN, source) for source in PUBLIC_CLIENTS],
 )
-def test_without_the_password_nobody_comes_in_that_needs_it(here, target, settings, source):
-    """Who needs a password and has none gets 05 FF, or 91 by SOCKS4, and EOF."""
+def test_no_client_comes_in_without_a_password_that_it_needs(here, target, settings, source):
+    """A client that needs a password and has none gets 05 FF, or 91 by SOCKS4, and EOF."""
     client = Client(here, source, settings)
 
     with client.talk() as talk:
@@ -213,7 +213,7 @@ def test_without_the_password_nobody_comes_in_that_needs_it(here, target, settin
 
 
 def _sources(*kinds):
-    """Return clients and the settings that let them in."""
+    """Return clients and the settings that admit them."""
     rows = []
     if "private" in kinds:
         rows += [(source, s) for source in OWN_CLIENTS for s in (LAN, OPEN, USER)]
@@ -244,7 +244,7 @@ def _refused(here, target, source, settings, dst):
 )
 @pytest.mark.parametrize("dst", THIS_HOST + LINK_LOCAL, ids=repr)
 def test_a_client_from_elsewhere_cannot_reach_this_host_itself(here, target, dst):
-    """Whatever lets a client in, it is not let into the proxy's own loopback by any name for it."""
+    """However it is admitted, it does not reach the proxy's own loopback by any name."""
     for source, settings in _sources("private", "public"):
         _refused(here, target, source, settings, dst)
 
@@ -284,8 +284,8 @@ def test_a_client_from_a_private_network_can_reach_private_networks(here, target
 
 
 @pytest.mark.parametrize("dst", PUBLIC, ids=repr)
-def test_public_addresses_are_for_everybody_who_is_in(here, target, dst):
-    """The defaults stand in nobody's way to the Internet."""
+def test_public_addresses_are_for_every_client_that_is_in(here, target, dst):
+    """The defaults hinder no client on its way to the Internet."""
     rows = _sources("private", "public")
 
     for source, settings in rows:
@@ -315,7 +315,7 @@ def test_a_client_on_this_host_can_reach_all_of_it(here, target, dst):
 
 
 def test_a_client_on_a_unix_socket_is_on_this_host(here, target, tmp_path):
-    """Who may open the socket file may come in and reach all that this host can."""
+    """A client that may open the socket file comes in and reaches all that this host can."""
     path = str(tmp_path / "socket")
     here.proxy(listen=["unix:" + path])
 
@@ -368,7 +368,7 @@ def test_this_host_by_name_is_refused_without_asking_the_resolver(here, name):
 
 
 @pytest.mark.parametrize("settings", [LAN, OPEN])
-def test_the_log_says_which_addresses_are_not_for_whom(here, settings):
+def test_the_log_says_which_addresses_are_not_for_which_clients(here, settings):
     """A refusal by address names the kind of address and the client."""
     source = net.PRIVATE4
     client = Client(here, source, settings)
@@ -467,7 +467,7 @@ SELF_CONNECTS = [
 
 
 @pytest.mark.parametrize("port, dst", SELF_CONNECTS)
-def test_a_port_that_nobody_listens_on_is_refused_even_if_our_own_hits_it(here, port, dst):
+def test_a_closed_port_is_refused_even_if_our_own_hits_it(here, port, dst):
     """A connection of the proxy with itself, which the kernel makes, is no target."""
     client = Client(here, net.LOOPBACK4, DEFAULT)
 

@@ -103,7 +103,7 @@ class Target:
 
 
 def rep(network, host, source, reached, dst, port, settings):
-    """Return what a client of *host* by *source* is told, by SOCKS5, about *dst*."""
+    """Return REP for a client of *host* by *source* that connects, by SOCKS5, to *dst*."""
     proxy = network.proxy.proxy(**settings)
     sock = host.socket(hosts.family_of(source))
     sock.settimeout(20)
@@ -118,7 +118,7 @@ def rep(network, host, source, reached, dst, port, settings):
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("reached, source", OUTSIDE)
 @pytest.mark.parametrize("dst", [LAN_CLIENT, LAN_CLIENT6, *ODD])
-def test_neighbours_outside_reach_the_inside_only_where_that_is_said(
+def test_neighbours_outside_reach_the_inside_only_where_a_setting_allows_it(
     network, dst, reached, source, way
 ):
     """--open is no way from a carrier's network, or the link outside, into the LAN."""

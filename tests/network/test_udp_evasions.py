@@ -17,19 +17,19 @@ from kit.forms import LINK_LOCAL, NOWHERE, PRIVATE, PUBLIC, SYSTEM_NAMES, THIS_H
 from kit.support import GREETING, TIMEOUT, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, UdpTarget, associations, in_loop
 
-#: Groups that datagrams of anybody else might be in.
+#: Groups that datagrams of any other program might be in.
 MULTICAST = [
     "224.0.0.1", "239.255.255.250", "ff02::1", "ff05::2", "::ffff:224.0.0.251",
     b"224.0.0.1", b"0xe0000001", b"ff02::fb", b"::ffff:239.1.2.3",
 ]  # fmt: skip
 
-#: One datagram to all who hear it.
+#: One datagram to all hosts of a network.
 BROADCAST = [
     "255.255.255.255", "127.255.255.255", "::ffff:255.255.255.255",
     b"255.255.255.255", b"0xffffffff", b"4294967295", b"127.255.255.255",
 ]  # fmt: skip
 
-#: Settings that let everybody in, and do not name what is this host's own.
+#: Settings that admit every client, and do not name what is this host's own.
 OPENINGS = {
     "open": {"open": True},
     "rule": {"rule": ["allow"]},
@@ -60,7 +60,7 @@ class Trap(UdpTarget):
         return data
 
     def answer(self, data):
-        """Send *data* to whom the last datagram came from, from the address that it came to."""
+        """Send *data* to the sender of the last datagram, from the address that it came to."""
         self.sock.sendmsg([data], self._reached, 0, self.source)
         return self
 
@@ -148,8 +148,8 @@ def test_those_forms_do_arrive_when_allowed(here, trap, dst, source):
 
 @pytest.mark.parametrize("source", LOCAL + REMOTE)
 @pytest.mark.parametrize("dst", BROADCAST, ids=repr)
-def test_nobody_broadcasts(here, trap, dst, source):
-    """Neither who is denied it nor who is allowed all: the kernel is never told to."""
+def test_no_client_broadcasts(here, trap, dst, source):
+    """Neither a client that is denied it, nor one that is allowed all: no such call is made."""
     with associate(here, source, open=True) as client:
         assert_dropped(here, trap, client, dst, ("denied", "not sent"))
 
@@ -189,7 +189,7 @@ PUBLIC_ADDRESSES = ("198.51.100.77", "2001:db8:77::1")
 
 
 @pytest.mark.parametrize("source", LOCAL + REMOTE)
-def test_only_who_is_elsewhere_is_told_the_public_address(here, trap, source):
+def test_only_clients_elsewhere_get_the_public_address(here, trap, source):
     """BND.ADDR is what a NAT in front shows; on this host nothing is in between."""
     settings = {"open": True, "public_address": list(PUBLIC_ADDRESSES)}
     reached = HERE6 if ":" in source else HERE4
@@ -201,7 +201,7 @@ def test_only_who_is_elsewhere_is_told_the_public_address(here, trap, source):
         assert (net.PUBLIC4, trap.port, b"back") == client.receive()
 
 
-def test_without_one_of_its_family_a_client_is_told_the_real_one(here):
+def test_without_one_of_its_family_a_client_gets_the_real_one(here):
     """An IPv4 client can do nothing with an IPv6 address."""
     settings = {"open": True, "public_address": [PUBLIC_ADDRESSES[1]]}
     with associate(here, net.PRIVATE4, **settings) as client:

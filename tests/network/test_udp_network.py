@@ -15,7 +15,7 @@ from kit.support import GREETING, TIMEOUT, UDP_ASSOCIATE, Talk, address5, socks5
 CLIENT, PROXY, STRANGER, TARGET = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.3.0.1"
 CLIENT6, PROXY6, TARGET6 = "fd01::1", "fd01::2", "fd03::1"
 LINK_LOCAL = "fe80::2"
-#: By whom the target is written to.
+#: By which address of the proxy's host each target is written to.
 SIDE = {TARGET: "10.3.0.2", TARGET6: "fd03::2"}
 #: Of the proxy's host, by which its client reaches it.
 REACHED = [PROXY, PROXY6, "10.3.0.2", "fd03::2", LINK_LOCAL]
@@ -136,7 +136,7 @@ def test_bnd_is_the_address_that_the_client_reached(network, reached, target, te
 
 @pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 def test_a_stranger_is_not_taken_before_the_client(network):
-    """Who writes first from another host is no client: its datagram goes nowhere."""
+    """A sender from another host that is first is no client: its datagram goes nowhere."""
     with network.target.udp(TARGET) as target, network.stranger.udp(STRANGER) as stranger:
         with associate(network) as association:
             stranger.sendto(
@@ -147,15 +147,15 @@ def test_a_stranger_is_not_taken_before_the_client(network):
 
 
 @pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
-@pytest.mark.parametrize("who", ["another host", "another port", "another address of the host"])
-def test_a_stranger_is_not_taken_beside_the_client(network, who):
-    """Once the client has written, its host's kernel turns away whoever else does."""
+@pytest.mark.parametrize("sender", ["another host", "another port", "another address of the host"])
+def test_a_stranger_is_not_taken_beside_the_client(network, sender):
+    """Once the client has written, its host's kernel turns away every other sender."""
     network.client.ip("addr replace 10.1.0.77/24 dev proxy")
     host, address = {
         "another host": (network.stranger, STRANGER),
         "another port": (network.client, CLIENT),
         "another address of the host": (network.client, "10.1.0.77"),
-    }[who]
+    }[sender]
     with network.target.udp(TARGET) as target, host.udp(address) as stranger:
         same_port = {"udp_clients": "same-port"}
         with associate(network, source=CLIENT, settings=same_port) as association:
@@ -268,7 +268,7 @@ class Egress:
 
 @pytest.fixture(params=["client", "target"])
 def egress(request, network):
-    """A road for datagrams between the proxy's host and the client's, or the target's."""
+    """A link for datagrams between the proxy's host and the client's, or the target's."""
     ends = {
         "client": [(network.client, CLIENT, PROXY), (network.proxy, PROXY, CLIENT)],
         "target": [
@@ -314,7 +314,7 @@ def test_datagrams_arrive_as_the_network_has_them(network, egress, order):
 
 
 def test_only_the_ports_of_the_range_must_be_open(network):
-    """A firewall that lets in no more than --udp-ports lets the client's datagrams in."""
+    """A firewall that passes no more than --udp-ports passes the client's datagrams."""
     with hosts.or_skip():
         network.proxy.firewall(
             "table inet wall { chain input { type filter hook input priority 0;\n"
@@ -369,7 +369,7 @@ def behind_nat(nat_hosts):
 )
 @pytest.mark.parametrize("told", [PUBLIC, INSIDE])
 def test_public_address_is_where_a_nat_takes_datagrams(behind_nat, told):
-    """A client is told the router's address, and gets through; or, without it, one inside."""
+    """BND.ADDR is the router's address, and datagrams arrive; or, without it, one inside."""
     settings = {"public_address": [PUBLIC]} if told == PUBLIC else {}
     port = behind_nat.proxy.proxy(rule=["allow to " + ROUTER], udp_ports=PORTS, **settings)
     with hosts.or_skip():

@@ -232,7 +232,7 @@ def test_a_broken_sequence_is_dropped_in_silence(client, proxy, target):
 
 
 def test_a_sequence_that_never_ends_is_counted_at_the_end(client, proxy, target):
-    """Who leaves with one under way leaves nothing behind."""
+    """A client that leaves with one under way leaves nothing behind."""
     client.send_to(target, b"a" * 1000, 1)
     client.expect_to_work(target)
     assert 1000 == in_loop(proxy, lambda: proxy.services.associations.held)
@@ -303,7 +303,7 @@ def test_fragments_of_all_are_bounded(target, other_networks):
             clients[-1].send_to(target, b"x" * 60000, 1).send_to(target, b"y", 2 | LAST)
             target.expect(b"x" * 60000 + b"y")
             clients[-1].expect_to_work(target)
-            # Who had no room has lost that sequence only, when others have left some.
+            # A client without room has lost that sequence only, when others have left some.
             clients[0].close()
             wait_until(lambda: exchange.held < held)
             clients[-2].send_to(target, b"a", 1).send_to(target, b"b", 2 | LAST)

@@ -1,4 +1,4 @@
-"""UDP ASSOCIATE end to end: who is let in, where to, and what comes back.
+"""UDP ASSOCIATE end to end: which datagrams are accepted, where to, and what comes back.
 
 The client, the proxy and the targets are in one process, over real sockets.
 """
@@ -73,7 +73,7 @@ def test_the_relay_socket_is_where_the_client_is(listen, host, target):
 )
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_listener_of_both_families_has_relay_sockets_of_one(host, target):
-    """A client that came as ::ffff:127.0.0.1 is an IPv4 client: BND, and who it is, unmapped."""
+    """A client that came as ::ffff:127.0.0.1 is an IPv4 client: BND and its address, unmapped."""
     listener = socket.socket(socket.AF_INET6)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", 0))
@@ -92,7 +92,7 @@ def test_a_listener_of_both_families_has_relay_sockets_of_one(host, target):
         assert [host] * len(proxy.records) == [record.client.host for record in proxy.records]
 
 
-# Who is let in
+# Which datagrams are accepted
 
 
 @pytest.mark.rfc(
@@ -125,7 +125,7 @@ def test_what_a_stranger_wrote_before_is_not_relayed(proxy, client, target):
 
 
 @pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
-def test_no_other_address_is_let_in(proxy, target):
+def test_no_other_address_is_accepted(proxy, target):
     """A host that is not the client's cannot be the first, nor any later one."""
     with Associated(proxy.port) as client, udp_socket("127.0.0.9") as other:
         stranger = header(V4, target.port) + b"stranger"
@@ -192,8 +192,8 @@ def test_a_target_in_the_request_is_a_hint(listen_host, dst, target):
 @pytest.mark.rfc(
     "RFC 1928 section 7", "The relay MUST acquire the expected IP address of the client."
 )
-def test_another_address_that_the_client_names_is_not_let_in(proxy, target):
-    """Who sends is who has the TCP connection, whatever DST.ADDR says, its port or not."""
+def test_another_address_that_the_client_names_is_not_accepted(proxy, target):
+    """Only the host of the TCP connection may send, whatever DST.ADDR is, its port or not."""
     with udp_socket("127.0.0.9") as named:
         with Associated(proxy.port, dst=named.getsockname()) as client:
             named.sendto(header(V4, target.port) + b"stranger", client.place)
@@ -210,7 +210,7 @@ def test_another_address_that_the_client_names_is_not_let_in(proxy, target):
 )
 @pytest.mark.parametrize("host", [V4, V6])
 def test_one_association_has_targets_of_both_families(host, target, target6):
-    """IPv4 and IPv6, in any order; what comes back says who really sent it, in its family."""
+    """IPv4 and IPv6, in any order; what comes back has the sender's real address and family."""
     with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, host) as client:
         for each in (target, target6, target, target6):
             client.expect_to_work(each)
@@ -251,8 +251,8 @@ def test_targets_see_one_port(client, proxy, target):
 @pytest.mark.rfc(
     "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
 )
-def test_who_was_not_written_to_is_not_heard(client, proxy, target):
-    """A datagram from another address is dropped; and from who was written to, delivered."""
+def test_a_host_not_written_to_is_not_heard(client, proxy, target):
+    """A datagram from another address is dropped; from one that was written to, delivered."""
     client.expect_to_work(target)
     with UdpTarget("127.0.0.2") as stranger:
         stranger.sock.sendto(b"unasked", target.source)
@@ -299,7 +299,7 @@ def test_socks4_has_none(proxy):
 
 @pytest.mark.rfc("RFC 1928 section 6", "REP 07: command not supported.")
 def test_unix_sockets_have_none(tmp_path):
-    """REP 07: whoever is on this host could send datagrams in such a client's name."""
+    """REP 07: any process on this host could send datagrams in such a client's name."""
     path = str(tmp_path / "s")
     with run_proxy(listen=("unix:" + path,)) as proxy, socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)

@@ -1,4 +1,4 @@
-"""Whatever comes to a relay port, from whomever: a datagram that is good is relayed after it."""
+"""Any datagrams at a relay port, from any sender: a good one is still relayed after them."""
 
 import contextlib
 import threading
@@ -155,7 +155,7 @@ def _datagrams(draw):
 
 @_FUZZ
 @given(st.lists(st.binary(max_size=70), max_size=20), st.lists(st.binary(max_size=70), max_size=5))
-def test_any_bytes_harm_nobody(scene, data, strange):
+def test_any_bytes_do_no_harm(scene, data, strange):
     """At the relay port, by the client and by a stranger, before and after its first datagram."""
     with Associated(scene.proxy.port) as client:
         for each in strange:
@@ -169,7 +169,7 @@ def test_any_bytes_harm_nobody(scene, data, strange):
 
 @_FUZZ
 @given(st.lists(_datagrams(), max_size=20))
-def test_any_header_harms_nobody(scene, datagrams):
+def test_any_header_does_no_harm(scene, datagrams):
     """Every kind of address, fragments in any order, names that are slow, what is cut off."""
     scene.slow.clear()
     with Associated(scene.proxy.port) as client:
@@ -235,7 +235,7 @@ def _step(scene, client, others, what, value):
 
 @_FUZZ
 @given(_STEPS)
-def test_any_sequence_of_events_harms_nobody(scene, steps):
+def test_any_sequence_of_events_does_no_harm(scene, steps):
     """Datagrams, answers, strangers, bytes by TCP, reloads, silence, other associations."""
     others = []
     with contextlib.ExitStack() as stack:

@@ -141,7 +141,7 @@ def test_a_client_whose_targets_authorize_ponders_is_only_in_its_own_way(
 
 
 def test_with_authorize_no_other_port_answers(target):
-    """It was asked about one port, and nobody can say what it thinks of another."""
+    """It was called for one port, and its answer for another is unknown."""
     with run_proxy(authorize=lambda request: True) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         with UdpTarget() as other:

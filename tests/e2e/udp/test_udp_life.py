@@ -33,7 +33,7 @@ def live_timers(proxy):
 
 
 def assert_nothing_held(proxy):
-    """Nobody is remembered, nothing waits, no target is known, no timer is left."""
+    """No client is remembered, nothing waits, no target is known, no timer is left."""
     exchange = proxy.services.associations
     assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
     assert_remembers_nobody(exchange)
@@ -79,7 +79,7 @@ def test_it_ends_with_its_connection(leave, end, rate, target, target6):
 
 
 @pytest.mark.rfc("RFC 1928 section 7", "A client MUST send to the relay at BND.PORT.")
-def test_its_end_is_nobody_else_s(target):
+def test_its_end_ends_no_other(target):
     """Another association of the same client works on, and keeps its port at the targets."""
     with run_proxy() as proxy, Associated(proxy.port) as stays:
         stays.expect_to_work(target)
@@ -160,7 +160,7 @@ def test_a_client_that_vanishes_is_noticed(proxy):
 
 
 def test_a_connection_that_is_lost_ends_it(proxy, target):
-    """And the line says that nobody has ended it, but that it was lost."""
+    """The record names the loss as the end, and not the client."""
     with Associated(proxy.port) as client:
         client.expect_to_work(target)
         (job,) = associations(proxy)
@@ -278,7 +278,7 @@ def test_a_datagram_in_either_direction_keeps_them(direction, target):
     "A relay that relays, or drops what it cannot or will not relay, does so silently.",
 )
 def test_its_line_says_all_of_it(access_log, target):
-    """Where its socket was, bytes and datagrams each way, what was dropped, and who ended it."""
+    """Where its socket was, bytes and datagrams each way, what was dropped, which side ended it."""
     with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
         with Associated(proxy.port) as client:
             client.expect_to_work(target, b"x" * 100)
@@ -340,7 +340,7 @@ def test_other_connections_say_nothing_of_datagrams(proxy, access_log):
     assert not {"datagrams_up", "datagrams_down", "drops"} & set(proxy.records[-1].as_data())
 
 
-def test_the_program_is_told_of_it_once(target):
+def test_the_program_has_its_record_once(target):
     """``on_connection`` has the record when it is over, with all that was counted."""
     told = []
     with run_proxy(on_connection=lambda record: told.append((record, str(record)))) as proxy:
@@ -389,7 +389,7 @@ def test_a_password_lets_its_user_s_datagrams_through(target):
 
 
 @pytest.mark.parametrize("users, ends", [(("bob:secret",), True), (("ann:secret",), False)])
-def test_a_user_who_is_gone_has_no_association(target, users, ends):
+def test_a_removed_user_has_no_association(target, users, ends):
     """A reload ends those of users it takes away, and no others; the line says why."""
     with run_proxy(user=("ann:secret",)) as proxy:
         with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as client:
@@ -408,7 +408,7 @@ def test_a_user_who_is_gone_has_no_association(target, users, ends):
 
 
 def test_rules_are_about_users_too(target):
-    """``user ann command udp``: ann has it, at the targets that are named for her; bob has none."""
+    """``user ann command udp``: ann may use it for targets that rules allow; bob may not at all."""
     rules = (
         "deny user ann command udp to 127.0.0.9",
         "allow user ann command udp",

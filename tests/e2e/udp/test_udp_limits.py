@@ -1,4 +1,4 @@
-"""Limits of associations in a running proxy: who comes too late hears REP 02, others go on."""
+"""Limits of associations in a running proxy: a late client receives REP 02, others go on."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def stack():
 
 
 def target_of_a_range():
-    """Return a target at none of the ports that the kernel gives: nobody has it next."""
+    """Return a target at none of the ports that the kernel gives: no other socket has it next."""
     while True:
         with contextlib.suppress(OSError):
             return UdpTarget(V4, random.randrange(24000, 32000))
@@ -66,7 +66,7 @@ def open_count(proxy):
 
 
 def test_all_have_so_many_associations(access_log, target, stack, other_networks):
-    """The first ones work on, who comes then has REP 02, and the log names the option."""
+    """The first ones work on, the next client receives REP 02, and the log names the option."""
     with run_proxy(max_associations=4) as proxy:
         clients = [
             stack.enter_context(Associated(proxy.port, source="127.%d.0.2" % number))
@@ -134,7 +134,7 @@ def test_one_that_ends_makes_room(leave, target, stack):
             clients[-1].expect_to_work(target)
 
 
-def test_one_that_is_refused_takes_nobody_s_place(stack, other_networks):
+def test_one_that_is_refused_takes_no_place(stack, other_networks):
     """Only those that there are count: neither by client nor of all."""
     with run_proxy(max_associations=2) as proxy:
         first = stack.enter_context(Associated(proxy.port, source="127.2.0.1"))
@@ -149,7 +149,7 @@ def test_one_that_is_refused_takes_nobody_s_place(stack, other_networks):
 
 
 def test_a_limit_of_associations_is_none_of_connections(target, stack):
-    """Who has all associations may still connect."""
+    """A client that has all associations may still connect."""
     with run_proxy(max_associations=1) as proxy:
         stack.enter_context(Associated(proxy.port))
         assert_refused(proxy, "--max-associations 1", "127.0.0.2")
@@ -202,7 +202,7 @@ def test_associations_are_their_user_s_connections(stack):
 
 
 def test_a_reload_changes_the_limit(target, stack):
-    """For who comes next: one that is lowered ends nobody, one that is raised makes room."""
+    """For clients that come next: a lower limit ends no association, a higher one makes room."""
     with run_proxy(max_associations=2) as proxy:
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
         assert_refused(proxy, "--max-associations 2")
@@ -238,7 +238,7 @@ def test_ports_that_others_have_are_none_of_ours(target, stack):
 
 
 def test_a_range_that_a_reload_changes(target, stack):
-    """Who has a port of the old one keeps it, and counts; who comes next has one of the new one."""
+    """An association keeps its port of the old range, and counts; the next has one of the new."""
     with target_of_a_range() as free:
         first = free.port
     with run_proxy(udp_ports="%d-%d" % (first, first)) as proxy:

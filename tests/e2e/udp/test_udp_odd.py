@@ -154,11 +154,11 @@ def test_ipv6_targets_that_write_too_much_are_not_cut_off(target6):
 )
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_target_that_is_not_there_ends_nothing(host):
-    """ICMP says that its port is closed; when somebody listens there, he is heard."""
+    """ICMP says that its port is closed; a target that listens there later is heard."""
     with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, host) as client:
         port = closed_port(host)
         for _ in range(5):
-            client.send(host, port, b"nobody there")
+            client.send(host, port, b"no target there")
         with UdpTarget(V4) as other, UdpTarget(V6) as other6:
             client.expect_to_work(other).expect_to_work(other6)
         with UdpTarget(host, port) as target:

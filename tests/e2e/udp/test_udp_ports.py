@@ -52,7 +52,7 @@ def associated(proxy, is_known):
         yield client
 
 
-def let_be_silent(proxy):
+def set_silent_for_long(proxy):
     """Have the client have said nothing for long."""
     (job,) = associations(proxy)
     in_loop(
@@ -151,7 +151,7 @@ def test_a_client_whose_nat_forgets_its_port_goes_on(proxy, target, other):
         client.expect_to_work(target)
         other.sendto(header(V4, target.port) + b"stranger", client.place)
         wait_for_drops(proxy.records[-1], stranger=1)
-        let_be_silent(proxy)
+        set_silent_for_long(proxy)
         first, client.sock = client.sock, other
         with first:
             client.expect_to_work(target)
@@ -165,7 +165,7 @@ def test_a_client_that_has_shown_a_password_keeps_its_port(settings, target, oth
     with run_proxy(user="ann:secret", rule="allow to loopback", **settings) as proxy:
         with associated(proxy, True) as client:
             client.expect_to_work(target)
-            let_be_silent(proxy)
+            set_silent_for_long(proxy)
             other.sendto(header(V4, target.port) + b"stranger", client.place)
             client.expect_to_work(target)
 

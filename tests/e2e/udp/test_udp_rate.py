@@ -15,7 +15,7 @@ V4, V6 = "127.0.0.1", "::1"
 
 
 class Frozen:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that stands still until a test sets it."""
 
     def __init__(self):
         self.now = 0.0
@@ -59,7 +59,7 @@ def dry(proxy, lane):
 
 
 def waiters(lane):
-    """Return who waits in *lane*, by number."""
+    """Return the associations that wait in *lane*, by number."""
     return [inside.record(job).id for job, _turn in list(lane._waiting)]
 
 
@@ -104,7 +104,7 @@ def test_fragments_are_paid_for_as_one(frozen, target):
 
 
 def test_what_waited_for_a_name_is_paid_for(frozen, target):
-    """As soon as the next datagram comes, for it was let go by nobody's turn."""
+    """It is sent without waiting for tokens, and paid for when the next datagram comes."""
     go_on = threading.Event()
 
     def resolve(name):
@@ -127,8 +127,8 @@ def test_what_waited_for_a_name_is_paid_for(frozen, target):
         go_on.set()
 
 
-def test_who_owes_for_a_name_waits(frozen, target):
-    """What was let go at once when its addresses came is paid before anything else is read."""
+def test_what_was_sent_ahead_of_tokens_delays_the_next(frozen, target):
+    """It sends at once what waited for addresses, and pays for that before it reads more."""
     go_on = threading.Event()
 
     def resolve(name):
@@ -174,7 +174,7 @@ def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
 
 
 def test_nothing_is_lost_below_the_rate(target):
-    """What the tokens allow goes through as if there were no rate, and nobody waits."""
+    """What the tokens allow goes through as if there were no rate, and nothing waits."""
     with run_proxy(rate=10**9) as proxy, Associated(proxy.port) as client:
         up, down = lanes(proxy)
         for number in range(300):
@@ -186,7 +186,7 @@ def test_nothing_is_lost_below_the_rate(target):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_what_is_beyond_the_rate_waits_in_the_kernel(frozen, direction, target):
-    """Without tokens nothing is read and nobody spins; with them all arrives, in its order."""
+    """Without tokens nothing is read and no loop spins; with them all arrives, in its order."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target, b"1")
         up, down = lanes(proxy)
@@ -225,9 +225,9 @@ def test_what_is_beyond_the_rate_waits_in_the_kernel(frozen, direction, target):
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_associations_of_one_client_take_turns(frozen, direction, target):
-    """Two that have always something to send are let go one after the other, by turns."""
-    size = 3000  # more than a turn's tokens: one datagram uses them up
+def test_associations_of_one_client_alternate(frozen, direction, target):
+    """Two that always have something to send send one datagram each, one after the other."""
+    size = 3000  # more than the tokens of one round: one datagram uses them up
     with run_proxy(rate=10**5) as proxy, Associated(proxy.port) as one:
         with Associated(proxy.port) as two, UdpTarget("127.0.0.2") as other:
             clients, targets = (one, two), (target, other)
@@ -264,8 +264,8 @@ def test_associations_of_one_client_take_turns(frozen, direction, target):
                         client.expect(each, b"%d" % number + b"x" * size)
 
 
-def test_who_comes_later_waits_behind_others(frozen, target):
-    """Tokens that have come are theirs who wait; who has ended meanwhile takes no turn."""
+def test_a_later_association_waits_behind_others(frozen, target):
+    """New tokens belong to those that wait; one that has ended meanwhile takes none."""
     with run_proxy(rate=10**5) as proxy, Associated(proxy.port) as one:
         with Associated(proxy.port) as two, Associated(proxy.port) as three:
             for client in (one, two, three):
@@ -300,7 +300,7 @@ def test_who_comes_later_waits_behind_others(frozen, target):
 @pytest.mark.parametrize("is_waiting", [False, True])
 @pytest.mark.parametrize("leave", [Talk.close, Talk.reset])
 def test_the_last_association_takes_the_throttle_with_it(frozen, leave, is_waiting, target):
-    """No client is remembered that has none, whether it waited for its turn or not."""
+    """No client is remembered that has none, whether it waited for tokens or not."""
     with run_proxy(rate=10**6) as proxy:
         with Associated(proxy.port) as one, Associated(proxy.port) as two:
             one.expect_to_work(target)
@@ -317,15 +317,15 @@ def test_the_last_association_takes_the_throttle_with_it(frozen, leave, is_waiti
             assert 1 == len(proxy.services.rates)
             leave(two.talk)
             wait_until(lambda: 0 == len(proxy))
-            assert 1 == len(proxy.services.rates), "whoever comes again begins with a full one"
+            assert 1 == len(proxy.services.rates), "a client that comes again has a full one"
         frozen.now += 10.0
         wait_until(lambda: 0 == len(proxy.services.rates), "the end of the throttle")
         assert (None, None) == (up._timer and up._timer.callback, down._timer)
         target.expect_nothing()
 
 
-def test_who_is_closed_for_silence_while_it_waits_goes_on(frozen, target):
-    """Sockets to targets that are closed are not waited for; new ones have their turn."""
+def test_one_closed_for_silence_while_it_waits_goes_on(frozen, target):
+    """Sockets to targets that are closed are not waited for; new ones are served in order."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         _up, down = lanes(proxy)
@@ -344,7 +344,7 @@ def test_who_is_closed_for_silence_while_it_waits_goes_on(frozen, target):
         client.expect(target, b"back").expect_to_work(target)
 
 
-def test_a_reload_changes_the_rate_of_who_has_one(target):
+def test_a_reload_changes_the_rate_where_there_is_one(target):
     """Live for those that have a rate; those without stay without."""
     with run_proxy() as proxy, Associated(proxy.port) as without:
         without.expect_to_work(target)
@@ -362,7 +362,7 @@ def test_a_reload_changes_the_rate_of_who_has_one(target):
 
 
 def test_what_strangers_write_costs_the_client_nothing(frozen, target):
-    """Who floods the relay port takes no token of the client."""
+    """A host that floods the relay port takes no token of the client."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         with UdpTarget("127.0.0.9") as stranger:
             for _ in range(5):

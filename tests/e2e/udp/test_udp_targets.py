@@ -35,7 +35,7 @@ V4, V6 = "127.0.0.1", "::1"
 
 
 class Names:
-    """A resolver's ``getaddrinfo``: knows a table, and holds who is ``slow`` until told."""
+    """A resolver's ``getaddrinfo``: knows a table, and holds ``slow`` names until ``go_on``."""
 
     def __init__(self, **table):
         self.table = {name.encode() + b".test": found for name, found in table.items()}
@@ -350,7 +350,7 @@ def test_what_a_failing_name_was_asked_for_is_not_kept():
 
 
 def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
-    """There is no room to remember more: who was written to a moment ago may still answer."""
+    """There is no room to remember more: a target written to just now may still answer."""
     exchange = proxy.services.associations
 
     class Others:
@@ -373,7 +373,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
         assert exchange.targets - 256 < 2 * KEPT_ENTRIES
 
 
-def test_who_has_most_forgets_for_who_has_little(proxy, other_networks):
+def test_the_client_with_most_targets_makes_room(proxy, other_networks):
     """One client's many targets do not have another's answers dropped."""
     exchange = proxy.services.associations
     with contextlib.ExitStack() as stack:
@@ -521,7 +521,7 @@ def test_thousands_of_targets_may_answer_late(proxy):
 
 
 def test_not_all_targets_are_remembered(target):
-    """Of very many the last are known, who is written to all the time among them."""
+    """Of very many the last are known, and one that is written to all the time."""
     with run_proxy(memory_limit=4 << 20) as proxy, Associated(proxy.port) as client:
         most = inside.shares(proxy.services.associations)[1].most
         for number in range(most):
@@ -567,7 +567,7 @@ class Own:
     ids=["default", "dependent", "independent", "own", "in doubt", "hook", "rule"],
 )
 def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
-    """It is heard only if a setting says so, rules allow it, and it is of another host."""
+    """It is heard only if a setting allows it, rules allow it, and it is of another host."""
     with run_proxy(**settings) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         access = proxy.services.access
