@@ -4,10 +4,16 @@ import contextlib
 import socket
 import struct
 
-from kit.support import BIND, GREETING, TIMEOUT, Talk, socks4, socks4a, socks5
+from kit.support import BIND, GREETING, LINGER_RESET, TIMEOUT, Talk, socks4, socks4a, socks5
 
 #: How a client may ask, and whether it can name an IPv6 address, and a host.
 WAYS = ("4", "4a", "5", "5 by name")
+
+
+def ending_by_reset(sock):
+    """Return *sock*, a client's, which its close will reset: after a FIN the proxy waits on."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    return sock
 
 
 class Waiting:

@@ -7,7 +7,7 @@ nothing.  The stranger's is also the way to everywhere else, where a test adds t
 import pytest
 
 from kit import hosts
-from kit.bind_client import Waiting
+from kit.bind_client import Waiting, ending_by_reset
 
 CLIENT, PROXY, STRANGER, SERVER = "10.1.0.1", "10.1.0.2", "10.2.0.1", "10.3.0.1"
 SERVER6 = "fd03::1"
@@ -41,7 +41,8 @@ def network(lan):
 def waiting(network, dst, way="5", **settings):
     """Return a client on its own host that waits for *dst*."""
     port = network.proxy.proxy(**dict({"rule": ["allow"]}, **settings))
-    return Waiting(network.client.connect(CLIENT, port, PROXY), dst, way)
+    client = ending_by_reset(network.client.connect(CLIENT, port, PROXY))
+    return Waiting(client, dst, way)
 
 
 @pytest.mark.rfc(

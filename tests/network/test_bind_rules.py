@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kit import namespace as net
-from kit.bind_client import WAYS, Waiting
+from kit.bind_client import WAYS, Waiting, ending_by_reset
 from kit.elsewhere import HERE4
 from kit.forms import LINK_LOCAL, PRIVATE, THIS_HOST
 from kit.support import BIND, GREETING, Talk, password_message, run_proxy, socks5, wait_until
@@ -46,8 +46,8 @@ def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
 @every_way
 def test_loopback_is_no_peer_of_a_client_from_elsewhere(here, way):
     """Even where any peer may connect, one that connects from there is reset, each time."""
-    port = here.proxy(**LAN)
-    with Waiting(here.connect(net.PRIVATE4, port), "0.0.0.0", way) as client:
+    sock = ending_by_reset(here.connect(net.PRIVATE4, here.proxy(**LAN)))
+    with Waiting(sock, "0.0.0.0", way) as client:
         assert client.granted == client.rep
         for _ in range(3):
             client.meet_stranger(net.LOOPBACK4, here)
