@@ -177,9 +177,8 @@ def test_the_log_has_the_stranger_where_no_peer_came(access_log):
     """For it may be the server, by another of its addresses."""
     with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
         client.meet_stranger("127.0.0.3")
-        services = proxy.services
-        (bind,) = inside.jobs(services.loop, Bind)
-        services.loop.call_soon(bind, bind._end)
+        (bind,) = inside.jobs(proxy.services.loop, Bind)
+        inside.end_waiting(bind)
         client.expect_refusal(6)
     line = access_log.wait_for("end=refused")
     assert " in time; 127.0.0.3 connected to %s:%d, but the client" % client.place in line
@@ -202,7 +201,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
 
     with Waiting(proxy.port, "127.0.0.2") as client:
         (bind,) = inside.jobs(proxy.services.loop, Bind)
-        bind._listener.sock = Broken(bind._listener.sock)
+        inside.wrap_listener(bind, Broken)
         with socket.socket() as peer:
             peer.setblocking(False)  # it may be reset before it knows that it is connected
             peer.connect_ex(client.place)

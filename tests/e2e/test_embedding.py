@@ -328,11 +328,13 @@ def test_child_leaves_the_socket_alone(tmp_path):
     path = str(tmp_path / "socket")
     program = (
         "import os, socket, sys\n"
+        "sys.path.append('tests')\n"
+        "from kit import inside\n"
         "from minisocks import Proxy\n"
         "with Proxy(listen='unix:' + sys.argv[1]) as proxy:\n"
         "    child = os.fork()\n"
         "    if not child:\n"
-        "        for endpoint in proxy._run._all_endpoints():\n"
+        "        for endpoint in inside.endpoints(proxy):\n"
         "            endpoint.listener.close()\n"
         "        os._exit(0)\n"
         "    assert 0 == os.waitpid(child, 0)[1]\n"

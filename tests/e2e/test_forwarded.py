@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from kit import inside
 from kit.identd import identd, says_user
 from kit.support import (
     GREETING,
@@ -35,7 +36,7 @@ from minisocks.policy.passwords import FREE
 from minisocks.policy.quota import Allowance
 from minisocks.protocol.messages import Credentials
 from minisocks.server.limits import HandlerQueue, Pending
-from minisocks.server.logins import Logins, TrustedAddresses, _Login, _row_of
+from minisocks.server.logins import Logins, TrustedAddresses
 from minisocks.server.server import SocksServer
 from minisocks.service.announce import at_start
 from minisocks.service.checking import as_data, as_table
@@ -436,15 +437,18 @@ def test_penalties_go_by_user_name():
         logins.adopt(users, 0.0)
         for _ in range(FREE):
             logins.failed(conn.client, b"bob")
-        ann, bob = (_Login(conn, Credentials(name, b"secret"), users) for name in (b"ann", b"bob"))
-        assert 0 == logins._wait_seconds(ann) < logins._wait_seconds(bob)
+        ann, bob = (
+            inside.wait_seconds(logins, conn, Credentials(name, b"secret"), users)
+            for name in (b"ann", b"bob")
+        )
+        assert 0 == ann < bob
 
 
 def test_invented_names_are_one_row():
     """A new name for each guess gains nothing, there as elsewhere."""
     users = Users([(b"a", b"b")])
     for client in (behind(), Client(("192.0.2.1", 1))):
-        assert _row_of(client, b"ann", users) == _row_of(client, b"bob", users)
+        assert inside.row_of(client, b"ann", users) == inside.row_of(client, b"bob", users)
 
 
 # Reloads

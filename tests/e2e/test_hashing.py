@@ -1,5 +1,6 @@
 """``minisocks hash-password`` makes lines for a users file; ``check`` shows what a login costs."""
 
+import io
 import json
 import os
 import pty
@@ -428,7 +429,7 @@ def test_default_is_half_a_second(monkeypatch):
 def test_without_iterations_it_measures(monkeypatch, capfdbinary):
     """The number is in the hash."""
     monkeypatch.setattr(hashing, "default_iterations", lambda: 1234)
-    monkeypatch.setattr(hashing, "_password", lambda: b"secret")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"secret\n")))
     hashing.hash_password()
 
     assert capfdbinary.readouterr().out.startswith(b"$pbkdf2-sha256$1234$")

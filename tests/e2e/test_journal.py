@@ -193,7 +193,7 @@ def test_bytes_never_shrink_while_a_connection_ends():
     after = journal.stats()
 
     assert (10, 20) == (before.up, before.down) == (after.up, after.down)
-    assert not journal._live
+    assert [] == journal.live
 
 
 def test_figures_begin_anew_with_each_start(target):

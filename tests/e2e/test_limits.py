@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.support import (
     GREETING,
     REJECTED4,
@@ -47,11 +48,7 @@ def record(host, user=None):
 
 def is_empty(connection_limits):
     """Return whether no client is counted, and nothing is kept about any."""
-    return (0, {}, {}) == (
-        len(connection_limits),
-        connection_limits._clients,
-        connection_limits._users,
-    )
+    return (0, {}, {}) == (len(connection_limits), *inside.counted(connection_limits))
 
 
 @pytest.mark.parametrize(

@@ -421,24 +421,22 @@ def test_stop_with_a_grace_that_is_none_stops_nothing(grace, target):
 
 def test_a_stop_that_is_interrupted_can_be_repeated(monkeypatch):
     """Ctrl-C while a hook is waited for: the next stop of the same thread ends it all."""
-    for step in ("acceptor.stop", "services.loop.stop"):
+    for part_of in (inside.acceptor_of, lambda proxy: proxy.services.loop):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()
-        run = proxy._run
-        part, _, name = step.rpartition(".")
-        owner = eval("run." + part)  # noqa: S307  # one of the two above
-        real = getattr(owner, name)
+        ended, endpoints = inside.end_of_run(proxy), inside.endpoints(proxy)
+        part = part_of(proxy)
 
-        def interrupted(real=real):
-            real()
+        def interrupted(stop=part.stop):
+            stop()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(owner, name, interrupted)
+        monkeypatch.setattr(part, "stop", interrupted)
         with pytest.raises(KeyboardInterrupt):
             proxy.stop()
         proxy.stop()
-        assert run.ended.is_set()
-        assert [] == [d for d in run._all_endpoints() if d.listener.sock.fileno() >= 0]
+        assert ended.is_set()
+        assert [] == [each for each in endpoints if each.listener.sock.fileno() >= 0]
         proxy.start()
         proxy.stop()
 

@@ -41,7 +41,7 @@ def asks(proxy, user, host, port=0, cmd=1):
 
 def is_dialing(job):
     """Return whether *job* is a CONNECT that waits for its target."""
-    return isinstance(job, Connect) and bool(job._dial)
+    return isinstance(job, Connect) and inside.is_dialing(job)
 
 
 def refused(talk):
@@ -124,15 +124,8 @@ def test_a_dial_goes_on_with_the_addresses_that_are_left():
 @pytest.mark.parametrize("settings", [{"user": (BOB,)}, {"rule": ("deny to loopback", "allow")}])
 def test_a_connection_that_is_there_when_the_reload_comes(monkeypatch, target, settings):
     """It is held against the users and rules of now in the moment before it is granted."""
-    real = Connect._new_dial
-
-    def new_dial(connect, addresses):
-        dial = real(connect, addresses)
-        changed(proxy, **settings)
-        return dial
-
     with run_proxy(user=USERS) as proxy:
-        monkeypatch.setattr(Connect, "_new_dial", new_dial)
+        inside.after_new_dial(monkeypatch, Connect, lambda: changed(proxy, **settings))
         refused(asks(proxy, ANN, target.host, target.port))
 
 

@@ -108,6 +108,11 @@ def looks_for_stalled(memory, loop):
     return memory._check == loop.on_stalled
 
 
+def look_at_idle(idle):
+    """Have *idle* look at once whether nothing has come since its last look."""
+    idle._look()
+
+
 def kept_bytes(pipes):
     """Return how many bytes are in pipes that wait to be used again."""
     return pipes._kept_bytes
@@ -146,12 +151,54 @@ def rate_of(bucket):
     return bucket._rate
 
 
+def waiting_in(lane):
+    """Return the jobs that wait for tokens in *lane*, the next one first."""
+    return [job for job, _flow in list(lane._waiting)]
+
+
+def lane_timer(lane):
+    """Return the timer by which *lane* reads on; None while it needs none."""
+    return lane._timer
+
+
+def read_on(lane):
+    """Have what waits in *lane* read on at once, as far as there are tokens."""
+    lane._resume()
+
+
 # Requests that wait
 
 
 def session(job):
     """Return the session of a *job* that waits for a peer, a name or a connection."""
     return job._session
+
+
+def end_waiting(job):
+    """Have the time of a *job* that waits be over."""
+    job._session.services.loop.call_soon(job, job._end)
+
+
+def wrap_listener(bind, kind):
+    """Have *bind* accept its peer from a *kind* around its listening socket."""
+    bind._listener.sock = kind(bind._listener.sock)
+
+
+def is_dialing(connect):
+    """Return whether *connect* has addresses, and waits for a connection to one of them."""
+    return bool(connect._dial)
+
+
+def after_new_dial(monkeypatch, kind, action):
+    """Have *action* called each time that a *kind*, a ``Connect``, has made its dial."""
+    new_dial = kind._new_dial
+
+    def make(connect, addresses):
+        dial = new_dial(connect, addresses)
+        action()
+        return dial
+
+    monkeypatch.setattr(kind, "_new_dial", make)
 
 
 # Associations
@@ -167,6 +214,11 @@ def target_sockets(association):
     return list(association._targets.values())
 
 
+def read_target(association, sock, size):
+    """Have *association* read *sock*, for a target whose header has *size* bytes."""
+    association._from_target(sock, size)
+
+
 def control_connection(association):
     """Return the TCP connection that the association lives as long as."""
     return association._control
@@ -180,6 +232,16 @@ def replace_control(association, other):
 def client_ports(association):
     """Return from which ports the client may send."""
     return association._ports
+
+
+def names_timer(routes):
+    """Return the timer by which *routes* forgets names whose addresses may have changed."""
+    return routes._timer
+
+
+def lookups(routes):
+    """Return the lookups that *routes* waits for."""
+    return [lookup for lookup, _waiting in routes._lookups.values()]
 
 
 def routes(association):
@@ -240,6 +302,20 @@ def set_derivation_seconds(logins, seconds):
     logins._derivation_seconds = seconds
 
 
+def wait_seconds(logins, conn, credentials, users):
+    """Return the seconds that a login by *conn* would have to wait now."""
+    from minisocks.server.logins import _Login
+
+    return logins._wait_seconds(_Login(conn, credentials, users))
+
+
+def row_of(client, user, users):
+    """Return the row in which failures of *user* at *client* are counted."""
+    from minisocks.server.logins import _row_of
+
+    return _row_of(client, user, users)
+
+
 def replace_clock(owner, clock):
     """Have *owner* (logins, answers) go by *clock*."""
     owner._clock = clock
@@ -284,6 +360,11 @@ def handler_counts(acceptor):
 def acceptor_of(proxy):
     """Return the acceptor of a *proxy* that runs."""
     return proxy._run.acceptor
+
+
+def end_of_run(proxy):
+    """Return the event that is set when all of a *proxy* that runs has ended."""
+    return proxy._run.ended
 
 
 def endpoints(proxy):

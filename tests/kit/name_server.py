@@ -42,11 +42,12 @@ class NameServer:
         udp, tcp: sockets that are bound to port 53, the second one listening; closed with it.
 
     Attributes:
+        records: a test may replace it.
         asked: names and types, as they were asked for by TCP, or by UDP and not for TCP.
     """
 
     def __init__(self, udp, tcp, records):
-        self._udp, self._tcp, self._records = udp, tcp, records
+        self._udp, self._tcp, self.records = udp, tcp, records
         self._threads = [threading.Thread(target=t) for t in (self._serve_udp, self._serve_tcp)]
         self.asked = []
 
@@ -93,7 +94,7 @@ class NameServer:
 
     def _answer(self, message, most):
         name, kind, question = _question_of(message)
-        found = self._records(name, kind)
+        found = self.records(name, kind)
         if found is SILENCE:
             self.asked.append((name, kind))
             return b""

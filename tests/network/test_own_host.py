@@ -84,7 +84,10 @@ def lan():
             )
             there = (PUBLIC, MOVING, BY_MARK, BY_SOURCE, BY_RULE6)
             made.outside.ip(*["addr add %s dev lo" % ip for ip in there])
-            made.proxy._do(["sh"], "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+            command = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
+            status, error = made.proxy.run("sh", "-c", command)
+            if status:
+                raise hosts.CannotMake(error)
             made.proxy.ip(
                 "route add local 10.99.0.0/16 dev lo",
                 "route add local 2001:db8:99::/64 dev lo",
@@ -390,11 +393,11 @@ def test_it_is_about_all_that_a_rule_of_routing_can_choose_by(network, rule):
     route = "local %s dev lo table 103" % BY_RULE6
     network.proxy.ip("route add " + route)
     try:
-        network.proxy._do(["ip", "-6", "rule", "add", *rule.split()], "")
+        assert (0, "") == network.proxy.run("ip", "-6", "rule", "add", *rule.split())
         try:
             assert NOT_ALLOWED == rep(network, SETTINGS["open"], BY_RULE6, 80)
         finally:
-            network.proxy._do(["ip", "-6", "rule", "del", *rule.split()], "")
+            assert (0, "") == network.proxy.run("ip", "-6", "rule", "del", *rule.split())
         assert REFUSED == rep(network, SETTINGS["open"], BY_RULE6, 80)
     finally:
         network.proxy.ip("route del " + route)

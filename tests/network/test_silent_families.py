@@ -129,7 +129,7 @@ def test_datagrams_ask_for_the_same(settings, network, names):
 
 def test_name_of_the_family_that_is_not_asked_for(network, names):
     """The client hears "host unreachable", and the log says what was asked for."""
-    names._records = lambda name, kind: [] if kind == A else SILENCE
+    names.records = lambda name, kind: [] if kind == A else SILENCE
     with greeted(network) as talk:
         talk.send(socks5(b"half.test", 80))
         assert 4 == talk.receive_reply5()[0]

@@ -246,7 +246,7 @@ def test_a_datagram_in_either_direction_keeps_them(direction, target):
 
         def look():
             idle.cancel()
-            idle._look()
+            inside.look_at_idle(idle)
             return True
 
         in_loop(proxy, look)  # sees what was before

@@ -60,7 +60,7 @@ def dry(proxy, lane):
 
 def waiters(lane):
     """Return the associations that wait in *lane*, by number."""
-    return [inside.record(job).id for job, _turn in list(lane._waiting)]
+    return [inside.record(job).id for job in inside.waiting_in(lane)]
 
 
 # What is paid
@@ -208,7 +208,7 @@ def test_what_is_beyond_the_rate_waits_in_the_kernel(frozen, direction, target):
         (job,) = associations(proxy)
         assert job.is_held_back()
         fds = (
-            [job._relay_fd]
+            [inside.relay_socket(job).fileno()]
             if direction == "up"
             else [s.fileno() for s in inside.target_sockets(job)]
         )
@@ -280,13 +280,13 @@ def test_a_later_association_waits_behind_others(frozen, target):
                 later = associations(proxy)[1:]
                 for client, job in zip((two, three), later):
                     client.send_to(target, b"later")
-                    job.on_ready(job._relay_fd, READ)
+                    job.on_ready(inside.relay_socket(job).fileno(), READ)
                 waited = waiters(up)
                 later[0].abort("test")
-                up._timer.cancel()
+                up.cancel()
                 for _ in range(2):
-                    up._resume()
-                    up._timer and up._timer.cancel()
+                    inside.read_on(up)
+                    up.cancel()
                 return waited, waiters(up)
 
             assert ([1, 2, 3], []) == in_loop(proxy, all_at_once)
@@ -311,7 +311,7 @@ def test_the_last_association_takes_the_throttle_with_it(frozen, leave, is_waiti
                 dry(proxy, up)
                 one.send_to(target, b"lost")
                 two.send_to(target, b"lost")
-                wait_until(lambda: 2 == len(up._waiting))
+                wait_until(lambda: 2 == len(inside.waiting_in(up)))
             leave(one.talk)
             wait_until(lambda: 1 == len(proxy))
             assert 1 == len(proxy.services.rates)
@@ -320,7 +320,8 @@ def test_the_last_association_takes_the_throttle_with_it(frozen, leave, is_waiti
             assert 1 == len(proxy.services.rates), "a client that comes again has a full one"
         frozen.now += 10.0
         wait_until(lambda: 0 == len(proxy.services.rates), "the end of the throttle")
-        assert (None, None) == (up._timer and up._timer.callback, down._timer)
+        timer = inside.lane_timer(up)
+        assert (None, None) == (timer and timer.callback, inside.lane_timer(down))
         target.expect_nothing()
 
 

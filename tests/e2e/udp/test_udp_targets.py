@@ -299,7 +299,7 @@ def test_a_name_is_looked_up_again_in_time(target):
             client.send(b"a.test", target.port, b"two")
             target.expect(b"two")
             (job,) = associations(proxy)
-            timer = inside.routes(job)._timer
+            timer = inside.names_timer(inside.routes(job))
             ways = len(inside.routes(job).mappings.ways)
             inside.replace_clock(proxy.services.answers, lambda: time.monotonic() + NAME_SECONDS)
             in_loop(proxy, lambda: (timer.callback(), timer.cancel()))
@@ -320,7 +320,7 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
 
         def at_once():
             (job,) = associations(proxy)
-            ((lookup, _waiting),) = inside.routes(job)._lookups.values()
+            (lookup,) = inside.lookups(inside.routes(job))
             lookup.callback(DialError("no such host", Rep.HOST_UNREACHABLE))
             job.free_targets()
             # And the client asks for it again.
