@@ -1,4 +1,4 @@
-"""Rules of the settings in a proxy that runs: from where they come, and how they change."""
+"""Rules of the settings in a running proxy: where they come from, and how they change."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def rep(port, host, target_port):
 
 
 def test_rules_of_a_program(target):
-    """One text or several; in the place of what is built in."""
+    """``rule`` takes one text or several, which replace the rules built in."""
     with run_proxy(rule=["deny port %d" % target.port, "allow from loopback"]) as proxy:
         assert 2 == rep(proxy.port, "127.0.0.1", target.port)
     with run_proxy(rule="allow port %d" % target.port) as proxy:
@@ -62,7 +62,7 @@ def test_rules_hold_for_each_protocol(target):
 )
 @pytest.mark.rfc("SOCKS4, CONNECT", "CD 91: rejected or failed.")
 def test_socks4_has_a_reply_of_its_own(target):
-    """91, and the version can be asked for."""
+    """A denied request gets CD 91, and a rule may ask for the version."""
     with run_proxy(rule=["deny version 4", "allow from loopback"]) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port))
@@ -85,7 +85,7 @@ def test_users_have_their_own_rules(target):
 
 
 def test_the_log_names_the_rule(caplog):
-    """By its number, as check shows it, and its text."""
+    """A refusal in the log has the number of the rule, as check shows it, and its text."""
     caplog.set_level("INFO")
     with run_proxy(rule=["deny port 1", "allow from loopback"]) as proxy:
         assert 2 == rep(proxy.port, "127.0.0.1", 1)
@@ -122,7 +122,7 @@ def test_a_list_that_cannot_be_read_stops_the_start(rule, sentence, monkeypatch,
 
 
 def test_a_mistake_in_a_rule_raises_in_programs():
-    """Before anything starts, with the column."""
+    """ConfigError is raised before anything starts, and has the column."""
     with pytest.raises(ConfigError, match="--rule, column 7: fron has no meaning here"):
         Proxy(rule="allow fron 10.0.0.0/8")
 
@@ -151,7 +151,7 @@ def test_lists_are_read_anew_by_a_reload(instance, target, tmp_path):
 
 
 def test_a_list_is_found_again_from_the_background(tmp_path, target):
-    """A relative path is one of where it was started, also at a reload."""
+    """A relative path begins where the process was started, also at a reload."""
     (tmp_path / "block").write_text("10.0.0.0/8\n")
     (tmp_path / "m.ini").write_text(
         "[minisocks]\nlisten = 127.0.0.1:0\npidfile = %s/p\nlog-file = log\n"
@@ -192,7 +192,7 @@ def command_in(folder, *args):
 
 @pytest.mark.parametrize("config", ["../etc/m.ini", "ABSOLUTE"])
 def test_paths_in_the_file_begin_in_its_folder(two_folders, config):
-    """All of them, wherever it is started; for a reload, --ensure and commands, too."""
+    """All of them do, wherever it is started; also for a reload, --ensure and commands."""
     etc, run = two_folders / "etc", two_folders / "run"
     config = config.replace("ABSOLUTE", str(etc / "m.ini"))
     status, _out, err = command_in(run, "--daemon", "-c", config)
@@ -213,8 +213,8 @@ def test_paths_in_the_file_begin_in_its_folder(two_folders, config):
 
 
 @pytest.mark.parametrize("name", ["u", "block", "log", "p", "s"])
-def test_a_file_that_only_earlier_versions_find_has_a_warning(two_folders, name):
-    """It is neither used nor passed over; the command line's own paths begin where they did."""
+def test_a_file_that_only_earlier_versions_find_is_an_error(two_folders, name):
+    """It is neither used nor ignored; paths of the command line itself begin where they did."""
     etc, run = two_folders / "etc", two_folders / "run"
     with contextlib.suppress(FileNotFoundError):
         (etc / name).unlink()
@@ -237,7 +237,7 @@ def test_a_file_that_only_earlier_versions_find_has_a_warning(two_folders, name)
 
 
 def test_a_start_in_the_background_tells_of_a_list(instance):
-    """With exit status 2 and one sentence, and nothing runs."""
+    """The start exits with status 2 and one sentence, and nothing runs."""
     instance.configure("[rules]\ndeny to @/nowhere/list")
     status, _out, err = instance.start()
     assert 2 == status
@@ -247,7 +247,7 @@ def test_a_start_in_the_background_tells_of_a_list(instance):
 
 
 def test_an_odd_rule_is_a_warning_at_the_start():
-    """It serves, and says what cannot be meant."""
+    """It serves, and a warning names the rule that cannot match."""
     with CommandLine("-l", "0", "--rule", "deny") as command:
         command.wait_for_line("no rule allows anything")
 
@@ -276,7 +276,7 @@ def test_in_doubt_it_is_no(rule, allowed):
 
 
 def test_one_decision_asks_once():
-    """However many rules want to know whether an address is this host's."""
+    """However many rules need to know whether an address is this host's, it is looked up once."""
     asked = []
     own = [parse_rule("deny to self port %d" % n, None) for n in (1, 80, 80, 80)]
     rules = Rules(in_force([*own, parse_rule("allow", None)]), False, asked.append)

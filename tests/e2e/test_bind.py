@@ -131,7 +131,7 @@ def test_any_peer_may_connect_with_socks4(proxy):
 @pytest.mark.rfc("SOCKS4, BIND", "Its origin is checked against DSTIP.")
 @pytest.mark.parametrize("dst", ["127.0.0.2", "::ffff:127.0.0.2"])
 def test_the_address_of_the_peer_is_compared(proxy, dst):
-    """As an IPv4 address, however it is written; its port may be any."""
+    """It is compared as an IPv4 address, however it is written; its port may be any."""
     with Waiting(proxy.port, dst, dst_port=21) as client, client.peer("127.0.0.2") as peer:
         client.expect_peer(peer)
         client.expect_to_work(peer)
@@ -147,7 +147,7 @@ def test_the_address_of_the_peer_is_compared(proxy, dst):
 )
 @pytest.mark.parametrize("way", ["5", "5 by name"])
 def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
-    """However many come from elsewhere; the log has nothing to say about them in the end."""
+    """The proxy waits on however many strangers connect; in the end the log does not name them."""
     with Waiting(proxy.port, "127.0.0.2", way) as client:
         for _ in range(3):
             client.meet_stranger("127.0.0.3")
@@ -162,7 +162,7 @@ def test_a_stranger_is_reset_and_the_peer_waited_for(proxy, way, access_log):
     "The second reply comes only when the connection has come, or has failed.",
 )
 def test_too_many_strangers_end_it(proxy, monkeypatch, access_log):
-    """Each costs something, so there is a bound; then the client hears 02."""
+    """Each stranger costs something, so there is a limit; then the client receives 02."""
     monkeypatch.setattr("minisocks.server.bind.MAX_WRONG_PEERS", 3)
     with Waiting(proxy.port, "127.0.0.2") as client:
         client.meet_stranger("127.0.0.3")
@@ -174,7 +174,7 @@ def test_too_many_strangers_end_it(proxy, monkeypatch, access_log):
 
 
 def test_the_log_has_the_stranger_where_no_peer_came(access_log):
-    """For it may be the server, by another of its addresses."""
+    """It may be the expected server, which has connected from another of its addresses."""
     with run_proxy() as proxy, Waiting(proxy.port, "127.0.0.2") as client:
         client.meet_stranger("127.0.0.3")
         (bind,) = inside.jobs(proxy.services.loop, Bind)
@@ -203,7 +203,7 @@ def test_accept_that_fails_for_ever_ends_it(proxy, monkeypatch, access_log):
         (bind,) = inside.jobs(proxy.services.loop, Bind)
         inside.wrap_listener(bind, Broken)
         with socket.socket() as peer:
-            peer.setblocking(False)  # it may be reset before it knows that it is connected
+            peer.setblocking(False)  # the reset may come before its connect has returned
             peer.connect_ex(client.place)
             client.expect_refusal(1)
     assert 3 == len(tried)
@@ -271,7 +271,7 @@ def test_check_says_what_the_proxy_does(proxy_with_names, way, name):
 
 
 def test_socks4_cannot_name_an_ipv6_address(proxy_with_names, access_log):
-    """A host that has only such is refused, since no reply could say where to connect to."""
+    """A host with IPv6 addresses only is refused, because no reply could hold the place."""
     with Waiting(proxy_with_names.port, "six.test", "4a") as client:
         assert 91 == client.rep
     access_log.wait_for("end=refused why='no address that a peer could connect from'")
@@ -295,7 +295,7 @@ def test_bytes_that_come_early_are_kept(proxy, way):
 
 
 def test_many_early_bytes_are_kept_without_taking_memory(proxy):
-    """They stay where they are, so a client that says much has to wait."""
+    """They stay in the kernel, so a client that sends much has to wait."""
     data = bytes(range(256)) * 32768
     with Waiting(proxy.port) as client:
         client.talk.sock.setblocking(False)
@@ -357,7 +357,7 @@ def test_a_refusal_arrives_though_bytes_came_early(proxy, monkeypatch, way):
 
 
 def test_a_client_that_resets_is_not_waited_for(proxy, access_log):
-    """Nor its peer: the listener goes at once."""
+    """Its peer is not waited for either: the listener is closed at once."""
     client = Waiting(proxy.port)
     client.talk.reset()
     access_log.wait_for("bound=%s:%d secs=" % client.place)
@@ -366,7 +366,7 @@ def test_a_client_that_resets_is_not_waited_for(proxy, access_log):
 
 
 def test_a_client_that_closes_is_not_waited_for_long(monkeypatch, proxy, access_log):
-    """The listener goes some seconds later; a client that only says no more hears why."""
+    """The listener is closed some seconds later; a client that only sent FIN gets the reason."""
     monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
     client = Waiting(proxy.port)
     client.talk.close()
@@ -408,7 +408,7 @@ def test_a_client_that_closes_while_its_name_is_looked_up(monkeypatch, access_lo
 
 
 def test_a_client_that_resets_behind_early_bytes(proxy, access_log):
-    """That is noticed, too, though its bytes are not read."""
+    """The reset is noticed although the bytes of the client are not read."""
     client = Waiting(proxy.port)
     client.talk.send(b"early")
     (job,) = inside.jobs(proxy.services.loop, Bind)
@@ -420,7 +420,7 @@ def test_a_client_that_resets_behind_early_bytes(proxy, access_log):
 
 @pytest.mark.parametrize("end", ["reset", "a peer"])
 def test_the_only_port_is_had_again_in_the_round_in_which_it_becomes_free(access_log, end):
-    """The next client comes when the loop has looked, and before it has heard of the end."""
+    """The next client comes in the round of the loop in which the end of the first is noticed."""
     low = two_closed_ports()
     with run_proxy(bind_ports="%d-%d" % (low, low)) as proxy, contextlib.ExitStack() as stack:
         old = Waiting(proxy.port)
@@ -472,7 +472,7 @@ def test_one_peer_of_several(proxy):
 
 
 def test_the_end_of_the_proxy_ends_it():
-    """Listener, client and all."""
+    """The listener, the client's connection and the job are closed."""
     with run_proxy() as proxy:
         client = Waiting(proxy.port)
     client.talk.expect_eof()
@@ -481,7 +481,7 @@ def test_the_end_of_the_proxy_ends_it():
 
 
 def test_the_port_is_of_the_range(access_log):
-    """Of --bind-ports, one after another; one more than there are is refused."""
+    """Ports of --bind-ports are used one after another; one more BIND than ports is refused."""
     low = closed_port()
     with run_proxy(bind_ports="%d-%d" % (low, low)) as proxy:
         for count in range(1, 4):
@@ -498,7 +498,7 @@ def test_the_port_is_of_the_range(access_log):
 
 
 def test_a_port_of_the_range_is_free_at_once(access_log, other_networks):
-    """One that waits makes room for another network's, which has its port in the same breath."""
+    """A BIND that waits makes room for one of another network, which has its port at once."""
     low = two_closed_ports()
     high = low + 1
     ports = "%d-%d" % (low, high)
@@ -520,7 +520,7 @@ def test_a_port_of_the_range_is_free_at_once(access_log, other_networks):
 
 
 def test_a_port_that_is_anothers_is_not_taken(access_log):
-    """Not even one of a range of one; REP 02, which is a limit's."""
+    """Not even as the only one of the range; the reply is REP 02, as at a limit."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 0))

@@ -30,7 +30,7 @@ def waiting(port, *args):
 
 
 def cut(request, size, leave):
-    """Say the first bytes of *request*, and leave."""
+    """Return a visit: send the first bytes of *request*, and leave."""
 
     def visit(port):
         with Talk.to(port, source=(source(), 0)) as talk:
@@ -41,7 +41,7 @@ def cut(request, size, leave):
 
 
 def left(way, early, leave):
-    """Wait for a peer, perhaps with early bytes, and leave before it comes."""
+    """Return a visit: wait for a peer, perhaps with early bytes, and leave before it comes."""
 
     def visit(port):
         with waiting(port, "127.0.0.1", way, early) as client:
@@ -63,7 +63,7 @@ def stranger(way):
 
 
 def alone(way):
-    """Wait until the time is over."""
+    """Return a visit: wait until the time is over."""
 
     def visit(port):
         with waiting(port, "127.0.0.1", way) as client:
@@ -73,7 +73,7 @@ def alone(way):
 
 
 def met(way, dst, end):
-    """Be connected, say something, and *end* it."""
+    """Return a visit: be connected, send something, and *end* it."""
 
     def visit(port):
         with waiting(port, dst, way, b"early") as client, client.peer() as peer:
@@ -85,7 +85,7 @@ def met(way, dst, end):
 
 
 def refused(way, dst):
-    """Name a peer that cannot be waited for."""
+    """Return a visit: name a peer that cannot be waited for."""
 
     def visit(port):
         with waiting(port, dst, way) as client:

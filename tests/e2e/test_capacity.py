@@ -36,7 +36,7 @@ def said(command, part):
 
 
 def is_greeted(talk, command):
-    """Say hello; return False once the proxy says that it is full."""
+    """Send a greeting; return False once the proxy refuses it because it is full."""
     talk.send(GREETING)
     talk.sock.settimeout(0.02)
     while True:
@@ -113,7 +113,7 @@ def test_a_descriptor_for_the_client_but_none_for_its_target():
     """The last descriptor goes to a client: REP 01 is sent to it, and arrives."""
     with full_proxy() as (command, clients, waiter, target):
         waiter.close()
-        # The waiter is accepted in the place of this one, and has left already.
+        # The waiter, which has left already, is accepted in the place of this one.
         clients[1].close()
         command.wait_for_line(AGAIN)
         wait_until(lambda: descriptors(command.process.pid) == LIMIT - 1)
@@ -149,7 +149,7 @@ def test_after_being_full_all_descriptors_come_back():
 
 
 def test_a_storm_of_clients_without_descriptors_fills_no_log():
-    """However often the edge is crossed, the log hears of it once in ten seconds."""
+    """However often it becomes full and has room again, the log has that once in ten seconds."""
     with full_proxy() as (command, clients, waiter, _):
         for _ in range(20):
             clients.pop().close()
@@ -166,7 +166,7 @@ def test_a_storm_of_clients_without_descriptors_fills_no_log():
 @pytest.mark.parametrize("more", [[], ["--source", "127.0.0.9"]], ids=["", "--source"])
 @pytest.mark.parametrize("number", range(6, 17))
 def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number, more):
-    """Whichever step of the start finds none left, none is missing once it says that it listens."""
+    """Whichever step of the start finds none left, it listens with all it needs, or exits."""
     prefix = ["sh", "-c", 'ulimit -n %d && exec "$@"' % number, "sh"]
     with CommandLine("-l", "0", *more, prefix=prefix, wait=False) as command:
         wait_until(lambda: command.process.poll() is not None or said(command, "try it:"))
@@ -180,7 +180,7 @@ def test_however_few_descriptors_there_are_it_serves_or_says_one_line(number, mo
 
 
 def test_a_thread_that_ends_without_descriptors_ends_alone():
-    """The first thread that ends needs none, in old Pythons either."""
+    """The first handler thread that ends needs no descriptor, in old Pythons either."""
     code = (
         "import os, resource, threading\n"
         "from minisocks.net.threads import start_thread\n"

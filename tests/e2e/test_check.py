@@ -45,7 +45,7 @@ def test_defaults():
 
 
 def test_each_value_says_where_it_comes_from(file):
-    """File and line, variable, command line; passwords are not shown."""
+    """The source is file and line, a variable, or the command line; passwords are not shown."""
     out = check("-c", str(file), "--no-quiet", MINISOCKS_GRACE="7")
     rows = [" ".join(line.split()) for line in out.splitlines()]
 
@@ -59,7 +59,7 @@ def test_each_value_says_where_it_comes_from(file):
 
 
 def test_json(file):
-    """The same for programs: values as what they are, without passwords."""
+    """--json has the same settings as data for programs, without passwords."""
     data = json.loads(check("--json", "-c", str(file), "--allow-lan"))
 
     assert {s.key for s in SETTINGS} == set(data["settings"])
@@ -82,7 +82,7 @@ def processor(*args, **variables):
 
 
 def test_the_processor_says_which_one_it_is_here():
-    """auto is what the command line has where nothing is said, and is one of those there are."""
+    """The command line's default is auto, which chooses one of the processors there are."""
     row, data, warnings = processor()
     number = data["processor"]["number"]
     assert {"wanted": "auto", "number": number} == data["processor"]
@@ -99,7 +99,7 @@ def test_the_processor_says_which_one_it_is_here():
 
 @pytest.mark.skipif(not MAY_USE, reason="needs Linux")
 def test_a_processor_that_cannot_be_had_is_a_warning():
-    """It says which ones can; the same number is all right where it is one of them."""
+    """The warning lists the possible ones; a number among them has no warning."""
     row, data, warnings = processor(MINISOCKS_PROCESSOR="9999")
     assert "processor 9999 (none here) MINISOCKS_PROCESSOR" == row
     assert {"wanted": "9999", "number": None} == data["processor"]
@@ -123,7 +123,7 @@ def test_name_with_a_line_break_forges_no_row():
 
 
 def test_file_may_be_named_by_the_environment(file):
-    """MINISOCKS_CONFIG is what -c is; -c wins."""
+    """MINISOCKS_CONFIG has the same meaning as -c, and -c wins."""
     other = file.parent / "other.ini"
     other.write_text("[minisocks]\ngrace = 99\n")
 
@@ -152,7 +152,7 @@ def test_file_may_be_named_by_the_environment(file):
         (["-l", "ann:s3cret@127.0.0.1:1080"], {}, "--listen: takes no user"),
         (["--xyzzy"], {}, "no option is called --xyzzy; see minisocks --help"),
         (["10.0.0.1:1080"], {}, "to listen there, write -l 10.0.0.1:1080"),
-        # As other programs have it.
+        # Spelled as in other programs.
         (["-p", "1080"], {}, "no option is called -p; address and port to listen on are one"),
         (["--port=1080"], {}, "no option is called --port; address and port to listen on are one"),
         (["-i", "0.0.0.0"], {}, "no option is called -i; address and port to listen on are one"),
@@ -229,14 +229,14 @@ def test_passwords_that_others_can_read(file):
 
 
 def test_unknown_variable_is_reported():
-    """One that begins like ours and resembles none is named, and does not keep it from starting."""
+    """A variable with our prefix that is like no setting is named, and it starts all the same."""
     status, _, err = run_command("check", env=environment(MINISOCKS_XYZZY="10.0.0.1"))
 
     assert (0, "warning: MINISOCKS_XYZZY is no setting, and is not used\n") == (status, err)
 
 
 def test_service_of_kubernetes():
-    """In a cluster with a Service called minisocks it starts, and says nothing about it."""
+    """In a cluster with a Service called minisocks it starts, without a warning about it."""
     variables = environment(
         MINISOCKS_PORT="tcp://10.96.12.34:1080", MINISOCKS_SERVICE_HOST="10.96.12.34"
     )
@@ -260,7 +260,7 @@ def test_service_of_kubernetes():
     ],
 )
 def test_what_is_hardly_meant_has_a_warning(args, sentence):
-    """Settings that can be used, and do less, or more, than they seem to say."""
+    """Settings that are valid, and do less, or more, than they seem to."""
     status, _, err = run_command("check", *args)
 
     assert 0 == status
@@ -329,7 +329,7 @@ def judge(file, *args):
 
 
 def test_rules_in_force_are_numbered(rules):
-    """Those of the file in its order, with the ones built in among them."""
+    """The list has the rules of the file in their order, among those that are built in."""
     lines = check("-c", str(rules)).splitlines()
     begin = next(n for n, line in enumerate(lines) if line.startswith("rules in force"))
     assert [
@@ -421,13 +421,13 @@ def test_rules_in_force_are_numbered(rules):
     ],
 )
 def test_what_the_rules_say_about_one_question(rules, args, status, lines):
-    """The decision, the rule that made it, the addresses it saw; exit status 1 on no."""
+    """Shown are the decision, its rule, and the addresses; the exit status is 1 where it denies."""
     lines = [line.replace("@LIST", "@%s" % (rules.parent / "list")) for line in lines]
     assert (status, lines) == judge(rules, *args.split())
 
 
 def test_a_name_shows_each_of_its_addresses(rules):
-    """As this host's resolver has them."""
+    """All addresses are shown that this host's resolver has for the name."""
     status, lines = judge(rules, "--to", "localhost:80", "--as", "ann")
     assert 0 == status
     assert "allowed: 127.0.0.1 to localhost:80, connect by SOCKS5 as ann" == lines[0]
@@ -438,7 +438,7 @@ def test_a_name_shows_each_of_its_addresses(rules):
 
 
 def test_the_answer_as_json(rules):
-    """For programs."""
+    """--json has the same answer as data for programs."""
     status, out, _err = run_command(
         "check", "-c", str(rules), "--json", "--to", "8.8.8.8:25", "--as", "ann"
     )
@@ -466,7 +466,7 @@ def test_the_answer_as_json(rules):
     ],
 )
 def test_questions_that_cannot_be_understood(args, sentence):
-    """One sentence, and exit status 2."""
+    """A sentence tells what is wrong, and the exit status is 2."""
     status, out, err = run_command("check", *args, env=environment(LC_ALL="C.UTF-8"))
     assert (2, "") == (status, out)
     assert err.startswith(sentence)
@@ -474,7 +474,7 @@ def test_questions_that_cannot_be_understood(args, sentence):
 
 
 def test_a_mistake_in_a_rule_has_file_line_column_and_a_caret(tmp_path):
-    """As a compiler would show it."""
+    """The message has the form of a compiler's."""
     path = tmp_path / "minisocks.ini"
     path.write_text("[rules]\nallow from loopback\n  deny to 10.0.0.300 port 1\n")
     status, _out, err = run_command("check", "-c", str(path))
@@ -498,7 +498,7 @@ SHOWN = r"\x1b[2J\xe2\x80\xae\x80"
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_what_is_in_settings_moves_no_cursor(form):
-    """Nor is there half of a character in JSON; what can be seen stays, in any language."""
+    """Control characters are shown escaped; JSON is valid; what can be seen stays as it is."""
     args = ["--user", "caf\u00e9%s:x" % EVIL, "--rule", 'allow user "%s"' % EVIL]
     status, out, err = run_command("check", *args, *form, env=environment(LC_ALL="C.UTF-8"))
     assert 0 == status
@@ -515,7 +515,7 @@ def test_what_is_in_settings_moves_no_cursor(form):
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_question_moves_no_cursor(form):
-    """It may come out of a log."""
+    """The question may have been copied from a log."""
     args = ["--to", EVIL + ":1", "--as", EVIL, "--user", "ann:x"]
     status, out, err = run_command("check", *args, *form, env=environment(LC_ALL="C.UTF-8"))
     assert 1 == status

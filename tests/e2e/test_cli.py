@@ -87,7 +87,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
 
 
 def test_a_line_is_one_line_whatever_is_in_a_name():
-    """A name with a line break in it cannot make the sentence two."""
+    """A line break in a name does not make two lines of an error."""
     for args in (["-c", "a\nb/c"], ["-l", "unix:a\nb/c"], ["--a\nb/c"]):
         status, _, err = run_command(*args)
         assert status
@@ -96,7 +96,7 @@ def test_a_line_is_one_line_whatever_is_in_a_name():
 
 
 def test_a_file_in_utf_16_is_named_as_that(tmp_path):
-    """What an editor calls "Unicode" looks right in it; the sentence names file and cure."""
+    """An editor that saves as "Unicode" shows it as right; the sentence names file and remedy."""
     path = tmp_path / "minisocks.ini"
     path.write_bytes("[minisocks]\ngrace = 1\n".encode("utf-16"))
     status, _, err = run_command("-c", str(path))
@@ -131,7 +131,7 @@ def test_it_says_where_it_listens(more):
 
 
 def on_a_terminal(*args, **variables):
-    """Run it to its end with stderr on a terminal; return what that shows."""
+    """Run it to its end with stderr on a terminal; return what the terminal shows."""
     terminal, theirs = os.openpty()
     try:
         process = subprocess.Popen(
@@ -154,7 +154,7 @@ def on_a_terminal(*args, **variables):
 
 
 def test_a_terminal_gets_colour():
-    """On a terminal the lines' heads are coloured, unless it says NO_COLOR."""
+    """On a terminal the heads of the lines have colours, unless NO_COLOR is set."""
     for args, head in ((["-l", "0"], "listening on"), (["xyzzy"], "minisocks:")):
         assert re.search(r"\x1b\[3\dm\x1b\[1m%s\x1b\[0m " % head, on_a_terminal(*args))
         assert "\x1b" not in on_a_terminal(*args, NO_COLOR="1")
@@ -190,7 +190,7 @@ def test_a_connection_is_one_line(target):
 
 
 def one_refused(command):
-    """Have it refuse a client, whose password is wrong."""
+    """Have it refuse a client because of a wrong password."""
     with Talk.to(command.ports[0]) as talk:
         talk.send(b"\x05\x01\x02" + password_message(b"ann", b"wrong")).expect(b"\x05\x02\x01\x01")
         talk.rest()

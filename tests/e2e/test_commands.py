@@ -73,7 +73,7 @@ def test_which_one_is_meant_has_to_be_clear(name):
 
 
 def test_stop_returns_when_it_has_ended(instance, target):
-    """The pidfile can be had at once after it; a connection has its grace, and gets a reset."""
+    """The pidfile is free when it returns; a connection has its grace, and is then reset."""
     instance.configure("grace = 0")
     assert 0 == instance.command("reload")[0]
     with instance.relay(target) as talk:
@@ -165,7 +165,7 @@ def test_status_for_programs(instance, target):
 
 
 def test_status_tells_the_limits_of_udp(instance):
-    """How many associations there may be, and by which ports; ``none`` takes both back."""
+    """How many associations there may be, and their ports; ``none`` removes both settings."""
     lines = "max-associations = 50\nudp-ports = 40000-40009\n"
     for text, most, ports in (
         ("", 1024, ""),
@@ -182,7 +182,7 @@ def test_status_tells_the_limits_of_udp(instance):
 
 
 def test_status_for_prometheus(instance, target):
-    """--prometheus: Prometheus' own parser reads it, each counter called so."""
+    """The parser of Prometheus itself reads it, and counters have the names of counters."""
     with instance.relay(target):
         with Talk.to(instance.port) as talk:
             talk.connect5("127.0.0.1", closed_port())
@@ -205,7 +205,7 @@ def test_status_for_prometheus(instance, target):
 
 
 def test_labels_are_escaped():
-    """What a label may not hold is written as the format wants."""
+    """Characters that a label may not hold are escaped as the format demands."""
     status = dict.fromkeys(["uptime", "open", "total", "succeeded", "handshakes", "threads"], 0)
     status.update(version='1"\\\n', state="serving", up=0, down=0, refused={'a"b\\c\nd': 1})
     (sample,) = [
@@ -252,7 +252,7 @@ def test_large_figures_are_readable():
     ],
 )
 def test_the_processor_is_shown(number, wanted, shown):
-    """Its number, and what is wanted where that is something else."""
+    """Its number is shown, and the setting where that is something else."""
     status = dict.fromkeys(["pid", "uptime", "open", "total", "succeeded", "up", "down"], 0)
     status.update(dict.fromkeys(["handshakes", "threads", "associations"], 0))
     status.update(version="1", state="serving", addresses=[], refused={}, clients=[])
@@ -265,7 +265,7 @@ def test_the_processor_is_shown(number, wanted, shown):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 def test_a_reload_changes_the_processor(instance):
-    """To a number, to none, and to what it was."""
+    """A reload can set another number, none, and the one it was."""
     number = max(os.sched_getaffinity(0))
     for setting, expected in (
         ("processor = %d" % number, (number, str(number))),
@@ -335,7 +335,7 @@ def test_a_process_that_does_not_answer_is_reported(instance):
 
 
 def test_default_needs_no_names(tmp_path):
-    """Started and spoken to by the address alone, with the settings file, or with nothing."""
+    """Commands find it by the address alone, by the settings file, or by the defaults."""
     port = closed_port()
     args = ["-l", str(port)]
     with_file = tmp_path / "m.ini"
@@ -373,7 +373,7 @@ def test_it_is_found_by_its_old_address_and_by_its_new_one(tmp_path):
 
 
 def test_a_foreground_process_can_be_spoken_to(tmp_path):
-    """One that a supervisor started, too."""
+    """Commands also reach a process that a supervisor has started."""
     pidfile = str(tmp_path / "p")
     args = [sys.executable, "-m", "minisocks", "-l", "0", "--pidfile", pidfile]
     with subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE) as process:
@@ -387,7 +387,7 @@ def test_a_foreground_process_can_be_spoken_to(tmp_path):
 
 
 def test_without_a_place_for_a_pidfile_it_serves_all_the_same(tmp_path, monkeypatch):
-    """A warning and no channel, unless the pidfile was asked for."""
+    """A warning, and no control channel, unless the pidfile was asked for."""
     code = (
         "import sys, minisocks.service.pidfile as p\n"
         "p.default_path = lambda address: '/no/such/p'\n"
@@ -503,7 +503,7 @@ ANSWER = {
 
 @pytest.mark.parametrize("form", ["", "--json", "--prometheus"])
 def test_status_shows_what_a_process_says_without_doing_it(tmp_path, form):
-    """Whatever texts it sends: no line of their own, nothing that a terminal acts on."""
+    """Texts of another process make no lines of their own, and nothing that a terminal acts on."""
     path = str(tmp_path / "p")
     with answering(path, json.dumps(ANSWER).encode() + b"\n"):
         status, out, err = run_command(
@@ -527,7 +527,7 @@ NO_NUMBERS = ["1", True, float("nan"), float("inf"), 10**400, [1], {}, "1\nforge
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 @pytest.mark.parametrize("form", ["", "--json", "--prometheus"])
 def test_numbers_are_numbers(tmp_path, form, value):
-    """What is no figure is not shown as one, in no form and at no place."""
+    """A value that is no number is not shown as one, in any form, at any place."""
     for change in (
         {"open": value},
         {"uptime": value},
@@ -542,7 +542,7 @@ def test_numbers_are_numbers(tmp_path, form, value):
 
 
 def answered(path, answer, form):
-    """Show the status of a process that gives this *answer*."""
+    """Return the status that is shown of a process that gives this *answer*."""
     try:
         with answering(path, json.dumps(answer).encode() + b"\n"):
             commands.status(path, form)
@@ -551,7 +551,7 @@ def answered(path, answer, form):
 
 
 def test_an_answer_in_many_brackets_is_none(tmp_path):
-    """The parser calls itself for each."""
+    """The JSON parser recurses once for each bracket, and fails without a traceback."""
     path = str(tmp_path / "p")
     with pytest.raises(ServiceError, match="no answer of a minisocks"):
         with answering(path, b"[" * 200000 + b"\n"):

@@ -109,7 +109,7 @@ def test_another_word_is_an_error():
 @pytest.mark.skipif(not HAS_COMPLETION, reason="this click has no completion")
 @pytest.mark.parametrize("line", [{}, {"COMP_WORDS": "minisocks st", "COMP_CWORD": "x"}])
 def test_a_question_without_a_line_is_an_error(line):
-    """A person who tries it by hand reads no traceback."""
+    """A person that tries it by hand gets a sentence and no traceback."""
     status, out, err = run_command(env=environment(_MINISOCKS_COMPLETE="bash_complete", **line))
     assert (2, "") == (status, out)
     assert "'bash_complete' is for the function" in err

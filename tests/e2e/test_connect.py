@@ -205,7 +205,7 @@ class Target(FakeTarget):
 @pytest.mark.rfc("SOCKS4, CONNECT", "After a success traffic is relayed in both directions.")
 @pytest.mark.rfc("SOCKS4A", "It should resolve the name, and connect if it can.")
 def test_connect(proxy, way):
-    """The reply names our end of the connection to the target, and bytes flow both ways."""
+    """The reply names the proxy's end of the connection to the target; bytes flow both ways."""
     with Target(host=way.host) as target, Talk.to(proxy.port) as talk:
         talk.send(way.message(target.port))
 
@@ -281,7 +281,7 @@ def test_greeting_password_request_and_data_in_one_segment(way):
 @pytest.mark.rfc("SOCKS4, CONNECT", "After a success traffic is relayed in both directions.")
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 65536, 300000])
 def test_data_behind_the_request(proxy, way, size):
-    """What follows the request at once goes to the target, all of it, in order, once."""
+    """Bytes right behind the request go to the target, all of them, in order, once."""
     data = os.urandom(size)
     sums = []
 
@@ -300,7 +300,7 @@ def test_data_behind_the_request(proxy, way, size):
     "After a success of BIND or CONNECT the client may start passing data.",
 )
 def test_data_sent_while_the_target_is_dialed():
-    """What comes while a name is looked up waits, and is the first that the target gets."""
+    """Bytes that come while a name is looked up wait, and are the first that the target gets."""
     resolve = threading.Event()
     data = os.urandom(100000)
 
@@ -615,7 +615,7 @@ def test_a_health_check_that_greets_has_no_line_and_is_counted(proxy, access_log
 )
 @pytest.mark.parametrize("leave", [Talk.finish, Talk.reset])
 def test_what_is_more_than_a_greeting_is_no_check(access_log, methods, said, answer, leave):
-    """Where a password is wanted, a request has begun, or no method is common."""
+    """With METHOD 02, behind a request, or without a common method it is no health check."""
     users = ["ann:s3cret"] if methods == b"\x02" else []
     with run_proxy(user=users) as proxy:
         with Talk.to(proxy.port) as talk:
