@@ -1,4 +1,4 @@
-"""--daemon: the start returns when it serves, or with why it does not."""
+"""--daemon: the start returns when it serves, or with the reason why it does not."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from kit.support import MODULE, ROOT, TIMEOUT, environment, run_command, wait_un
 
 
 def test_it_returns_when_it_serves(instance, target):
-    """At once after the start a client is served; what it says has come through the start."""
+    """A client is served right after the start; what the process wrote came through the start."""
     status, out, err = instance.start()
 
     assert (0, "") == (status, out)
@@ -23,7 +23,7 @@ def test_it_returns_when_it_serves(instance, target):
 
 
 def test_it_has_left_everything_behind(instance):
-    """Own session, no terminal, /, stdio on /dev/null, nothing inherited, files its owner's."""
+    """Own session, no terminal, cwd /, stdio on /dev/null, nothing inherited, files of its user."""
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     try:
@@ -36,11 +36,11 @@ def test_it_has_left_everything_behind(instance):
     pid = instance.pid
     assert pid != os.getsid(pid) != os.getsid(0)
     assert "/" == os.readlink("/proc/%d/cwd" % pid)
-    # The pipe through which it said that it serves is closed a moment behind that word.
+    # The pipe by which it reported that it serves is closed a moment after that report.
     wait_until(lambda: not _others_pipes(pid))
     names = _open_files(pid)
     assert 4 == names.count("/dev/null")  # and one to spare, for the control channel
-    folder = os.path.dirname(instance.pidfile)  # the kernel tells of what is removed there
+    folder = os.path.dirname(instance.pidfile)  # the kernel reports what is removed there
     theirs = {"/dev/null", instance.pidfile, folder, instance.log_file, "anon_inode:[eventpoll]"}
     others = ("socket:", "pipe:", "anon_inode:inotify")
     assert theirs == {name for name in names if not name.startswith(others)}
@@ -51,13 +51,13 @@ def test_it_has_left_everything_behind(instance):
 
 
 def _others_pipes(pid):
-    """The pipes of which it has one end only."""
+    """Return the pipes of which the process has one end only."""
     names = _open_files(pid)
     return [name for name in names if name.startswith("pipe:") and names.count(name) == 1]
 
 
 def _open_files(pid):
-    """What the process's descriptors lead to."""
+    """Return what the descriptors of the process lead to."""
     names = []
     for fd in os.listdir("/proc/%d/fd" % pid):
         try:
@@ -70,7 +70,7 @@ def _open_files(pid):
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("option", ["--daemon", "--ensure"])
 def test_closed_streams_are_no_hindrance(instance, closed, option):
-    """It serves, and nothing that belongs elsewhere has their numbers."""
+    """It serves, and no other file gets the numbers of stdin, stdout and stderr."""
     command = '"$@" %s' % closed
     args = [sys.executable, "-m", "minisocks", "-c", instance.file, option]
     done = subprocess.run(
@@ -89,7 +89,7 @@ def test_closed_streams_are_no_hindrance(instance, closed, option):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 @pytest.mark.parametrize("option", ["--daemon", "--ensure"])
 def test_a_full_stderr_is_no_hindrance(instance, option):
-    """It serves where what it has to warn of cannot be written."""
+    """It serves although its warnings cannot be written."""
     program = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *MODULE]
     env = environment(MINISOCKS_UNKNOWN="1")
 
@@ -117,7 +117,7 @@ def test_a_start_that_fails_says_why(instance, tmp_path):
 
 
 def test_a_background_process_that_dies_is_reported():
-    """If it ends without a word, the start does not wait for ever, and fails."""
+    """If it ends without a message, the start does not wait for ever, and fails."""
     code = (
         "import os, signal\n"
         "from minisocks.service import console\n"
@@ -165,7 +165,7 @@ def test_port_0_needs_a_pidfile():
 
 
 def test_a_second_one_is_refused(instance):
-    """Two with one pidfile are not started, in the background or not."""
+    """No second process starts with the same pidfile, in the background or not."""
     assert 0 == instance.start()[0]
     pid = instance.pid
     for args in (["--daemon"], ["--no-daemon"]):

@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(
 
 
 def says_peer(talk):
-    """Tell the other end which address it came from."""
+    """Send the client the address from which the target saw it come."""
     talk.send(talk.sock.getpeername()[0].encode("ascii")).finish()
     talk.rest()
 
@@ -58,7 +58,7 @@ def test_preferred_family_is_first(prefer, expected):
     ],
 )
 def test_family_that_names_are_looked_up_in(settings, family):
-    """The one that is wanted alone, or of which alone there is a source."""
+    """Names are looked up in the only wanted family, or in the only one with a source."""
     assert family == Egress.of(Config(**settings).checked()).only
 
 
@@ -102,7 +102,7 @@ def test_family_without_a_source_is_not_used():
 
 @pytest.mark.parametrize("dst", ["::ffff:127.0.0.1", b"::ffff:7f00:1", b"mapped.test"])
 def test_an_ipv4_address_in_ipv6_form_has_the_ipv4_source(dst):
-    """As an address, as a name, and as what a name server says."""
+    """It has it as an address, as a name, and in the answer of a name server."""
 
     def getaddrinfo(host, port, *args):
         sockaddr = ("::ffff:127.0.0.1", port, 0, 0)
@@ -119,7 +119,7 @@ def test_an_ipv4_address_in_ipv6_form_has_the_ipv4_source(dst):
 
 
 def test_sources_of_both_families():
-    """Each family has its own."""
+    """Each family has a source of its own."""
     with run_proxy(source=("127.0.0.9", "::1")) as proxy:
         for host, source in (("127.0.0.1", b"127.0.0.9"), ("::1", b"::1")):
             with FakeTarget(says_peer, host) as target, Talk.to(proxy.port) as talk:
@@ -129,7 +129,7 @@ def test_sources_of_both_families():
 
 @needs_linux
 def test_ports_of_a_source_address_do_not_run_out():
-    """One port serves several targets: it is chosen when the target is known."""
+    """One port serves several targets, because it is chosen when the target is known."""
     sock = socket.socket()
     Egress.of(Config(source=("127.0.0.9",))).prepare(sock)
     try:
@@ -151,7 +151,7 @@ def test_interface():
 @needs_root
 @pytest.mark.parametrize("mark", [1, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_mark(mark):
-    """The socket has the mark, the largest one included."""
+    """The socket has the mark, up to the largest one."""
     sock = socket.socket()
     try:
         Egress.of(Config(mark=mark)).prepare(sock)
@@ -169,7 +169,7 @@ def test_mark(mark):
     ],
 )
 def test_what_is_not_up_yet_is_a_warning(settings, words, caplog):
-    """An address or interface that is not there does not keep it from starting; targets fail."""
+    """A missing address or interface does not keep it from starting; only targets fail."""
     with FakeTarget() as target, run_proxy(**settings) as proxy:
         with Talk.to(proxy.port) as talk:
             assert 1 == talk.connect5("127.0.0.1", target.port)[0]
@@ -180,7 +180,7 @@ def test_what_is_not_up_yet_is_a_warning(settings, words, caplog):
 
 
 def test_what_never_works_keeps_it_from_starting(monkeypatch):
-    """Where the system has no such thing, start raises one sentence, and nothing listens."""
+    """Where the system has no such option, start raises one sentence, and nothing listens."""
     monkeypatch.delattr(socket, "SO_MARK", raising=False)
     proxy = Proxy(Config(listen=("127.0.0.1:0",), mark=7))
 

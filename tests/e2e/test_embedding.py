@@ -55,7 +55,7 @@ def test_a_proxy_says_where_it_is():
 
 @pytest.mark.parametrize("name", ["address", "host", "port", "server_address", "url"])
 def test_a_proxy_that_was_never_started_is_nowhere(name):
-    """Asking where it is raises a sentence, and not what a stranger has to look up."""
+    """Asking where it is raises a sentence that explains it."""
     with pytest.raises(RuntimeError, match="does not listen: start it first"):
         getattr(Proxy(listen="127.0.0.1:0"), name)
 
@@ -70,7 +70,7 @@ def test_a_proxy_that_was_never_started_is_nowhere(name):
     ],
 )
 def test_the_url_is_one_that_can_be_connected_to(target, listen, url):
-    """Every address is shown as one of them."""
+    """An address that stands for all is shown as one of them."""
     with Proxy(listen=listen) as proxy:
         assert url % proxy.port == proxy.url
         host = re.match(r"socks5h://\[?([^]]+?)\]?:\d+\Z", proxy.url).group(1)
@@ -148,7 +148,7 @@ def test_the_bind_error_is_raised_in_the_caller():
 
 
 def test_it_may_be_started_again(target):
-    """Start, stop, start: each time it serves, on a new free port, with names looked up."""
+    """After each start it serves, on a new free port, and looks names up."""
     with nothing_left():
         proxy = Proxy(listen="127.0.0.1:0")
         for _ in range(3):
@@ -159,7 +159,7 @@ def test_it_may_be_started_again(target):
 
 
 def test_a_resolver_given_to_it_stays_the_caller_s(target):
-    """It works after a restart, too, and for several proxies."""
+    """It works after a restart, too, and several proxies can share it."""
     resolver = Resolver(lambda host, *how: socket.getaddrinfo("127.0.0.1", *how))
     proxy = Proxy(listen="127.0.0.1:0", resolver=resolver)
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_sockets_given_to_it_serve_once(target):
 
 
 def test_started_in_one_thread_and_stopped_in_another(target):
-    """It belongs to no thread."""
+    """It is bound to no thread."""
     with nothing_left():
         proxy = Proxy(listen="127.0.0.1:0")
         for action in (proxy.start, proxy.stop):
@@ -388,7 +388,7 @@ def test_log_that_raises_stops_no_client(target, error):
 
 
 def test_server_and_handler_can_be_replaced(target):
-    """A proxy's ``server_type`` and ``handler_type`` serve its clients."""
+    """``server_type`` and ``handler_type`` replace the classes that serve a proxy's clients."""
     asked = []
 
     class Server(SocksServer):
@@ -411,7 +411,7 @@ def test_server_and_handler_can_be_replaced(target):
 
 
 def test_a_pair_that_cannot_be_registered_at_once_is_begun_by_the_loop(target):
-    """Where the kernel has no room for a watch just then: no byte is lost, nothing hangs."""
+    """When the kernel has no room for a watch just then, no byte is lost and nothing hangs."""
     failed = []
 
     class Poller:
@@ -443,7 +443,7 @@ def test_a_pair_that_cannot_be_registered_at_once_is_begun_by_the_loop(target):
 
 
 def test_sessions_can_be_replaced(target):
-    """A handler makes the session: a test kit's may say what it likes."""
+    """A handler makes the session, so that a test kit can replace what it sends."""
 
     class Liar(Session):
         __slots__ = ()

@@ -29,7 +29,7 @@ MOST_SECONDS = 8 * TIMEOUT / 20
 
 @pytest.mark.parametrize("way", ["4", "4a", "5"])
 def test_a_bind_that_waits_ends_at_once(way, target):
-    """Its peer would be a new connection; a pair has its grace meanwhile."""
+    """Its peer would be a new connection; a relayed pair has its grace meanwhile."""
     with CommandLine("-l", "0", "--grace", "600") as command, Talk.to(command.ports[0]) as pair:
         pair.connect5("127.0.0.1", target.port)
         with Waiting(command.ports[0], "127.0.0.2", way) as client:
@@ -42,7 +42,7 @@ def test_a_bind_that_waits_ends_at_once(way, target):
 
 
 def test_a_client_whose_identd_is_asked_is_closed_at_once(monkeypatch, target, access_log):
-    """It is no connection yet."""
+    """It is not a connection yet, so it has no grace."""
     asked, over = threading.Event(), threading.Event()
 
     def hangs(talk, theirs, ours):
@@ -60,7 +60,7 @@ def test_a_client_whose_identd_is_asked_is_closed_at_once(monkeypatch, target, a
 
 @pytest.fixture
 def first_process():
-    """The words that make what they start the first process of a container."""
+    """Return the words that make what they start the first process of a container."""
     words = ["unshare", "--pid", "--fork"] + ["--user"] * bool(os.geteuid())
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here")
@@ -77,7 +77,7 @@ def child_of(pid):
 
 
 def test_docker_need_not_kill_it(first_process):
-    """As its first process, with whatever is open, it has ended by itself when docker would kill.
+    """As its first process, whatever is open, it has ended by itself when docker would kill.
 
     The signal goes to the first process, for which the kernel does nothing by default.
     """

@@ -36,7 +36,7 @@ def ensure(instance, **kwargs):
 
 
 def test_it_starts_one_and_then_leaves_it_alone(instance, target):
-    """The first time it starts one, detached and without a word; then it does nothing."""
+    """The first call starts a process, detached and without output; the next does nothing."""
     assert (0, "", "") == ensure(instance)
     pid = instance.pid
     assert pid
@@ -50,7 +50,7 @@ def test_it_starts_one_and_then_leaves_it_alone(instance, target):
 
 
 def test_it_starts_one_again(instance):
-    """A watchdog: what was killed is there again after the next minute."""
+    """A process that was killed is there again after the next call, as by a watchdog."""
     ensure(instance)
     first = instance.pid
     os.kill(first, signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_it_starts_one_again(instance):
 
 
 def test_as_cron_starts_it(instance):
-    """Without environment, in another directory, with a umask of its own."""
+    """It starts without environment, in another directory, with another umask."""
     env = environment()
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), ROOT]))
     umask = ["sh", "-c", 'umask 0; cd /; exec "$@"', "sh"]
@@ -106,14 +106,14 @@ def test_a_start_that_fails_is_reported(instance):
 
 
 def test_a_mistake_is_reported_even_where_one_runs(instance):
-    """A file that cannot be read is no reason to say nothing."""
+    """A file that cannot be read is reported, although the process runs."""
     os.unlink(instance.file)
     status, _, err = ensure(instance)
     assert 2 == status
     assert "cannot read" in err
 
 
-#: What the quick half loads, told by the interpreter.
+#: What the quick half loads, as the interpreter lists it.
 LOADED = """
 import sys
 sys.argv = ["minisocks", "--ensure", "-c", sys.argv[1]]
@@ -130,7 +130,7 @@ run()
 
 
 def test_healthy_path_loads_next_to_nothing(instance):
-    """Neither click nor the proxy, nor anything of size."""
+    """The quick half imports neither click nor the proxy, nor any large module."""
     ensure(instance)
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-c", LOADED, instance.file],
@@ -163,7 +163,7 @@ def test_healthy_path_loads_next_to_nothing(instance):
     ids=["refusal", "choice", "http", "eof", "reset", "silence"],
 )
 def test_any_answer_is_a_sign_of_life(script, expected):
-    """05 FF, a refusal, an end: only silence is none."""
+    """05 FF, a refusal and an end are signs of life; only silence is none."""
     with FakeTarget(script) as target:
         seconds = TIMEOUT if expected == ALIVE else 0.05
         assert expected == ask(*sockaddr("127.0.0.1:%d" % target.port), seconds)
@@ -187,7 +187,7 @@ def test_the_proxy_answers_its_own_question_and_does_not_write_it_down(proxy, ac
     "address", ["[::1]:%d", ":%d", "0.0.0.0:%d", "[::]:%d", "unix:PATH", "127.0.0.1:%d"]
 )
 def test_each_listener_can_be_asked(address, tmp_path):
-    """By its loopback address where it listens on every one."""
+    """A listener on all addresses is asked by its loopback address."""
     address = address.replace("PATH", str(tmp_path / "s"))
     address = address % closed_port() if "%" in address else address
     with run_proxy(listen=(address,)):
@@ -196,13 +196,13 @@ def test_each_listener_can_be_asked(address, tmp_path):
 
 @pytest.mark.parametrize("address", ["localhost:1", "[fe80::1%eth0]:1", "example.org:1"])
 def test_what_takes_a_lookup_is_left_to_others(address):
-    """Names and scopes are found by the slow half."""
+    """The quick half leaves names and scopes to the slow half."""
     with pytest.raises(ValueError, match="name|scope"):
         sockaddr(address)
 
 
 def test_unsure_is_not_healthy(tmp_path):
-    """Whatever the quick half does not understand, it leaves to the whole program."""
+    """The quick half leaves all that it does not understand to the whole program."""
     for argv in (["--nonsense"], ["-l", "0"], ["-l", "x"], ["-c", "/no/such"], ["-l"]):
         assert not is_healthy(argv, {})
     broken = tmp_path / "m.ini"
@@ -225,14 +225,14 @@ def state(pid):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Probes of a tenth of a second."""
+    """Have probes wait for a tenth of a second only."""
     monkeypatch.setattr(module, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(module, "STATUS_SECONDS", 0.5)
     monkeypatch.setattr(module, "END_SECONDS", 0.5)
 
 
 def test_a_hung_instance_is_replaced(instance, impatient):
-    """One that was stopped answers nothing: after three probes it is ended, and this is noted."""
+    """A stopped process does not answer: after three probes it is ended, with a line about it."""
     instance.start()
     pid = instance.pid
     os.kill(pid, signal.SIGSTOP)
@@ -247,7 +247,7 @@ def test_a_hung_instance_is_replaced(instance, impatient):
 
 
 def test_a_healthy_one_is_not_replaced(instance, impatient):
-    """It answers; nothing happens to it."""
+    """A process that answers is left alone."""
     instance.start()
     pid = instance.pid
     for address in ("127.0.0.1", "localhost"):
@@ -296,7 +296,7 @@ def test_no_process_is_ended_by_a_number_alone(tmp_path, impatient, pid):
 
 
 def test_another_process_s_number_is_not_believed(tmp_path, impatient):
-    """A process that has not this file open is not the one."""
+    """A process that has not this file open is not taken for the instance."""
     path = str(tmp_path / "p")
     other = Pidfile(path)
     assert other.acquire()
@@ -319,7 +319,7 @@ sys.exit(main())
 
 
 def impatiently(*args):
-    """Start it to run beside this test."""
+    """Start the command line with short probes, beside this test."""
     return subprocess.Popen(
         [sys.executable, "-c", IMPATIENT, *args],
         cwd=ROOT,
@@ -344,7 +344,7 @@ def test_what_cannot_be_helped_is_one_sentence(tmp_path):
 
 
 def test_two_at_once_replace_a_hung_one_once(instance):
-    """Both end well, and one new instance runs."""
+    """Both calls exit 0, and one new instance runs."""
     instance.start()
     pid = instance.pid
     instance.wait_for_line("try it")  # the log has a thread of its own, which stops, too
@@ -359,7 +359,7 @@ def test_two_at_once_replace_a_hung_one_once(instance):
 
 @pytest.mark.parametrize("there", ["silent", "nobody"])
 def test_one_that_listens_elsewhere_is_well(instance, impatient, there):
-    """Where the settings name another address by now, it is asked at its own."""
+    """Where the settings name another address by now, the process is asked at its own."""
     instance.start()
     pid = instance.pid
     with socket.socket() as silent:
@@ -372,7 +372,7 @@ def test_one_that_listens_elsewhere_is_well(instance, impatient, there):
 
 
 def test_one_that_is_full_is_well(tmp_path, impatient, target):
-    """With its descriptors used up it answers no greeting, but says that it lives."""
+    """Without descriptors it answers no greeting, but its control channel shows that it lives."""
     path = str(tmp_path / "p")
     prefix = ["sh", "-c", 'ulimit -n 32 && exec "$@"', "sh"]
     with CommandLine("-l", "0", "--pidfile", path, prefix=prefix) as command:
@@ -390,7 +390,7 @@ def test_one_that_is_full_is_well(tmp_path, impatient, target):
 
 
 def test_settings_are_said_in_what_names_of_files_are_said(tmp_path):
-    """A name in UTF-8 is the same file under cron, which sets no encoding."""
+    """A name in UTF-8 means the same file under cron, which sets no encoding."""
     folder = os.path.join(os.fsencode(str(tmp_path)), b"\xc3\xbc")
     os.mkdir(folder)
     path = os.path.join(folder, b"m.ini")

@@ -89,7 +89,7 @@ def login(talk, user=b"ann", password=b"secret"):
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_no_socket_makes_it_local(peer):
-    """Not by loopback, not by a private network, not by a unix socket."""
+    """Loopback, a private network and a unix socket give it no local address."""
     client = behind(peer)
 
     assert (False, True, False) == (client.is_local, client.is_forwarded, client.has_address)
@@ -138,12 +138,12 @@ def test_which_clients_come_in(peer, settings, without, by_password):
     "host", ["127.0.0.1", "::1", "0.0.0.0", "10.0.0.1", "169.254.169.254", "fd00::1"]
 )
 def test_what_it_does_not_reach(peer, settings, host):
-    """This host, and private networks."""
+    """It reaches neither this host nor private networks."""
     assert not decision(rules_of(**settings), behind(peer, b"ann"), host)
 
 
 def test_a_rule_may_open_this_host_to_it():
-    """By what it names; and the log says which rule that would be."""
+    """A rule that names an address opens it; the log of a refusal has that rule."""
     closed, opened = (
         rules_of(open=True),
         rules_of(rule=("allow from public to self port 80", "allow")),
@@ -168,14 +168,14 @@ def test_a_rule_may_open_this_host_to_it():
     ],
 )
 def test_it_is_one_of_the_listeners(listen, forwarded):
-    """Else a mistyped one would leave clients on this host, as before."""
+    """Otherwise a mistyped address would leave its clients local, as before."""
     with pytest.raises(ConfigError, match="is none of the addresses to listen on"):
         Config.of(listen=listen, forwarded=forwarded)
 
 
 @pytest.mark.parametrize("spelled", ["1080", "127.0.0.1:1080", "127.0.0.1:01080"])
 def test_it_may_be_spelled_in_another_way(spelled):
-    """As long as it is the same address."""
+    """Any spelling of the same address will do."""
     config = Config.of(listen=("127.0.0.1:1080", "1081"), forwarded=spelled)
 
     assert [True, False] == [config.is_forwarded(text) for text in config.listen]
@@ -221,7 +221,7 @@ def test_the_start_and_check_describe_it(by, settings, expected):
 
 
 def test_no_line_says_that_this_host_comes_in_by_it():
-    """Where all listeners are a forwarder's, a client on this host is behind it, too."""
+    """Where all listeners belong to forwarders, a client on this host is behind one, too."""
     lines = dict(said({"forwarded": ("127.0.0.1:1080",)}, "start"))
 
     assert "may come in:" not in lines
@@ -229,7 +229,7 @@ def test_no_line_says_that_this_host_comes_in_by_it():
 
 
 def test_allow_lan_lets_no_strangers_in_by_it():
-    """So nothing is said about interfaces behind which they are."""
+    """So the start does not warn about interfaces on whose side such clients are."""
     config = Config(listen=(":1080",), forwarded=(":1080",), allow_lan=True)
     access, own = Access.of(config, Hooks()), [("wan0", packed_ip("100.64.0.1"))]
     for forwarded, count in ((["0.0.0.0:1080"], 0), ([], 1)):
@@ -239,7 +239,7 @@ def test_allow_lan_lets_no_strangers_in_by_it():
 
 
 def test_check_asks_about_it_where_there_are_no_others():
-    """A client of this host comes by no other listener either."""
+    """A client of this host has no other listener to come by."""
     asks = ("check", "--to", "192.0.2.1:80", "-l", "1080")
 
     assert "allowed: 127.0.0.1 to" in run_command(*asks)[1]
@@ -248,7 +248,7 @@ def test_check_asks_about_it_where_there_are_no_others():
 
 
 def test_check_answers_about_it():
-    """Without a password, with one, and by UDP."""
+    """check answers for a client without a password, with one, and by UDP."""
     asks = ("check", "--user", ANN, "--from", "forwarder", "--to", "192.0.2.1:80")
 
     assert 1 == run_command(*asks)[0]
@@ -261,7 +261,7 @@ def test_check_answers_about_it():
 
 
 def test_it_does_not_come_in_without_a_password(target):
-    """With no option at all it is refused, by each protocol."""
+    """Without any option it is refused, by each protocol."""
     with forwarded_proxy(rule=()) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(GREETING).expect(b"\5\0").send(socks5("127.0.0.1", target.port))
@@ -284,7 +284,7 @@ def test_it_does_not_reach_this_host_with_one(target):
 
 
 def test_another_listener_is_none(target):
-    """A client of this host that comes by another listener is local as ever."""
+    """A client of this host that comes by another listener is local, as without forwarder."""
     listen = ("127.0.0.1:0", "[::1]:0")
     with run_proxy(listen=listen, forwarded="127.0.0.1:0") as proxy:
         assert [proxy.address] == proxy.forwarded
@@ -296,7 +296,7 @@ def test_another_listener_is_none(target):
 
 
 def test_a_unix_socket_may_be_one(target, tmp_path):
-    """A client there is a stranger, too."""
+    """A client that comes by a unix socket is a stranger, too."""
     path = "unix:%s" % (tmp_path / "socks")
     with run_proxy(listen=path, forwarded=path), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path[5:])
@@ -306,7 +306,7 @@ def test_a_unix_socket_may_be_one(target, tmp_path):
 
 @pytest.mark.rfc("RFC 1928 section 6", "REP 07: command not supported.")
 def test_it_has_no_udp():
-    """Datagrams come past the forwarder, from an address that is not known."""
+    """Datagrams would not come through the forwarder, and the client's address is unknown."""
     with forwarded_proxy(open=True) as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING).expect(b"\5\0").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
         talk.expect(failure5(7))
@@ -314,7 +314,7 @@ def test_it_has_no_udp():
 
 @pytest.mark.rfc("RFC 1413 sections 1 and 2", "A server listens on TCP port 113.")
 def test_the_identd_of_the_forwarder_is_not_asked(monkeypatch, target):
-    """It would name the user that the forwarder runs as."""
+    """It would name the user of the forwarder."""
     with identd(monkeypatch, says_user(b"ann")) as server:
         with forwarded_proxy(ident=True, open=True) as proxy, Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann")).expect(b"\0\x5c")
@@ -322,7 +322,7 @@ def test_the_identd_of_the_forwarder_is_not_asked(monkeypatch, target):
 
 
 def test_a_program_sees_that_it_is_one(target):
-    """By what it is asked with: no address, not local."""
+    """The request that hooks get has no address, and is not local."""
     seen = []
 
     def authorize(request):
@@ -335,7 +335,7 @@ def test_a_program_sees_that_it_is_one(target):
 
 
 def test_a_program_may_choose_its_forwarded_clients(target):
-    """Of sockets that it has made itself, by ``client_of`` of its ``SocksServer``."""
+    """``client_of`` of its ``SocksServer`` decides about sockets that the program has made."""
 
     class Server(SocksServer):
         def client_of(self, client_address):
@@ -348,7 +348,7 @@ def test_a_program_may_choose_its_forwarded_clients(target):
 
 
 def test_a_program_may_say_that_a_listener_is_one(target):
-    """A reload changes nothing about that."""
+    """What the program's server class sets stays as it is at a reload."""
 
     class Server(SocksServer):
         def __init__(self, *args):
@@ -382,7 +382,7 @@ def test_auth_once_does_not_hold():
 
 
 def test_no_client_is_known_by_that_address():
-    """Whatever is remembered of it."""
+    """Nothing is remembered about its clients by address."""
     trusted = TrustedAddresses()
     trusted.add(behind(), b"ann", b"proof", 10.0)
 
@@ -390,7 +390,7 @@ def test_no_client_is_known_by_that_address():
 
 
 def test_no_limit_of_each_client_holds(target):
-    """One address is all clients there: neither connections nor bytes are one client's."""
+    """All its clients have one address, so limits of connections and bytes do not apply to it."""
     with forwarded_proxy(open=True, max_per_client=1, rate=1000) as proxy:
         with Talk.to(proxy.port) as one, Talk.to(proxy.port) as two:
             for talk in (one, two):
@@ -400,7 +400,7 @@ def test_no_limit_of_each_client_holds(target):
 
 
 def test_max_per_user_holds(target):
-    """A user is one wherever the clients are."""
+    """Connections of a user are counted together, wherever its clients are."""
     with forwarded_proxy(user=(ANN,), max_per_user=1) as proxy:
         with Talk.to(proxy.port) as one, Talk.to(proxy.port) as two:
             login(one).send(socks5("127.0.0.1", target.port))
@@ -410,7 +410,7 @@ def test_max_per_user_holds(target):
 
 @pytest.mark.parametrize("most, factor", [(9, 8), (64, 0.25), (256, 0.25), (1000, 8)])
 def test_no_share_holds(most, factor):
-    """It may have all that is not kept for this host and for a network that has nothing."""
+    """It may have all places but those kept for this host and for networks that have none."""
     allowance = Allowance(most, factor)
     while allowance.has_room(FORWARDED):
         allowance.add(FORWARDED)
@@ -421,7 +421,7 @@ def test_no_share_holds(most, factor):
 
 
 def test_the_connections_of_a_proxy_are_no_share_of_it(target):
-    """Of nine that one address would have eight of, all are had."""
+    """All nine connections are had, although one address would have no more than eight."""
     with forwarded_proxy(open=True, max_connections=9) as proxy:
         talks = [Talk.to(proxy.port) for _ in range(9)]
         assert [0] * 9 == [talk.connect5("127.0.0.1", target.port)[0] for talk in talks]
@@ -430,7 +430,7 @@ def test_the_connections_of_a_proxy_are_no_share_of_it(target):
 
 
 def test_penalties_go_by_user_name():
-    """Also where only a program knows the users: guesses at one do not delay another."""
+    """Guesses at one user do not delay another, even where only a program knows the users."""
     conn = types.SimpleNamespace(client=behind())
     for users in (Users([(b"ann", b"secret"), (b"bob", b"secret")]), Users(authenticate=bool)):
         logins = Logins(Pending(4, Processor(None)), HandlerQueue(4))
@@ -445,7 +445,7 @@ def test_penalties_go_by_user_name():
 
 
 def test_invented_names_are_one_row():
-    """A new name for each guess gains nothing, there as elsewhere."""
+    """Each invented name counts in the same row, so a new name for each guess gains nothing."""
     users = Users([(b"a", b"b")])
     for client in (behind(), Client(("192.0.2.1", 1))):
         assert inside.row_of(client, b"ann", users) == inside.row_of(client, b"bob", users)
@@ -455,7 +455,7 @@ def test_invented_names_are_one_row():
 
 
 def test_a_reload_makes_a_listener_one(target):
-    """At once: what has come before and is not granted yet is refused."""
+    """At once: a client that has come before, without a granted request, is refused."""
     with run_proxy() as proxy:
         with Talk.to(proxy.port) as before, Talk.to(proxy.port) as after:
             before.send(GREETING).expect(b"\5\0")
@@ -474,7 +474,7 @@ def test_a_reload_makes_a_listener_one(target):
 
 
 def test_a_reload_brings_one(target, tmp_path):
-    """It is one from its first client on."""
+    """A new listener is a forwarder's from its first client on."""
     path = "unix:%s" % (tmp_path / "socks")
     with run_proxy() as proxy:
         listen = proxy.config.listen + (path,)
@@ -485,7 +485,7 @@ def test_a_reload_brings_one(target, tmp_path):
 
 
 def test_what_knows_its_clients_goes_on(target):
-    """A client whose address is known behind the forwarder is that one, also after a reload."""
+    """A client whose address is known behind the forwarder keeps it, also after a reload."""
 
     class Server(SocksServer):
         def client_of(self, client_address):
@@ -501,7 +501,7 @@ def test_what_knows_its_clients_goes_on(target):
 
 
 def test_in_the_background_its_path_stays_the_same(tmp_path):
-    """A relative one is one of the listeners, there and after a reload."""
+    """A relative path means the same listener in the background and after a reload."""
     where = ("-l", "unix:s", "--forwarded", "unix:s", "--pidfile", "p", "--log-file", "log")
     env = dict(os.environ, PYTHONPATH=ROOT)
     run = functools.partial(run_command, cwd=str(tmp_path), env=env)

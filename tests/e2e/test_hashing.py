@@ -76,7 +76,7 @@ def users_file(tmp_path):
 )
 @pytest.mark.usefixtures("every_click")
 def test_a_line_of_stdin_is_the_password(stdin, password):
-    """Byte for byte, without its end, in a locale that knows ASCII only."""
+    """The password is taken byte for byte, without the line end, whatever the locale."""
     status, out, err = hash_password(*FEW, stdin=stdin, LC_ALL="C", PYTHONCOERCECLOCALE="0")
 
     assert (0, b"") == (status, err)
@@ -86,7 +86,7 @@ def test_a_line_of_stdin_is_the_password(stdin, password):
 
 @pytest.mark.parametrize("name", [b"ann", b"ann smith", b"j\xc3\xb6rg", b"\xff"])
 def test_the_line_has_the_name_as_it_was_given(name):
-    """Whatever the locale, and two of them have nothing in common."""
+    """The name is kept in any locale; two lines of one password have nothing in common."""
     for variables in ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}):
         status, out, err = hash_password("--name", name, *FEW, **variables)
         assert (0, b"") == (status, err)
@@ -117,7 +117,7 @@ def test_the_line_has_the_name_as_it_was_given(name):
     ],
 )
 def test_what_cannot_be_hashed_is_a_sentence(args, stdin, status, sentence):
-    """One line says what is wrong, nothing is printed, and no password is repeated."""
+    """A line names the mistake, no hash is printed, and no password is repeated."""
     done, out, err = hash_password(*args, stdin=stdin)
 
     assert (status, b"") == (done, out)
@@ -225,7 +225,7 @@ def test_on_a_terminal_people_mistype(typed, status, sentence):
 
 
 def test_its_help_has_no_settings():
-    """Only what it takes."""
+    """Its help has only the options that it takes."""
     status, out, err = run_command("hash-password", "--help", env=environment())
 
     assert (0, "") == (status, err)
@@ -271,7 +271,7 @@ def test_curl_logs_in(users_file):
 
 @pytest.mark.usefixtures("every_click")
 def test_check_says_what_a_login_costs(users_file):
-    """Measured here, for the dearest hash of the file; for programs, too."""
+    """The seconds of a login are measured, for the dearest hash of the file; --json has them."""
     other = Hash(2000, b"salt", bytes(32))
     users_file.write_bytes(users_file.read_bytes() + b"bob:%s\n" % other.text().encode())
     status, out, err = run_command("check", "--users-file", str(users_file))
@@ -308,7 +308,7 @@ def test_check_without_hashes_has_no_cost(text, tmp_path):
 
 @pytest.mark.parametrize("command", [["check"], ["-l", "0"]])
 def test_a_password_in_the_file_is_refused(command, tmp_path):
-    """With the command that hashes it, by check and by the start."""
+    """The sentence has the command that hashes it; from check and from the start."""
     path = tmp_path / "users"
     path.write_text("# users\nann:s3cret\n")
     path.chmod(0o600)
@@ -322,7 +322,7 @@ def test_a_password_in_the_file_is_refused(command, tmp_path):
 
 @pytest.mark.parametrize("command", [["check"], ["-l", "0"]])
 def test_a_file_that_is_not_there(command):
-    """It is named."""
+    """The sentence names the file."""
     sentence = "minisocks: --users-file: cannot read /no/such: No such file or directory\n"
 
     status, out, err = run_command(*command, "--users-file", "/no/such")
@@ -331,7 +331,7 @@ def test_a_file_that_is_not_there(command):
 
 
 def test_a_file_that_others_can_read_is_worth_a_warning(users_file):
-    """At the start and by check; once."""
+    """The start and check warn once."""
     expected = "warning: %s holds hashes, and others may read it: chmod 600 %s" % (
         users_file,
         users_file,
@@ -347,7 +347,7 @@ def test_a_file_that_others_can_read_is_worth_a_warning(users_file):
     "mode, writer", [(0o660, "its group"), (0o620, "its group"), (0o602, "others"), (0o600, None)]
 )
 def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, mode, writer):
-    """By check, at the start and at a reload, each time once."""
+    """check, the start and each reload warn once."""
     expected = "%s decides about clients, and %s may write it: chmod go-w %s"
     expected = [expected % (users_file, writer, users_file)] if writer else []
     users_file.chmod(mode)
@@ -362,7 +362,7 @@ def test_a_file_that_others_can_write_is_worth_a_warning(users_file, tmp_path, m
 
 
 def test_a_folder_that_others_can_write_is_worth_a_warning(users_file):
-    """They may put another file in the place of this one, unless the folder is sticky."""
+    """Other users could replace the file there, unless the folder is sticky."""
     folder = os.path.dirname(str(users_file))
     for mode, count in ((0o777, 1), (0o1777, 0), (0o755, 0)):
         os.chmod(folder, mode)
@@ -372,7 +372,7 @@ def test_a_folder_that_others_can_write_is_worth_a_warning(users_file):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a file away")
 def test_a_file_of_another_user_is_worth_a_warning(users_file):
-    """Its owner may write it; root's is as good as this user's own."""
+    """Its owner may write it; a file of root is as good as one of this user."""
     for uid, count in ((4242, 1), (0, 0)):
         os.chown(str(users_file), uid, -1)
         err = run_command("check", "--users-file", str(users_file))[2]
@@ -380,7 +380,7 @@ def test_a_file_of_another_user_is_worth_a_warning(users_file):
 
 
 def test_other_files_that_all_can_write_are_worth_a_warning(tmp_path):
-    """The settings, and a list of a rule; the group of these may be their owner's own."""
+    """Settings and lists of rules, too; their group may be one that only the owner is in."""
     settings, names = tmp_path / "ini", tmp_path / "names"
     names.write_text("example.org\n")
     settings.write_text("[rules]\ndeny to @%s\nallow\n" % names)
@@ -393,7 +393,7 @@ def test_other_files_that_all_can_write_are_worth_a_warning(tmp_path):
 
 
 class Clock:
-    """A clock by which each look at it is *seconds* after the last one."""
+    """A clock that is *seconds* further at each look."""
 
     def __init__(self, seconds):
         self.now, self.seconds = 0.0, seconds
@@ -404,7 +404,7 @@ class Clock:
 
 
 def test_a_fraction_is_measured():
-    """What a thousand take says what a million would."""
+    """The time of a thousand iterations gives that of a million."""
     assert 2000.0 == hashing.seconds_for(1000000, Clock(2.0))
     assert pytest.approx(0.0002) == hashing.seconds_for(1, Clock(0.2))
 
@@ -415,19 +415,19 @@ def test_a_fraction_is_measured():
     [(10.0, 10000), (0.06, 10000), (0.05, 10000)],
 )
 def test_a_slow_machine_hashes_less(seconds, expected):
-    """But never fewer than ten thousand times."""
+    """The default is never below ten thousand iterations."""
     assert expected == hashing.default_iterations(Clock(seconds))
 
 
 def test_default_is_half_a_second(monkeypatch):
-    """In thousands, and no more than 600 000 of them."""
+    """It is rounded to thousands, and 600 000 at most."""
     for per_iteration, expected in ((2e-5, 25000), (3e-6, 167000), (1e-7, 600000), (1e-3, 10000)):
         monkeypatch.setattr(hashing, "seconds_for", lambda n, clock, each=per_iteration: each * n)
         assert expected == hashing.default_iterations()
 
 
 def test_without_iterations_it_measures(monkeypatch, capfdbinary):
-    """The number is in the hash."""
+    """The hash has the measured number of iterations."""
     monkeypatch.setattr(hashing, "default_iterations", lambda: 1234)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"secret\n")))
     hashing.hash_password()
@@ -436,7 +436,7 @@ def test_without_iterations_it_measures(monkeypatch, capfdbinary):
 
 
 def test_closed_stdin_is_an_error():
-    """No traceback."""
+    """A sentence on stderr and no traceback."""
     child = subprocess.run(
         ["sh", "-c", '"$0" -m minisocks hash-password <&-', sys.executable],
         cwd=ROOT,

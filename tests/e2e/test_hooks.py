@@ -37,7 +37,7 @@ from minisocks.wire import Rep
 
 
 def leave(*args):
-    """End the program, which in a thread ends nothing but the thread."""
+    """Raise what ends a program; in a thread it ends that thread only."""
     raise SystemExit(1)
 
 
@@ -103,7 +103,7 @@ def rep_for(proxy, host, port=1):
 
 
 def test_authenticate_decides_which_clients_come_in(target):
-    """Yes is STATUS 0 and the way on; no is STATUS 1 and the end."""
+    """True is STATUS 0, and the client goes on; False is STATUS 1, and EOF."""
     with run_proxy(authenticate=lambda user, password, client: user + "!" == password) as proxy:
         with Talk.to(proxy.port) as talk:
             assert b"\x01\x00" == log_in(talk, b"ann", b"ann!")
@@ -120,7 +120,7 @@ def test_authenticate_decides_which_clients_come_in(target):
     "RFC 1929 section 2", "ULEN, then UNAME, 1 to 255 octets; PLEN, then PASSWD, 1 to 255 octets."
 )
 def test_authenticate_receives_text_and_the_client(target):
-    """User and password are UTF-8 with surrogates for what is none; the client has its address."""
+    """User and password are UTF-8 with surrogates for other bytes; the client has its address."""
     asked = []
 
     def authenticate(user, password, client):
@@ -183,7 +183,7 @@ def test_no_client_comes_in_by_a_bug_in_authenticate(bugs, hook):
 
 
 def test_a_slow_authenticate_delays_no_other_client(target):
-    """While it ponders twelve passwords others are asked about, and served."""
+    """While it holds twelve passwords, others are checked, and their clients served."""
     slow = Slow(True, lambda user, password, client: user == "slow")
     with run_proxy(authenticate=slow) as proxy, contextlib.ExitStack() as stack:
         stack.callback(slow.go_on.set)
@@ -276,7 +276,7 @@ def test_authorize_receives_what_is_wanted(target):
 )
 @pytest.mark.rfc("RFC 1928 section 6", "REP 02: connection not allowed by ruleset.")
 def test_authorize_decides_about_targets(target):
-    """Yes goes on; no is REP 02 (91), and the name has not been looked up."""
+    """True goes on; False is REP 02 (91), and the name has not been looked up."""
     names = []
 
     def getaddrinfo(host, *args):
@@ -299,7 +299,7 @@ def test_authorize_decides_about_targets(target):
 @pytest.mark.rfc("RFC 1928 section 6", "REP 01: general SOCKS server failure.")
 @pytest.mark.parametrize("hook", [boom, leave] + [lambda request, a=a: a for a in NOT_BOOL])
 def test_no_client_gets_through_by_a_bug_in_authorize(bugs, target, hook):
-    """What raises, or says neither True nor False, is REP 01 (91), and logged as a bug."""
+    """A hook that raises, or returns neither True nor False, is REP 01 (91) and a logged bug."""
     with run_proxy(authorize=hook) as proxy:
         assert 1 == rep_for(proxy, "127.0.0.1", target.port)
         with Talk.to(proxy.port) as talk:
@@ -311,7 +311,7 @@ def test_no_client_gets_through_by_a_bug_in_authorize(bugs, target, hook):
 
 
 def test_an_os_error_of_authorize_is_no_client_that_left(bugs):
-    """OSError, which elsewhere means that a client has gone, is answered like any other."""
+    """An OSError, which elsewhere means that a client has left, is a bug of the hook, too."""
 
     def authorize(request):
         raise ConnectionResetError("the program's data base")
@@ -322,7 +322,7 @@ def test_an_os_error_of_authorize_is_no_client_that_left(bugs):
 
 
 def test_a_slow_authorize_delays_no_other_client(target):
-    """While it ponders twelve requests others are served."""
+    """While it holds twelve requests, others are served."""
     slow = Slow(True, lambda request: request.port == 1)
     with run_proxy(authorize=slow) as proxy, contextlib.ExitStack() as stack:
         stack.callback(slow.go_on.set)
@@ -339,7 +339,7 @@ def test_a_slow_authorize_delays_no_other_client(target):
 @pytest.mark.parametrize("early", [b"", b"all"])
 @pytest.mark.parametrize("hook", ["authenticate", "authorize"])
 def test_a_client_that_says_no_more_is_served_where_hooks_decide(hook, early, target):
-    """Its FIN is no reason to forget it: it has said all, and wants to hear."""
+    """A client that sends FIN has sent all, and still waits for the reply."""
     with run_proxy(**{hook: lambda *args: True}) as proxy, Talk.to(proxy.port) as talk:
         request = socks5("127.0.0.1", target.port) + early
         if hook == "authenticate":
@@ -352,7 +352,7 @@ def test_a_client_that_says_no_more_is_served_where_hooks_decide(hook, early, ta
 
 
 def test_a_client_that_closes_does_not_wait_for_a_hook_for_long(monkeypatch, other_networks):
-    """Some seconds behind its FIN it is refused, and takes no hook's time."""
+    """It is refused some seconds after its FIN, and the hook is not called for it."""
     monkeypatch.setattr("minisocks.server.clientsocket.FIN_SECONDS", 0.0)
     slow = Slow(True, lambda request: True)
     with run_proxy(authorize=slow, max_handshakes=4) as proxy, contextlib.ExitStack() as stack:
@@ -409,7 +409,7 @@ def test_the_built_in_rules_hold_after_authorize_and_resolve(target):
 
 
 def test_resolve_gives_names_their_addresses(target):
-    """A dictionary will do; one address need not be in a list, and the first that works is it."""
+    """A dictionary's get will do; one address need not be a list; the first that works is used."""
     table = {
         "one.example": "127.0.0.1",
         "list.example": ["127.0.0.1"],
@@ -425,13 +425,13 @@ def test_resolve_gives_names_their_addresses(target):
 
 
 def test_none_from_resolve_asks_the_system(target):
-    """Names that the program does not know are looked up as ever."""
+    """The system looks up the names that the program does not know."""
     with run_proxy(resolve={}.get) as proxy:
         assert_served(proxy, target, b"localhost")
 
 
 def test_resolve_is_not_asked_about_addresses(target):
-    """What is an address already, in whatever notation, is no name."""
+    """An address in any notation is no name."""
     asked = []
     with run_proxy(resolve=asked.append) as proxy:
         for host in ("127.0.0.1", b"127.0.0.1", b"127.1", b"0x7f000001"):
@@ -445,7 +445,7 @@ def no_such_host(name):
 
 @pytest.mark.parametrize("hook", [lambda name: [], lambda name: iter(()), no_such_host])
 def test_resolve_may_say_that_there_is_no_such_host(hook):
-    """Nothing, or OSError, is REP 04, and no bug."""
+    """Nothing, or an OSError, is REP 04, and no bug."""
     with run_proxy(resolve=hook) as proxy:
         assert 4 == rep_for(proxy, b"a.example")
         assert "a.example" in proxy.records[-1].why
@@ -476,7 +476,7 @@ def wordless(name):
     ],
 )
 def test_a_bug_in_resolve_is_logged_and_reaches_no_target(bugs, target, hook):
-    """What raises anything else, or returns what is no address, is REP 01 and a bug."""
+    """Another exception, or a value that is no address, is REP 01 and a logged bug."""
     with run_proxy(resolve=hook) as proxy:
         assert 1 == rep_for(proxy, b"a.example", target.port)
         assert "the resolve hook failed" in proxy.records[-1].why
@@ -485,7 +485,7 @@ def test_a_bug_in_resolve_is_logged_and_reaches_no_target(bugs, target, hook):
 
 
 def test_a_slow_resolve_delays_no_other_client(target):
-    """While it ponders some names others are looked up, and addresses need none of it."""
+    """While it holds some names, others are looked up, and addresses need no look-up."""
     slow = Slow(["127.0.0.1"], lambda name: name == "slow.example")
     with run_proxy(resolve=slow) as proxy, contextlib.ExitStack() as stack:
         stack.callback(slow.go_on.set)
@@ -521,7 +521,7 @@ def test_on_connection_hears_of_each_connection_once(target):
 
 
 def test_on_connection_has_a_thread_of_its_own_and_only_if_there_is_something_to_tell():
-    """It is made for the first record and ends with the proxy; without the hook it is not made."""
+    """The thread is made for the first record and ends with the proxy; only where a hook is."""
 
     def reporters():
         return [t for t in threading.enumerate() if t.name == "minisocks-reporter"]
@@ -539,7 +539,7 @@ def test_on_connection_has_a_thread_of_its_own_and_only_if_there_is_something_to
 
 
 def test_a_slow_on_connection_delays_no_client(target):
-    """While it holds the first record others are served; then it hears of them in order."""
+    """While it holds the first record others are served; then it gets their records in order."""
     go_on, heard = threading.Event(), []
 
     def on_connection(record):
@@ -559,7 +559,7 @@ def test_a_slow_on_connection_delays_no_client(target):
 
 @pytest.mark.parametrize("fails", [boom, leave])
 def test_what_on_connection_raises_is_logged_and_the_next_arrives(bugs, fails):
-    """A bug costs the record that met it."""
+    """The exception costs that one record only."""
     heard = []
 
     def on_connection(record):
@@ -611,7 +611,7 @@ def test_any_hook_may_stop_the_proxy(name, target):
 @pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve"])
 @pytest.mark.parametrize("hooks", [1, 3])
 def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target):
-    """None of them waits for another that waits for it."""
+    """None of these threads waits for another that waits for it."""
     # So long that the test would fail if one did.
     monkeypatch.setattr(minisocks.server.acceptor, "STOP_SECONDS", 60.0)
     monkeypatch.setattr(minisocks.net.resolver, "CLOSE_SECONDS", 60.0)
@@ -644,7 +644,7 @@ def test_hooks_and_the_program_stop_it_at_once(monkeypatch, name, hooks, target)
 
 
 def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
-    """What it allows after ``stop`` has returned is not dialed any more."""
+    """A target that it allows after ``stop`` has returned is not dialed any more."""
     monkeypatch.setattr(minisocks.server.acceptor, "STOP_SECONDS", 0.1)
     asked, go_on = threading.Event(), threading.Event()
 
@@ -668,7 +668,7 @@ def test_hook_that_is_slower_than_stop_changes_nothing(monkeypatch, target):
 
 
 def test_clients_that_wait_for_a_hook_are_open_connections(target):
-    """They count, as those do that are relayed."""
+    """They count as open connections, as relayed ones do."""
     go_on = threading.Event()
     with run_proxy(authorize=lambda request: go_on.wait(TIMEOUT)) as proxy:
         with Talk.to(proxy.port) as talk, Talk.to(proxy.port) as other:
@@ -685,7 +685,7 @@ def test_clients_that_wait_for_a_hook_are_open_connections(target):
 
 
 def test_stop_waits_for_lookups_of_the_program(target):
-    """When ``stop`` returns no thread looks a name up, be it idle or in the hook."""
+    """When ``stop`` has returned, no thread looks a name up, neither idle nor in the hook."""
     asked, leave = threading.Event(), threading.Event()
     # The system's lookup in a hook that has itself called stop may outlive its test.
     before = own_threads()
@@ -712,7 +712,7 @@ def test_stop_waits_for_lookups_of_the_program(target):
 
 
 def test_hooks_know_the_port():
-    """A client that is served before ``start`` has returned finds a hook that may ask."""
+    """A client served before ``start`` has returned finds that hooks can ask for the port."""
     known = []
     for _ in range(20):
         listener = socket.socket()
@@ -730,7 +730,7 @@ def test_hooks_know_the_port():
 
 
 def test_stop_waits_for_neither_its_own_hook_nor_another_s_stop(target):
-    """A stop from the main thread and one from the hook at the same time both return."""
+    """A stop in the main thread and one in the hook both return, also at the same time."""
     entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
 
     def on_connection(record):
@@ -753,7 +753,7 @@ def test_stop_waits_for_neither_its_own_hook_nor_another_s_stop(target):
 
 @pytest.mark.parametrize("name", ["authenticate", "authorize", "resolve", "on_connection"])
 def test_exception_that_quotes_a_client_forges_no_line(name, bugs):
-    """Whatever is in a hook's exception, its lines in the log are those of a traceback."""
+    """Whatever text is in a hook's exception, all its lines in the log are a traceback's."""
     forged = "no\n2026-01-01 minisocks.access: id=1\r\x1b[31m\x85\u2028end"
     lines = []
 
@@ -784,7 +784,7 @@ def test_exception_that_quotes_a_client_forges_no_line(name, bugs):
 
 
 def test_a_reload_while_authorize_ponders_counts(target):
-    """A user that is gone by the hook's yes does not come in; nor one that rules deny by then."""
+    """A user removed before the hook returns does not come in; nor one that rules deny by then."""
     for change in ({"user": ("bob:x",)}, {"rule": ("deny",)}):
 
         def authorize(request, change=change):

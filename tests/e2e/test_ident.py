@@ -66,7 +66,7 @@ def test_a_user_that_is_confirmed(monkeypatch, target, access_log, request_):
     "The addresses of the query's connection are those of the connection in question.",
 )
 def test_it_is_asked_from_the_address_that_the_client_has_reached(monkeypatch, target):
-    """So that the identd finds the connection."""
+    """Only for that pair of addresses does the identd find the connection."""
     with identd(monkeypatch, says_user(b"ann"), "127.0.0.2") as server:
         with run_proxy(ident=True, listen="0.0.0.0:0") as proxy:
             assert GRANTED4 == ask(proxy, target, source=("127.0.0.2", 0), host="127.0.0.3")[:2]
@@ -74,7 +74,7 @@ def test_it_is_asked_from_the_address_that_the_client_has_reached(monkeypatch, t
 
 
 def test_it_is_asked_by_ipv6(monkeypatch, target):
-    """Of a client that has come by IPv6."""
+    """A client that has come by IPv6 is asked by IPv6."""
     with identd(monkeypatch, says_user(b"ann"), "::1") as server:
         with run_proxy(ident=True, listen="[::1]:0") as proxy:
             assert GRANTED4 == ask(proxy, target, host="::1")[:2]
@@ -105,7 +105,7 @@ CONFIRMING = {
 @pytest.mark.rfc("RFC 1413 section 5", "Formal syntax: the query is the pair and CR LF.")
 @pytest.mark.parametrize("how", sorted(CONFIRMING))
 def test_what_confirms(monkeypatch, target, how):
-    """However it is written; of two lines the first counts."""
+    """Any spelling of the answer will do; of two lines the first one counts."""
     text, userid = CONFIRMING[how]
     with identd(monkeypatch, says_line(text)), run_proxy(ident=True) as proxy:
         assert GRANTED4 == ask(proxy, target, userid)[:2]
@@ -153,7 +153,7 @@ def wrong_way_round(talk, theirs, ours):
 )
 @pytest.mark.parametrize("how", sorted(DENYING))
 def test_what_does_not_confirm(monkeypatch, target, access_log, how):
-    """93, and the log says what was said; nothing reaches the target."""
+    """CD 93, and the log has the answer; nothing reaches the target."""
     text, why = DENYING[how]
     script = says_line(text) if text is not None else wrong_way_round
     with identd(monkeypatch, script), run_proxy(ident=True) as proxy:
@@ -178,14 +178,14 @@ def test_a_client_without_a_userid(monkeypatch, target):
     "The server may drop the connection without a response: that means UNKNOWN-ERROR.",
 )
 def test_an_identd_that_resets(monkeypatch, target):
-    """93, as if it had said UNKNOWN-ERROR."""
+    """CD 93, as after UNKNOWN-ERROR."""
     with identd(monkeypatch, lambda talk, *ports: talk.reset()), run_proxy(ident=True) as proxy:
         assert MISMATCH4 == ask(proxy, target)
 
 
 @pytest.mark.rfc("SOCKS4, CONNECT", "CD 92: the server cannot connect to identd on the client.")
 def test_no_identd(monkeypatch, target, access_log):
-    """92, and why."""
+    """CD 92, and the log has the reason."""
     monkeypatch.setattr("minisocks.server.ident.IDENT_PORT", closed_port())
     with run_proxy(ident=True) as proxy:
         assert NO_IDENTD4 == ask(proxy, target)
@@ -199,7 +199,7 @@ def test_no_identd(monkeypatch, target, access_log):
 )
 @pytest.mark.parametrize("half", [b"", b"%d , %d : USERID :"])
 def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
-    """92, once it has had its time, also if it has said something."""
+    """CD 92 when its time is over, also after a part of an answer."""
     monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.2)
 
     def script(talk, theirs, ours):
@@ -216,7 +216,7 @@ def test_an_identd_that_hangs(monkeypatch, target, access_log, half):
     "The client may close at any time, but should wait at least 30 seconds after a query.",
 )
 def test_an_identd_that_drips(monkeypatch, target):
-    """Each byte on its own is an answer, if it is whole in time; no byte buys more time."""
+    """An answer byte by byte counts, if it is whole in time; no byte prolongs that time."""
 
     def script(talk, theirs, ours):
         talk.send_bytewise(b"%d , %d : USERID : UNIX : ann\r\n" % (theirs, ours))
@@ -235,7 +235,7 @@ def test_an_identd_that_drips(monkeypatch, target):
 
 
 def test_an_identd_that_cannot_be_reached(monkeypatch, target):
-    """A host that answers nothing at all: 92, when its time is over."""
+    """A host that does not answer at all: CD 92, when its time is over."""
     from kit.support import black_hole
 
     monkeypatch.setattr("minisocks.server.ident.SECONDS", 0.2)
@@ -249,7 +249,7 @@ def test_an_identd_that_cannot_be_reached(monkeypatch, target):
     "A time limit for the connection with the application server: 2 minutes at CSTC.",
 )
 def test_what_it_takes_is_of_the_two_minutes(monkeypatch, target, access_log):
-    """A target has only the rest of --connect-timeout."""
+    """A dial of the target has only the rest of --connect-timeout."""
     from kit.support import black_hole
 
     def script(talk, theirs, ours):
@@ -283,7 +283,7 @@ def test_other_clients_are_not_asked(monkeypatch, target):
 
 @pytest.mark.rfc("RFC 1413 sections 1 and 2", "A server listens on TCP port 113.")
 def test_a_client_on_a_unix_socket(tmp_path, target):
-    """It has no identd: 92."""
+    """It has no identd, so it gets CD 92."""
     path = str(tmp_path / "s")
     with run_proxy(ident=True, listen="unix:" + path), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
@@ -291,7 +291,7 @@ def test_a_client_on_a_unix_socket(tmp_path, target):
 
 
 def test_a_bind_that_has_no_time_left_is_refused_at_once(monkeypatch, access_log):
-    """Where asking took all of --bind-timeout, nothing listens."""
+    """Where the question took all of --bind-timeout, nothing listens."""
     release = threading.Event()
 
     def script(talk, theirs, ours):
@@ -307,7 +307,7 @@ def test_a_bind_that_has_no_time_left_is_refused_at_once(monkeypatch, access_log
 
 @pytest.mark.rfc("SOCKS4, BIND", "The server decides by what the client has said.")
 def test_bind_is_asked_about_too(monkeypatch):
-    """Before anything listens."""
+    """The question comes before anything listens."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
         with Waiting(proxy.port, way="4") as client, client.peer() as peer:
             client.expect_peer(peer)
@@ -318,7 +318,7 @@ def test_bind_is_asked_about_too(monkeypatch):
 
 
 def test_a_reload_changes_it(monkeypatch, target):
-    """For clients that come from then on."""
+    """The new setting holds for clients that come from then on."""
     with identd(monkeypatch, says_user(b"bob")), run_proxy() as proxy:
         assert GRANTED4 == ask(proxy, target)[:2]
         proxy.reload(proxy.config._replace(ident=True))
@@ -328,7 +328,7 @@ def test_a_reload_changes_it(monkeypatch, target):
 
 
 def test_a_client_that_leaves_meanwhile(monkeypatch, target, access_log):
-    """A reset ends the question, too."""
+    """A reset by the client ends the question, too."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
         with run_proxy(ident=True) as proxy:
             with Talk.to(proxy.port) as talk:
@@ -340,7 +340,7 @@ def test_a_client_that_leaves_meanwhile(monkeypatch, target, access_log):
 
 
 def test_the_end_of_the_proxy_ends_it(monkeypatch, target):
-    """Nothing waits on."""
+    """No question goes on after the end."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
         with run_proxy(ident=True) as proxy:
             talk = Talk.to(proxy.port)
@@ -351,7 +351,7 @@ def test_the_end_of_the_proxy_ends_it(monkeypatch, target):
 
 
 def test_many_are_asked_about_at_once(monkeypatch, target):
-    """None waits for another one's identd."""
+    """No client waits for the identd of another."""
     release = threading.Event()
 
     def script(talk, theirs, ours):
@@ -374,7 +374,7 @@ def test_many_are_asked_about_at_once(monkeypatch, target):
 
 
 def test_a_question_is_a_pending_handshake_and_no_connection(monkeypatch, target, access_log):
-    """With --max-handshakes of them, one more ends the oldest, which hears 91."""
+    """With --max-handshakes questions, one more ends the oldest, whose client receives 91."""
     with identd(monkeypatch, lambda talk, *ports: talk.rest()) as server:
         settings = {"ident": True, "max_handshakes": 8, "max_connections": 1}
         with run_proxy(**settings) as proxy, contextlib.ExitStack() as stack:
@@ -393,7 +393,7 @@ def test_a_question_is_a_pending_handshake_and_no_connection(monkeypatch, target
 
 
 def test_a_user_that_ident_confirms_has_its_limit(monkeypatch, target):
-    """--max-per-user counts it from when it is confirmed."""
+    """--max-per-user counts its connection from the answer on."""
     with identd(monkeypatch, says_user(b"ann")):
         with run_proxy(ident=True, max_per_user=1) as proxy, Talk.to(proxy.port) as talk:
             for _ in range(2):
@@ -450,7 +450,7 @@ def test_rules_know_the_user(monkeypatch, target, rule, is_allowed):
     ],
 )
 def test_rules_know_that_ident_is_no_password(monkeypatch, target, rule, is_allowed):
-    """Where there are passwords, an identd is none: only a rule that names the user takes it."""
+    """Where users have passwords, ident replaces none: only rules that name a user count it."""
     settings = {"ident": True, "user": "karl:secret", "rule": rule}
     with identd(monkeypatch, says_user(b"ann")), run_proxy(**settings) as proxy:
         assert (GRANTED4 if is_allowed else REJECTED4[:2]) == ask(proxy, target)[:2]
@@ -532,7 +532,7 @@ def test_a_client_that_logged_in_of_late_stays_that_user(monkeypatch, target, ac
 
 
 def test_the_programs_hook_hears_of_the_user(monkeypatch, target):
-    """In a thread, as ever."""
+    """It is called in a handler thread, as ever."""
     asked = []
 
     def authorize(request):

@@ -39,7 +39,7 @@ NO_IDENTD4, MISMATCH4 = b"\x00\x5c" + bytes(6), b"\x00\x5d" + bytes(6)
 
 
 def hangs(talk, *ports):
-    """Say nothing until the other end leaves."""
+    """Send nothing until the other end leaves."""
     talk.rest()
 
 
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_thousand(monkeypatch, target, how):
     "The server reads a line with the query, and answers; it may then close or read on.",
 )
 def test_it_asks_one_thing_and_closes(monkeypatch, target):
-    """An identd that would take more questions hears the end, while the client is relayed."""
+    """An identd that would take more questions gets EOF, while the client is relayed."""
     heard = []
 
     def script(talk, theirs, ours):
@@ -115,7 +115,7 @@ def test_it_asks_one_thing_and_closes(monkeypatch, target):
     "The client may close at any time, but should wait at least 30 seconds after a query.",
 )
 def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target):
-    """The second 30 begin with the question; no byte of an answer begins others."""
+    """The second 30 begin with the question, and no byte of an answer begins them anew."""
     limits, wait_for = [], ClientSocket.wait_for
 
     def spy(conn, sock, mask, until):
@@ -138,7 +138,7 @@ def test_it_has_30_seconds_to_connect_and_30_for_its_answer(monkeypatch, target)
 
 
 def test_its_time_is_not_the_handshake_s(monkeypatch, target):
-    """Where a hook decides behind it, which the client waits for no longer than for a handshake."""
+    """An answer after --handshake-timeout counts, also where a hook decides after it."""
     conns, wait_for = [], ClientSocket.wait_for
 
     def spy(conn, sock, mask, until):
@@ -157,7 +157,7 @@ def test_its_time_is_not_the_handshake_s(monkeypatch, target):
 
 
 def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
-    """The client hears 91, for its identd is not to blame; and later ones are asked again."""
+    """The client receives 91, because its identd is not to blame; later ones are asked again."""
     with identd(monkeypatch, says_user(b"ann")) as server, run_proxy(ident=True) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann")[:-1])
@@ -172,7 +172,7 @@ def test_without_a_descriptor_it_is_not_asked(monkeypatch, target, access_log):
 
 
 def test_a_client_that_has_said_its_last_word(monkeypatch, target):
-    """Its FIN is no reason to forget it: it may want to hear."""
+    """After its FIN it is still asked about, because it may wait for the reply."""
     with identd(monkeypatch, says_user(b"ann")), run_proxy(ident=True) as proxy:
         with Talk.to(proxy.port) as talk:
             talk.send(socks4("127.0.0.1", target.port, b"ann") + b"all").finish()
@@ -182,7 +182,7 @@ def test_a_client_that_has_said_its_last_word(monkeypatch, target):
 
 @pytest.mark.parametrize("early", [b"", b"all"])
 def test_a_client_that_closes_is_not_asked_about_for_long(early, monkeypatch, target, access_log):
-    """Some seconds behind its FIN; to the end, if there are bytes for its target before that."""
+    """Until some seconds after its FIN; to the end, if bytes for its target came before."""
     monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
     monkeypatch.setattr(ident, "SECONDS", 0.4 if early else 30.0)
     with identd(monkeypatch, hangs), run_proxy(ident=True) as proxy:
@@ -196,7 +196,7 @@ def test_a_client_that_closes_is_not_asked_about_for_long(early, monkeypatch, ta
 
 
 def test_an_answer_in_pieces_to_a_client_that_has_said_its_last_word(monkeypatch, target):
-    """Its FIN is no reset, however often the answer is waited for."""
+    """A FIN is no reset, however often the proxy waits for the answer."""
     half_closed, waits, wait_for = threading.Event(), [], ClientSocket.wait_for
 
     def spy(conn, sock, mask, until):
@@ -252,7 +252,7 @@ ANN, ANY, NONE, ALL = "allow user ann", "allow user any", "allow user none", "al
     ],
 )
 def test_a_client_that_no_rule_can_admit_is_known_before(texts, has_users, may):
-    """An identd names a user: without passwords it is one of any, with them one of none."""
+    """An identd names a user: one of "any" where there are no passwords, else one of "none"."""
     own = [parse_rule(text, lambda path: Lines([], [])) for text in texts]
     rules = Rules(in_force(own, has_users), has_users, asks_ident=True)
     client, dst = Client(("192.0.2.7", 1)), Address(b"www.Example.org.", 443, Atyp.DOMAINNAME)
@@ -270,7 +270,7 @@ SOME_RULES = [
 @pytest.mark.parametrize("has_users", [True, False])
 @pytest.mark.parametrize("name", [b"www.example.org", b"198.51.100.1", b"10.0.0.1"])
 def test_an_identd_is_asked_where_its_answer_may_change_something(has_users, name):
-    """Of a refusal before the question none of the users that it may name would get more."""
+    """Where it is not asked, none of the users that it could name would have been allowed."""
     atyp = Atyp.DOMAINNAME if name[-1:].isalpha() else Atyp.IPV4
     dst, asked = Address(name, 443, atyp), 0
     for texts in itertools.product(SOME_RULES, repeat=2):
@@ -305,7 +305,7 @@ def test_a_stranger_without_a_password_is_not_asked_about(monkeypatch, target, a
     "rules", [["allow version 5"], ["deny to 127.0.0.0/8", "allow"], ["deny port 1-65535", "allow"]]
 )
 def test_what_no_rule_allows_any_user_is_not_asked_about(monkeypatch, target, rules):
-    """No identd can change the answer, so none is asked."""
+    """No answer of an identd could change the decision, so none is asked."""
     with identd(monkeypatch, says_user(b"ann")) as server:
         with run_proxy(ident=True, rule=rules) as proxy:
             assert REJECTED4 == refused(proxy, target.port)
@@ -313,7 +313,7 @@ def test_what_no_rule_allows_any_user_is_not_asked_about(monkeypatch, target, ru
 
 
 def test_a_client_that_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch, target):
-    """What no rule allows its user is refused before."""
+    """Where no rule allows the request to its user, it is refused before the question."""
     settings = {"user": "karl:secret", "auth_once": 60, "rule": ["allow user karl port 1"]}
     with identd(monkeypatch, says_user(b"ann")) as server:
         with run_proxy(ident=True, **settings) as proxy:
@@ -327,7 +327,7 @@ def test_a_client_that_logged_in_of_late_is_not_asked_about_in_vain(monkeypatch,
 
 
 def test_a_client_that_lost_its_login_before_the_answer(monkeypatch, target, access_log):
-    """A login that has been taken back meanwhile is none."""
+    """A login that was removed meanwhile does not count."""
     settings = {"user": ("karl:secret", "eve:x"), "auth_once": 60, "rule": ["allow user karl"]}
 
     def script(talk, theirs, ours):
@@ -343,7 +343,7 @@ def test_a_client_that_lost_its_login_before_the_answer(monkeypatch, target, acc
 
 
 def test_a_user_that_gets_a_password_meanwhile_has_to_show_it(monkeypatch, target):
-    """By the users there are when it is answered."""
+    """The users in force when the answer comes decide."""
 
     def script(talk, theirs, ours):
         proxy.reload(proxy.config._replace(user=("ann:secret",)))
@@ -389,5 +389,5 @@ def test_a_port_serves_many_hosts(monkeypatch, target):
     "The client may close at any time, but should wait at least 30 seconds after a query.",
 )
 def test_it_has_the_time_that_the_documents_want():
-    """30 s at least for the answer (RFC 1413 section 4), within the memo's two minutes."""
+    """30 s at least for the answer (RFC 1413 section 4), within the two minutes of the memo."""
     assert 30.0 <= ident.SECONDS < 60.0

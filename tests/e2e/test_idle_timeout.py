@@ -1,4 +1,4 @@
-"""``--idle-timeout``: connections on which nothing is said end, and no others."""
+"""``--idle-timeout``: connections without bytes end, and no others."""
 
 import threading
 
@@ -12,7 +12,7 @@ from minisocks.relay.watches import Idle
 
 
 class FakeLoop:
-    """Timers that are fired by hand."""
+    """A loop whose timers a test fires by hand."""
 
     def __init__(self):
         self.timers = []
@@ -44,7 +44,7 @@ class FakeJob:
 
 @pytest.fixture
 def watched():
-    """Return a loop, a job, its record and what ends it after 100 s."""
+    """Return a loop, a job, its record, and the watch that ends it after 100 s."""
     loop, job, record = FakeLoop(), FakeJob(), Record(Client(("10.0.0.1", 1)))
     idle = Idle(loop, job, record, 100.0)
     idle.begin()
@@ -52,7 +52,7 @@ def watched():
 
 
 def test_silence_ends_it(watched):
-    """Without a byte from the start, after exactly the time."""
+    """A job without a byte from the start ends after exactly the time."""
     loop, job, _record, _idle = watched
     assert 100 == sum(loop.pass_quarter() for _ in range(4))
     assert ("idle", []) == (job.end, loop.timers)
@@ -73,7 +73,7 @@ def test_a_connection_that_waits_for_tokens_is_not_idle(watched):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_byte_starts_it_anew(watched, direction):
-    """In either direction; it ends between 1 and 1.25 times the time after the last one."""
+    """A byte in either direction does; the end is between 1 and 1.25 times the time after it."""
     loop, job, record, _idle = watched
     for _ in range(20):
         for _ in range(3):
@@ -88,7 +88,7 @@ def test_a_byte_starts_it_anew(watched, direction):
 
 
 def test_it_can_be_called_off(watched):
-    """Nothing is left of it."""
+    """No timer is left of it."""
     loop, job, _record, idle = watched
     idle.cancel()
     assert (None, []) == (job.end, loop.timers)
@@ -96,7 +96,7 @@ def test_it_can_be_called_off(watched):
 
 @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
 def test_a_silent_connection_is_reset_at_both_ends(target, access_log, half_closed):
-    """Neither end takes it for a good end, and the log says why it was."""
+    """Neither end takes it for a normal end, and the log has the reason."""
     over = threading.Event()
 
     def script(talk):

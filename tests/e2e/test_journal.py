@@ -48,7 +48,7 @@ def test_a_record_is_there_before_the_client_hears_of_success(target):
 
 
 def test_the_bytes_of_a_record_are_live(target):
-    """They count while it lives, and so does its time."""
+    """Bytes and seconds of a live record grow."""
     with run_proxy() as proxy, Talk.to(proxy.port) as talk:
         talk.connect5("127.0.0.1", target.port)
         (record,) = proxy.records
@@ -64,7 +64,7 @@ def test_the_bytes_of_a_record_are_live(target):
 
 
 def test_a_refused_connection_is_recorded_before_its_client_knows():
-    """Whatever the reason: the record says it in RFC words and in full."""
+    """The record has the reason, whatever it is, in the words of the RFC and in full."""
     with run_proxy() as proxy:
         for message, host, rep in (
             (GREETING + socks5("127.0.0.1", closed_port()), "127.0.0.1", Rep.CONNECTION_REFUSED),
@@ -82,7 +82,7 @@ def test_a_refused_connection_is_recorded_before_its_client_knows():
 
 
 def test_records_are_the_last_ones_oldest_first(target):
-    """So many are kept, each once; the list is the caller's."""
+    """So many are kept, each once; the list is the caller's own."""
     with run_proxy(keep_records=3) as proxy:
         for _ in range(5):
             with Talk.to(proxy.port) as talk:
@@ -101,7 +101,7 @@ def test_none_are_kept_if_none_are_wanted(target):
 
 
 def test_a_client_that_says_nothing_leaves_no_record():
-    """Health checks are open connections, and nothing else."""
+    """A health check is an open connection and has no record."""
     with run_proxy() as proxy:
         with Talk.to(proxy.port):
             wait_until(lambda: proxy.stats().open == 1)

@@ -35,7 +35,7 @@ USERS = 30
 
 
 def leave_after(message, leave):
-    """Return a visit that says *message* and leaves."""
+    """Return a visit that sends *message* and leaves."""
 
     def visit(talk):
         talk.send(message)

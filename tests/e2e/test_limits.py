@@ -114,7 +114,7 @@ def test_others_have_a_limit_of_their_own(limit, first, second):
     )
 )
 def test_counts_are_what_a_list_of_all_says(steps):
-    """Whatever comes and goes, each limit is what counting them one by one would have it."""
+    """Whatever comes and goes, each limit has the count of a list of all connections."""
     connection_limits, config = (
         ConnectionLimits(),
         Config(max_connections=7, max_per_client=3, max_per_user=4),
@@ -236,7 +236,7 @@ def test_limits_change_by_reload(target):
 
 
 def test_a_connection_counts_while_its_target_is_dialed():
-    """Attempts that get no answer take places, too, and give them back."""
+    """Attempts without an answer take places, too, and give them back."""
     with black_hole() as port, run_proxy(max_per_client=2, connect_timeout=0.3) as proxy:
         talks = [Talk.to(proxy.port).send(socks4("127.0.0.1", port)) for _ in range(2)]
         wait_until(lambda: len(proxy.services.connection_limits) == 2)
@@ -249,7 +249,7 @@ def test_a_connection_counts_while_its_target_is_dialed():
 
 @pytest.mark.parametrize("answer", [True, False, "neither"])
 def test_a_connection_counts_while_a_hook_decides(target, bugs, answer):
-    """In a handler thread as elsewhere: counted before the hook, and back to zero after it."""
+    """A client is counted before the hook is called, and counted out after it."""
     go_on = threading.Event()
 
     def authorize(request):
@@ -268,7 +268,7 @@ def test_a_connection_counts_while_a_hook_decides(target, bugs, answer):
 
 
 def test_a_hook_that_is_slower_than_the_end_leaves_nothing(target):
-    """A proxy that stops while a hook decides counts its client out."""
+    """A client of a hook is counted out by a proxy that stops meanwhile."""
     entered, go_on = threading.Event(), threading.Event()
 
     def authorize(request):
@@ -289,7 +289,7 @@ def test_a_hook_that_is_slower_than_the_end_leaves_nothing(target):
 
 
 def test_the_end_of_a_proxy_leaves_nothing(target):
-    """What is aborted is counted out."""
+    """Connections that ``stop`` aborts are counted out."""
     with run_proxy() as proxy, black_hole() as hole, contextlib.ExitStack() as stack:
         connection_limits = proxy.services.connection_limits
         for _ in range(3):
@@ -385,7 +385,7 @@ PREFIX = ["sh", "-c", 'ulimit -n 128 && exec "$@"', "sh"]
 
 
 def test_the_command_line_leaves_descriptors_for_refusals():
-    """Beyond what the descriptors allow a client gets REP 02, and not silence."""
+    """A client beyond what the descriptors allow receives REP 02, instead of no answer."""
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(FakeTarget())
         command = stack.enter_context(CommandLine("-l", "0", prefix=PREFIX))
@@ -400,7 +400,7 @@ def test_the_command_line_leaves_descriptors_for_refusals():
 
 
 def test_a_number_of_connections_wins_over_the_descriptors():
-    """What is set is in force, and is said at the start."""
+    """The number in the settings is in force, and the start prints it."""
     with FakeTarget() as target, CommandLine("-l", "0", "--max-connections", "1") as command:
         command.wait_for_line("limits: max-connections 1, max-associations 1 (a quarter of ")
         with Talk.to(command.ports[0]) as first, Talk.to(command.ports[0]) as second:

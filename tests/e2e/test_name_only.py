@@ -1,4 +1,4 @@
-"""--name-only: users that need no password, and what is said about that."""
+"""--name-only: users that need no password, and the warnings about them."""
 
 import shutil
 import subprocess
@@ -42,7 +42,7 @@ def log_in(port, name, password, target=None):
 
 @pytest.mark.parametrize("password", ANY)
 def test_any_password_is_right(target, password):
-    """An empty one, too (PLEN 0); the client is that user in rules."""
+    """An empty password will do, too (PLEN 0); the client is that user in rules."""
     rules = ["allow user ann port %d" % target.port]
     with run_proxy(name_only="ann", rule=rules) as proxy:
         assert (0, 0) == log_in(proxy.port, b"ann", password, target)
@@ -53,7 +53,7 @@ def test_any_password_is_right(target, password):
     [{}, {"user": "bob:secret"}, {"authenticate": lambda user, password, client: user == "eve"}],
 )
 def test_others_need_theirs(target, settings):
-    """Names are whole and as they are written; SOCKS4 has no place for them; no name is no user."""
+    """Names are compared whole and exactly; SOCKS4 cannot send one; no name is no user."""
     with run_proxy(name_only=["ann", "carl"], **settings) as proxy:
         for name in (b"ann", b"carl"):
             assert 0 == log_in(proxy.port, name, b"x")
@@ -68,7 +68,7 @@ def test_others_need_theirs(target, settings):
 
 
 def test_it_costs_no_derivation_and_stays_one_user():
-    """Beside a password and a hash of the same name; each password that is sent is the same."""
+    """Beside a password and a hash of that name; all passwords sent give the same user."""
     users = Users([(b"ann", b""), (b"ann", b"x"), (b"bob", b"y")], lambda *args: False)
     for password in ANY:
         meant = users.normalized(Credentials(b"ann", password))
@@ -97,14 +97,14 @@ def test_a_reload_takes_it_back(target):
     ],
 )
 def test_what_is_no_name_is_refused(text, words):
-    """And not repeated, where it may have a password in it."""
+    """The sentence does not repeat it where it may contain a password."""
     with pytest.raises(ConfigError, match=words) as told:
         Config.of(name_only=text)
     assert "secret" not in str(told.value)
 
 
 def test_a_password_that_was_not_set_opens_nothing():
-    """What a script makes of an empty variable is an error still, which tells the other way."""
+    """A script with an empty variable still gets an error, which names the other option."""
     for text in ("ann:", "ann", ":", ":x"):
         with pytest.raises(ConfigError, match="needs no password goes to --name-only"):
             Config.of(user=text)
@@ -127,12 +127,12 @@ def test_the_start_a_reload_and_check_warn_of_it(instance):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 @pytest.mark.parametrize("user, code", [("ann:", 0), ("ann:x", 0), ("bob:", 97), ("bob:y ", 0)])
 def test_curl_comes_in_by_name(user, code, tmp_path):
-    """And with a password that ends in a blank, from a file of settings."""
+    """curl may also send a password that ends in a blank; the user is from a file of settings."""
     (tmp_path / "m.ini").write_text("[minisocks]\nname-only = ann\nuser = 'bob:y '\n")
     (tmp_path / "m.ini").chmod(0o600)
     with CommandLine("-l", "0", "-c", str(tmp_path / "m.ini")) as command:
         words = ["curl", "-sS", "--max-time", "20", "http://127.0.0.1:%d/" % closed_port()]
         words += ["--proxy", "socks5h://127.0.0.1:%d" % command.ports[0], "--proxy-user", user]
         curl = subprocess.Popen(words, stderr=subprocess.PIPE, universal_newlines=True)
-        # Where it comes in it hears that the target refuses: REP 05.
+        # Where it may come in, the target then refuses: REP 05.
         assert ("(5)" in curl.communicate()[1]) == (code == 0)

@@ -33,7 +33,7 @@ every_system = pytest.mark.parametrize("system", sorted(LACKS))
 NO_PIDFILES = "this system has no pidfiles, so commands such as status, reload and stop"
 NO_BACKGROUND = "this system has no processes in the background"
 
-#: What Windows has not, and what is said then.
+#: What Windows does not have, and the sentence about it.
 SAID = {
     "status": NO_PIDFILES,
     "status --pidfile FOLDER/p": NO_PIDFILES,
@@ -55,7 +55,7 @@ SAID = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("line", sorted(SAID))
 def test_what_windows_has_not_is_said_in_a_sentence(tmp_path, line):
-    """By the command and, where it is a setting, by check: no traceback, and no file is made."""
+    """By the command and, for a setting, by check: no traceback, and no file is made."""
     words = line.replace("FOLDER", str(tmp_path)).split()
     words += ["-l", str(closed_port())] * ("-l" not in words)
     said = SAID[line].replace("FOLDER", str(tmp_path))
@@ -72,7 +72,7 @@ def test_what_windows_has_not_is_said_in_a_sentence(tmp_path, line):
 
 @every_system
 def test_it_serves(system, target, tmp_path):
-    """CONNECT, BIND and UDP, by address and by name; Ctrl-C ends it."""
+    """CONNECT, BIND and UDP work, by address and by name; Ctrl-C ends it."""
     log = str(tmp_path / "log")
     with CommandLine("-l", "0", "--log-file", log, program=program(system)) as command:
         port = command.ports[0]
@@ -97,7 +97,7 @@ def test_it_serves(system, target, tmp_path):
 
 @every_system
 def test_it_listens_on_a_port_of_its_own(system):
-    """A fixed port has a pidfile by default; where there are none, nothing is said of it."""
+    """A fixed port has a default pidfile; where a system has none, there is no line about it."""
     port = str(closed_port())
     with CommandLine("-l", port, program=program(system)) as command:
         assert [] == [line for line in command.lines if "warning" in line]
@@ -109,7 +109,7 @@ def test_it_listens_on_a_port_of_its_own(system):
 
 
 def test_macos_has_it_all(instance):
-    """In the background, found, asked, and ended."""
+    """It runs in the background, is found, asked, and ended."""
     instance.start = lambda *args: run_command(
         "-c", instance.file, *args, program=program("darwin")
     )
@@ -125,7 +125,7 @@ def test_macos_has_it_all(instance):
 
 @every_system
 def test_a_hash_is_made(system):
-    """Of a password that comes by a pipe."""
+    """A password from a pipe is hashed."""
     done = subprocess.run(
         [*program(system), "hash-password", "--name", "ann", "--iterations", "1000"],
         input=b"secret\n",
@@ -160,6 +160,6 @@ print(len(names))
 
 @every_system
 def test_every_module_can_be_imported(system):
-    """Also those that a command needs seldom."""
+    """All of them can be, including those that few commands need."""
     words = [sys.executable, "-W", "error", "-c", IMPORTS, system, TESTS, ROOT]
     assert int(subprocess.check_output(words, cwd=ROOT)) > 100

@@ -18,7 +18,7 @@ UID = 60000 + os.getpid() % 4000
 #: Puts the list of users $1 in the place of the system's, for what it runs.
 WITH_USERS = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
 
-#: It is another user, who may read this program wherever it is.
+#: It runs as another user, which may read this program wherever that is.
 AS_OTHER = ["--reuid", str(UID), "--regid", str(UID), "--clear-groups"]
 AS_OTHER += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
 
@@ -58,7 +58,7 @@ class User:
         return self.run(option, "--log-file", os.path.join(self.home, "log"))
 
     def pidfile(self, directory):
-        """Return the one that is in *directory*."""
+        """Return the pidfile in *directory*."""
         return Pidfile(os.path.join(directory, "minisocks-127.0.0.1-%d.pid" % self.port))
 
     def end(self):
@@ -73,7 +73,7 @@ class User:
 
 @pytest.fixture
 def user():
-    """One of them; the tests play another user."""
+    """Return that user; the tests themselves are the other one."""
     if os.geteuid() or not all(map(shutil.which, ("setpriv", "mount"))):
         pytest.skip("only root can play two users, and with setpriv and mount")
     probe = ["unshare", "-m", "setpriv", *AS_OTHER, sys.executable, "-c", "import minisocks"]
@@ -110,7 +110,7 @@ def test_another_user_s_directory_hinders_no_start(user, option):
 
 
 def test_the_first_place_is_in_tmp(user):
-    """Where no other user has it: so it is where it has always been."""
+    """It is used unless another user has it, so the pidfile is where it always was."""
     assert 0 == user.start("--daemon")[0]
     assert not user.pidfile(user.first).is_free()
     assert not os.path.exists(user.second)
@@ -118,7 +118,7 @@ def test_the_first_place_is_in_tmp(user):
 
 
 def test_a_folder_in_tmp_that_was_removed_is_made_again(user):
-    """With all that was in it: by the process that lives, which each command then finds."""
+    """The process makes it again with all files in it, and each command finds the process."""
     assert 0 == user.start("--daemon")[0]
     pidfile = user.pidfile(user.first)
     pid = pidfile.holder()
@@ -151,7 +151,7 @@ def test_without_either_it_says_what_to_do(user, option, home):
 
 
 def test_in_the_foreground_it_serves_without(user):
-    """The pidfile is only for what speaks to the process: a warning says why there is none."""
+    """Only commands need the pidfile: a warning explains why there is none."""
     os.mkdir(user.first)
     user.lives_in(None)
     with CommandLine("-l", str(user.port), program=user.program()) as command:

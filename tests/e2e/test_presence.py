@@ -1,4 +1,4 @@
-"""A process that lives is found, whatever tidies /tmp or removes files."""
+"""A live process can be found, whatever tidies /tmp or removes files."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def tidy(folder):
 
 
 def test_systemd_tmpfiles_takes_nothing(instance, tmp_path):
-    """Neither the pidfile nor the control socket, however old; so their folder stays, too."""
+    """It removes neither pidfile nor control socket, however old, so their folder stays, too."""
     folder = tmp_path / "theirs" / "own"
     folder.mkdir(parents=True)
     instance.pidfile = str(folder / "p")
@@ -53,7 +53,7 @@ def test_systemd_tmpfiles_takes_nothing(instance, tmp_path):
 
 @pytest.mark.parametrize("is_short", [True, False])
 def test_systemd_tmpfiles_takes_no_listener(tmp_path, monkeypatch, is_short):
-    """Nor the unix socket that clients connect to, also when it was named by a relative path."""
+    """It removes no unix socket of a listener, not even one named by a relative path."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     monkeypatch.chdir(str(folder))
@@ -65,7 +65,7 @@ def test_systemd_tmpfiles_takes_no_listener(tmp_path, monkeypatch, is_short):
 
 @pytest.mark.parametrize("gone", ["pidfile", "socket", "both", "folder"])
 def test_what_was_removed_is_made_again(instance, tmp_path, gone):
-    """By the process that lives; then every command and --ensure find it, and it stays the one."""
+    """The live process makes it; then every command and --ensure find that process."""
     folder = tmp_path / "own"
     folder.mkdir()
     instance.pidfile = str(folder / "p")
@@ -91,7 +91,7 @@ def test_what_was_removed_is_made_again(instance, tmp_path, gone):
 
 @pytest.fixture
 def found(tmp_path):
-    """A presence by one pidfile, with what it warns of, and its loop."""
+    """A presence by one pidfile, with its warnings in ``told``, and its loop."""
     told, loop = [], Loop()
     here = Presence(told.append, lambda wish, answer: None)
     here.told, here.loop, here.path = told, loop, str(tmp_path / "p")
@@ -108,7 +108,7 @@ def found(tmp_path):
 
 
 def test_a_process_that_nothing_happens_to_sleeps(found):
-    """It looks once in an hour, for programs that go by the time of a file's last change."""
+    """It looks once an hour, for programs that remove files by their last change."""
     assert found.look_at - time.monotonic() > presence.LOOK_SECONDS - 60
     for path in (found.path, control_path(found.path)):
         os.utime(path, (0, 0))
@@ -118,7 +118,7 @@ def test_a_process_that_nothing_happens_to_sleeps(found):
 
 
 def test_a_crowd_of_removals_is_one_look_in_a_second(found):
-    """Other programs remove files in /run and /tmp all the time."""
+    """Other programs remove files in /run and /tmp all the time, which costs one look a second."""
     before = time.monotonic()
     found.look(found.loop)
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_a_crowd_of_removals_is_one_look_in_a_second(found):
 
 
 def test_one_file_that_is_missing_may_not_be_the_last(found):
-    """A folder is removed file by file; the next look is soon."""
+    """A folder is removed file by file, so the next look comes soon."""
     os.unlink(found.path)
     found.look(found.loop)
     found.note_removal()
@@ -164,7 +164,7 @@ def test_another_process_that_has_the_pidfile_keeps_it(found):
 
 
 def test_without_a_kernel_that_tells_it_looks_each_minute(found, monkeypatch):
-    """Other systems, and Linux without dnotify."""
+    """Other systems, and Linux without dnotify, report no change."""
     import fcntl
 
     monkeypatch.delattr(fcntl, "F_NOTIFY")
@@ -173,7 +173,7 @@ def test_without_a_kernel_that_tells_it_looks_each_minute(found, monkeypatch):
 
 
 def test_without_a_pidfile_there_is_nothing_to_look_at():
-    """A process on port 0 is found by nothing, so it makes nothing and never wakes."""
+    """No command finds a process on port 0, so it makes nothing and never wakes."""
     loop, here = Loop(), Presence([].append, lambda wish, answer: None)
     here.look(loop)
     assert here.look_at == float("inf")

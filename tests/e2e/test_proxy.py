@@ -83,7 +83,7 @@ def test_no_room_for_a_thread_leaves_nothing_behind(monkeypatch):
 
 
 def test_a_proxy_that_never_started_can_be_stopped():
-    """``stop`` before ``start`` is nothing."""
+    """``stop`` before ``start`` does nothing."""
     with nothing_left():
         Proxy(Config(listen=("127.0.0.1:0",))).stop()
 
@@ -162,7 +162,7 @@ def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
 
 
 def test_a_client_that_says_more_at_the_end_is_closed_too():
-    """A parked client that goes on at the moment of the end is neither served nor forgotten."""
+    """A client that waits and sends more at the end is neither served nor forgotten."""
     for _ in range(10):
         with nothing_left(), run_proxy() as proxy, contextlib.ExitStack() as stack:
             talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(20)]
@@ -182,7 +182,7 @@ def test_a_client_that_says_more_at_the_end_is_closed_too():
 
 
 def test_grace_ends_with_the_last_connection():
-    """``stop`` with grace lets connections finish, and returns as soon as they have."""
+    """``stop`` with grace returns as soon as the last connection has finished."""
     with nothing_left(), FakeTarget() as target, run_proxy() as proxy:
         with Talk.to(proxy.port) as talk:
             talk.connect5("127.0.0.1", target.port)
@@ -199,7 +199,7 @@ def test_grace_ends_with_the_last_connection():
 
 @pytest.mark.parametrize("grace", [0.0, 0.05])
 def test_what_is_left_after_the_grace_is_reset(grace):
-    """A stream that is cut off ends in a RST on both sides; a FIN would say it is complete."""
+    """A stream that is cut off ends in a RST on both sides; a FIN would mean it is complete."""
     heard = []
 
     def script(talk):
@@ -261,7 +261,7 @@ def test_a_proxy_can_be_made_again_and_again(target):
 
 
 def test_it_touches_no_signal_and_no_log_handler():
-    """Embedding changes nothing that is the process's."""
+    """Embedding changes no signal and no log handler of the process."""
     code = (
         "import logging, signal, sys\n"
         "import minisocks\n"
@@ -368,7 +368,7 @@ def test_a_storm_of_signals_ends_it_without_a_traceback():
 
 
 def test_no_resource_is_left_to_the_garbage_collector(target):
-    """With warnings as errors and development checks on, a run says nothing about them."""
+    """A run with warnings as errors and development checks has no warning about resources."""
     env = dict(os.environ, PYTHONWARNINGS="error", PYTHONDEVMODE="1")
     with CommandLine("-l", ":0", env=env) as command:
         for action in (Talk.close, Talk.reset, Talk.finish):
@@ -442,7 +442,7 @@ def test_a_stop_that_is_interrupted_can_be_repeated(monkeypatch):
 
 
 def test_stop_from_many_threads_returns_when_all_is_closed():
-    """Every one of them finds nothing left."""
+    """For each of the threads nothing is left to close."""
     for _ in range(10):
         proxy = Proxy(Config(listen=("127.0.0.1:0",)))
         proxy.start()

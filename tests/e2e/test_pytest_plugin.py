@@ -92,7 +92,7 @@ def test_fixtures_of_the_entry_point(tmp_path):
 
 @pytest.mark.parametrize("uses", [False, True])
 def test_nothing_is_loaded_where_no_test_needs_it(tmp_path, uses):
-    """A suite without such tests gets none of the proxy; in one with, no test waits for it."""
+    """A suite without such tests does not load the proxy; in one with, no test waits for it."""
     tests = (
         "import sys\ndef test_it():\n    assert ('minisocks.proxy' in sys.modules) == %r\n" % uses
     )
@@ -116,7 +116,7 @@ def test_page_in_the_docs_is_true(tmp_path):
 
 
 def test_fixtures_are_explained(tmp_path):
-    """pytest --fixtures says what they are."""
+    """pytest --fixtures explains them."""
     status, out = run_tests(tmp_path, "--fixtures")
 
     assert 0 == status, out

@@ -33,12 +33,12 @@ from kit.support import (
 )
 from minisocks.net.resolver import Resolver
 
-#: Far more than any handshake, and less than a socket's buffers and our bound.
+#: Far more than any handshake, and less than a socket's buffers and the proxy's bound.
 UNREAD = bytes(100000)
 
 
 class Refusal(NamedTuple):
-    """What leads to it, and what the client hears."""
+    """What leads to a refusal, and what the client receives."""
 
     settings: Any
     message: Callable[[int], bytes]  # given a port that does not answer
@@ -98,7 +98,7 @@ def no_such_name(*args):
 
 @pytest.fixture(params=sorted(REFUSALS))
 def refused(request):
-    """Return each refusal: a proxy, what to say to it, what it answers."""
+    """Return each refusal: a proxy, what to send to it, what it answers."""
     refusal = REFUSALS[request.param]
     with black_hole() as silent, run_proxy(Resolver(no_such_name), **refusal.settings) as proxy:
         yield proxy, refusal.message(silent), refusal.reply
@@ -106,7 +106,7 @@ def refused(request):
 
 @pytest.fixture
 def patient(monkeypatch):
-    """A server that listens to refused clients for ever: its FIN is no side effect of a close."""
+    """Have refused clients linger for ever, so that a FIN is no side effect of a close."""
     monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 3600.0)
 
 
@@ -122,7 +122,7 @@ def patient(monkeypatch):
 )
 @pytest.mark.rfc("SOCKS4, CONNECT", "The server closes immediately after telling of a failure.")
 def test_the_reply_and_fin_at_once(refused, patient):
-    """The client hears the reply and EOF though it says nothing more and does not close."""
+    """The client receives reply and EOF, though it sends nothing more and does not close."""
     proxy, message, reply = refused
 
     with Talk.to(proxy.port) as talk:
@@ -147,7 +147,7 @@ def test_much_sent_behind_the_request(refused, patient):
 
 
 def test_much_sent_after_the_reply(refused, patient):
-    """Nor do 100 KB that are sent by a client that has its reply but not looked for EOF yet."""
+    """Nor do 100 KB of a client that has its reply and has not read EOF yet."""
     proxy, message, reply = refused
 
     with Talk.to(proxy.port) as talk:
@@ -170,7 +170,7 @@ def test_a_client_that_reads_late(refused, patient):
 
 
 def test_a_client_that_reads_late_and_never_closes():
-    """The same when the server had to close by the clock."""
+    """It gets all of it, though the proxy had to close when the time was over."""
     with run_proxy() as proxy:
         with contextlib.ExitStack() as stack:
             talks = [stack.enter_context(Talk.to(proxy.port)) for _ in range(10)]
@@ -199,7 +199,7 @@ def test_the_http_page_survives_a_big_upload(patient):
     "No more than 10 seconds after detecting what caused the failure.",
 )
 def test_a_client_that_never_stops_is_cut_off(patient):
-    """Listening to a refused client is bounded in bytes too."""
+    """The bytes that are read from a refused client are bounded, too."""
     with run_proxy() as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING + socks5("127.0.0.1", closed_port())).expect(b"\x05\x00" + failure5(5))
 
@@ -217,7 +217,7 @@ def test_a_client_that_never_stops_is_cut_off(patient):
 )
 @pytest.mark.rfc("SOCKS4, CONNECT", "The server closes immediately after telling of a failure.")
 def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
-    """And in time: a refused client cannot hold a descriptor."""
+    """The time is bounded, too: a refused client cannot hold a descriptor."""
     monkeypatch.setattr("minisocks.relay.lingering.LINGER_SECONDS", 0.2)
     with run_proxy() as proxy:
         before = open_descriptors()
@@ -281,7 +281,7 @@ def test_refused_clients_cost_no_threads(patient):
 
 
 def test_stopping_the_proxy_does_not_wait_for_refused_clients(patient):
-    """The end of the proxy is the end for them too."""
+    """Refused clients are closed at the end of the proxy, too."""
     with run_proxy() as proxy:
         talk = Talk.to(proxy.port)
         talk.send(socks4("127.0.0.1", closed_port())).expect(REJECTED4)

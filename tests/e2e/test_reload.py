@@ -29,7 +29,7 @@ from minisocks.service.pidfile import Pidfile
 
 @pytest.fixture
 def relayed(proxy, target):
-    """A connection through the proxy, which has to live through everything."""
+    """A connection through the proxy, which must survive every reload."""
     with Talk.to(proxy.port) as talk:
         assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         talk.send(b"x").expect(b"x")
@@ -96,7 +96,7 @@ def test_a_wider_listener_takes_a_narrower_one_s_place(target):
 
 
 def test_one_listener_that_cannot_be_had_changes_nothing(proxy, relayed):
-    """All or nothing: neither the other listeners nor the other settings."""
+    """Neither the other listeners nor the other settings change."""
     before = proxy.config
     free = closed_port()
     with socket.socket() as other:
@@ -113,7 +113,7 @@ def test_one_listener_that_cannot_be_had_changes_nothing(proxy, relayed):
 
 
 def test_in_place_of_others_a_failure_brings_them_back():
-    """Where old listeners had to make room first, they are there again if it was in vain."""
+    """Where old listeners had to make room first, they are opened again after a failure."""
     port, other = closed_port(), closed_port()
     with run_proxy(listen=(str(port), str(other))) as proxy, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -128,7 +128,7 @@ def test_in_place_of_others_a_failure_brings_them_back():
 
 
 def test_what_cannot_be_used_changes_nothing(proxy, relayed):
-    """A value that is none, or an egress that cannot work."""
+    """A wrong value, or an egress that cannot work, changes nothing else."""
     before = proxy.config
     with pytest.raises(ConfigError):
         changed(proxy, grace=-1.0)
@@ -156,7 +156,7 @@ def test_users_change_for_clients_that_come_next(proxy, relayed):
 
 
 def test_new_users_refuse_a_client_between_greeting_and_request(proxy, target):
-    """The rules that count are those of the moment of the request."""
+    """The users in force at the moment of the request decide."""
     with Talk.to(proxy.port) as talk:
         talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
         changed(proxy, user=("ann:secret",))
@@ -189,7 +189,7 @@ def test_it_waits_for_no_client_and_is_waited_for(proxy, target):
 
 
 def test_a_proxy_that_does_not_run_takes_it_for_the_next_start():
-    """And one that stops changes no more."""
+    """A proxy that stops changes no more."""
     proxy = Proxy(listen="127.0.0.1:0")
     proxy.reload(proxy.config._replace(user=("ann:secret",)))
     with proxy:
@@ -201,7 +201,7 @@ def test_a_proxy_that_does_not_run_takes_it_for_the_next_start():
 
 
 def test_stop_closes_what_a_reload_has_opened(tmp_path):
-    """Nothing is left: no listener, no descriptor, no file."""
+    """No listener, no descriptor and no file is left."""
     with nothing_left(), run_proxy() as proxy:
         changed(proxy, listen=proxy.config.listen + ("unix:%s" % (tmp_path / "s"), "127.0.0.2:0"))
         proxy.stop()
@@ -219,7 +219,7 @@ def instance(instance):
 
 
 def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
-    """For each of them: reload names it as changed, or as one that needs a restart."""
+    """For each of them, reload lists it as changed, or as needing a restart."""
     instance.end()
     assert 0 == instance.start("--ensure")[0]  # with --daemon the command line would win
     other = {
@@ -273,7 +273,7 @@ def test_hup_is_reload(instance):
     ],
 )
 def test_a_mistake_keeps_the_old_settings(instance, target, settings, error):
-    """The command says the sentence and exits 1, the log has it, connections live on."""
+    """The command prints the sentence and exits 1, the log has it, connections live on."""
     with instance.relay(target) as talk:
         instance.configure(settings + "\nuser = ann:secret")
         status, out, err = instance.command("reload")
@@ -303,7 +303,7 @@ def test_a_listener_that_cannot_be_had_keeps_the_old_settings(instance, target):
 
 
 def test_log_settings_change_without_losing_a_line(instance, target):
-    """Format, file and amount: each line is in the old file or in the new one."""
+    """Format, file and level change: each line is in the old file or in the new one."""
     instance.relay(target).close()
     instance.wait_for_line("id=1 ")
     old = instance.log_file
@@ -391,7 +391,7 @@ def test_nohup_outlives_its_terminal(tmp_path):
 
 
 def test_hup_reloads_in_the_background_whatever_it_was_started_on(tmp_path):
-    """The terminal that it has left is none whose end it would care for."""
+    """A process in the background has left its terminal, so the end of that ends nothing."""
     instance = Instance(tmp_path)
     pid, terminal = pty.fork()
     if not pid:
@@ -408,19 +408,19 @@ def test_hup_reloads_in_the_background_whatever_it_was_started_on(tmp_path):
 
 
 def test_config_of_a_program_has_no_such_settings():
-    """What only a process can do is no setting of a proxy in a program."""
+    """Settings that only a process can have are no settings of a proxy in a program."""
     for name in ("pidfile", "daemon", "log_file", "syslog", "log_format"):
         with pytest.raises(TypeError, match="%s is for the command line" % name):
             Proxy(**{name: Config._field_defaults[name]})
 
 
 def open_descriptors_of(instance):
-    """How many its process has."""
+    """Return how many descriptors the process has."""
     return len(os.listdir("/proc/%d/fd" % instance.pid))
 
 
 def test_reloads_bring_back_what_was_removed_and_leak_nothing(instance, target):
-    """The pidfile and the socket beside it are there again, and no descriptor more."""
+    """Pidfile and control socket are made again, and no descriptor is left open."""
     instance.ask("reload")
     before, pid = open_descriptors_of(instance), instance.pid
     with instance.relay(target):

@@ -30,7 +30,7 @@ def served(shared, attack):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_all_honest_newcomers_finish_their_handshakes(attack):
-    """Of 64, which 100 attackers a second want, from however many addresses."""
+    """They share 64 places with 100 attackers a second, from however many addresses."""
     count, came = served(HANDSHAKES, attack)
     assert count == came >= 25
 
@@ -38,7 +38,7 @@ def test_all_honest_newcomers_finish_their_handshakes(attack):
 @pytest.mark.parametrize("shared, least", [(PLACES, 10), (PORTS, 20)], ids=["places", "ports"])
 @pytest.mark.parametrize("attack", [*ONE_MACHINE, "10 IPv4 addresses"])
 def test_all_honest_newcomers_have_what_is_held_for_long(shared, least, attack):
-    """As long as the attackers have fewer networks than there are places."""
+    """They have it as long as the attackers have fewer networks than there are places."""
     count, came = served(shared, attack)
     assert count == came >= least
 
@@ -68,7 +68,7 @@ CONNECTIONS = {
 
 
 def test_what_is_wanted_is_had():
-    """One client alone has 8/9 of all connections, and none keeps others from theirs."""
+    """One client alone has 8/9 of all connections, and none keeps others from their share."""
     rnd = random.Random(SEED)
     rows = SIMULATION["demands"](rnd)
     assert set(CONNECTIONS) == {name for name, _clients, _whose in rows}
@@ -77,7 +77,7 @@ def test_what_is_wanted_is_had():
 
 
 def test_the_script_prints_the_same_each_time(capsys, monkeypatch):
-    """After a change of the law, what it prints is compared with what it printed before."""
+    """A change of the quota can be judged by what it prints before and after."""
     monkeypatch.setattr("sys.argv", ["simulate-quota", "--seconds", "14"])
     printed = []
     for _ in range(2):

@@ -80,7 +80,7 @@ def folder(built):
 
 
 def test_same_sources_give_the_same_bytes(built, tmp_path):
-    """Not where, when, under which umask, nor with which line ends they are there matters."""
+    """Place, time, umask and line ends of the sources do not matter."""
     copy = tmp_path / "a copy"
     shutil.copytree(os.path.join(ROOT, "minisocks"), str(copy / "minisocks"))
     shutil.copytree(os.path.join(ROOT, "scripts"), str(copy / "scripts"))
@@ -98,7 +98,7 @@ def test_same_sources_give_the_same_bytes(built, tmp_path):
 
 
 def test_other_pythons_build_the_same_bytes(built, tmp_path):
-    """Which Python builds it does not matter."""
+    """The Python that builds it does not matter."""
     pattern = os.path.join(glob.escape(sys.base_prefix), os.pardir, "3.*", "bin", "python3")
     pythons = sorted(glob.glob(pattern), key=lambda path: int(path.split("/3.")[-1].split(".")[0]))
     if len(pythons) < 2:
@@ -110,7 +110,7 @@ def test_other_pythons_build_the_same_bytes(built, tmp_path):
 
 
 def test_it_is_small_and_carries_its_licences(built):
-    """At most 250 KB, with the licence of each of the two inside."""
+    """It has at most 250 KB, and the licences of both programs inside."""
     with zipfile.ZipFile(str(built / NAME)) as archive:
         assert read(os.path.join(ROOT, "LICENSE")) == archive.read("LICENSE")
         assert b"Pallets" in archive.read("lib/click/LICENSE.rst")
@@ -133,7 +133,7 @@ cd "$0" && ! touch it /it 2>/dev/null && exec "$@"
 
 
 def test_it_serves_from_a_read_only_file_system(folder, target):
-    """Nothing is written, so nothing need be writable."""
+    """Nothing is written, so nothing needs to be writable."""
     # A user namespace makes root unnecessary; where those are forbidden, root still may.
     for flags in ("-rm", "-m"):
         prefix = ["unshare", flags, "sh", "-c", READ_ONLY, folder]
@@ -152,7 +152,7 @@ def test_it_serves_from_a_read_only_file_system(folder, target):
 
 
 def test_its_click_is_used_and_no_other(folder, tmp_path):
-    """A click that is installed, whichever it is, does not get in the way."""
+    """An installed click, whichever it is, is not used."""
     (tmp_path / "click.py").write_text("raise SystemExit('the wrong click')")
 
     program = [sys.executable, NAME]
@@ -191,7 +191,7 @@ with Proxy(listen="127.0.0.1:0") as proxy:
 
 @pytest.mark.parametrize("how", ["PYTHONPATH", "sys.path"])
 def test_programs_import_from_it(folder, target, how):
-    """A program has a proxy of its own from it, and its click does not come along."""
+    """A program can make a proxy from it, and its click is not imported."""
     path = os.path.join(folder, NAME)
     if how == "PYTHONPATH":
         args, environ = ["-S", "-c", EMBEDDED], {"PYTHONPATH": path}
@@ -217,7 +217,7 @@ def test_programs_import_from_it(folder, target, how):
 
 
 def test_unpacked_it_runs_as_well(built, tmp_path):
-    """A folder with its contents starts the same way, and Python keeps it compiled."""
+    """A folder with its contents starts the same way, and Python compiles it once."""
     subprocess.check_call(
         [sys.executable, "-m", "zipfile", "-e", str(built / NAME), str(tmp_path / "unpacked")]
     )
@@ -229,7 +229,7 @@ def test_unpacked_it_runs_as_well(built, tmp_path):
 
 
 def test_click_keeps_its_lines_where_they_are(built):
-    """Much is gone from click, but a traceback names the lines of the original."""
+    """Much of click is left out, but a traceback has the line numbers of the original."""
     with zipfile.ZipFile(str(built / NAME)) as archive:
         names = [name for name in archive.namelist() if name.endswith("click/core.py")]
         (carried,) = (archive.read(name).decode().splitlines() for name in names)
@@ -243,7 +243,7 @@ def test_click_keeps_its_lines_where_they_are(built):
 
 
 def test_our_own_lines_stay_where_they_are_and_help_is_kept(built):
-    """Comments are gone from what is ours, too, but not what ``help`` tells programs."""
+    """Comments of the package are left out, too, but not what ``help`` shows to programs."""
     with zipfile.ZipFile(str(built / NAME)) as archive:
         inner, public = (
             archive.read("minisocks/%s.py" % name).decode().splitlines()
@@ -353,7 +353,7 @@ def test_a_router_s_python_serves_downloads_by_name(folder, light):
     "way", ["./%s", "%s", "../m/%s", "{0}//%s", "{0}/../m/%s", "link.pyz", "{0}/link.pyz", "x/%s"]
 )
 def test_ensure_by_whatever_path(folder, tmp_path, way):
-    """The file may be called by any name that the shell takes; the second time it is well."""
+    """Its file may have any name that the shell takes; the second call finds it healthy."""
     home = tmp_path / "m"
     home.mkdir()
     shutil.copy(os.path.join(folder, NAME), str(home / NAME))
@@ -376,7 +376,7 @@ def test_ensure_by_whatever_path(folder, tmp_path, way):
 
 @pytest.mark.skipif(sys.version_info < (3, 7), reason="it does not tell what it imports")
 def test_ensure_imports_next_to_nothing_when_all_is_well(folder, tmp_path):
-    """Nor anything of ours by ``import``, which from a zip takes twice as long."""
+    """Nor by ``import`` any module of ours, which takes twice as long from a zip."""
     instance = Instance(tmp_path)
     command = [sys.executable, "-X", "importtime", os.path.join(folder, NAME)]
     command += ["--ensure", "-c", instance.file]
@@ -394,7 +394,7 @@ def test_ensure_imports_next_to_nothing_when_all_is_well(folder, tmp_path):
 
 @pytest.mark.parametrize("python", ["whole", "light"])
 def test_ensure_starts_one_and_finds_it_well(folder, tmp_path, python, request):
-    """Not running, running, and running again; and then it is spoken to."""
+    """It is not running, then running, then still running; and commands reach it."""
     instance = Instance(tmp_path)
     environ = request.getfixturevalue("light") if python == "light" else {}
     command = [sys.executable, os.path.join(folder, NAME), "--ensure", "-c", instance.file]

@@ -1,4 +1,4 @@
-"""``check`` says no to what a start would be refused for, in its words, and makes nothing."""
+"""``check`` denies what a start would refuse, in the same words, and makes nothing."""
 
 import json
 import os
@@ -55,7 +55,7 @@ REFUSED = {
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_it_says_what_the_start_says(tmp_path, name):
-    """Status and sentence are the same; check has made nothing."""
+    """Status and sentence are those of the start, and check has made nothing."""
     (tmp_path / "file").write_text("precious")
     busy, address = taken()
     values = {"FOLDER": str(tmp_path), "BUSY": address, "FREE": str(closed_port())}
@@ -82,7 +82,7 @@ def test_it_says_what_the_start_says(tmp_path, name):
     ],
 )
 def test_settings_that_are_in_each_other_s_way(tmp_path, args, said):
-    """Neither begins, and nothing is written."""
+    """Both exit 2 with the sentence, and nothing is written."""
     (tmp_path / "u").touch()
     (tmp_path / "ini").write_text("[minisocks]\nlisten = unix:s\n")
     (tmp_path / "ini").chmod(0o600)
@@ -93,7 +93,7 @@ def test_settings_that_are_in_each_other_s_way(tmp_path, args, said):
 
 
 def test_all_mistakes_are_listed(tmp_path):
-    """Not only what the start would stumble over first; for programs, too."""
+    """All of them, not only the first, at which a start would stop; --json has them, too."""
     busy, address = taken()
     with busy:
         args = ["-l", address, "--log-file", str(tmp_path / "no" / "log")]
@@ -120,7 +120,7 @@ def test_what_is_all_right_is_said_to_be_so_and_nothing_is_made(tmp_path):
 
 
 def test_a_running_instance_of_these_settings_is_in_no_way(instance, tmp_path):
-    """Its port, its unix socket and its pidfile are its own: check is asked before a reload."""
+    """Its port, unix socket and pidfile are its own, because check is used before a reload."""
     path = tmp_path / "s"
     listen = "\n  127.0.0.1:%d\n  unix:%s" % (instance.port, path)
     instance.configure(listen=listen)
@@ -144,7 +144,7 @@ def test_a_running_instance_of_these_settings_is_in_no_way(instance, tmp_path):
 
 
 def test_one_in_the_foreground_is_found_by_its_default_pidfile(tmp_path):
-    """It has named none."""
+    """The process has named no pidfile itself."""
     port = str(closed_port())
     with CommandLine("-l", port):
         assert (0, []) == check("-l", port)
@@ -163,7 +163,7 @@ def test_nothing_can_connect_meanwhile():
 
 
 def test_it_is_in_the_way_of_no_start_and_no_other_check():
-    """As when cron starts one while a monitor checks the settings."""
+    """A running check keeps neither a start nor another check from the same address."""
     address = ListenAddress("127.0.0.1", closed_port())
     first, second, third = Attempt(), Attempt(), Attempt()
     first.listen(address)
@@ -191,7 +191,7 @@ for call in (try_out, open_trusted):
 @pytest.mark.skipif(bool(os.geteuid()), reason="only root can play another user")
 @pytest.mark.parametrize("name", ["file", "new"])
 def test_what_this_user_may_not_write_is_listed(name):
-    """A file that is there, and one that would be made."""
+    """A file that exists, and one that would be made, are listed."""
     folder = "/run/minisocks-test-%d" % os.getpid()
     os.mkdir(folder, 0o755)
     try:

@@ -33,7 +33,7 @@ def changed(proxy, **settings):
 
 
 def asks(proxy, user, host, port=0, cmd=1):
-    """Return a client that has logged in as *user* and asked."""
+    """Return a client that has logged in as *user* and sent its request."""
     talk = Talk.to(proxy.port)
     talk.send(b"\5\1\2" + password_message(*user.encode().split(b":"))).expect(b"\5\2\1\0")
     return talk.send(socks5(host, port, cmd))
@@ -45,14 +45,14 @@ def is_dialing(job):
 
 
 def refused(talk):
-    """Hear REP 02, then the end."""
+    """Receive REP 02, then EOF."""
     with talk:
         assert NOT_ALLOWED == talk.receive_reply5()[0]
         talk.expect_eof()
 
 
 def test_a_bind_that_waits_for_its_peer(access_log):
-    """That of the user that is gone ends, that of another goes on."""
+    """The BIND of a removed user ends, and that of another one goes on."""
     with run_proxy(user=USERS) as proxy:
         ann = asks(proxy, ANN, "127.0.0.1", cmd=BIND)
         bob = asks(proxy, BOB, "127.0.0.1", cmd=BIND)
@@ -67,7 +67,7 @@ def test_a_bind_that_waits_for_its_peer(access_log):
 
 @pytest.mark.parametrize("cmd", [1, BIND])
 def test_a_look_up_that_waits_for_its_name_server(cmd):
-    """It ends although no answer has come; another password is another user, too."""
+    """It ends although no answer has come; a new password makes another user, too."""
     release = threading.Event()
 
     def getaddrinfo(*args):
@@ -88,7 +88,7 @@ def test_a_look_up_that_waits_for_its_name_server(cmd):
 
 
 def test_a_dial_that_waits_for_its_target():
-    """Its attempts are given up; those of another user, and of a client without one, are not."""
+    """The attempts are given up; those of another user, or without a user, are not."""
     rule = ("allow user none", "allow")
     with black_hole() as hole, run_proxy(user=USERS, rule=rule) as proxy:
         ann, bob = (asks(proxy, user, "127.0.0.1", hole) for user in USERS)
@@ -105,7 +105,7 @@ def test_a_dial_that_waits_for_its_target():
 
 
 def test_a_dial_goes_on_with_the_addresses_that_are_left():
-    """Where a reload denies some of a name's: those are given up."""
+    """Where a reload denies some addresses of a name, those are given up."""
     with black_hole() as hole, FakeTarget(host="127.0.0.2") as target:
         names = {"both.test": ["127.0.0.1", "127.0.0.2"], "one.test": ["127.0.0.1"]}
         with run_proxy(resolve=names.get, rule=["allow"]) as proxy:
@@ -123,7 +123,7 @@ def test_a_dial_goes_on_with_the_addresses_that_are_left():
 
 @pytest.mark.parametrize("settings", [{"user": (BOB,)}, {"rule": ("deny to loopback", "allow")}])
 def test_a_connection_that_is_there_when_the_reload_comes(monkeypatch, target, settings):
-    """It is held against the users and rules of now in the moment before it is granted."""
+    """The users and rules in force at that moment decide, before it is granted."""
     with run_proxy(user=USERS) as proxy:
         inside.after_new_dial(monkeypatch, Connect, lambda: changed(proxy, **settings))
         refused(asks(proxy, ANN, target.host, target.port))
@@ -131,7 +131,7 @@ def test_a_connection_that_is_there_when_the_reload_comes(monkeypatch, target, s
 
 @pytest.mark.parametrize("what", [Connect, Associate])
 def test_a_request_on_its_way_into_the_loop(monkeypatch, what):
-    """It is held against them when it begins there."""
+    """The users and rules in force when it begins in the loop decide."""
     real = what.start
 
     def start(job):
@@ -146,7 +146,7 @@ def test_a_request_on_its_way_into_the_loop(monkeypatch, what):
 
 
 def test_a_client_without_a_user_goes_on():
-    """Where users are new, those clients stay that need none."""
+    """With new users, clients that need no user stay connected."""
     with run_proxy(rule=("allow user none",)) as proxy, Waiting(proxy.port) as client:
         changed(proxy, user=(ANN,))
         with client.peer() as peer:

@@ -1,4 +1,4 @@
-"""What most tests of UDP begin with."""
+"""Fixtures that most tests of UDP use."""
 
 import pytest
 

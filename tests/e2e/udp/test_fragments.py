@@ -1,4 +1,4 @@
-"""Fragments: what is put together is what an obvious model puts together, and nothing else."""
+"""Fragments: put together as an obvious model puts them together, and not otherwise."""
 
 import pytest
 from hypothesis import given
@@ -72,14 +72,14 @@ def assert_as_model(fragments):
 @hypothesis_settings(deadline=None)
 @given(FRAGMENTS)
 def test_any_fragments_give_what_the_model_gives(fragments):
-    """Whole datagrams, what is held and what is lost: after each fragment the same."""
+    """After each fragment, whole datagrams, held bytes and losses are those of the model."""
     assert_as_model(fragments)
 
 
 @hypothesis_settings(deadline=None)
 @given(SEQUENCES)
 def test_sequences_with_a_slip_give_what_the_model_gives(sequences):
-    """The same for those that are whole but for one that is missing, or comes twice."""
+    """A sequence in which one is missing, or comes twice, gives the same, too."""
     fragments = []
     for count, key, slip in sequences:
         numbers = list(range(1, count)) + [count | LAST]
@@ -127,7 +127,7 @@ def test_a_sequence_in_its_order_becomes_whole(count):
     ],
 )
 def test_what_begins_anew(frags, wholes):
-    """A FRAG below the highest one, or one too high, is the end of what was under way."""
+    """A FRAG below the highest one, or one too high, ends the sequence that was under way."""
     queue = Reassembly()
     found = [queue.add(frag, KEY, b"%d" % index) for index, frag in enumerate(frags)]
     assert wholes == len([whole for whole in found if whole is not None])
@@ -138,7 +138,7 @@ def test_what_begins_anew(frags, wholes):
     "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
 )
 def test_one_that_comes_twice_costs_nothing():
-    """A network may double a datagram; the second is counted as lost, the sequence is whole."""
+    """A network may double a datagram: the second is counted as lost, the sequence is whole."""
     queue = Reassembly()
     for frag, data in ((1, b"a"), (2, b"b"), (2, b"b")):
         assert queue.add(frag, KEY, data) is None
@@ -150,7 +150,7 @@ def test_one_that_comes_twice_costs_nothing():
     "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
 )
 def test_another_target_is_another_sequence():
-    """What is for two places is never put together."""
+    """Fragments for two targets are never put together."""
     queue = Reassembly()
     queue.add(1, KEY, b"a")
     assert queue.add(2 | LAST, OTHER_KEY, b"b") is None
@@ -158,7 +158,7 @@ def test_another_target_is_another_sequence():
 
 
 def test_what_is_abandoned_is_counted():
-    """And the next sequence has nothing of it."""
+    """The next sequence has nothing of it."""
     queue = Reassembly()
     queue.add(1, KEY, b"a")
     queue.add(2, KEY, b"b")
@@ -209,7 +209,7 @@ def test_a_name_may_be_fragmented(client, target):
     "RFC 1928 section 7", "And when a FRAG comes that is less than the highest so far."
 )
 def test_what_stands_alone_comes_through_in_between(client, target):
-    """FRAG 0 is delivered at once, and the sequence around it becomes whole."""
+    """A FRAG 0 is delivered at once, and the sequence around it becomes whole."""
     client.send_to(target, b"first ", 1)
     client.expect_to_work(target)
     client.send_to(target, b"second", 2 | LAST)
@@ -221,7 +221,7 @@ def test_what_stands_alone_comes_through_in_between(client, target):
     "Fragmentation is optional; without it FRAG other than 00 MUST be dropped.",
 )
 def test_a_broken_sequence_is_dropped_in_silence(client, proxy, target):
-    """Nothing of it arrives, the next one does, and the log has how many it were."""
+    """Nothing of it arrives, the next one does, and the log has the number of fragments."""
     client.send_to(target, b"a", 1).send_to(target, b"c", 3).send_to(target, b"d", 4 | LAST)
     client.expect_to_work(target)
     client.send_to(target, b"x", 1).send_to(target, b"y", 2 | LAST)
@@ -243,7 +243,7 @@ def test_a_sequence_that_never_ends_is_counted_at_the_end(client, proxy, target)
 
 
 def timers(proxy):
-    """Return when, and what: the timers of the one association, to be asked in the loop."""
+    """Return time and timer of each timer of the one association; called in the loop."""
     (job,) = associations(proxy)
     entries = inside.timer_entries(proxy.services.loop)
     return [(entry[0], entry[2]) for entry in entries if entry[2].job is job]
@@ -274,7 +274,7 @@ def test_the_rest_is_waited_for_a_while(client, proxy, target):
 
 
 def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
-    """More than an IP packet holds is no datagram, also if its fragments fit."""
+    """A whole of more than an IP packet holds is no datagram, also if its fragments fit."""
     client.send_to(target, b"x" * 40000, 1).send_to(target, b"x" * 40000, 2 | LAST)
     client.expect_to_work(target)
     assert 0 == proxy.services.associations.held
@@ -287,7 +287,7 @@ def test_a_whole_that_is_too_large_is_dropped(client, proxy, target):
 
 @pytest.mark.rfc("RFC 1928 section 7", "Each receiver has a reassembly queue and a timer.")
 def test_fragments_of_all_are_bounded(target, other_networks):
-    """One network has half of the room, however many associations; others go on."""
+    """One network has half of the room, whatever number of associations; others go on."""
     with run_proxy(listen=(":0",)) as proxy:
         exchange, clients = proxy.services.associations, []
         most = inside.held_datagrams(exchange).most

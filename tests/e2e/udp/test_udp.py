@@ -111,7 +111,7 @@ def test_the_first_datagram_tells_the_port(client, proxy, target):
 
 @pytest.mark.rfc("RFC 1928 section 7", "It MUST drop any datagrams from another source address.")
 def test_what_a_stranger_wrote_before_is_not_relayed(proxy, client, target):
-    """Also what is in the relay socket's queue by the time that the client's port is known."""
+    """Nor is a datagram that is in the relay socket's queue when the client's port is known."""
     with udp_socket(V4) as other:
 
         def both():
@@ -145,7 +145,7 @@ def test_no_other_address_is_accepted(proxy, target):
 @pytest.mark.parametrize("named", ["own", "0.0.0.0", "::"])
 @pytest.mark.parametrize("settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"])
 def test_a_port_that_the_client_names_is_the_only_one(host, named, settings, target):
-    """From when a datagram has come from it, though another one was first; until it is silent."""
+    """It is so after the first datagram from it, though another was first; until it is silent."""
     proxies = run_proxy(listen=(":0",), **settings)
     with proxies as proxy, udp_socket(host) as own, udp_socket(host) as other:
         port = own.getsockname()[1]
@@ -182,7 +182,7 @@ def test_a_port_that_the_client_names_is_the_only_one(host, named, settings, tar
     ids=str,
 )
 def test_a_target_in_the_request_is_a_hint(listen_host, dst, target):
-    """Whatever DST names, of whatever family, the association is had, and for all targets."""
+    """Whatever address DST names, the association is granted, and for all targets."""
     with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, listen_host, dst) as client:
         assert (0, listen_host) == (client.rep, client.bnd)
         client.expect_to_work(target)
@@ -242,7 +242,7 @@ def test_names_of_an_ipv6_address_arrive(client, target6):
 
 
 def test_targets_see_one_port(client, proxy, target):
-    """All targets of a family see the same socket, as behind a NAT that games can live with."""
+    """All targets of a family see the same socket, as behind a NAT that suits games."""
     with UdpTarget("127.0.0.2") as second:
         client.expect_to_work(target).expect_to_work(second)
         assert target.source == second.source
@@ -265,7 +265,7 @@ def test_a_host_not_written_to_is_not_heard(client, proxy, target):
     "RFC 1928 section 7", "A datagram from a remote host MUST be encapsulated in that header."
 )
 def test_a_target_may_answer_from_another_port(client, target):
-    """As TFTP servers do: the reply names that port."""
+    """TFTP servers do that: the reply names that port."""
     target.expect(client.send_to(target, b"read") and b"read")
     with UdpTarget(V4) as other:
         other.source = target.source
@@ -275,7 +275,7 @@ def test_a_target_may_answer_from_another_port(client, target):
 
 
 def test_another_port_needs_a_rule_that_allows_it(target):
-    """What rules do not allow to be written to is not heard either."""
+    """A target that rules do not allow to be written to is not heard either."""
     with UdpTarget() as other:
         rule = "deny to 127.0.0.1 port %d" % other.port
         with run_proxy(rule=(rule, "allow")) as proxy, Associated(proxy.port) as client:

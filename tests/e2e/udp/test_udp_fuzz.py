@@ -23,7 +23,7 @@ from minisocks import Proxy
 V4, V6 = "127.0.0.1", "::1"
 STRANGER = "127.0.0.99"
 
-#: Names that the program knows, one that it does not, and one that it takes its time for.
+#: Names that the program knows, one that it does not, and one that takes its time.
 NAMES = {"a.test": [V4], "b.test": [V6, V4], "denied.test": ["127.0.0.7"], "nowhere.test": []}
 
 #: Only these targets are there: what is fuzzed goes nowhere but to this host.
@@ -37,7 +37,7 @@ RULES = (
 
 
 def everything(sock, target=None):
-    """Return all that is there; *target* remembers the one that came last."""
+    """Return all that is there; *target* remembers the last datagram."""
     found = []
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -89,7 +89,7 @@ class Scene:
         assert 0 == left
 
     def expect_to_work(self, client):
-        """Have a word go there and back; others may come before it, or have filled a queue."""
+        """Have data go there and back; others may come before it, or have filled a queue."""
         for target in (self.target, self.target6):
             wait_until(lambda target=target: self._echoes(client, target), "an echo")
 
@@ -103,7 +103,7 @@ class Scene:
         return header(target.host, target.port) + b"it works" in everything(client.sock)
 
     def _pass_on(self):
-        """Let the loop go round."""
+        """Let the loop make a round."""
         for _ in range(2):
             in_loop(self.proxy, lambda: True)
 

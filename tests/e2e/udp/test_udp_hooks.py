@@ -14,7 +14,7 @@ V4 = "127.0.0.1"
 
 
 def test_authorize_is_asked_for_the_association_and_each_target(target):
-    """Once for each, until the rules change; in a thread of the resolver; what it denies stays."""
+    """Once for each, until rules change; in a thread of the resolver; a denied target stays so."""
     asked = []
 
     def authorize(request):
@@ -47,7 +47,7 @@ def test_authorize_may_refuse_the_association(proxy):
 
 
 def test_a_slow_authorize_delays_no_other_target(target):
-    """While it ponders one target others are written to, by this client and by others."""
+    """While it holds one target, others are written to, by this client and by others."""
     entered, go_on = threading.Event(), threading.Event()
 
     def authorize(request):
@@ -71,7 +71,7 @@ def test_a_slow_authorize_delays_no_other_target(target):
 
 
 def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_networks):
-    """The places in which they wait for ``authorize`` are shared, as those of names are."""
+    """Clients share the places in which targets wait for ``authorize``, as those of names."""
     monkeypatch.setattr("minisocks.net.resolver.MAX_WAITING", 8)
     entered, go_on = threading.Semaphore(0), threading.Event()
     asked = []
@@ -87,7 +87,7 @@ def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_netw
         stack.callback(go_on.set)
         greedy = [
             stack.enter_context(Associated(proxy.port, source="127.2.0.%d" % number))
-            for number in range(1, 17)  # one client alone would leave threads to its neighbours
+            for number in range(1, 17)  # one alone would leave threads to others of its network
         ]
         threads = int(MAX_THREADS * THREADS_FACTOR / (1 + THREADS_FACTOR)) + 1
         for number in range(32):
@@ -108,7 +108,7 @@ def test_one_client_s_questions_do_not_hold_up_another_s(monkeypatch, other_netw
 
 
 def dropped(record):
-    """Return how many datagrams of its client there was no room for."""
+    """Return how many datagrams of its client were dropped because there was no room."""
     return record.datagrams.drops.get("no room", 0) if record.datagrams else 0
 
 

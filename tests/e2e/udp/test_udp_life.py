@@ -1,4 +1,4 @@
-"""The life of an association: what ends it, what does not, and what is said of it after."""
+"""The life of an association: what ends it, what does not, and its line in the log."""
 
 import errno
 import socket
@@ -55,7 +55,7 @@ def assert_nothing_held(proxy):
     [(Talk.close, "client-fin"), (Talk.finish, "client-fin"), (Talk.reset, "client-reset")],
 )
 def test_it_ends_with_its_connection(leave, end, rate, target, target6):
-    """By FIN, half a close included, and by RST, at once: descriptors, targets, what waits."""
+    """A FIN, even a half close, or a RST ends it at once: descriptors, targets, what waits."""
     part = b"part of a datagram"
     with run_proxy(rate=rate, idle_timeout=3600) as proxy, UdpTarget("127.0.0.2") as other:
         exchange, before = proxy.services.associations, open_descriptors()
@@ -110,7 +110,7 @@ def test_the_end_of_the_proxy_ends_it(grace, target, target6):
 
 
 def test_grace_is_for_associations_too(target):
-    """While ``stop`` waits datagrams go on, and when the last client has left it is over."""
+    """While ``stop`` waits, datagrams are relayed; it returns when the last client has left."""
     with run_proxy() as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         (record,) = proxy.records
@@ -125,7 +125,7 @@ def test_grace_is_for_associations_too(target):
 
 
 def test_a_first_datagram_may_take_its_time(target):
-    """The time limit of the handshake is over with the reply: nothing waits for datagrams."""
+    """The time limit of the handshake ends with the reply: no time limit for datagrams."""
     with run_proxy(handshake_timeout=2.0) as proxy:
         with Associated(proxy.port) as client, Talk.to(proxy.port) as late:
             late.send(b"\x05").rest()  # it came after, and its time is over
@@ -134,7 +134,7 @@ def test_a_first_datagram_may_take_its_time(target):
 
 
 def test_an_association_has_no_timer(proxy, target):
-    """Neither before its first datagram nor after."""
+    """It has none before its first datagram, and none after."""
     with Associated(proxy.port) as client:
         wait_until(lambda: associations(proxy))
         assert [] == in_loop(proxy, lambda: live_timers(proxy))
@@ -146,7 +146,7 @@ def test_an_association_has_no_timer(proxy, target):
     "RFC 1928 section 6, UDP ASSOCIATE", "The association terminates when its TCP connection does."
 )
 def test_a_client_that_vanishes_is_noticed(proxy):
-    """The kernel asks after it, as after any other's that is relayed."""
+    """The kernel probes it, as any other relayed client."""
     with Associated(proxy.port):
         wait_until(lambda: associations(proxy))
         (job,) = associations(proxy)
@@ -183,7 +183,7 @@ def test_a_connection_that_is_lost_ends_it(proxy, target):
     "RFC 1928 section 6, UDP ASSOCIATE", "The association terminates when its TCP connection does."
 )
 def test_what_is_said_on_the_connection_means_nothing(proxy, target):
-    """However much, and be it a request: it is read, not answered, and counts for nothing."""
+    """Any bytes, even a request, are read, not answered, and not counted."""
     with Associated(proxy.port) as client:
         client.expect_to_work(target)
         client.talk.send(b"\x05\x01\x00").send(bytes(1 << 20))
@@ -216,7 +216,7 @@ def is_without_targets(proxy):
 
 @pytest.mark.parametrize("rate", [None, 10**6])
 def test_silence_closes_the_sockets_to_targets_alone(rate, target, target6):
-    """What they and their targets took is free again; the next datagram opens them anew."""
+    """Their descriptors and memory are free again; the next datagram opens new ones."""
     with run_proxy(idle_timeout=1.0, rate=rate) as proxy, Associated(proxy.port) as client:
         wait_until(lambda: associations(proxy))
         before = open_descriptors()
@@ -238,7 +238,7 @@ def test_silence_closes_the_sockets_to_targets_alone(rate, target, target6):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_a_datagram_in_either_direction_keeps_them(direction, target):
-    """Also an empty one: counted are datagrams, not bytes; no clock but looks by hand."""
+    """Datagrams are counted, not bytes, so an empty one keeps them; the test looks by itself."""
     with run_proxy(idle_timeout=3600.0) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         (job,) = associations(proxy)
@@ -318,7 +318,7 @@ def test_its_line_says_all_of_it(access_log, target):
 
 
 def test_one_without_datagrams_says_so(access_log):
-    """Zeros, and no word of drops or of why."""
+    """The line has zeros, and neither drops= nor why=."""
     with run_proxy(listen=("[::1]:0",)) as proxy:
         with Associated(proxy.port, V6) as client:
             place = "[::1]:%d" % client.port
@@ -332,7 +332,7 @@ def test_one_without_datagrams_says_so(access_log):
 
 
 def test_other_connections_say_nothing_of_datagrams(proxy, access_log):
-    """Nor do associations that were refused."""
+    """Other lines have no datagrams, nor have those of refused associations."""
     with Talk.to(proxy.port) as talk:
         talk.connect5(V4, proxy.port)
     line = access_log.wait_for("end=")
@@ -375,7 +375,7 @@ def logged_in(proxy, name):
     "RFC 1928 section 7", "If the method encapsulates, datagrams MUST be encapsulated."
 )
 def test_a_password_lets_its_user_s_datagrams_through(target):
-    """RFC 1929 as for any request; the record has the name; a wrong password has nothing."""
+    """RFC 1929 as for any request; the record has the user; a wrong password is refused."""
     with run_proxy(user=("ann:secret",)) as proxy:
         with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as client:
             client.expect_to_work(target)
@@ -390,7 +390,7 @@ def test_a_password_lets_its_user_s_datagrams_through(target):
 
 @pytest.mark.parametrize("users, ends", [(("bob:secret",), True), (("ann:secret",), False)])
 def test_a_removed_user_has_no_association(target, users, ends):
-    """A reload ends those of users it takes away, and no others; the line says why."""
+    """A reload ends associations of removed users, and no others; the line has the reason."""
     with run_proxy(user=("ann:secret",)) as proxy:
         with Associated(proxy.port, talk=logged_in(proxy, b"ann")) as client:
             client.expect_to_work(target)

@@ -50,7 +50,7 @@ def logged_in(proxy, name, source=V4):
 
 
 def assert_refused(proxy, part, source=V4, talk=None):
-    """Have one more refused as by a limit; the line names what the limit is."""
+    """Have one more refused as by a limit; its line has *part*."""
     with Associated(proxy.port, source=source, talk=talk) as client:
         assert (2, "0.0.0.0", 0) == (client.rep, client.bnd, client.port)
         client.talk.expect_eof()
@@ -85,7 +85,7 @@ def test_all_have_so_many_associations(access_log, target, stack, other_networks
 @pytest.mark.parametrize("most, left", [(6, 3), (5, 3), (2, 1), (1, 1)])
 @pytest.mark.usefixtures("other_networks")
 def test_a_client_alone_has_all_and_makes_room_for_others(most, left, access_log, target, stack):
-    """Those without a datagram for longest end, until the newcomers have as many or nearly."""
+    """Those without datagrams for longest end, until newcomers have as many, or nearly."""
     with run_proxy(max_associations=most) as proxy:
 
         def come(source):
@@ -108,7 +108,7 @@ def test_a_client_alone_has_all_and_makes_room_for_others(most, left, access_log
 
 
 def test_a_port_of_the_range_is_free_at_once(target, stack, other_networks):
-    """One that makes room gives its port in the same breath."""
+    """An association that makes room gives up its port at once."""
     low = two_closed_ports()
     with run_proxy(udp_ports="%d-%d" % (low, low + 1)) as proxy:
         mine = [stack.enter_context(Associated(proxy.port, source="127.2.0.1")) for _ in range(2)]
@@ -123,7 +123,7 @@ def test_a_port_of_the_range_is_free_at_once(target, stack, other_networks):
 
 @pytest.mark.parametrize("leave", [Talk.close, Talk.reset], ids=["fin", "reset"])
 def test_one_that_ends_makes_room(leave, target, stack):
-    """As soon as its connection has ended, however it did."""
+    """It does as soon as its connection has ended, in whatever way."""
     with run_proxy(max_associations=2) as proxy:
         clients = [stack.enter_context(Associated(proxy.port)) for _ in range(2)]
         for _ in range(3):
@@ -135,7 +135,7 @@ def test_one_that_ends_makes_room(leave, target, stack):
 
 
 def test_one_that_is_refused_takes_no_place(stack, other_networks):
-    """Only those that there are count: neither by client nor of all."""
+    """Only associations that exist count: by client and in all."""
     with run_proxy(max_associations=2) as proxy:
         first = stack.enter_context(Associated(proxy.port, source="127.2.0.1"))
         stack.enter_context(Associated(proxy.port, source="127.3.0.1"))
@@ -166,7 +166,7 @@ def test_a_limit_of_associations_is_none_of_connections(target, stack):
     ],
 )
 def test_associations_are_connections(setting, why, stack):
-    """They count together with what is connected, and each makes room when it ends."""
+    """They count together with connections, and each makes room when it ends."""
     with run_proxy(**{setting: 2}) as proxy:
         first = stack.enter_context(Associated(proxy.port))
         connected = stack.enter_context(FakeTarget())
@@ -181,7 +181,7 @@ def test_associations_are_connections(setting, why, stack):
 
 
 def test_associations_are_a_quarter_of_all_connections_at_most(stack):
-    """Whatever else is said: each has twice as many descriptors."""
+    """Each has twice as many descriptors as a connection, whatever the other settings are."""
     with run_proxy(max_connections=8) as proxy:
         for _ in range(2):
             stack.enter_context(Associated(proxy.port))
@@ -190,7 +190,7 @@ def test_associations_are_a_quarter_of_all_connections_at_most(stack):
 
 
 def test_associations_are_their_user_s_connections(stack):
-    """A user has so many from wherever, and takes none of another one's."""
+    """All of a user count together, from wherever, and take no place of another user."""
     users = ("ann:secret", "bob:secret")
     with run_proxy(user=users, max_per_user=1) as proxy:
         ann = stack.enter_context(Associated(proxy.port, talk=logged_in(proxy, b"ann")))
@@ -218,7 +218,7 @@ def test_a_reload_changes_the_limit(target, stack):
 
 
 def test_ports_that_others_have_are_none_of_ours(target, stack):
-    """A range whose ports are all taken by other programs: REP 02, and nothing stays open."""
+    """With all ports of the range taken by other programs: REP 02, and nothing stays open."""
     taken = stack.enter_context(target_of_a_range())
     port = taken.port
     ports = "%d-%d" % (port, port)

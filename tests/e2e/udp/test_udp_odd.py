@@ -1,4 +1,4 @@
-"""Datagrams that are odd, too large, or for nobody: dropped, and the next one is relayed."""
+"""Datagrams that are odd, too large, or have no target: dropped; the next one is relayed."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def odd_datagrams(port):
     "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
 )
 def test_odd_datagrams_are_dropped(client, proxy, target):
-    """Cut off anywhere, or of an unknown kind: each is dropped, and the next one is relayed."""
+    """One that is cut off anywhere, or of an unknown kind, is dropped; the next is relayed."""
     odd = list(odd_datagrams(target.port))
     for number, data in enumerate(odd):
         client.send_raw(data)
@@ -43,7 +43,7 @@ def test_odd_datagrams_are_dropped(client, proxy, target):
             client.expect_to_work(target)
     client.expect_to_work(target)
     assert {"malformed": len(odd)} == proxy.records[-1].datagrams.drops
-    client.talk.finish().expect_eof()  # by TCP nothing is said of it either
+    client.talk.finish().expect_eof()  # by TCP nothing comes about it either
 
 
 @pytest.mark.rfc(
@@ -51,7 +51,7 @@ def test_odd_datagrams_are_dropped(client, proxy, target):
     "A relay that relays, or drops what it cannot or will not relay, does so silently.",
 )
 def test_nothing_is_said_about_datagrams(target):
-    """Relayed or dropped, and for whatever reason: the client hears nothing, by UDP or TCP."""
+    """Relayed or dropped, for whatever reason: the client receives nothing, by UDP or TCP."""
     with run_proxy(rule=("deny to 127.0.0.9", "allow")) as proxy:
         with Associated(proxy.port) as client, UdpTarget("127.0.0.2") as stranger:
             target.expect_from(client.send_to(target, b"relayed"), b"relayed")
@@ -70,7 +70,7 @@ def test_nothing_is_said_about_datagrams(target):
 
 
 def test_what_is_left_of_a_longer_datagram_is_not_read(client, proxy, target):
-    """A short one behind a long one that was good is short all the same."""
+    """A short datagram behind a long good one is still too short."""
     client.expect_to_work(target, b"x" * 100)
     for size in range(len(header(V4, target.port))):
         client.send_raw(header(V4, target.port)[:size])
@@ -83,14 +83,14 @@ def test_what_is_left_of_a_longer_datagram_is_not_read(client, proxy, target):
     "Each datagram has a header: RSV 0000, FRAG, ATYP, DST.ADDR, DST.PORT, then DATA.",
 )
 def test_rsv_may_be_anything(client, target):
-    """As in a request."""
+    """RSV is ignored, as in a request."""
     client.send_raw(b"\xff\x01" + header(V4, target.port)[2:] + b"data")
     target.expect(b"data")
     client.expect_to_work(target)
 
 
 def test_empty_datagrams_are_datagrams(client, target):
-    """In both directions, and they count."""
+    """They are relayed and counted in both directions."""
     client.expect_to_work(target, b"")
     client.expect_to_work(target, b"x")
 
@@ -109,7 +109,7 @@ SIZES = [
 )
 @pytest.mark.parametrize("host, to, most", SIZES)
 def test_the_largest_go_through(host, to, most):
-    """As much as a UDP packet holds next to the header, in both directions, whole."""
+    """The most that a UDP packet holds beside the header is relayed, whole, in both directions."""
     with run_proxy(listen=(":0",)) as proxy, Associated(proxy.port, host) as client:
         with UdpTarget(to) as target:
             data = bytes(range(251)) * 262
@@ -120,7 +120,7 @@ def test_the_largest_go_through(host, to, most):
 
 @pytest.mark.rfc("RFC 1928 section 7", "Applications should avoid fragmentation.")
 def test_what_a_client_cannot_be_sent_is_dropped(client, proxy, target):
-    """A target may write more than fits behind a header; and a client more than IPv4 takes."""
+    """A target may write more than fits behind a header, or more than IPv4 can carry."""
     client.expect_to_work(target)
     target.answer(b"x" * 65507)
     target.answer(b"x" * 65498)
@@ -129,7 +129,7 @@ def test_what_a_client_cannot_be_sent_is_dropped(client, proxy, target):
 
 
 def test_what_a_target_cannot_be_sent_is_dropped(target):
-    """Of an IPv6 client an IPv4 target takes no 65 508 bytes."""
+    """65 508 bytes of an IPv6 client are too many for an IPv4 target."""
     with run_proxy(listen=("[::1]:0",)) as proxy, Associated(proxy.port, V6) as client:
         client.send_to(target, b"x" * 65508)
         client.expect_to_work(target)
@@ -166,7 +166,7 @@ def test_a_target_that_is_not_there_ends_nothing(host):
 
 
 def test_a_client_whose_socket_is_closed_for_a_while_goes_on(client, proxy, target):
-    """What comes meanwhile is lost; at the same port it is the same client again."""
+    """Datagrams meanwhile are lost; a socket at the same port is the same client again."""
     client.expect_to_work(target)
     port = client.sock.getsockname()[1]
     client.sock.close()
@@ -179,7 +179,7 @@ def test_a_client_whose_socket_is_closed_for_a_while_goes_on(client, proxy, targ
 
 
 def test_the_first_answer_to_a_client_that_is_back_arrives(client, proxy, target):
-    """The news that one before it was lost does not cost the next one."""
+    """The ICMP error about a lost answer does not cost the next one."""
     client.expect_to_work(target)
     port = client.sock.getsockname()[1]
     client.sock.close()
@@ -199,7 +199,7 @@ def test_the_first_answer_to_a_client_that_is_back_arrives(client, proxy, target
 
 @pytest.mark.parametrize("dst", [("127.0.0.1", 0), ("255.255.255.255", 9)])
 def test_what_cannot_be_sent_anywhere_is_dropped(client, proxy, target, dst):
-    """No port, or broadcast: counted, and the next one is relayed."""
+    """A datagram to port 0, or a broadcast, is counted, and the next one is relayed."""
     client.send(dst[0], dst[1], b"x")
     client.expect_to_work(target)
     assert {"not sent": 1} == proxy.records[-1].datagrams.drops

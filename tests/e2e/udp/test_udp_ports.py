@@ -1,4 +1,4 @@
-"""From which ports a client may send datagrams, and to which of them answers go."""
+"""The ports from which a client may send datagrams, and those that answers go to."""
 
 import contextlib
 
@@ -53,7 +53,7 @@ def associated(proxy, is_known):
 
 
 def set_silent_for_long(proxy):
-    """Have the client have said nothing for long."""
+    """Make the client one that has sent nothing for long."""
     (job,) = associations(proxy)
     in_loop(
         proxy,
@@ -79,7 +79,7 @@ def set_silent_for_long(proxy):
     ],
 )
 def test_another_port_is_taken(wanted, has_password, before, after, relay):
-    """At once, when the first one has been silent for 30 s, or never."""
+    """The proxy takes it at once, after 30 s of silence of the first one, or never."""
     for silence, is_taken in ((SILENCE_SECONDS - 0.1, before), (SILENCE_SECONDS, after)):
         ports = ports_of(relay, wanted, has_password)
         assert ports.take(FIRST, 100.0)
@@ -88,7 +88,7 @@ def test_another_port_is_taken(wanted, has_password, before, after, relay):
 
 
 def test_the_port_that_was_silent_is_still_heard(relay):
-    """From then on several ports are the client's: another program does not take its place."""
+    """From then on all these ports are the client's, and no other program takes its place."""
     ports = ports_of(relay, "auto")
     assert ports.take(FIRST, 0.0)
     assert [True] * 3 == [ports.take(peer, 40.0) for peer in (OTHER, FIRST, (V4, 5))]
@@ -98,7 +98,7 @@ def test_the_port_that_was_silent_is_still_heard(relay):
 @pytest.mark.parametrize("wanted", ["auto", "any-port", "same-port"])
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "fe80::1%eth0"])
 def test_no_port_of_another_address_is_taken(wanted, host, relay):
-    """Whatever the setting, and however long the client is silent."""
+    """Whatever the setting is, and however long the client is silent."""
     ports = ports_of(relay, wanted)
     for _ in range(2):
         assert not ports.take((host, 1000), 100.0)
@@ -112,7 +112,7 @@ def test_no_port_of_another_address_is_taken(wanted, host, relay):
 )
 @pytest.mark.parametrize("wanted", ["auto", "same-port"])
 def test_a_port_that_is_named_is_a_hint(wanted, relay):
-    """Another one may be first; when the named one has written, it is the client's only one."""
+    """Another port may be first; once the named one has written, it is the only one."""
     ports = ports_of(relay, wanted, named=NAMED)
     assert ports.take(FIRST, 0.0)
     assert not ports.take(OTHER, 1.0)
@@ -122,7 +122,7 @@ def test_a_port_that_is_named_is_a_hint(wanted, relay):
 
 
 def test_source_port_0_is_not_the_port_that_a_client_names(relay):
-    """It would take the place of the port that was first."""
+    """Otherwise it would take the place of the port that was first."""
     ports = ports_of(relay, "same-port")
     assert ports.take(FIRST, 0.0)
     assert not ports.take((V4, 0), 1.0)
@@ -130,7 +130,7 @@ def test_source_port_0_is_not_the_port_that_a_client_names(relay):
 
 @pytest.mark.parametrize("wanted, passes", [("same-port", False), ("any-port", True)])
 def test_the_kernel_keeps_out_what_is_never_taken(wanted, passes, relay, other):
-    """Of the address only the one port, or all; of other addresses nothing."""
+    """It passes one port of the client's address, or all of them, and no other address."""
     relay.setblocking(False)
     with udp_socket(V4) as own, udp_socket("127.0.0.2") as stranger:
         ports_of(relay, wanted).take(own.getsockname(), 0.0)
@@ -146,7 +146,7 @@ def test_the_kernel_keeps_out_what_is_never_taken(wanted, passes, relay, other):
 
 
 def test_a_client_whose_nat_forgets_its_port_goes_on(proxy, target, other):
-    """As long as the first port writes, others are strangers; in time the client has a new one."""
+    """While the first port writes, others are strangers; after a silence a new one is taken."""
     with Associated(proxy.port) as client:
         client.expect_to_work(target)
         other.sendto(header(V4, target.port) + b"stranger", client.place)
@@ -161,7 +161,7 @@ def test_a_client_whose_nat_forgets_its_port_goes_on(proxy, target, other):
 
 @pytest.mark.parametrize("settings", [{}, {"udp_clients": "same-port"}], ids=["auto", "same-port"])
 def test_a_client_that_has_shown_a_password_keeps_its_port(settings, target, other):
-    """However long it is silent: the port is all that others at its address do not know."""
+    """However long it is silent: only by the port is it known from others at its address."""
     with run_proxy(user="ann:secret", rule="allow to loopback", **settings) as proxy:
         with associated(proxy, True) as client:
             client.expect_to_work(target)
@@ -172,7 +172,7 @@ def test_a_client_that_has_shown_a_password_keeps_its_port(settings, target, oth
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["no password", "password"])
 def test_answers_go_to_the_port_that_has_written_to_the_target_last(is_known, target, other):
-    """Of several ports each has its targets, and what one has written to last is its own."""
+    """Each of several ports has its targets; a target belongs to the last that wrote to it."""
     settings = {"user": "ann:secret", "rule": "allow to loopback"} if is_known else {}
     with run_proxy(udp_clients="any-port", **settings) as proxy, UdpTarget() as second:
         with associated(proxy, is_known) as client:
@@ -198,7 +198,7 @@ def test_answers_go_to_the_port_that_has_written_to_the_target_last(is_known, ta
 
 
 def test_fragments_of_two_ports_are_not_put_together(proxy, target, other):
-    """They would become a datagram that the client has not written."""
+    """Together they would be a datagram that the client did not send."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         client.send_to(target, b"a", frag=1)
         other.sendto(header(V4, target.port, frag=0x82) + b"b", client.place)
@@ -208,7 +208,7 @@ def test_fragments_of_two_ports_are_not_put_together(proxy, target, other):
 
 @pytest.mark.rfc("RFC 1928 section 6, UDP ASSOCIATE", "The server MAY use that to limit access.")
 def test_a_target_that_the_client_has_on_its_own_address_is_a_hint(target):
-    """As v2ray names it: DST is what it wants to reach, and its datagrams come from elsewhere."""
+    """v2ray does that: DST is the target, and the datagrams come from another address."""
     with run_proxy() as proxy, Associated(proxy.port, dst=(V4, target.port)) as client:
         client.expect_to_work(target)
         client.expect_to_work(target)
@@ -216,7 +216,7 @@ def test_a_target_that_the_client_has_on_its_own_address_is_a_hint(target):
 
 
 def test_several_ports_write_where_there_is_no_room_to_remember(target, other):
-    """What is only written to again makes no other target be forgotten."""
+    """A further datagram to a known target makes no other target be forgotten."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
         in_loop(proxy, lambda: setattr(inside.shares(proxy.services.associations)[1], "most", 1))
@@ -228,7 +228,7 @@ def test_several_ports_write_where_there_is_no_room_to_remember(target, other):
 
 
 def test_a_closed_port_takes_no_answer_from_another_one(target, other):
-    """The news that one client port is gone concerns no answer to another one."""
+    """The ICMP error about one client port does not concern answers to another one."""
     with run_proxy(udp_clients="any-port") as proxy, Associated(proxy.port) as client:
         with UdpTarget() as second:
             client.expect_to_work(target)

@@ -67,7 +67,7 @@ def waiters(lane):
 
 
 def test_each_byte_is_paid_for_once(frozen, target):
-    """In both directions, to targets of both families, whatever came in one go."""
+    """In both directions, for targets of both families, and for several datagrams at once."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client, UdpTarget(V6) as target6:
         up = down = 0
         for size in (0, 1, 999, 5000):
@@ -81,7 +81,7 @@ def test_each_byte_is_paid_for_once(frozen, target):
 
 
 def test_what_is_dropped_costs_nothing(frozen, target):
-    """What is malformed, denied, unasked or cannot be sent was not relayed."""
+    """Malformed, denied, unasked and unsendable datagrams were not relayed."""
     with run_proxy(rate=10**6, rule=("deny to 127.0.0.9", "allow")) as proxy:
         with Associated(proxy.port) as client, UdpTarget("127.0.0.2") as stranger:
             client.expect_to_work(target, b"12345")
@@ -94,7 +94,7 @@ def test_what_is_dropped_costs_nothing(frozen, target):
 
 
 def test_fragments_are_paid_for_as_one(frozen, target):
-    """When they have become whole."""
+    """They are paid for when they have become whole."""
     with run_proxy(rate=10**6) as proxy, Associated(proxy.port) as client:
         client.send_to(target, b"x" * 100, frag=1).send_to(target, b"y" * 100, frag=2)
         client.send_to(target, b"z" * 100, frag=0x83)
@@ -153,7 +153,7 @@ def test_what_was_sent_ahead_of_tokens_delays_the_next(frozen, target):
 
 
 def test_datagrams_and_connections_share_a_rate(frozen, target, other_networks):
-    """A client has one bucket in each direction, whatever it does; another one has its own."""
+    """A client has one bucket in each direction for all it does; another client has its own."""
     with run_proxy(rate=10**6) as proxy, FakeTarget() as echo, Associated(proxy.port) as client:
         client.expect_to_work(target, b"x" * 100)
         with Associated(proxy.port) as second, Talk.to(proxy.port) as talk:
@@ -346,7 +346,7 @@ def test_one_closed_for_silence_while_it_waits_goes_on(frozen, target):
 
 
 def test_a_reload_changes_the_rate_where_there_is_one(target):
-    """Live for those that have a rate; those without stay without."""
+    """A lane changes its rate at once; associations without a rate stay without."""
     with run_proxy() as proxy, Associated(proxy.port) as without:
         without.expect_to_work(target)
         proxy.reload(proxy.config._replace(rate=10**6))

@@ -75,7 +75,7 @@ def proxy_with(names, **settings):
 
 @pytest.mark.rfc("RFC 1928 section 7", "DST.ADDR is IPv4, IPv6 or a name.")
 def test_a_name_is_asked_for_once(target):
-    """By all associations together, whatever the port; the reply names the address."""
+    """All associations share the answer, whatever the port; the reply has the address."""
     names = Names(a=[V4])
     with proxy_with(names) as proxy, UdpTarget() as other:
         for _ in range(2):
@@ -88,7 +88,7 @@ def test_a_name_is_asked_for_once(target):
 
 
 def test_a_name_has_the_first_address_that_can_be_written_to(target):
-    """Here one that no rule allows, and one that has no route, come before."""
+    """An address that no rule allows, and one without a route, come before it here."""
     names = Names(a=["127.0.0.8", "255.255.255.255", V4])
     with proxy_with(names, rule=("deny to 127.0.0.8", "allow")) as proxy:
         with Associated(proxy.port) as client, UdpTarget("127.0.0.8", target.port) as denied:
@@ -100,7 +100,7 @@ def test_a_name_has_the_first_address_that_can_be_written_to(target):
 
 @pytest.fixture
 def decisions(monkeypatch):
-    """The addresses that the rules are asked about."""
+    """Return the addresses that the rules are asked about."""
     asked, decide = [], Rules.decide
 
     def counting(self, client, ver, cmd, dst, ip, scope=0):
@@ -117,7 +117,7 @@ def decisions(monkeypatch):
     ids=["denied", "unreachable"],
 )
 def test_a_name_of_many_addresses_costs_the_loop_little(rules, why, target, decisions, monkeypatch):
-    """Sixteen of them are looked at for the first datagram, and then none for the next ones."""
+    """Sixteen are judged for the first datagram, and none for the next ones."""
     socket_for = Association.socket_for
 
     def without_ipv6(self, size):
@@ -139,7 +139,7 @@ def test_a_name_of_many_addresses_costs_the_loop_little(rules, why, target, deci
 
 
 def test_an_address_of_the_other_family_is_not_behind_all_of_one(target):
-    """Families are tried in turn: here there is no IPv6."""
+    """Families alternate, so the working one is not last: here there is no IPv6."""
     names = Names(many=["2001:db8::%x" % n for n in range(1, 99)] + [V4])
     with proxy_with(names, source=(V4,), rule=("allow",)) as proxy:
         with Associated(proxy.port) as client:
@@ -148,7 +148,7 @@ def test_an_address_of_the_other_family_is_not_behind_all_of_one(target):
 
 
 def test_a_name_that_could_not_be_written_to_is_tried_again(target, monkeypatch):
-    """With the next datagram, which is all it takes; and its answers are heard."""
+    """The next datagram has it tried again, and its answers are heard."""
     socket_for, has_room = Association.socket_for, threading.Event()
 
     def failing(self, size):
@@ -171,7 +171,7 @@ def test_a_name_that_could_not_be_written_to_is_tried_again(target, monkeypatch)
 
 
 def test_no_address_is_kept_because_the_network_takes_nothing_just_now(target, monkeypatch):
-    """The next datagram goes to the address that has a route, and not to the first of the name."""
+    """The next datagram goes to the address with a route, and not to the first of the name."""
     socket_for, is_busy = Association.socket_for, threading.Event()
 
     def busy(self, size):
@@ -192,7 +192,7 @@ def test_no_address_is_kept_because_the_network_takes_nothing_just_now(target, m
 
 
 def test_datagrams_wait_for_a_name_and_others_do_not(target):
-    """A name that takes its time holds up what is for it, and nothing else; order is kept."""
+    """A slow name holds up its own datagrams, in order, and no others."""
     names = Names(slow=[V4], quick=[V4])
     with proxy_with(names) as proxy, UdpTarget() as other:
         with Associated(proxy.port) as client, Associated(proxy.port) as second:
@@ -213,7 +213,7 @@ def test_datagrams_wait_for_a_name_and_others_do_not(target):
 
 
 def test_what_waits_for_a_name_is_of_the_port_that_has_written_it(target):
-    """Though another port has written since: the answer goes to the one that asked."""
+    """The answer goes to the port that asked, though another one has written since."""
     names = Names(slow=[V4])
     with proxy_with(names, udp_clients="any-port") as proxy, UdpTarget() as second:
         with Associated(proxy.port) as client, udp_socket(V4) as other:
@@ -228,7 +228,7 @@ def test_what_waits_for_a_name_is_of_the_port_that_has_written_it(target):
 
 
 def test_few_datagrams_wait_for_a_name(target):
-    """Those beyond the bound are dropped, the first ones are sent."""
+    """Datagrams above the limit are dropped, and the first ones are sent."""
     names = Names(slow=[V4])
     with proxy_with(names) as proxy, UdpTarget() as other, Associated(proxy.port) as client:
         for number in range(MAX_WAITING + 5):
@@ -243,7 +243,7 @@ def test_few_datagrams_wait_for_a_name(target):
 
 
 def test_bytes_that_wait_for_names_are_bounded(target, other_networks):
-    """However many names: a network has half of the room for all."""
+    """For all names together, a network has half of the room."""
     names = Names()
     with proxy_with(names) as proxy, contextlib.ExitStack() as stack:
         exchange, clients = proxy.services.associations, []
@@ -265,7 +265,7 @@ def test_bytes_that_wait_for_names_are_bounded(target, other_networks):
 
 
 def test_few_names_are_looked_up_for_one_association(target):
-    """What is for more of them is dropped, and targets by address are written to all the same."""
+    """Datagrams for further names are dropped; targets by address are written to all the same."""
     names = Names()
     with proxy_with(names) as proxy, Associated(proxy.port) as client:
         for number in range(MAX_LOOKUPS + 7):
@@ -275,7 +275,7 @@ def test_few_names_are_looked_up_for_one_association(target):
 
 
 def test_a_name_that_fails_is_not_asked_for_again_at_once(target):
-    """Its datagrams are dropped, the reason is in the log, and the association lives."""
+    """Its datagrams are dropped, the log has the reason, and the association lives."""
     names = Names()
     with proxy_with(names) as proxy, Associated(proxy.port) as client:
         (record,) = proxy.records
@@ -288,7 +288,7 @@ def test_a_name_that_fails_is_not_asked_for_again_at_once(target):
 
 
 def test_a_name_is_looked_up_again_in_time(target):
-    """After its time a name may have another address; targets by address are remembered on."""
+    """Then it may have another address; targets by address are remembered on."""
     names = Names(a=[V4])
     with proxy_with(names) as proxy, Associated(proxy.port) as client:
         client.expect_to_work(target)
@@ -337,7 +337,7 @@ def test_what_was_looked_up_for_targets_that_are_forgotten_is_not_missed(target)
 
 
 def test_what_a_failing_name_was_asked_for_is_not_kept():
-    """However many datagrams go to a name that has no address, none of them stays in memory."""
+    """Of datagrams to a name without address none stays in memory, however many they are."""
     with run_proxy(resolver=Resolver(lambda *_: [])) as proxy, Associated(proxy.port) as client:
         client.send(b"gone.test", 9, b"x")
         wait_for_drops(proxy.records[-1], no_address=1)
@@ -374,7 +374,7 @@ def test_targets_just_written_to_are_heard_however_full_it_is(proxy):
 
 
 def test_the_client_with_most_targets_makes_room(proxy, other_networks):
-    """One client's many targets do not have another's answers dropped."""
+    """Many targets of one client do not have answers to another client dropped."""
     exchange = proxy.services.associations
     with contextlib.ExitStack() as stack:
         in_loop(proxy, lambda: setattr(inside.shares(exchange)[1], "most", 600))
@@ -393,7 +393,7 @@ def test_the_client_with_most_targets_makes_room(proxy, other_networks):
 
 
 def test_many_associations_without_room_keep_little_each(proxy):
-    """What each must keep takes no memory from others, however many there are."""
+    """The least that each must keep takes no memory from others, however many there are."""
     exchange, pipes = proxy.services.associations, proxy.services.loop.pipes
     with contextlib.ExitStack() as stack:
         most = 128
@@ -412,7 +412,7 @@ def test_many_associations_without_room_keep_little_each(proxy):
 
 
 def test_rules_are_asked_once_for_a_target(target):
-    """What they say is remembered, yes and no, until they are others."""
+    """Yes and no are remembered until the rules change."""
     asked = []
     rule = "deny command udp to 127.0.0.7"
     with run_proxy(rule=(rule, "allow")) as proxy, Associated(proxy.port) as client:
@@ -437,7 +437,7 @@ def test_rules_are_asked_once_for_a_target(target):
 
 
 def test_a_reload_has_the_rules_asked_again(target):
-    """In both directions: what was allowed may be denied from now on, and the other way round."""
+    """In both directions: allowed targets may be denied from then on, and denied ones allowed."""
     names = Names(a=["127.0.0.7"])
     with proxy_with(names) as proxy, Associated(proxy.port) as client:
         with UdpTarget("127.0.0.7", target.port) as other:
@@ -457,7 +457,7 @@ def test_a_reload_has_the_rules_asked_again(target):
 
 
 def test_a_name_s_address_is_held_against_the_rules(target):
-    """One that no rule allows is not written to, by whatever name."""
+    """An address that no rule allows is not written to, by whatever name."""
     names = Names(a=["127.0.0.7"], b=[V4])
     with proxy_with(names, rule=("deny to 127.0.0.7 .c.test", "allow")) as proxy:
         with Associated(proxy.port) as client, UdpTarget("127.0.0.7", target.port) as denied:
@@ -483,7 +483,7 @@ def test_a_name_s_address_is_held_against_the_rules(target):
     ids=str,
 )
 def test_an_association_needs_a_rule_that_allows_some_target(rules, rep):
-    """REP 02 where there can be none; else it is had, and each target is asked about."""
+    """REP 02 where no target could be allowed; else it is granted, and each target is judged."""
     with run_proxy(rule=rules) as proxy, Associated(proxy.port) as client:
         assert rep == client.rep
         if rep:
@@ -505,7 +505,7 @@ def test_rules_for_udp_are_for_udp(target):
 
 
 def test_thousands_of_targets_may_answer_late(proxy):
-    """As those of a torrent do: each is heard, though it answers after all were written to."""
+    """Peers of a torrent do: each is heard, though it answers after all were written to."""
     peers = ["127.1.%d.%d" % divmod(number, 250) for number in range(250, 3250)]
     with Associated(proxy.port) as client:
         with UdpTarget("0.0.0.0") as all_of_them:
@@ -540,7 +540,7 @@ def test_not_all_targets_are_remembered(target):
 
 
 class Own:
-    """Says of all addresses whether they are this host's; tests have no others."""
+    """Decides about all addresses whether they are this host's; tests have no others."""
 
     def __init__(self, own, answer):
         self.changes, self._answer = own.changes, answer
@@ -588,7 +588,7 @@ def test_an_address_that_was_not_written_to(settings, is_own, drop, target):
 
 
 def test_a_reload_changes_which_targets_are_heard(target):
-    """For associations that are there, too, since what is heard is a rule."""
+    """For open associations, too, because rules decide about what is heard."""
     with run_proxy(udp_filtering="endpoint-independent") as proxy:
         with Associated(proxy.port) as client, UdpTarget("127.0.0.8") as stranger:
             for wanted in "endpoint-independent", "address-dependent":
