@@ -65,7 +65,7 @@ def test_the_address_faces_the_one_that_is_named(network, way):
 
 
 def test_the_address_faces_it_in_ipv6(network):
-    """Also for a client that has come by IPv4."""
+    """It is so, too, for a client that has come by IPv4."""
     with waiting(network, SERVER6) as client:
         assert FACES[SERVER6] == client.host
         with client.peer(SERVER6, network.server) as peer:
@@ -74,7 +74,7 @@ def test_the_address_faces_it_in_ipv6(network):
 
 
 def test_another_host_is_a_stranger(network):
-    """It reaches the socket, and is reset; the one that is named still comes in."""
+    """It reaches the socket, and is reset; the named host is still accepted."""
     with waiting(network, SERVER) as client:
         for _ in range(3):
             client.meet_stranger(STRANGER, network.stranger)
@@ -84,7 +84,7 @@ def test_another_host_is_a_stranger(network):
 
 
 def test_another_host_ends_it_by_socks4(network):
-    """As the memo says."""
+    """The memo demands it."""
     with waiting(network, SERVER, "4") as client:
         client.expect_stranger(STRANGER, network.stranger)
 
@@ -103,13 +103,13 @@ def test_any_peer_comes_by_the_way_out(network):
 
 
 def test_any_peer_comes_by_the_clients_way_where_none_leads_out(network):
-    """A host without a default route tells the address that the client has reached."""
+    """Without a default route, the first reply has the address that the client has reached."""
     with waiting(network, "0.0.0.0") as client:
         assert PROXY == client.host
 
 
 def test_no_way_to_the_one_that_is_named(network):
-    """REP 03, and no socket."""
+    """The reply is REP 03, and no socket is made."""
     with waiting(network, "192.0.2.1") as client:
         assert (3, "0.0.0.0", 0) == (client.rep, client.host, client.port)
 
@@ -153,7 +153,7 @@ def test_ports_that_a_firewall_passes(network):
             with client.peer(SERVER, network.server) as peer:
                 client.expect_peer(peer)
                 client.expect_to_work(peer)
-        # The wall stands.
+        # The firewall is in force.
         with waiting(network, SERVER, bind_ports="42000-42003") as client:
             with pytest.raises(ConnectionRefusedError):
                 client.peer(SERVER, network.server)

@@ -39,7 +39,7 @@ def test_this_host_is_not_waited_for_by_clients_from_elsewhere(here, dst):
 
 @pytest.mark.parametrize("dst", PRIVATE + LINK_LOCAL, ids=repr)
 def test_private_addresses_are_not_waited_for_by_public_clients(here, dst):
-    """Nor link-local ones, with --open and by the rules built in."""
+    """Nor link-local ones, with --open and the rules built in."""
     assert NOT_ALLOWED == first_reply(here, net.PUBLIC4, dst, open=True)
 
 
@@ -63,8 +63,8 @@ def test_a_private_address_is_a_peer_of_a_client_on_this_host(here):
 
 
 def test_a_name_is_looked_up_once(here):
-    """What it resolved to and passed is waited for, and not what it has become."""
-    here.asked()  # which has it begin anew
+    """The address that passed is waited for, and not what the name has become."""
+    here.asked()  # begins a new list
     port = here.proxy(rule=["deny to private", "allow"])
     with Waiting(here.connect(net.LOOPBACK4, port), "rebind.test", "5 by name") as client:
         assert (0, HERE4) == (client.rep, client.host)
@@ -94,14 +94,14 @@ def test_a_name_is_looked_up_once(here):
     ],
 )
 def test_a_rule_about_bind_refuses_it(way, rule):
-    """By command, client, peer, or the port that is named: REP 02 (91); CONNECT is as ever."""
+    """By command, client, peer, or the port that is named: REP 02 (91); CONNECT is not changed."""
     with run_proxy(rule=rule) as proxy, Waiting(proxy.port, way=way, dst_port=21) as client:
         assert client.refused(NOT_ALLOWED) == client.rep
         client.talk.expect_eof()
 
 
 def test_a_rule_that_denies_all_peers_refuses_bind():
-    """Before anything listens, where no peer could pass."""
+    """Nothing listens where no peer could be accepted."""
     for rule in (
         ["deny command bind", "allow"],
         ["allow command connect"],
@@ -194,7 +194,7 @@ def test_a_client_on_a_unix_socket(tmp_path):
 
 
 def use_up_descriptors(stack):
-    """Leave this process none."""
+    """Have this process open all descriptors that it may."""
     while True:
         try:
             fd = os.open(os.devnull, os.O_RDONLY)
@@ -204,7 +204,7 @@ def use_up_descriptors(stack):
 
 
 def test_no_descriptor_for_the_peer(access_log):
-    """The client hears 01, and the peer is cut off; nothing is left."""
+    """The client receives 01, and the peer is reset; nothing is left."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -222,7 +222,7 @@ def test_no_descriptor_for_the_peer(access_log):
 
 
 def test_no_descriptor_for_the_listener(access_log):
-    """The first reply says 01."""
+    """The first reply is 01."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -239,7 +239,7 @@ def test_no_descriptor_for_the_listener(access_log):
 
 
 def test_one_client_does_not_take_all_ports(monkeypatch, access_log, other_networks):
-    """What waits for longest makes room for others, also where no range says how many may."""
+    """The BIND that waits for longest makes room for others, also without a range of ports."""
     monkeypatch.setattr("minisocks.server.bindlisteners.MAX_LISTENERS", 4)
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
 

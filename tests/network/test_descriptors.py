@@ -1,4 +1,4 @@
-"""Descriptors beyond the budget: what is of less worth than the one that is wanted is closed.
+"""Descriptors beyond the budget: what is worth less than the wanted one is closed.
 
 The attack is between hosts: handshakes that say nothing, as many as the proxy has descriptors.
 """
@@ -30,7 +30,7 @@ def network():
 
 
 def test_silent_clients_do_not_have_all_descriptors(network):
-    """More may be unfinished than there are descriptors; a client from elsewhere is greeted."""
+    """More handshakes may be pending than there are descriptors; a client elsewhere is greeted."""
     port = network.proxy.proxy(rule=["allow"], max_handshakes=256)
     with contextlib.ExitStack() as stack:
         for _ in range(LIMIT):
@@ -41,7 +41,7 @@ def test_silent_clients_do_not_have_all_descriptors(network):
 
 
 def test_sockets_to_targets_are_closed_for_others():
-    """Of the association without a datagram for longest; its next one opens a socket again."""
+    """The association without datagrams for longest loses them; its next one opens them again."""
     with UdpTarget() as target, run_proxy(max_associations=8) as proxy:
         with Associated(proxy.port) as first, Associated(proxy.port) as second:
             second.expect_to_work(target)
@@ -57,7 +57,7 @@ def test_sockets_to_targets_are_closed_for_others():
 
 
 def test_lingering_connections_make_room_for_others():
-    """They have had their replies."""
+    """They have received their replies already."""
     with FakeTarget() as target, run_proxy(rule=["deny"], max_handshakes=8) as proxy:
         with contextlib.ExitStack() as stack:
             for _ in range(2):

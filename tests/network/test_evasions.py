@@ -14,7 +14,7 @@ from kit.support import GREETING, Talk, socks4, socks4a, socks5
 
 OK, NOT_ALLOWED, HOST = 0, 2, 4
 
-#: Forms of 10.0.0.1 that ``PRIVATE`` has not; text goes as an address, bytes as a name.
+#: Forms of 10.0.0.1 that ``PRIVATE`` lacks; text is sent as an address, bytes as a name.
 MORE_PRIVATE = [
     "::10.0.0.1", "::ffff:0:a00:1", "64:ff9b:1::a00:1", "64:ff9b:1:a00:0:100::",
     "2002:a00:1::", "2002:a00:1::7", "2001:0:a00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe",
@@ -63,20 +63,20 @@ def target(here):
 
 
 def rep(here, rules, dst, port, source=net.LOOPBACK4):
-    """Ask by SOCKS5 at a proxy with these rules; return REP."""
+    """Send a SOCKS5 request to a proxy with these rules; return REP."""
     with Talk(here.connect(source, here.proxy(rule=rules))) as talk:
         talk.send(GREETING).expect(b"\x05\x00")
         return talk.send(socks5(dst, port)).receive_reply5()[0]
 
 
 def cd(here, rules, request):
-    """The same by SOCKS4; return CD."""
+    """Send a SOCKS4 request to it; return CD."""
     with Talk(here.connect(net.LOOPBACK4, here.proxy(rule=rules))) as talk:
         return talk.send(request).receive(8)[1]
 
 
 def assert_denied(here, target, rules, dst):
-    """By SOCKS5 and SOCKS4 the answer is no, and nothing was reached."""
+    """Check that SOCKS5 and SOCKS4 are denied, and that nothing was reached."""
     # A name that the system may not even know has no address to be denied.
     expected = {NOT_ALLOWED, HOST} if dst in SYSTEM_NAMES else {NOT_ALLOWED}
     assert rep(here, rules, dst, target.port) in expected
@@ -88,7 +88,7 @@ def assert_denied(here, target, rules, dst):
 
 
 def test_there_are_enough_of_them():
-    """The table does not shrink unseen."""
+    """The table does not become shorter unnoticed."""
     assert len(set(FORMS)) + len(set(NAMES)) >= 100
 
 
@@ -101,7 +101,7 @@ def test_no_form_of_an_address_slips_by(here, target, dst, way):
 
 @pytest.mark.parametrize("dst", [d for d in MORE_PRIVATE if d not in UNREACHABLE], ids=repr)
 def test_those_forms_do_arrive_when_allowed(here, target, dst):
-    """Which proves the test above; ``test_reach`` has those of the other lists."""
+    """That proves the test above; ``test_reach`` does it for the other lists."""
     assert OK == rep(here, ["allow"], dst, target.port)
     assert 1 == len(target.reached())
 
@@ -131,7 +131,7 @@ def test_localhost_is_denied_by_name(here, target, form):
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_of_several_addresses_only_the_allowed_are_dialed(here, target, way):
-    """Of a name with private, metadata and public addresses, the public one."""
+    """A name has private, metadata and public addresses: the public one is dialed."""
     for _ in range(3):
         assert OK == rep(here, WAYS[way], b"mixed.test", target.port)
     assert [net.PUBLIC4] * 3 == target.reached()
@@ -139,7 +139,7 @@ def test_of_several_addresses_only_the_allowed_are_dialed(here, target, way):
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_a_name_that_changes_is_judged_each_time(here, target, way):
-    """What was looked up and passed is dialed, and not what the name has by then."""
+    """The address that passed is dialed, and not the one that the name has by then."""
     assert OK == rep(here, WAYS[way], b"rebind.test", target.port)
     assert NOT_ALLOWED == rep(here, WAYS[way], b"rebind.test", target.port)
     assert OK == rep(here, WAYS[way], b"rebind.test", target.port)

@@ -72,7 +72,7 @@ def target(here, listening):
 
 
 def program(name):
-    """Return the path of a program; skips the test without it."""
+    """Return the path of a program; skip the test without it."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
     if path is None:
         pytest.skip("no %s on this machine" % name)
@@ -94,14 +94,14 @@ def written(path, text):
 
 @contextlib.contextmanager
 def plain(here, folder):
-    """The tests' own."""
+    """The forwarder of the tests themselves."""
     with here.host.running(sys.executable, "-c", PLAIN, str(FORWARDER), str(PROXY)):
         yield HERE4
 
 
 @contextlib.contextmanager
 def socat(here, folder):
-    """What many use for a port: a process for each client."""
+    """A program that many use to forward a port: it has a process for each client."""
     listen = "TCP-LISTEN:%d,fork,reuseaddr" % FORWARDER
     with here.host.running(program("socat"), listen, "TCP:127.0.0.1:%d" % PROXY):
         yield HERE4
@@ -109,7 +109,7 @@ def socat(here, folder):
 
 @contextlib.contextmanager
 def haproxy(here, folder):
-    """As the page has it."""
+    """HAProxy, as on the page."""
     config = written(folder / "haproxy.cfg", of_page("listen socks"))
     with here.host.running(program("haproxy"), "-db", "-f", config):
         yield HERE4
@@ -117,7 +117,7 @@ def haproxy(here, folder):
 
 @contextlib.contextmanager
 def stunnel(here, folder):
-    """As the page has it; the client's end is on the client's host."""
+    """stunnel, as on the page; the client's end is on the client's host."""
     path = program("stunnel")
     secret = written(folder / "psk.txt", "client:%s\n" % ("k" * 32))
     ends = []
@@ -131,7 +131,7 @@ def stunnel(here, folder):
 
 @contextlib.contextmanager
 def ssh(here, folder):
-    """As the page has it: the client's host is the gateway."""
+    """ssh, as on the page: the client's host is the gateway."""
     sshd, keygen = program("sshd"), program("ssh-keygen")
     if os.getuid() == 0 and not os.path.isdir("/run/sshd"):
         pytest.skip("sshd started by root wants the folder /run/sshd")
@@ -153,7 +153,7 @@ def ssh(here, folder):
 
 @contextlib.contextmanager
 def container(here, folder):
-    """What Docker publishes a port by, where it does not leave that to the kernel."""
+    """docker-proxy, by which Docker publishes a port unless it leaves that to the kernel."""
     command = [program("docker-proxy"), "-proto", "tcp", "-host-ip", "0.0.0.0"]
     command += ["-host-port", str(FORWARDER), "-container-ip", "127.0.0.1"]
     # It tells its parent by descriptor 3 that it listens.
@@ -168,7 +168,7 @@ FORWARDERS = [plain, socat, haproxy, stunnel, ssh, container]
 
 @pytest.fixture(params=FORWARDERS, ids=lambda one: one.__name__)
 def connect(request, here, listening, tmp_path):
-    """Return what makes a connection from the other host, through a forwarder that runs."""
+    """Return what makes a connection from the other host, through a running forwarder."""
     with request.param(here, tmp_path) as host:
 
         def connected():

@@ -21,7 +21,7 @@ LINK_LOCAL, LINK_LOCAL_PROXY = "fe80::1", "fe80::2"
 OIDENTD = shutil.which("oidentd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 CURL, SETPRIV = shutil.which("curl"), shutil.which("setpriv")
 
-#: In curl's words.
+#: What curl prints about the replies.
 REJECTED = "(91), request rejected or failed."
 NO_IDENTD = "(92), request rejected because SOCKS server cannot connect to identd on the client."
 MISMATCH = "(93), request rejected because the client program and identd report different user-ids."
@@ -85,7 +85,7 @@ def listening(host, address, port=0, scope=0):
     ],
 )
 def test_it_is_asked_between_the_addresses_of_the_connection(lan, source, reached):
-    """Each of both with its own scope, where it is link-local."""
+    """Each of the two addresses has its own scope, where it is link-local."""
     lan.proxy.logged()
     port = lan.proxy.proxy(rule=["allow to self"], ident=True)
     scope = lan.client.index("proxy")
@@ -151,7 +151,7 @@ class Site:
         made.proxy.logged()
 
     def curl(self, userid, url=None, proxy=PROXY):
-        """Return exit status, and what it got or said."""
+        """Return exit status, and the output or the error."""
         where = "[%s]" % proxy if ":" in proxy else proxy
         as_nobody = [SETPRIV, "--reuid=65534", "--regid=65534", "--clear-groups"]
         by = "socks4://%s@%s:%d" % (userid, where, self._port)
@@ -160,7 +160,7 @@ class Site:
         )
 
     def last_line(self):
-        """Return the line that the log has of the last connection."""
+        """Return the line of the last connection in the log."""
         lines = []
 
         def is_there():
@@ -214,7 +214,7 @@ def test_oidentd_confirms_the_user_that_runs_curl(site, tmp_path, reached):
 
 
 def test_curl_shows_that_oidentd_names_another_user(site, tmp_path):
-    """93, in its words and in the log's."""
+    """CD 93, in curl's words and in the log."""
     with oidentd(site, tmp_path):
         status, said = site.curl("ann")
     assert 0 != status
@@ -223,7 +223,7 @@ def test_curl_shows_that_oidentd_names_another_user(site, tmp_path):
 
 
 def test_curl_shows_that_a_rule_refuses(site, tmp_path):
-    """91, though oidentd confirms it."""
+    """CD 91, though oidentd confirms it."""
     with oidentd(site, tmp_path):
         status, said = site.curl("nobody", "http://%s:81/" % PROXY)
     assert 0 != status
@@ -234,7 +234,7 @@ def test_curl_shows_that_a_rule_refuses(site, tmp_path):
 
 
 def test_curl_shows_that_there_is_no_identd(site):
-    """92, and the log says at which host."""
+    """CD 92, and the log names the host."""
     status, said = site.curl("nobody")
     assert 0 != status
     assert NO_IDENTD in said
@@ -242,7 +242,7 @@ def test_curl_shows_that_there_is_no_identd(site):
 
 
 def test_oidentd_hides_a_user(site, tmp_path):
-    """HIDDEN-USER confirms nothing: 93."""
+    """HIDDEN-USER confirms nothing: CD 93."""
     with oidentd(site, tmp_path, "default { default { force hide } }\n"):
         status, said = site.curl("nobody")
     assert 0 != status
@@ -251,7 +251,7 @@ def test_oidentd_hides_a_user(site, tmp_path):
 
 
 def test_oidentd_may_say_what_its_owner_wants(site, tmp_path):
-    """Which is why it proves nothing."""
+    """So what it says proves nothing."""
     with oidentd(site, tmp_path, 'default { default { force reply "ann" } }\n'):
         assert (0, "the page\n") == site.curl("ann")
     assert " user='ann' ver=4 " in site.last_line()

@@ -1,4 +1,4 @@
-"""The addresses that interfaces have, as the kernel tells them."""
+"""The addresses that interfaces have, as the kernel reports them."""
 
 import ast
 import socket
@@ -12,7 +12,7 @@ from minisocks.net.lookup import only_family, own_ipv4
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells them so")
 def test_this_host_has_loopback():
-    """And whatever else: of each the name and 4 bytes."""
+    """Its entry, as each other one, has a name and 4 bytes."""
     found = own_ipv4()
 
     assert b"\x7f\0\0\1" in [ip for _name, ip in found]
@@ -20,7 +20,7 @@ def test_this_host_has_loopback():
 
 
 def test_every_address_of_every_interface_is_known():
-    """Several on one, with a label or without; none of IPv6."""
+    """An interface may have several, with a label or without; IPv6 is left out."""
     with hosts.made_for_tests("one", "other") as made:
         with hosts.or_skip():
             made.cable(("one", "10.1.0.1/24", "10.1.0.9/24", "fd01::1/64"), ("other",))
@@ -55,7 +55,7 @@ V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
     ids=str,
 )
 def test_family_of_which_alone_there_are_addresses(addresses, family):
-    """Loopback and link-local ones do not count, and no route is needed."""
+    """Loopback and link-local addresses do not count, and no route is needed."""
     with hosts.made_for_tests("one", "other") as made:
         with hosts.or_skip():
             made.cable(("one", *addresses), ("other",))
@@ -67,7 +67,7 @@ def test_family_of_which_alone_there_are_addresses(addresses, family):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is known")
 def test_without_a_descriptor_both_families_are_possible(monkeypatch):
-    """What cannot be found out is not taken for no address."""
+    """An unknown address is not taken for a missing one."""
 
     def no_descriptor(*args):
         raise OSError(24, "Too many open files")

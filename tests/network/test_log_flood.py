@@ -37,7 +37,7 @@ def made():
 
 
 def client(host, source):
-    """Return a connection to the proxy from *source*, which the host needs not have."""
+    """Return a connection to the proxy from *source*, which the host need not have."""
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     sock = host.socket(family)
     sock.settimeout(20)
@@ -49,13 +49,13 @@ def client(host, source):
 
 
 def refuse(host, source, name):
-    """Have a client ask for *name*, at length, until it is refused."""
+    """Have a client ask for *name*, with the longest USERID, and be refused."""
     with Talk(client(host, source)) as talk:
         talk.send(socks4a(name, 80, b"\xff" * 255)).rest()
 
 
 def test_a_flood_of_refusals_writes_little_and_hides_no_client(made, tmp_path):
-    """Of a /48, each client another /64: below 10 KB a second, and no refusal is uncounted."""
+    """Each client is of another /64 of a /48: below 10 KB a second, and each refusal counts."""
     log = tmp_path / "log"
     command = (sys.executable, "-m", "minisocks", "-l", ":%d" % PORT, "--log-file", str(log))
     with made.proxy.running(*command):

@@ -1,4 +1,4 @@
-"""A name server that says thousands of addresses: between hosts, by the system's own resolver.
+"""A name server that returns thousands of addresses: between hosts, by the system's resolver.
 
 The client, the proxy and the targets are on three hosts; the name server is with the targets,
 as one is that belongs to an attacker.
@@ -13,7 +13,7 @@ from kit.name_server import AAAA, MOST_A, MOST_AAAA, A, name_server_at
 from kit.support import GREETING, TIMEOUT, Talk, address5, socks5
 
 PROXY, TARGET = "10.1.0.2", "10.3.0.1"
-#: All of the first networks is the target's; to the second ones there is no way.
+#: The target has all of the first networks; no route leads to the second ones.
 HERE, NOWHERE = (b"\x0a\x04", b"\xfd\x04"), (b"\x0a\x05", b"\xfd\x05")
 
 
@@ -24,7 +24,7 @@ def addresses(kind, count, networks):
 
 
 def records(name, kind):
-    """Return what is said: names beginning with *many* have as many addresses as there can be."""
+    """Return records: names beginning with *many* have as many addresses as there can be."""
     count = {A: MOST_A, AAAA: MOST_AAAA}[kind]
     if name.startswith("many"):
         return addresses(kind, count, HERE)
@@ -81,7 +81,7 @@ def listener(network):
 
 
 def proxy_of(network, **settings):
-    """Return the port of a proxy of this test's own."""
+    """Return the port of a proxy that only this test uses."""
     return network.proxy.new_proxy(rule=["allow"], **settings)
 
 
@@ -100,7 +100,7 @@ def connect(network, port, name, target_port):
 
 
 def assert_connects(network, port, name, listener):
-    """Have the client reach the target by *name*, and exchange a word."""
+    """Have the client reach the target by *name*, and exchange some bytes."""
     talk, rep = connect(network, port, name, listener.getsockname()[1])
     assert 0 == rep
     with talk, Talk(listener.accept()[0]) as target:
@@ -110,7 +110,7 @@ def assert_connects(network, port, name, listener):
 
 
 class Association:
-    """A client's, at a proxy of another host."""
+    """An association of a client, at a proxy of another host."""
 
     def __init__(self, network, port):
         self.talk = greeted(network, port).send(socks5("0.0.0.0", 0, 3))
@@ -132,7 +132,7 @@ class Association:
 
 
 def test_a_long_answer_is_taken_apart_once(network, names, listener):
-    """A name of 6300 addresses is reached, and not asked for again by the next connections."""
+    """A name of 6300 addresses is reached, and the next connections do not ask for it again."""
     port = proxy_of(network)
     assert_connects(network, port, b"many.test", listener)
     by_now = list(names.asked)
@@ -145,7 +145,7 @@ def test_a_long_answer_is_taken_apart_once(network, names, listener):
 
 
 def test_a_short_answer_is_asked_for_by_each_connection(network, names, listener):
-    """Its time to live is not ours to say."""
+    """Only the resolver knows how long it is valid."""
     port = proxy_of(network)
     for count in range(1, 4):
         assert_connects(network, port, b"one.test", listener)
@@ -155,7 +155,7 @@ def test_a_short_answer_is_asked_for_by_each_connection(network, names, listener
 @pytest.mark.soak
 @pytest.mark.parametrize("limit", [None, 2 << 20])
 def test_names_take_little_memory_and_count_in_the_limit(limit, network, names):
-    """Datagrams to 60 names of 4000 addresses each: before, they took 60 MB for good."""
+    """60 names of 4000 addresses each, in datagrams: before, they took 60 MB for good."""
     port = proxy_of(network, **({"memory_limit": limit} if limit else {}))
     with Association(network, port) as client, network.target.udp("::") as target:
         sent_to = target.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What hands out a machine's credentials is opened by its own set or address, and by nothing else.
+"""Addresses that hand out credentials of a machine: only their set or own address opens them.
 
 In the tests' network all these addresses are another host's, and one target listens on every one
 of them.  Most clients are on loopback, so that nothing stands in their way but the rules of the
@@ -16,7 +16,7 @@ from minisocks.wire import packed_ip
 
 OK, NOT_ALLOWED = 0, 2
 
-#: What has some of them in it, as sets or as networks.
+#: Sets and networks with some of these addresses in them.
 WIDER = [
     "linklocal private reserved public",
     "0.0.0.0/0 ::/0",
@@ -51,7 +51,7 @@ def test_the_set_is_the_list():
 
 @pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
 def test_denied_they_are_not_reached(here, target, dst):
-    """By any form of such an address, though all else is allowed."""
+    """Any form of such an address is denied, though all else is allowed."""
     assert NOT_ALLOWED == rep(here, ["deny to metadata", "allow"], dst, target.port)
     assert [] == target.reached()
 
@@ -59,7 +59,7 @@ def test_denied_they_are_not_reached(here, target, dst):
 @pytest.mark.parametrize("rule", ["allow", "allow to metadata", "allow to metadata private"])
 @pytest.mark.parametrize("dst", REACHED, ids=repr)
 def test_they_are_reached_where_that_is_said(here, target, dst, rule):
-    """By the set; by a client of this host, which could connect there itself, without ``to``."""
+    """The set does; and a client of this host, which could connect itself, needs no ``to``."""
     assert OK == rep(here, [rule], dst, target.port)
     assert 1 == len(target.reached())
 
@@ -67,7 +67,7 @@ def test_they_are_reached_where_that_is_said(here, target, dst, rule):
 @pytest.mark.parametrize("wider", WIDER)
 @pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
 def test_no_wider_set_or_network_opens_them(here, target, dst, wider):
-    """Not ``private`` or ``linklocal``, not their networks, not 0.0.0.0/0, for any client."""
+    """``private``, ``linklocal``, their networks and 0.0.0.0/0 do not, for any client."""
     for source in (net.LOOPBACK4, net.PRIVATE4, net.PUBLIC4):
         assert NOT_ALLOWED == rep(here, ["allow to " + wider], dst, target.port, source)
     assert [] == target.reached()
@@ -76,7 +76,7 @@ def test_no_wider_set_or_network_opens_them(here, target, dst, wider):
 @pytest.mark.parametrize("flags", [{"allow_lan": True}, {"open": True}], ids=repr)
 @pytest.mark.parametrize("dst", METADATA + WRAPPED_METADATA, ids=repr)
 def test_settings_of_admission_alone_do_not_open_them(here, target, dst, flags):
-    """A rule without ``to``, --open or --allow-lan, for clients from elsewhere."""
+    """A rule without ``to`` does not, nor --open or --allow-lan, for clients from elsewhere."""
     for rules in ([], ["allow"], ["allow from private"], ["deny port 25"]):
         assert NOT_ALLOWED == rep(here, rules, dst, target.port, net.PRIVATE4, **flags)
     assert [] == target.reached()
@@ -84,7 +84,7 @@ def test_settings_of_admission_alone_do_not_open_them(here, target, dst, flags):
 
 @pytest.mark.parametrize("dst", net.METADATA, ids=repr)
 def test_one_is_opened_by_its_own_address(here, target, dst):
-    """As /32 or /128, alone or as a range of one; and no other by that."""
+    """/32, /128, or a range of one address opens it, and no other address."""
     size = 128 if ":" in dst else 32
     other = next(ip for ip in net.METADATA if (":" in ip) == (":" in dst) and ip != dst)
     for named in (dst, "%s/%d" % (dst, size), "%s-%s" % (dst, dst)):
@@ -95,7 +95,7 @@ def test_one_is_opened_by_its_own_address(here, target, dst):
 
 
 def test_one_by_its_address_beside_the_network_that_it_is_in(here, target):
-    """What is named is meant, in whatever company."""
+    """A named address is opened, whatever stands beside it."""
     rules = ["allow to linklocal 169.254.42.42 private"]
     expected = {"169.254.42.42": OK, net.LINK_LOCAL4: OK, net.PRIVATE4: OK, net.METADATA4: 2}
     for dst, expected_rep in expected.items():
@@ -106,15 +106,15 @@ def test_one_by_its_address_beside_the_network_that_it_is_in(here, target):
 @pytest.mark.parametrize("dst", ["64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"])
 @pytest.mark.parametrize("rule", ["allow to linklocal 64:ff9b::/96 2002::/16", "allow to %s/128"])
 def test_a_gateway_that_may_unwrap_it_changes_nothing(here, target, dst, rule):
-    """The address within the address is to be named, too."""
+    """A rule has to name the address that is within the address, too."""
     rule = rule.replace("%s", dst)
     assert NOT_ALLOWED == rep(here, [rule], dst, target.port)
-    # No route goes there; the rules have let it pass.
+    # No route leads there, so the rules have let it pass.
     assert 3 == rep(here, [rule + " 169.254.169.254"], dst, target.port)
 
 
 def test_by_socks4(here, target):
-    """The same rules."""
+    """SOCKS4 goes by the same rules."""
     for rule, cd in (("allow to linklocal", 91), ("allow to metadata", 90)):
         with Talk(here.connect(net.LOOPBACK4, here.proxy(rule=[rule]))) as talk:
             assert cd == talk.send(socks4(net.METADATA4, target.port)).receive(8)[1]
@@ -123,7 +123,7 @@ def test_by_socks4(here, target):
 
 @pytest.mark.parametrize("source", [net.METADATA4, net.METADATA4_ALIBABA])
 def test_as_a_client_such_an_address_is_what_its_network_is(here, target, source):
-    """In a VPN or a carrier's network any client may have it."""
+    """In a VPN or a carrier's network any client may have such an address."""
     assert OK == rep(here, [], net.PRIVATE4, target.port, source, allow_lan=True)
     assert OK == rep(here, ["allow from private linklocal"], net.PUBLIC4, target.port, source)
     assert NOT_ALLOWED == rep(here, ["allow from 10.0.0.0/8"], net.PUBLIC4, target.port, source)

@@ -33,7 +33,7 @@ OK, GENERAL, NOT_ALLOWED, HOST, REFUSED = 0, 1, 2, 4, 5
 LAN, LAN6, LINK_LOCAL = "192.168.1.1", "fd01::1", "fe80::2"
 WAN, OTHER_WAN, WAN6 = "203.0.113.1", "203.0.113.2", "2001:db8::1"
 CLIENT, OTHER_CLIENT, CLIENT6 = "192.168.1.20", "192.168.1.10", "fd01::20"
-#: Of the host outside; and where a NAT in front would be, and a NAS behind it.
+#: Of the host outside; of a NAT that could be in front; and of a NAS behind it.
 OUTSIDE, OUTSIDE6, PUBLIC = "203.0.113.9", "2001:db8::9", "198.51.100.9"
 MOVING, SILENT = "192.168.7.7", "192.168.7.8"  # no host has the second
 #: Addresses that no interface has: a local route (AnyIP), and the anycast address of the LAN.
@@ -123,13 +123,13 @@ class Listening:
         self.port = self.sock.getsockname()[1]
 
     def reached(self):
-        """Return by which address a connection came in, for which one waits."""
+        """Wait for a connection; return the address that it came to."""
         connection, _peer = self.sock.accept()
         with connection:
             return connection.getsockname()[0].replace("::ffff:", "")
 
     def is_reached(self):
-        """Return whether a connection is there; behind a reply that would have come later."""
+        """Return whether a connection is there; for after a reply, behind which none comes."""
         self.sock.settimeout(0)
         try:
             self.sock.accept()[0].close()
@@ -185,14 +185,14 @@ def test_no_own_address_is_reached_from_elsewhere(network, inside, dst, settings
 @pytest.mark.parametrize("dst", [LAN6, WAN6, ANY_IP6, ANYCAST6])
 @pytest.mark.parametrize("link", [1, 2, 3, 99])
 def test_no_link_is_said_but_of_link_local_addresses(network, inside, dst, link):
-    """The kernel connects fd01::1%99 to fd01::1, whatever the links are, so it is asked so."""
+    """The kernel connects fd01::1%99 to fd01::1, whatever the links are; the proxy asks like it."""
     zoned = b"%s%%%d" % (dst.encode(), link)
     assert NOT_ALLOWED == rep(network, SETTINGS["open"], zoned, inside.port)
     assert not inside.is_reached()
 
 
 def test_the_firewall_is_not_passed(network, inside):
-    """What only loopback may reach is not reached by another of the host's addresses, either."""
+    """A port that only loopback may reach is not reached by another of the host's addresses."""
     with hosts.or_skip():
         network.proxy.firewall(
             "table inet t { chain c { type filter hook input priority 0; iif lo accept; "
@@ -211,7 +211,7 @@ def test_the_firewall_is_not_passed(network, inside):
 @pytest.mark.parametrize("settings", sorted(SETTINGS))
 @pytest.mark.parametrize("dst", [OUTSIDE, OUTSIDE6, b"203.0.113.9"], ids=repr)
 def test_other_hosts_are_reached(network, settings, dst):
-    """Which is what a proxy is for; and proves the test above."""
+    """They are what a proxy is for; and that proves the test above."""
     with Listening(network.outside) as there:
         assert OK == rep(network, SETTINGS[settings], dst, there.port)
 
@@ -234,7 +234,7 @@ def test_a_client_on_this_host_reaches_its_addresses(network, inside, dst):
     ],
 )
 def test_a_rule_opens_what_it_names(network, inside, rule, dst):
-    """An address by itself, or all of them by ``self``; other ports and clients stay out."""
+    """A rule names one address, or all by ``self``; other ports and clients stay closed."""
     settings = {"rule": [rule % inside.port if "%" in rule else rule, "allow from private"]}
     assert OK == rep(network, settings, dst, inside.port)
     inside.reached()
@@ -247,7 +247,7 @@ def test_a_rule_opens_what_it_names(network, inside, rule, dst):
 @pytest.mark.parametrize("dst", ["127.0.0.1", "0.0.0.0", "::1", "::", b"localhost", b"127.1",
                                  b"fe80::2%client", "::ffff:127.0.0.1"], ids=repr)  # fmt: skip
 def test_to_allow_self_opens_no_loopback(network, inside, dst):
-    """Nor link-local addresses: what all hosts have is not called this one's own."""
+    """Nor link-local addresses: those that all hosts have are not this host's own."""
     settings = {"rule": ["allow to self", "allow"]}
     assert NOT_ALLOWED == rep(network, settings, dst, inside.port)
     assert OK == rep(network, settings, LAN, inside.port)
@@ -272,7 +272,7 @@ def test_the_example_in_the_documents_does_what_it_says(network):
 
 
 def test_an_address_is_ours_from_the_moment_it_is(network):
-    """Of answers that are kept none outlives a change: the next request hears of it."""
+    """No kept answer outlives a change of addresses: the next request goes by the new ones."""
     with Listening(network.outside) as there, Listening(network.proxy, there.port):
         for _ in range(3):
             assert OK == rep(network, SETTINGS["open"], MOVING, there.port)
@@ -284,7 +284,7 @@ def test_an_address_is_ours_from_the_moment_it_is(network):
 
 
 def test_so_it_is_while_it_is_dialed(network):
-    """The SYN that is sent again would go to this host: the request is refused instead."""
+    """A repeated SYN would go to this host, so the request is refused instead."""
     proxy_port = network.proxy.proxy(**SETTINGS["open"])
     with Listening(network.proxy) as inside:
         where = "%s:%04X 02 " % (socket.inet_aton(SILENT)[::-1].hex().upper(), inside.port)
@@ -301,7 +301,7 @@ def test_so_it_is_while_it_is_dialed(network):
 
 
 def test_so_it_is_while_datagrams_are_sent_there(network):
-    """What was decided about the datagrams before does not hold any more."""
+    """The decision about the datagrams before does not count any more."""
     proxy_port = network.proxy.proxy(**SETTINGS["open"])
     with contextlib.ExitStack() as stack:
         talk = stack.enter_context(Talk(network.client.connect(CLIENT, proxy_port, LAN)))
@@ -342,7 +342,7 @@ def test_so_it_is_while_datagrams_are_sent_there(network):
     ],
 )
 def test_so_it_is_by_a_route_or_a_rule_of_routing(network, change, back):
-    """AnyIP, in whatever table."""
+    """A local route in any table makes an address own (AnyIP)."""
     network.proxy.ip("route add local %s dev lo table 102" % MOVING)
     try:
         with Listening(network.outside) as there:
@@ -359,12 +359,12 @@ def test_so_it_is_by_a_route_or_a_rule_of_routing(network, change, back):
 
 @pytest.mark.parametrize("dst, answer", [("198.18.1.1", GENERAL), ("198.18.3.1", HOST)])
 def test_a_route_to_nowhere_is_not_this_host(network, dst, answer):
-    """A blackhole, and an unreachable one: the client hears what the kernel says."""
+    """A blackhole, or an unreachable route: the client receives the answer of the kernel."""
     assert answer == rep(network, SETTINGS["open"], dst, 80)
 
 
 def test_nor_is_one_that_is_prohibited(network):
-    """The kernel's no is REP 02, too; the log says whose it was."""
+    """The kernel's prohibition is REP 02, too; the log has its error."""
     assert NOT_ALLOWED == rep(network, SETTINGS["open"], "198.18.2.1", 80)
     (line,) = network.proxy.refusals()
     assert "Permission denied" in line
@@ -376,7 +376,7 @@ def test_nor_is_one_that_is_prohibited(network):
     ids=["mark", "source"],
 )
 def test_the_question_is_about_the_way_that_the_connection_takes(network, how, dst):
-    """What is local only with --mark or --source is denied only then."""
+    """An address that is own only with --mark or --source is denied only with that."""
     with Listening(network.outside) as there:
         assert NOT_ALLOWED == rep(network, dict(SETTINGS["open"], **how), dst, there.port)
         (line,) = network.proxy.refusals()
@@ -389,7 +389,7 @@ def test_the_question_is_about_the_way_that_the_connection_takes(network, how, d
     "rule", ["from %s lookup 103" % WAN6, "ipproto tcp lookup 103"], ids=["source", "protocol"]
 )
 def test_it_is_about_all_that_a_rule_of_routing_can_choose_by(network, rule):
-    """A connection goes on from the address that was chosen for it, by TCP."""
+    """Rules of routing may choose by the source address, which is kept, and by the protocol."""
     route = "local %s dev lo table 103" % BY_RULE6
     network.proxy.ip("route add " + route)
     try:
@@ -414,7 +414,7 @@ ITSELF = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", LAN, WAN, LAN6, ANY_
 @pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
 @pytest.mark.parametrize("dst", ITSELF, ids=repr)
 def test_the_proxy_is_no_target_of_its_own(network, source, dst):
-    """By no own address and for no client, whatever the rules say."""
+    """At no own address, for no client, whatever the rules are."""
     settings = {"rule": ["allow to self loopback unspecified", "allow"]}
     port = network.proxy.proxy(**settings)
     assert NOT_ALLOWED == rep(network, settings, dst, port, source)
@@ -423,7 +423,7 @@ def test_the_proxy_is_no_target_of_its_own(network, source, dst):
 
 
 def test_nor_by_socks4(network):
-    """The same, CD 91."""
+    """SOCKS4 gets CD 91."""
     port = network.proxy.proxy(rule=["allow"])
     with Talk(network.proxy.connect("127.0.0.1", port)) as talk:
         assert 91 == talk.send(socks4(LAN, port)).receive(8)[1]
@@ -431,7 +431,7 @@ def test_nor_by_socks4(network):
 
 @pytest.mark.parametrize("own", [LAN, "127.0.0.1"])
 def test_a_listener_has_its_own_address_only(network, own):
-    """Another program has the same port of another address, and is reached there."""
+    """Another program at the same port of another address is reached."""
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(network.proxy.socket(socket.AF_INET))
         port = closed_port()  # the kernel's choice may be in use at the proxy's address
@@ -453,7 +453,7 @@ BEHIND_NAT = {"allow_lan": True, "public_address": [PUBLIC]}
 
 
 def test_the_public_address_is_this_host(network):
-    """Where a NAT reflects, it leads back here, past the firewall: refused as ``self`` is."""
+    """A NAT that reflects leads back here, past the firewall, so it is refused like ``self``."""
     with Listening(network.outside) as nas:
         assert NOT_ALLOWED == rep(network, BEHIND_NAT, PUBLIC, nas.port)
         assert not nas.is_reached()
@@ -466,7 +466,7 @@ def test_the_public_address_is_this_host(network):
 
 @pytest.mark.parametrize("source", ["127.0.0.1", CLIENT])
 def test_the_proxy_is_not_reached_by_it(network, source):
-    """Its own ports there are no target, whatever the rules say."""
+    """Ports of the proxy at that address are no target, whatever the rules are."""
     settings = dict(BEHIND_NAT, rule=["allow to self", "allow to %s" % PUBLIC, "allow"])
     port = network.proxy.proxy(**settings)
     with Listening(network.outside, port) as reflected:
@@ -484,7 +484,7 @@ def asked(proxy, dst, port):
 
 
 def test_a_listener_is_known_from_the_reload_that_opens_it_to_the_one_that_closes_it():
-    """The table notices it by itself."""
+    """The table of listeners follows each reload by itself."""
     with run_proxy(rule=["allow"]) as proxy:
         first = proxy.config
         with socket.socket() as free:
@@ -497,7 +497,7 @@ def test_a_listener_is_known_from_the_reload_that_opens_it_to_the_one_that_close
 
 
 def test_given_listeners_are_known_too():
-    """Those of inetd, systemd or a program."""
+    """Listeners from inetd, systemd or a program are."""
     with socket.socket() as given:
         given.bind(("127.0.0.1", 0))
         given.listen(5)
@@ -507,7 +507,7 @@ def test_given_listeners_are_known_too():
 
 
 def test_two_proxies_may_be_chained():
-    """Of one program: each is a target of the other."""
+    """Two proxies of one program are targets of each other."""
     with run_proxy() as outer, run_proxy() as inner, FakeTarget() as target:
         with Talk.to(outer.port) as talk:
             assert OK == talk.connect5("127.0.0.1", inner.port)[0]

@@ -142,7 +142,7 @@ def test_clients_that_may_come_in_without_a_password(here, target, settings, sou
 @pytest.mark.parametrize("settings", [USER, dict(USER, **DENY), dict(USER_LAN, **DENY)])
 @pytest.mark.parametrize("source", EVERY_CLIENT)
 def test_a_password_lets_in_from_everywhere(here, target, settings, source):
-    """Also where rules deny something else, and where private networks need none."""
+    """It does so where rules deny something else, and where private networks need none."""
     client = Client(here, source, settings)
     client.password = True
     assert OK == client.rep(net.PUBLIC4, target.port)
@@ -163,7 +163,7 @@ def test_the_log_says_how_to_let_a_client_in(here, source):
 
 
 def test_no_name_is_resolved_for_a_client_that_may_not_come_in(here):
-    """Strangers cannot make the resolver work, nor ask what a name is."""
+    """Strangers cannot make the resolver work, nor find out what a name means."""
     client = Client(here, net.PUBLIC4, DEFAULT)
 
     assert NOT_ALLOWED == client.rep(b"public.test", 80)
@@ -274,7 +274,7 @@ def test_a_client_from_a_public_address_cannot_reach_private_networks(here, targ
 
 @pytest.mark.parametrize("dst", [d for d in PRIVATE + RESERVED if d not in NOWHERE], ids=repr)
 def test_a_client_from_a_private_network_can_reach_private_networks(here, target, dst):
-    """What a client on the LAN wants of the LAN is its own business."""
+    """The proxy does not restrict what a client on the LAN does in the LAN."""
     rows = _sources("private")
 
     for source, settings in rows:
@@ -341,7 +341,7 @@ def test_of_a_name_with_allowed_and_denied_addresses_only_the_allowed_are_dialed
 
 @pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test"])
 def test_nor_are_they_dialed_when_the_allowed_one_fails(here, name):
-    """With its allowed address refusing, a name does not fall back on its forbidden one."""
+    """Where its allowed address refuses, the proxy does not go on to a forbidden one."""
     with here.socket(net.LOOPBACK4) as forbidden:
         forbidden.bind((net.LOOPBACK4, 0))
         forbidden.listen(8)
@@ -361,7 +361,7 @@ def test_nor_are_they_dialed_when_the_allowed_one_fails(here, name):
     "name", [b"localhost", b"LOCALHOST.", b"x.localhost", b"127.1", b"0x7f000001"]
 )
 def test_this_host_by_name_is_refused_without_asking_the_resolver(here, name):
-    """What is plainly this host, or plainly an address, is decided without a name server."""
+    """A name that is plainly this host, or an address, is decided without a name server."""
     assert NOT_ALLOWED == Client(here, net.PUBLIC4, OPEN).rep(name, 80)
 
     assert [] == here.asked()
@@ -390,7 +390,7 @@ def test_the_log_says_which_addresses_are_not_for_which_clients(here, settings):
 
 
 def test_the_log_names_private_addresses_to_a_public_client(here):
-    """The same for what only clients from public addresses may not reach."""
+    """It has the same line about addresses that only public clients may not reach."""
     Client(here, net.PUBLIC6, OPEN).rep(net.OTHER_PRIVATE4, 80)
 
     (line,) = here.refusals()

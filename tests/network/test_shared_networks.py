@@ -13,14 +13,14 @@ from kit.support import GREETING, Talk, socks5
 
 OK, NOT_ALLOWED = 0, 2
 
-#: The router's address outside, and the neighbour's; with what --allow-lan counts to the LAN.
+#: The router's address outside, and the neighbour's; --allow-lan counts these to the LAN.
 OUTSIDE = [
     ("100.64.0.1", "100.64.0.2"),
     ("169.254.7.1", "169.254.7.2"),
     ("fe80::1", "fe80::2"),
 ]
 ROUTER, LAN_CLIENT, LAN_CLIENT6 = "192.168.7.1", "192.168.7.2", "fd07::2"
-#: What Linux connects to though no host of the Internet has it.
+#: Addresses that Linux connects to though no host of the Internet has them.
 ODD = ["240.0.0.2", "198.18.0.2", "192.0.0.2"]
 CLOUD = ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"]
 #: The name of an interface of the router's, which is the cloud.
@@ -132,7 +132,7 @@ def test_neighbours_outside_reach_the_inside_only_where_a_setting_allows_it(
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("source, reached", [(LAN_CLIENT, ROUTER), (LAN_CLIENT6, "fd07::1")])
 def test_clients_inside_reach_each_other(network, source, reached, way):
-    """Nothing of that holds for those whose addresses are private networks' own."""
+    """Clients in private networks are not affected by it."""
     with Target(network.inside) as target:
         for dst in (LAN_CLIENT, LAN_CLIENT6, *ODD):
             answer = rep(network, network.inside, source, reached, dst, target.port, WAYS[way][0])
@@ -151,7 +151,7 @@ def test_clients_inside_reach_each_other(network, source, reached, way):
     ],
 )
 def test_the_cloud_hands_out_its_credentials_only_where_that_is_said(network, rule, expected, dst):
-    """To a client inside, which the same rules let into every private network."""
+    """Only "metadata" opens them, even to a client inside that may reach private networks."""
     settings = {"rule": [rule], "open": True}
     with Target(network.cloud) as target:
         answer = rep(network, network.inside, LAN_CLIENT, ROUTER, dst, target.port, settings)
@@ -160,7 +160,7 @@ def test_the_cloud_hands_out_its_credentials_only_where_that_is_said(network, ru
 
 
 def test_what_allow_lan_means_there_is_said_at_the_start(network, tmp_path):
-    """For each such address of an interface, with the rule that changes it."""
+    """The start has a line for each such address of an interface, with the rule that changes it."""
     minisocks = [sys.executable, "-m", "minisocks"]
     pidfile = ["--pidfile", str(tmp_path / "pid")]
     log = tmp_path / "log"

@@ -81,7 +81,7 @@ class Attack:
         self._socks = []
 
     def go_on(self):
-        """Have as many as are wanted, and three that are new."""
+        """Have as many connections as are wanted, and three that are new."""
         for sock in [sock for sock in self._socks if self._has_ended(sock)]:
             self._socks.remove(sock)
             sock.close()
@@ -96,7 +96,7 @@ class Attack:
             sock.setblocking(False)
 
     def reply(self, number):
-        """Return the reply to one of the first connections, to whose greeting it is added."""
+        """Return the reply to one of the first connections, behind the one to its greeting."""
         with Talk(self._socks[number].dup()) as talk:
             talk.sock.settimeout(TIMEOUT)
             try:
@@ -116,7 +116,7 @@ class Attack:
         return True
 
     def close(self):
-        """End all, at once."""
+        """Reset all, at once."""
         for sock in self._socks:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             sock.close()
@@ -145,7 +145,7 @@ def target(network):
 
 
 def assert_connects(network, port, attack, host, to, source=CLIENT):
-    """Have the client connect through the proxy, the attack going on before each of its words."""
+    """Have the client connect through the proxy; the attack goes on before each of its messages."""
     if source == CLIENT:
         sock = network.client.connect(CLIENT, port, PROXY)
     else:
@@ -164,7 +164,7 @@ def assert_connects(network, port, attack, host, to, source=CLIENT):
 
 
 def test_unfinished_handshakes(network):
-    """Silent ones of all of the attacker's networks: each of the client's is finished."""
+    """Silent handshakes from all networks of the attacker: each one of the client finishes."""
     with attacked(network, b"\5", 40, max_handshakes=16) as (port, attack):
         wait_until(lambda: network.proxy.connections() >= 16, "the attack")
         with target(network) as to:
@@ -175,7 +175,7 @@ def test_unfinished_handshakes(network):
 
 
 def test_names_whose_server_does_not_answer(network):
-    """Names of the attacker hang in threads, and more wait: the client's are looked up."""
+    """Names of the attacker hang in threads, and more wait: the client's names are looked up."""
     words = GREETING + socks5(HANGING.encode(), 80)
     with attacked(network, words, 80) as (port, attack):
         asked = []
@@ -195,7 +195,7 @@ def test_names_whose_server_does_not_answer(network):
 
 
 def test_ports_of_waiting_binds(network):
-    """All ports of the range are taken by those that wait for nobody: the client has one."""
+    """All ports are taken by BINDs that no peer connects to: the client still gets one."""
     words = GREETING + socks5("0.0.0.0", 0, BIND)
     with attacked(network, words, 12, bind_ports="41100-41103") as (port, attack):
         wait_until(lambda: network.proxy.connections() >= 4, "the attack")
@@ -210,7 +210,7 @@ def test_ports_of_waiting_binds(network):
 
 
 def test_ports_of_associations(network):
-    """All ports of the range are taken by idle ones: the client has one, and it works."""
+    """All ports are taken by idle associations: the client gets one, and it works."""
     words = GREETING + socks5("0.0.0.0", 0, UDP_ASSOCIATE)
     with attacked(network, words, 12, udp_ports="40100-40103") as (port, attack):
         wait_until(lambda: len(network.proxy.associations()) >= 4, "the attack")
@@ -232,7 +232,7 @@ def test_ports_of_associations(network):
 
 
 def test_connections(network):
-    """They are never ended, but the last one is for networks that have none."""
+    """None is ended for the client: the last place is kept for networks that have none."""
     with target(network) as sink, target(network) as to:
         words = GREETING + socks5(CLIENT, sink.getsockname()[1])
         with attacked(network, words, 100, max_connections=64) as (port, attack):

@@ -1,4 +1,4 @@
-"""A name server that answers for IPv4 and drops what is asked about IPv6: between hosts.
+"""A name server that answers about IPv4 and drops questions about IPv6: between hosts.
 
 Each such name takes 15 s if both are asked for.  The tests look at the questions, not at the time.
 """
@@ -15,7 +15,7 @@ PROXY, OWN, TARGET = "10.1.0.2", "10.3.0.2", "10.3.0.1"
 
 
 def records(name, kind):
-    """Return what is said: names beginning with *both* have addresses of both families."""
+    """Return records: names beginning with *both* have addresses of both families."""
     if kind == A:
         return [socket.inet_aton(TARGET)]
     return [socket.inet_pton(socket.AF_INET6, "fd03::1")] if name.startswith("both") else SILENCE
@@ -82,7 +82,7 @@ def assert_connects(network, name, listener, **settings):
 
 
 def test_host_without_ipv6_asks_for_ipv4_alone(network, names, listener):
-    """Its link-local address of IPv6 reaches no name, so no answer is waited for."""
+    """Its link-local address of IPv6 reaches no name, so it does not wait for that answer."""
     assert_connects(network, b"half.test", listener)
 
     assert [("half.test", A)] == names.asked
@@ -99,7 +99,7 @@ def test_one_family_is_asked_for_where_one_is_wanted(
 
 
 def test_family_that_came_later_is_asked_for(network, names, listener):
-    """With an address of fd00::/8, and no default route, both are."""
+    """With an address of fd00::/8, and no default route, both families are asked for."""
     with greeted(network) as talk:
         network.proxy.ip("addr add fd03::2/64 dev target nodad")
         try:
@@ -128,7 +128,7 @@ def test_datagrams_ask_for_the_same(settings, network, names):
 
 
 def test_name_of_the_family_that_is_not_asked_for(network, names):
-    """The client hears "host unreachable", and the log says what was asked for."""
+    """The client receives "host unreachable", and the log has what was asked for."""
     names.records = lambda name, kind: [] if kind == A else SILENCE
     with greeted(network) as talk:
         talk.send(socks5(b"half.test", 80))

@@ -41,14 +41,14 @@ LOCAL = [net.LOOPBACK4, net.LOOPBACK6]
 
 
 class Trap(UdpTarget):
-    """Hears whatever comes to its port, on every address of both hosts."""
+    """Receives whatever comes to its port, on every address of both hosts."""
 
     def __init__(self, here):
         self._socks = here.sockets_everywhere(socket.SOCK_DGRAM)
         for sock in self._socks:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         self.host, self.port = self._socks[0].getsockname()[:2]
-        #: The one that has heard last, and what tells by which address.
+        #: The socket of the last datagram, and control data about the address it came to.
         self.sock, self._reached = self._socks[0], []
 
     def receive(self):
@@ -126,7 +126,7 @@ def test_a_private_client_reaches_nothing_of_this_host(here, trap, dst, source):
 
 @pytest.mark.parametrize("dst", [d for d in PRIVATE + PUBLIC if d not in NOWHERE], ids=repr)
 def test_a_private_client_reaches_its_own_kind(here, trap, dst):
-    """And the Internet; the answer finds its way back."""
+    """It reaches the Internet, too, and answers find their way back."""
     with associate(here, net.PRIVATE4, open=True) as client:
         client.send(dst, trap.port, b"there")
         trap.expect(b"there").answer(b"back")
@@ -140,7 +140,7 @@ def test_a_private_client_reaches_its_own_kind(here, trap, dst):
 )
 @pytest.mark.parametrize("source", LOCAL)
 def test_those_forms_do_arrive_when_allowed(here, trap, dst, source):
-    """A client on this host has all of them; which proves the tests above."""
+    """A client on this host reaches all of them, which proves the tests above."""
     with associate(here, source) as client:
         client.send(dst, trap.port, b"there")
         trap.expect(b"there")
@@ -165,7 +165,7 @@ def test_no_socket_may_broadcast(here):
 
 
 def test_a_name_that_changes_is_judged_each_time_it_is_looked_up(here, trap):
-    """What a name has by then is of no use: sent is to the address that was judged."""
+    """A datagram goes to the address that was judged, whatever the name has by then."""
     here.asked()
     with associate(here, net.PUBLIC4, open=True) as client:
         for _ in range(3):
@@ -177,7 +177,7 @@ def test_a_name_that_changes_is_judged_each_time_it_is_looked_up(here, trap):
 
 @pytest.mark.parametrize("name", [b"denied-first.test", b"denied-last.test", b"mixed.test"])
 def test_of_several_addresses_only_the_allowed_are_written_to(here, trap, name):
-    """Of a name with loopback, private and public addresses, the public one."""
+    """A name has loopback, private and public addresses: the public one is written to."""
     with associate(here, net.PUBLIC4, open=True) as client:
         client.send(name, trap.port, b"x")
         trap.expect(b"x").answer(b"y")

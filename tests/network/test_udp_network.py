@@ -17,7 +17,7 @@ CLIENT6, PROXY6, TARGET6 = "fd01::1", "fd01::2", "fd03::1"
 LINK_LOCAL = "fe80::2"
 #: By which address of the proxy's host each target is written to.
 SIDE = {TARGET: "10.3.0.2", TARGET6: "fd03::2"}
-#: Of the proxy's host, by which its client reaches it.
+#: Addresses of the proxy's host by which its client reaches it.
 REACHED = [PROXY, PROXY6, "10.3.0.2", "fd03::2", LINK_LOCAL]
 PORTS = "40000-40003"
 #: The longest that IPv4 takes, with the header that the client gets.
@@ -53,7 +53,7 @@ def network(lan):
 
 
 class Association:
-    """A client's: its connection, where its datagrams go, and the socket that they come from."""
+    """An association: its connection, where its datagrams go, and the client's UDP socket."""
 
     def __init__(self, host, reached, port, scope=0, source=None, tells_port=False, told=None):
         any_address = "::" if ":" in reached else "0.0.0.0"
@@ -97,7 +97,7 @@ def associate(network, reached=PROXY, settings=None, **others):
 
 
 def assert_both_ways(association, target, question=b"question", answer=b"answer"):
-    """They arrive; return by which address the target was written to."""
+    """Exchange datagrams; return by which address the target was written to."""
     association.send(target, question)
     data, source = target.recvfrom(65536)
     assert question == data
@@ -107,7 +107,7 @@ def assert_both_ways(association, target, question=b"question", answer=b"answer"
 
 
 def line(network):
-    """Return the log's line about the one association there was."""
+    """Return the line of the log about the one association."""
     lines = []
 
     def is_there():
@@ -127,7 +127,7 @@ def line(network):
 @pytest.mark.parametrize("target", [TARGET, TARGET6])
 @pytest.mark.parametrize("reached", REACHED)
 def test_bnd_is_the_address_that_the_client_reached(network, reached, target, tells_port):
-    """Of each family, on each side, and link-local with a scope; for targets of each family."""
+    """For each family, on each side, and link-local with a scope; for targets of each family."""
     with network.target.udp(target) as there:
         with associate(network, reached, tells_port=tells_port) as association:
             assert SIDE[target] == assert_both_ways(association, there)
@@ -164,12 +164,12 @@ def test_a_stranger_is_not_taken_beside_the_client(network, sender):
             stranger.send(bytes(3) + address5(*target.getsockname()) + b"strange")
             with pytest.raises(ConnectionRefusedError):
                 stranger.recv(1)
-            # Nothing of it is before this one.
+            # No datagram of the stranger has come before this one.
             assert_both_ways(association, target)
 
 
 def test_a_client_may_have_several_ports(network):
-    """With any-port, each gets what is for it; another address is turned away by the kernel."""
+    """With any-port, each gets its answers; the kernel turns another address away."""
     network.client.ip("addr replace 10.1.0.77/24 dev proxy")
     any_port = {"udp_clients": "any-port"}
     with network.target.udp(TARGET) as target, network.target.udp(TARGET) as second:
@@ -194,7 +194,7 @@ def test_a_client_may_have_several_ports(network):
 
 @pytest.mark.parametrize("filtering", ["endpoint-independent", "address-dependent"])
 def test_a_host_that_was_not_written_to(network, filtering):
-    """Only by endpoint-independent filtering it is heard; and the proxy's own host never is."""
+    """Only with endpoint-independent filtering is it heard; the proxy's own host never is."""
     settings = {"udp_filtering": filtering}
     with network.target.udp(TARGET) as target, network.stranger.udp(STRANGER) as stranger:
         with associate(network, settings=settings) as association:
@@ -216,7 +216,7 @@ def test_a_host_that_was_not_written_to(network, filtering):
 @pytest.mark.parametrize("mtu", [1280, 1500])
 @pytest.mark.parametrize("reached, target", [(PROXY, TARGET), (PROXY6, TARGET6)])
 def test_what_is_larger_than_the_mtu_arrives(network, reached, target, mtu, size):
-    """In fragments of IP, in both directions, byte for byte."""
+    """It arrives in fragments of IP, in both directions, byte for byte."""
     network.client.ip("link set proxy mtu %d" % mtu)
     network.target.ip("link set proxy mtu %d" % mtu)
     network.proxy.ip("link set client mtu %d" % mtu, "link set target mtu %d" % mtu)
@@ -224,8 +224,8 @@ def test_what_is_larger_than_the_mtu_arrives(network, reached, target, mtu, size
         assert_both_ways(association, there, os.urandom(size), os.urandom(size))
 
 
-class Egress:
-    """Between two hosts, for UDP only: the test itself carries each packet, or does not.
+class Link:
+    """Carries packets of UDP between two hosts; the test decides about each of them.
 
     Args:
         ends: of each a host, its address and the other's; where questions come from first,
@@ -244,7 +244,7 @@ class Egress:
             )
 
     def carry(self, end, order):
-        """Take as many packets as *order* speaks of from *end*, put those it names at the other."""
+        """Take as many packets as *order* needs from *end*; put those it lists at the other."""
         packets = [self._packet(self._fds[end]) for _ in range(1 + max(order))]
         for number in order:
             os.write(self._fds[1 - end], packets[number])
@@ -254,7 +254,7 @@ class Egress:
             readable, _, _ = select.select([fd], [], [], TIMEOUT)
             assert readable, "no packet came"
             packet = os.read(fd, 65536)
-            # There is more that a kernel says by itself.
+            # The kernel sends more than these.
             if packet[0] >> 4 == 4 and packet[9] == 17:
                 return packet
 
@@ -267,7 +267,7 @@ class Egress:
 
 
 @pytest.fixture(params=["client", "target"])
-def egress(request, network):
+def link(request, network):
     """A link for datagrams between the proxy's host and the client's, or the target's."""
     ends = {
         "client": [(network.client, CLIENT, PROXY), (network.proxy, PROXY, CLIENT)],
@@ -277,7 +277,7 @@ def egress(request, network):
         ],
     }[request.param]
     with hosts.or_skip():
-        made = Egress(*ends)
+        made = Link(*ends)
     with made:
         try:
             yield made
@@ -286,7 +286,7 @@ def egress(request, network):
                 host.ip("rule del ipproto udp to %s lookup 100" % theirs)
 
 
-#: What comes of five; the last is there, so that all of them are waited for.
+#: Which of five arrive; the last one always does, so that all of them are waited for.
 ORDERS = {
     "all": [0, 1, 2, 3, 4],
     "lost": [2, 4],
@@ -297,18 +297,18 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
-def test_datagrams_arrive_as_the_network_has_them(network, egress, order):
-    """Lost, twice, in another order: the proxy neither mends that nor stumbles, both ways."""
+def test_datagrams_arrive_as_the_network_has_them(network, link, order):
+    """Lost, twice, or in another order: both ways, the proxy neither mends that nor fails."""
     numbers = ORDERS[order]
     with network.target.udp(TARGET) as target, associate(network, source=CLIENT) as association:
         for number in range(5):
             association.send(target, b"question %d" % number)
-        egress.carry(0, numbers)
+        link.carry(0, numbers)
         came = [target.recvfrom(100) for _ in numbers]
         assert [b"question %d" % number for number in numbers] == [data for data, _ in came]
         for number in range(5):
             target.sendto(b"answer %d" % number, came[0][1])
-        egress.carry(1, numbers)
+        link.carry(1, numbers)
         answers = [association.receive(target) for _ in numbers]
         assert [b"answer %d" % number for number in numbers] == answers
 
@@ -325,7 +325,7 @@ def test_only_the_ports_of_the_range_must_be_open(network):
             with associate(network, settings={"udp_ports": PORTS}) as association:
                 assert 40000 <= association.port <= 40003
                 assert_both_ways(association, target)
-            # The wall stands.
+            # The firewall is in force.
             with associate(network, settings={"udp_ports": "41000-41003"}) as association:
                 association.send(target, b"question")
                 with pytest.raises(ConnectionRefusedError):
@@ -358,7 +358,7 @@ def nat_hosts():
 
 @pytest.fixture
 def behind_nat(nat_hosts):
-    """Them, for a test in which the server must log no bug of its own."""
+    """The same hosts, for a test in which the server must log no bug of its own."""
     with hosts.without_bugs(nat_hosts):
         yield nat_hosts
 
