@@ -29,8 +29,8 @@ def _row(
     short = words.pop() if words[-1][0] == "-" else ""
     name, kind, metavar = [*words, ""][:3]
     least, most = limits
-    fields = dict(name=name, kind=kind, metavar=metavar, short=short, least=least, most=most)
-    return dict(more, help=help, **fields)
+    fields: "Dict[str, Any]" = {"name": name, "kind": kind, "metavar": metavar, "short": short}
+    return dict(more, help=help, least=least, most=most, **fields)
 
 
 #: By group, in the order of ``--help``.
