@@ -190,21 +190,27 @@ def test_connections_of_one_client_take_turns(relayed, loop, first):
             while talk.sock.recv(65536):
                 pass
 
+    def counts():
+        return [pair.record.up + pair.record.down for pair in pairs]
+
     ends = [pair.ends(first) for pair in pairs]
     threads = [threading.Thread(target=pour, args=(one,)) for one, _ in ends]
     threads += [threading.Thread(target=swallow, args=(other,)) for _, other in ends]
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: sum(p.record.up + p.record.down for p in pairs) > MB)
-        counts = [pair.record.up + pair.record.down for pair in pairs]
+        # From then on: a thread that begins late leaves all tokens to the other connection.
+        wait_until(lambda: all(counts()))
+        before = counts()
+        wait_until(lambda: sum(counts()) > sum(before) + MB)
+        got = [now - then for now, then in zip(counts(), before)]
     finally:
         stop.set()
         loop.stop()
         for thread in threads:
             thread.join()
-    print(counts)
-    assert max(counts) - min(counts) < MB / 4
+    print(got)
+    assert max(got) - min(got) < MB / 4
 
 
 def test_directions_and_clients_do_not_share(relayed, loop):
