@@ -21,7 +21,7 @@ from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
 from minisocks.record import Record
 from minisocks.relay.flow import Flow, wanted_events, word_of
-from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished, is_undelivered
+from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished
 
 __all__ = ["Pair"]
 
@@ -347,12 +347,13 @@ class Pair(Job):
         *waits_behind*: the direction of which the urgent byte has come, but not all before it.
         """
         up, down = self._up, self._down
-        is_broken, is_over = self._is_broken(), up.done and down.done
-        if is_over and not (is_broken and is_undelivered((up, down))):
+        is_over = up.done and down.done
+        if self._is_broken():
+            if self._delivery is None:
+                self._delivery = Delivery(self._loop, self, self._record, (up, down), self._close)
+            self._delivery.expect(is_over)
+        elif is_over:
             self._close()
-            return
-        if is_broken:
-            self._await_delivery(is_over)
         if is_over:
             return
         mask = wanted_events(up, down, waits_behind)
@@ -369,15 +370,6 @@ class Pair(Job):
             self._loop.unwatch(sock.fileno())
         else:
             self._loop.watch(sock.fileno(), mask, self)
-
-    def _await_delivery(self, is_over: bool) -> None:
-        if self._delivery is None:
-            flows = (self._up, self._down)
-            self._delivery = Delivery(self._loop, self, self._record, flows, self._close)
-        if is_over:
-            self._watch(self._up.src, UNWATCHED)
-            self._watch(self._up.dst, UNWATCHED)
-            self._delivery.finish()
 
     def _close(self) -> None:
         loop = self._loop

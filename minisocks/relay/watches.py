@@ -15,7 +15,7 @@ from minisocks.net.pipes import Pipe
 from minisocks.record import Record
 from minisocks.relay.flow import Flow
 
-__all__ = ["Delivery", "Idle", "Kept", "VanishedPeers", "has_vanished", "is_undelivered"]
+__all__ = ["Delivery", "Idle", "Kept", "VanishedPeers", "has_vanished"]
 
 #: An idle connection is looked at so often within its time, so it ends at most a quarter late.
 LOOKS = 4
@@ -126,11 +126,6 @@ class Kept(_Watch):
 _Progress = Tuple[Tuple[int, int], ...]
 
 
-def is_undelivered(flows: Tuple[Flow, Flow]) -> bool:
-    """Return whether a receiver that lives has not acknowledged all bytes yet."""
-    return any(unsent_bytes(flow.dst) for flow in flows if not flow.broken)
-
-
 class Delivery(_Watch):
     """Ends *job*, a broken pair, when its last bytes are delivered or no more of them are taken.
 
@@ -156,13 +151,26 @@ class Delivery(_Watch):
         self._flows = flows
         self._end = end
         self._look_again: Optional[Timer] = None
-        self._expect_progress(self._progress())
 
-    def finish(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
-        """End as soon as all is delivered; nothing more will be sent."""
-        if is_undelivered(self._flows):
+    def expect(self, is_over: bool) -> None:
+        """Expect progress from now on; *is_over*: end when all is delivered, because all is sent."""
+        if is_over:
+            for flow in self._flows:
+                self._loop.unwatch(flow.src.fileno())
+            self._finish()
+        elif self._timer is None:
+            self._expect_progress(self._progress())
+
+    def _finish(self, seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """End if all is delivered; else look again later."""
+        now = self._progress()
+        if any(unsent for _sent, unsent in now):
+            if self._timer is None:
+                self._expect_progress(now)
             again = min(LAST_LOOK_SECONDS, seconds * 2)
-            self._look_again = self._loop.call_later(seconds, self._job, lambda: self.finish(again))
+            self._look_again = self._loop.call_later(
+                seconds, self._job, lambda: self._finish(again)
+            )
         else:
             self._end()
 

@@ -135,6 +135,25 @@ def test_fin_waits_for_the_bytes_that_a_slow_reader_leaves(relayed, first):
     other.expect(sent).expect_eof()
 
 
+@pytest.mark.parametrize("first", ENDS)
+def test_the_kernel_is_asked_once_what_is_left_of_a_broken_pair(relayed, monkeypatch, first):
+    """Once when an end is reset, and again a moment later if not all was delivered by then."""
+    answers, asked = [5, 0], []
+
+    def unsent_bytes(sock):
+        asked.append(sock)
+        return answers[len(asked) - 1]
+
+    pair = relayed()
+    one, other = pair.ends(first)
+    one.send(b"x")
+    other.expect(b"x")
+    monkeypatch.setattr(minisocks.relay.watches, "unsent_bytes", unsent_bytes)
+    one.reset()
+    pair.wait_closed()
+    assert [pair.flow(first).dst] * 2 == asked
+
+
 @both_pollers
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("data", [b"", b"last words"])
