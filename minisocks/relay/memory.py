@@ -11,7 +11,8 @@ from typing import List, Optional, Sized, Tuple
 from minisocks.errors import LimitReached
 from minisocks.net.job import Background
 from minisocks.net.loop import BUFFER_BYTES, Loop, run_in
-from minisocks.relay.pair import SHORT_TURNS, Pair
+from minisocks.relay.flow import SHORT_TURNS
+from minisocks.relay.pair import Pair
 from minisocks.values import shown_bytes
 
 __all__ = ["Memory"]

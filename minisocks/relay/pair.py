@@ -18,20 +18,15 @@ from typing import Dict, Optional, Type, Union
 from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock
 from minisocks.net.job import Job
 from minisocks.net.loop import BUFFER_BYTES, Loop
-from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe
+from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, Pipe
 from minisocks.record import Record
-from minisocks.relay.flow import Flow, wanted_events, word_of
+from minisocks.relay.flow import LITTLE_TIMES, SHORT_TURNS, Flow, wanted_events, word_of
 from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished
 
 __all__ = ["Pair"]
 
 #: A read that is a sign of bulk, because it fills the buffer; and the longest short message.
 BULK_BYTES, MESSAGE_BYTES = BUFFER_BYTES, 4096
-#: A direction goes back to the buffer when its pipe brings less than this so many times in a row.
-LITTLE_BYTES, LITTLE_TIMES = 32 * 1024, 8
-#: Bytes that a pipe takes at once behind a short message, for so many reads: other pairs wait
-#: meanwhile, and a MiB for each of 8 downloads made the p99 of 64 of them eight times as long.
-TURN_BYTES, SHORT_TURNS = 64 * 1024, 500
 
 
 class Pair(Job):
@@ -212,34 +207,15 @@ class Pair(Job):
 
     def _pump_bulk(self, flow: Flow, pipe: Pipe) -> None:
         """Do the same through *pipe*, which the flow keeps if not all can be sent."""
-        pipes = self._loop.pipes
         try:
-            size = pipe.fill(flow.src.fileno(), self._turn_bytes())
+            size = flow.fill(pipe, self._loop)
         except OSError as exc:
-            pipes.give_back(pipe)
-            # Nothing is there, although there was an event: recv() tells why.
-            flow.bulk = 0
-            if exc.errno in CANNOT_SPLICE:
-                pipes.refuse()
-            elif not isinstance(exc, BlockingIOError) and exc.errno not in GO_BY_BUFFER:
-                self._reset(flow, word_of(exc.errno))
+            self._reset(flow, word_of(exc.errno))
             return
         if size:
-            flow.bulk = LITTLE_TIMES if size >= LITTLE_BYTES else flow.bulk - 1
-            flow.pending = pipe
             self._push(flow, pipe)
-        else:
-            # The end or a reset: recv() tells which.
-            pipes.give_back(pipe)
-            flow.bulk = 0
-            self._pump(flow)
-
-    def _turn_bytes(self) -> int:
-        """Return how many bytes of bulk may be moved at once."""
-        if self._loop.short_turns:
-            self._loop.short_turns -= 1
-            return TURN_BYTES
-        return PIPE_BYTES
+        elif size is not None:
+            self._pump(flow)  # the end or a reset: recv() tells which
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
         """Send *data*; what is not sent becomes, or stays, ``flow.pending``."""

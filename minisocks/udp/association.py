@@ -18,8 +18,7 @@ from minisocks.net.loop import BUFFER_BYTES
 from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_header
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
-from minisocks.relay.flow import word_of
-from minisocks.relay.pair import SHORT_TURNS
+from minisocks.relay.flow import SHORT_TURNS, word_of
 from minisocks.relay.watches import Idle, has_vanished
 from minisocks.udp.mappings import ClientPorts, NotSent, drop_of
 from minisocks.udp.routes import Routes

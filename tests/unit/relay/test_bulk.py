@@ -11,6 +11,7 @@ import pytest
 
 import minisocks.net.loop
 import minisocks.net.pipes
+import minisocks.relay.flow
 import minisocks.relay.pair
 import minisocks.relay.watches
 from kit import inside
@@ -26,7 +27,8 @@ from kit.support import (
 )
 from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
-from minisocks.relay.pair import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES, Pair
+from minisocks.relay.flow import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES
+from minisocks.relay.pair import Pair
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
@@ -37,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 def eager(monkeypatch):
     """Have every direction take a pipe after its first read, and keep to pipes."""
     monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
-    monkeypatch.setattr(minisocks.relay.pair, "LITTLE_BYTES", 0)
+    monkeypatch.setattr(minisocks.relay.flow, "LITTLE_BYTES", 0)
 
 
 def blocked(pair, first):

@@ -18,6 +18,7 @@ import pytest
 
 import minisocks.net.loop
 import minisocks.net.pipes
+import minisocks.relay.flow
 import minisocks.relay.lingering
 import minisocks.relay.pair
 import minisocks.relay.rate
@@ -65,7 +66,7 @@ def loop(request, monkeypatch):
         if not hasattr(os, "splice"):
             pytest.skip("no os.splice before Python 3.10, and elsewhere than on Linux")
         monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
-        monkeypatch.setattr(minisocks.relay.pair, "LITTLE_BYTES", 0)
+        monkeypatch.setattr(minisocks.relay.flow, "LITTLE_BYTES", 0)
     else:
         monkeypatch.setattr(minisocks.net.pipes, "MAX_PIPES", 0)
     running = Loop()
