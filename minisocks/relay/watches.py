@@ -57,36 +57,34 @@ class _Watch:
 
 
 class Idle(_Watch):
-    """Aborts *job* as "idle" when its record counts no byte for *seconds*."""
+    """Calls *end* when the record of *job* counts no byte and no datagram for *seconds*."""
 
-    __slots__ = ("_quiet", "_seconds", "_seen")
+    __slots__ = ("_end", "_quiet", "_seconds", "_seen")
 
-    def __init__(self, loop: Loop, job: Job, record: Record, seconds: float) -> None:
+    def __init__(
+        self, loop: Loop, job: Job, record: Record, seconds: float, end: Callable[[], None]
+    ) -> None:
         super().__init__(loop, job, record)
         self._seconds = seconds
+        self._end = end
         self._seen = self._quiet = 0
 
     def begin(self) -> None:
         """Start the timer."""
         self._timer = self._loop.call_later(self._seconds / LOOKS, self._job, self._look)
 
-    def count(self) -> int:
-        """Return what grows with each byte."""
-        return self._record.up + self._record.down
-
-    def over(self) -> None:
-        """End the job, because it was silent for so long."""
-        self._job.abort("idle")
-
     def _look(self) -> None:
-        now = self.count()
+        record = self._record
+        now = record.up + record.down
+        if record.datagrams is not None:  # of which some are empty
+            now += record.datagrams.up + record.datagrams.down
         is_quiet = now == self._seen and not self._job.is_held_back()
         self._quiet = self._quiet + 1 if is_quiet else 0
         self._seen = now
         if self._quiet < LOOKS:
             self.begin()
         else:
-            self.over()
+            self._end()
 
 
 class Kept(_Watch):

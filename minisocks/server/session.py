@@ -184,9 +184,10 @@ class Session:
         self.record.why = ""  # it was about peers that came before this one
         self.record.granted(via[0])
         self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))
-        pair, seconds = self.pair(upstream), self.services.access.config.idle_timeout
+        pair, loop = self.pair(upstream), self.services.loop
+        seconds = self.services.access.config.idle_timeout
         if seconds is not None:
-            pair.idle = Idle(self.services.loop, pair, self.record, seconds)
+            pair.idle = Idle(loop, pair, self.record, seconds, lambda: pair.abort("idle"))
         self.submit(pair)
 
     def associated(self, ip: bytes, port: int) -> None:

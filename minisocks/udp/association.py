@@ -88,7 +88,7 @@ class Association(Job):
         #: What the password of the client's user was checked by; None: it has sent none.
         self.proof: Optional[bytes] = None
         #: For ``--idle-timeout``: closes the sockets to targets.
-        self.idle: Optional[TargetsIdle] = None
+        self.idle: Optional[Idle] = None
 
     def begin(self) -> None:
         """Relay from now on."""
@@ -324,7 +324,8 @@ class Association(Job):
         table.reaches(self, self._record.client, True)
         seconds = table.access.config.idle_timeout
         if seconds is not None and self.idle is None:
-            self.idle = TargetsIdle(self._loop, self, self._record, seconds)
+            # The association itself goes on, because its client is there.
+            self.idle = Idle(self._loop, self, self._record, seconds, self.free_targets)
             self.idle.begin()
         return sock
 
@@ -348,20 +349,3 @@ class Association(Job):
         """End if the client has vanished."""
         if has_vanished(self._control):
             self.abort("client-lost")
-
-
-class TargetsIdle(Idle):
-    """Closes the sockets to targets; the association goes on, because its client is there."""
-
-    __slots__ = ()
-
-    _job: Association
-
-    def count(self) -> int:
-        """Return what grows with each datagram."""
-        counts = self._record.datagrams
-        return counts.up + counts.down if counts is not None else 0
-
-    def over(self) -> None:
-        """Close the sockets, because there was no datagram for so long."""
-        self._job.free_targets()

@@ -46,7 +46,7 @@ class FakeJob:
 def watched():
     """Return a loop, a job, its record, and the watch that ends it after 100 s."""
     loop, job, record = FakeLoop(), FakeJob(), Record(Client(("10.0.0.1", 1)))
-    idle = Idle(loop, job, record, 100.0)
+    idle = Idle(loop, job, record, 100.0, lambda: job.abort("idle"))
     idle.begin()
     return loop, job, record, idle
 
