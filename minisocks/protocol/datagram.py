@@ -83,7 +83,7 @@ class Reassembly:
         self._parts: List[bytes] = []
         #: Bytes in the queue.
         self.held = 0
-        #: Fragments dropped so far.
+        #: Fragments dropped since the last ``take_lost``.
         self.lost = 0
 
     def __bool__(self) -> bool:
@@ -121,3 +121,8 @@ class Reassembly:
         """Drop the fragments of the current sequence."""
         self.lost += len(self._parts)
         self._parts, self.held = [], 0
+
+    def take_lost(self) -> int:
+        """Return how many fragments were dropped since the last call."""
+        lost, self.lost = self.lost, 0
+        return lost

@@ -7,6 +7,7 @@ from typing import Optional, Union
 from minisocks.compat import READ_MARKED, READ_URGENT, UNWATCHED, WRITE, is_at_mark
 from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, PIPE_BYTES, Pipe, Pipes
+from minisocks.relay.rate import Budget
 
 __all__ = ["SHORT_TURNS", "Flow", "wanted_events", "word_of"]
 
@@ -33,14 +34,18 @@ class Flow:
         died      its error, which the kernel reports only once; 0: without one.  It is
                   watched only if its bytes are wanted, some of which may still be
                   unread, because the kernel would report it dead for ever
+        budget    what it may read, and whether it waits for that; None: no limit
     """
 
-    __slots__ = ("broken", "bulk", "died", "done", "dst", "eof", "pending", "src")
+    __slots__ = ("broken", "budget", "bulk", "died", "done", "dst", "eof", "pending", "src")
 
-    def __init__(self, src: socket.socket, dst: socket.socket, pending: bytes) -> None:
+    def __init__(
+        self, src: socket.socket, dst: socket.socket, budget: Optional[Budget] = None
+    ) -> None:
         self.src = src
         self.dst = dst
-        self.pending: Union[None, memoryview, Pipe] = memoryview(pending) if pending else None
+        self.budget = budget
+        self.pending: Union[None, memoryview, Pipe] = None
         self.eof = False
         self.done = False
         self.broken = False
@@ -49,7 +54,8 @@ class Flow:
 
     def wants_read(self) -> bool:
         """Return whether ``src`` is to be read now."""
-        return self.pending is None and not self.eof
+        is_open = self.pending is None and not self.eof
+        return is_open and (self.budget is None or not self.budget.waits)
 
     def is_dry(self) -> bool:
         """Return whether the kernel has no more bytes of ``src``."""

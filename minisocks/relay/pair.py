@@ -13,7 +13,7 @@ The fast path is ``Pair.on_ready`` and what it calls:
 """
 
 import socket
-from typing import Dict, Optional, Type, Union
+from typing import Dict, Optional, Union
 
 from minisocks.compat import READ, READ_URGENT, READS, UNWATCHED, URGENT, WRITE, unblock
 from minisocks.net.job import Job
@@ -21,6 +21,7 @@ from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.net.pipes import CANNOT_SPLICE, GO_BY_BUFFER, Pipe
 from minisocks.record import Record
 from minisocks.relay.flow import LITTLE_TIMES, SHORT_TURNS, Flow, wanted_events, word_of
+from minisocks.relay.rate import Budget, Share
 from minisocks.relay.watches import Delivery, Idle, Kept, has_vanished
 
 __all__ = ["Pair"]
@@ -42,17 +43,16 @@ class Pair(Job):
     Args:
         early: bytes that the client sent behind its request; the target's first ones.
         client_mask: the events for which the loop watches the client already.
+        share: the client's, in what ``--rate`` allows; None: there is no limit.
     """
 
     __slots__ = (
-        *("_client_mask", "_delivery", "_down", "_end", "_kept", "_loop", "_record"),
-        *("_up", "_upstream_mask", "idle"),
+        *("_client_mask", "_delivery", "_down", "_early", "_end", "_kept", "_loop", "_record"),
+        *("_share", "_up", "_upstream_mask", "idle"),
     )
 
     #: Whether bytes may go through pipes, and ``begin`` may do nothing but watch.
     may_splice = True
-    #: The class of a direction.
-    flow_type: Type[Flow] = Flow
 
     def __init__(
         self,
@@ -62,11 +62,14 @@ class Pair(Job):
         record: Record,
         early: bytes,
         client_mask: int = UNWATCHED,
+        share: Optional[Share] = None,
     ) -> None:
         self._loop = loop
         self._record = record
-        self._up = self.flow_type(client, upstream, early)
-        self._down = self.flow_type(upstream, client, b"")
+        self._early = early
+        self._share = share
+        self._up = Flow(client, upstream, share.up if share else None)
+        self._down = Flow(upstream, client, share.down if share else None)
         # The events that the loop watches for: a change is a system call.
         self._client_mask = client_mask
         self._upstream_mask = UNWATCHED
@@ -84,17 +87,17 @@ class Pair(Job):
         unblock(self._down.src)
         if self._client_mask != UNWATCHED:
             self._loop.reassign(self._up.src.fileno(), self)
-        if self._up.pending is not None:
-            self._loop.pipes.pending_bytes += self._up.held
-            self._push(self._up, self._up.pending)
-            self._loop.stalls(self)
+        if self._share is not None:
+            self._share.join()
+        if self._early:
+            self._read(self._up)
         if self.idle is not None:
             self.idle.begin()
         self._update()
 
     def watched_at_once(self) -> Optional[Dict[int, int]]:
         """Return both ends, for reading: most pairs begin with nothing else."""
-        is_plain = self.idle is None and self._up.pending is None
+        is_plain = self.idle is None and self._share is None and not self._early
         if not self.may_splice or not is_plain or self._client_mask != UNWATCHED:
             return None
         for sock in (self._up.src, self._down.src):
@@ -122,8 +125,8 @@ class Pair(Job):
             outgoing, incoming = self._up, self._down
         else:
             outgoing, incoming = self._down, self._up
-        if mask == READ and outgoing.pending is None and not outgoing.eof:
-            self._pump(outgoing)
+        if mask == READ and not outgoing.budget and outgoing.pending is None and not outgoing.eof:
+            self._pump(outgoing, self._loop.buffer)
             if outgoing.pending is None and not outgoing.eof:
                 return  # the wanted events are the same
         else:
@@ -132,8 +135,10 @@ class Pair(Job):
                 self._dead(outgoing, incoming)
             if incoming.pending is not None and mask & ~READS:
                 self._push(incoming, incoming.pending)
+                if self._early and self._up.wants_read():
+                    self._read(self._up)
             if outgoing.wants_read() and mask & ~(WRITE | URGENT):
-                (self._pump_urgent if mask & READS & ~READ else self._pump)(outgoing)
+                self._read(outgoing, may_be_urgent=bool(mask & READS & ~READ))
         # URGENT alone: it cannot be read yet, for a segment before it is lost.
         self._update(outgoing if mask == URGENT else None)
 
@@ -160,37 +165,68 @@ class Pair(Job):
         self._end = why
         self._close()
 
-    def _pump(self, flow: Flow) -> None:
-        """Read once and send the bytes."""
+    def is_held_back(self) -> bool:
+        """Return whether a direction waits for tokens."""
+        return self._share is not None and self._share.waits
+
+    def read_on(self, budget: Budget) -> None:
+        """Read in the direction of *budget*, which has waited, unless it has ended meanwhile."""
+        flow = self._up if budget is self._up.budget else self._down
+        if flow.wants_read():
+            # No event says whether the urgent byte has come.
+            self._read(flow, may_be_urgent=True, has_waited=True)
+            self._update()
+
+    def _read(self, flow: Flow, may_be_urgent: bool = False, has_waited: bool = False) -> None:
+        """Send what comes first: early bytes, TCP's urgent byte, or what can be read.
+
+        As much at once as the budget allows; the flow waits if that is used up.
+        """
+        budget, size = flow.budget, 0
+        most = None if budget is None else budget.available(has_waited)
+        if most == 0:
+            pass
+        elif flow is self._up and self._early:
+            size = min(most or len(self._early), len(self._early))
+            data, self._early = self._early[:size], self._early[size:]
+            self._push(flow, memoryview(data))
+        elif may_be_urgent and self._pass_urgent(flow):
+            size = 1
+        else:
+            size = self._pump(flow, self._loop.buffer[:most] if most else self._loop.buffer)
+        if budget is None or (most and not size):
+            return  # an event says when there is more
+        budget.spend(size)
+        is_early = flow is self._up and self._early
+        if flow.wants_read() and (is_early or not budget.available()):
+            budget.wait(self)
+
+    def _pump(self, flow: Flow, space: memoryview) -> int:
+        """Read into *space* once and send the bytes; return how many, 0 for those in a pipe."""
         if flow.bulk:
             pipe = self._loop.pipes.borrow()
             if pipe is not None:
                 self._pump_bulk(flow, pipe)
-                return
-        buffer = self._loop.buffer
+                return 0
         try:
-            size = flow.src.recv_into(buffer)
+            size = flow.src.recv_into(space)
         except BlockingIOError:
-            return
+            return 0
         except OSError as exc:
             self._reset(flow, word_of(exc.errno))
-            return
+            return 0
         if size:
             if size <= MESSAGE_BYTES:
                 self._loop.short_turns = SHORT_TURNS
                 flow.bulk -= flow.bulk > 0  # as with a pipe, of which there was none
-            if size >= BULK_BYTES and self.may_splice:
+            if size >= BULK_BYTES and self.may_splice and flow.budget is None:
                 if not flow.bulk:
                     self._set_bulk(True)
                 flow.bulk = LITTLE_TIMES
-            self._push(flow, buffer[:size])
+            self._push(flow, space[:size])
         else:
             self._over(flow)
-
-    def _pump_urgent(self, flow: Flow) -> None:
-        """Do the same where TCP's urgent byte has come: read up to it, or only that byte."""
-        if not self._pass_urgent(flow):
-            self._pump(flow)
+        return size
 
     def _pass_urgent(self, flow: Flow) -> bool:
         """Send the next byte as the urgent one, if it is; return whether it is."""
@@ -215,7 +251,7 @@ class Pair(Job):
         if size:
             self._push(flow, pipe)
         elif size is not None:
-            self._pump(flow)  # the end or a reset: recv() tells which
+            self._pump(flow, self._loop.buffer)  # the end or a reset: recv() tells which
 
     def _push(self, flow: Flow, data: Union[memoryview, Pipe]) -> None:
         """Send *data*; what is not sent becomes, or stays, ``flow.pending``."""
@@ -354,6 +390,8 @@ class Pair(Job):
         for timer in (self._kept, self._delivery, self.idle):
             if timer is not None:
                 timer.cancel()
+        if self._share is not None:
+            self._share.leave()
         for flow in (self._up, self._down):
             flow.clear(loop.pipes)
             loop.close_later(flow.src, reset=self._is_broken())

@@ -1,21 +1,19 @@
-"""``--rate``: pairs that are read no faster than their client may send and receive.
+"""``--rate``: a connection is read no faster than its client may send and receive.
 
 Each client has a token bucket for each direction, which all its connections share.  Without
-tokens a socket is not read, and TCP makes its sender wait.  Where there is no rate, pairs are plain
-ones and nothing of this is used.
+tokens a socket is not read: TCP makes its sender wait, and datagrams that come faster are lost in
+the kernel's buffer, as on any slow link.  Where there is no rate, nothing of this is used.
 """
 
 import collections
 import time
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Optional, Tuple
 
 from minisocks.net.job import Background, Job, Timer
 from minisocks.net.loop import BUFFER_BYTES, Loop
 from minisocks.policy.client import Client
-from minisocks.relay.flow import Flow, word_of
-from minisocks.relay.pair import Pair
 
-__all__ = ["Bucket", "Lane", "RatedPair", "Rates", "Share", "Throttle"]
+__all__ = ["Bucket", "Budget", "Lane", "Rates", "Share", "Throttle"]
 
 #: Most tokens of a bucket: those of so many seconds, within which a late loop catches up; ...
 DEPTH_SECONDS = 0.1
@@ -62,40 +60,27 @@ class Bucket:
         return max(0.0, (self._least - self._tokens) / self._rate)
 
 
-class _RatedFlow(Flow):
-    """A direction that is not read while it ``waits`` for tokens."""
-
-    __slots__ = ("waits",)
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.waits = False
-
-    def wants_read(self) -> bool:
-        return not self.waits and super().wants_read()
-
-
 class Lane:
     """One direction of a client: its bucket, and the queue of what waits for tokens.
 
-    In the queue are jobs that have ``read_on``, each with one of its directions that ``waits``.
+    In the queue are jobs that have ``read_on``, each with one of its budgets that ``waits``.
     """
 
     def __init__(self, loop: Loop, job: Job, rate: int) -> None:
         self._loop = loop
         self._job = job
         self.bucket = Bucket(rate)
-        self._waiting: Deque[Tuple[Any, Any]] = collections.deque()
+        self._waiting: "Deque[Tuple[Any, Budget]]" = collections.deque()
         self._timer: Optional[Timer] = None
 
     def available(self) -> int:
         """Return how many bytes may be read without waiting: none if others wait."""
         return 0 if self._waiting else self.bucket.available()
 
-    def wait(self, job: Any, flow: Any) -> None:
-        """Have *job* read on in the direction *flow* when there are tokens."""
-        flow.waits = True
-        self._waiting.append((job, flow))
+    def wait(self, job: Any, budget: "Budget") -> None:
+        """Have *job* read on in the direction of *budget* when there are tokens."""
+        budget.waits = True
+        self._waiting.append((job, budget))
         if self._timer is None:
             self._start_timer()
 
@@ -122,12 +107,12 @@ class Lane:
         self._timer = None
         left = self.bucket.available()
         while self._waiting and left > 0:
-            job, flow = self._waiting.popleft()
-            if flow.waits:
-                flow.waits = False
+            job, budget = self._waiting.popleft()
+            if budget.waits:
+                budget.waits = False
                 left -= BUFFER_BYTES
                 # Each by itself, so that only a job that fails is aborted.
-                self._loop.call_soon(job, job.read_on, flow)
+                self._loop.call_soon(job, job.read_on, budget)
         if self._waiting:
             self._start_timer()
 
@@ -209,110 +194,70 @@ class Rates:
                 throttle.change(rate)
 
 
-class Share(NamedTuple):
-    """A client's share: *place* is its ``Client.key``, *rate* in bytes a second."""
+class Budget:
+    """One direction of a connection: what it may read of the tokens in its client's lane."""
 
-    rates: Rates
-    place: bytes
-    rate: int
+    __slots__ = ("_paid", "lane", "waits")
+
+    def __init__(self) -> None:
+        #: While its ``Share`` has joined.
+        self.lane: Optional[Lane] = None
+        #: Whether it is not read, because it waits for tokens.
+        self.waits = False
+        self._paid = 0
+
+    def available(self, has_waited: bool = False) -> int:
+        """Return how many bytes may be read now: none if others wait, unless it *has_waited*."""
+        assert self.lane is not None
+        return self.lane.bucket.available() if has_waited else self.lane.available()
+
+    def spend(self, count: int) -> None:
+        """Pay for *count* bytes."""
+        assert self.lane is not None
+        self.lane.bucket.spend(count)
+
+    def pay_up_to(self, total: int) -> None:
+        """Pay for what is not paid for of *total* bytes; nothing while it has no lane."""
+        if self.lane is not None:
+            self.spend(total - self._paid)
+            self._paid = total
+
+    def wait(self, job: Any) -> None:
+        """Have *job* read on, by ``read_on`` with this budget, when there are tokens; once."""
+        assert self.lane is not None
+        if not self.waits:
+            self.lane.wait(job, self)
 
 
-class RatedPair(Pair):
-    """A pair that shares its client's rate, by *share* behind what a ``Pair`` takes."""
+class Share:
+    """Both directions of one connection, in what its client's rate allows.
 
-    __slots__ = ("_early", "_share", "_throttle")
+    Any thread may make it; then the loop's.
 
-    may_splice = False  # tokens are counted by the byte
-    flow_type = _RatedFlow
-    _up: _RatedFlow
-    _down: _RatedFlow
+    Args:
+        place: the client's ``Client.key``.
+        rate: in bytes a second.
+    """
 
-    def __init__(self, *args: Any) -> None:
-        loop, client, upstream, record, early, client_mask, share = args
-        super().__init__(loop, client, upstream, record, b"", client_mask)
-        #: Bytes that came behind the request and were not paid for yet.
-        self._early = memoryview(early)
-        self._share: Share = share
-        self._throttle: Optional[Throttle] = None
+    __slots__ = ("_place", "_rate", "_rates", "down", "up")
 
-    def begin(self) -> None:
-        """Watch both sockets; bytes behind the request need tokens as any others."""
-        share = self._share
-        self._throttle = share.rates.join(share.place, share.rate)
-        super().begin()
-        if self._early:
-            lane = self._throttle.up
-            self._read(self._up, lane, lane.available())
-            self._update()
+    def __init__(self, rates: Rates, place: bytes, rate: int) -> None:
+        self._rates, self._place, self._rate = rates, place, rate
+        self.up, self.down = Budget(), Budget()
 
-    def is_held_back(self) -> bool:
-        """Return whether a direction waits for tokens."""
-        return self._up.waits or self._down.waits
+    @property
+    def waits(self) -> bool:
+        """Whether a direction waits for tokens."""
+        return self.up.waits or self.down.waits
 
-    def on_ready(self, fd: int, mask: int) -> None:
-        """Do as a pair does; a direction that waits is not watched for reading."""
-        super().on_ready(fd, mask)
-        if self._early and self._up.wants_read() and self._throttle is not None:
-            self._throttle.up.wait(self, self._up)  # its receiver takes more now
-        for flow in (self._up, self._down):
-            if flow.waits and not flow.eof:
-                self._update()
-                return
+    def join(self) -> None:
+        """Share the client's lanes with its other connections from now on."""
+        throttle = self._rates.join(self._place, self._rate)
+        self.up.lane, self.down.lane = throttle.up, throttle.down
 
-    def read_on(self, flow: _RatedFlow) -> None:
-        """Read some of *flow*, which has waited."""
-        if flow.eof:
-            return  # it has ended meanwhile
-        lane = self._lane(flow)
-        if flow.wants_read():
-            # No event says whether the urgent byte has come.
-            self._read(flow, lane, lane.bucket.available(), may_be_urgent=True)
-        self._update()
-
-    def _pump(self, flow: Flow, may_be_urgent: bool = False) -> None:
-        assert isinstance(flow, _RatedFlow)
-        if not flow.waits:
-            lane = self._lane(flow)
-            self._read(flow, lane, lane.available(), may_be_urgent)
-
-    def _pump_urgent(self, flow: Flow) -> None:
-        self._pump(flow, may_be_urgent=True)
-
-    def _read(self, flow: _RatedFlow, lane: Lane, most: int, may_be_urgent: bool = False) -> None:
-        """Read *most* bytes at most, once, and send them; wait if no more may be read."""
-        if most and flow is self._up and self._early:
-            size = min(most, len(self._early))
-            data, self._early = self._early[:size], self._early[size:]
-            lane.bucket.spend(size)
-            self._push(flow, data)
-        elif most and may_be_urgent and self._pass_urgent(flow):
-            lane.bucket.spend(1)
-        elif most:
-            buffer = self._loop.buffer
-            try:
-                size = flow.src.recv_into(buffer, min(most, BUFFER_BYTES))
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                self._reset(flow, word_of(exc.errno))
-                return
-            if size:
-                lane.bucket.spend(size)
-                self._push(flow, buffer[:size])
-            else:
-                self._over(flow)
-        has_more = flow is self._up and bool(self._early)
-        if flow.wants_read() and (has_more or not lane.available()):
-            lane.wait(self, flow)
-
-    def _lane(self, flow: Flow) -> Lane:
-        assert self._throttle is not None
-        return self._throttle.up if flow is self._up else self._throttle.down
-
-    def _close(self) -> None:
-        self._up.waits = self._down.waits = False  # a lane leaves it out then
-        self._early = memoryview(b"")
-        if self._throttle is not None:
-            self._throttle = None
-            self._share.rates.leave(self._share.place)
-        super()._close()
+    def leave(self) -> None:
+        """Share them no more, if it has joined."""
+        self.up.waits = self.down.waits = False  # a lane leaves it out then
+        if self.up.lane is not None:
+            self.up.lane = self.down.lane = None
+            self._rates.leave(self._place)

@@ -151,7 +151,7 @@ class Delivery(_Watch):
         self._look_again: Optional[Timer] = None
 
     def expect(self, is_over: bool) -> None:
-        """Expect progress from now on; *is_over*: end when all is delivered, because all is sent."""
+        """Expect progress from now on; *is_over*: all is sent, so end when it is delivered."""
         if is_over:
             for flow in self._flows:
                 self._loop.unwatch(flow.src.fileno())

@@ -9,7 +9,6 @@ from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
 from minisocks.udp.association import Association
 from minisocks.udp.mappings import ClientPorts
-from minisocks.udp.rated import RatedAssociation
 from minisocks.wire import Address, Atyp, packed_ip, unmapped
 
 __all__ = ["NO_UDP", "Associate"]
@@ -83,7 +82,8 @@ class Associate(Job):
         ports = ClientPorts(
             relay, client.ip, port, services.access.config.udp_clients, has_password
         )
-        association = _association(session, relay, ip, ports)
+        share = services.rates.share_of(client, services.access.config.rate)
+        association = Association(table, record, session.sock, relay, ip, ports, share)
         association.proof = session.proof
         # Before the reply, so that whatever reads the table after it finds the association.
         table.enter(association, client)
@@ -96,18 +96,6 @@ class Associate(Job):
             services.loop.close_later(relay, frees_port=True)
             raise
         services.loop.submit(association)
-
-
-def _association(
-    session: Session, relay: socket.socket, ip: bytes, ports: ClientPorts
-) -> Association:
-    services = session.services
-    share = services.rates.share_of(session.client, services.access.config.rate)
-    if share is None:
-        return Association(services.associations, session.record, session.sock, relay, ip, ports)
-    return RatedAssociation(
-        services.associations, session.record, session.sock, relay, ip, ports, share
-    )
 
 
 def _expected_port(dst: Address, client_ip: bytes) -> int:

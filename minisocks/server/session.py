@@ -14,7 +14,6 @@ from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record
 from minisocks.relay.lingering import Lingering
 from minisocks.relay.pair import Pair
-from minisocks.relay.rate import RatedPair
 from minisocks.relay.watches import Idle
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.services import Services
@@ -201,11 +200,8 @@ class Session:
     def pair(self, upstream: socket.socket) -> Pair:
         """Return the relay of the client and *upstream*; it owns both sockets."""
         services, early = self.services, self.talk.trailing_data()
-        loop = services.loop
         share = services.rates.share_of(self.client, services.access.config.rate)
-        if share is None:
-            return Pair(loop, self.sock, upstream, self.record, early, self.mask)
-        return RatedPair(loop, self.sock, upstream, self.record, early, self.mask, share)
+        return Pair(services.loop, self.sock, upstream, self.record, early, self.mask, share)
 
     def refuse(self, error: Exception) -> None:
         """Record *error*, reply with its code, and close.  The only place that refuses."""

@@ -19,6 +19,7 @@ from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_h
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import SHORT_TURNS, word_of
+from minisocks.relay.rate import Budget, Share
 from minisocks.relay.watches import Idle, has_vanished
 from minisocks.udp.mappings import ClientPorts, NotSent, drop_of
 from minisocks.udp.routes import Routes
@@ -50,15 +51,23 @@ class Association(Job):
         relay: bound, does not block; the association owns it from now on.
         ip: the address that it is bound to.
         ports: says which datagrams to the relay socket are the client's.
+        share: the client's, in what ``--rate`` allows; None: there is no limit.
     """
 
     __slots__ = (
         *("_control", "_counts", "_ip", "_loop", "_ports", "_reassembly", "_record", "_relay"),
-        *("_relay_fd", "_routes", "_table", "_targets", "_timer", "idle", "proof", "used"),
+        *(
+            "_relay_fd",
+            "_routes",
+            "_share",
+            "_table",
+            "_targets",
+            "_timer",
+            "idle",
+            "proof",
+            "used",
+        ),
     )
-
-    #: Datagrams of a socket for one event.
-    batch = BATCH
 
     def __init__(
         self,
@@ -68,6 +77,7 @@ class Association(Job):
         relay: socket.socket,
         ip: bytes,
         ports: ClientPorts,
+        share: Optional[Share],
     ) -> None:
         self._table = table
         self._loop = table.loop
@@ -78,6 +88,7 @@ class Association(Job):
         self._relay_fd = relay.fileno()
         self._ip = ip
         self._ports = ports
+        self._share = share
         # Most associations are idle, and have none of these.
         self._routes: Optional[Routes] = None
         self._targets: Dict[int, socket.socket] = {}
@@ -92,27 +103,37 @@ class Association(Job):
 
     def begin(self) -> None:
         """Relay from now on."""
+        if self._share is not None:
+            self._share.join()
         unblock(self._control)
         self._loop.watch(self._control.fileno(), READ, self)
         self._loop.watch(self._relay_fd, READ, self)
 
     def on_ready(self, fd: int, mask: int) -> None:
         """Move some datagrams, or check whether the client's connection has ended."""
+        share = self._share
         if fd == self._relay_fd:
-            self._from_client()
+            if share is None or self._may_read(fd, share.up):
+                self._from_client()
         elif fd == self._control.fileno():
             self._read_control()
         else:
             for size, sock in self._targets.items():
                 if sock.fileno() == fd:
-                    self._from_target(sock, HEADER_BYTES[size])
-                    return
+                    if share is None or self._may_read(fd, share.down):
+                        self._from_target(sock, HEADER_BYTES[size])
+                    break
+        if share is not None:
+            self._pay()
 
     def abort(self, why: str) -> None:
         """Close everything."""
         loop, record = self._loop, self._record
         if record.end is not None:
             return
+        if self._share is not None:
+            self._pay()
+            self._share.leave()
         self.free_targets()
         self._abandon()
         self._routes = self._reassembly = None  # they refer to this one
@@ -134,12 +155,10 @@ class Association(Job):
 
     def ask_again(self) -> None:
         """Check each target again, because rules have changed; end if its user was removed."""
-        user, users = self._record.client.user, self._table.access.users
+        user, proof, users = self._record.client.user, self.proof, self._table.access.users
         if user is not None:
             # With --auth-once, an earlier connection of the client may have sent the password.
-            holds = (
-                users.may_be(user) if self.proof is None else users.accepts_proof(user, self.proof)
-            )
+            holds = users.may_be(user) if proof is None else users.accepts_proof(user, proof)
             if not holds:
                 self._record.why = "user %s is not allowed any more" % quoted(user, MOST_TOLD)
                 self.abort("logged-out")
@@ -167,6 +186,42 @@ class Association(Job):
             self.idle.cancel()
             self.idle = None
 
+    # With a rate
+
+    def is_held_back(self) -> bool:
+        """Return whether a direction waits for tokens."""
+        return self._share is not None and self._share.waits
+
+    def read_on(self, budget: Budget) -> None:
+        """Read on in the direction of *budget*, which has waited."""
+        is_up = self._share is not None and budget is self._share.up
+        for sock in [self._relay] if is_up else self._targets.values():
+            self._loop.watch(sock.fileno(), READ, self)
+        for _ in range(BATCH):
+            if not budget.available(has_waited=True):
+                return  # it will wait again when something is there
+            if is_up:
+                self._from_client()
+            else:
+                for size, sock in self._targets.items():
+                    self._from_target(sock, HEADER_BYTES[size])
+            self._pay()
+
+    def _may_read(self, fd: int, budget: Budget) -> bool:
+        """Return whether there are tokens; if not, have *fd* wait unread."""
+        self._pay()
+        if budget.available():
+            return True
+        budget.wait(self)
+        self._loop.unwatch(fd)
+        return False
+
+    def _pay(self) -> None:
+        """Pay for what was sent, also for what had waited for the addresses of a name."""
+        if self._share is not None:
+            self._share.up.pay_up_to(self._record.up)
+            self._share.down.pay_up_to(self._record.down)
+
     # From the client
 
     def _from_client(self) -> None:
@@ -174,9 +229,12 @@ class Association(Job):
         self._loop.short_turns = SHORT_TURNS
         self.used = now = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
-        routes, counts, ports = self._routes or self._make_routes(), self._counts, self._ports
+        counts, ports, routes = self._counts, self._ports, self._routes
+        if routes is None:
+            routes = Routes(self._table, record, counts, self, self.socket_for)
+            self._routes = routes
         ways = routes.ways()
-        for _ in range(self.batch):
+        for _ in range(BATCH if self._share is None else 1):
             try:
                 size, peer = relay.recvfrom_into(buffer)
             except BlockingIOError:
@@ -231,13 +289,12 @@ class Association(Job):
         # Fragments from different ports do not belong together.
         whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
         table.release(client, before)
-        self._count_lost(queue, Drop.FRAGMENTS)
+        self._counts.drop(Drop.FRAGMENTS, queue.take_lost())
         if not table.hold(client, queue.held):
             queue.abandon()
-            self._count_lost(queue, Drop.NO_ROOM)
+            self._counts.drop(Drop.NO_ROOM, queue.take_lost())
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if queue:
             self._timer = self._loop.call_later(REASSEMBLY_SECONDS, self, self._abandon)
         return whole
@@ -246,16 +303,11 @@ class Association(Job):
         """Drop fragments whose rest has not come."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         queue = self._reassembly
         if queue is not None and queue:
             self._table.release(self._record.client, queue.held)
             queue.abandon()
-            self._count_lost(queue, Drop.FRAGMENTS)
-
-    def _count_lost(self, queue: Reassembly, why: str) -> None:
-        self._counts.drop(why, queue.lost)
-        queue.lost = 0
+            self._counts.drop(Drop.FRAGMENTS, queue.take_lost())
 
     # From targets
 
@@ -267,7 +319,7 @@ class Association(Job):
         routes, record, buffer = self._routes, self._record, self._loop.buffer
         headers, counts, space = routes.mappings.headers, self._counts, buffer[start:]
         ports = self._ports
-        for _ in range(self.batch):
+        for _ in range(BATCH if self._share is None else 1):
             try:
                 size, source = sock.recvfrom_into(space)
             except BlockingIOError:
@@ -328,10 +380,6 @@ class Association(Job):
             self.idle = Idle(self._loop, self, self._record, seconds, self.free_targets)
             self.idle.begin()
         return sock
-
-    def _make_routes(self) -> Routes:
-        self._routes = Routes(self._table, self._record, self._counts, self, self.socket_for)
-        return self._routes
 
     def _read_control(self) -> None:
         """Discard what the client sends by TCP, which has no meaning; end at its end."""

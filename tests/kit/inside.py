@@ -153,7 +153,7 @@ def rate_of(bucket):
 
 def waiting_in(lane):
     """Return the jobs that wait for tokens in *lane*, the next one first."""
-    return [job for job, _flow in list(lane._waiting)]
+    return [job for job, _budget in list(lane._waiting)]
 
 
 def lane_timer(lane):
@@ -164,6 +164,11 @@ def lane_timer(lane):
 def read_on(lane):
     """Have what waits in *lane* read on at once, as far as there are tokens."""
     lane._resume()
+
+
+def share(job):
+    """Return what a *job*, a pair or an association, has of its client's rate; None: no limit."""
+    return job._share
 
 
 # Requests that wait

@@ -13,7 +13,6 @@ from minisocks.compat import UNWATCHED, tune
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.relay.pair import Pair
-from minisocks.relay.rate import RatedPair
 from minisocks.wire import Rep
 
 __all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "relayed_by", "tcp"]
@@ -42,7 +41,7 @@ def tcp(small=False):
 class Relayed:
     """A pair in a loop, with a client's and a target's end to talk through.
 
-    A rated one, if the loop has ``rates`` and a ``rate``.
+    With a rate, if the loop has ``rates`` and a ``rate``.
     """
 
     def __init__(self, loop, early=b"", small=(), make=tcp):
@@ -54,12 +53,10 @@ class Relayed:
         self.record.via, self.record.rep = "127.0.0.1", Rep.SUCCEEDED
         tune(self.client_side)
         tune(self.target_side)
-        what = (loop, self.client_side, self.target_side, self.record, early)
         rates = getattr(loop, "rates", None)
-        if rates is None:
-            self.pair = Pair(*what)
-        else:
-            self.pair = RatedPair(*what, UNWATCHED, rates.share_of(self.record.client, loop.rate))
+        share = None if rates is None else rates.share_of(self.record.client, loop.rate)
+        ends = self.client_side, self.target_side
+        self.pair = Pair(loop, *ends, self.record, early, UNWATCHED, share)
 
     def start(self):
         self.loop.submit(self.pair)

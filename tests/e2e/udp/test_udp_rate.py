@@ -9,7 +9,6 @@ from kit import inside
 from kit.support import TIMEOUT, FakeTarget, Talk, run_proxy, wait_until
 from kit.udp_client import Associated, UdpTarget, associations, header, in_loop
 from minisocks.compat import READ
-from minisocks.udp.rated import RatedAssociation
 
 V4, V6 = "127.0.0.1", "::1"
 
@@ -305,7 +304,7 @@ def test_the_last_association_takes_the_throttle_with_it(frozen, leave, is_waiti
         with Associated(proxy.port) as one, Associated(proxy.port) as two:
             one.expect_to_work(target)
             two.expect_to_work(target)
-            assert [RatedAssociation] * 2 == [type(job) for job in associations(proxy)]
+            assert all(inside.share(job) for job in associations(proxy))
             up, down = lanes(proxy)
             if is_waiting:
                 dry(proxy, up)
@@ -353,8 +352,8 @@ def test_a_reload_changes_the_rate_where_there_is_one(target):
         with Associated(proxy.port) as client:
             client.expect_to_work(target)
             first, second = associations(proxy)
-            assert not isinstance(first, RatedAssociation)
-            assert isinstance(second, RatedAssociation)
+            assert inside.share(first) is None
+            assert inside.share(second) is not None
             up, down = lanes(proxy)
             proxy.reload(proxy.config._replace(rate=10**7))
             assert (10**7, 10**7) == (inside.rate_of(up.bucket), inside.rate_of(down.bucket))

@@ -161,10 +161,10 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
         seen.append(pair)
         fill(pair, flow, pipe)
 
-    def pump_any(pair, flow):
+    def pump_any(pair, flow, space):
         if pair is little.pair:
             seen.append(pair)
-        pump(pair, flow)
+        return pump(pair, flow, space)
 
     def send_to_all():
         for pair in downloads:

@@ -923,7 +923,7 @@ def test_an_urgent_byte_for_which_there_is_no_room_waits_as_one(relayed, first):
 def test_an_urgent_byte_stays_in_the_kernel_until_there_is_room(loop):
     """What is held for a receiver that takes no more never is the urgent byte."""
     (theirs, src), (dst, receiver) = tcp(), tcp(small=True)
-    flow, pipes = Flow(src, dst, b""), loop.pipes
+    flow, pipes = Flow(src, dst), loop.pipes
     with theirs, src, dst, receiver:
         compat.tune(src)
         dst.setblocking(False)
