@@ -6,7 +6,7 @@ bytes.
 """
 
 import socket
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Set, Tuple
 
 from minisocks.errors import DialError
 from minisocks.wire import MAPPED_PREFIX, Rep, Ver, packed_ip, plain_ip, text_ip
@@ -41,9 +41,6 @@ class InRange(NamedTuple):
     size: int
     shift: int
     prefix: int
-
-
-_Rows = Tuple[Tuple[int, FrozenSet[int]], ...]
 
 
 class Networks:
