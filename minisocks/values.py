@@ -11,6 +11,7 @@ __all__ = [
     "EVERY_ADDRESS",
     "Keepalive",
     "ListenAddress",
+    "MAX_PORT",
     "PortRange",
     "check_name_only",
     "check_user",
@@ -23,6 +24,9 @@ __all__ = [
 
 #: The limits of Linux.
 MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_COUNT = 32767, 127
+
+#: The highest port of TCP and UDP.
+MAX_PORT = 65535
 
 _LOOPBACK6 = bytes(15) + b"\1"
 
@@ -73,11 +77,10 @@ class ListenAddress(NamedTuple):
                     )
             is_sound = False
         if not is_sound or "[" in host:
-            raise ConfigError(
-                "--listen",
-                "%r is no address to listen on; write PORT, HOST:PORT, [V6]:PORT, "
-                ":PORT (every address) or unix:PATH" % text,
-            )
+            ways = "PORT, HOST:PORT, [V6]:PORT, :PORT (every address) or unix:PATH"
+            if _is_number(port, 20) and int(port) > MAX_PORT:
+                ways = "a port up to %d" % MAX_PORT
+            raise ConfigError("--listen", "%r is no address to listen on; write %s" % (text, ways))
         return cls(host, int(port))
 
     @property
@@ -126,7 +129,7 @@ def shown_bytes(count: int) -> str:
 
 def is_port(text: str) -> bool:
     """Return whether *text* is a port from 0 to 65535, in ASCII digits."""
-    return _is_number(text, 5) and int(text) <= 65535
+    return _is_number(text, 5) and int(text) <= MAX_PORT
 
 
 def _is_number(text: str, most: int) -> bool:
@@ -339,7 +342,9 @@ def check_syslog(text: str) -> None:
         return
     host, colon, port = text.rpartition(":")
     if not colon or not host or not is_port(port) or not int(port):
-        raise ConfigError("--syslog", "%r is none of local, /PATH and HOST:PORT" % text)
+        raise ConfigError(
+            "--syslog", "%r is none of local, /PATH and HOST:PORT (1 to %d)" % (text, MAX_PORT)
+        )
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
 

@@ -8,7 +8,7 @@ from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.policy.client import Client
 from minisocks.policy.networks import of_peers
 from minisocks.policy.rulelines import COMMANDS, Decision
-from minisocks.values import encode, is_port
+from minisocks.values import MAX_PORT, encode, is_port
 from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
 __all__ = ["Question", "Explanation", "judge"]
@@ -166,7 +166,9 @@ def _target(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (colon and bare and is_port(port)):
-        raise ConfigError("--to", "%r is no target; write it as HOST:PORT" % text)
+        raise ConfigError(
+            "--to", "%r is no target; write it as HOST:PORT, a port up to %d" % (text, MAX_PORT)
+        )
     if bare is host and ":" in host:
         raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
     ip = packed_ip(bare)

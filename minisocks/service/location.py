@@ -154,7 +154,8 @@ def normal(address: str) -> str:
         return address
     host, colon, port = address.rpartition(":")
     # str.isdigit alone takes other scripts' digits.
-    is_number = port and len(port) <= 5 and all("0" <= c <= "9" for c in port)
-    if not is_number or int(port) > 65535:
-        raise ValueError("%r is no address to listen on" % address)
+    is_number = 0 < len(port) <= 20 and all("0" <= c <= "9" for c in port)
+    if not is_number or len(port) > 5 or int(port) > 65535:
+        more = "; write a port up to 65535" if is_number else ""
+        raise ValueError("%r is no address to listen on%s" % (address, more))
     return "%s:%d" % (host if colon else "127.0.0.1", int(port))

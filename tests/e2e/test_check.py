@@ -460,6 +460,10 @@ def test_the_answer_as_json(rules):
         (["--to", "a:1", "--from", "b"], "minisocks: --from: 'b' is no address of a client"),
         (["--to", "a:1", "--command", "ping"], "minisocks: --command: 'ping' is none of connect"),
         (["--to", "a:\u00b2"], "minisocks: --to: 'a:\u00b2' is no target"),
+        (
+            ["--to", "a:70000"],
+            "minisocks: --to: 'a:70000' is no target; write it as HOST:PORT, a port up to 65535",
+        ),
         (["--to", "a:1", "--ver", "4", "--command", "udp"], "minisocks: --ver: SOCKS4 has"),
         (["--to", "a:1", "--ver", "6"], "minisocks: --ver: '6' is neither 4 nor 5"),
         (["--rule", "deny to @/nowhere"], "minisocks: --rule: cannot read /nowhere: No such file"),

@@ -96,6 +96,13 @@ def test_what_is_no_address_is_an_error(text):
         normal(text)
 
 
+@pytest.mark.parametrize("text", ["65536", "a:99999", ":123456"])
+def test_too_high_port_is_explained(text):
+    """As at the start, because the address was probably typed there, too."""
+    with pytest.raises(ValueError, match="write a port up to 65535"):
+        normal(text)
+
+
 def test_port_0_has_no_pidfile():
     """Nobody could tell which one is meant; unless it is named."""
     with pytest.raises(ValueError, match="port 0"):
