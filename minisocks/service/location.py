@@ -138,8 +138,8 @@ def from_folder(folder: str, path: str, home: str = "") -> str:
     if is_lost and os.path.lexists(os.path.join(home, path)):
         raise ValueError(
             "%s is looked for in the folder of the file of settings, as %s, and is only in the "
-            "current directory, where earlier versions looked: move it, or write its whole path"
-            % (path, there)
+            "current directory, where earlier versions looked: move it, or name it with its whole "
+            "path, from /" % (path, there)
         )
     return there
 

@@ -57,7 +57,7 @@ targets cannot be dialed with OPTION: Operation not permitted
 targets cannot be dialed with OPTION: this system has no WORD
     leave the option out: only Linux has it
 PLACE: cannot read FILE: No such file or directory
-    write its whole path, from / on
+    name the file with its whole path, from /
 PLACE: cannot read FILE: Permission denied
     if the file is for minisocks only, make its user the owner, with chown
 PLACE: cannot read FILE: Is a directory

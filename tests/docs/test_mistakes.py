@@ -216,6 +216,13 @@ def test_a_start_that_succeeds_does_without_the_catalogue():
     assert "['mistakes']" == lines[-1]
 
 
+def test_a_file_that_is_not_found_is_to_be_named_whole():
+    """The hint says of what the path is."""
+    hint = advice("--config: cannot read x.ini: No such file or directory")
+
+    assert "name the file with its whole path, from /" == hint
+
+
 def test_without_the_catalogue_the_sentence_is_said_all_the_same(monkeypatch, capsys):
     """Where not even a module can be loaded, the mistake is told without advice."""
     from minisocks import cli
