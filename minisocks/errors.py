@@ -6,7 +6,7 @@
       ConfigError (also ValueError)   .option
         RuleError                     .text, .column
       ListenError (also OSError)      a listener could not be opened
-      EgressError (also OSError)      targets cannot be dialed as set
+      EgressError (also OSError)      cannot connect to targets as set
       ServiceError                    the process cannot run as asked
         NotRunning                    no minisocks runs there
       HandshakeError                  .rep: REP of the reply

@@ -103,10 +103,10 @@ class Egress(NamedTuple):
             except OSError as exc:
                 if exc.errno in CAPACITY_ERRORS:
                     raise
-                sentence = "targets cannot be dialed with %s: %s" % (self, exc.strerror)
+                sentence = "cannot connect to targets with %s: %s" % (self, exc.strerror)
                 if exc.errno in _FOR_GOOD:
                     raise EgressError(exc.errno, sentence) from exc
-                warn("%s; going on, but connections fail until this works" % sentence)
+                warn("%s; the proxy serves, but connections fail until this works" % sentence)
 
     def _try(self, family: int) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)

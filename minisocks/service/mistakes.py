@@ -52,9 +52,9 @@ cannot listen on unix:PATH: a file that is no socket is there
     take another path, or remove that file
 cannot listen on unix:PATH: another server answers there
     end that server first (ss -lxp shows which) or take another path
-targets cannot be dialed with OPTION: Operation not permitted
+cannot connect to targets with OPTION: Operation not permitted
     it needs root, or CAP_NET_ADMIN (--mark) or CAP_NET_RAW (--interface)
-targets cannot be dialed with OPTION: this system has no WORD
+cannot connect to targets with OPTION: this system has no WORD
     leave the option out: only Linux has it
 PLACE: cannot read FILE: No such file or directory
     name the file with its whole path, from /

@@ -207,4 +207,4 @@ def test_mark_without_the_right_to():
         [sys.executable, "-c", program], cwd=ROOT, universal_newlines=True
     )
 
-    assert "targets cannot be dialed with --mark 5: Operation not permitted" == out.strip()
+    assert "cannot connect to targets with --mark 5: Operation not permitted" == out.strip()

@@ -98,7 +98,7 @@ EXPLAINED = (
     ),
     _explained(
         "egress-not-permitted",
-        "targets cannot be dialed with OPTION: Operation not permitted",
+        "cannot connect to targets with OPTION: Operation not permitted",
         "Marks, and on old kernels interfaces, are for root, because they can lead packets around "
         "a firewall.",
         "Start as root, or give a service of systemd this right: "
@@ -106,7 +106,7 @@ EXPLAINED = (
     ),
     _explained(
         "egress-of-other-systems",
-        "targets cannot be dialed with OPTION: this system has no WORD",
+        "cannot connect to targets with OPTION: this system has no WORD",
     ),
     _explained(
         "config-file-missing",

@@ -51,8 +51,8 @@ _SERVING = (
     Mistake(
         "egress-not-up",
         IN_THE_LOG,
-        "targets cannot be dialed with OPTION: ...; going on, but connections fail until this "
-        "works",
+        "cannot connect to targets with OPTION: ...; the proxy serves, but connections fail until "
+        "this works",
         "No interface has the address of ``--source``, or the interface of ``--interface`` does "
         "not exist. A VPN that is not up yet looks like this.",
         "``ip address`` shows what there is. Once it is up, the proxy uses it without a restart.",
