@@ -78,6 +78,8 @@ cannot read the pidfile FILE: Permission denied
     another user owns it: run this as that user, or as root
 cannot use the pidfile FILE: No such file or directory
     make its directory first, with mkdir -p
+cannot use the pidfile FILE: Is a directory
+    name a file, not its directory
 cannot use the pidfile FILE: Permission denied
     take a path that this user may write to, or leave it out
 process N does not answer at PATH: ...

@@ -362,6 +362,11 @@ def _(stage):
     return stage.start("-l", "0", "--pidfile", "/no/such/pid", status=1), None
 
 
+@makes("pidfile-is-a-directory")
+def _(stage):
+    return stage.start("-l", "0", "--pidfile", "/etc", status=1), None
+
+
 @makes("pidfile-not-permitted")
 def _(stage):
     prefix = nobody()

@@ -167,6 +167,10 @@ EXPLAINED = (
         "``RuntimeDirectory=minisocks`` for systemd.",
     ),
     _explained(
+        "pidfile-is-a-directory",
+        "cannot use the pidfile FILE: Is a directory",
+    ),
+    _explained(
         "pidfile-not-permitted",
         "cannot use the pidfile FILE: Permission denied",
     ),
