@@ -158,10 +158,12 @@ def ask(path: str, what: str, seconds: float = ANSWER_SECONDS, **parts: Any) -> 
     except (OSError, ValueError) as exc:
         if _ends(pidfile):
             raise _HasEnded("not running: it has just ended") from exc
-        raise ServiceError(
-            "process %s does not answer at %s: %s"
-            % (pidfile.holder() or "(starting)", where, reason_of(exc))
-        ) from exc
+        pid = pidfile.holder()
+        process = "process %d" % pid if pid else "the process that has %s" % path
+        sentence = "%s does not answer at %s: %s" % (process, where, reason_of(exc))
+        if pid is None:  # it has not written its number yet
+            sentence += "; if it is just starting, try again in a few seconds"
+        raise ServiceError(sentence) from exc
     if "error" in answer:
         raise ServiceError(str(answer["error"])[:MOST_TOLD])
     if not all(fits(answer.get(name), shape) for name, shape in parts.items()):

@@ -62,6 +62,20 @@ def test_no_process_is_there(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_a_process_that_is_starting(tmp_path, name):
+    """It has the pidfile, and has neither written its number nor opened its control channel."""
+    pidfile = Pidfile(str(tmp_path / "m.pid"))
+    assert pidfile.acquire()
+    try:
+        status, out, err = run_command(name, "--pidfile", pidfile.path)
+    finally:
+        pidfile.release()
+    assert (1, "") == (status, out)
+    assert err.startswith("minisocks: the process that has %s does not answer at " % pidfile.path)
+    assert err.endswith("; if it is just starting, try again in a few seconds\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_which_one_is_meant_has_to_be_clear(name):
     """Port 0 is a mistake in usage; the error about a wrong file is the same as everywhere."""
     status, _, err = run_command(name, "-l", "0")
