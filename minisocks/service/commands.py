@@ -83,8 +83,12 @@ def drain(path: str) -> None:
     Raises:
         NotRunning, ServiceError: as ``stop``.
     """
-    answer = ask(path, "drain", open=int)
-    say("draining:", "connections that are open: %d; it ends with the last one" % answer["open"])
+    answer = ask(path, "drain", open=int, grace=float)
+    state, end = "draining", "it ends with the last one"
+    if answer.get("state") == "stopping":  # an older process does not tell its state
+        state = "stopping"
+        end += ", or %g s after the stop that came before this" % answer["grace"]
+    say(state + ":", "connections that are open: %d; %s" % (answer["open"], end))
 
 
 def reload(path: str) -> None:

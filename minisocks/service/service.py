@@ -174,7 +174,8 @@ class Service:
             self._orders.give(lambda: self._reload(answer))
         elif what in ("stop", "drain"):
             # The answer first, because the loop may end afterwards.
-            facts = {"ok": True, "grace": self._config.grace, "open": len(self._proxy)}
+            facts: Dict[str, Any] = {"ok": True, "state": self._state}
+            facts.update(grace=self._config.grace, open=len(self._proxy))
             order = self._stop if what == "stop" else self._drain
             answer(facts, lambda: self._orders.give(order))
         else:

@@ -128,6 +128,24 @@ def test_drain_ends_it_with_its_last_connection(instance, target):
     instance.wait_for_end()
 
 
+def test_drain_after_stop_says_when_it_ends(instance, target):
+    """Its connections have what is left of the grace, so the last one may not be the end."""
+    instance.configure("grace = 3600")
+    assert 0 == instance.command("reload")[0]
+    with instance.relay(target):
+        args = [sys.executable, "-m", "minisocks", "stop", "--pidfile", instance.pidfile]
+        with subprocess.Popen(args, cwd=ROOT) as first:
+            wait_until(lambda: instance.ask("status")["state"] == "stopping")
+            status, out, err = instance.command("drain")
+            assert (0, "", "") == instance.command("stop")
+            assert 0 == first.wait(TIMEOUT)
+    assert (0, "") == (status, out)
+    assert (
+        "stopping: connections that are open: 1; it ends with the last one, or 3600 s after the "
+        "stop that came before this\n"
+    ) == err
+
+
 def test_drain_without_connections_is_the_end(instance):
     """There is no connection to wait for."""
     assert 0 == instance.command("drain")[0]
