@@ -325,7 +325,7 @@ def _run(argv: List[str]) -> int:
                 raise _WrongUsage(
                     "hash-password takes no password here: start it, and it asks for one"
                 )
-            raise _WrongUsage(_stray(context.args[0]))
+            raise _WrongUsage(_stray(context.args[0], command))
         return int(command.invoke(context) or 0)
 
 
@@ -359,14 +359,17 @@ def _complete(wanted: str) -> None:
         raise ConfigError(COMPLETE, why)
 
 
-def _stray(word: str) -> str:
-    """Return the sentence about an argument that belongs to no option."""
+def _stray(word: str, command: _Command) -> str:
+    """Return the sentence about an argument of *command* that belongs to no option."""
     if word in COMMANDS:
         return "%s goes first: minisocks %s [OPTIONS]" % (word, word)
     if re.match(r"(([\d.]+|\[[\da-f:.]+\])?:)?\d+\Z", word):
         return "%r is no option; to listen there, write -l %s" % (word, word)
     if not re.match(r"[a-z-]{1,20}\Z", word):
         return "an argument belongs to no option%s" % _SEE_HELP  # it may be a password
+    if command is not SERVE and word not in OTHER_WORDS:
+        what = "%s takes options, and no argument such as %r; see minisocks %s --help"
+        return what % (command.name, word, command.name)
     return "no command is called %r%s" % (word, _meant(word, COMMANDS))
 
 

@@ -183,6 +183,10 @@ def test_mistake_is_one_sentence(command, args, variables, sentence):
     [
         (["chek"], "no command is called 'chek'; did you mean check?"),
         (["xyzzy"], "no command is called 'xyzzy'; see minisocks --help"),
+        (
+            ["drain", "extra"],
+            "drain takes options, and no argument such as 'extra'; see minisocks drain --help",
+        ),
         (["-q", "check"], "check goes first: minisocks check [OPTIONS]"),
         (
             ["start"],
