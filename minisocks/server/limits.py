@@ -198,7 +198,8 @@ class ConnectionLimits(Observer):
             here, by_user = self._clients.get(place, 0), self._users.get(user, 0)
             if not self._all.has_room(groups):
                 if _is_reached(len(self._all), config.max_connections):
-                    raise _limit("there are", config.max_connections, "--max-connections")
+                    verb = "there is" if config.max_connections == 1 else "there are"
+                    raise _limit(verb, config.max_connections, "--max-connections")
                 raise _share(client.place, config.max_connections)
             if place is not None and _is_reached(here, config.max_per_client):
                 raise _limit(client.place + " has", config.max_per_client, "--max-per-client")
@@ -227,7 +228,8 @@ def _is_reached(count: int, limit: Optional[int]) -> bool:
 
 def _limit(subject: str, limit: Optional[int], option: str) -> LimitReached:
     # Not with the count, which may be higher after a reload: repeated lines must be equal.
-    return LimitReached("%s %s connections already (%s %s)" % (subject, limit, option, limit))
+    connections = "connection" if limit == 1 else "connections"
+    return LimitReached("%s %s %s already (%s %s)" % (subject, limit, connections, option, limit))
 
 
 def _share(place: str, limit: Optional[int]) -> LimitReached:

@@ -296,6 +296,7 @@ def _left_out(access: Access) -> str:
 
 def _names_text(names: List[bytes]) -> str:
     parts = [quoted(name, MOST_TOLD) for name in names[:MOST_NAMES]]
-    if len(names) > MOST_NAMES:
-        parts.append("%d other users" % (len(names) - MOST_NAMES))
+    others = len(names) - MOST_NAMES
+    if others > 0:
+        parts.append("1 other user" if others == 1 else "%d other users" % others)
     return ", ".join(parts)

@@ -235,7 +235,9 @@ class Log(logging.Handler):
         self._why_lost = why
 
     def _lost_entry(self) -> Entry:
-        text = "%d lines of the log are lost: %s" % (self._lost, self._why_lost)
+        lost = self._lost
+        lines = "1 line of the log is" if lost == 1 else "%d lines of the log are" % lost
+        text = "%s lost: %s" % (lines, self._why_lost)
         return own_entry("minisocks", logging.WARNING, text)
 
 

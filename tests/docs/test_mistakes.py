@@ -653,10 +653,12 @@ def _(stage):
 
 @makes("client-has-too-many-connections")
 def _(stage):
-    with FakeTarget() as target, run_proxy(max_per_client=1) as proxy:
-        with Talk.to(proxy.port) as first, Talk.to(proxy.port) as second:
+    with FakeTarget() as target, run_proxy(max_per_client=2) as proxy:
+        with contextlib.ExitStack() as stack:
+            first, second, third = (stack.enter_context(Talk.to(proxy.port)) for _ in range(3))
             assert 0 == first.connect5("127.0.0.1", target.port)[0]
-            reply = second.connect5("127.0.0.1", target.port)[0]
+            assert 0 == second.connect5("127.0.0.1", target.port)[0]
+            reply = third.connect5("127.0.0.1", target.port)[0]
             return stage.log.wait_for("end=limit"), reply
 
 

@@ -172,8 +172,8 @@ def settled(proxy):
 @pytest.mark.parametrize(
     "limit, why",
     [
-        ("max_connections", "why='there are 1 connections already (--max-connections 1)'"),
-        ("max_per_client", "why='127.0.0.1 has 1 connections already (--max-per-client 1)'"),
+        ("max_connections", "why='there is 1 connection already (--max-connections 1)'"),
+        ("max_per_client", "why='127.0.0.1 has 1 connection already (--max-per-client 1)'"),
     ],
 )
 def test_a_refused_client_has_a_reply_and_the_log_a_line(
@@ -205,7 +205,7 @@ def test_a_user_has_a_limit(target, access_log):
 
         talks, reps = zip(*[come(user) for user in (b"ann", b"ann", b"bob", b"ann")])
         assert (0, 2, 0, 2) == reps
-        assert "user='ann'" in access_log.wait_for('user "ann" has 1 connections already')
+        assert "user='ann'" in access_log.wait_for('user "ann" has 1 connection already')
         for talk in talks:
             talk.close()
         assert is_empty(settled(proxy))

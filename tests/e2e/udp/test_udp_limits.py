@@ -195,7 +195,7 @@ def test_associations_are_their_user_s_connections(stack):
     with run_proxy(user=users, max_per_user=1) as proxy:
         ann = stack.enter_context(Associated(proxy.port, talk=logged_in(proxy, b"ann")))
         assert 0 == ann.rep
-        why = "user 'ann' has 1 connections already (--max-per-user 1)"
+        why = "user 'ann' has 1 connection already (--max-per-user 1)"
         assert_refused(proxy, why, talk=logged_in(proxy, b"ann", "127.0.0.2"))
         bob = stack.enter_context(Associated(proxy.port, talk=logged_in(proxy, b"bob")))
         assert 0 == bob.rep

@@ -352,17 +352,20 @@ def test_nobody_waits_for_a_log_that_hangs(log, memory):
     assert 1 + MAX_WAITING + 1 + 1 == len(memory.texts)
 
 
-def test_a_full_disk_is_told_when_it_has_room_again(log, memory, monkeypatch):
+@pytest.mark.parametrize(
+    "count, told", [(1, "1 line of the log is"), (3, "3 lines of the log are")]
+)
+def test_a_full_disk_is_told_when_it_has_room_again(log, memory, monkeypatch, count, told):
     """How many lines are lost, and why; then it is as before."""
     monkeypatch.setattr(logs, "EDGE_SECONDS", 0.0)
     memory.fails = "No space left on device"
-    for n in range(3):
+    for n in range(count):
         logger.info("line %d", n)
         wait_until(lambda n=n: len(memory.writes) > n)
     memory.fails = ""
     logger.info("again")
     wait_until(lambda: memory.texts)
-    assert "3 lines of the log are lost: No space left on device" in memory.texts[0]
+    assert told + " lost: No space left on device" in memory.texts[0]
     assert memory.texts[1].endswith("again")
     logger.info("and on")
     wait_until(lambda: len(memory.texts) == 3)

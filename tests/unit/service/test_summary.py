@@ -78,6 +78,8 @@ def test_many_users_are_counted():
     users = tuple("u%d:x" % n for n in range(9))
     (sentence,) = odd("allow user u8", user=users)
     assert "admits 'u0', 'u1', 'u2', 5 other users by" in sentence
+    (sentence,) = odd("allow user u8", user=users[:4] + users[8:])
+    assert "admits 'u0', 'u1', 'u2', 1 other user by" in sentence
     (sentence,) = odd("allow user none", hook=lambda *args: True)
     assert sentence.startswith(NO_USER)
     assert [] == odd("allow user ann", hook=lambda *args: True)
