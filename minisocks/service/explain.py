@@ -147,7 +147,7 @@ def _why_not_logged_in(access: Access, user: bytes, question: Question) -> str:
             return _NO_ADDRESS % ("identd", "CD 92")
         return ""
     if not access.users:
-        return "there are no users"
+        return "there are no users: add --user NAME:PASSWORD or --users-file, or leave --as out"
     if question.ver == 4:
         return "SOCKS4 has no passwords"
     return "" if access.users.may_be(user) else "no user is called %s" % question.user

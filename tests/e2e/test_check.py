@@ -453,6 +453,16 @@ def test_the_answer_as_json(rules):
     ]
 
 
+def test_user_where_there_are_none():
+    """The answer says how there would be one, and that the question may do without."""
+    status, out, _ = run_command("check", "--to", "8.8.8.8:1", "--as", "ann")
+    assert 1 == status
+    assert (
+        "  denied  there are no users: add --user NAME:PASSWORD or --users-file, or leave --as out"
+        in out.splitlines()
+    )
+
+
 @pytest.mark.parametrize(
     "args, sentence",
     [
