@@ -62,27 +62,37 @@ def at_start(
     limits = _limits(config, room)
     if limits:
         lines.append(("limits:", limits))
-    seen = [address for address in addresses if address not in forwarded]
+    seen = _seen(addresses, forwarded)
     if config.allow_lan and not all(map(_is_loopback, seen)):
         lines += [("take care:", text) for text in _shared(rules, own)]
     lines.append(("try it:", _try(addresses, forwarded, access)))
     return lines
 
 
-def describe(rules: Rules, config: Config) -> str:
-    """Return a sentence about the clients that *rules*, those of *config*, admit."""
+def describe(rules: Rules, config: Config, addresses: Sequence[str] = ()) -> str:
+    """Return a sentence about the clients that *rules*, those of *config*, admit.
+
+    Args:
+        addresses: those that clients connect to; none: those of *config*.
+    """
     more = "; a name of --name-only counts as a password" if config.name_only else ""
     more += "; by SOCKS4 only clients that ident confirms" if rules.asks_ident else ""
-    return _describe(rules) + more
+    return _describe(rules, addresses or _seen(config.listen, forwarded_of(config))) + more
 
 
-def _describe(rules: Rules) -> str:
+def _seen(addresses: Sequence[str], forwarded: Sequence[str]) -> List[str]:
+    """Return those of *addresses* that clients themselves connect to."""
+    return [address for address in addresses if address not in forwarded]
+
+
+def _describe(rules: Rules, addresses: Sequence[str]) -> str:
     if rules.has_own:
         return "clients that the rules allow (minisocks check shows them)"
     less = "" if all(rule.is_built_in for rule in rules.rules) else ", except what the rules deny"
     if ALL in rules.rules:
         return "any client, without a password (--open)" + less
-    clients = "clients on this host (by loopback)"
+    kinds = {"unix socket" if ListenAddress.parse(a).path else "loopback" for a in addresses}
+    clients = "clients on this host (by %s)" % (" or ".join(sorted(kinds)) or "loopback")
     if FROM_LAN in rules.rules:
         clients += " and on private networks (--allow-lan)"
     if not rules.has_users:
@@ -123,7 +133,7 @@ def admitted(
 ) -> Iterator[Line]:
     """Yield the lines about the clients that may come in."""
     if len(forwarded) < len(addresses):
-        yield "may come in:", describe(rules, config)
+        yield "may come in:", describe(rules, config, _seen(addresses, forwarded))
     yield from behind(forwarded, config, rules)
 
 

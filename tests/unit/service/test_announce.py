@@ -8,7 +8,7 @@ from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
 from minisocks.net.capacity import Room
-from minisocks.service.announce import at_start
+from minisocks.service.announce import at_start, describe
 from minisocks.wire import packed_ip
 
 DENY = ("deny port 25",)
@@ -47,6 +47,25 @@ def test_what_allow_lan_means_where_strangers_are(addresses, settings, expected)
 
     said = [text for what, text in lines if what == "take care:"]
     assert expected == [text.split(" has ")[1].split()[0] for text in said]
+
+
+@pytest.mark.parametrize(
+    "addresses, way",
+    [
+        (["127.0.0.1:1080"], "loopback"),
+        (["unix:/run/m.sock"], "unix socket"),
+        (["127.0.0.1:1080", "unix:/run/m.sock"], "loopback or unix socket"),
+    ],
+)
+def test_clients_on_this_host_come_in_by_what_there_is(addresses, way):
+    """A unix socket is not loopback; check and the start say the same."""
+    config = Config(listen=tuple(addresses))
+    access = Access.of(config, Hooks())
+    expected = "clients on this host (by %s), without a password" % way
+
+    assert expected == describe(access.rules, config)
+    lines = at_start(addresses, [], config, access, Room(None, None, None))
+    assert expected == dict(lines)["may come in:"]
 
 
 @pytest.mark.parametrize(
