@@ -222,7 +222,7 @@ class Syslog(Output):
             except BlockingIOError:
                 return "syslog does not read fast enough"
             except OSError as exc:
-                self._why = "syslog: %s" % reason_of(exc)
+                self._why = self._problem_of(exc)
                 self.close()
         return self._why
 
@@ -237,8 +237,12 @@ class Syslog(Output):
             try:
                 self._sock = self._connect()
             except (OSError, UnicodeError, LookupError) as exc:
-                self._why = "syslog: %s" % reason_of(exc)
+                self._why = self._problem_of(exc)
         return self._sock
+
+    def _problem_of(self, exc: Exception) -> str:
+        where = self._where if self._is_remote else self._path
+        return "syslog at %s: %s" % (where, reason_of(exc))
 
     def _connect(self) -> socket.socket:
         if self._is_remote:
@@ -248,9 +252,13 @@ class Syslog(Output):
                 os.fsencode(host.strip("[]")), int(port), 0, socket.SOCK_DGRAM
             )
             return _connect(found[0][0], found[0][4])
+        return _connect(socket.AF_UNIX, self._path)
+
+    @property
+    def _path(self) -> str:
+        """The socket of the daemon of this host."""
         paths = LOCAL_SYSLOG if self._where == "local" else (self._where,)
-        there = [path for path in paths if os.path.exists(path)] or paths
-        return _connect(socket.AF_UNIX, there[0])
+        return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
 def _kind_of(path: str) -> int:

@@ -70,7 +70,7 @@ def moved(text, root, port):
 
 
 #: All that a start in the background may say: a machine that tests may have no syslog.
-NO_SYSLOG = re.compile("(warning: log lines are lost: syslog: .*\n)*$")
+NO_SYSLOG = re.compile("(warning: log lines are lost: syslog at .*\n)*$")
 
 
 @pytest.fixture(scope="module")

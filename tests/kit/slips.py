@@ -49,7 +49,7 @@ SLIPS = (
     Mistake(
         "log-is-lost",
         AT_THE_START,
-        "warning: log lines are lost: syslog: ...",
+        "warning: log lines are lost: syslog at PATH: ...",
         "In the background the log goes to syslog, and no syslog runs here.",
         "Start a syslog daemon, or name a file: ``--log-file minisocks.log``.",
     ),

@@ -209,13 +209,13 @@ def test_remote_daemon_gets_time_and_host(family, host):
 def test_daemon_that_is_not_there_is_looked_for_again(path, monkeypatch):
     """Its absence is a reason to lose lines; its return is noticed, and its restart, too."""
     log = Syslog(str(path))
-    assert "syslog: %s" % os.strerror(errno.ENOENT) == log.write(LINES)
+    assert "syslog at %s: %s" % (path, os.strerror(errno.ENOENT)) == log.write(LINES)
     for n in range(2):
         with receiver(socket.AF_UNIX, str(path)) as daemon:
             inside.forget_last_try(log)
             assert "" == log.write([(6, "%d" % n)])
             assert daemon.recv(100).endswith(b": %d" % n)
-        assert "syslog: %s" % os.strerror(errno.ECONNREFUSED) == log.write(LINES)
+        assert "syslog at %s: %s" % (path, os.strerror(errno.ECONNREFUSED)) == log.write(LINES)
         os.unlink(str(path))
     log.reopen()
     log.close()
@@ -236,7 +236,7 @@ def test_daemon_that_hangs_is_not_waited_for(path):
 def test_a_name_that_nobody_knows_loses_lines():
     """No lookup may raise."""
     log = Syslog("no.such.invalid:514")
-    assert log.write(LINES).startswith("syslog: ")
+    assert log.write(LINES).startswith("syslog at no.such.invalid:514: ")
     assert "" != Syslog("\udc80:514").write(LINES)
 
 
