@@ -11,11 +11,12 @@ import socket
 import stat
 import sys
 import time
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from minisocks.compat import close_quietly, closed_on_error
 from minisocks.errors import ConfigError
 from minisocks.net.opening import demand_trusted, open_trusted, try_out
+from minisocks.net.threads import start_thread
 from minisocks.quoting import reason_of
 
 __all__ = ["Output", "LogFile", "Stderr", "Syslog"]
@@ -29,6 +30,8 @@ LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
 FACILITY = 3
 #: Seconds between two attempts to connect.
 RETRY_SECONDS = 1.0
+#: Seconds that a start, and ``check``, wait for the address of another host's syslog.
+LOOK_UP_SECONDS = 3.0
 #: Most bytes of a datagram to another host (RFC 5424 section 6.1: receivers should take 2048).
 MAX_DATAGRAM = 2048
 
@@ -191,9 +194,24 @@ class Syslog(Output):
         return why
 
     def problem(self) -> str:
-        """Return as ``Output.problem`` for a local syslog, "" for another host."""
-        # To look up another host may take long.
-        return "" if self._is_remote or self._connected() is not None else self._why
+        """Return as ``Output.problem``; waits for a name server for ``LOOK_UP_SECONDS`` at most."""
+        if not self._is_remote:
+            return "" if self._connected() is not None else self._why
+        found: List[str] = []
+
+        def look_up() -> None:
+            try:
+                self._look_up()
+                found.append("")
+            except (OSError, UnicodeError, LookupError) as exc:
+                found.append(self._problem_of(exc))
+
+        # In a thread, because no timeout ends a look-up.
+        start_thread(look_up, "syslog").join(LOOK_UP_SECONDS)
+        if found:
+            return found[0]
+        late = "no name server has answered for %g s"
+        return self._problem_of(OSError(late % LOOK_UP_SECONDS))
 
     def reopen(self) -> None:
         """Connect again with the next line."""
@@ -246,13 +264,15 @@ class Syslog(Output):
 
     def _connect(self) -> socket.socket:
         if self._is_remote:
-            host, _, port = self._where.rpartition(":")
-            # As bytes, because Pythons without the idna codec cannot take text.
-            found = socket.getaddrinfo(
-                os.fsencode(host.strip("[]")), int(port), 0, socket.SOCK_DGRAM
-            )
-            return _connect(found[0][0], found[0][4])
+            return _connect(*self._look_up())
         return _connect(socket.AF_UNIX, self._path)
+
+    def _look_up(self) -> Tuple[int, Any]:
+        host, _, port = self._where.rpartition(":")
+        # As bytes, because Pythons without the idna codec cannot take text.
+        host_bytes = os.fsencode(host.strip("[]"))
+        found = socket.getaddrinfo(host_bytes, int(port), 0, socket.SOCK_DGRAM)
+        return found[0][0], found[0][4]
 
     @property
     def _path(self) -> str:

@@ -453,6 +453,14 @@ def test_the_answer_as_json(rules):
     ]
 
 
+def test_syslog_whose_name_cannot_be_resolved():
+    """It prevents no start, and no line of the log could tell it."""
+    status, _, err = run_command("check", "-l", "0", "--syslog=no..such..name:514")
+    assert 0 == status
+    assert err.startswith("warning: log lines are lost: syslog at no..such..name:514: ")
+    assert 1 == err.count("\n")
+
+
 def test_user_where_there_are_none():
     """The answer says how there would be one, and that the question may do without."""
     status, out, _ = run_command("check", "--to", "8.8.8.8:1", "--as", "ann")

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -238,6 +239,26 @@ def test_a_name_that_nobody_knows_loses_lines():
     log = Syslog("no.such.invalid:514")
     assert log.write(LINES).startswith("syslog at no.such.invalid:514: ")
     assert "" != Syslog("\udc80:514").write(LINES)
+
+
+def test_a_name_that_nobody_knows_is_a_problem():
+    """The start and check tell it, because no line of the log can."""
+    problem = Syslog("no..such..name:514").problem()
+    assert problem.startswith("syslog at no..such..name:514: ")
+    assert "" == Syslog("127.0.0.1:514").problem()
+    assert "" == Syslog("[::1]:514").problem()
+
+
+def test_a_name_server_that_is_silent_does_not_hold_the_start_up(monkeypatch):
+    """It is a problem like others, after some seconds."""
+    answers = threading.Event()
+    monkeypatch.setattr(outputs, "LOOK_UP_SECONDS", 0.05)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: answers.wait(TIMEOUT) and [])
+    try:
+        problem = Syslog("log.example:514").problem()
+    finally:
+        answers.set()
+    assert "syslog at log.example:514: no name server has answered for 0.05 s" == problem
 
 
 def test_local_is_where_this_system_has_it(path, monkeypatch):
