@@ -1,7 +1,19 @@
 """Users and rules, made from the settings: all of them, or an error."""
 
 import os
-from typing import Callable, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import (
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
@@ -12,7 +24,7 @@ from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.client import Client
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
-from minisocks.policy.rulelines import in_force, parse_rule
+from minisocks.policy.rulelines import Rule, in_force, parse_rule
 from minisocks.policy.rules import Decisions, Rules
 from minisocks.protocol.messages import Credentials
 from minisocks.quoting import reason_of
@@ -210,7 +222,7 @@ class Access(NamedTuple):
         hashed = _read_users(config.users_file) if config.users_file else None
         users = Users(config.credentials(), hooks.authenticate, hashed)
         lists: Dict[str, Lines] = {}
-        own = [parse_rule(text, lambda path: _read_list(path, lists)) for text in config.rule]
+        own = list(_parsed(config.rule, lambda path: _read_list(path, lists)))
         rules = in_force(own, bool(users), config.allow_lan, config.open)
         egress = Egress.of(config)
         own_addresses = OwnAddresses(kernel, egress, config.public_address)
@@ -218,6 +230,15 @@ class Access(NamedTuple):
         files = tuple(filter(None, [config.users_file, *lists]))
         notes = tuple(note for lines in lists.values() for note in lines.notes)
         return cls(config, egress, users, judge, own_addresses, Decisions(judge), files, notes)
+
+
+def _parsed(texts: Sequence[str], read: Callable[[str], Lines]) -> Iterator[Rule]:
+    for index, text in enumerate(texts):
+        try:
+            yield parse_rule(text, read)
+        except ConfigError as exc:
+            exc.index = index
+            raise
 
 
 def _read_list(path: str, known: Dict[str, Lines]) -> Lines:

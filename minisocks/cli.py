@@ -150,7 +150,9 @@ def _serve(ensure: bool = False, **given: Any) -> None:
     def again(home: str, warn: Callable[[str], None]) -> Layered:
         return settings_of(given, home, warn, may_wait=False)
 
-    Service(settings_of(given), again).run(ensure)
+    chosen = settings_of(given)
+    with chosen.placing_errors():
+        Service(chosen, again).run(ensure)
 
 
 def _check(json: bool = False, **given: Any) -> int:
@@ -158,9 +160,10 @@ def _check(json: bool = False, **given: Any) -> int:
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
     chosen = settings_of(given)
-    if asked[:3] != [None, None, None]:
-        return 0 if checking.judge_one(chosen, json, *asked) else EXIT_CANNOT
-    checking.check(chosen, json)
+    with chosen.placing_errors():
+        if asked[:3] != [None, None, None]:
+            return 0 if checking.judge_one(chosen, json, *asked) else EXIT_CANNOT
+        checking.check(chosen, json)
     return 0
 
 

@@ -69,13 +69,17 @@ class ConfigError(MinisocksError, ValueError):
     """A setting has a value that is not valid.
 
     ``option`` is its name on the command line.  ``place`` is where the value stands: a file and
-    a line, say; by default the option.
+    a line, say; by default the option, and then ``is_placed`` is False.  ``index`` is the
+    position of the value among those of a setting that may be repeated, from 0.
     """
+
+    index = 0
 
     def __init__(self, option: str, message: str, place: str = "") -> None:
         super().__init__(message)
         self.option = option
         self.place = place or option
+        self.is_placed = bool(place)
 
     @property
     def sentence(self) -> str:
@@ -104,6 +108,7 @@ class RuleError(ConfigError):
 
     def __init__(self, message: str, text: str, column: int, place: str = "--rule") -> None:
         super().__init__("--rule", message[:500], "%s, column %d" % (place, column))
+        self.is_placed = place != "--rule"
         self.text = text
         self.column = column
 

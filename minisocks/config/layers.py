@@ -3,8 +3,10 @@
 Pure: the caller has read the file and the environment.
 """
 
+import contextlib
 import re
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
 from minisocks.config.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
 from minisocks.config.setting import Setting
@@ -39,6 +41,24 @@ class Layered(NamedTuple):
     #: Warnings about the files.  They wait until the files have been understood, because for a
     #: file of another program their advice would be wrong.
     of_files: Tuple[str, ...] = ()
+    #: By name, without those that have their default: the place of each value.
+    places: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+    def placed(self, exc: ConfigError) -> ConfigError:
+        """Return *exc* with the place of the value that it is about, if it has none yet."""
+        for setting in SETTINGS:
+            if setting.option == exc.option and setting.name in self.places and not exc.is_placed:
+                places = self.places[setting.name]
+                return exc.at(exc.option, places[min(exc.index, len(places) - 1)])
+        return exc
+
+    @contextlib.contextmanager
+    def placing_errors(self) -> Iterator[None]:
+        """Give ``ConfigError`` of the body their places, as ``placed``."""
+        try:
+            yield
+        except ConfigError as exc:
+            raise self.placed(exc) from exc.__cause__
 
 
 class _Found(NamedTuple):
@@ -69,6 +89,7 @@ def layered(
     """
     layers = [_from_file(file, file_name), _from_environment(environ), _from_command_line(given)]
     values: Dict[str, Any] = {}
+    places: Dict[str, Sequence[str]] = {}
     sources = {setting.name: "default" for setting in SETTINGS}
     for layer in layers:
         for setting in SETTINGS:
@@ -77,6 +98,7 @@ def layered(
                 # else appear only when a variable is unset.
                 values[setting.name] = _value(setting, layer[setting.name])
                 sources[setting.name] = layer[setting.name].source
+                places[setting.name] = [place for _text, place in layer[setting.name].texts]
     config = Config()._replace(**values)
     for setting in SETTINGS:
         place = sources[setting.name]
@@ -85,7 +107,10 @@ def layered(
                 config = config.with_files(from_folder, setting.name)
             except ValueError as exc:
                 raise ConfigError(setting.option, str(exc), place) from None
-    return Layered(config.checked(), sources, _unknown(environ))
+    found = Layered(config, sources, _unknown(environ), places=places)
+    with found.placing_errors():
+        config.checked()
+    return found
 
 
 def _value(setting: Setting, found: _Found) -> Any:

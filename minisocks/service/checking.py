@@ -55,6 +55,7 @@ def check(chosen: Layered, as_json: bool) -> None:
         console.warn("running on any processor: %s" % problem)
     kept = {"wanted": wanted, "number": number}
     found = problems(chosen.config, access, console.warn)
+    found = [chosen.placed(exc) if isinstance(exc, ConfigError) else exc for exc in found]
     parts = chosen, rules, _login(access.users), kept
     if as_json:
         _print(dict(as_data(*parts), problems=list(map(_sentence, found))), as_json)

@@ -41,7 +41,8 @@ def settings_of(
     # As the file was named, so that paths stay the same when it is read again from elsewhere.
     folder = os.path.dirname(named)
     chosen = layered(given, os.environ, text, path, lambda it: from_folder(folder, it, home))
-    _check_different(chosen.config, path, home)
+    with chosen.placing_errors():
+        _check_different(chosen.config, path, home)
     for name in chosen.unknown:
         warn("%s is no setting, and is not used" % name)
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)

@@ -84,11 +84,11 @@ cannot use the pidfile FILE: Permission denied
     take a path that this user may write to, or leave it out
 process N does not answer at PATH: ...
     to end it, use kill and its number
---log-file: cannot write FILE: ...
+PLACE: cannot write FILE: ...
     take a file in a directory that this user may write to
---log-file: cannot write FILE: it is a socket
+PLACE: cannot write FILE: it is a socket
     leave --log-file out: then the log goes to stderr, which is the journal in a service
---log-file: cannot write FILE: no process reads this pipe
+PLACE: cannot write FILE: no process reads this pipe
     first start the program that reads it
 this Python lacks something: No module named 'click'
     install the package python3-click, or minisocks by pipx, or take the single file

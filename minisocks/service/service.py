@@ -248,10 +248,11 @@ class Service:
         asked = asked._replace(**stays)
         in_force = {s.name: getattr(self._config, s.name) for s in SETTINGS if s.is_fixed}
         config = (self._absolute(asked) if self._config.daemon else asked)._replace(**in_force)
-        adopt = self._proxy.prepare(self._fitted(config))
         opened = None
-        if any(s.name in _OF_LOG for s in differing):
-            opened = open_outputs(config)
+        with chosen.placing_errors():
+            adopt = self._proxy.prepare(self._fitted(config))
+            if any(s.name in _OF_LOG for s in differing):
+                opened = open_outputs(config)
 
         def change() -> Dict[str, List[str]]:
             try:

@@ -37,7 +37,7 @@ def test_the_example_as_it_is_changes_nothing():
 def test_the_example_is_accepted_without_its_marks():
     """Each setting is in it once, and has a value that can be used."""
     text = re.sub(r"(?m)^#(?=[a-z[])", "", REFERENCE["example"]())
-    config, sources, unknown, _ = layered({}, {}, text, "example")
+    config, sources, unknown, *_ = layered({}, {}, text, "example")
 
     assert {setting.name for setting in SETTINGS} == set(sources)
     assert all(source.startswith("example") for source in sources.values())

@@ -241,7 +241,8 @@ def test_a_start_in_the_background_tells_of_a_list(instance):
     instance.configure("[rules]\ndeny to @/nowhere/list")
     status, _out, err = instance.start()
     assert 2 == status
-    assert err.startswith("minisocks: --rule: cannot read /nowhere/list: No such file")
+    assert err.startswith("minisocks: %s, line " % instance.file)
+    assert ": rule: cannot read /nowhere/list: No such file" in err
     assert 1 == err.count("\n")
     assert instance.pid is None
 

@@ -453,6 +453,36 @@ def test_the_answer_as_json(rules):
     ]
 
 
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (
+            "[rules]\ndeny port 1\ndeny to @/nowhere\n",
+            "line 3: rule: cannot read /nowhere: No such",
+        ),
+        (
+            "[minisocks]\nusers-file = /nowhere\n",
+            "line 2: users-file: cannot read /nowhere: No such",
+        ),
+        ("[minisocks]\nlog-file = /no/such\n", "line 2: log-file: cannot write /no/such: No such"),
+        (
+            "[minisocks]\nlog-file = /a\npidfile = /a\n",
+            "line 3: pidfile: /a is also that of --log-file: name another file",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["check"], []], ids=["check", "serve"])
+def test_file_that_cannot_be_used_has_its_line(tmp_path, command, text, sentence):
+    """Where the file of settings names it, as other mistakes in that file have theirs."""
+    path = tmp_path / "minisocks.ini"
+    path.write_text(text)
+    path.chmod(0o600)
+    status, _, err = run_command(*command, "-c", str(path), "-l", "0")
+    assert 2 == status
+    assert err.startswith("minisocks: %s, %s" % (path, sentence))
+    assert 1 == err.count("\n")
+
+
 def test_syslog_whose_name_cannot_be_resolved():
     """It prevents no start, and no line of the log could tell it."""
     status, _, err = run_command("check", "-l", "0", "--syslog=no..such..name:514")

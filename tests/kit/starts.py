@@ -180,15 +180,15 @@ EXPLAINED = (
     ),
     _explained(
         "log-file-not-writable",
-        "--log-file: cannot write FILE: ...",
+        "PLACE: cannot write FILE: ...",
     ),
     _explained(
         "log-file-is-a-socket",
-        "--log-file: cannot write FILE: it is a socket",
+        "PLACE: cannot write FILE: it is a socket",
     ),
     _explained(
         "log-file-without-reader",
-        "--log-file: cannot write FILE: no process reads this pipe",
+        "PLACE: cannot write FILE: no process reads this pipe",
     ),
     _explained(
         "click-missing",

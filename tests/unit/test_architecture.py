@@ -48,8 +48,18 @@ CORE = ("config", "policy", "protocol", "errors", "guesses", "wire", "quoting", 
 
 #: Pure, all of them; of socket only what turns addresses into text and back.
 CORE_IMPORTS = {
-    *("binascii", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress", "itertools"),
-    *("json", "math", "re", "socket", "struct", "typing"),
+    *(
+        "binascii",
+        "contextlib",
+        "difflib",
+        "enum",
+        "functools",
+        "hashlib",
+        "hmac",
+        "ipaddress",
+        "itertools",
+    ),
+    *("json", "math", "re", "socket", "struct", "types", "typing"),
 }
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 

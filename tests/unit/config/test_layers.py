@@ -6,7 +6,7 @@ import pytest
 
 from minisocks.config.layers import layered
 from minisocks.config.settings import SETTINGS, Config
-from minisocks.errors import ConfigError
+from minisocks.errors import ConfigError, RuleError
 
 FILE = "/etc/minisocks.ini"
 
@@ -339,3 +339,33 @@ def test_no_setting_is_called_as_kubernetes_calls_its_variables():
     endings = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP", "_PROTO", "_ADDR")
 
     assert [] == [s.variable for s in SETTINGS if s.variable.endswith(endings)]
+
+
+@pytest.mark.parametrize(
+    "given, environ, file, sentence",
+    [
+        ({}, {}, ini(prefer="ipv4-only", source="::1"), "/etc/minisocks.ini, line 2: prefer: ipv4"),
+        ({}, {}, ini(forwarded="1"), "/etc/minisocks.ini, line 2: forwarded: 1 is none of"),
+        ({}, {"MINISOCKS_FORWARDED": "1"}, "", "MINISOCKS_FORWARDED: 1 is none of"),
+        ({"forwarded": ("1",)}, {}, ini(forwarded="1080"), "--forwarded: 1 is none of"),
+    ],
+)
+def test_settings_that_contradict_each_other_have_a_place(given, environ, file, sentence):
+    """It is that of the value in force, as in errors of a single setting."""
+    with pytest.raises(ConfigError) as caught:
+        layered(given, environ, file, FILE)
+    assert caught.value.sentence.startswith(sentence)
+
+
+def test_an_error_that_is_found_later_gets_its_place():
+    """Of a rule, the line of that rule; one that has a place already keeps it."""
+    chosen = layered({"grace": "1"}, {}, "[rules]\ndeny port 1\nallow\n[minisocks]\nopen=1\n", FILE)
+    later = ConfigError("--rule", "cannot read it")
+    later.index = 1
+    assert FILE + ", line 3: rule: cannot read it" == chosen.placed(later).sentence
+    assert "--grace: x" == chosen.placed(ConfigError("--grace", "x")).sentence
+    assert "--log-file: x" == chosen.placed(ConfigError("--log-file", "x")).sentence
+    assert "list, line 5: x" == chosen.placed(ConfigError("--rule", "x", "list, line 5")).sentence
+    rule = chosen.placed(RuleError("x", "deny", 5))
+    assert FILE + ", line 2: rule, column 5: x" == rule.sentence
+    assert ("deny", "    ^") == tuple(rule.picture)
