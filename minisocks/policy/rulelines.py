@@ -55,6 +55,7 @@ __all__ = [
     "Rule",
     "check_rule",
     "in_force",
+    "label",
     "parse_rule",
     "with_files",
 ]
@@ -91,7 +92,8 @@ class Rule(NamedTuple):
 class Decision(NamedTuple):
     """Whether a request is allowed; if not, why, and what the operator can do.
 
-    ``number`` is the number of the rule that decided, from 1; 0 if none did.
+    ``number`` is the number of the rule that decided, from 1, among all in force; 0 if none did.
+    Messages name it by its ``label``.
     """
 
     allowed: bool
@@ -329,6 +331,13 @@ def in_force(
     if open:
         rules.append(ALL)
     return rules
+
+
+def label(rules: Sequence[Rule], number: int) -> str:
+    """Return how messages name one of *rules*, from 1: by its number among the operator's own."""
+    if rules[number - 1].is_built_in:
+        return "a built-in rule"
+    return "rule %d" % sum(not rule.is_built_in for rule in rules[:number])
 
 
 def _with_user(rule: Rule) -> Rule:

@@ -19,7 +19,7 @@ from minisocks.policy.addresssets import (
 )
 from minisocks.policy.client import Client
 from minisocks.policy.networks import PRIVATE, RESERVED
-from minisocks.policy.rulelines import Decision, Rule
+from minisocks.policy.rulelines import Decision, Rule, label
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
@@ -144,8 +144,8 @@ class Rules:
             if dst is not None and self._denies_all(row, dst):
                 return Decision(False, self._refusal(client, row.number, dst, None), row.number)
             if row.targets is None and row.ports is None:
-                text = "rule %d denies %s to %s" % (row.number, Cmd(cmd).name, self._whom(client))
-                return Decision(False, text, row.number)
+                what = "%s denies %s" % (label(self.rules, row.number), Cmd(cmd).name)
+                return Decision(False, "%s to %s" % (what, self._whom(client)), row.number)
         return Decision(False, "no rule allows %s to %s" % (Cmd(cmd).name, self._whom(client)))
 
     def _denies_all(self, row: "_Row", dst: Address) -> bool:
@@ -319,7 +319,7 @@ class Rules:
             return "no rule allows %s to %s" % (what, self._whom(client))
         rule = self.rules[number - 1]
         if not rule.is_built_in:
-            return "rule %d denies %s: %s" % (number, what, rule.text)
+            return "%s denies %s: %s" % (label(self.rules, number), what, rule.text)
         kind = named_set(forms_of(ip)) if ip is not None else ""
         if kind not in ("", PRIVATE.name, RESERVED.name) or not _guards_self(rule):
             return "%s addresses are not for %s" % (kind, client.alike)

@@ -14,7 +14,7 @@ from minisocks.config.settings import SETTINGS, Config
 from minisocks.net.capacity import Room
 from minisocks.policy.client import Client
 from minisocks.policy.networks import LOOPBACK, Networks
-from minisocks.policy.rulelines import ALL, FROM_LAN, Rule
+from minisocks.policy.rulelines import ALL, FROM_LAN, Rule, label
 from minisocks.policy.rules import Rules
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.values import ListenAddress, encode
@@ -110,11 +110,13 @@ def oddities(access: Access) -> List[str]:
     if not any(rule.allows for rule in rules.rules[: last or None]):
         found.append(_NOTHING_ALLOWED)
     elif 0 < last < len(rules.rules):
-        found.append("the rules after rule %d have no effect: it matches every request" % last)
+        name = label(rules.rules, last)
+        found.append("the rules after %s have no effect: it matches every request" % name)
     for number, rule in enumerate(rules.rules, 1):
         wants_user = rule.users is not None and None not in rule.users
         if wants_user and not rules.has_users and not rules.asks_ident:
-            found.append("rule %d never matches: it names a user, but there are none" % number)
+            name = label(rules.rules, number)
+            found.append("%s never matches: it names a user, but there are none" % name)
     # A rule may deny clients without a password all the same.
     is_open = config.open and rules.precheck_any(_STRANGER, 5, Cmd.CONNECT).allowed
     if access.users and is_open:

@@ -134,9 +134,12 @@ def as_table(
             "password: later ones are remembered" % login
         )
     lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
-    for number, rule in enumerate(rules.rules, 1):
-        note = "  (built in)" if rule.is_built_in else ""
-        lines.append("%3d  %s%s" % (number, rule.text, note))
+    number = 0
+    for rule in rules.rules:
+        # Numbers are for the operator's own, so that they are found in the settings.
+        number += not rule.is_built_in
+        shown, note = ("", "  (built in)") if rule.is_built_in else (number, "")
+        lines.append("%3s  %s%s" % (shown, rule.text, note))
     return lines
 
 

@@ -7,7 +7,7 @@ from minisocks.errors import ConfigError, DialError
 from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.policy.client import Client
 from minisocks.policy.networks import of_peers
-from minisocks.policy.rulelines import COMMANDS, Decision
+from minisocks.policy.rulelines import COMMANDS, Decision, label
 from minisocks.values import MAX_PORT, encode, is_port
 from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
@@ -83,7 +83,8 @@ def judge(
     def by(decision: Decision) -> str:
         if not decision.number:
             return decision.reason
-        return "by rule %d: %s" % (decision.number, rules.rules[decision.number - 1].text)
+        name = label(rules.rules, decision.number)
+        return "by %s: %s" % (name, rules.rules[decision.number - 1].text)
 
     decision = rules.precheck(client, question.ver, cmd, dst)
     if decision.allowed and cmd == Cmd.BIND and dst.is_any_peer:

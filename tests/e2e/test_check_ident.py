@@ -51,7 +51,7 @@ def judge(file, *args):
             0,
             [
                 "allowed: 192.0.2.1 to 8.8.8.8:1, connect by SOCKS4 as ann",
-                "  8.8.8.8  allowed  by rule 4: allow user ann",
+                "  8.8.8.8  allowed  by rule 2: allow user ann",
             ],
         ),
         (
@@ -105,4 +105,4 @@ def test_which_clients_may_come_in_and_which_rules_are_odd(tmp_path):
     assert "(minisocks check shows them); by SOCKS4 only clients that ident confirms" in out
     status, _out, err = run_command(*[arg for arg in args if arg != "--ident"])
     assert 0 == status
-    assert "rule 3 never matches: it names a user, but there are none" in err
+    assert "rule 1 never matches: it names a user, but there are none" in err

@@ -503,6 +503,17 @@ def test_the_first_that_matches_decides(expected, host, dst, ip, more):
     assert expected == decide(FIRST, host, dst, ip, **more)
 
 
+def test_a_reason_counts_the_rules_of_the_settings_only():
+    """The built-in rules before it are in no file, so they would lead to another line."""
+    asked = rules("allow to .good.example", "deny port 25")
+    ip = packed_ip("8.8.8.8")
+    dst = Address.of_ip(ip, 25)
+    decision = asked.decide(client("127.0.0.1"), 5, Cmd.CONNECT, dst, ip)
+
+    assert decision.number > 2
+    assert "rule 2 denies 8.8.8.8:25: deny port 25" == decision.reason
+
+
 def test_reasons_tell_what_an_operator_can_act_on():
     """The rule by number and text, or that there is none; who asked, and for what."""
     lan = client("192.168.1.1")

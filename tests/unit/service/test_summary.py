@@ -24,9 +24,9 @@ def odd(*rule, **settings):
     [
         (["deny"], "no rule allows anything"),
         (["deny port 25", "deny", "allow"], "no rule allows anything"),
-        (["allow user ann"], "rule 3 never matches"),
-        (["allow", "deny port 25"], "the rules after rule 3 have no effect"),
-        (["allow user none any", "deny port 25"], "the rules after rule 3 have no effect"),
+        (["allow user ann"], "rule 1 never matches"),
+        (["allow", "deny port 25"], "the rules after rule 1 have no effect"),
+        (["allow user none any", "deny port 25"], "the rules after rule 1 have no effect"),
     ],
 )
 def test_what_cannot_be_meant_is_told(texts, words):
