@@ -133,19 +133,21 @@ def _meant(setting: Setting, text: str, place: str) -> str:
     """Return the value that *text* means, which is the rest of a line.
 
     Raises:
-        ConfigError: it ends in a blank that may belong to a password, or has the same quotes
+        ConfigError: it ends with a blank that may belong to a password, or has the same quotes
             inside as around it.
     """
     meant = unquoted(text)
     if meant != text.strip():
         return meant  # it was in quotes
     if is_in_quotes(meant) and setting.name != "rule":
-        what = "begins and ends with %s, and has one inside: put all of it in the other quotes"
-        raise ConfigError(setting.option, what % meant[0], place)
+        ours, others = ("double", "single") if meant[0] == '"' else ("single", "double")
+        what = "has %s quotes around it and inside it: write %s quotes around the whole value"
+        raise ConfigError(setting.option, what % (ours, others), place)
     if setting.accept in (check_user, check_name_only) and meant != text.lstrip():
         raise ConfigError(
             setting.option,
-            "ends in a blank: remove it, or, if it is meant, put all after the = in quotes",
+            "ends with a space or tab: remove it, or, if it belongs to the value, write quotes "
+            "around the whole value",
             place,
         )
     return text if setting.name == "rule" else meant

@@ -52,7 +52,10 @@ SPECIAL = {
 }
 
 
-BLANK = "ends in a blank: remove it, or, if it is meant, put all after the = in quotes"
+BLANK = (
+    "ends with a space or tab: remove it, or, if it belongs to the value, write quotes around the "
+    "whole value"
+)
 
 
 def ini(**keys):
@@ -130,11 +133,14 @@ def test_quotes_keep_blanks(written, meant, end):
     assert ('"a:b "', "c:d ") == layered({"user": ('"a:b "', "c:d ")}, {}).config.user
 
 
-@pytest.mark.parametrize("written", ['"ann":"secret"', "'ann':'a'", '"a:b"c"'])
-def test_quotes_within_quotes_are_an_error(written):
+@pytest.mark.parametrize(
+    "written, others",
+    [('"ann":"secret"', "single"), ("'ann':'a'", "double"), ('"a:b"c"', "single")],
+)
+def test_quotes_within_quotes_are_an_error(written, others):
     """Else the first and the last one would be taken away, and others be in the password."""
     for sources in (({}, "[minisocks]\nuser = %s\n" % written), ({"MINISOCKS_USER": written}, "")):
-        with pytest.raises(ConfigError, match="has one inside: put all of it in the other quotes"):
+        with pytest.raises(ConfigError, match="write %s quotes around the whole value" % others):
             layered({}, *sources, FILE)
 
 
