@@ -218,10 +218,15 @@ def _texts(
 def _no_such_key(key: str, known: Mapping[str, Setting]) -> str:
     if key.replace("_", "-") == CONFIG_FILE.key:
         return "a file cannot name another one"
+    if key == "ensure":
+        return _ENSURE
     if not re.match(r"[A-Za-z][\w-]{,40}\Z", key):
         # The key is not repeated, because it may be a password.
         return "this line is no KEY = VALUE; further values of the key above it are indented"
     return "no setting is called %r%s" % (key, closest(key.replace("_", "-").lower(), known))
+
+
+_ENSURE = "ensure is no setting but an option of the command line: minisocks --ensure"
 
 
 def _again(setting: Setting) -> str:
@@ -242,6 +247,8 @@ def _unknown(environ: Mapping[str, str]) -> Tuple[str, ...]:
     size = len(_PREFIX)
     others = [n for n in others if not _OF_KUBERNETES.match(n[size:] + "=" + environ[n])]
     for name in others:
+        if name == _PREFIX + "ENSURE":
+            raise ConfigError("", _ENSURE, name)
         asked, there = name[size:], [variable[size:] for variable in known]
         if resembled(asked, there):
             meant = closest(asked, there, _PREFIX + "%s") or "; see minisocks --help"

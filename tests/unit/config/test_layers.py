@@ -212,6 +212,10 @@ def test_key_may_be_spelled_as_in_python(key):
             "line 3: listen is there twice; write its values below each other, indented",
         ),
         (
+            "[minisocks]\nensure = yes",
+            "line 2: ensure is no setting but an option of the command line: minisocks --ensure",
+        ),
+        (
             "[minisocks]\nlisten =\n  1080\n  ::1:1080",
             "line 4: listen: an IPv6 address needs brackets: [::1]:PORT, not '::1:1080'",
         ),
@@ -242,6 +246,13 @@ def test_mistake_in_the_file(file, sentence):
         (
             {"MINISOCKS_USERS": "a:b"},
             "MINISOCKS_USERS: no setting is called so; did you mean MINISOCKS_USER?",
+        ),
+        (
+            {"MINISOCKS_ENSURE": "yes"},
+            (
+                "MINISOCKS_ENSURE: ensure is no setting but an option of the command line: "
+                "minisocks --ensure"
+            ),
         ),
         ({"MINISOCKS_GRACE": "x"}, "MINISOCKS_GRACE: 'x' is no number of seconds"),
         ({"MINISOCKS_USER": "a:b "}, "MINISOCKS_USER: " + BLANK),
