@@ -341,11 +341,13 @@ def check_syslog(text: str) -> None:
     if text in ("", "local") or text.startswith("/"):
         return
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not is_port(port) or not int(port):
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_odd = bare[:1] == "[" or (":" in bare and packed_ip(bare) is None)
+    if not colon or not host or not is_port(port) or not int(port) or is_odd:
         raise ConfigError(
             "--syslog", "%r is none of local, /PATH and HOST:PORT (1 to %d)" % (text, MAX_PORT)
         )
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+    if ":" in host and bare is host:
         raise ConfigError("--syslog", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
 
 

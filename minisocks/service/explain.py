@@ -166,12 +166,13 @@ def _client(text: str) -> Client:
 def _target(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (colon and bare and is_port(port)):
-        raise ConfigError(
-            "--to", "%r is no target; write it as HOST:PORT, a port up to %d" % (text, MAX_PORT)
-        )
-    if bare is host and ":" in host:
-        raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % (host, port))
+    for address, its_port in ((host, port), (text, "PORT")):
+        if ":" in address and packed_ip(address) is not None:
+            known = (address, its_port)
+            raise ConfigError("--to", "an IPv6 address needs brackets: [%s]:%s" % known)
+    if not (colon and bare and is_port(port)) or (bare is host and (":" in host or host[0] == "[")):
+        what = "%r is no target; write it as HOST:PORT or [IPV6]:PORT, a port up to %d"
+        raise ConfigError("--to", what % (text, MAX_PORT))
     ip = packed_ip(bare)
     if ip is None or "%" in bare:
         return Address.of_name(encode(bare), int(port))

@@ -509,12 +509,19 @@ def test_user_where_there_are_none():
         (["--from", "", "--to", "a:1"], "minisocks: --from: '' is no address of a client"),
         (["--from", "", "--to", ""], "minisocks: --to: the target is missing: add --to HOST:PORT"),
         (["--to", "::1:80"], "minisocks: --to: an IPv6 address needs brackets: [::1]:80"),
+        (["--to", "fd00::"], "minisocks: --to: an IPv6 address needs brackets: [fd00::]:PORT"),
+        (["--to", "[::1"], "minisocks: --to: '[::1' is no target; write it as HOST:PORT or [IPV6]"),
+        (["--to", "[::1:80"], "minisocks: --to: '[::1:80' is no target; write it as HOST:PORT or"),
+        (["--to", "a:b:80"], "minisocks: --to: 'a:b:80' is no target; write it as HOST:PORT or"),
         (["--to", "a:1", "--from", "b"], "minisocks: --from: 'b' is no address of a client"),
         (["--to", "a:1", "--command", "ping"], "minisocks: --command: 'ping' is none of connect"),
         (["--to", "a:\u00b2"], "minisocks: --to: 'a:\u00b2' is no target"),
         (
             ["--to", "a:70000"],
-            "minisocks: --to: 'a:70000' is no target; write it as HOST:PORT, a port up to 65535",
+            (
+                "minisocks: --to: 'a:70000' is no target; write it as HOST:PORT or [IPV6]:PORT, a "
+                "port up to 65535"
+            ),
         ),
         (["--to", "a:1", "--ver", "4", "--command", "udp"], "minisocks: --ver: SOCKS4 has"),
         (["--to", "a:1", "--ver", "6"], "minisocks: --ver: '6' is neither 4 nor 5"),

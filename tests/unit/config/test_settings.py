@@ -391,3 +391,19 @@ def test_settings_that_are_never_guessed_are_settings():
 def test_a_guess_is_made_for_the_rest(word, option):
     """A letter that is missing is no riddle."""
     assert "; did you mean %s?" % option == closest(word, [s.option for s in SETTINGS])
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("::1:514", r"an IPv6 address needs brackets: \[::1\]:514"),
+        ("[::1:514", "is none of local, /PATH and HOST:PORT"),
+        ("a:b:514", "is none of local, /PATH and HOST:PORT"),
+        ("log.example:0", r"HOST:PORT \(1 to 65535\)"),
+        ("log.example:70000", r"HOST:PORT \(1 to 65535\)"),
+    ],
+)
+def test_wrong_syslog_is_explained(text, words):
+    """Brackets are advised for an IPv6 address, and for nothing else."""
+    with pytest.raises(ConfigError, match=words):
+        Config(syslog=text).checked()
