@@ -99,10 +99,14 @@ class ListenAddress(NamedTuple):
 
 
 #: Units of bytes. M is a million, Mi is 2**20; b would be bits.
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?([kKmMgG]?i?)B?\Z")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_UNITS.update(ki=2**10, mi=2**20, gi=2**30, ti=2**40, pi=2**50)
+_AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?([kKmMgGtTpP]?i?)B?\Z")
 #: Shown is the largest unit that leaves at most one decimal.
-_SHOWN = (("GiB", 2**30), ("G", 10**9), ("MiB", 2**20), ("M", 10**6), ("KiB", 2**10), ("k", 10**3))
+_SHOWN = (
+    *(("PiB", 2**50), ("P", 10**15), ("TiB", 2**40), ("T", 10**12), ("GiB", 2**30), ("G", 10**9)),
+    *(("MiB", 2**20), ("M", 10**6), ("KiB", 2**10), ("k", 10**3)),
+)
 
 
 def read_bytes(text: str) -> int:

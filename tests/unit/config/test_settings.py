@@ -145,7 +145,7 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"interface": "eth 0"}, "--interface", "no interface"),
         ({"interface": "../x"}, "--interface", "no interface"),
         ({"mark": -1}, "--mark", "0 to"),
-        ({"rate": 999}, "--rate", "999 is out of range: 1k to 1000G"),
+        ({"rate": 999}, "--rate", "999 is out of range: 1k to 1T"),
         ({"rate": 1e6}, "--rate", "takes a number of bytes"),
         ({"memory_limit": 2**20 - 1}, "--memory-limit", "1MiB to"),
         ({"memory_limit": 10**400}, "--memory-limit", "1MiB to"),
@@ -304,6 +304,8 @@ def test_short_options_are_told_apart():
         ("memory_limit", "64MiB", 2**26, "64MiB"),
         ("memory_limit", "1.5GiB", 3 * 2**29, "1.5GiB"),
         ("memory_limit", "2g", 2 * 10**9, "2G"),
+        ("memory_limit", "1.5T", 15 * 10**11, "1.5T"),
+        ("memory_limit", "1048576GiB", 2**50, "1PiB"),
     ],
 )
 def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
@@ -315,7 +317,7 @@ def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
 
 
 @settings(deadline=None)
-@given(st.one_of(st.integers(0, 10**15), st.integers(0, 10**4).map(lambda n: n * 10**5)))
+@given(st.one_of(st.integers(0, 10**17), st.integers(0, 10**4).map(lambda n: n * 10**5)))
 def test_bytes_that_are_shown_can_be_given_again(count):
     """To the last byte, whatever unit they are shown in."""
     assert count == read_bytes(shown_bytes(count))
