@@ -271,8 +271,8 @@ _BY_NAME = (
     "(--name-only); the name is not secret"
 )
 _LEFT_OUT = (
-    "no rule admits %s by password: even the right password gets REP 02. Add an allow rule with "
-    "user any, or with user none any if it is for clients without a password, too"
+    "no rule allows anything to %s, so even the right password is refused (REP 02). Write user any "
+    "in an allow rule, or user none any if that rule is for clients without a password, too"
 )
 
 

@@ -88,9 +88,9 @@ SLIPS = (
     Mistake(
         "no-rule-allows-users",
         AT_THE_START,
-        "warning: no rule admits any user by password: even the right password gets REP 02. Add "
-        "an allow rule with user any, or with user none any if it is for clients without a "
-        "password, too",
+        "warning: no rule allows anything to any user, so even the right password is refused "
+        "(REP 02). Write user any in an allow rule, or user none any if that rule is for clients "
+        "without a password, too",
     ),
     Mistake(
         "rule-wants-users",

@@ -11,7 +11,7 @@ from minisocks.hooks import Hooks
 from minisocks.service.announce import oddities
 
 ANN, BOB = "ann:secret", "bob:secret"
-NO_USER = "no rule admits any user by password"
+NO_USER = "no rule allows anything to any user, so even the right password is refused"
 
 
 def odd(*rule, **settings):
@@ -56,8 +56,8 @@ def test_what_is_built_in_is_not_odd(setting, rule):
         (("allow user none",), NO_USER),
         (("allow from 10.0.0.0/8 user none", "deny port 25"), NO_USER),
         (("allow user carl",), NO_USER),
-        (("allow user bob",), "no rule admits 'ann' by password"),
-        (("allow user none ann", "allow user none"), "no rule admits 'bob' by password"),
+        (("allow user bob",), "no rule allows anything to 'ann', so"),
+        (("allow user none ann", "allow user none"), "no rule allows anything to 'bob', so"),
         (("allow from 10.0.0.0/8 user none any",), None),
         (("allow user ann bob",), None),
         (("allow from 10.0.0.0/8",), None),
@@ -77,9 +77,9 @@ def test_many_users_are_counted():
     """And users of a program's hook have any name."""
     users = tuple("u%d:x" % n for n in range(9))
     (sentence,) = odd("allow user u8", user=users)
-    assert "admits 'u0', 'u1', 'u2', 5 other users by" in sentence
+    assert "allows anything to 'u0', 'u1', 'u2', 5 other users, so" in sentence
     (sentence,) = odd("allow user u8", user=users[:4] + users[8:])
-    assert "admits 'u0', 'u1', 'u2', 1 other user by" in sentence
+    assert "allows anything to 'u0', 'u1', 'u2', 1 other user, so" in sentence
     (sentence,) = odd("allow user none", hook=lambda *args: True)
     assert sentence.startswith(NO_USER)
     assert [] == odd("allow user ann", hook=lambda *args: True)
