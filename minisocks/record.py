@@ -102,6 +102,8 @@ class Record:
         client: the ``Client``.
         rep: the ``Rep`` of the reply (RFC 1928 section 6; 90 to 93 for a SOCKS4 client); None
             before the reply, and without one.
+        has_rep: whether ``rep`` is in the reply.  It is not if 05 FF or 01 01 refused the client
+            before its request; then the log does not show it.
         via: the IP address that was connected to, as text; None before that.  UDP: the address
             and port that receive the datagrams of the client.  BIND: the peer that connected.
         bound: BIND: the address and port for the peer; else None.
@@ -129,6 +131,7 @@ class Record:
         "datagrams",
         "down",
         "end",
+        "has_rep",
         "id",
         "rep",
         "request",
@@ -142,6 +145,7 @@ class Record:
         self.client = client
         self.request: Optional[Request] = None
         self.rep: Optional[Rep] = None
+        self.has_rep = True
         self.bound: Optional[str] = None
         self.via: Optional[str] = None
         self.up = self.down = 0
@@ -227,7 +231,7 @@ class Record:
             "userid_bytes": self._length(userid),
             "bound": self.bound,
             "via": self.via,
-            "rep": self.rep.phrase if self.rep is not None else None,
+            "rep": self.rep.phrase if self.rep is not None and self.has_rep else None,
             "up": self.up,
             "down": self.down,
             "datagrams_up": self.datagrams.up if self.datagrams else None,
@@ -274,7 +278,7 @@ class Record:
             words.append("bound=%s" % self.bound)
         if self.via is not None:
             words.append("via=%s" % self.via)
-        if self.rep is not None:
+        if self.rep is not None and self.has_rep:
             words.append("rep=%s" % sentence(self.rep.phrase))
         if self.via is not None:
             words.append("up=%dB down=%dB" % (self.up, self.down))

@@ -190,6 +190,11 @@ class Handshake:
         """Return the reply to a request that succeeded, with our address; of BIND, the peer's."""
         return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
 
+    @property
+    def has_rep(self) -> bool:
+        """Whether ``refusal`` has a REP or CD now, which only the answer to a request has."""
+        return self._stage in (_Stage.REQUEST4, _Stage.REQUEST5)
+
     def refusal(self, error: Exception) -> bytes:
         """Return the last bytes for a client whose request ended in *error*.
 

@@ -206,6 +206,7 @@ class Session:
     def refuse(self, error: Exception) -> None:
         """Record *error*, reply with its code, and close.  The only place that refuses."""
         record = self.record
+        record.has_rep = self.talk.has_rep
         reply = self.talk.data_to_send() + self.talk.refusal(error)
         record.rep = getattr(error, "rep", Rep.GENERAL_FAILURE)
         record.why = "; ".join(filter(None, (str(error), record.why)))

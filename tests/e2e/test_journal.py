@@ -1,15 +1,22 @@
 """Records and figures: what a program can read while connections live, and after."""
 
 import contextlib
+import json
+import re
 import threading
+
+import pytest
 
 from kit.support import (
     GREETING,
+    REJECTED4,
     FakeTarget,
     Talk,
     black_hole,
     closed_port,
+    password_message,
     run_proxy,
+    socks4,
     socks4a,
     socks5,
     wait_until,
@@ -79,6 +86,25 @@ def test_a_refused_connection_is_recorded_before_its_client_knows():
                 assert (host, rep, None) == (record.host, record.rep, record.via)
                 assert record.end in ("refused", "not-socks")
                 assert record.why
+
+
+@pytest.mark.parametrize("form", [str, lambda record: json.dumps(record.as_data())])
+@pytest.mark.parametrize(
+    "message, reply, is_there",
+    [
+        (b"\x05\x01\x00", b"\x05\xff", False),
+        (b"\x05\x01\x02" + password_message(b"ann", b"wrong"), b"\x05\x02\x01\x01", False),
+        (socks4("127.0.0.1", 1, b"ann"), REJECTED4, True),
+    ],
+)
+def test_the_log_names_a_rep_that_the_client_got(message, reply, is_there, form):
+    """METHOD FF and a failed login are no REP 02; a program and the figures have the reason."""
+    with run_proxy(user=("ann:secret",)) as proxy, Talk.to(proxy.port) as talk:
+        talk.send(message).expect(reply).expect_eof()
+        (record,) = proxy.records
+        assert {"connection not allowed by ruleset": 1} == proxy.stats().refused
+    assert (Rep.NOT_ALLOWED, is_there) == (record.rep, record.has_rep)
+    assert is_there == (re.search(r'\brep"?[=:]', form(record)) is not None)
 
 
 def test_records_are_the_last_ones_oldest_first(target):
