@@ -3,15 +3,17 @@
 Status has three forms, and ``collect`` is how the running process makes it.
 """
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from minisocks import __version__
 from minisocks.config.settings import SETTINGS
-from minisocks.errors import NotRunning, ServiceError
+from minisocks.errors import ListenError, NotRunning, ServiceError
 from minisocks.quoting import as_json, reason_of, shown_in
 from minisocks.service.console import clear_screen, flush_stdout, print_line, say
+from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import fits, request
 
@@ -25,6 +27,7 @@ __all__ = [
     "change_told",
     "collect",
     "drain",
+    "explained_by_process",
     "reload",
     "status",
     "stop",
@@ -32,6 +35,8 @@ __all__ = [
 
 #: Seconds in which a process has to answer.
 ANSWER_SECONDS = 10.0
+#: The same, where only a better message depends on the answer.
+LISTENS_SECONDS = 2.0
 #: Seconds in which it has to end, beyond the grace of its connections.
 END_SECONDS = 15.0
 #: Seconds in which a process that answers no more has to end.
@@ -134,6 +139,27 @@ def status(path: str, form: str = "text", watch: bool = False) -> None:
             return
         flush_stdout()
         time.sleep(WATCH_SECONDS)
+
+
+def explained_by_process(exc: ListenError, listen: str) -> ListenError:
+    """Return *exc*, or one that names the minisocks that listens there already.
+
+    Args:
+        listen: the first address to listen on, which says where that process has its pidfile.
+    """
+    if exc.errno != errno.EADDRINUSE:
+        return exc
+    try:
+        path, _address = locate({"listen": listen}, {})
+        if Pidfile(path).holder() == os.getpid():
+            return exc  # this process has it, so the port is another program's
+        answer = ask(path, "status", LISTENS_SECONDS, pid=int, addresses=[str])
+    except (ServiceError, ValueError):
+        return exc
+    if not answer["addresses"]:
+        return exc  # it ends, and has closed its listeners
+    what = "%s: minisocks runs there already: process %d has %s"
+    return ListenError(exc.errno, what % (reason_of(exc).partition(": ")[0], answer["pid"], path))
 
 
 class _HasEnded(NotRunning):

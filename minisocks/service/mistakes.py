@@ -31,7 +31,9 @@ _OTHER_WORDS = {
 #: Errors, with placeholders in capitals, and under each its hint: a clause that is added to it.
 _TABLE = """
 cannot listen on ADDRESS: Address already in use
-    another program uses this port: end it (ss -ltnp shows which) or take another port
+    a program uses this port already (ss -ltnp shows which): end it, or take another port
+cannot listen on ADDRESS: minisocks runs there already: process N has FILE
+    minisocks status shows it and minisocks stop ends it, with the same -l or -c
 cannot listen on ADDRESS: Permission denied
     ports below 1024 are for root: take a port from 1024 up, or start as root
 cannot listen on ADDRESS: Cannot assign requested address

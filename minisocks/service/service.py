@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from minisocks.access import Access
 from minisocks.config.layers import Layered
 from minisocks.config.settings import SETTINGS, Config
-from minisocks.errors import ServiceError
+from minisocks.errors import ListenError, ServiceError
 from minisocks.net.capacity import Room, find_room, raise_descriptor_limit
 from minisocks.net.lookup import own_ipv4
 from minisocks.net.processor import AUTO
@@ -17,7 +17,7 @@ from minisocks.net.threads import start_thread
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.commands import change_told, collect
+from minisocks.service.commands import change_told, collect, explained_by_process
 from minisocks.service.control import Answer
 from minisocks.service.ensure import take_over
 from minisocks.service.location import locate
@@ -117,7 +117,10 @@ class Service:
         try:
             if note:
                 log.warning("%s", note)
-            self._proxy.start()
+            try:
+                self._proxy.start()
+            except ListenError as exc:
+                raise explained_by_process(exc, config.listen[0]) from exc
             self._orders.serve()
             self._keep_pidfile()
             is_elsewhere = config.daemon or config.log_file or config.syslog

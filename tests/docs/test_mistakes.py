@@ -767,6 +767,13 @@ def _(stage):
         return stage.start("-l", str(other.getsockname()[1]), status=1), None
 
 
+@makes("already-listening")
+def _(stage):
+    port = str(closed_port())
+    with CommandLine("-l", port):
+        return stage.start("-l", port, status=1), None
+
+
 @makes("privileged-port")
 def _(stage):
     return stage.start("-l", "80", status=1, prefix=nobody()), None

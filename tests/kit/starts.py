@@ -45,6 +45,10 @@ EXPLAINED = (
         "cannot listen on ADDRESS: Address already in use",
     ),
     _explained(
+        "already-listening",
+        "cannot listen on ADDRESS: minisocks runs there already: process N has FILE",
+    ),
+    _explained(
         "privileged-port",
         "cannot listen on ADDRESS: Permission denied",
         "The system keeps ports below 1024 for root.",
