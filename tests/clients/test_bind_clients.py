@@ -20,7 +20,7 @@ pytestmark = pytest.mark.others
 
 EVERY = [(client, protocol) for client in BIND_CLIENTS for protocol in client.lines]
 PASSWORDS = [client for client in BIND_CLIENTS if "password" in client.lines]
-#: Those that wait for one who connects when he is told.
+#: Clients that wait for the peer of the test to connect.
 WAITING = [client for client in BIND_CLIENTS if client.site == "peer"]
 SECOND = [(client, protocol) for client in WAITING for protocol in client.second]
 
@@ -32,7 +32,7 @@ LINE = re.compile(
 
 @pytest.fixture
 def site(request, tmp_path):
-    """Who connects back to the client of the test."""
+    """The peer that connects back to the client of the test."""
     client = request.getfixturevalue("client")
     fits(client)
     with Ftp(CURL.path_of("vsftpd"), str(tmp_path)) if client.site == "ftp" else Peer() as made:
@@ -125,7 +125,7 @@ def test_gets_an_answer(client, protocol, request, site, tmp_path, meet, record_
 @pytest.mark.parametrize("protocol", ["4", "5"])
 @pytest.mark.parametrize("client", [CURL], ids=titles)
 def test_curl_says_port(client, protocol, site, meet, tmp_path, open_proxy):
-    """Where a server knows no EPRT, PORT is told where the proxy listens."""
+    """With a server that knows no EPRT, curl sends the address of the proxy's listener as PORT."""
     (tmp_path / "upload").write_bytes(b"upload")
     older = copy.copy(client)
     older.lines = {
@@ -171,7 +171,7 @@ def test_wrong_password(client, site, meet, guarded_proxy):
 
 @pytest.mark.parametrize("client", BIND_CLIENTS, ids=titles)
 def test_a_rule_denies_it(client, site, meet, strict_proxy):
-    """Where rules have no BIND a client hears it by the first reply, and says so."""
+    """Without BIND in the rules the first reply refuses it, and the client prints that."""
     outcome = meet(client, "5", strict_proxy, site)
 
     assert (True, b"") == (outcome.status != 0, outcome.out), outcome
@@ -184,7 +184,7 @@ def test_a_rule_denies_it(client, site, meet, strict_proxy):
     "client, protocol", [one for one in SECOND if one[1][0] == "4"], ids=titles
 )
 def test_a_stranger_comes(client, protocol, site, meet, open_proxy):
-    """Who is not the one that was named is cut off, and a client says what it was told."""
+    """Another peer than the named one is cut off, and the client prints the proxy's reply."""
     outcome = meet(client, protocol, open_proxy, site, host="127.0.0.2")
 
     assert (True, b"") == (outcome.status != 0, outcome.out), outcome
@@ -194,8 +194,8 @@ def test_a_stranger_comes(client, protocol, site, meet, open_proxy):
 
 
 @pytest.mark.parametrize("client, protocol", SECOND, ids=titles)
-def test_nobody_comes(client, protocol, meet, hasty_proxy):
-    """When the time is over, a client says what it was told."""
+def test_no_peer_comes(client, protocol, meet, hasty_proxy):
+    """When the time is over, the client prints the proxy's reply."""
     fits(client)
     with Peer(comes=False) as site:
         outcome = meet(client, protocol, hasty_proxy, site)

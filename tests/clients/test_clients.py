@@ -167,7 +167,7 @@ PASSWORDS = [client for client in CLIENTS if "password" in client.lines]
 
 @pytest.mark.parametrize("client, protocol", EVERY, ids=titles)
 def test_gets_a_file(client, protocol, request, content, record_property):
-    """A client gets what is there, by the proxy and by nothing else, as it was told."""
+    """A client gets the file through the proxy only, and looks the name up where it should."""
     trip = Trip(request, client, protocol)
 
     outcome = trip.go()

@@ -156,7 +156,7 @@ def curl(*args, data=None):
     return process.returncode, out, err.decode("utf-8", "replace")
 
 
-#: How curl is told, whom it asks for, and the target's family.
+#: For each protocol: curl's options, the host in its URL, and the target's family.
 WAYS = {
     "socks4": (["--socks4", "127.0.0.1:PORT"], "127.0.0.1", 4),
     "socks4a": (["--socks4a", "127.0.0.1:PORT"], "site4.test", 4),
@@ -311,7 +311,7 @@ def test_download_that_breaks_off(make_socks_proxy, sites):
 
 @pytest.mark.parametrize("login", ["ann:wrong@", "nobody:s3cret@", "bob:s3cret@", ""])
 def test_without_the_right_password(guarded_proxy, sites, login):
-    """curl with a wrong password, or none, gets nothing and says so."""
+    """curl with a wrong password, or none, gets nothing and prints why."""
     site = sites[4]
     del site.seen[:]
 

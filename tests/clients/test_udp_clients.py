@@ -41,13 +41,13 @@ def site(request, tmp_path):
 
 @pytest.fixture(scope="module")
 def address_proxy():
-    """A proxy by which nobody gets anywhere with the name."""
+    """A proxy that refuses every request with the name."""
     yield from running("--rule", "deny to localhost", "--rule", "allow")
 
 
 @pytest.fixture(scope="module")
 def name_proxy():
-    """A proxy by which nobody gets anywhere with an address."""
+    """A proxy that refuses every request with an address."""
     yield from running("--rule", "allow to localhost")
 
 
@@ -76,7 +76,7 @@ def ask(client, protocol, proxy, site, folder, password=PASSWORD):
 
 @pytest.mark.parametrize("client, protocol", EVERY, ids=titles)
 def test_gets_an_answer(client, protocol, request, site, tmp_path, record_property):
-    """A client gets what the server says, by the proxy and by nothing else, as it was told."""
+    """A client gets the answer through the proxy only, and looks the name up where it should."""
     proxies = {"5": "address_proxy", "5h": "name_proxy", "password": "guarded_proxy"}
     proxy = request.getfixturevalue(proxies[protocol])
 
@@ -106,7 +106,7 @@ def test_wrong_password(client, guarded_proxy, site, tmp_path):
     assert not site.heard
 
 
-def test_the_table_says_who_looks_up():
+def test_the_table_says_which_side_looks_up():
     """Each client has lines of the protocols that the page has columns for, and no other."""
     for client in UDP_CLIENTS:
         assert set(client.lines) <= set(UDP_PROTOCOLS)

@@ -1,4 +1,4 @@
-"""Every mistake in the catalogue can be made, and is told the way the catalogue says.
+"""Every mistake in the catalogue can be made, and gives the message of the catalogue.
 
 ``PYTHONPATH=.:tests python3 tests/docs/test_mistakes.py`` writes docs/troubleshooting.rst.
 """
@@ -127,8 +127,8 @@ def stage(request, tmp_path, monkeypatch, log):
 
 @pytest.mark.pages
 @pytest.mark.parametrize("mistake", CATALOGUE, ids=lambda mistake: mistake.name)
-def test_the_mistake_is_told_as_the_catalogue_says(stage, mistake):
-    """Whoever makes this mistake sees what the catalogue shows, with its advice behind it."""
+def test_the_mistake_gives_the_message_of_the_catalogue(stage, mistake):
+    """This mistake gives the message of the catalogue, with its advice at the end."""
     seen, reply = PROVOCATIONS[mistake.name](stage)
 
     hint = "; " + mistake.hint if mistake.hint else ""
@@ -137,7 +137,7 @@ def test_the_mistake_is_told_as_the_catalogue_says(stage, mistake):
 
 
 def test_every_mistake_is_made_by_a_test():
-    """None is in the catalogue that nobody can make, and the reverse."""
+    """Each mistake of the catalogue has a test that makes it, and each test is in the catalogue."""
     assert [mistake.name for mistake in CATALOGUE] == list(
         collections.OrderedDict.fromkeys(mistake.name for mistake in CATALOGUE)
     )
@@ -224,7 +224,7 @@ def test_a_file_that_is_not_found_is_to_be_named_whole():
 
 
 def test_without_the_catalogue_the_sentence_is_said_all_the_same(monkeypatch, capsys):
-    """Where not even a module can be loaded, the mistake is told without advice."""
+    """Where not even a module can be loaded, the message comes without advice."""
     from minisocks import cli
 
     monkeypatch.setitem(sys.modules, "minisocks.service.mistakes", None)
@@ -306,7 +306,7 @@ def test_other_forms_of_the_same_mistake(stage, words, name):
     ],
 )
 def test_the_line_about_a_file_ends_with_what_to_do(stage, text, hint):
-    """Whoever reads the line to its end knows."""
+    """The end of the line says what to do."""
     assert stage.start_with_file(text).endswith(hint)
 
 
@@ -325,7 +325,7 @@ def _(stage):
 
 @contextlib.contextmanager
 def pidfile_held(stage):
-    """A pidfile that somebody has."""
+    """A pidfile that a process has locked."""
     pidfile = Pidfile(str(stage.tmp_path / "m.pid"))
     assert pidfile.acquire()
     pidfile.write()
@@ -398,7 +398,7 @@ def _(stage):
     return stage.start("-l", "0", "--log-file", "pipe"), None
 
 
-def test_stdout_that_is_a_socket_is_told_as_one():
+def test_stdout_that_is_a_socket_is_named_as_one():
     """As in a service of systemd, where /dev/stdout cannot be opened."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -676,7 +676,7 @@ def _(stage):
         talks = [Talk.to(proxy.port) for _ in range(80)]
         for talk in talks:
             assert 0 == talk.connect5("127.0.0.1", target.port)[0]
-        # The target sends back what it gets, and nobody takes that.
+        # The target sends back what it gets, and the client does not read it.
         senders = [threading.Thread(target=_pour, args=(talk.sock,)) for talk in talks]
         for sender in senders:
             sender.start()
@@ -689,7 +689,7 @@ def _(stage):
 
 
 def _pour(sock):
-    """Send until nobody takes it any more."""
+    """Send until the peer takes no more."""
     try:
         while True:
             sock.sendall(bytes(1 << 16))
@@ -743,7 +743,7 @@ def nobody():
     """A prefix that makes the command one without privileges, not even root's.
 
     Its files still are its own.  The network is one without an address, in which
-    nobody has lowered the bound of privileged ports.
+    the bound of privileged ports was not lowered.
     """
     prefix = ["unshare", "-U", "-n"]
     if shutil.which("unshare") is None:
@@ -1265,7 +1265,7 @@ def _(stage):
         return stage.log.wait_for("at capacity"), None
 
 
-# At the client, who is curl
+# At the client, which is curl
 
 
 def curl(*args, prefix=()):

@@ -157,7 +157,7 @@ class Machine:
         return {locate({}, {}, read_file(path))[0] for path in self.inis}
 
     def pids(self):
-        """Return the numbers of those that run and can be spoken to."""
+        """Return the numbers of the processes that run and answer on the control channel."""
         found = []
         for path in self.pidfiles():
             if not Pidfile(path).is_free() and os.path.exists(control_path(path)):
@@ -173,7 +173,7 @@ class Machine:
                 pass
 
     def serves(self):
-        """Return whether clients are let in."""
+        """Return whether clients are admitted."""
         try:
             with Talk.to(self.port) as talk:
                 talk.send(b"\x05\x01\x00").expect(b"\x05\x00")
@@ -200,7 +200,7 @@ class Machine:
         self.run(self.moved(block.text))
 
     def procd(self, block):
-        """Start what procd is told to, and have it reload."""
+        """Start the service by its procd script, and have it reload."""
         text = self.moved(block.text)
         said = self.run(RC_COMMON + text + "\nstart_service")
         assert said.endswith("\nclosed\n"), said
@@ -239,7 +239,7 @@ class Machine:
         assert [self.service.pid] == self.pids()
 
     def end_service(self):
-        """End what ``start`` has started, as whoever supervises it would."""
+        """End what ``start`` has started, as a supervisor would."""
         if self.service:
             service, self.service = self.service, None
             service.terminate()

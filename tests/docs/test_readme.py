@@ -111,7 +111,7 @@ def test_every_command_works(tmp_path):
         for end in ("", ".sock"):
             path = default_path(address) + end
             if os.path.exists(path):
-                os.unlink(path)  # of a port that nobody will have again
+                os.unlink(path)  # of a port that no process will have again
     assert 11 <= len(done)
 
 

@@ -1,4 +1,4 @@
-"""Who connects back to the clients of ``test_bind_clients``: an FTP server, and one that is told.
+"""Peers that connect back to the clients of ``test_bind_clients``: an FTP server, and a socket.
 
 Each has ``port``, what its client then has as ``expected``, and ``connections``: how many BINDs
 that takes.
@@ -47,7 +47,7 @@ class Ftp:
         os.makedirs(os.path.join(self.folder, "up"))
         with open(os.path.join(self.folder, "file"), "wb") as file:
             file.write(self.expected)
-        # Not where it is served: what is there must not be changed by whoever comes.
+        # Not in the folder that is served: an upload must not change it.
         config = self.folder + ".conf"
         with open(config, "w") as file:
             file.write(VSFTPD % {"port": self.port, "folder": self.folder})
@@ -77,9 +77,9 @@ class Ftp:
 
 
 class Peer:
-    """Is told "HOST PORT", connects there, hears a line, says ``expected`` and closes.
+    """Receives "HOST PORT", connects there, reads a line, sends ``expected`` and closes.
 
-    One that never ``comes`` is told, and no more.
+    With ``comes=False`` it receives the line and does not connect.
     """
 
     connections = 1
@@ -99,7 +99,7 @@ class Peer:
         try:
             sock, _address = self._listener.accept()
         except OSError:
-            return  # it was not told
+            return  # closed before the client connected
         # Either side may be cut off: a stranger, or a client that has heard enough.
         with contextlib.suppress(ConnectionError):
             with sock, sock.makefile() as file:

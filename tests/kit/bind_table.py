@@ -4,8 +4,8 @@ curl is among them with socksify in front of it: by itself it listens with a soc
 whatever the proxy (7.88.1; ``ftp_state_use_port`` in its lib/ftp.c).  PySocks, python-socks,
 proxychains4, tsocks and ncat have no BIND.
 
-A client has ``site``, who connects back; whether it ``resolves`` names even where the others
-leave them to the proxy; and what it says when a BIND is ``refused``.
+A client has ``site``, the peer that connects back; whether it ``resolves`` names even where the
+others leave them to the proxy; and what it says when a BIND is ``refused``.
 """
 
 from kit.client_table import PACKAGED, each
@@ -108,7 +108,7 @@ NODE = NodeClient(
     site="peer",
     resolves=False,
     refused="rejected connection - NotAllowed",
-    #: What it says when a stranger has come, and when nobody has.
+    #: What it says when another peer has connected, and when none has.
     second={
         "4": ("rejected incoming bound connection - (Failed)",) * 2,
         "5": (

@@ -175,7 +175,7 @@ class Sshd:
             )
 
     def serve(self, sock):
-        """Let a client in; return when it has gone."""
+        """Serve one client; return when it has gone."""
         command = [self._sshd, "-i", "-e", "-f", self._config]
         with open(os.path.join(self.folder, "sshd.log"), "ab") as log:
             subprocess.call(command, stdin=sock, stdout=sock, stderr=log)

@@ -96,7 +96,7 @@ PROXYCHAINS = Wrapper(
         ),
     ),
     version=["proxychains4", "true"],
-    # It reads /etc/hosts, minding the case, which nobody else does.
+    # It reads /etc/hosts, minding the case, which no other client does.
     name="LOCALHOST",
 )
 

@@ -82,7 +82,7 @@ def results_in(report):
 
 
 def table(results, clients=CLIENTS, protocols=PROTOCOLS):
-    """Return who got the file, or the answer, as RST."""
+    """Return which client got the file, or the answer, by which protocol, as RST."""
     rows = [["Client", "Version"] + [heading(protocol) for protocol in protocols]]
     reasons = []
     for client in clients:

@@ -43,7 +43,7 @@ DOCUMENTED = (
 OTHER_ENDS = [
     HandshakeTimeout("too slow"),
     RefusedByRules("not you"),
-    DialError("nobody there", Rep.HOST_UNREACHABLE),
+    DialError("no host there", Rep.HOST_UNREACHABLE),
     ValueError("a bug of ours"),
 ]
 

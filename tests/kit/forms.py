@@ -60,7 +60,7 @@ PUBLIC = [
     b"public6.test",
 ]
 
-#: What of these nobody can connect to, because the kernel has no such route.
+#: Those of them that cannot be connected to, because the kernel has no such route.
 NOWHERE = {
     "0.1.2.3",
     "::127.0.0.1",

@@ -2,7 +2,7 @@
 
 As in ``namespace``, a child process lives in each, and makes the sockets that the tests
 use.  The first child makes the other ones, so that all belong to one user namespace and
-nobody needs to be root.
+no test needs to be root.
 """
 
 import contextlib

@@ -42,7 +42,7 @@ class Instance:
 
     @property
     def pid(self):
-        """Its process; None if nobody has the pidfile."""
+        """Its process; None if no process has the pidfile."""
         return None if Pidfile(self.pidfile).is_free() else Pidfile(self.pidfile).holder()
 
     def ask(self, what):
@@ -69,7 +69,7 @@ class Instance:
         return talk
 
     def wait_for_end(self):
-        """Wait until nobody has the pidfile."""
+        """Wait until no process has the pidfile."""
         wait_until(Pidfile(self.pidfile).is_free, "the end")
 
     def end(self):

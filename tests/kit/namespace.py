@@ -1,9 +1,9 @@
 """A host of the tests' own, and addresses of every kind.
 
-Who a client is, and what it may reach, depends on addresses that a test machine
+The kind of a client, and what it may reach, depend on addresses that a test machine
 does not have.  So a child process lives in a network namespace (``hosts`` makes
 them), and runs the proxies there.  A socket belongs to the namespace it was
-made in, whoever uses it: the child makes the tests' sockets too and passes
+made in, whichever process uses it: the child makes the tests' sockets too and passes
 them on, and the tests connect, bind and accept with them as anywhere else.
 """
 
@@ -48,7 +48,7 @@ LOCAL = (
     *RESERVED,
 )
 
-#: No route leads there; and a route says that nobody is there.
+#: No route leads to the first two; a route reports the other two as unreachable.
 NO_NETWORK4, NO_NETWORK6 = "192.0.2.1", "2001:db8:bad::1"
 NO_HOST4, NO_HOST6 = "198.51.100.1", "2001:db8:dead::1"
 

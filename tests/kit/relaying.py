@@ -30,7 +30,7 @@ def tcp(small=False):
                 if small:
                     sock.setsockopt(socket.SOL_SOCKET, option, 4096)
         if not small:
-            # Takes in 150 KB that nobody reads; what a kernel offers at first is less.
+            # Holds 150 KB that the program does not read; what a kernel offers at first is less.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200000)
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)

@@ -60,7 +60,7 @@ class Outcome:
 
 
 def clean_environment(**others):
-    """Return an environment in which no setting of who runs the tests bends a client."""
+    """Return an environment without the variables of the user that change what a client does."""
     bends = re.compile(r"(?i)(git|ssh|socks|tsocks|proxychains)_.*|.*_proxy")
     environ = {key: value for key, value in os.environ.items() if not bends.match(key)}
     return dict(environ, LC_ALL="C", GIT_CONFIG_NOSYSTEM="1", **others)
@@ -109,8 +109,8 @@ class Client:
     saved_as = ""
     #: The site, as an address and as a name.
     address, name = "127.0.0.1", "localhost"
-    #: The protocols of 4 and 5 by which a name would go to the proxy unless it is
-    #: looked up by whoever gives the command: what they are given is an address.
+    #: The protocols of 4 and 5 by which a name would go to the proxy unless the test
+    #: looks it up first: these are given an address.
     literal = ()
     #: Whether only scripts/clients runs it.
     slow = False

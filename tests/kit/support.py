@@ -280,8 +280,8 @@ def black_hole():
 def closed_port(host="127.0.0.1"):
     """Return a port that refuses connections, and that is free to listen on.
 
-    Not one of those that the kernel gives to outgoing connections: of the many
-    in these tests one could have it the next moment.
+    The kernel never gives it to outgoing connections: of the many in these tests
+    one could get it the next moment.
     """
     while True:
         port = random.randrange(20000, 32000)

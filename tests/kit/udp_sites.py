@@ -1,4 +1,4 @@
-"""Whom the clients of ``test_udp_clients`` ask: servers of others, and one that just answers.
+"""Servers that the clients of ``test_udp_clients`` ask: other programs, and one that just answers.
 
 Each has ``port``, what its client then has as ``expected``, and ``heard``: how many
 datagrams came, or None if it does not tell.
@@ -100,7 +100,7 @@ class Dnsmasq(Server):
 
 
 class Dtls(Server):
-    """openssl's server, which tells a line to who has said one."""
+    """openssl's server, which sends a line to a client that has sent one."""
 
     def __init__(self, folder):
         self.port = closed_port()

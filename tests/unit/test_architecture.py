@@ -183,7 +183,7 @@ def test_module_is_short_and_has_a_name(name):
 
 @every_module
 def test_broad_except_says_why(name):
-    """Whoever catches everything, and does not pass it on, says in a comment why."""
+    """Code that catches everything, and does not pass it on, says in a comment why."""
     lines, silent = SOURCES[name].splitlines(), []
     for node in ast.walk(TREES[name]):
         if not isinstance(node, ast.ExceptHandler):

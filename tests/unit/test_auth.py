@@ -62,8 +62,8 @@ def test_wrong_password_is_wrong(user, password):
 
 
 @pytest.mark.parametrize("user, password", [(b"", b""), (b"ann", b"secret")])
-def test_without_users_nobody_is_right(user, password):
-    """No users means that nobody has a password, not that any will do."""
+def test_without_users_no_password_is_right(user, password):
+    """No users means that no password is right, not that any will do."""
     assert not Users().verify(Credentials(user, password), ANYBODY)
     assert not Users()
     assert Users(USERS)
@@ -87,7 +87,7 @@ def no_pause():
 
 
 def test_hashes_are_not_verified_in_passing():
-    """What takes long is left to those who have the time; what is known is answered."""
+    """What takes long is left to callers that have the time; what is known is answered."""
     users = Users(USERS, hashed=HASHED)
 
     assert users.verify(Credentials(b"ann", b"secret"), ANYBODY)
@@ -95,7 +95,7 @@ def test_hashes_are_not_verified_in_passing():
     assert users.fits(b"hashed", users.hash_of(b"ann"), no_pause)
 
 
-def test_nobody_s_hash_is_like_the_others():
+def test_the_hash_for_unknown_users_is_like_the_others():
     """A name that is not in the file has a hash, too, of as many iterations as any."""
     users = Users(hashed=HASHED)
 
@@ -109,7 +109,7 @@ def test_nobody_s_hash_is_like_the_others():
 @pytest.mark.parametrize("user, missing", [(b"ann", 10), (b"max", 0), (b"nobody", 0)])
 @pytest.mark.parametrize("password", [b"hashed", b"x", b""])
 def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
-    """Whoever it is, and whether right or wrong."""
+    """Whichever user it is, and whether right or wrong."""
     counted = []
 
     def counting(password, salt, iterations, pause):
@@ -125,7 +125,7 @@ def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
 
 
 def test_an_empty_file_is_not_no_file():
-    """With it a password is needed, which nobody has."""
+    """With it a password is needed, which no user has."""
     assert Users(hashed={})
     assert not Users(hashed=None)
     assert not Users(hashed={}).has_hashes

@@ -37,7 +37,7 @@ from minisocks.wire import Address, Atyp, Rep
     ],
 )
 def test_error_carries_the_rep_it_deserves(error, rep):
-    """Whatever ends a connection knows what the client is to be told."""
+    """Whatever ends a connection has the REP for the client."""
     assert rep == error.rep
     assert "x" == str(error)
 

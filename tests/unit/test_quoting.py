@@ -15,7 +15,7 @@ EVERY_BYTE = bytes(range(256))
 
 @given(st.binary(max_size=300))
 def test_quotes_are_always_the_same(data):
-    """Single ones, whatever is inside; and what is inside is told to the last bit."""
+    """Single ones, whatever is inside; and what is inside is kept to the last bit."""
     text = quoted(data)
 
     assert ("'", "'") == (text[0], text[-1])

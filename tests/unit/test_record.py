@@ -1,4 +1,4 @@
-"""The access log: one line that answers "why", and that nobody can forge."""
+"""The access log: one line that answers "why", and that no client can forge."""
 
 import ast
 import logging
@@ -27,7 +27,7 @@ _FIELD = re.compile(
 
 
 def fields(line):
-    """Take a line apart as a reader would, who trusts only what is outside quotes."""
+    """Take a line apart as a reader would that trusts only what is outside quotes."""
     found, place = [], 0
     while place < len(line):
         match = _FIELD.match(line, place)
@@ -135,7 +135,7 @@ ENDS = [
     "made, end, expected", ENDS, ids=["%s-%d" % (e[1], i) for i, e in enumerate(ENDS)]
 )
 def test_line_tells_the_story(access_log, made, end, expected):
-    """Each kind of end has its line: who, what for, which way, how it went, how much, why."""
+    """Each kind of end has its line: client, request, route, outcome, bytes, reason."""
     made.finish(end)
 
     (line,) = access_log.lines
@@ -223,7 +223,7 @@ def test_a_refusal_tells_64_bytes_of_a_name_and_its_length():
     assert len(str(made)) < 1000
 
 
-def test_what_was_granted_is_told_whole():
+def test_what_was_granted_is_logged_whole():
     """Which name it was can be proved later."""
     made = record(request(LONG, userid=LONG), LONG, Rep.SUCCEEDED, "192.0.2.1")
 
@@ -248,7 +248,7 @@ def test_no_error_s_sentence_tells_more_of_a_name():
     assert "%s:1" % ("'%s'..255B" % ("x" * 64)) == str(Address(b"x" * 255, 1, Atyp.DOMAINNAME))
 
 
-def test_no_line_is_made_that_nobody_reads(access_log):
+def test_no_line_is_made_that_is_not_logged(access_log):
     """With the access log turned down (-qq), nothing is written."""
     logging.getLogger("minisocks.access").setLevel(logging.WARNING)
 

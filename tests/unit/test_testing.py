@@ -26,7 +26,7 @@ from kit.support import (
 from minisocks import ConfigError, Rep
 from minisocks.testing import Script, ScriptedProxy
 
-#: Where nobody is: what is scripted is not dialed.
+#: No such host: what is scripted is not dialed.
 NOWHERE = b"nobody.invalid"
 
 
@@ -83,7 +83,7 @@ def test_truncated_refusal(size):
 
 @pytest.mark.parametrize("size", [0, 4, 9])
 def test_truncated_success(target, size):
-    """Of a success, too; the target was connected, and is let go."""
+    """Of a success, too; the target was connected, and is closed."""
     with ScriptedProxy(truncate_reply=size) as proxy:
         with asking(proxy, "127.0.0.1", target.port) as talk:
             assert b"\x05\x00\x00\x01\x7f\x00\x00\x01"[:size] == talk.rest()[:8]
@@ -101,7 +101,7 @@ def test_truncated_success(target, size):
     ],
 )
 def test_bnd(target, bnd, expected):
-    """bnd=...: the reply says so, and the connection works."""
+    """bnd=...: the address in the reply, and the connection works."""
     with ScriptedProxy(bnd=bnd) as proxy:
         with asking(proxy, "127.0.0.1", target.port) as talk:
             talk.expect(expected).send(b"x").expect(b"x")
@@ -220,7 +220,7 @@ def test_silence_in_seconds(value, seconds):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its socket
 def test_httpx_does_not_wait_for_ever():
-    """httpx has no time limit in a SOCKS handshake, whatever it is told."""
+    """httpx has no time limit in a SOCKS handshake, whatever its options are."""
     httpx = pytest.importorskip("httpx", minversion="0.26")
     socksio = pytest.importorskip("socksio")
     with ScriptedProxy(no_reply=0.2) as proxy:
@@ -259,7 +259,7 @@ def test_script_can_change(target):
             assert failure5(3) == talk.rest()
 
 
-def test_real_failures_are_told_as_they_are():
+def test_real_failures_are_replied_as_they_are():
     """A script about something else leaves a target's own failure alone."""
     port = closed_port()
     with ScriptedProxy(bnd="10.0.0.1:1", drop_after=5) as proxy:
@@ -344,8 +344,8 @@ def test_other_commands_are_answered_by_the_script(cmd, script, reply):
         assert reply == talk.rest()
 
 
-def test_association_is_told_as_the_script_says():
-    """bnd: another address for datagrams is told than there is; the association lives."""
+def test_association_is_replied_as_the_script_says():
+    """bnd: the reply has another address for datagrams than there is; the association lives."""
     with ScriptedProxy(bnd="192.0.2.1:9") as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
         talk.expect(b"\x05\x00\x00\x01\xc0\x00\x02\x01\x00\x09")
@@ -353,7 +353,7 @@ def test_association_is_told_as_the_script_says():
 
 
 def test_both_replies_to_bind_are_as_the_script_says():
-    """bnd: another address is told than there is, each time; the peer is connected all the same."""
+    """bnd: each reply has another address than there is; the peer is connected all the same."""
     told = 0, "192.0.2.1", 9
     with ScriptedProxy(bnd="192.0.2.1:9", delay=0.05) as proxy, Waiting(proxy.port) as client:
         assert told == (client.rep, client.host, client.port)

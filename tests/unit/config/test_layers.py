@@ -1,4 +1,4 @@
-"""Which value counts, where it came from, and how a mistake is told."""
+"""Which value counts, where it came from, and which message a mistake gives."""
 
 import itertools
 
@@ -153,7 +153,7 @@ def test_quotes_are_read_for_every_setting():
 
 
 def test_empty_variable_is_unset():
-    """A variable without text sets nothing, so that it cannot open a door by accident."""
+    """A variable without text sets nothing, so that it cannot give access by accident."""
     chosen = layered({}, {"MINISOCKS_USER": "", "MINISOCKS_GRACE": " "}, ini(user="a:b"), FILE)
 
     assert ("a:b",) == chosen.config.user
@@ -289,7 +289,7 @@ def test_empty_option(name):
     assert "--" + name == caught.value.place
 
 
-def test_mistake_that_is_covered_is_told_all_the_same():
+def test_mistake_that_is_covered_is_an_error_all_the_same():
     """A wrong value does not lie in wait until the one above it is taken away."""
     with pytest.raises(ConfigError, match="'soon'"):
         layered({"grace": "5"}, {}, ini(grace="soon"), FILE)
@@ -323,7 +323,7 @@ def of_kubernetes(service, ip, protocol="tcp", port="1080"):
 @pytest.mark.parametrize("service", ["MINISOCKS", "MINISOCKS_UDP", "MINISOCKS_LISTEN"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_variables_of_kubernetes_are_no_mistakes(service, ip, protocol):
-    """A Service called minisocks, or minisocks-udp, keeps no pod from starting and is not told."""
+    """With a Service called minisocks, or minisocks-udp, a pod starts, and nothing is logged."""
     chosen = layered({}, of_kubernetes(service, ip, protocol))
 
     assert () == chosen.unknown

@@ -108,7 +108,7 @@ def test_any_listen_address_is_taken_or_refused(text):
         ({"grace": -0.1}, "--grace", "0 to 86400"),
         ({"grace": 86401}, "--grace", "0 to 86400"),
         ({"max_handshakes": 3}, "--max-handshakes", "4 to 65536"),
-        # What is true is not True: "no" would open the door.
+        # What is true is not True: "no" would mean yes.
         ({"open": "no"}, "--open", "True or False"),
         ({"open": 1}, "--open", "True or False"),
         ({"allow_lan": "false"}, "--allow-lan", "True or False"),

@@ -170,7 +170,7 @@ def test_an_error_keeps_nothing_else(answers):
 
 
 def test_it_is_forgotten_by_itself_and_then_the_loop_sleeps(clock):
-    """Nobody asks for it again; as long as there is anything it is looked at now and then."""
+    """An answer ends without a further request; while there is any, the loop looks now and then."""
     loop = Loop()
     answers = Answers(loop, clock)
     loop.start()

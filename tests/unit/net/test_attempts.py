@@ -190,7 +190,7 @@ def test_a_handler_thread_gets_a_descriptor_at_once():
         for left in (3, 2, 1):
             assert proxy.services.make_room()
             assert left == attempted()
-        assert not proxy.services.make_room(), "a first attempt is nobody's to take"
+        assert not proxy.services.make_room(), "a first attempt is never ended for room"
         assert 1 == attempted()
 
 

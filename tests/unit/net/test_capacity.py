@@ -50,7 +50,7 @@ def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
     ],
 )
 def test_descriptors_are_left_for_handshakes(monkeypatch, descriptors, handshakes, kept, limit):
-    """Connections take no descriptor of those that handshakes and refusals need."""
+    """Connections leave alone the descriptors that handshakes and refusals need."""
     monkeypatch.setattr(capacity, "_available_memory", lambda: 0)
 
     room = find_room(descriptors, handshakes)

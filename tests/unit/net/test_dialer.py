@@ -67,7 +67,7 @@ def release(dial):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_connected_socket_and_both_its_addresses(host, clock):
-    """A dial returns a socket, and knows whom it reached and by which end of ours."""
+    """A dial returns a socket, its peer's address, and our own address of the connection."""
     with listening(host) as listener:
         dial = Dial([at(listener)], clock)
 
@@ -202,7 +202,7 @@ def black_hole6():
         ("444", "444"),
     ],
 )
-def test_families_take_turns(given, expected):
+def test_families_alternate(given, expected):
     """The resolver's order holds within a family, and its first family stays first."""
     families = {"4": V4, "6": V6}
     addresses = [(families[f], i) for i, f in enumerate(given)]
@@ -437,7 +437,7 @@ def test_room_is_made_for_a_descriptor(clock):
     assert [1, 1] == asked
 
 
-def test_of_many_failures_a_few_are_told(clock):
+def test_of_many_failures_a_few_are_named(clock):
     """The first four in words, and how many more there were; the error has all of them."""
     dial = Dial([(V4, ("224.0.0.%d" % n, 9)) for n in range(1, 13)], clock)
     with pytest.raises(DialError) as caught:

@@ -18,7 +18,7 @@ def edge(monkeypatch):
         yield edge
 
 
-def test_each_edge_is_told_once(edge):
+def test_each_edge_is_logged_once(edge):
     """However often it is reached meanwhile."""
     for _ in range(3):
         edge.reached("%s", "nothing left")
@@ -27,8 +27,8 @@ def test_each_edge_is_told_once(edge):
     assert ["at capacity: nothing left", "over"] == edge.lines
 
 
-def test_one_that_comes_and_goes_is_told_once_in_a_while(edge):
-    """And one that comes to stay is told later, if it came too soon behind another one."""
+def test_one_that_comes_and_goes_is_logged_once_in_a_while(edge):
+    """And one that comes to stay is logged later, if it came too soon after another one."""
     for _ in range(5):
         edge.reached("nothing left")
         edge.passed()

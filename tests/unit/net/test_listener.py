@@ -47,7 +47,7 @@ def listening(text):
 
 
 def answers(family, address):
-    """Say whether somebody listens at *address*."""
+    """Return whether a process listens at *address*."""
     with socket.socket(family) as sock:
         sock.settimeout(20)
         return sock.connect_ex(address) == 0
@@ -163,7 +163,7 @@ def test_clients_never_come_as_mapped_addresses(access_log):
         ("unix:/tmp/" + "x" * 200, "too long"),
     ],
 )
-def test_what_cannot_be_listened_on_is_told_in_a_sentence(text, word):
+def test_what_cannot_be_listened_on_is_an_error_in_a_sentence(text, word):
     """An address that is not ours, or a path that cannot be, is a ListenError that names it."""
     before = open_descriptors()
     with pytest.raises(ListenError) as caught:
@@ -174,8 +174,8 @@ def test_what_cannot_be_listened_on_is_told_in_a_sentence(text, word):
 
 
 @pytest.mark.parametrize("form", ["%d", "127.0.0.1:%d", ":%d", "localhost:%d"])
-def test_a_port_that_is_taken_is_told(form):
-    """A port on which somebody listens is refused, and no socket is left over."""
+def test_a_port_that_is_taken_is_an_error(form):
+    """A port on which another process listens is refused, and no socket is left over."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)
@@ -196,7 +196,7 @@ def talk_to(path):
 
 
 def stale(path):
-    """Leave a socket file at *path* that nobody answers at."""
+    """Leave a socket file at *path* that no process listens on."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
 
@@ -223,13 +223,13 @@ def test_a_unix_socket_serves_its_owner_only(path, target, access_log):
 
 
 def test_a_stale_socket_file_is_replaced(path):
-    """A socket that nobody answers at, left by a crash, is no obstacle."""
+    """A socket that no process listens on, left by a crash, is no obstacle."""
     stale(path)
     with run_proxy(listen=("unix:" + path,)), talk_to(path) as talk:
         talk.send(GREETING).expect(b"\x05\x00")
 
 
-def test_a_socket_that_somebody_answers_at_is_left_alone(path):
+def test_a_socket_that_a_process_listens_on_is_left_alone(path):
     """A second proxy on the same path is refused, and the first one keeps its socket."""
     with run_proxy(listen=("unix:" + path,)):
         identity = os.stat(path).st_ino
@@ -241,7 +241,7 @@ def test_a_socket_that_somebody_answers_at_is_left_alone(path):
 
 
 def test_a_busy_socket_is_left_alone(path):
-    """A server whose backlog is full is somebody, too."""
+    """A server whose backlog is full is a server, too."""
     with contextlib.ExitStack() as stack:
         busy = stack.enter_context(socket.socket(socket.AF_UNIX))
         busy.bind(path)
@@ -284,7 +284,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path, path, kind):
 
 
 def test_a_path_that_is_gone_at_the_end_is_no_trouble(path):
-    """Somebody removed the file: closing does not mind."""
+    """Another process removed the file: closing ignores that."""
     (listener,) = open_listeners(ListenAddress.parse("unix:" + path))
     os.unlink(path)
     listener.close()
@@ -292,7 +292,7 @@ def test_a_path_that_is_gone_at_the_end_is_no_trouble(path):
 
 @pytest.mark.parametrize("by", ["file", "socket"])
 def test_a_path_that_is_another_s_at_the_end_is_left_alone(path, by):
-    """Somebody put something else there: it stays."""
+    """Another process put something else there: it stays."""
     (listener,) = open_listeners(ListenAddress.parse("unix:" + path))
     os.rename(path, path + ".old")
     if by == "socket":
@@ -379,8 +379,8 @@ def test_a_listener_that_was_never_served_is_the_giver_s():
         wait_until(lambda: given.fileno() >= 0)
 
 
-def test_a_lock_that_somebody_holds_does_not_keep_it_from_starting(tmp_path, monkeypatch):
-    """In a directory like /tmp anybody may hold the lock: then it starts without."""
+def test_a_lock_of_another_process_does_not_keep_it_from_starting(tmp_path, monkeypatch):
+    """In a directory like /tmp any user may hold the lock: then it starts without."""
     monkeypatch.setattr("minisocks.net.listener.LOCK_TRIES", 2)
     fd = os.open(str(tmp_path), os.O_RDONLY)
     try:
@@ -403,7 +403,7 @@ def test_a_name_with_an_address_that_is_not_here(monkeypatch):
 
 
 def test_a_name_none_of_whose_addresses_is_here(monkeypatch):
-    """If this host has none of them, it says so."""
+    """If this host has none of them, the error says that."""
     rows = [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: rows)
     with pytest.raises(ListenError, match="cannot listen on here.test:0"):

@@ -382,7 +382,7 @@ def test_a_loop_without_work_makes_no_rounds(loop):
 
 
 def test_stop_aborts_what_is_left_and_later_what_comes_late(loop):
-    """Jobs that are left, and those that come after the end, are told ``shutdown`` once."""
+    """``shutdown`` is called once of jobs that are left, and of later ones."""
     begun, fresh = Scripted(loop).submit(), Scripted(loop)
     assert begun.begun.wait(TIMEOUT)
     loop.stop()
@@ -437,7 +437,7 @@ def test_a_loop_that_never_started_leaves_no_descriptor():
     assert before == open_descriptors()
 
 
-def test_emptiness_is_told(loop):
+def test_emptiness_calls_back(loop):
     """``notify_when_empty`` calls once no job is left, and not before."""
     job = Scripted(loop).submit()
     empty = threading.Event()
@@ -464,8 +464,8 @@ def test_a_timer_that_is_over_keeps_nothing(loop):
     assert [(None, None)] * 2 == [(timer.job, timer.callback) for timer in kept]
 
 
-def test_a_callback_that_raises_or_stops_costs_nobody_the_loop(bugs):
-    """Who wants to know that all is done may have bugs, or call stop: the loop ends in order."""
+def test_a_callback_that_raises_or_stops_does_not_break_the_loop(bugs):
+    """A callback at the end may have bugs, or call stop: the loop ends in order."""
     loop = Loop()
     loop.start()
     told = threading.Event()

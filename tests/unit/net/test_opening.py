@@ -256,7 +256,7 @@ def test_the_output_that_the_process_has_is_a_log(path, kind, tmp_path):
 
 
 @as_root
-def test_root_may_ask_for_everybody_s_process(sticky):
+def test_root_may_ask_for_any_process(sticky):
     """To look is not to write: status of a process of another user, in /tmp."""
     folder = sticky / "minisocks-4242"
     folder.mkdir()

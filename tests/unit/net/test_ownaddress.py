@@ -129,7 +129,7 @@ def test_an_answer_is_kept(monkeypatch):
 
 @has_netlink
 def test_an_answer_from_before_a_change_is_not_kept_after_it(monkeypatch):
-    """Asked before, entered after: it goes into a dict that nobody looks at any more."""
+    """Asked before, entered after: it goes into a dict that is no longer read."""
     ask = netlink.Netlink.ask
 
     def change_meanwhile(netlink, question):
@@ -273,8 +273,8 @@ def test_by_an_interface_the_answer_is_what_the_connection_does(host, interface)
     assert expected == got
 
 
-def test_a_road_that_cannot_be_taken_leads_nowhere():
-    """An interface that is not there: the connection will fail, and say so."""
+def test_an_egress_that_cannot_be_used_reaches_nothing():
+    """An interface that is not there: the connection will fail, and its error names that."""
     with KernelRoutes() as kernel:
         own = OwnAddresses(kernel, Egress(interface="missing0"))
         assert own(packed_ip("198.51.100.1")) is False

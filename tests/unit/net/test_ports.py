@@ -1,4 +1,4 @@
-"""Relay sockets: on the address that was reached, in the range, and what clients are told."""
+"""Relay sockets: on the address that was reached, in the range, and the address in the reply."""
 
 import socket
 
@@ -51,7 +51,7 @@ def test_a_socket_is_where_the_client_has_reached_us(reached, host):
 
 
 def test_a_range_is_used_up_and_free_again():
-    """Each port once for each address; who is one too many hears which option it is."""
+    """Each port once for each address; one client too many gets an error that names the option."""
     low = free_range(4)
     text = "%d-%d" % (low, low + 3)
     ports, socks = Ports("--udp-ports"), []
@@ -154,7 +154,7 @@ PUBLIC = Config(public_address=("203.0.113.5", "2001:db8::5"))
     ],
 )
 def test_the_public_address(config, ip, other, expected):
-    """Of the family in question, for who is not on this host; else the real one."""
+    """Of the family in question, for a client that is not on this host; else the real one."""
     told = public_address(config, packed_ip(ip), packed_ip(other) or b"")
     assert packed_ip(expected) == told
 

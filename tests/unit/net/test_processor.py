@@ -1,4 +1,4 @@
-"""One processor for the threads that serve: which, when another, and who is left alone."""
+"""One processor for the threads that serve: which, when another, and which threads stay free."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ two_processors = pytest.mark.skipif(len(MAY_USE) < 2, reason="needs two processo
 
 
 class Machine(System):
-    """A machine as a test wants it; ``calls`` counts what the kernel is told and asked."""
+    """A machine as a test wants it; ``calls`` counts requests to the kernel."""
 
     def __init__(self, processors=(0, 1, 2), runs_on=1):
         super().__init__()
@@ -137,7 +137,7 @@ def test_a_number_that_is_not_there_is_a_warning_that_says_what_to_do(lines):
 
 
 def test_without_the_means_nothing_is_done(lines):
-    """Not Linux: auto is quiet, a number is told that it cannot be had."""
+    """Not Linux: auto is quiet, and for a number a line says that it cannot be had."""
     machine = Machine()
     machine.main = None
     processor = Processor("auto", machine)
@@ -284,7 +284,7 @@ def test_none_can_be_had_although_it_seems_so(wanted):
 
 @pytest.mark.parametrize("wanted", ["auto", "1"])
 def test_a_sandbox_that_does_not_allow_it_is_asked_once(wanted, lines):
-    """EPERM: one line says so, and nothing is tried again before the setting changes."""
+    """EPERM: one line reports it, and nothing is tried again before the setting changes."""
     machine = Machine()
     machine.errors = dict.fromkeys((0, 1, 2), errno.EPERM)
     processor = Processor(wanted, machine)
@@ -496,7 +496,10 @@ cpu13 1 2 3 4 5 6 7 8
 
 
 def test_figures_are_read_as_the_kernel_writes_them(tmp_path):
-    """Busy is all but idle and iowait; guests are in user already; an old kernel has less."""
+    """Busy is all but idle and iowait; time of virtual machines is in user already.
+
+    An old kernel has fewer columns.
+    """
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "stat").write_bytes(SELF_STAT % (b"0 " * 28, b"5"))
     (tmp_path / "stat").write_bytes(STAT)
@@ -650,7 +653,7 @@ def test_no_system_call_where_none_is_in_use():
 
 
 class Watched(Processor):
-    """Counts who keeps to it, and who looks."""
+    """Counts the threads that keep to it, and those that look."""
 
     def __init__(self):
         super().__init__(None)
@@ -718,7 +721,7 @@ def in_loop(proxy, function):
 
 
 @two_processors
-def test_a_program_s_proxy_keeps_to_none_unless_told(proxy):
+def test_a_program_s_proxy_keeps_to_none_by_default(proxy):
     """And then its own threads only; a reload changes it both ways, at once for the loop."""
     everything = set(MAY_USE)
     assert (None, everything) == (proxy.services.processor.number, in_loop(proxy, own_mask))

@@ -1,4 +1,4 @@
-"""Names to addresses, in threads that may hang without anybody hanging with them."""
+"""Names to addresses, in threads that may hang while no other thread hangs with them."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ TCP4 = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1"
 TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("2001:db8::1", 80, 0, 0))
 
 
-#: A network from elsewhere alone has so many threads: less than a quarter of those that are free.
+#: So many threads has a network from elsewhere alone: less than a quarter of the free ones.
 SHARE = 13
 
 
@@ -182,7 +182,7 @@ def test_a_resolver_without_room_says_nothing_about_the_host(exc):
         assert Rep.GENERAL_FAILURE == asker.outcome()[1].rep
 
 
-def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
+def test_names_that_no_client_waits_for_any_more_make_room(monkeypatch):
     """Clients that ask and leave cannot keep others from having their names looked up."""
     go_on = threading.Event()
 
@@ -205,13 +205,13 @@ def test_names_that_nobody_waits_for_any_more_make_room(monkeypatch):
     assert {b"first.test", b"honest.test"} == names
 
 
-def test_an_error_that_nobody_expects_costs_neither_thread_nor_caller(bugs):
-    """A getaddrinfo of somebody's own may have bugs: the caller is told, the thread lives on."""
+def test_an_unexpected_error_costs_neither_thread_nor_caller(bugs):
+    """A getaddrinfo of a program may have bugs: the caller gets an error, the thread lives on."""
 
     def getaddrinfo(name, *args):
         if name == b"good.test":
             return [TCP4]
-        raise TypeError("a bug of somebody's")
+        raise TypeError("a bug of the program")
 
     with Asker(getaddrinfo) as asker:
         for _ in range(MAX_THREADS + 1):
@@ -395,8 +395,8 @@ def test_this_host_has_all_threads_as_soon_as_no_other_client_has_any():
         wait_until(lambda: MAX_THREADS == len(slow.asked), "all of them")
 
 
-def test_who_has_most_names_waiting_makes_room():
-    """Its oldest is REP 01, as is its own next one; others still may wait, and who leaves may."""
+def test_the_client_with_most_names_waiting_makes_room():
+    """Its oldest lookup is REP 01, and so is its next one; others may still wait, and may leave."""
     with hanging() as slow, Asker(slow) as asker:
         hang(asker, slow, *CROWD, *[address(2, number) for number in range(11)])
         lookups = [asker.submit(b"%d" % number, client=GREEDY) for number in range(MAX_WAITING)]
@@ -454,7 +454,7 @@ def test_names_wait_for_a_server_that_answers_for_one_family(monkeypatch):
             assert isinstance(asker.outcome()[1], list)
 
 
-def test_a_client_whose_share_is_stuck_is_told_so(monkeypatch):
+def test_a_client_whose_share_is_stuck_gets_an_error(monkeypatch):
     """Its next name does not wait in vain; another client's is looked up."""
     with hanging() as slow, Asker(slow) as asker:
         hang(asker, slow, *[GREEDY] * CLIENTS_SHARE)
@@ -467,7 +467,7 @@ def test_a_client_whose_share_is_stuck_is_told_so(monkeypatch):
 
 
 def test_the_client_with_fewest_running_goes_first():
-    """Whoever has many names waiting has one looked up, and then the next client has one."""
+    """A client with many names waiting has one looked up, and then the next client has one."""
     go_on, asked = {name: threading.Semaphore(0) for name in (b"first", b"a", b"b", b"c")}, []
 
     def getaddrinfo(name, *args):
@@ -497,7 +497,7 @@ def test_the_client_with_fewest_running_goes_first():
 
 
 def test_cancelled_while_waiting():
-    """A name that nobody waits for any more is not even asked for."""
+    """A name that no client waits for any more is not even asked for."""
     with hanging() as slow, Asker(slow) as asker:
         for _ in range(MAX_THREADS):
             asker.submit()
@@ -514,7 +514,7 @@ def test_cancelled_while_waiting():
 
 
 def test_cancelled_while_asked():
-    """Who has gone is not called back."""
+    """A caller that has cancelled is not called back."""
     with hanging() as slow, Asker(slow) as asker:
         lookup = asker.submit(b"cancelled.test")
         wait_until(lambda: slow.asked)

@@ -59,7 +59,7 @@ def test_what_is_denied_is_not_kept(lines):
     assert 2 == asked.count
 
 
-def test_nothing_is_kept_where_changes_cannot_be_told():
+def test_nothing_is_kept_where_changes_cannot_be_seen():
     """Each time the rules are asked."""
     asked = rules("allow")
     kept = Decisions(asked)

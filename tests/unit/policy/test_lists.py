@@ -88,7 +88,7 @@ def test_lines_of_other_programs_are_understood(line, names, shape):
         ("address=/%s/" % ("x" * 70), "a name that no host can have"),
     ],
 )
-def test_what_means_nothing_is_told_with_its_number(line, words):
+def test_what_means_nothing_is_shown_with_its_number(line, words):
     """It denies nothing, and what is beside it counts."""
     names, notes = read("\n%s\r\n||ads.example^" % line)
     assert [".ads.example"] == names
@@ -126,7 +126,7 @@ def test_elsewhere_than_in_the_to_of_a_deny_such_a_line_is_an_error(tmp_path, ru
     assert (" " + line, " ^") == told.value.picture
 
 
-def test_it_is_told_with_the_other_oddities(tmp_path):
+def test_it_is_listed_with_the_other_oddities(tmp_path):
     """At the start, by a reload and by check, of each file once."""
     path = tmp_path / "list"
     path.write_bytes(b"\xef\xbb\xbf@@||x.example^\r\n0.0.0.0 x.example\r\n")
@@ -143,7 +143,7 @@ def test_it_is_told_with_the_other_oddities(tmp_path):
 @given(
     st.lists(st.sampled_from([*"|^/=$@#!.*a: \t%[]", "0.0.0.0", "a.b", "::1", "address", "\xfc"]))
 )
-def test_any_line_is_understood_told_or_an_error(parts):
+def test_any_line_is_understood_or_shown_or_an_error(parts):
     """And every name that comes of it can be asked for."""
     try:
         lines = parse_lines("".join(parts), "f")

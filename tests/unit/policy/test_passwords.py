@@ -68,7 +68,7 @@ def test_both_ways_are_one(password, salt, iterations):
 
 
 @pytest.mark.parametrize("iterations", [1, 999, 1000, 1001, 2500])
-def test_turns_make_no_difference(iterations, monkeypatch):
+def test_pauses_make_no_difference(iterations, monkeypatch):
     """Where a pause comes in between, nothing is left out and nothing done twice."""
     pauses = []
     expected = by_hand(b"password", SALT, iterations, lambda: pauses.append(1))

@@ -31,7 +31,7 @@ def test_each_failure_doubles_the_wait(times, seconds):
 
 
 def test_the_wait_is_since_the_failure():
-    """Who comes back later has waited already."""
+    """A client that comes back later has waited already."""
     table = failing(4)
 
     assert 0.25 == table.wait_seconds(A, 0.75)
@@ -48,7 +48,7 @@ def test_a_minute_is_worth_half_of_them():
 
 
 def test_guessing_on_is_slow():
-    """Whoever takes each guess as soon as he may has about 300 of them in an hour."""
+    """A client that guesses as soon as it may has about 300 guesses in an hour."""
     table, now, guesses = Penalties(), 0.0, 0
     while now < 3600:
         table.add(A, now)
@@ -68,7 +68,7 @@ def test_the_table_is_bounded():
     assert 2 == table.wait_seconds(A, 0.0)
 
 
-def test_who_has_failed_least_makes_room(monkeypatch):
+def test_the_client_with_fewest_failures_makes_room(monkeypatch):
     """By what counts now, not by what it was."""
     monkeypatch.setattr(passwords, "MAX_ENTRIES", 2)
     table = failing(3)
@@ -82,7 +82,7 @@ def test_who_has_failed_least_makes_room(monkeypatch):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 1e7))))
 def test_no_wait_is_longer_than_half_a_minute(steps):
-    """Whenever who fails: it ends."""
+    """Whichever client fails and whenever: its wait ends."""
     table, now = Penalties(), 0.0
     for address, later in steps:
         now += later

@@ -52,7 +52,7 @@ def filled(most, *arriving, fewer=2, age=None):
 
 
 def test_there_is_no_share_while_there_is_room():
-    """One client may have all that nobody else wants."""
+    """One client may have all that no other wants."""
     quota = filled(64)
     for number in range(64):
         assert not quota.is_full
@@ -74,7 +74,7 @@ def test_there_is_no_share_while_there_is_room():
         # In it, in each narrower network: a /40, a /48, a /56, a /64, an address.
         (["2001:db8:100::1", "2001:db8:1::1", "2001:db8:0:100::1", "2001:db8:0:1::1",
           "2001:db8::2", "2001:db8::1", "2001:db8::1"], "203.0.113.1", 5),
-        # Who comes from the same network parts there, not above.
+        # A client from the same network leaves the others there, not above.
         (["198.51.100.1"] * 4 + ["198.51.7.1"], "198.51.7.9", 0),
         (["198.51.100.1"] * 2 + ["203.0.113.1"] * 3, "198.51.7.9", None),
         # Two fewer, so that nothing is ended back and forth.
@@ -173,7 +173,7 @@ def test_a_newcomer_of_a_new_network_is_served_until_each_network_has_one_place(
 
 
 def test_what_is_counted_out_twice_counts_once():
-    """So that whoever ends an item need not know whether another has."""
+    """So that the code that ends an item need not know whether other code has."""
     quota = filled(4, "198.51.100.1", "198.51.100.1")
     assert quota.remove(0, groups("198.51.100.1"))
     assert not quota.remove(0, groups("198.51.100.1"))
@@ -274,7 +274,7 @@ steps = st.lists(
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(st.integers(0, 20), st.sampled_from([1, 2]), st.booleans(), steps)
 def test_a_quota_does_what_a_list_of_all_says(most, fewer, has_age, steps):
-    """Whoever comes, leaves, has more or less: who makes room is by the law's own words.
+    """Whatever comes, leaves, grows or shrinks: the victim is the one that the law names.
 
     The sums that are kept only while they may be needed never differ from the list, and nothing
     is left of what has gone.
@@ -422,7 +422,7 @@ def test_this_host_may_have_all_of_an_allowance_while_only_it_has_clients():
 
 
 def test_without_a_bound_all_have_room():
-    """But are counted, for a reload may bring one."""
+    """But are counted, because a reload may bring one."""
     allowance = Allowance(None, 8)
     for _ in range(1000):
         assert allowance.has_room(groups("198.51.100.1"))
@@ -517,7 +517,7 @@ def test_of_those_with_as_many_the_one_not_served_for_longest_goes_first():
         queue.done(found[1])
 
 
-def test_who_has_no_room_waits_and_others_go_on():
+def test_a_client_without_room_waits_and_others_go_on():
     """Until one of its own, or enough of the others, have done."""
     running = Allowance(8, 0.25)
     queue = Queue(running)

@@ -60,7 +60,7 @@ def test_every_clause():
     ],
 )
 def test_users(text, users, any_user):
-    """Names, anybody who has a password, or nobody who has; a name like a word goes in quotes."""
+    """Names, any user with a password, or no such user; a name like a word goes in quotes."""
     rule = parsed(text)
     assert (users, any_user) == (rule.users, rule.any_user)
 
@@ -115,7 +115,7 @@ def test_a_list_in_a_file():
     ],
 )
 def test_a_mistake_in_a_list_has_its_line(line, words):
-    """File and line are told."""
+    """The error names file and line."""
     with pytest.raises(ConfigError) as told:
         parse_lines("ok.example\n%s\n" % line, "/etc/block")
     assert "/etc/block, line 2, column 1" == told.value.place

@@ -1,4 +1,4 @@
-"""Who may come in, and what they may reach: the defaults, safe but not closed."""
+"""Which clients are admitted, and what they may reach: the defaults, safe but not closed."""
 
 import ipaddress
 import itertools
@@ -92,24 +92,24 @@ COME_IN = {
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("host, kind", kinds())
 def test_clients_come_in_without_a_password_where_they_may(host, kind, setting):
-    """Without a password, who comes in is what the options say for its kind of address."""
+    """Without a password the options decide, for each kind of address, whether it is admitted."""
     assert (kind in COME_IN[setting]) == comes_in(defaults(*setting), client(host))
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", kinds())
 def test_clients_with_a_password_come_in_from_anywhere(host, kind, setting):
-    """Whoever gave the right password may come in, wherever it is."""
+    """A client that gave the right password is admitted, wherever it is."""
     assert comes_in(defaults(*setting), client(host, b"ann"))
 
 
 @pytest.mark.rfc("RFC 1928 section 3", "The server selects one of METHODS, and says which.")
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("host, kind", kinds())
-def test_methods_fit_who_may_come_in(host, kind, setting):
+def test_methods_fit_which_clients_may_come_in(host, kind, setting):
     """A password is asked for where there are users, and optional where none is needed."""
     if not setting[0]:
-        expected = (NONE,)  # and REP 02 for those who may not, which they can show
+        expected = (NONE,)  # and REP 02 for the others, which they can show
     elif kind in COME_IN[setting]:
         expected = (PASSWORD, NONE)
     else:
@@ -120,7 +120,7 @@ def test_methods_fit_who_may_come_in(host, kind, setting):
 
 @pytest.mark.parametrize("option", ["--allow-lan", "--user", "--open", "192.0.2.7"])
 def test_refusal_says_what_to_do(option):
-    """One line tells the operator who was refused and how to let it in."""
+    """One line names the refused client to the operator, and says how to admit it."""
     refused = defaults().precheck(client("192.0.2.7"), 5, Cmd.CONNECT, ANYWHERE)
     assert option in refused.reason
 
@@ -150,7 +150,7 @@ PRIVATE = """
     64:ff9b::198.18.0.1
 """
 
-# What anybody may reach. NAT64 is how a network with IPv6 only reaches IPv4.
+# What every client may reach. NAT64 is how a network with IPv6 only reaches IPv4.
 OUTSIDE = """
     8.8.8.8 1.0.0.1 2001:4860:4860::8888 ::ffff:8.8.8.8 64:ff9b::8.8.8.8 64:ff9b:1::8.8.8.8
     2002:808:808::1 172.32.0.1 100.128.0.1
@@ -201,14 +201,14 @@ def test_private_networks_are_not_reached_from_public_ones(host, kind, target):
 @pytest.mark.parametrize("target", OUTSIDE.split())
 @pytest.mark.parametrize("host, kind", ONE_OF_EACH)
 def test_the_world_is_reached_by_all(host, kind, target):
-    """What is neither this host nor private is open to everybody who came in."""
+    """What is neither this host nor private is open to every admitted client."""
     assert may_reach((True, False, False), host, target)
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s[0]])
 @pytest.mark.parametrize("host, kind", kinds())
 def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
-    """--open and a password say who comes in, and no more.
+    """--open and a password decide which clients are admitted, and no more.
 
     --allow-lan says besides what the LAN is.
     """
@@ -235,7 +235,7 @@ def test_coming_in_changes_nothing_about_what_is_reached(host, kind, setting):
     ],
 )
 def test_refusal_names_the_kind_of_target(target, word):
-    """The reason says which set the target is in, and who asked."""
+    """The reason says which set the target is in, and which client asked."""
     stranger = client("203.0.113.7", b"ann")
     decision = defaults(True).decide(stranger, 5, Cmd.CONNECT, ANYWHERE, packed_ip(target))
     reason = decision.reason
@@ -342,7 +342,7 @@ def test_odd_spellings_are_no_way_in(spelling, host):
         ((True, True, True), "any client, without a password (--open)"),
     ],
 )
-def test_rules_say_in_a_sentence_who_comes_in(setting, sentence):
+def test_rules_say_in_a_sentence_which_clients_come_in(setting, sentence):
     """What is printed at the start is what is done."""
     assert sentence == describe(defaults(*setting), Config())
     has_users, allow_lan, open_ = setting
@@ -382,7 +382,7 @@ INSIDE_OF_LAN = "deny from public reserved to private reserved"
         ),
         ([], {"open": True}, [OURS, INSIDE_OF, "allow from loopback", "allow"]),
         ([], {"has_users": True}, [OURS, INSIDE_OF, "allow user any"]),
-        # Rules that only deny take nothing from what lets clients in.
+        # Rules that only deny take nothing from what admits clients.
         (["deny port 25"], {}, ["deny port 25", OURS, INSIDE_OF, "allow from loopback"]),
         (["deny port 1"], {"has_users": True}, ["deny port 1", OURS, INSIDE_OF, "allow user any"]),
         (
@@ -515,7 +515,7 @@ def test_a_reason_counts_the_rules_of_the_settings_only():
 
 
 def test_reasons_tell_what_an_operator_can_act_on():
-    """The rule by number and text, or that there is none; who asked, and for what."""
+    """The rule by number and text, or that there is none; which client asked, and for what."""
     lan = client("192.168.1.1")
 
     def why(host, dst, ip):

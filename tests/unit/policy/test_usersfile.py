@@ -25,7 +25,7 @@ def test_a_file_from_windows(text):
     assert {b"ann": HASH, b"bob": HASH} == parse_users(text % (LINE, LINE), "f")
 
 
-@pytest.mark.parametrize("text", ["", "\n", "# nobody\n", "\ufeff", "\r\n\r\n"])
+@pytest.mark.parametrize("text", ["", "\n", "# no user\n", "\ufeff", "\r\n\r\n"])
 def test_an_empty_file_has_no_users(text):
     """It is no mistake."""
     assert {} == parse_users(text, "f")

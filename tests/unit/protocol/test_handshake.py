@@ -167,7 +167,7 @@ def test_a_greeting_and_no_more_is_a_health_check(said, methods, expected):
     ],
 )
 def test_failed_negotiation_says_what_was_offered_and_wanted(greeting, methods, words):
-    """The message lets an operator see at once who has to change."""
+    """The message shows an operator at once which side has to change."""
     assert "AuthFailed: no common method: " + words == converse([greeting], methods).error
 
 
@@ -346,8 +346,8 @@ def test_success_names_our_end_of_the_connection(said, bnd_ip, port, reply):
 
 
 @pytest.mark.rfc("RFC 1929 section 2", "STATUS 00 is success.")
-def test_credentials_nobody_checked_are_wrong():
-    """A caller that forgets to check lets nobody in."""
+def test_unchecked_credentials_are_wrong():
+    """A caller that forgets to check admits no client."""
     talk = Handshake(PASSWORD)
     talk.receive_data(b"\x05\x01\x02" + RIGHT)
 
@@ -428,7 +428,7 @@ def test_any_bytes_give_a_documented_outcome(said, places, methods, eof, at_once
 @settings(deadline=None, max_examples=400)
 @given(said=PIECES, methods=METHODS, error=st.sampled_from(OTHER_ENDS))
 def test_any_bytes_can_be_refused(said, methods, error):
-    """After whatever bytes, a refusal is well-formed, and there for all who speak SOCKS."""
+    """After any bytes a refusal is well-formed, and every client that speaks SOCKS gets one."""
     heard = refused(said, error, methods)
 
     assert bool(heard) == (said[:1] in (b"\x04", b"\x05")) or heard.startswith(b"HTTP/1.1 400 ")

@@ -13,7 +13,7 @@ PORTS = (6193, 23)
 
 
 def confirms(line, userid):
-    """Return whether *line* does; it says so, or is an ``IdentMismatch``."""
+    """Return whether *line* does; what does not is an ``IdentMismatch``."""
     try:
         check_user_id(line, *PORTS, userid)
     except IdentMismatch:
@@ -57,7 +57,7 @@ def test_the_first_line(data, line):
 )
 @pytest.mark.parametrize("data", [b"a" * 1000, b"a" * 1000 + b"\n", b"\r" * 10240])
 def test_a_line_that_does_not_end(data):
-    """After 1000 bytes nobody waits for its end (section 6, note 2)."""
+    """After 1000 bytes the wait for its end is over (section 6, note 2)."""
     with pytest.raises(IdentMismatch, match="its identd answers more than 1000 bytes"):
         first_line(data)
 
@@ -138,8 +138,8 @@ def test_what_confirms_a_user(line, userid):
         (b"6193, 23 : USERID : UNIX : " + b"b" * 900, "its identd says 'b{64}'$"),
     ],
 )
-def test_what_confirms_nobody(line, why):
-    """And how that is told: in quotes, and not at length."""
+def test_what_confirms_no_user(line, why):
+    """And the message quotes it, and is short."""
     with pytest.raises(IdentMismatch, match=why) as caught:
         check_user_id(line, *PORTS, b"ann")
     assert (Rep.NOT_ALLOWED, Cd.IDENTD_MISMATCH) == (caught.value.rep, caught.value.cd)
@@ -158,7 +158,7 @@ OCTETS = st.binary(min_size=1, max_size=300).map(lambda data: data.translate(Non
     st.integers(0, 400),
 )
 def test_whatever_the_user_is_called(theirs, ours, user, blanks, opsys, cut):
-    """He is found in an answer that is written as freely as can be, however it is cut."""
+    """The name is found in an answer that is written as freely as can be, however it is cut."""
     b = blanks
     ports = b[0] + b"%d" % theirs + b[1] + b"," + b[2] + b"%d" % ours + b[3]
     line = b":".join((ports, b[4] + b"UserId" + b[5], opsys, b[6] + user + b[7]))
@@ -173,7 +173,7 @@ def test_whatever_the_user_is_called(theirs, ours, user, blanks, opsys, cut):
 
 @given(st.binary(max_size=1100), st.binary(max_size=255))
 def test_any_bytes_are_a_line_or_an_error(data, userid):
-    """Never anything else, and what is told of them is short."""
+    """Never anything else, and the message quotes little of them."""
     told = ""
     try:
         line = first_line(data)

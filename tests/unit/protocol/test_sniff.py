@@ -1,4 +1,4 @@
-"""What is not SOCKS is told what it did wrong, in its own language where it has one."""
+"""A client that speaks no SOCKS hears what it did wrong, in its own protocol where possible."""
 
 import re
 

@@ -154,7 +154,7 @@ REFUSED = [
     "SOCKS4A", "DSTIP 0.0.0.x with x not zero: a domain name and a NULL follow USERID's NULL."
 )
 @pytest.mark.parametrize("message, methods, error", REFUSED)
-def test_bad_request_is_told_91(message, methods, error):
+def test_bad_request_is_answered_with_91(message, methods, error):
     """What cannot be granted is answered by 91, once and in eight bytes."""
     for pieces in every_cut(message):
         outcome = converse(pieces, methods)
@@ -164,7 +164,7 @@ def test_bad_request_is_told_91(message, methods, error):
 
 @pytest.mark.rfc("SOCKS4A", "A server must check DSTIP, and read in the domain name.")
 @pytest.mark.parametrize("size", range(1, len(GOOD4A + b"ann\0a.example\0")))
-def test_client_that_leaves_early_is_told_91(size):
+def test_client_that_leaves_early_is_answered_with_91(size):
     """EOF anywhere in a request ends it; a client that only half-closed hears 91."""
     outcome = converse([(GOOD4A + b"ann\0a.example\0")[:size]], eof=True)
 

@@ -202,7 +202,7 @@ def test_request_of_another_version_is_refused(version):
 @pytest.mark.rfc("RFC 1928 section 5", "Another ATYP is not defined.")
 @pytest.mark.parametrize("atyp", [0, 2, 5, 0x7F, 0xFF])
 def test_unknown_address_type_is_refused_at_once(atyp):
-    """Behind an ATYP that nobody knows there is nothing to wait for."""
+    """After an unknown ATYP there is nothing to wait for."""
     with pytest.raises(UnsupportedAddressType, match="^unknown address type, ATYP 0x%02x$" % atyp):
         parse(messages.parse_request5, [b"\x05\x01\x00" + bytes((atyp,))])
 

@@ -82,7 +82,7 @@ def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS])
 def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatch, first, code):
-    """Where splice fails for want of memory, either way, the buffer does it; nobody is reset."""
+    """Where splice has no memory, in either direction, the buffer does it; no pair is reset."""
     real, calls = minisocks.net.pipes._splice, []
 
     def splice(*args, **kwargs):
@@ -101,7 +101,7 @@ def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatc
     other.expect_eof()
 
 
-def test_bulk_takes_short_turns_beside_messages(relayed, monkeypatch):
+def test_bulk_takes_short_rounds_beside_messages(relayed, monkeypatch):
     """While others exchange short messages a pipe takes 64 KiB at a time, and a MiB after."""
     asked = []
     real = Pipe.fill
@@ -182,7 +182,7 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
 
 @pytest.mark.soak
 @pytest.mark.parametrize("count", [4, 5, 6, 40])
-def test_bulk_has_its_turns_in_order(relayed, loop, monkeypatch, count):
+def test_bulk_has_its_rounds_in_order(relayed, loop, monkeypatch, count):
     """None has a second one before each has had one, however short a round is."""
     monkeypatch.setattr(minisocks.net.loop, "BULK_SECONDS", 0.0)
     downloads = [relayed() for _ in range(count)]
@@ -238,7 +238,7 @@ def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
 
 
 def test_pipes_without_use_are_closed_with_the_last_connection(relayed, loop):
-    """When nobody is connected, descriptors are as before."""
+    """When no client is connected, descriptors are as before."""
     pair = relayed()
     assert exchange(pair, "target", 32 * MB)
     assert loop.pipes.count
@@ -266,7 +266,7 @@ def test_a_receiver_that_takes_nothing_gives_its_pipe_back(
 
 
 def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
-    """Only who has taken nothing at all since the last look loses it."""
+    """Only a receiver that has taken nothing at all since the last look loses it."""
     pair = relayed(small=ENDS)
     blocked(pair, "target")
     checked = threading.Event()
@@ -298,7 +298,7 @@ def test_without_room_for_its_bytes_a_pipe_stays(relayed, loop, eager, monkeypat
 @pytest.mark.parametrize("how", ["reset", "close"])
 @pytest.mark.parametrize("first", ENDS)
 def test_a_receiver_that_vanishes_takes_its_pipe_along(relayed, loop, eager, first, how):
-    """Bytes that nobody will have are not left in a pipe that somebody else is lent."""
+    """Bytes that no receiver will have are not left in a pipe that another connection gets."""
     before = open_descriptors()
     pair = relayed(small=ENDS)
     one, other, _sent = blocked(pair, first)
@@ -337,7 +337,7 @@ def test_stopping_with_bytes_in_pipes_leaves_nothing(eager):
 
 @pytest.mark.soak
 def test_more_slow_receivers_than_pipes(relayed, loop, eager, monkeypatch):
-    """Those for whom there is no pipe go by the buffer; everybody gets all bytes."""
+    """Connections that get no pipe go by the buffer; every receiver gets all bytes."""
     monkeypatch.setattr(minisocks.relay.watches, "PIPE_SECONDS", 3600)
     pairs = [relayed(small=ENDS) for _ in range(MAX_PIPES + 8)]
     sent = []

@@ -35,7 +35,7 @@ MIB = 1 << 20
 
 
 class Stub(Pair):
-    """A pair that holds as much as it is told, and says when it is shed."""
+    """A pair that holds as much as ``size``, and notes when it is shed."""
 
     __slots__ = ("loop", "order", "size")
 
@@ -88,7 +88,7 @@ def test_the_greediest_go_first_and_no_more_than_must(loop):
     assert len(pairs) == len(set(inside.jobs(loop)) - {memory}) + len(shed)
 
 
-def test_who_has_long_been_stalled_goes_before_who_flows(loop):
+def test_a_pair_long_stalled_is_shed_before_one_that_flows(loop):
     """A fast transfer holds much for a moment at a time, and is not shed for that."""
     order = []
     memory = Memory(loop, ())
@@ -117,7 +117,7 @@ def test_many_more_than_are_remembered_can_be_shed(loop):
 
 
 def test_off_it_is_not_even_asked(loop):
-    """Without a limit nothing is looked at when somebody stalls, and with one each time."""
+    """Without a limit nothing is looked at when a pair stalls, and with one each time."""
     memory = Memory(loop, ())
     assert not inside.looks_for_stalled(memory, loop)
     memory.change(10 * MIB)
@@ -190,7 +190,7 @@ def test_what_is_counted_is_what_is_held(relayed, first):
 
 
 @pytest.mark.parametrize("leave", ["reset", "abort"])
-def test_who_goes_is_not_counted(relayed, leave):
+def test_a_pair_that_goes_is_not_counted(relayed, leave):
     """However a stalled pair ends, what it held is given back."""
     pair = relayed(early=b"x" * 5000)
     pair.fill(pair.client)
@@ -206,7 +206,7 @@ def test_who_goes_is_not_counted(relayed, leave):
 
 
 def test_a_stalled_pair_is_shed_and_others_live(relayed, access_log):
-    """Both its ends are reset, the log has the reason; who is not stalled notices nothing."""
+    """Both its ends are reset, the log has the reason; a pair that flows notices nothing."""
     quiet, stalled = relayed(), relayed()
     stalled.fill(stalled.target)
     memory = Memory(quiet.loop, ())
@@ -230,7 +230,7 @@ def test_a_stalled_pair_is_shed_and_others_live(relayed, access_log):
     ],
     ids=["socks4", "socks5"],
 )
-def test_with_nobody_to_shed_new_ones_are_refused(target, access_log, message, refusal):
+def test_with_none_to_shed_new_ones_are_refused(target, access_log, message, refusal):
     """Idle connections keep their places; a reload makes room, or takes it."""
     with run_proxy(memory_limit=MIB) as proxy, Talk.to(proxy.port) as first:
         assert 0 == first.connect5("127.0.0.1", target.port)[0]
@@ -266,8 +266,8 @@ def small(port):
 @pytest.mark.soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc of the process")
 @pytest.mark.parametrize("limit, most", [("2MiB", 5120), ("none", None)])
-def test_the_process_stays_small_whoever_takes_nothing(limit, most):
-    """Hundreds of downloads that nobody reads; an honest client has all its bytes meanwhile."""
+def test_the_process_stays_small_when_clients_do_not_read(limit, most):
+    """Hundreds of clients do not read their downloads; another has all its bytes meanwhile."""
     stop, stalled = threading.Event(), 500
 
     def pour(talk):

@@ -23,7 +23,7 @@ MB = 1 << 20
 
 
 class Clock:
-    """Stands still until it is told otherwise; exact."""
+    """Stands still until a test moves it; exact."""
 
     def __init__(self):
         self.ms = 0
@@ -133,7 +133,7 @@ def dry(loop, monkeypatch):
 
 
 @pytest.mark.parametrize("first", ENDS)
-def test_without_tokens_nothing_is_read_and_nobody_spins(relayed, loop, monkeypatch, first):
+def test_without_tokens_nothing_is_read_and_no_thread_spins(relayed, loop, monkeypatch, first):
     """What is sent stays with its sender's kernel; the loop sleeps."""
     pair = relayed()
     one, other = pair.ends(first)
@@ -155,7 +155,7 @@ def test_without_tokens_nothing_is_read_and_nobody_spins(relayed, loop, monkeypa
 def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(
     relayed, loop, monkeypatch, first, leave
 ):
-    """A reset ends the pair also when nothing may be read; its last words come in their turn."""
+    """A reset ends the pair also when nothing may be read; its last bytes come in order."""
     pair = relayed()
     one, other = pair.ends(first)
     one.send(b"x")
@@ -166,7 +166,7 @@ def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(
     wait_until(lambda: budget.waits)
     leave(one)
     assert pair.count_rounds() < 10
-    other.send(b"answer")  # to nobody
+    other.send(b"answer")  # to an end that is gone
     other.reset()
     monkeypatch.undo()
     loop.call_soon(pair.pair, lambda: setattr(budget, "waits", False) or pair.pair.read_on(budget))
@@ -175,7 +175,7 @@ def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(
 
 
 @pytest.mark.parametrize("first", ENDS)
-def test_connections_of_one_client_take_turns(relayed, loop, first):
+def test_connections_of_one_client_alternate(relayed, loop, first):
     """Two that send all they can get the same, to within some reads."""
     pairs = [relayed() for _ in range(2)]
     stop = threading.Event()
@@ -224,7 +224,7 @@ def test_directions_and_clients_do_not_share(relayed, loop):
     assert up.bucket is not down.bucket
 
 
-def test_early_bytes_wait_for_their_turn(relayed, loop):
+def test_early_bytes_wait_for_tokens(relayed, loop):
     """What came behind the request is no faster than the rest, and comes before it."""
     early = os.urandom(400000)
     began = time.monotonic()
@@ -305,8 +305,8 @@ def test_a_rate_is_kept_by_a_proxy():
     assert (len(data) - 10000) / 100000 * 0.9 < began[0]
 
 
-def test_a_reload_changes_the_rate_of_who_has_one(target):
-    """Live for those that have a rate; those without stay without, and none is for who comes."""
+def test_a_reload_changes_the_rate_of_limited_connections(target):
+    """Live for connections with a rate; those without stay without, as does a later one."""
     with run_proxy() as proxy, contextlib.ExitStack() as stack:
 
         def come(has_rate):
@@ -325,7 +325,7 @@ def test_a_reload_changes_the_rate_of_who_has_one(target):
             inside.rate_of(throttle.up.bucket),
             inside.rate_of(throttle.down.bucket),
         )
-        talks[1].send(b"y" * 3000)  # beyond its depth: somebody waits when the rate changes
+        talks[1].send(b"y" * 3000)  # beyond its depth: a flow waits when the rate changes
         proxy.reload(proxy.config._replace(rate=10**6))
         talks[1].expect(b"y" * 3000)
         assert (10**6, 10**6) == (

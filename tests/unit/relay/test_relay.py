@@ -185,7 +185,7 @@ def test_a_reset_that_is_there_when_the_pair_starts_is_passed_on(relayed, first,
 
 @pytest.mark.parametrize("first", ENDS)
 def test_both_ends_gone_before_the_pair_starts(relayed, loop, first):
-    """Two dead ends make a short story, and no trouble for anybody else."""
+    """The pair ends at once, and no other pair has trouble."""
     pair = relayed(start=False, early=b"early")
     for talk in pair.ends(first):
         talk.reset()
@@ -242,7 +242,7 @@ def test_a_slow_reader_gets_all_that_came_before_the_reset(relayed, first):
 def test_a_reader_that_stands_still_behind_a_reset_does_not_keep_the_pair(
     relayed, monkeypatch, first
 ):
-    """Last words that nobody reads are waited for a while, and then given up with a RST."""
+    """Last bytes that are not read are waited for a while, and then given up with a RST."""
     assert 2 <= minisocks.relay.watches.STANDSTILL_SECONDS <= 60
     monkeypatch.setattr(minisocks.relay.watches, "STANDSTILL_SECONDS", 0.1)
     pair = relayed(small=ENDS)
@@ -305,7 +305,7 @@ def test_an_end_that_finished_and_then_vanished_is_noticed(relayed, access_log, 
 @both_pollers
 @pytest.mark.parametrize("first", ENDS)
 def test_an_end_that_resets_with_bytes_on_their_way_to_it_is_noticed_at_once(relayed, first):
-    """Nobody waits for the delivery of bytes to an end that is gone."""
+    """The proxy does not wait for the delivery of bytes to an end that is gone."""
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     pair.fill(other)
@@ -425,7 +425,7 @@ def test_one_read_takes_at_most_64_kb(relayed, first):
 
 @in_the_buffer
 def test_many_slow_readers_fill_no_memory(relayed):
-    """A hundred downloads that nobody reads hold no more than 64 KB each."""
+    """A hundred downloads whose clients do not read hold no more than 64 KB each."""
     pairs = [relayed(small=ENDS) for _ in range(100)]
     for pair in pairs:
         pair.target.sock.setblocking(False)
@@ -446,7 +446,7 @@ def test_many_slow_readers_fill_no_memory(relayed):
 
 
 @pytest.mark.parametrize("first", ENDS)
-def test_the_line_counts_exactly_and_says_who_finished(relayed, access_log, first):
+def test_the_line_counts_exactly_and_names_the_end_that_finished(relayed, access_log, first):
     """up and down are the bytes delivered, end= is the first that said FIN."""
     pair = relayed(early=b"12345")
     pair.client.send(b"x" * 70000)
@@ -664,7 +664,7 @@ def linger(loop):
 
 
 def test_a_refused_client_that_talks_on_still_hears_the_reply(linger):
-    """Bytes that nobody wants do not turn into a RST that destroys the reply."""
+    """Unwanted bytes do not cause a RST that destroys the reply."""
     ours, talk = linger()
     talk.send(bytes(100000))
     talk.expect(b"refused").expect_eof()
@@ -719,7 +719,7 @@ def test_nothing_is_left_of_many_pairs(relayed, loop):
 
 
 def test_a_whole_exchange_ends_with_the_target(proxy, access_log):
-    """Through the whole proxy: a target that says all and finishes is named as who ended it."""
+    """Through the whole proxy: a target that sends all and finishes is named as what ended it."""
     with FakeTarget(says(b"hello")) as target, Talk.to(proxy.port) as talk:
         talk.connect5("127.0.0.1", target.port)
         assert b"hello" == talk.rest()
@@ -773,7 +773,7 @@ def test_a_reset_is_passed_on_to_a_reader_that_is_slow(relayed, first):
 # TCP's urgent data
 
 
-#: For tests of urgent data, which differs where the kernel says so, and where bytes are taken.
+#: For tests of urgent data, which depends on how the kernel reports it and how bytes are moved.
 every_way = pytest.mark.parametrize("loop", ["buffer", "pipe", "poll", "rated"], indirect=True)
 
 knows_urgent = pytest.mark.skipif(
@@ -872,7 +872,7 @@ def test_an_urgent_byte_sends_its_signal(relayed, first):
 @every_way
 @pytest.mark.parametrize("first", ENDS)
 def test_urgent_bytes_in_bulk_change_no_place(relayed, first):
-    """With a receiver that is slow; the last one, that no other overtakes, is told as urgent."""
+    """With a receiver that is slow; the last one, that no other overtakes, arrives as urgent."""
     pair = relayed(small=ENDS)
     one, other = pair.ends(first)
     in_line(other)

@@ -131,7 +131,7 @@ def full(code=errno.EMFILE):
 
 @pytest.fixture
 def warnings_said(caplog):
-    """Returns the warnings said so far that contain a word."""
+    """A function that returns the warnings so far that contain a word."""
     caplog.set_level(logging.WARNING, "minisocks")
 
     def said(word):
@@ -202,7 +202,7 @@ def test_quick_clients_need_few_threads(accepting):
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), full(errno.ENOMEM), MemoryError()], ids=repr)
 def test_without_new_threads_those_there_are_serve(accepting, monkeypatch, warnings_said, error):
-    """One line says so, and one when they can be had again; every client is served."""
+    """One line reports it, and one when there are again; every client is served."""
     acceptor, (server,) = accepting()
     start_thread = minisocks.server.acceptor.start_thread
 
@@ -338,7 +338,7 @@ def log_that_raises():
 
 @pytest.mark.parametrize("error", [full(), full(errno.EINVAL)], ids=repr)
 def test_a_log_that_raises_keeps_no_client_out(accepting, log_that_raises, error):
-    """What cannot be told is not told; clients are served all the same."""
+    """A line that cannot be logged is lost; clients are served all the same."""
     _acceptor, servers = accepting(2)
     servers[0].come(error)
     wait_until(lambda: not servers[0].waiting)
@@ -406,7 +406,7 @@ def test_accept_that_fails_for_ever_is_tried_at_a_pace(
     assert [server] == list(inside.servers_polled(acceptor).values())
 
 
-def test_accept_that_works_again_is_told(accepting, monkeypatch, warnings_said):
+def test_accept_that_works_again_is_logged(accepting, monkeypatch, warnings_said):
     """Once, and the pace is as before."""
     monkeypatch.setattr(minisocks.net.capacity, "LONG_SECONDS", 0.001)
     _acceptor, (server,) = accepting()
@@ -433,7 +433,7 @@ def test_a_removed_listener_at_which_accept_fails_for_ever_is_left(accepting):
 
 @pytest.mark.parametrize("number_is_taken", [False, True])
 def test_a_listener_that_its_giver_closed_harms_no_other(accepting, number_is_taken):
-    """Its number may be another's: the other servers are served on, and one line says so."""
+    """Its number may be another's: the other servers are served on, and one line reports it."""
     with log_kept("minisocks") as log:
         acceptor, servers = accepting(2)
         fd = servers[0].fileno()
@@ -708,7 +708,7 @@ def test_a_system_that_is_full_is_waited_for(monkeypatch, warnings_said, target,
 
 
 class SlowHook:
-    """An ``authenticate`` hook; for the user ``slow`` it takes until it is told to go on."""
+    """An ``authenticate`` hook; for the user ``slow`` it takes until a test has it go on."""
 
     def __init__(self):
         self.go_on = threading.Event()

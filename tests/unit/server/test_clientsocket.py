@@ -37,7 +37,7 @@ def client():
 
 
 def test_one_that_is_ended_while_it_pauses_has_not_left(client):
-    """We have shut its socket down for reading, which looks like its FIN; it is told why."""
+    """We have shut its socket down for reading, which looks like its FIN; the error says why."""
     with pytest.raises(LimitReached, match="ended for another"):
         client.conn.pause(0.0)
 

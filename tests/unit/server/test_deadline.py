@@ -22,7 +22,7 @@ def test_waits_share_what_is_left():
 
 @pytest.mark.parametrize("seconds", [0, -1, -1e9])
 def test_spent_budget_is_an_error_for_ever(seconds):
-    """When nothing is left, every further wait says so, with the REP for it."""
+    """When nothing is left, every further wait is an error, with the REP for it."""
     deadline = Deadline(seconds)
 
     for _ in range(2):

@@ -118,7 +118,7 @@ class Patient(Conn):
         self._alone = alone
 
     def pause(self, seconds, has_request=False):
-        """Have the time pass, unless its turn has come."""
+        """Have the time pass, unless it may run."""
         if self.alarm().is_set():
             super().pause(seconds, has_request)
         else:
@@ -298,7 +298,7 @@ def test_fifty_at_once_cost_one(alone, gate):
 def test_one_that_comes_to_the_queue_when_its_answer_is_there_costs_nothing(
     alone, gate, monkeypatch
 ):
-    """Between its look at what is remembered and its turn, the same password was found right."""
+    """Between its look at what is remembered and its run, the same password was found right."""
     gate.open()
     wait, others = HandlerQueue.wait, []
 
@@ -332,7 +332,7 @@ def test_fifty_wrong_ones_are_one_failure(alone, gate):
 
 
 def test_a_client_that_has_left_costs_nothing(alone, gate):
-    """Each is looked after when its turn comes, and its password is not derived then."""
+    """Each is looked at when it may run, and its password is not derived then."""
     first = alone.begin(ANN)
     gate.wait()
     gone = [alone.waiting(BOB), alone.waiting(wrong(1))]
@@ -347,7 +347,7 @@ def test_a_client_that_has_left_costs_nothing(alone, gate):
 
 
 def test_a_client_that_leaves_at_once_costs_nothing(alone, gate):
-    """Also when no other waits, so that it could have its turn at once."""
+    """Also when no other waits, so that it could run at once."""
     gate.open()
     conn = Conn(HERE)
     conn.talk.close()
@@ -358,7 +358,7 @@ def test_a_client_that_leaves_at_once_costs_nothing(alone, gate):
 
 
 def test_one_of_those_that_share_may_leave(alone, gate):
-    """The others are answered, also if it is the one whose turn it is."""
+    """The others are answered, also if it is the one that may run."""
     first = alone.begin(ANN)
     gate.wait()
     second, third = alone.waiting(ANN), alone.waiting(ANN)
@@ -383,7 +383,7 @@ def test_all_may_leave_while_it_is_derived(alone, gate):
     assert [b"secret"] == gate.derived
 
 
-def test_one_v6_client_has_one_turn_and_one_penalty(alone, gate):
+def test_one_v6_client_has_one_place_and_one_penalty(alone, gate):
     """All addresses of a /64 are one, and those of another are another."""
     logins = [alone.begin(wrong(0), "2001:db8::")]
     gate.wait()
@@ -412,8 +412,8 @@ def test_a_client_that_fails_often_waits_before_it_costs(alone, host):
     assert "client=%s has failed to log in 3 times" % (host or "unix") in log.lines[0]
 
 
-def test_those_that_wait_for_their_turns_wait_for_the_penalty_too(alone, gate):
-    """Of ten guesses at once three are derived; the others look again when their turns come."""
+def test_waiting_logins_wait_for_the_penalty_too(alone, gate):
+    """Of ten guesses at once three are derived; the others look again when they may run."""
     logins = [alone.begin(wrong(0))]
     gate.wait()
     logins += [alone.waiting(wrong(i)) for i in range(1, 10)]
@@ -616,9 +616,7 @@ def test_fifty_at_once_are_one_line_in_the_log(alone, gate):
         ((Penalties, "add"), wrong(1)),
     ],
 )
-def test_whatever_fails_in_a_turn_the_next_one_has_its_own(
-    alone, gate, monkeypatch, place, credentials
-):
+def test_whatever_fails_in_a_login_the_next_one_runs(alone, gate, monkeypatch, place, credentials):
     """Out of memory, say: its client hears of an error, which is no wrong password."""
     gate.open()
 
@@ -741,7 +739,7 @@ def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
     assert isinstance(login.end(), NotChecked)
 
 
-def test_a_turn_is_not_waited_for_when_it_takes_too_long(alone, gate, monkeypatch):
+def test_the_queue_is_left_when_it_takes_too_long(alone, gate, monkeypatch):
     """However many are before it; its place is given back."""
     first = alone.begin(ANN)
     gate.wait()
@@ -860,7 +858,7 @@ def test_guesses_from_many_addresses_of_a_network_wait(alone, make, free):
         ),
     ],
 )
-def test_who_shares_least_with_those_that_guess_waits_least(alone, make, guesses, others):
+def test_a_client_that_shares_least_with_guessing_ones_waits_least(alone, make, guesses, others):
     """At most 2 s, however many there were, and before any that guesses on is checked."""
     for i in range(1, 151):
         alone.logins.failed(Client((make(i), 1)), b"ann")
@@ -971,7 +969,7 @@ def login(port, user=b"ann", password=b"secret", source="127.0.0.1"):
 
 
 def connects(talk, target):
-    """Have a client that is let in connect to *target*."""
+    """Have a client that is admitted connect to *target*."""
     talk.send(socks5("127.0.0.1", target.port))
     assert 0 == talk.receive_reply5()[0]
     talk.send(b"x").expect(b"x").finish().expect_eof()
@@ -987,7 +985,7 @@ def may_connect(port, target, source="127.0.0.1"):
 
 
 def queued(proxy):
-    """Return how many logins wait for their turn."""
+    """Return how many logins wait to be derived."""
     return inside.waiting_derivations(proxy.services.logins)
 
 
@@ -1006,7 +1004,7 @@ def wait_for_handshakes(proxy, count):
     "UNAME is the name known to the source operating system, PASSWD goes with it.",
 )
 def test_a_login_goes_to_its_target(users_file, target, access_log):
-    """Also when the client says all at once, and the log says who it was."""
+    """Also when the client sends all at once, and the log names the user."""
     with nothing_left(), run_proxy(users_file=users_file.path) as proxy:
         with login(proxy.port) as talk:
             talk.expect(RIGHT)
@@ -1160,7 +1158,7 @@ def test_the_end_interrupts_a_derivation_by_hand(users_file, monkeypatch, end):
 
 
 class OpenSSL:
-    """A derivation by OpenSSL that takes until it is told to go on."""
+    """A derivation by OpenSSL that takes until a test has it go on."""
 
     def __init__(self, monkeypatch):
         self.begun, self.go_on = threading.Event(), threading.Event()
@@ -1324,7 +1322,7 @@ def test_an_address_that_has_logged_in_needs_no_password(users_file, target, acc
 
 
 def test_without_auth_once_no_address_is_remembered(users_file, target):
-    """It is off unless the settings say so."""
+    """The default is off."""
     with run_proxy(users_file=users_file.path) as proxy:
         with login(proxy.port) as talk:
             talk.expect(RIGHT)
@@ -1357,7 +1355,7 @@ def test_auth_once_is_no_longer_than_the_user(users_file, target):
 
 
 def test_rules_and_hooks_see_the_user(users_file, target):
-    """A client that is let in without a password has the name that it had with it."""
+    """A client that is admitted without a password has the name that it had with it."""
     seen = []
 
     def authorize(request):
@@ -1467,7 +1465,7 @@ def test_a_login_that_waits_is_bounded_like_other_handshakes(users_file, gate, a
 
 
 def test_a_login_that_waits_too_long_is_refused(access_log, monkeypatch):
-    """It hears that its password is wrong, for there is no other word for it; the log says why."""
+    """The reply is that of a wrong password, as the protocol has no other; the log says why."""
     monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
     with nothing_left(), run_proxy(user=("ann:secret",)) as proxy:
         for _ in range(8):
@@ -1478,8 +1476,8 @@ def test_a_login_that_waits_too_long_is_refused(access_log, monkeypatch):
         wait_until(lambda: len(proxy) == 0, "its end")
 
 
-def test_a_guest_is_no_user_where_none_is_needed(target):
-    """A client that may come in without a password keeps the rules of those that have none."""
+def test_a_trusted_client_is_no_user_where_none_is_needed(target):
+    """A client that may come in without a password keeps the rules of clients without one."""
     rules = ["allow to loopback user none", "allow to 192.0.2.0/24 user ann"]
     with run_proxy(user=("ann:secret",), rule=rules, auth_once=60.0) as proxy:
         with Talk.to(proxy.port) as talk:

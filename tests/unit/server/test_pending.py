@@ -155,7 +155,7 @@ def test_a_handshake_that_does_not_wait_is_not_ended(hall):
 
 
 def test_where_no_handshake_can_be_ended_the_newcomer_is_refused(hall, caplog):
-    """All are in hooks: one line says so, and it is over when one of them leaves."""
+    """All are in hooks: one line reports it, and it is over when one of them leaves."""
     where = hall(room=3)
     conns = where.come("10.0.0.1", "10.0.0.2", "10.0.0.3")
     for conn in conns:
@@ -199,7 +199,7 @@ def test_an_ended_handshake_cannot_go_on(hall):
 
 @pytest.mark.parametrize("wait", ["receive", "pause"])
 def test_a_thread_that_waits_hears_at_once_that_it_is_ended(hall, wait):
-    """Whether for its client or for another thread; the client can still be told."""
+    """Whether for its client or for another thread; the client can still get a reply."""
     where = hall(room=2)
     (conn,) = where.come("10.0.0.1")
     heard = []
@@ -247,7 +247,7 @@ def test_closing_ends_all_and_lets_no_more_enter(hall):
 
 
 def test_a_client_about_to_be_relayed_is_not_cut_off_by_the_end(hall):
-    """Its socket stays open both ways: it has been told that it is connected."""
+    """Its socket stays open both ways: it has the reply that it is connected."""
     where = hall(room=8)
     (conn,) = where.come("10.0.0.1")
     where.pending.keep(conn)
@@ -281,7 +281,7 @@ def test_a_silent_client_that_makes_room_is_a_line_in_the_log(access_log):
 
 
 def test_a_client_whose_time_is_up_is_refused(access_log):
-    """It is told so in the protocol's words, and the log names the option."""
+    """The reply is that of its protocol, and the log names the option."""
     with run_proxy(handshake_timeout=0.1) as proxy, Talk.to(proxy.port) as talk:
         talk.send(b"\x05").expect(b"\x05\xff").expect_eof()
         access_log.wait_for("why='the handshake took too long (--handshake-timeout)'")

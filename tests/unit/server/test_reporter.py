@@ -1,4 +1,4 @@
-"""The reporter alone: bounded, in order, and it ends when it is told to."""
+"""The reporter alone: bounded, in order, and it ends on request."""
 
 import threading
 
@@ -18,7 +18,7 @@ def records(first, last):
 
 
 class Held:
-    """A hook that notes the ids it is told, each only when it may."""
+    """A hook that notes the ids it gets, each only when it may."""
 
     def __init__(self):
         self.heard = []
@@ -37,7 +37,7 @@ def held():
     hook.go_on.set()
 
 
-def test_the_oldest_make_room_and_that_is_told_once(monkeypatch, caplog, held):
+def test_the_oldest_make_room_and_that_is_logged_once(monkeypatch, caplog, held):
     """Beyond the bound the oldest that wait are dropped and counted, with one warning."""
     monkeypatch.setattr(minisocks.server.journal, "MAX_WAITING", 3)
     reporter = Reporter(held)
@@ -102,7 +102,7 @@ def test_close_from_the_hook_delivers_the_rest_behind_it(held):
     wait_until(lambda: not inside.has_thread(reporter))
 
 
-def test_no_room_for_a_thread_is_told_and_tried_again(monkeypatch, caplog):
+def test_no_room_for_a_thread_is_logged_and_tried_again(monkeypatch, caplog):
     """Records wait for a thread; the next record tries again to have one."""
     real, tries = minisocks.net.threads.start_thread, []
 

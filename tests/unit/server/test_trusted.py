@@ -1,4 +1,4 @@
-"""What was right once need not be shown again: for how long, by whom, and for how many."""
+"""What was right once need not be shown again: for how long, by which client, how many."""
 
 import sys
 import threading
@@ -66,7 +66,7 @@ def test_no_password_is_kept():
 
 
 def test_passwords_remembered_are_bounded(monkeypatch):
-    """Who has not logged in for longest makes room."""
+    """The user with the oldest login makes room."""
     monkeypatch.setattr(logins, "MAX_REMEMBERED", 2)
     known = Verified()
     bob, eve = Credentials(b"bob", b"b"), Credentials(b"eve", b"e")
@@ -93,8 +93,8 @@ def test_an_address_is_known_for_its_time():
     assert 1 == len(known)
 
 
-def test_a_unix_socket_is_nobody_s_address():
-    """Everybody on this host has the same one."""
+def test_a_unix_socket_is_no_client_s_address():
+    """All clients on this host have the same one."""
     known = TrustedAddresses()
     known.add(HERE, b"ann", b"", 10.0)
 
@@ -132,7 +132,7 @@ def test_an_address_that_logs_in_again_is_known_all_the_time():
 
 
 def test_addresses_remembered_are_bounded(monkeypatch):
-    """Who has logged in longest ago makes room."""
+    """The client with the oldest login makes room."""
     monkeypatch.setattr(logins, "MAX_REMEMBERED", 2)
     known = TrustedAddresses()
     clients = [Client(("192.0.2.%d" % i, 1)) for i in range(3)]
@@ -159,7 +159,7 @@ def test_addresses_remembered_are_bounded(monkeypatch):
         (Users(authenticate=hook), Users([ANN]), False),
     ],
 )
-def test_a_reload_keeps_those_who_are_still_there(before, after, stays):
+def test_a_reload_keeps_users_that_are_still_there(before, after, stays):
     """With the user, or with another password, what was remembered ends."""
     known = TrustedAddresses()
     known.add(HERE, b"ann", before.proof(ANN), 10.0)

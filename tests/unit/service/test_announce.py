@@ -79,7 +79,7 @@ def test_clients_on_this_host_come_in_by_what_there_is(addresses, way):
         (["unix:/run/m.sock"], {}, "socks5h://localhost/run/m.sock "),
         (["unix:m.sock"], {}, "socks5h://localhost%s/m.sock " % os.getcwd()),
         (["unix:/run/m.sock", "127.0.0.1:1080"], {}, "socks5h://127.0.0.1:1080 "),
-        # A client on this host that comes by another address is not let in.
+        # A client on this host that comes by another address is not admitted.
         (["192.0.2.2:1080"], {}, NO_CLIENT),
         (["192.0.2.2:1080", "127.0.0.1:1081"], {}, "socks5h://127.0.0.1:1081 "),
         (["192.0.2.2:1080"], OPEN, "socks5h://192.0.2.2:1080 "),
@@ -90,7 +90,7 @@ def test_clients_on_this_host_come_in_by_what_there_is(addresses, way):
         (["[2001:db8::1]:1080"], USER, "socks5h://NAME:PASSWORD@[2001:db8::1]:1080 "),
         (["127.0.0.1:1080"], dict(USER, rule=DENY), "socks5h://NAME:PASSWORD@127.0.0.1:1080 "),
         (["127.0.0.1:1080"], {"rule": DENY}, "socks5h://127.0.0.1:1080 "),
-        # No rule lets the user in: the line does without.
+        # No rule admits the user: the line does without.
         (["127.0.0.1:1080"], dict(USER, rule=("allow user none",)), "socks5h://127.0.0.1:1080 "),
         (
             ["127.0.0.1:1080"],
@@ -111,7 +111,7 @@ def test_clients_on_this_host_come_in_by_what_there_is(addresses, way):
     ],
 )
 def test_line_to_try(addresses, settings, expected):
-    """The curl line reaches a listener that lets it in; where there is none, it says what to do."""
+    """The curl line reaches a listener that admits it; where there is none, it says what to do."""
     config = Config(**settings)
     access = Access.of(config, Hooks())
     lines = dict(at_start(addresses, [], config, access, Room(None, None, None)))
@@ -128,7 +128,7 @@ def test_line_to_try(addresses, settings, expected):
     "settings", [{"rule": ("deny port 443",)}, {"rule": ("allow to 127.0.0.0/8",)}]
 )
 def test_line_to_try_promises_no_target_that_the_rules_deny(settings):
-    """What is let in, and may not go to that example, is told that it takes another one."""
+    """Where clients are admitted, but not to that example, the line asks for another URL."""
     access = Access.of(Config(**settings), Hooks())
     lines = dict(at_start(["127.0.0.1:1080"], [], access.config, access, Room(None, None, None)))
     expected = "curl --proxy socks5h://127.0.0.1:1080 URL with a URL that the rules allow"
@@ -158,7 +158,7 @@ def test_line_to_try_promises_no_target_that_the_rules_deny(settings):
         ),
     ],
 )
-def test_limits_in_force_are_told(settings, limit, expected):
+def test_limits_in_force_are_logged(settings, limit, expected):
     """Also that of associations, and where it comes from; ranges of ports are limits, too."""
     config, room = Config(**settings), Room(limit, None, None, 0, limit)
     lines = at_start(["127.0.0.1:1080"], [], config, Access.of(config, Hooks()), room)

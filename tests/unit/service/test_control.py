@@ -1,4 +1,4 @@
-"""The control channel: a line asked, a line answered, and nobody can do harm by it."""
+"""The control channel: a line asked, a line answered, and no caller can do harm by it."""
 
 import errno
 import json
@@ -69,7 +69,7 @@ def ask(talk, data):
 
 
 def test_only_its_owner_may_connect(server, path):
-    """Mode 0600, whatever the umask; who ends removes the file."""
+    """Mode 0600, whatever the umask; the file is removed at the end."""
     mode = os.stat(path).st_mode
     assert stat.S_ISSOCK(mode)
     assert 0o600 == mode & 0o777
@@ -78,7 +78,7 @@ def test_only_its_owner_may_connect(server, path):
 
 
 def test_a_file_of_an_earlier_one_is_replaced(path):
-    """Who was killed has left it behind."""
+    """A killed process has left it behind."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
     server = Server(path)
@@ -104,7 +104,7 @@ def test_what_is_no_socket_is_left_alone(path, kind):
 
 
 def test_its_file_is_there_when_it_answers(path):
-    """Whoever waits for the file can connect as soon as he sees it."""
+    """A program that waits for the file can connect as soon as it sees it."""
     found = []
 
     def look():
@@ -150,14 +150,14 @@ def test_long_answer(server, path):
     "line", [b"", b"x", b"[]", b"3", b"{", b"\xff\xfe", b"[" * 4000, b"null", b'"do"']
 )
 def test_nonsense_is_answered(server, path, line):
-    """What is no request is answered as one that nobody knows; the next one is served."""
+    """What is no request is answered as an unknown one; the next one is served."""
     with call(path) as talk:
         assert {} == ask(talk, line)["asked"]
         assert {"do": "y"} == ask(talk, b'{"do": "y"}')["asked"]
 
 
 def test_a_request_has_a_bound(server, path):
-    """Who sends and sends without a line's end is not listened to."""
+    """A caller that sends and sends without a line's end is cut off."""
     with nothing_left(), call(path) as talk:
         with pytest.raises(OSError, match="."):
             talk.send(b"x" * MAX_REQUEST_BYTES * 1000)
@@ -165,7 +165,7 @@ def test_a_request_has_a_bound(server, path):
 
 
 def test_an_answer_may_take_its_time(server, path):
-    """Others are served meanwhile; a caller that leaves meanwhile disturbs nobody."""
+    """Others are served meanwhile; a caller that leaves meanwhile disturbs no other."""
     with nothing_left():
         with call(path) as patient, call(path) as hasty:
             patient.send(b'{"do": "wait"}\n')
@@ -197,7 +197,7 @@ def test_callers_have_a_bound(server, path):
 
 @pytest.mark.parametrize("said", [b"", b'{"a"', b'{"do": "wait"}\n'])
 def test_a_caller_has_a_time_limit(server, path, monkeypatch, said):
-    """Who does not ask, or does not take the answer, is put out."""
+    """A caller that does not ask, or does not take the answer, is cut off."""
     monkeypatch.setattr(minisocks.service.control, "CALLER_SECONDS", 0.05)
     with call(path) as talk:
         talk.send(said)
@@ -263,14 +263,14 @@ def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog)
 
 
 def test_it_is_no_connection(server, path):
-    """A proxy whose last client has gone is empty, whoever asks for its status."""
+    """A proxy whose last client has gone is empty, whichever program asks for its status."""
     with call(path) as talk:
         ask(talk, b"{}")
         assert 0 == len(server.loop)
 
 
 @pytest.mark.parametrize("answer", [b"", b"x\n", b"[]\n", b"\xff\n"])
-def test_who_is_no_minisocks_is_told_apart(path, answer):
+def test_what_is_no_minisocks_is_told_apart(path, answer):
     """An answer that is none is an error, whatever listens there."""
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)

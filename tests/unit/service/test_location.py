@@ -104,7 +104,7 @@ def test_too_high_port_is_explained(text):
 
 
 def test_port_0_has_no_pidfile():
-    """Nobody could tell which one is meant; unless it is named."""
+    """A later command could not find which one is meant; unless it is named."""
     with pytest.raises(ValueError, match="port 0"):
         locate({"listen": "0"}, {})
     assert ("/x", "127.0.0.1:0") == locate({"listen": "0", "pidfile": "/x"}, {})
@@ -147,7 +147,7 @@ def test_relative_path_begins_here():
     ],
 )
 def test_command_line_is_read_as_click_does(argv, expected):
-    """Plain command lines are understood, others left to those who know."""
+    """Plain command lines are understood, others are left to click."""
     assert expected == scan(argv)
 
 

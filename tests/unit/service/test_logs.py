@@ -1,4 +1,4 @@
-"""The log: each line once, nobody waits for it, and what is lost is counted."""
+"""The log: each line once, no thread waits for it, and what is lost is counted."""
 
 import json
 import logging
@@ -149,7 +149,7 @@ def test_syslog_has_its_own_time(log, memory):
 
 
 def test_severities(log, memory):
-    """Levels are told in syslog's numbers."""
+    """Levels are written as syslog's numbers."""
     logger.setLevel(logging.DEBUG)
     for level in (10, 20, 30, 40, 50):
         logger.log(level, "level %d", level)
@@ -188,7 +188,7 @@ def test_json_is_a_line_of_data(log, memory):
 
 
 def test_a_scan_is_folded(log, memory):
-    """A thousand refusals of one client are ten lines and a sum; nobody else's line is folded."""
+    """A thousand refusals of one client are ten lines and a sum; other clients' lines stay."""
     for n in range(1000):
         access.info("%s", ended(id=n))
         if n % 100 == 0:
@@ -314,7 +314,7 @@ def test_a_folded_line_of_json_counts(log, memory):
     assert (30 - BURST, "at capacity: 29") == (last["repeats"], last["message"])
 
 
-def test_what_somebody_looks_for_is_not_folded(log, memory):
+def test_lines_that_operators_look_for_are_not_folded(log, memory):
     """With -v each line is there."""
     log.change(Config(verbose=True))
     for n in range(50):
@@ -332,7 +332,7 @@ def test_a_sum_comes_by_itself(log, memory, monkeypatch):
     wait_until(lambda: any("last message 5 times: again" in text for text in memory.texts))
 
 
-def test_nobody_waits_for_a_log_that_hangs(log, memory):
+def test_no_thread_waits_for_a_log_that_hangs(log, memory):
     """Lines are dropped beyond a bound, and when it goes on it says how many."""
     memory.free.clear()
     logger.setLevel(logging.DEBUG)
@@ -355,7 +355,7 @@ def test_nobody_waits_for_a_log_that_hangs(log, memory):
 @pytest.mark.parametrize(
     "count, told", [(1, "1 line of the log is"), (3, "3 lines of the log are")]
 )
-def test_a_full_disk_is_told_when_it_has_room_again(log, memory, monkeypatch, count, told):
+def test_a_full_disk_is_logged_when_it_has_room_again(log, memory, monkeypatch, count, told):
     """How many lines are lost, and why; then it is as before."""
     monkeypatch.setattr(logs, "EDGE_SECONDS", 0.0)
     memory.fails = "No space left on device"
@@ -438,8 +438,8 @@ def test_where_it_goes(tmp_path):
 # The process
 
 
-def test_stderr_that_nobody_reads_stalls_nobody(target):
-    """A full pipe: connections are served, and it ends when it is told to."""
+def test_stderr_that_is_not_read_stalls_no_client(target):
+    """A full pipe: connections are served, and the process ends when asked to."""
     with started_with_a_pipe("-v") as (process, port):
         import fcntl
 

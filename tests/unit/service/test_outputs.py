@@ -36,7 +36,7 @@ def test_file_is_added_to(path):
 
 
 def test_renamed_file_is_followed(path, monkeypatch):
-    """Within a second lines go to the new one; the old one is let go."""
+    """Within a second lines go to the new one; the old one is closed."""
     log = LogFile(str(path))
     log.write([(6, "old")])
     os.rename(str(path), str(path) + ".1")
@@ -78,7 +78,7 @@ def test_where_no_new_file_can_be_made_the_old_one_is_kept(path):
     log.close()
 
 
-def test_full_disk_loses_lines_and_says_so(path):
+def test_full_disk_loses_lines_and_logs_that(path):
     """The reason is returned; when there is room again, a new line begins."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
@@ -140,7 +140,7 @@ def no_room():
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing", "fifo"])
-def test_what_cannot_be_written_is_told_at_the_start(path, kind):
+def test_what_cannot_be_written_is_an_error_at_the_start(path, kind):
     """One sentence with the name and the reason, and nothing hangs."""
     if kind == "directory":
         path.mkdir()
@@ -234,7 +234,7 @@ def test_daemon_that_hangs_is_not_waited_for(path):
         log.close()
 
 
-def test_a_name_that_nobody_knows_loses_lines():
+def test_an_unknown_name_loses_lines():
     """No lookup may raise."""
     log = Syslog("no.such.invalid:514")
     assert log.write(LINES).startswith("syslog at no.such.invalid:514: ")

@@ -12,7 +12,7 @@ import pytest
 from kit.support import ROOT, TIMEOUT
 from minisocks.service.pidfile import Pidfile, _directories, control_path, default_path
 
-#: Takes the pidfile, says so, and has it until it reads a line.
+#: Takes the pidfile, prints that, and has it until it reads a line.
 HOLD = """
 import os, sys
 from minisocks.service.pidfile import Pidfile
@@ -54,7 +54,7 @@ def hold(path):
 
 
 def test_one_process_has_it(path, hold):
-    """A second one is told so, and learns who the first is; when that ends, it is free."""
+    """A second one gets an error, and the number of the first; when that ends, the file is free."""
     process, said = hold()
     assert "ours" == said
     pidfile = Pidfile(path)
@@ -88,7 +88,7 @@ def test_a_dead_process_s_number_is_gone_at_once(path):
 
 
 def test_file_stays_and_is_its_owner_s_alone(path):
-    """It is never removed, and nobody else may lock it."""
+    """It is never removed, and no other user may lock it."""
     pidfile = Pidfile(path)
     assert pidfile.acquire()
     assert pidfile.acquire()
@@ -156,7 +156,7 @@ def test_a_file_that_others_may_write_is_refused(path, mode):
     os.chmod(path, mode)
     with pytest.raises(OSError, match="may be written by other users: name another one"):
         Pidfile(path).acquire()
-    if os.geteuid():  # root may look into everybody's
+    if os.geteuid():  # root may look into all files
         assert None is Pidfile(path).holder()
         with pytest.raises(OSError, match="may be written by other users"):
             Pidfile(path).is_free()
@@ -193,7 +193,7 @@ def test_the_file_of_another_program_stays_as_it_is(path, text):
 
 
 def test_a_file_that_others_may_read_is_closed_to_them(path):
-    """Who can open it could lock it."""
+    """A user that can open it could lock it."""
     with open(path, "w"):
         pass
     os.chmod(path, 0o644)
@@ -203,7 +203,7 @@ def test_a_file_that_others_may_read_is_closed_to_them(path):
     pidfile.release()
 
 
-def test_who_looks_keeps_nobody_from_starting(path):
+def test_a_look_keeps_no_process_from_starting(path):
     """A glance at the lock takes it for a moment; a start outlasts that."""
     looking = threading.Event()
 
@@ -226,7 +226,7 @@ def test_who_looks_keeps_nobody_from_starting(path):
 
 
 def test_another_user_s_file_says_nothing(path, tmp_path):
-    """Whoever is not root believes no lock and no number in what another user has made."""
+    """A process that is not root believes no lock and no number in a file of another user."""
     if os.geteuid():
         pytest.skip("only root can play two users")
     tmp_path.chmod(0o777)
@@ -304,7 +304,7 @@ def held(directory):
 
 
 def test_the_first_directory_that_can_be_had_is_taken(places):
-    """And made, for nobody else."""
+    """And made, for no other user."""
     for place in places:
         pidfile = held(place)
         assert pidfile.path == default_path("127.0.0.1:1080")
@@ -384,15 +384,15 @@ def test_default_is_by_user_and_listener(address, name, monkeypatch):
 
 
 def test_beside_a_unix_socket():
-    """Who listens on a unix socket has it there."""
+    """An instance that listens on a unix socket has it there."""
     assert "/srv/s.sock.pid" == default_path("unix:/srv/s.sock")
     assert "/srv/s.sock.pid.sock" == control_path(default_path("unix:/srv/s.sock"))
     assert os.path.join(os.getcwd(), "s.pid") == default_path("unix:s")
 
 
 @pytest.mark.parametrize("look", ["is_free", "holder", "acquire"])
-def test_a_pipe_in_its_place_makes_nobody_wait(tmp_path, look):
-    """It is no file: an error, or nobody known, and at once."""
+def test_a_pipe_in_its_place_makes_no_process_wait(tmp_path, look):
+    """It is no file: an error, or no known process, and at once."""
     path = str(tmp_path / "p")
     os.mkfifo(path, 0o600)
     if look == "holder":
@@ -402,7 +402,7 @@ def test_a_pipe_in_its_place_makes_nobody_wait(tmp_path, look):
             getattr(Pidfile(path), look)()
 
 
-def test_it_can_be_had_again_when_somebody_has_removed_it(tmp_path):
+def test_it_can_be_had_again_after_it_was_removed(tmp_path):
     """Unless another process has one of that name by then."""
     path = str(tmp_path / "p")
     mine, other = Pidfile(path), Pidfile(path)

@@ -29,7 +29,7 @@ def main():
 
 
 def test_all_that_ask_before_it_reads_hear_of_it_and_no_others(main):
-    """Who asks while settings are being read hears of the next reload, which reads them anew."""
+    """A request while settings are read belongs to the next reload, which reads them anew."""
     told = []
     reloads = Reloads(lambda: lambda: CHANGED, main.orders.append)
     for n in range(4):
@@ -43,7 +43,7 @@ def test_all_that_ask_before_it_reads_hear_of_it_and_no_others(main):
 
 @pytest.mark.parametrize("when", ["read", "changed"])
 @pytest.mark.parametrize("exc", [ConfigError("--grace", "no number"), OSError(2, "gone")])
-def test_what_is_wrong_is_told_and_the_next_one_goes_on(main, when, exc):
+def test_what_is_wrong_is_reported_and_the_next_one_goes_on(main, when, exc):
     """Whether it was found while reading or while changing."""
     told = []
 
@@ -60,7 +60,7 @@ def test_what_is_wrong_is_told_and_the_next_one_goes_on(main, when, exc):
 
 
 def test_a_bug_is_the_main_thread_s(main):
-    """What nobody has foreseen while reading ends the process as it ever did, with a traceback."""
+    """An unforeseen error while reading ends the process as before, with a traceback."""
 
     def fail():
         raise ZeroDivisionError

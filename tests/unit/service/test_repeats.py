@@ -47,7 +47,7 @@ def test_window_ends_with_a_sum(repeats, clock):
 
 
 def test_what_was_not_folded_has_no_sum(repeats, clock):
-    """Ten or fewer in a minute are all there, and nobody is woken for them."""
+    """Ten or fewer in a minute are all there, and no thread is woken for them."""
     for n in range(BURST):
         repeats.take(("a",), n)
     assert None is repeats.seconds()

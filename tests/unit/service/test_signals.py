@@ -69,7 +69,7 @@ def run_python(code, *args):
     return done.stdout.decode().split()
 
 
-#: Sends a process the signals of these names, says so after some time, and goes on.
+#: Sends a process the signals of these names, prints a line after some time, and goes on.
 STORMING = """
 import itertools, os, signal, sys
 numbers = [getattr(signal, name) for name in sys.argv[2:]]
@@ -149,7 +149,7 @@ def test_a_list_that_never_ends_delays_no_stop(monkeypatch, tmp_path):
 
 
 #: Put before everything else on the path, it sends us a signal as it begins to listen, and
-#: then lets nothing go on.
+#: then blocks for ever.
 IN_THE_START = """
 import os, signal, socket, threading
 def listen(*args):
@@ -269,7 +269,7 @@ def test_the_end_leaves_no_moment_for_a_signal():
 
 
 def test_an_order_to_stop_goes_first():
-    """Of those that wait, in whatever order they came."""
+    """Before the others that wait, in whatever order they came."""
     code = (
         "import os, signal\n"
         "from minisocks.service.signals import Signals\n"

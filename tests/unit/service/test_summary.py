@@ -1,4 +1,4 @@
-"""What the rules say about clients, and what in them cannot be meant, is told in sentences."""
+"""What the rules say about clients, and warnings about rules that cannot be meant."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def odd(*rule, **settings):
         (["allow user none any", "deny port 25"], "the rules after rule 1 have no effect"),
     ],
 )
-def test_what_cannot_be_meant_is_told(texts, words):
+def test_what_cannot_be_meant_is_a_warning(texts, words):
     """In a sentence that says what is odd."""
     (sentence,) = odd(*texts)
     assert words in sentence
@@ -46,7 +46,7 @@ def test_what_is_built_in_is_not_odd(setting, rule):
     if not user and rule == ("deny user ann",):
         return  # it never matches
     if user and is_open:
-        return  # it is told, see below
+        return  # a warning, see below
     assert [] == odd(*rule, user=user, allow_lan=allow_lan, open=is_open)
 
 
@@ -65,7 +65,7 @@ def test_what_is_built_in_is_not_odd(setting, rule):
     ],
 )
 @pytest.mark.parametrize("allow_lan", [False, True])
-def test_users_that_no_rule_lets_in_are_told(rule, told, allow_lan):
+def test_users_that_no_rule_admits_are_a_warning(rule, told, allow_lan):
     """Their right password would get REP 02; with --allow-lan, too, which asks for none."""
     sentences = odd(*rule, user=(ANN, BOB), allow_lan=allow_lan)
     assert len(sentences) == bool(told)
@@ -101,7 +101,7 @@ def test_a_user_is_let_in_behind_rules_that_deny(target, rule, more):
         assert 0 == log_in(proxy.port, target)
 
 
-def test_a_user_that_no_rule_lets_in_is_told_at_start_and_reload(instance):
+def test_a_user_that_no_rule_admits_is_logged_at_start_and_reload(instance):
     """In one line each, which says what to write."""
     instance.configure("user = ann:secret\n[rules]\nallow user none")
     status, _out, err = instance.start()
