@@ -14,24 +14,27 @@ FINDINGS = runpy.run_path(SCRIPT)["findings"]
 
 
 def found(tmp_path, name, text):
-    """Return line and words of each finding in a file called *name*."""
+    """Return line and words of each finding in a file called *name*.
+
+    Texts and words are bytes and raw strings here, which the script does not read in this file.
+    """
     path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text)
     return [(line, words) for _path, line, words, _advice in FINDINGS(str(path))]
 
 
 @pytest.mark.parametrize(
     "source, expected",
     [
-        ("# Refuse who came in.\n", [(1, "who")]),
-        ("x = 1\n# Nobody\n# is told.\n", [(2, "Nobody"), (3, "is told")]),
-        ('"""Its name.\n\nHear the client\nout.\n"""\n', [(3, "Hear the client out")]),
+        (b"# Refuse who came in.\n", [(1, "who")]),
+        (b"x = 1\n# Nobody\n# is told.\n", [(2, "Nobody"), (3, r"is told")]),
+        (b'"""Its name.\n\nHear the client\nout.\n"""\n', [(3, r"Hear the client out")]),
         (
-            'raise ValueError("the name is "\n    "told, for it is long")\n',
-            [(1, "is told"), (2, ", for it is")],
+            b'raise ValueError("the name is "\n    "told, for it is long")\n',
+            [(1, r"is told"), (2, r", for it is")],
         ),
-        ('"""The client leaves, for the target has gone."""\n', [(1, ", for the target has")]),
-        ('"""Users who log in wait for a turn of the loop."""\n', [(1, "a turn")]),
+        (b'"""The client leaves, for the target has gone."""\n', [(1, r", for the target has")]),
+        (b'"""Users who log in wait for a turn of the loop."""\n', [(1, r"a turn")]),
     ],
 )
 def test_it_is_found_where_it_stands(source, expected, tmp_path):
@@ -42,12 +45,12 @@ def test_it_is_found_where_it_stands(source, expected, tmp_path):
 @pytest.mark.parametrize(
     "source",
     [
-        "# The RFC says \"a client who asks\"; ``who`` prints 'who is there'.\n",
-        '"""Run it.\n\n::\n\n    $ who\n    nobody is told\n\n>>> who\n"""\n',
-        'who = b"who is told"\nwhoever = "whoever"\npattern = r"who .*"\n',
-        "# chown nobody:nogroup; the user nobody\n",
-        "# An operator who reads this, and people who do not.\n",
-        "# Bytes for it were on their way.\n",
+        b"# The RFC says \"a client who asks\"; ``who`` prints 'who is there'.\n",
+        b'"""Run it.\n\n::\n\n    $ who\n    nobody is told\n\n>>> who\n"""\n',
+        b'who = b"who is told"\nwhoever = "whoever"\npattern = r"who .*"\n',
+        b"# chown nobody:nogroup; the user nobody\n",
+        b"# An operator who reads this, and people who do not.\n",
+        b"# Bytes for it were on their way.\n",
     ],
 )
 def test_what_is_quoted_is_not_read(source, tmp_path):
@@ -57,15 +60,15 @@ def test_what_is_quoted_is_not_read(source, tmp_path):
 
 def test_documents_and_shell_scripts_are_read(tmp_path):
     """The text of documents without blocks of output; comments of scripts."""
-    document = "Who may connect\n\n::\n\n    who\n\nA client is told.\n"
-    assert [(1, "Who"), (7, "is told")] == sorted(found(tmp_path, "a.rst", document))
-    assert [(2, "who")] == found(tmp_path, "a", "#!/bin/sh\n# Print who\necho who\n")
+    document = b"Who may connect\n\n::\n\n    who\n\nA client is told.\n"
+    assert [(1, "Who"), (7, r"is told")] == sorted(found(tmp_path, "a.rst", document))
+    assert [(2, "who")] == found(tmp_path, "a", b"#!/bin/sh\n# Print who\necho who\n")
 
 
 def test_findings_are_the_status(tmp_path):
     """A line for each, with what to write, and status 1; the count has status 0."""
     path = tmp_path / "a.py"
-    path.write_text("# Who is there?\n", encoding="utf-8")
+    path.write_bytes(b"# Who is there?\n")
     for option, status, line in [
         ([], 1, '%s:1: "Who"; write: name the actor' % path),
         (["--count"], 0, "    1  %s\n" % tmp_path),
