@@ -1,7 +1,7 @@
 """A client that has an association, and targets that say only what a test has them say.
 
-No threads: a datagram on loopback is at its receiver when ``sendto`` returns, and who
-waits for one that must come waits with ``TIMEOUT``.
+No threads: a datagram on loopback is at its receiver when ``sendto`` returns, and a wait
+for one that must come is bounded by ``TIMEOUT``.
 """
 
 import socket
@@ -92,7 +92,7 @@ class Associated:
         return self.send(target.host, target.port, data, frag)
 
     def receive(self):
-        """Return who the next datagram says that it is from, and what is in it."""
+        """Return the sender that the next datagram names in its header, and its data."""
         data, source = self.sock.recvfrom(65536)
         assert self.place == source[:2], "from %r" % (source,)
         assert b"\0\0\0" == data[:3], "RSV and FRAG of %r" % data[:50]
@@ -129,7 +129,7 @@ class UdpTarget:
     def __init__(self, host="127.0.0.1", port=0):
         self.sock = udp_socket(host, port)
         self.host, self.port = self.sock.getsockname()[:2]
-        #: Whom the last datagram came from: a socket of the proxy.
+        #: Where the last datagram came from: a socket of the proxy.
         self.source = None
 
     def receive(self):
@@ -161,7 +161,7 @@ class UdpTarget:
         raise AssertionError("received %r" % data[:50])
 
     def answer(self, data):
-        """Send *data* to whom the last datagram came from."""
+        """Send *data* to the sender of the last datagram."""
         self.sock.sendto(data, self.source)
         return self
 
@@ -199,7 +199,7 @@ def put_in_force(services, **parts):
     services.access = services.associations.access = services.access._replace(**parts)
 
 
-def assert_remembers_nobody(exchange):
+def assert_remembers_nothing(exchange):
     """See whether nothing of any client is left in what associations share."""
     shares = inside.shares(exchange)
     assert [(0, {})] * 2 == [(len(share), inside.items(share)) for share in shares]

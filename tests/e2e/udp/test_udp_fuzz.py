@@ -13,7 +13,7 @@ from kit.support import TIMEOUT, log_kept, open_descriptors, wait_until
 from kit.udp_client import (
     Associated,
     UdpTarget,
-    assert_remembers_nobody,
+    assert_remembers_nothing,
     header,
     in_loop,
     udp_socket,
@@ -81,7 +81,7 @@ class Scene:
         wait_until(lambda: len(self.proxy) == 0, "its end")
         state = in_loop(self.proxy, lambda: [exchange.held, exchange.targets, len(exchange)])
         assert [0, 0, 0] == state
-        assert_remembers_nobody(exchange)
+        assert_remembers_nothing(exchange)
         services = self.proxy.services
         left = in_loop(
             self.proxy, lambda: services.loop.pipes.pending_bytes - services.answers.bytes

@@ -17,7 +17,7 @@ from kit.support import (
 from kit.udp_client import (
     Associated,
     UdpTarget,
-    assert_remembers_nobody,
+    assert_remembers_nothing,
     associations,
     in_loop,
     wait_for_drops,
@@ -36,7 +36,7 @@ def assert_nothing_held(proxy):
     """No client is remembered, nothing waits, no target is known, no timer is left."""
     exchange = proxy.services.associations
     assert (0, 0, 0) == (exchange.held, exchange.targets, len(exchange))
-    assert_remembers_nobody(exchange)
+    assert_remembers_nothing(exchange)
     assert set() == inside.used_ports(exchange)
     assert 0 == proxy.services.loop.pipes.pending_bytes
     assert [] == live_timers(proxy)

@@ -22,7 +22,7 @@ from kit.support import (
     two_closed_ports,
     wait_until,
 )
-from kit.udp_client import Associated, UdpTarget, assert_remembers_nobody, udp_socket
+from kit.udp_client import Associated, UdpTarget, assert_remembers_nothing, udp_socket
 from minisocks.server.session import Session
 
 V4 = "127.0.0.1"
@@ -305,5 +305,5 @@ def test_a_client_that_has_left_by_then_takes_no_place(stack):
             talk.send(GREETING).expect(b"\x05\x00").send(socks5("0.0.0.0", 0, UDP_ASSOCIATE))
             talk.expect_eof()
         assert "client-gone" == proxy.records[-1].end
-        assert_remembers_nobody(proxy.services.associations)
+        assert_remembers_nothing(proxy.services.associations)
         assert port == stack.enter_context(Associated(proxy.port)).port

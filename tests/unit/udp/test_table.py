@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kit import inside
-from kit.udp_client import access_of, assert_remembers_nobody, new_table
+from kit.udp_client import access_of, assert_remembers_nothing, new_table
 from minisocks.errors import LimitReached
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
@@ -92,7 +92,7 @@ def test_a_client_alone_has_all(table):
     assert 3 == len(table)
 
 
-def test_who_has_most_makes_room(table):
+def test_the_client_with_most_makes_room(table):
     """The association without a datagram for longest ends, while the newcomer has two fewer."""
     table.change(access_of(max_associations=4))
     mine = [Stub(table, ANN, used) for used in (4.0, 2.0, 3.0, 5.0)]
@@ -123,8 +123,8 @@ def test_an_ipv6_client_has_a_network(table):
     assert [True, False, False] == [one.ended is not None for one in theirs]
 
 
-def test_the_only_one_may_be_anybody_s(table):
-    """And is not taken from who has it: else two would end each other's for ever."""
+def test_the_only_one_may_be_any_client_s(table):
+    """And is not taken from the client that has it: else two would end each other's for ever."""
     table.change(access_of(max_associations=1))
     table.make_room(ANN)
     Stub(table, ANN)
@@ -148,7 +148,7 @@ def test_a_network_holds_half_of_what_is_free(table):
 
     assert [32, 16, 7] == [fill(ANN, BOB), fill(SIX, SAME_NETWORK), fill(FAR)]
     assert [0, 8] == [fill(BOB), fill(HERE)]
-    assert 1 == fill(Client(("198.51.100.1", 1)))  # the last is for who has none
+    assert 1 == fill(Client(("198.51.100.1", 1)))  # the last is for a client that has none
     assert MAX_HELD_BYTES == table.held
 
 
@@ -167,7 +167,7 @@ def test_what_is_held_counts_against_the_memory_limit(table, loop):
     assert 0 == loop.pipes.pending_bytes
 
 
-def test_who_knows_most_targets_forgets_some(table):
+def test_the_association_with_most_targets_forgets_some(table):
     """A client alone may know all that there may be; for another one it forgets, for itself not."""
     many, more = Targets(table, ANN, 10), Targets(table, ANN, MAX_TARGETS - 20)
     few = Targets(table, BOB, 10)
@@ -180,7 +180,7 @@ def test_who_knows_most_targets_forgets_some(table):
     assert MAX_TARGETS == table.targets
 
 
-def test_targets_are_refused_where_nobody_forgets(table):
+def test_targets_are_refused_where_none_is_forgotten(table):
     """What each must keep may be more than there is room for."""
     Targets(table, ANN, MAX_TARGETS).forget_some = lambda: None
     assert not table.has_room_for_target(BOB)
@@ -199,7 +199,7 @@ def test_an_association_keeps_its_part_of_half_of_all(table):
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([ANN, BOB, SIX]), st.integers(0, 400000)), max_size=20))
-def test_nothing_is_kept_of_who_has_gone(steps):
+def test_nothing_is_kept_of_a_client_that_has_gone(steps):
     """What was held is released, and then no client is remembered, whatever the amounts."""
     loop = Loop()
     try:
@@ -208,7 +208,7 @@ def test_nothing_is_kept_of_who_has_gone(steps):
         assert sum(count for _, count in held) == table.held <= MAX_HELD_BYTES
         for client, count in held:
             table.release(client, count)
-        assert_remembers_nobody(table)
+        assert_remembers_nothing(table)
         assert 0 == loop.pipes.pending_bytes
     finally:
         loop.stop()
