@@ -21,6 +21,7 @@ import pytest
 import minisocks.net.lookup
 import minisocks.net.resolver
 import minisocks.server.acceptor
+from kit import inside
 from kit import namespace as net
 from kit.bind_client import Waiting
 from kit.elsewhere import HERE4
@@ -76,7 +77,7 @@ class Stage:
     """What a provocation may need."""
 
     def __init__(self, request, tmp_path, monkeypatch, log):
-        self._request = request
+        self.request = request
         self.tmp_path = tmp_path
         self.monkeypatch = monkeypatch
         self.log = log
@@ -84,7 +85,7 @@ class Stage:
     @property
     def network(self):
         """The namespace with addresses of every kind; skips where there is none."""
-        network = self._request.getfixturevalue("network")
+        network = self.request.getfixturevalue("network")
         network.refusals()
         return network
 
@@ -1031,8 +1032,8 @@ def _(stage):
         # As the C library says it, on a host and of a name that a test machine may not have.
         raise socket.gaierror(-5, "No address associated with hostname")
 
-    stage.monkeypatch.setattr(minisocks.net.lookup, "_NO_DATA", -5)
-    stage.monkeypatch.setattr(minisocks.net.lookup, "_getaddrinfo", getaddrinfo)
+    inside.set_no_data_error(stage.monkeypatch, -5)
+    inside.replace_getaddrinfo(stage.monkeypatch, getaddrinfo)
     stage.monkeypatch.setattr(minisocks.net.lookup, "only_family", lambda: int(socket.AF_INET))
     return refused(stage, socks5(b"ipv6-only.test", 80))
 
@@ -1212,7 +1213,7 @@ def _(stage):
 
 @makes("ended-by-the-proxy")
 def _(stage):
-    target = stage._request.getfixturevalue("target")
+    target = stage.request.getfixturevalue("target")
     with run_proxy() as proxy, Talk.to(proxy.port) as talk:
         assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         proxy.stop()

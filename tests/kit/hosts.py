@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 
+from kit import inside
 from kit.namespace import CannotMake, Child, Namespace, family_of, serve, tool
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -212,11 +213,11 @@ class _HostChild(Child):
         return file
 
     def do_known_names(self):
-        known = self._proxies[-1].services.answers._known
+        known = inside.known_names(self._proxies[-1].services.answers)
         families = (int(socket.AF_INET), int(socket.AF_INET6))
         return [
             (name.decode(), [sum(one[0] == family for one in outcome) for family in families])
-            for name, (_until, _size, outcome) in known.copy().items()
+            for name, (_until, _size, outcome) in known.items()
         ]
 
     def do_bytes_of_names(self):

@@ -4,7 +4,15 @@ A test that has to look inside says by these functions what it looks for, so tha
 inside the package changes one line here.
 """
 
-from minisocks.net.loop import run_in
+import functools
+
+import minisocks
+from minisocks import compat
+from minisocks.net import capacity, lookup, pipes, threads
+from minisocks.net.loop import Loop, run_in
+from minisocks.policy import passwords
+from minisocks.relay.pair import Pair
+from minisocks.service import pidfile
 
 # The loop
 
@@ -37,6 +45,12 @@ def timers(loop):
 def timer_entries(loop):
     """Return when each timer of *loop* comes, its number, and the timer."""
     return list(loop._timers.entries)
+
+
+def cancelled_timers(loop):
+    """Return how many timers of *loop* are cancelled, and how many it counts as that."""
+    timers = loop._timers
+    return sum(timer.callback is None for _, _, timer in timers.entries), timers.cancelled
 
 
 def seconds_to_timer(loop):
@@ -75,6 +89,16 @@ def has_bulk_poller(loop):
     return loop._bulk_poller is not None
 
 
+def forbid_bulk_poller(monkeypatch):
+    """Have no loop make a poller for those, as where there is no epoll."""
+    monkeypatch.setattr(Loop, "_nest_poller", lambda loop: False)
+
+
+def end_wait_for_look(loop):
+    """Have *loop* look at its processor again as soon as it counts enough rounds."""
+    loop._look_at = 0.0
+
+
 # Relayed connections
 
 
@@ -86,6 +110,23 @@ def flows(pair):
 def record(job):
     """Return the record of a *job*: a pair, or an association."""
     return job._record
+
+
+def wrap_pump(monkeypatch, wrapper):
+    """Have pairs move bytes by *wrapper*: it gets the real function, the pair and the flow."""
+    real = Pair._pump
+    monkeypatch.setattr(Pair, "_pump", lambda *args: wrapper(real, *args))
+
+
+def wrap_bulk_pump(monkeypatch, wrapper):
+    """Likewise for bytes that go through a pipe; *wrapper* gets the pipe, too."""
+    real = Pair._pump_bulk
+    monkeypatch.setattr(Pair, "_pump_bulk", lambda *args: wrapper(real, *args))
+
+
+def check_kept_pipe(pair, up, down):
+    """Have *pair* look whether its receivers have taken bytes since *up* and *down*."""
+    pair._kept.check(up, down)
 
 
 def shed(memory):
@@ -116,6 +157,27 @@ def look_at_idle(idle):
 def kept_bytes(pipes):
     """Return how many bytes are in pipes that wait to be used again."""
     return pipes._kept_bytes
+
+
+def is_pipe_missed(pipes):
+    """Return whether *pipes* had none to give, and waits before it tries again."""
+    return bool(pipes._retry_at)
+
+
+def end_wait_for_pipes(pipes):
+    """Have *pipes* try again at once to make one."""
+    pipes._retry_at = 0.001
+
+
+def pipe_ends(pipe):
+    """Return the descriptors of *pipe*: to read, and to write."""
+    return pipe._reader, pipe._writer
+
+
+def replace_splice(monkeypatch, wrapper):
+    """Have pipes splice by *wrapper*, which gets the real function first; None: there is none."""
+    real = pipes._splice
+    monkeypatch.setattr(pipes, "_splice", wrapper and functools.partial(wrapper, real))
 
 
 # Rates
@@ -254,6 +316,13 @@ def routes(association):
     return association._routes
 
 
+def is_known_target(mappings, ip, port):
+    """Return whether *mappings* knows that target, without a use of it."""
+    return any(
+        ip in contacts and (ip, port) in contacts for contacts in (mappings._new, mappings._old)
+    )
+
+
 def used_ports(table):
     """Return the ports of the range that are taken."""
     return table.ports._used
@@ -282,6 +351,11 @@ def sums(quota):
     return quota._sums
 
 
+def is_empty(queue):
+    """Return whether *queue* keeps nothing, of no client."""
+    return not queue._waiting and not queue._counts
+
+
 def by_group(allowance):
     """Return what each group holds of *allowance*."""
     return allowance._by_group
@@ -300,6 +374,26 @@ def pending_quota(pending):
 def waiting_derivations(logins):
     """Return how many logins wait for their password to be derived."""
     return len(logins._derivations)
+
+
+def forget_verified(logins, verified):
+    """Have *logins* know of no right password but those in *verified*."""
+    logins._verified = verified
+
+
+def derive_by_hand(*args):
+    """Derive a key as without OpenSSL: hash function, password, salt, iterations, pause."""
+    return passwords._by_hand(*args)
+
+
+def wrap_derivation_by_hand(monkeypatch, wrapper):
+    """Have keys be derived by *wrapper*, which gets the real function first."""
+    monkeypatch.setattr(passwords, "_by_hand", functools.partial(wrapper, passwords._by_hand))
+
+
+def set_iterations_at_once(monkeypatch, count):
+    """Have a derivation pause after each *count* iterations."""
+    monkeypatch.setattr(passwords, "_ITERATIONS_AT_ONCE", count)
 
 
 def set_derivation_seconds(logins, seconds):
@@ -324,6 +418,19 @@ def row_of(client, user, users):
 def replace_clock(owner, clock):
     """Have *owner* (logins, answers) go by *clock*."""
     owner._clock = clock
+
+
+# Rules
+
+
+def kept_decisions(decisions):
+    """Return what *decisions* remembers."""
+    return decisions._kept
+
+
+def known_sources(rules):
+    """Return the addresses of clients of which *rules* remembers which rules may match."""
+    return rules._by_source
 
 
 # Extra attempts of dials
@@ -362,6 +469,35 @@ def handler_counts(acceptor):
     return acceptor._fresh, acceptor._count
 
 
+def slow_handlers(acceptor):
+    """Return how many handler threads of *acceptor* are slow."""
+    return acceptor._slow_count
+
+
+def waits_for_descriptors(acceptor):
+    """Return whether *acceptor* waits because no descriptor is left."""
+    return acceptor._listeners._descriptors._is_short
+
+
+def services_of(acceptor):
+    """Return the services that *acceptor* uses."""
+    return acceptor._services
+
+
+def call_before_look(conn, call):
+    """Have *call* made just before the thread of *conn* looks whether its client has left."""
+    look = type(conn)._has_closed
+
+    class Watched(type(conn)):
+        __slots__ = ()
+
+        def _has_closed(self, why):
+            call()
+            return look(self, why)
+
+    conn.__class__ = Watched
+
+
 def acceptor_of(proxy):
     """Return the acceptor of a *proxy* that runs."""
     return proxy._run.acceptor
@@ -385,6 +521,11 @@ def has_thread(reporter):
 def busy_threads(resolver):
     """Return how many threads of *resolver* are at work."""
     return len(resolver._busy)
+
+
+def known_names(answers):
+    """Return what *answers* keeps, by name: until when, its size and the outcome."""
+    return answers._known.copy()
 
 
 def waiting_lines(log):
@@ -415,6 +556,82 @@ def counted_groups(suppression):
 def count_of_kinds(suppression):
     """Return how many kinds of repeated lines are known."""
     return len(suppression._kinds)
+
+
+def known_sites(budget):
+    """Return the places in the source of which *budget* has seen the first line."""
+    return budget._sites
+
+
+def end_record(record, end, seconds):
+    """Have *record* be one that has ended as *end*, after *seconds*."""
+    record.end, record._clock = end, -seconds
+
+
+# The pidfile
+
+
+def pidfile_directories():
+    """Return the directories for pidfiles of users other than root."""
+    return list(pidfile._directories())
+
+
+def set_pidfile_directories(monkeypatch, paths):
+    """Have *paths* be those directories."""
+    monkeypatch.setattr(pidfile, "_directories", lambda: iter(paths))
+
+
+# The system, and the package
+
+
+def homes():
+    """Return from which module of the package each public name is loaded."""
+    return minisocks._HOMES
+
+
+def hide_linux(monkeypatch):
+    """Have ``compat`` take this system for another one."""
+    monkeypatch.setattr(compat, "_IS_LINUX", False)
+
+
+def replace_thread_start(monkeypatch, start):
+    """Have threads start by *start*, which gets the thread."""
+    monkeypatch.setattr(threads, "_start_without_signals", start)
+
+
+def set_available_memory(monkeypatch, count):
+    """Have the system have *count* bytes of memory; 0 or None: that is not known."""
+    monkeypatch.setattr(capacity, "_available_memory", lambda: count)
+
+
+def replace_getaddrinfo(monkeypatch, function):
+    """Have the system's resolver be *function*."""
+    monkeypatch.setattr(lookup, "_getaddrinfo", function)
+
+
+def set_no_data_error(monkeypatch, code):
+    """Have *code* be the error of getaddrinfo for a name without an address of the family."""
+    monkeypatch.setattr(lookup, "_NO_DATA", code)
+
+
+def wrap_bind(ports, wrapper):
+    """Have *ports* bind sockets by *wrapper*, which gets the real method first."""
+    ports._bind = functools.partial(wrapper, ports._bind)
+
+
+def kernel_of(own_addresses):
+    """Return the ``KernelRoutes`` that *own_addresses* asks."""
+    return own_addresses._kernel
+
+
+def open_sockets(kernel):
+    """Return the sockets that *kernel* asks by, one for each process."""
+    return kernel._by_process
+
+
+def forget_answers(netlink):
+    """Have *netlink* forget its answers, as when another thread hears of a change."""
+    netlink._answers = {}
 
 
 # The control channel

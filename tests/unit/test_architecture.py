@@ -12,6 +12,7 @@ import sysconfig
 import pytest
 
 import minisocks
+from kit import inside
 from kit.light import without_the_rest
 
 PACKAGE = os.path.dirname(os.path.abspath(minisocks.__file__))
@@ -302,7 +303,7 @@ def test_every_public_name_is_loaded_when_it_is_used():
         "print(*sorted(set(homes.values())))"
     )
 
-    expected = sorted("minisocks." + home for home in set(minisocks._HOMES.values()))
+    expected = sorted("minisocks." + home for home in set(inside.homes().values()))
     assert expected == in_child(program).split()
 
 
@@ -314,7 +315,7 @@ def test_what_type_checkers_see_is_what_is_loaded():
         if module.startswith("minisocks.")
     }
 
-    assert minisocks._HOMES == told
+    assert inside.homes() == told
     assert sorted(minisocks.__all__) == sorted([*told, "__version__"])
 
 

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.support import (
     GREETING,
     ROOT,
@@ -31,8 +32,8 @@ def poller(request, monkeypatch):
     """Make the proxy use one of the three pollers."""
     poller = {
         "epoll": getattr(compat.select, "epoll", None),
-        "poll": compat._Poll,
-        "select": compat._SelectPoll,
+        "poll": compat.UNSHARED_POLLERS[0],
+        "select": compat.UNSHARED_POLLERS[1],
     }[request.param]
     if poller is None:
         pytest.skip("this system has no epoll")
@@ -59,7 +60,7 @@ def test_slow_client_and_refusal_with_every_poller(poller):
 
 def test_connect_result_where_connect_cannot_be_asked_again(monkeypatch):
     """Elsewhere than on Linux the outcome of a connect comes from SO_ERROR."""
-    monkeypatch.setattr(compat, "_IS_LINUX", False)
+    inside.hide_linux(monkeypatch)
     with FakeTarget() as target, Talk.to(target.port) as talk:
         assert 0 == compat.connect_result(talk.sock, ("127.0.0.1", target.port))
     with socket.socket() as sock:
@@ -121,7 +122,7 @@ def test_the_stack_of_a_thread_is_ours_and_the_program_keeps_its_own(monkeypatch
         sizes.append(threading.stack_size())
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "_start_without_signals", start)
+    inside.replace_thread_start(monkeypatch, start)
     before = threading.stack_size(1 << 20)
     try:
         for runs_hooks in (False, True):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from kit import inside
 from kit.support import ROOT, no_descriptor_left
 from minisocks.net import capacity
 from minisocks.net.capacity import find_room
@@ -26,7 +27,7 @@ from minisocks.net.capacity import find_room
 )
 def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
     """Descriptors or memory, whichever runs out first, says how many fit."""
-    monkeypatch.setattr(capacity, "_available_memory", lambda: memory)
+    inside.set_available_memory(monkeypatch, memory)
 
     room = find_room(descriptors)
 
@@ -51,7 +52,7 @@ def test_the_scarcest_counts(monkeypatch, descriptors, memory, connections):
 )
 def test_descriptors_are_left_for_handshakes(monkeypatch, descriptors, handshakes, kept, limit):
     """Connections leave alone the descriptors that handshakes and refusals need."""
-    monkeypatch.setattr(capacity, "_available_memory", lambda: 0)
+    inside.set_available_memory(monkeypatch, 0)
 
     room = find_room(descriptors, handshakes)
 

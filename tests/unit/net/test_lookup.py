@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from kit import inside
 from minisocks.net import lookup
 from minisocks.net.lookup import look_up, system_getaddrinfo
 
@@ -24,7 +25,7 @@ def asked(monkeypatch):
             raise socket.gaierror(NO_DATA, "No address associated with hostname")
         return []
 
-    monkeypatch.setattr(lookup, "_getaddrinfo", getaddrinfo)
+    inside.replace_getaddrinfo(monkeypatch, getaddrinfo)
     monkeypatch.setattr(lookup, "only_family", lambda: V4)
     return found
 

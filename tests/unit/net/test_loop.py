@@ -15,11 +15,12 @@ from minisocks.compat import READ, WRITE
 from minisocks.net.job import Job
 from minisocks.net.loop import Loop
 
+Poll, SelectPoll = compat.UNSHARED_POLLERS
 POLLERS = [
     pytest.param(compat.Poller, id="default"),
-    pytest.param(compat._SelectPoll, id="select"),
+    pytest.param(SelectPoll, id="select"),
     pytest.param(
-        compat._Poll,
+        Poll,
         id="poll",
         marks=pytest.mark.skipif(not hasattr(compat.select, "poll"), reason="no poll() here"),
     ),
@@ -332,11 +333,7 @@ def test_sweeping_while_timers_run_keeps_the_count_right(loop):
 
     job = Scripted(loop, begin).submit()
     assert last.wait(TIMEOUT)
-    timers = loop._timers
-    cancelled, counted = run_in(
-        loop,
-        lambda _: (sum(timer.callback is None for _, _, timer in timers.entries), timers.cancelled),
-    )
+    cancelled, counted = run_in(loop, lambda _: inside.cancelled_timers(loop))
     assert cancelled == counted
     assert list(range(50)) == ran
     run_in(loop, lambda _: loop.done(job))
@@ -388,7 +385,7 @@ def test_stop_aborts_what_is_left_and_later_what_comes_late(loop):
     loop.stop()
     loop.submit(fresh)
     loop.call_soon(begun, fail)
-    loop._waker.wake()
+    inside.wake(loop)
     loop.stop()
     assert [["shutdown"]] * 2 == [begun.aborted, fresh.aborted]
     assert not fresh.begun.is_set()
@@ -442,7 +439,7 @@ def test_emptiness_calls_back(loop):
     job = Scripted(loop).submit()
     empty = threading.Event()
     loop.notify_when_empty(empty.set)
-    loop._waker.wake()
+    inside.wake(loop)
     second = Scripted(loop).submit()
     assert second.begun.wait(TIMEOUT)
     assert not empty.is_set()
@@ -471,7 +468,7 @@ def test_a_callback_that_raises_or_stops_does_not_break_the_loop(bugs):
     told = threading.Event()
     for callback in (lambda: 1 / 0, loop.stop, told.set):
         loop.notify_when_empty(callback)
-    loop._waker.wake()
+    inside.wake(loop)
     assert told.wait(TIMEOUT)
     loop.stop()
     assert ["a callback failed"] == sorted(set(bugs))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from kit import hosts
+from kit import hosts, inside
 from kit.support import ROOT, run_proxy
 from minisocks.net import netlink, ownaddress
 from minisocks.net.egress import Egress
@@ -45,7 +45,7 @@ def test_others_are_not_our_own(own, text):
 
 def test_a_public_address_is(own):
     """That of a NAT in front, in any form of it."""
-    here = OwnAddresses(own._kernel, public=["198.51.100.1", "2001:db8::1"])
+    here = OwnAddresses(inside.kernel_of(own), public=["198.51.100.1", "2001:db8::1"])
     for text, answer in [("198.51.100.1", True), ("2001:db8::1", True), ("198.51.100.2", False)]:
         assert answer is here(packed_ip(text))
     assert here(packed_ip("::ffff:198.51.100.1")) is True
@@ -76,7 +76,7 @@ def test_behind_the_end_it_is_in_doubt():
     unused = KernelRoutes()
     unused.close()
     assert OwnAddresses(unused)(packed_ip("198.51.100.1")) is None
-    assert not unused._by_process
+    assert not inside.open_sockets(unused)
 
 
 @has_netlink
@@ -134,7 +134,7 @@ def test_an_answer_from_before_a_change_is_not_kept_after_it(monkeypatch):
 
     def change_meanwhile(netlink, question):
         answer = ask(netlink, question)
-        netlink._answers = {}  # as another thread does that hears of the change
+        inside.forget_answers(netlink)
         return answer
 
     with KernelRoutes() as kernel:

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from kit import inside
 from kit.support import failure5, run_proxy, wait_until
 from kit.udp_client import Associated, UdpTarget, udp_socket
 from minisocks.config.settings import Config
@@ -90,25 +91,25 @@ def test_ports_of_others_are_passed_over():
 def test_a_range_that_others_have_is_not_tried_for_ever():
     """After so many tries it counts as used up: each is a system call in the loop."""
 
-    class Counting(Ports):
-        tries = 0
+    tries = []
 
-        def _bind(self, sock, ip, host, rest):
-            with udp_socket("127.0.0.1") as taken:
-                port = taken.getsockname()[1]
+    def bind_to_taken(bind, sock, *args):
+        with udp_socket("127.0.0.1") as taken:
+            port = taken.getsockname()[1]
 
-                class Always:
-                    def bind(self, address):
-                        Counting.tries += 1
-                        sock.bind((address[0], port))
+            class Always:
+                def bind(self, address):
+                    tries.append(address)
+                    sock.bind((address[0], port))
 
-                super()._bind(Always(), ip, host, rest)
+            bind(Always(), *args)
 
-    ports = Counting("--udp-ports")
+    ports = Ports("--udp-ports")
+    inside.wrap_bind(ports, bind_to_taken)
     ports.change("20000-29999")
     with pytest.raises(LimitReached, match="--udp-ports 20000-29999"):
         ports.open(KIND, ("127.0.0.1", 1))
-    assert MAX_TRIES == Counting.tries
+    assert MAX_TRIES == len(tries)
 
 
 def test_an_address_that_has_gone_is_an_error_with_its_reason():

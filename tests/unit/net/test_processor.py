@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import minisocks.net.loop
+from kit import inside
 from kit.support import ROOT, TIMEOUT, CommandLine, FakeTarget, Talk, log_kept, wait_until
 from minisocks import Proxy
 from minisocks.net.job import Job
@@ -699,13 +700,13 @@ def test_a_busy_loop_looks_and_an_idle_one_is_not_woken(monkeypatch):
         loop.submit(spins)
         assert spins.done.wait(TIMEOUT)
         assert ["minisocks-loop"] * looks == processor.looks
-    loop._look_at = 0.0  # that time is over
+    inside.end_wait_for_look(loop)
     spins = Spins(loop, LOOK_ROUNDS)
     loop.submit(spins)
     assert spins.done.wait(TIMEOUT)
     assert 2 == len(processor.looks)
     monkeypatch.setattr(minisocks.net.loop, "LOOK_SECONDS", 0.0)
-    loop._look_at = 0.0
+    inside.end_wait_for_look(loop)
     spins = Spins(loop, 4 * LOOK_ROUNDS)
     loop.submit(spins)
     assert spins.done.wait(TIMEOUT)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.light import without_the_rest
 from kit.support import ROOT
 from minisocks.errors import ConfigError
@@ -21,7 +22,7 @@ SALT = bytes(range(16))
 
 def by_hand(password, salt, iterations, pause=lambda: None):
     """Derive without OpenSSL."""
-    return passwords._by_hand(hashlib.sha256, password, salt, iterations, pause)
+    return inside.derive_by_hand(hashlib.sha256, password, salt, iterations, pause)
 
 
 #: Password, salt, iterations, the first bytes.
@@ -74,7 +75,7 @@ def test_pauses_make_no_difference(iterations, monkeypatch):
     expected = by_hand(b"password", SALT, iterations, lambda: pauses.append(1))
     assert -(-iterations // 1000) == len(pauses)
 
-    monkeypatch.setattr(passwords, "_ITERATIONS_AT_ONCE", 7)
+    inside.set_iterations_at_once(monkeypatch, 7)
     assert expected == by_hand(b"password", SALT, iterations)
 
 

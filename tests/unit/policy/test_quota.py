@@ -658,4 +658,4 @@ def test_a_queue_does_what_a_list_of_all_says(most, factor, steps):
     for row in waiting:  # nothing may, where there is room for nothing
         assert 0 == most
         queue.remove(*row)
-    assert ({}, {}, 0) == (queue._waiting, queue._counts, len(allowance))
+    assert (True, 0) == (inside.is_empty(queue), len(allowance))

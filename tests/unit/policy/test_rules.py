@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit import inside
 from minisocks import Config
 from minisocks.net.lookup import numeric_addresses
 from minisocks.policy.client import Client
@@ -585,7 +586,7 @@ def test_many_clients_are_forgotten_again():
         number = 0x0A000000 + n
         host = ".".join(str(byte) for byte in number.to_bytes(4, "big"))
         assert 9 != decide(FIRST, host, "1.1.1.1:80", "1.1.1.1")
-    assert 0 < len(FIRST._by_source) <= 1024
+    assert 0 < len(inside.known_sources(FIRST)) <= 1024
 
 
 # All decisions over small sets, against the obvious way to make them

@@ -28,7 +28,6 @@ from kit.support import (
 from minisocks.net.loop import BUFFER_BYTES, BULK_EVENTS, Loop, run_in
 from minisocks.net.pipes import MAX_PIPES, PIPE_BYTES, Pipe
 from minisocks.relay.flow import LITTLE_TIMES, SHORT_TURNS, TURN_BYTES
-from minisocks.relay.pair import Pair
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "splice"), reason="no os.splice before Python 3.10, and elsewhere than on Linux"
@@ -83,15 +82,15 @@ def test_bulk_takes_a_pipe_and_little_gives_it_up(relayed, loop, first):
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS])
 def test_a_kernel_without_memory_for_it_loses_nothing(relayed, eager, monkeypatch, first, code):
     """Where splice has no memory, in either direction, the buffer does it; no pair is reset."""
-    real, calls = minisocks.net.pipes._splice, []
+    calls = []
 
-    def splice(*args, **kwargs):
+    def splice(real, *args, **kwargs):
         calls.append(args)
         if len(calls) % 3 == 0:
             raise OSError(code, os.strerror(code))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(minisocks.net.pipes, "_splice", splice)
+    inside.replace_splice(monkeypatch, splice)
     pair = relayed()
     assert exchange(pair, first, 8 * MB)
     assert exchange(pair, first, 1)
@@ -153,15 +152,15 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
     downloads, little = [relayed() for _ in range(40)], relayed()
     for pair in downloads:
         assert exchange(pair, "target", 4 * MB)
-    seen, fill, pump = [], Pair._pump_bulk, Pair._pump
+    seen = []
 
-    def pump_bulk(pair, flow, pipe):
+    def pump_bulk(pump, pair, flow, pipe):
         if not seen:
             little.client.send(b"x")
         seen.append(pair)
-        fill(pair, flow, pipe)
+        pump(pair, flow, pipe)
 
-    def pump_any(pair, flow, space):
+    def pump_any(pump, pair, flow, space):
         if pair is little.pair:
             seen.append(pair)
         return pump(pair, flow, space)
@@ -169,8 +168,8 @@ def test_bulk_of_many_delays_no_message_of_another(relayed, loop, monkeypatch, h
     def send_to_all():
         for pair in downloads:
             pair.target.send(bytes(65536))
-        monkeypatch.setattr(Pair, "_pump_bulk", pump_bulk)
-        monkeypatch.setattr(Pair, "_pump", pump_any)
+        inside.wrap_bulk_pump(monkeypatch, pump_bulk)
+        inside.wrap_pump(monkeypatch, pump_any)
 
     run_in(loop, send_to_all)
     for pair in downloads:
@@ -190,7 +189,7 @@ def test_bulk_has_its_rounds_in_order(relayed, loop, monkeypatch, count):
         assert exchange(pair, "target", 4 * MB)
     seen = []
 
-    def pump_bulk(pair, flow, pipe):
+    def pump_bulk(_pump, pair, _flow, pipe):
         loop.pipes.give_back(pipe)
         seen.append(pair)
         if len(seen) == 3 * count:
@@ -199,7 +198,7 @@ def test_bulk_has_its_rounds_in_order(relayed, loop, monkeypatch, count):
     def send_to_all():
         for pair in downloads:
             pair.target.send(bytes(65536))
-        monkeypatch.setattr(Pair, "_pump_bulk", pump_bulk)
+        inside.wrap_bulk_pump(monkeypatch, pump_bulk)
 
     run_in(loop, send_to_all)
     for pair in downloads:
@@ -231,7 +230,7 @@ def test_bulk_that_is_over_leaves_nothing(relayed, loop):
 
 def test_bulk_without_a_poller_of_its_own(relayed, loop, monkeypatch):
     """Where there is no epoll, or no descriptor, it stays among the others."""
-    monkeypatch.setattr(minisocks.net.loop.Loop, "_nest_poller", lambda loop: False)
+    inside.forbid_bulk_poller(monkeypatch)
     pair = relayed()
     assert exchange(pair, "target", 32 * MB)
     assert (set(), False) == (inside.bulk_descriptors(loop), inside.has_bulk_poller(loop))
@@ -272,7 +271,7 @@ def test_a_receiver_that_takes_some_keeps_its_pipe(relayed, loop, eager):
     checked = threading.Event()
 
     def check(sent_since):
-        pair.pair._kept.check(pair.record.up, pair.record.down - sent_since)
+        inside.check_kept_pipe(pair.pair, pair.record.up, pair.record.down - sent_since)
         checked.set()
 
     for sent_since, kind in ((1, Pipe), (0, memoryview)):
@@ -359,7 +358,7 @@ def test_without_descriptors_bulk_goes_by_the_buffer(relayed, loop):
     pair = relayed()
     with no_descriptor_left():
         assert exchange(pair, "target", 8 * MB)
-        assert loop.pipes._retry_at, "no pipe was wanted"
+        assert inside.is_pipe_missed(loop.pipes), "no pipe was wanted"
         assert 0 == loop.pipes.count
 
 

@@ -61,7 +61,7 @@ def loop(request, monkeypatch):
     if request.param == "poll":
         if not hasattr(compat.select, "poll"):
             pytest.skip("no poll() here")
-        monkeypatch.setattr(minisocks.net.loop, "Poller", compat._Poll)
+        monkeypatch.setattr(minisocks.net.loop, "Poller", compat.UNSHARED_POLLERS[0])
     elif request.param == "pipe":
         if not hasattr(os, "splice"):
             pytest.skip("no os.splice before Python 3.10, and elsewhere than on Linux")

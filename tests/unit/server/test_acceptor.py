@@ -171,7 +171,7 @@ def test_threads_that_come_back_to_enough_others_end(accepting):
 def test_there_is_one_thread_more_than_handshakes_may_be(accepting, monkeypatch, pending, most):
     """The next client waits, and is served after.  Outside of handshakes as many again may be."""
     acceptor, (server,) = accepting()
-    monkeypatch.setattr(acceptor._services, "pending", FakePending(pending))
+    monkeypatch.setattr(inside.services_of(acceptor), "pending", FakePending(pending))
     server.go_on.clear()
     server.come(*range(30))
     wait_until(lambda: len(server.served) == most)
@@ -187,7 +187,7 @@ def test_more_clients_than_quick_ones_are_waited_for_only_a_moment(accepting, mo
     server.go_on.clear()
     server.come(*range(8))
     wait_until(lambda: len(server.served) == 8)
-    assert acceptor._slow_count >= 4
+    assert inside.slow_handlers(acceptor) >= 4
 
 
 def test_quick_clients_need_few_threads(accepting):
@@ -284,7 +284,7 @@ def test_without_descriptors_the_spare_pipes_are_given_up(accepting, monkeypatch
     acceptor, (server,) = accepting()
     monkeypatch.setattr(minisocks.server.accepting, "RETRY_SECONDS", 3600)
     spare = [True]
-    monkeypatch.setattr(acceptor._services, "make_room", lambda: spare.pop())
+    monkeypatch.setattr(inside.services_of(acceptor), "make_room", lambda: spare.pop())
     server.come(full(), "client")
     wait_until(lambda: ["client"] == server.served)
     assert [] == spare
@@ -317,7 +317,7 @@ def test_stop_does_not_wait_for_descriptors(accepting, monkeypatch):
     acceptor, (server,) = accepting()
     monkeypatch.setattr(minisocks.server.accepting, "RETRY_SECONDS", 3600)
     server.come(full())
-    wait_until(lambda: acceptor._listeners._descriptors._is_short)
+    wait_until(lambda: inside.waits_for_descriptors(acceptor))
     acceptor.stop()
     assert 0 == acceptor.threads
 

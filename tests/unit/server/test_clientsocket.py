@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from kit import inside
 from kit.support import TIMEOUT, Talk
 from minisocks.compat import READ
 from minisocks.errors import LimitReached
@@ -14,17 +15,9 @@ from minisocks.policy.client import Client
 from minisocks.server.clientsocket import ClientSocket
 
 
-class EndedMeanwhile(ClientSocket):
-    """One that is ended while its thread looks after its client, in the midst of a wait."""
-
-    def _has_closed(self, why):
-        self.end(LimitReached("ended for another"))
-        return super()._has_closed(why)
-
-
 @pytest.fixture
 def client():
-    """A client."""
+    """A client whose handshake is ended while its thread looks whether it has left."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -32,7 +25,9 @@ def client():
         talk = stack.enter_context(Talk.to(listener.getsockname()[1]))
         sock, peer = listener.accept()
         stack.enter_context(sock)
-        talk.conn = EndedMeanwhile(sock, Client(peer), TIMEOUT)
+        talk.conn = ClientSocket(sock, Client(peer), TIMEOUT)
+        why = LimitReached("ended for another")
+        inside.call_before_look(talk.conn, lambda: talk.conn.end(why))
         yield talk
 
 

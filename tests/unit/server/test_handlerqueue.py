@@ -28,9 +28,9 @@ class Handler(threading.Thread):
         self._queue = queue
         self._address, self._mark = address, mark
         self.alarm = alarm or threading.Event()
-        self._why = None
+        self.why = None
         self._answer = None
-        self._go_on = threading.Event()
+        self.go_on = threading.Event()
         self.start()
 
     def pause(self):
@@ -38,19 +38,19 @@ class Handler(threading.Thread):
         self.pauses += 1
         if self.alarm.wait(TIMEOUT):
             self.alarm.clear()
-        if self._why is not None:
-            raise self._why
+        if self.why is not None:
+            raise self.why
 
     def end(self, why):
         """Have its wait end with an exception."""
-        self._why = why
+        self.why = why
         self.alarm.set()
         return self
 
     def let_finish(self, answer):
         """Have its run end with an answer, and do not wait for that."""
         self._answer = answer
-        self._go_on.set()
+        self.go_on.set()
 
     def finish(self, answer=None):
         """Have its run end with an answer."""
@@ -77,7 +77,7 @@ class Handler(threading.Thread):
         queue.at_once += 1
         queue.most = max(queue.most, queue.at_once)
         queue.ran.append(self)
-        assert self._go_on.wait(TIMEOUT)
+        assert self.go_on.wait(TIMEOUT)
         queue.at_once -= 1
         queue.places.finish(self._address, self._mark, self._answer)
 
@@ -107,7 +107,7 @@ class Queue:
     def close(self):
         """Let all run; demand that one ran at a time and that nothing is left."""
         for handler in self._handlers:
-            handler._go_on.set()
+            handler.go_on.set()
         for handler in self._handlers:
             handler.result()
         assert 1 == self.most
@@ -225,7 +225,7 @@ def test_one_that_is_ended_gives_its_place_back(queue, why, which):
 def test_one_that_is_ended_when_it_may_run_lets_the_next_one_run(queue, why):
     """It was allowed to run already, and had not noticed."""
     first, gone, last = queue.enter(A), queue.enter(A), queue.enter(A)
-    gone._why = why
+    gone.why = why
     first.finish()
 
     assert why is gone.result()
@@ -236,10 +236,10 @@ def test_one_that_is_ended_when_it_is_answered_leaves_the_others_theirs(queue):
     """It is out of the queue already."""
     first = queue.enter(A, b"same")
     gone, other = queue.enter(A, b"same"), queue.enter(A, b"same")
-    gone._why = LimitReached("ended for another")
+    gone.why = LimitReached("ended for another")
     first.finish(True)
 
-    assert gone.result() is gone._why
+    assert gone.result() is gone.why
     assert other.result() is True
 
 

@@ -801,7 +801,7 @@ def test_a_right_password_beside_a_client_that_guesses_waits_2_s_at_most(alone, 
         alone.ask(Credentials(guessed, b"%d" % i))
         began, before = alone.now, len(alone.waits)
         # Each as the first of its user there.
-        alone.logins._verified = Verified()
+        inside.forget_verified(alone.logins, Verified())
         assert alone.ask(ANN)
         assert sum(alone.waits[before:]) <= 2.0
         alone.now = began
@@ -1128,9 +1128,9 @@ def test_the_end_does_not_wait_for_passwords(users_file, gate, end):
 @pytest.mark.parametrize("end", ["stop", "stop_listening"])
 def test_the_end_interrupts_a_derivation_by_hand(users_file, monkeypatch, end):
     """As a Python without OpenSSL derives, which takes seconds for a hash that may be dear."""
-    ended, begun, by_hand = [], threading.Event(), passwords._by_hand
+    ended, begun = [], threading.Event()
 
-    def derive(*args):
+    def derive(by_hand, *args):
         begun.set()
         try:
             by_hand(*args)
@@ -1140,7 +1140,7 @@ def test_the_end_interrupts_a_derivation_by_hand(users_file, monkeypatch, end):
         ended.append("to its end")
 
     monkeypatch.setattr(passwords, "is_fast", lambda: False)
-    monkeypatch.setattr(passwords, "_by_hand", derive)
+    inside.wrap_derivation_by_hand(monkeypatch, derive)
     users_file({b"ann": Hash(MAX_ITERATIONS, SALT, bytes(32))})
     with nothing_left():
         proxy = Proxy(listen="127.0.0.1:0", users_file=users_file.path)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.support import Clock
 from minisocks.service.repeats import (
     MAX_SITES,
@@ -44,7 +45,7 @@ def test_the_first_line_of_each_site_is_free(budget, clock):
     first = [budget.is_first(n) for n in range(2 * MAX_SITES)]
     assert [True] * MAX_SITES + [False] * MAX_SITES == first
     assert not budget.is_first(0)
-    assert len(budget._sites) == MAX_SITES
+    assert len(inside.known_sites(budget)) == MAX_SITES
     assert [True] * REFUSAL_BURST + [False] == [budget.allows() for _ in range(REFUSAL_BURST + 1)]
 
 

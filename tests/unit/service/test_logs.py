@@ -116,7 +116,7 @@ def ended(host="10.0.0.9", end="refused", rep=Rep.NOT_ALLOWED, via=None, id=1):
     """Return the record of a connection that has ended."""
     story = Record(Client((host, 1000 + id)), id)
     story.via, story.rep = via, rep
-    story.end, story._clock = end, -0.5
+    inside.end_record(story, end, 0.5)
     return story
 
 

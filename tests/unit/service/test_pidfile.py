@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.support import ROOT, TIMEOUT
-from minisocks.service.pidfile import Pidfile, _directories, control_path, default_path
+from minisocks.service.pidfile import Pidfile, control_path, default_path
 
 #: Takes the pidfile, prints that, and has it until it reads a line.
 HOLD = """
@@ -292,7 +293,7 @@ def places(monkeypatch, folder):
     """The two directories for its pidfiles, in there."""
     os.mkdir(os.path.join(folder, "tmp"))
     found = [os.path.join(folder, *path) for path in (("tmp", "own"), (".cache", "minisocks"))]
-    monkeypatch.setattr("minisocks.service.pidfile._directories", lambda: iter(found))
+    inside.set_pidfile_directories(monkeypatch, found)
     return found
 
 
@@ -355,10 +356,10 @@ def test_a_process_that_lives_is_found_in_each(places):
 
 def test_places_are_not_the_environment_s(monkeypatch, tmp_path):
     """Cron, a login and a service manager find the same one."""
-    before = list(_directories())
+    before = inside.pidfile_directories()
     for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER", "LOGNAME"):
         monkeypatch.setenv(name, str(tmp_path))
-    assert before == list(_directories())
+    assert before == inside.pidfile_directories()
     assert "/tmp/minisocks-%d" % os.geteuid() == before[0]
 
 
@@ -377,9 +378,7 @@ def test_default_is_by_user_and_listener(address, name, monkeypatch):
     monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 0)
     assert "/run/" + name == default_path(address)
     monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 1000)
-    monkeypatch.setattr(
-        "minisocks.service.pidfile._directories", lambda: iter(["/tmp/minisocks-1000"])
-    )
+    inside.set_pidfile_directories(monkeypatch, ["/tmp/minisocks-1000"])
     assert "/tmp/minisocks-1000/" + name == default_path(address)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit import inside
 from kit.support import Clock
 from minisocks.service.repeats import BURST, MAX_GROUPS, MAX_PARTS, WINDOW_SECONDS, RepeatFilter
 
@@ -75,7 +76,7 @@ def test_memory_is_bounded(repeats):
 
     assert (19, 20 - BURST) in lines
     assert list(range(MAX_GROUPS * 3)) == [line for line in lines if line != (19, 20 - BURST)]
-    assert len(repeats._kinds) == MAX_GROUPS
+    assert inside.count_of_kinds(repeats) == MAX_GROUPS
 
 
 def test_a_few_noisy_ones_are_folded_each_by_itself(repeats):
@@ -108,11 +109,11 @@ def test_groups_are_bounded(repeats):
     written = []
     for n in range(20000):
         written += repeats.take(("why", n % 70, n % 4900, n), n)
-    assert repeats._size == MAX_GROUPS
+    assert inside.counted_groups(repeats) == MAX_GROUPS
     sums = repeats.rest()
     assert len(sums) <= MAX_GROUPS
     assert 20000 == len(written) + sum(line[1] for line in sums)
-    assert 0 == repeats._size == len(repeats._kinds)
+    assert 0 == inside.counted_groups(repeats) == inside.count_of_kinds(repeats)
 
 
 PATHS = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).map(tuple)
