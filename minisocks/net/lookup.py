@@ -241,7 +241,7 @@ MAX_NAMES = 512
 MAX_BYTES = 2 << 20
 LIMIT_SHARE = 8
 #: Bytes of a name, of each byte of its length (an error has four characters for it), and of each
-#: address (tests/unit/net/test_answers.py measures them).
+#: address (tests/unit/net/test_lookup.py measures them).
 NAME_BYTES = 1024
 LENGTH_FACTOR = 5
 ADDRESS_BYTES = 256

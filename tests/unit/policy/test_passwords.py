@@ -1,4 +1,4 @@
-"""Hashes of passwords: the ones that others make, and no others."""
+"""Hashes of passwords, files of users, and penalties for failed logins."""
 
 import binascii
 import hashlib
@@ -15,7 +15,15 @@ from kit.light import without_the_rest
 from kit.support import ROOT
 from minisocks.errors import ConfigError
 from minisocks.policy import passwords
-from minisocks.policy.passwords import MAX_ITERATIONS, Hash, derive
+from minisocks.policy.passwords import (
+    MAX_ENTRIES,
+    MAX_ITERATIONS,
+    Hash,
+    Penalties,
+    check_user_name,
+    derive,
+    parse_users,
+)
 
 SALT = bytes(range(16))
 
@@ -219,3 +227,175 @@ def test_passlib_and_we_understand_each_other(passlib, password):
         assert known.fits(password)
         assert not known.fits(password + b"x")
         assert theirs == known.text()
+
+
+# The file of users
+
+HASH = Hash(1000, bytes(16), bytes(32))
+LINE = HASH.text()
+OTHER = Hash(2000, b"salt", bytes(32))
+
+
+def test_a_file_as_people_write_it():
+    """Comments, blank lines, spaces round the hash and a last line without end are nothing odd."""
+    text = "# users\n\nann:%s\n   # and\n \t\nbob: %s \n\u00e4:%s" % (LINE, OTHER.text(), LINE)
+
+    assert {b"ann": HASH, b"bob": OTHER, b"\xc3\xa4": HASH} == parse_users(text, "f")
+
+
+@pytest.mark.parametrize("text", ["\ufeffann:%s\r\n\r\n# x\r\nbob:%s\r\n", "ann:%s\nbob:%s"])
+def test_a_file_from_windows(text):
+    """Neither its mark at the beginning nor its ends of lines are part of a name or hash."""
+    assert {b"ann": HASH, b"bob": HASH} == parse_users(text % (LINE, LINE), "f")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# no user\n", "\ufeff", "\r\n\r\n"])
+def test_an_empty_file_has_no_users(text):
+    """It is no mistake."""
+    assert {} == parse_users(text, "f")
+
+
+@pytest.mark.parametrize(
+    "name", ["ann", " ann", "ann smith", "a#b", "\x0b", "\x85", "\u2028", "\udcff", "a" * 255, "$"]
+)
+def test_a_name_may_be_anything(name):
+    """But for what ends it: not what Python takes for the end of a line, either."""
+    assert {name.encode("utf-8", "surrogateescape"): HASH} == parse_users(
+        "%s:%s" % (name, LINE), "f"
+    )
+
+
+MAKES_ANN_S = "; `minisocks hash-password --name ann` makes the line"
+MAKES_ONE = "; `minisocks hash-password --name NAME` makes the line"
+
+
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        ("ann:s3cret", "this is no $pbkdf2-sha256$ hash" + MAKES_ANN_S),
+        ("ann:", "this is no $pbkdf2-sha256$ hash" + MAKES_ANN_S),
+        ("ann:" + LINE + ":s3cret", "this is no $pbkdf2-sha256$ hash" + MAKES_ANN_S),
+        ("ann:" + LINE + " # s3cret", "this is no $pbkdf2-sha256$ hash" + MAKES_ANN_S),
+        ("ann smith:s3cret", "this is no $pbkdf2-sha256$ hash" + MAKES_ONE),
+        ("\x1b[2J:s3cret", "this is no $pbkdf2-sha256$ hash" + MAKES_ONE),
+        # Without a colon it may be the password.
+        ("s3cret", "this is no NAME:HASH" + MAKES_ONE),
+        (LINE, "this is no NAME:HASH" + MAKES_ONE),
+        (":" + LINE, "a name has 1 to 255 bytes"),
+        ("\u00e4" * 128 + ":" + LINE, "a name has 1 to 255 bytes"),
+        ("\ud800:" + LINE, "a name is no text: surrogates not allowed"),
+        ("a\rb:" + LINE, "a name has neither colon nor line break in it, and no # in front"),
+        (
+            "ann:$pbkdf2-sha256$10000001$A" + LINE[20:],
+            "a hash has 1 to 10000000 iterations, not more",
+        ),
+        ("bob:" + LINE, "bob is there twice"),
+    ],
+)
+def test_a_line_that_cannot_be_used(line, sentence):
+    """The error says where and what to do, and repeats neither password nor line."""
+    with pytest.raises(ConfigError) as caught:
+        parse_users("# users\nbob:%s\n%s\n" % (LINE, line), "/etc/users")
+
+    assert ("--users-file", "/etc/users, line 3") == (caught.value.option, caught.value.place)
+    assert sentence == str(caught.value)
+    assert "s3cret" not in caught.value.sentence
+    assert LINE not in caught.value.sentence
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([":", "ann", "#", LINE, "\n", "\r", " ", "$", "x", "\ufeff"])))
+def test_any_text_is_users_or_an_error(parts):
+    """Whatever is in it: users that hash-password could have made, or the documented error."""
+    try:
+        users = parse_users("".join(parts), "f")
+    except ConfigError:
+        return
+    for user, known in users.items():
+        assert user == check_user_name(user.decode())
+        assert HASH == known
+
+
+# Penalties: failures cost time, more each time, and are forgotten
+
+A, B = b"\xc0\0\2\1", b"\xc0\0\2\2"
+
+
+def failing(times, at=0.0):
+    """Return what is remembered of an address that has failed so often at once."""
+    table = Penalties()
+    for _ in range(times):
+        table.add(A, at)
+    return table
+
+
+@pytest.mark.parametrize(
+    "times, seconds",
+    [(0, 0), (1, 0), (2, 0), (3, 0.5), (4, 1), (5, 2), (8, 16), (9, 30), (10, 30), (1000, 30)],
+)
+def test_each_failure_doubles_the_wait(times, seconds):
+    """Three are free, then it is half a second, and never more than 30."""
+    table = failing(times, 7.0)
+
+    assert seconds == table.wait_seconds(A, 7.0)
+    assert 0 == table.wait_seconds(B, 7.0)
+
+
+def test_the_wait_is_since_the_failure():
+    """A client that comes back later has waited already."""
+    table = failing(4)
+
+    assert 0.25 == table.wait_seconds(A, 0.75)
+    assert 0 == table.wait_seconds(A, 1.0)
+    assert 0 == table.wait_seconds(A, 1e9)
+
+
+def test_a_minute_is_worth_half_of_them():
+    """Failures long ago count less, and in the end nothing; a thousand are soon forgotten."""
+    assert 2.0 == failing(4).score(A, 60.0)
+    assert 3 == failing(4).add(A, 60.0)
+    assert 1 == failing(4).add(A, 3600.0)
+    assert 3 == failing(1000).add(A, 125.0)
+
+
+def test_guessing_on_is_slow():
+    """A client that guesses as soon as it may has about 300 guesses in an hour."""
+    table, now, guesses = Penalties(), 0.0, 0
+    while now < 3600:
+        table.add(A, now)
+        guesses += 1
+        now += table.wait_seconds(A, now)
+
+    assert 200 < guesses < 400
+
+
+def test_the_table_is_bounded():
+    """However many addresses fail, those that fail most are remembered."""
+    table = failing(5)
+    for i in range(MAX_ENTRIES + 50):
+        table.add(i.to_bytes(8, "big"), 1.0)
+
+    assert MAX_ENTRIES == len(table)
+    assert 2 == table.wait_seconds(A, 0.0)
+
+
+def test_the_client_with_fewest_failures_makes_room(monkeypatch):
+    """By what counts now, not by what it was."""
+    monkeypatch.setattr(passwords, "MAX_ENTRIES", 2)
+    table = failing(3)
+    table.add(B, 200.0)
+    table.add(b"new", 200.0)
+
+    assert 0 == table.score(A, 200.0)
+    assert 1 == table.score(B, 200.0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 1e7))))
+def test_no_wait_is_longer_than_half_a_minute(steps):
+    """Whichever client fails and whenever: its wait ends."""
+    table, now = Penalties(), 0.0
+    for address, later in steps:
+        now += later
+        assert 1 <= table.add(address, now) <= 10
+        assert 0 <= table.wait_seconds(A, now) <= 30

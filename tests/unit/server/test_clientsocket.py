@@ -1,4 +1,4 @@
-"""The client's socket in its handshake: another thread ends it at the worst moment."""
+"""The client's socket in its handshake, ended at the worst moment; and its deadline."""
 
 import contextlib
 import socket
@@ -10,9 +10,10 @@ import pytest
 from kit import inside
 from kit.support import TIMEOUT, Talk
 from minisocks.compat import READ
-from minisocks.errors import LimitReached
+from minisocks.errors import HandshakeTimeout, LimitReached
 from minisocks.policy.client import Client
-from minisocks.server.clientsocket import ClientSocket
+from minisocks.server.clientsocket import ClientSocket, Deadline
+from minisocks.wire import Rep
 
 
 @pytest.fixture
@@ -54,3 +55,36 @@ def test_one_that_is_ended_when_it_has_just_sent_fin_waits_no_more(client):
         thread.start()
         thread.join(TIMEOUT)
         assert ["ended for another"] == raised
+
+
+# The deadline: one budget for all waits
+
+
+def test_waits_share_what_is_left():
+    """Each wait gets no more than the one before left, and always something."""
+    deadline = Deadline(60)
+
+    left = [deadline.remaining() for _ in range(100)]
+
+    assert sorted(left, reverse=True) == left
+    assert 0 < left[-1] <= left[0] <= 60
+    assert deadline.at - time.monotonic() <= left[-1]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -1e9])
+def test_spent_budget_is_an_error_for_ever(seconds):
+    """When nothing is left, every further wait is an error, with the REP for it."""
+    deadline = Deadline(seconds)
+
+    for _ in range(2):
+        with pytest.raises(HandshakeTimeout) as caught:
+            deadline.remaining()
+        assert Rep.TTL_EXPIRED == caught.value.rep
+
+
+def test_time_that_was_not_the_client_s_is_given_back():
+    """What ``extend`` gives is there, in full, even if all was spent."""
+    deadline = Deadline(-1)
+    deadline.extend(61)
+
+    assert 59 < deadline.remaining() <= 60
