@@ -7,18 +7,67 @@ import socket
 import threading
 import time
 
+import pytest
+
+import minisocks.net.loop
+import minisocks.net.pipes
+import minisocks.relay.flow
+import minisocks.relay.pair
+import minisocks.relay.rate
 from kit import inside
 from kit.support import TIMEOUT, CountingPoller, Talk, wait_until
-from minisocks.compat import UNWATCHED, tune
+from minisocks.compat import UNSHARED_POLLERS, UNWATCHED, tune
+from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
 from minisocks.record import Record
 from minisocks.relay.pair import Pair
+from minisocks.relay.rate import Rates
 from minisocks.wire import Rep
 
-__all__ = ["ENDS", "MB", "Relayed", "receive_until_reset", "relayed_by", "tcp"]
+__all__ = [
+    "ENDS",
+    "MB",
+    "Relayed",
+    "loop_that_moves",
+    "receive_until_reset",
+    "relayed_by",
+    "tcp",
+    "unix",
+]
 
 ENDS = ["client", "target"]
 MB = 1 << 20
+
+#: Bytes a second where there is a rate: so many that no test waits, and so few at once that
+#: each direction has to, all the time.
+RATE, RATE_DEPTH_SECONDS = 50 * 10**6, 0.001
+
+
+@contextlib.contextmanager
+def loop_that_moves(by, monkeypatch):
+    """Run a loop that moves bytes through its buffer, what can through a pipe, or at a rate.
+
+    Args:
+        by: "buffer", "pipe", "rated", or "poll": through the buffer, with poll() for epoll.
+    """
+    if by == "poll":
+        if not hasattr(select, "poll"):
+            pytest.skip("no poll() here")
+        monkeypatch.setattr(minisocks.net.loop, "Poller", UNSHARED_POLLERS[0])
+    elif by == "pipe":
+        if not hasattr(os, "splice"):
+            pytest.skip("no os.splice before Python 3.10, and elsewhere than on Linux")
+        monkeypatch.setattr(minisocks.relay.pair, "BULK_BYTES", 1)
+        monkeypatch.setattr(minisocks.relay.flow, "LITTLE_BYTES", 0)
+    else:
+        monkeypatch.setattr(minisocks.net.pipes, "MAX_PIPES", 0)
+    running = Loop()
+    if by == "rated":
+        monkeypatch.setattr(minisocks.relay.rate, "DEPTH_SECONDS", RATE_DEPTH_SECONDS)
+        running.rates, running.rate = Rates(running), RATE
+    running.start()
+    yield running
+    running.stop()
 
 
 def tcp(small=False):
@@ -36,6 +85,15 @@ def tcp(small=False):
         listener.listen(1)
         near.connect(listener.getsockname())
         return near, listener.accept()[0]
+
+
+def unix(small=False):
+    """Return the two ends of a unix stream."""
+    ends = socket.socketpair()
+    if small:
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return ends
 
 
 class Relayed:
