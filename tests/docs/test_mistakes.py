@@ -313,7 +313,7 @@ def test_the_line_about_a_file_ends_with_what_to_do(stage, text, hint):
 
 @makes("egress-not-permitted")
 def _(stage):
-    return stage.start("-l", "0", "--mark", "5", status=1, prefix=nobody()), None
+    return stage.start("-l", "0", "--mark", "5", status=1, prefix=unprivileged()), None
 
 
 @makes("egress-of-other-systems")
@@ -349,7 +349,7 @@ def _(stage):
 
 @makes("pidfile-of-another-user")
 def _(stage):
-    prefix = nobody()
+    prefix = unprivileged()
     stage.tmp_path.chmod(0o755)
     path = str(stage.tmp_path / "m.pid")
     with open(path, "w"):
@@ -370,7 +370,7 @@ def _(stage):
 
 @makes("pidfile-not-permitted")
 def _(stage):
-    prefix = nobody()
+    prefix = unprivileged()
     os.mkdir(str(stage.tmp_path / "d"), 0)
     return stage.start("-l", "0", "--pidfile", "d/m.pid", status=1, prefix=prefix), None
 
@@ -740,7 +740,7 @@ def _(stage):
 # At the start: what the system does not let us have.
 
 
-def nobody():
+def unprivileged():
     """A prefix that makes the command one without privileges, not even root's.
 
     Its files still are its own.  The network is one without an address, in which
@@ -777,7 +777,7 @@ def _(stage):
 
 @makes("privileged-port")
 def _(stage):
-    return stage.start("-l", "80", status=1, prefix=nobody()), None
+    return stage.start("-l", "80", status=1, prefix=unprivileged()), None
 
 
 @makes("address-not-ours")
@@ -787,7 +787,7 @@ def _(stage):
 
 @makes("no-ipv6")
 def _(stage):
-    return stage.start("-l", "[::1]:1080", status=1, prefix=nobody()), None
+    return stage.start("-l", "[::1]:1080", status=1, prefix=unprivileged()), None
 
 
 @makes("listen-name-unknown")
@@ -809,7 +809,7 @@ def _(stage):
 def _(stage):
     (stage.tmp_path / "closed").mkdir()
     (stage.tmp_path / "closed").chmod(0o500)
-    return stage.start("-l", "unix:closed/socket", status=1, prefix=nobody()), None
+    return stage.start("-l", "unix:closed/socket", status=1, prefix=unprivileged()), None
 
 
 @makes("socket-path-is-a-file")
@@ -828,7 +828,7 @@ def _(stage):
 def _(stage):
     (stage.tmp_path / "closed.ini").write_text("[minisocks]\n")
     (stage.tmp_path / "closed.ini").chmod(0)
-    return stage.start("-c", "closed.ini", prefix=nobody()), None
+    return stage.start("-c", "closed.ini", prefix=unprivileged()), None
 
 
 @makes("link-local-without-interface")
@@ -960,7 +960,8 @@ def _(stage):
 def _(stage):
     # No route leads to a name server there, unless the system asks in another way.
     asked = subprocess.run(
-        nobody() + [sys.executable, "-c", "import socket; socket.getaddrinfo('example.org', 80)"],
+        unprivileged()
+        + [sys.executable, "-c", "import socket; socket.getaddrinfo('example.org', 80)"],
         stderr=subprocess.PIPE,
         universal_newlines=True,
     )
@@ -1319,7 +1320,7 @@ def _(stage):
     with run_proxy(listen=("unix:" + path,)):
         # A client without a network, but for this socket.
         proxy = "socks5://localhost" + path
-        said = curl("--proxy", proxy, "http://name.test/", prefix=nobody())
+        said = curl("--proxy", proxy, "http://name.test/", prefix=unprivileged())
     if "nsupported proxy" in said or "localhost" in said:
         pytest.skip("this curl cannot reach a SOCKS proxy by a unix socket: %s" % said)
     return said, None

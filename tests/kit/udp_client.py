@@ -184,9 +184,9 @@ def associations(proxy):
 def new_table(loop, **settings):
     """Return what the associations of a proxy with such *settings* share, without any."""
     access = access_of(**settings)
-    exchange = AssociationTable(loop, access, Resolver(), Answers(loop), Hooks())
-    exchange.change(access)
-    return exchange
+    table = AssociationTable(loop, access, Resolver(), Answers(loop), Hooks())
+    table.change(access)
+    return table
 
 
 def access_of(**settings):
@@ -199,11 +199,11 @@ def put_in_force(services, **parts):
     services.access = services.associations.access = services.access._replace(**parts)
 
 
-def assert_remembers_nothing(exchange):
+def assert_remembers_nothing(table):
     """See whether nothing of any client is left in what associations share."""
-    shares = inside.shares(exchange)
+    shares = inside.shares(table)
     assert [(0, {})] * 2 == [(len(share), inside.items(share)) for share in shares]
-    assert (0, {}) == (exchange.held, inside.by_group(inside.held_datagrams(exchange)))
+    assert (0, {}) == (table.held, inside.by_group(inside.held_datagrams(table)))
 
 
 def in_loop(proxy, work):

@@ -13,7 +13,7 @@ from minisocks.policy.client import Client
 from minisocks.policy.passwords import Hash, derive
 from minisocks.protocol.messages import Credentials
 
-ANYBODY = Client(("192.0.2.1", 4242))
+CLIENT = Client(("192.0.2.1", 4242))
 LONGEST = b"x" * 255
 USERS = [
     (b"ann", b"secret"),
@@ -31,7 +31,7 @@ USERS = [
 @pytest.mark.parametrize("user, password", USERS)
 def test_right_password_is_right(user, password):
     """Each user's own password passes, whatever bytes it is made of."""
-    assert Users(USERS).verify(Credentials(user, password), ANYBODY)
+    assert Users(USERS).verify(Credentials(user, password), CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_right_password_is_right(user, password):
 )
 def test_wrong_password_is_wrong(user, password):
     """Near is not right: another's password, another cut, another case, or nothing."""
-    assert not Users(USERS).verify(Credentials(user, password), ANYBODY)
+    assert not Users(USERS).verify(Credentials(user, password), CLIENT)
 
 
 @pytest.mark.parametrize("user, password", [(b"", b""), (b"ann", b"secret")])
 def test_without_users_no_password_is_right(user, password):
     """No users means that no password is right, not that any will do."""
-    assert not Users().verify(Credentials(user, password), ANYBODY)
+    assert not Users().verify(Credentials(user, password), CLIENT)
     assert not Users()
     assert Users(USERS)
 
@@ -76,7 +76,7 @@ FIELD = st.one_of(st.binary(max_size=3), st.sampled_from([b"ann", b"secret", b"a
 @given(st.lists(st.tuples(FIELD, FIELD), max_size=4), st.tuples(FIELD, FIELD))
 def test_users_are_a_set_of_pairs(known, given_):
     """A pair passes if it is one of those known, and for no other reason."""
-    assert (given_ in known) == Users(known).verify(Credentials(*given_), ANYBODY)
+    assert (given_ in known) == Users(known).verify(Credentials(*given_), CLIENT)
 
 
 HASHED = {b"ann": Hash.of(b"hashed", b"salt", 10), b"max": Hash.of(b"x", b"salt", 20)}
@@ -90,8 +90,8 @@ def test_hashes_are_not_verified_in_passing():
     """What takes long is left to callers that have the time; what is known is answered."""
     users = Users(USERS, hashed=HASHED)
 
-    assert users.verify(Credentials(b"ann", b"secret"), ANYBODY)
-    assert not users.verify(Credentials(b"ann", b"hashed"), ANYBODY)
+    assert users.verify(Credentials(b"ann", b"secret"), CLIENT)
+    assert not users.verify(Credentials(b"ann", b"hashed"), CLIENT)
     assert users.fits(b"hashed", users.hash_of(b"ann"), no_pause)
 
 

@@ -25,7 +25,7 @@ from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.limits import Pending
 
 
-class Hall:
+class Handshakes:
     """Pending handshakes of clients from any address, without threads."""
 
     def __init__(self, room):
@@ -54,12 +54,12 @@ class Hall:
 
 
 @pytest.fixture
-def hall():
-    """Makes them."""
+def pending_of():
+    """Makes ``Handshakes`` with room for a number of them."""
     with contextlib.ExitStack() as stack:
 
         def make(room):
-            made = Hall(room)
+            made = Handshakes(room)
             stack.callback(made.close)
             return made
 
@@ -83,22 +83,22 @@ def hall():
         (["10.0.0.1", "::1", "unix", "::1"], 1),
     ],
 )
-def test_the_oldest_of_the_network_with_most_makes_room(hall, arriving, ended):
+def test_the_oldest_of_the_network_with_most_makes_room(pending_of, arriving, ended):
     """One handshake too many: the oldest of the network that has most is ended, no other."""
-    where = hall(room=3)
-    where.come(*arriving)
-    assert [ended] == where.ended()
-    assert 3 == len(where.pending)
+    handshakes = pending_of(room=3)
+    handshakes.come(*arriving)
+    assert [ended] == handshakes.ended()
+    assert 3 == len(handshakes.pending)
 
 
 @pytest.mark.parametrize("host", ["10.9.9.9", "2001:db8::1", "127.0.0.1", "::1", "unix"])
-def test_a_client_alone_has_all_of_the_room(hall, host):
+def test_a_client_alone_has_all_of_the_room(pending_of, host):
     """Beyond it its next handshake ends its oldest, and the reason names the option."""
-    where = hall(room=8)
-    where.come(*[host] * 10)
-    assert [0, 1] == where.ended()
+    handshakes = pending_of(room=8)
+    handshakes.come(*[host] * 10)
+    assert [0, 1] == handshakes.ended()
     with pytest.raises(LimitReached) as caught:
-        where.conns[0].receive()
+        handshakes.conns[0].receive()
     assert "there are too many unfinished handshakes (--max-handshakes 8)" == str(caught.value)
 
 
@@ -111,97 +111,100 @@ def test_a_client_alone_has_all_of_the_room(hall, host):
     ],
     ids=["an address", "two of one machine", "a /48"],
 )
-def test_a_crowd_is_only_in_its_own_way(hall, crowd):
+def test_a_crowd_is_only_in_its_own_way(pending_of, crowd):
     """However many come from one machine or network, no client of another is ended for them."""
-    where = hall(room=8)
-    where.come(*["10.%d.0.1" % i for i in range(1, 5)])
-    where.come(*crowd)
-    assert list(range(4, 50)) == where.ended()
-    assert 8 == len(where.pending)
+    handshakes = pending_of(room=8)
+    handshakes.come(*["10.%d.0.1" % i for i in range(1, 5)])
+    handshakes.come(*crowd)
+    assert list(range(4, 50)) == handshakes.ended()
+    assert 8 == len(handshakes.pending)
 
 
-def test_some_of_the_room_is_kept_for_this_host(hall):
+def test_some_of_the_room_is_kept_for_this_host(pending_of):
     """However many networks others come from: its programs have an eighth, and lose none."""
-    where = hall(room=16)
-    where.come(*["10.%d.0.1" % i for i in range(16)])
-    ours = where.come("127.0.0.1", "unix")
+    handshakes = pending_of(room=16)
+    handshakes.come(*["10.%d.0.1" % i for i in range(16)])
+    ours = handshakes.come("127.0.0.1", "unix")
     with contextlib.suppress(LimitReached):
-        where.come("::1")
+        handshakes.come("::1")
     for i in range(100, 120):
         with contextlib.suppress(LimitReached):
-            where.come("10.%d.0.1" % i)
+            handshakes.come("10.%d.0.1" % i)
     assert [None, None] == [conn.ended for conn in ours]
-    assert 16 == len(where.pending)
+    assert 16 == len(handshakes.pending)
 
 
-def test_a_handshake_that_left_takes_no_room(hall):
+def test_a_handshake_that_left_takes_no_room(pending_of):
     """It is counted out once, and nothing is left of its client."""
-    where = hall(room=4)
-    conns = where.come(*["10.0.0.1", "10.0.0.2"] * 2)
+    handshakes = pending_of(room=4)
+    conns = handshakes.come(*["10.0.0.1", "10.0.0.2"] * 2)
     for conn in conns + conns:
-        where.pending.leave(conn)
-    assert (0, {}) == (len(where.pending), inside.items(inside.pending_quota(where.pending)))
-    where.come("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
-    assert [] == where.ended()
+        handshakes.pending.leave(conn)
+    assert (0, {}) == (
+        len(handshakes.pending),
+        inside.items(inside.pending_quota(handshakes.pending)),
+    )
+    handshakes.come("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
+    assert [] == handshakes.ended()
 
 
-def test_a_handshake_that_does_not_wait_is_not_ended(hall):
+def test_a_handshake_that_does_not_wait_is_not_ended(pending_of):
     """In a hook, or about to be relayed, it is passed over: the next oldest is ended."""
-    where = hall(room=3)
-    first, _second, _third = where.come("10.0.0.1", "10.0.0.1", "10.0.0.2")
-    where.pending.keep(first)
-    where.come("10.0.0.3")
-    assert [1] == where.ended()
+    handshakes = pending_of(room=3)
+    first, _second, _third = handshakes.come("10.0.0.1", "10.0.0.1", "10.0.0.2")
+    handshakes.pending.keep(first)
+    handshakes.come("10.0.0.3")
+    assert [1] == handshakes.ended()
 
 
-def test_where_no_handshake_can_be_ended_the_newcomer_is_refused(hall, caplog):
+def test_where_no_handshake_can_be_ended_the_newcomer_is_refused(pending_of, caplog):
     """All are in hooks: one line reports it, and it is over when one of them leaves."""
-    where = hall(room=3)
-    conns = where.come("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    handshakes = pending_of(room=3)
+    conns = handshakes.come("10.0.0.1", "10.0.0.2", "10.0.0.3")
     for conn in conns:
-        where.pending.keep(conn)
+        handshakes.pending.keep(conn)
     for _ in range(3):
         with pytest.raises(LimitReached, match="too many unfinished handshakes"):
-            where.come("10.0.0.4")
-    assert [] == where.ended()
-    assert 3 == len(where.pending)
+            handshakes.come("10.0.0.4")
+    assert [] == handshakes.ended()
+    assert 3 == len(handshakes.pending)
     assert 1 == caplog.text.count("at capacity: hooks hold 3 handler threads")
-    where.pending.leave(conns[0])
-    where.come("10.0.0.5")
+    handshakes.pending.leave(conns[0])
+    handshakes.come("10.0.0.5")
     assert 1 == caplog.text.count("handshakes can be taken on again")
 
 
-def test_a_newcomer_that_has_its_share_is_refused_without_a_word_about_hooks(hall, caplog):
+def test_a_newcomer_that_has_its_share_is_refused_without_a_word_about_hooks(pending_of, caplog):
     """No thread is in one: two networks have half of the room each."""
-    pair = hall(4)
-    pair.come(*["10.9.0.1"] * 2 + ["10.1.0.1"] * 2)
+    handshakes = pending_of(4)
+    handshakes.come(*["10.9.0.1"] * 2 + ["10.1.0.1"] * 2)
     with pytest.raises(LimitReached):
-        pair.come("10.1.0.2")
-    assert [] == pair.ended()
+        handshakes.come("10.1.0.2")
+    assert [] == handshakes.ended()
     assert "" == caplog.text
 
 
-def test_an_ended_handshake_cannot_go_on(hall):
+def test_an_ended_handshake_cannot_go_on(pending_of):
     """Neither wait nor hook nor relay: its thread hears the reason at each of these steps."""
-    where = hall(room=2)
-    conns = where.come(*["10.0.0.1"] * 3)
-    assert [0] == where.ended()
+    handshakes = pending_of(room=2)
+    conns = handshakes.come(*["10.0.0.1"] * 3)
+    assert [0] == handshakes.ended()
     for step in (
         conns[0].receive,
         conns[0].check,
         lambda: conns[0].pause(60.0),
-        lambda: where.pending.keep(conns[0]),
-        lambda: where.pending.busy(conns[0]).__enter__(),
+        lambda: handshakes.pending.keep(conns[0]),
+        lambda: handshakes.pending.busy(conns[0]).__enter__(),
     ):
         with pytest.raises(LimitReached):
             step()
 
 
 @pytest.mark.parametrize("wait", ["receive", "pause"])
-def test_a_thread_that_waits_hears_at_once_that_it_is_ended(hall, wait):
+def test_a_thread_that_waits_hears_at_once_that_it_is_ended(pending_of, wait):
     """Whether for its client or for another thread; the client can still get a reply."""
-    where = hall(room=2)
-    (conn,) = where.come("10.0.0.1")
+    handshakes = pending_of(room=2)
+    (conn,) = handshakes.come("10.0.0.1")
     heard = []
 
     def waits():
@@ -213,46 +216,46 @@ def test_a_thread_that_waits_hears_at_once_that_it_is_ended(hall, wait):
 
     thread = threading.Thread(target=waits)
     thread.start()
-    where.come(*["10.0.0.1"] * 2)
+    handshakes.come(*["10.0.0.1"] * 2)
     thread.join(20)
     assert 1 == len(heard)
     conn.send(b"bye")
-    assert b"bye" == where.theirs[0].recv(3)
+    assert b"bye" == handshakes.theirs[0].recv(3)
 
 
-def test_with_fewer_threads_there_is_less_room(hall):
+def test_with_fewer_threads_there_is_less_room(pending_of):
     """Where the system has no more threads, their number is the bound, until it has."""
-    where = hall(room=8)
-    where.pending.have_threads(2)
-    where.come("10.0.0.1", "10.0.0.2", "10.0.0.3")
-    assert [0] == where.ended()
-    where.pending.have_threads(None)
-    where.come("10.0.0.4", "10.0.0.5", "10.0.0.6")
-    assert [0] == where.ended()
+    handshakes = pending_of(room=8)
+    handshakes.pending.have_threads(2)
+    handshakes.come("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert [0] == handshakes.ended()
+    handshakes.pending.have_threads(None)
+    handshakes.come("10.0.0.4", "10.0.0.5", "10.0.0.6")
+    assert [0] == handshakes.ended()
 
 
-def test_closing_ends_all_and_lets_no_more_enter(hall):
+def test_closing_ends_all_and_lets_no_more_enter(pending_of):
     """Those that wait are ended; those in hooks hear it behind the hook."""
-    where = hall(room=8)
-    waits, hooked = where.come("10.0.0.1", "10.0.0.2")
-    busy = where.pending.busy(hooked)
+    handshakes = pending_of(room=8)
+    waits, hooked = handshakes.come("10.0.0.1", "10.0.0.2")
+    busy = handshakes.pending.busy(hooked)
     busy.__enter__()
-    where.pending.close()
+    handshakes.pending.close()
     with pytest.raises(ProxyStops):
         busy.__exit__(None, None, None)
     with pytest.raises(ProxyStops):
         waits.receive()
     with pytest.raises(ProxyStops):
-        where.come("10.0.0.3")
+        handshakes.come("10.0.0.3")
 
 
-def test_a_client_about_to_be_relayed_is_not_cut_off_by_the_end(hall):
+def test_a_client_about_to_be_relayed_is_not_cut_off_by_the_end(pending_of):
     """Its socket stays open both ways: it has the reply that it is connected."""
-    where = hall(room=8)
-    (conn,) = where.come("10.0.0.1")
-    where.pending.keep(conn)
-    where.pending.close()
-    where.theirs[0].send(b"x")
+    handshakes = pending_of(room=8)
+    (conn,) = handshakes.come("10.0.0.1")
+    handshakes.pending.keep(conn)
+    handshakes.pending.close()
+    handshakes.theirs[0].send(b"x")
     assert b"x" == conn.sock.recv(1)
 
 
@@ -272,7 +275,7 @@ def is_silent(talk):
 
 
 def test_a_silent_client_that_makes_room_is_a_line_in_the_log(access_log):
-    """It gets no reply, for it said nothing; but an operator that looks for the limit finds it."""
+    """It gets no reply, because it said nothing; an operator finds the reason in the log."""
     with run_proxy(max_handshakes=4) as proxy, contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(Talk.to(proxy.port))

@@ -1487,7 +1487,7 @@ def test_a_trusted_client_is_no_user_where_none_is_needed(target):
                 assert 0 == talk.connect5("127.0.0.1", target.port)[0]
 
 
-@pytest.mark.parametrize("kind", ["password", "guest"])
+@pytest.mark.parametrize("kind", ["password", "trusted"])
 def test_a_user_that_is_removed_meanwhile_does_not_come_in(target, kind):
     """Also with a handshake that was begun before."""
     with run_proxy(user=("ann:secret", "bob:x"), auth_once=600) as proxy:

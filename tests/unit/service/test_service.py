@@ -12,15 +12,15 @@ CHANGED = {"changed": ["quiet"], "read": [], "restart": []}
 
 
 class Main:
-    """The main thread's part: the orders that it has been given."""
+    """The main thread's part: the calls that it has to make."""
 
     def __init__(self):
-        self.orders = collections.deque()
+        self.calls = collections.deque()
 
     def follow(self):
         """Wait for an order, and carry it out."""
-        wait_until(lambda: self.orders)
-        self.orders.popleft()()
+        wait_until(lambda: self.calls)
+        self.calls.popleft()()
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def main():
 def test_all_that_ask_before_it_reads_hear_of_it_and_no_others(main):
     """A request while settings are read belongs to the next reload, which reads them anew."""
     told = []
-    reloads = Reloads(lambda: lambda: CHANGED, main.orders.append)
+    reloads = Reloads(lambda: lambda: CHANGED, main.calls.append)
     for n in range(4):
         reloads.ask(lambda answer, n=n: told.append((n, answer["ok"], answer["changed"])))
     main.follow()
     assert [(0, True, ["quiet"])] == told
     main.follow()
     assert [(n, True, ["quiet"]) for n in range(4)] == told
-    assert not main.orders
+    assert not main.calls
 
 
 @pytest.mark.parametrize("when", ["read", "changed"])
@@ -50,7 +50,7 @@ def test_what_is_wrong_is_reported_and_the_next_one_goes_on(main, when, exc):
     def fail():
         raise exc
 
-    reloads = Reloads(fail if when == "read" else lambda: fail, main.orders.append)
+    reloads = Reloads(fail if when == "read" else lambda: fail, main.calls.append)
     reloads.ask(told.append)
     main.follow()
     reloads.ask(told.append)
@@ -65,7 +65,7 @@ def test_a_bug_is_the_main_thread_s(main):
     def fail():
         raise ZeroDivisionError
 
-    Reloads(fail, main.orders.append).ask(None)
+    Reloads(fail, main.calls.append).ask(None)
     with pytest.raises(ZeroDivisionError):
         main.follow()
 
@@ -78,6 +78,6 @@ def test_without_a_thread_it_is_done_all_the_same(main, monkeypatch):
 
     monkeypatch.setattr("minisocks.service.service.start_thread", no_thread)
     told = []
-    Reloads(lambda: lambda: CHANGED, main.orders.append).ask(told.append)
+    Reloads(lambda: lambda: CHANGED, main.calls.append).ask(told.append)
     main.follow()
     assert [dict(CHANGED, ok=True)] == told

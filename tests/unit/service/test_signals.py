@@ -217,10 +217,10 @@ def test_a_signal_ends_the_wait_whatever_its_handler_does():
     code = (
         "import os, signal\n"
         "from minisocks.service.signals import Signals\n"
-        "with Signals(dict.fromkeys(('stop', 'reload', 'report', 'look'))) as orders:\n"
+        "with Signals(dict.fromkeys(('stop', 'reload', 'report', 'look'))) as signals:\n"
         "    signal.signal(signal.SIGHUP, lambda *args: None)\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
-        "    print(orders.wait(None))\n"
+        "    print(signals.wait(None))\n"
     )
     assert ["[]"] == run_python(code)
 
@@ -236,12 +236,12 @@ def test_a_program_s_wakeup_descriptor_is_back_after():
         "told = []\n"
         "steps = {what: (lambda what=what: told.append(what)) for what in\n"
         "         ('stop', 'reload', 'report', 'look')}\n"
-        "with Signals(steps) as orders:\n"
-        "    orders.serve()\n"
+        "with Signals(steps) as signals:\n"
+        "    signals.serve()\n"
         "    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):\n"
         "        os.kill(os.getpid(), number)\n"
         "    while len(told) < 3:\n"
-        "        for order in orders.wait(None): order()\n"
+        "        for step in signals.wait(None): step()\n"
         "assert signal.set_wakeup_fd(-1) == writer\n"
         "assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
         "print(*told)\n"
@@ -268,18 +268,18 @@ def test_the_end_leaves_no_moment_for_a_signal():
     assert ["[]", "True"] == run_python(code)
 
 
-def test_an_order_to_stop_goes_first():
+def test_a_stop_goes_first():
     """Before the others that wait, in whatever order they came."""
     code = (
         "import os, signal\n"
         "from minisocks.service.signals import Signals\n"
         "steps = {what: (lambda what=what: print(what)) for what in\n"
         "         ('stop', 'reload', 'report', 'look')}\n"
-        "with Signals(steps) as orders:\n"
-        "    orders.serve()\n"
-        "    orders.give(lambda: print('given'))\n"
+        "with Signals(steps) as signals:\n"
+        "    signals.serve()\n"
+        "    signals.give(lambda: print('given'))\n"
         "    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM):\n"
         "        os.kill(os.getpid(), number)\n"
-        "    for order in orders.wait(None): order()\n"
+        "    for step in signals.wait(None): step()\n"
     )
     assert ["stop", "reload", "report", "given"] == run_python(code)
