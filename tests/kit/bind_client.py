@@ -61,15 +61,15 @@ class Waiting:
 
     @property
     def granted(self):
-        """What says yes."""
+        """REP or CD of a reply that grants the request."""
         return 0 if self.way[0] == "5" else 90
 
     def refused(self, rep):
-        """Return what says no, for the reason *rep*, in this protocol."""
+        """Return what a refusal has in the place of *rep*: that, or CD 91."""
         return rep if self.way[0] == "5" else 91
 
     def peer(self, source=None, host=None, to=None):
-        """Connect as a peer from the address *source*, of another *host*, to *to*; its end."""
+        """Connect to *to* as a peer at *source*, on another *host*; return the peer's end."""
         if host is not None:
             return Talk(host.connect(source, self.port, to or self.host))
         return Talk(socket.create_connection(self.place, TIMEOUT, source and (source, 0)))
@@ -80,17 +80,17 @@ class Waiting:
             stranger.expect_reset()
 
     def expect_stranger(self, source=None, host=None):
-        """Have a peer connect that is reset, and hear the second reply say that it may not."""
+        """Have a peer connect that is reset; receive the second reply, which refuses it."""
         self.meet_stranger(source, host)
         self.expect_refusal(2)
 
     def expect_refusal(self, rep):
-        """Hear the second reply, which says no and no address, and the end."""
+        """Receive the second reply, which is a refusal without an address, and the end."""
         assert (self.refused(rep), "0.0.0.0", 0) == self.reply()
         self.talk.expect_eof()
 
     def expect_peer(self, peer):
-        """Hear the second reply, which names *peer*."""
+        """Receive the second reply, which names *peer*."""
         host, port = peer.sock.getsockname()[:2]
         assert (self.granted, host, port) == self.reply()
 

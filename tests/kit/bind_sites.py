@@ -66,7 +66,7 @@ class Ftp:
             return False
 
     def uploaded(self):
-        """Return what the client has put there."""
+        """Return the bytes of the client's upload."""
         with open(os.path.join(self.folder, "up", "upload"), "rb") as file:
             return file.read()
 

@@ -49,7 +49,7 @@ class Site(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.server_name, self.server_port = "site", self.server_address[1]
 
     def process_request(self, request, client_address):
-        """Count it."""
+        """Count the connection."""
         self.connections += 1
         super().process_request(request, client_address)
 
@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection to the site."""
 
     def do_GET(self):
-        """Serve the file."""
+        """Send the file that the path names."""
         path = self.path.partition("?")[0].lstrip("/")
         try:
             with open(os.path.join(self.server.folder, path), "rb") as file:

@@ -37,7 +37,7 @@ file=$(mktemp) && cat >"$file" && mount --bind "$file" "$1" && rm "$file"
 
 
 class Host(Namespace):
-    """The tests' end of one host."""
+    """One host, as tests use it: its process makes sockets and runs programs there."""
 
     def __init__(self, control):
         super().__init__()
@@ -46,10 +46,10 @@ class Host(Namespace):
         self.pid = None
 
     def greeted(self):
-        """Wait until it is there.
+        """Wait until the host is ready.
 
         Raises:
-            CannotMake: it cannot be.
+            CannotMake: the machine has no such host.
         """
         greeting = self._control.recv(65536)
         if not greeting:
@@ -60,15 +60,15 @@ class Host(Namespace):
         self.pid = answer["pid"]
 
     def ip(self, *commands):
-        """Have ``ip`` do all of it.
+        """Have ``ip`` run all of these commands.
 
         Raises:
-            CannotMake: it cannot.
+            CannotMake: ``ip`` fails.
         """
         self._do(["ip", "-batch", "-"], "".join(line + "\n" for line in commands))
 
     def firewall(self, rules):
-        """Have these rules of nftables, and no others.
+        """Put these rules of nftables in force, and no others.
 
         Raises:
             CannotMake: there is no such tool, or the kernel does not know what is in them.
@@ -86,7 +86,7 @@ class Host(Namespace):
             raise CannotMake(error)
 
     def udp(self, host="", port=0, scope=0):
-        """Return a UDP socket that lives there, bound to *host*, which is an address."""
+        """Return a UDP socket of this host, bound to the address *host*."""
         family = family_of(host)
         fd = self._ask("datagrams", family=int(family))
         sock = socket.socket(family, socket.SOCK_DGRAM, fileno=fd)
@@ -132,19 +132,19 @@ class Host(Namespace):
         return self._ask("known_names")
 
     def bytes_of_names(self):
-        """Return how many bytes that counts as, and how many all that is counted."""
+        """Return the bytes that these names count as, and the bytes of all that is counted."""
         return tuple(self._ask("bytes_of_names"))
 
     def resident_bytes(self):
-        """Return how much memory the process there has."""
+        """Return the resident memory of the process there, in bytes."""
         return self._ask("resident_bytes")
 
     def forward(self):
-        """Be a router for IPv4."""
+        """Have this host forward IPv4 packets, as a router does."""
         self._do(["sh"], "echo 1 >/proc/sys/net/ipv4/ip_forward")
 
     def logged(self):
-        """Return the lines logged since the last call."""
+        """Return the log lines since the last call."""
         return self._ask("log")
 
     def run(self, *command):
@@ -162,7 +162,7 @@ class Host(Namespace):
 
 
 class _HostChild(Child):
-    """What runs in a host."""
+    """The process of a host, which does what tests ask for."""
 
     def __init__(self, control):
         super().__init__(control)
@@ -249,7 +249,7 @@ class Hosts:
         self._hosts = []
 
     def start(self):
-        """Make them.
+        """Make the hosts.
 
         Raises:
             CannotMake: not permitted, or a tool is missing.
@@ -294,7 +294,7 @@ class Hosts:
                 setattr(self, name, host)
 
     def cable(self, one, other, mtu=1500):
-        """Lay one between the hosts *one* and *other*; each calls its end like the other host.
+        """Lay a cable between two hosts; each calls its end by the name of the other host.
 
         Args:
             one, other: a name, then addresses with the length of their network.
@@ -315,7 +315,7 @@ class Hosts:
             )
 
     def stop(self):
-        """End them, and all that runs there."""
+        """End the hosts, and all that runs there."""
         for host in self._hosts:
             host.stop()
         self._hosts = []
@@ -373,7 +373,7 @@ def or_skip():
 
 
 def _set_up():
-    """Return an error in words, or none."""
+    """Set up the host; return an error in words, or none."""
     return tool(["sh"], _QUIET) or tool(["ip", "-batch", "-"], "link set lo up\n")
 
 

@@ -11,7 +11,7 @@ from minisocks.service.remote import request
 
 
 class Instance:
-    """One of them: its port, its pidfile, its settings file.
+    """A process in the background: its port, its pidfile, its settings file.
 
     ``start`` and ``command`` run the command line to its end, and return status,
     stdout and stderr.
@@ -33,24 +33,24 @@ class Instance:
             )
 
     def start(self, *args, **kwargs):
-        """Start it in the background."""
+        """Start the process in the background."""
         return run_command("-c", self.file, *(args or ("--daemon",)), **kwargs)
 
     def command(self, name, *args):
-        """Speak to it."""
+        """Run the command *name* on the process."""
         return run_command(name, "--pidfile", self.pidfile, *args)
 
     @property
     def pid(self):
-        """Its process; None if no process has the pidfile."""
+        """The number of the process; None if no process has the pidfile."""
         return None if Pidfile(self.pidfile).is_free() else Pidfile(self.pidfile).holder()
 
     def ask(self, what):
-        """Return its answer."""
+        """Return the answer of the process to the request *what*."""
         return request(control_path(self.pidfile), {"do": what}, TIMEOUT)
 
     def log(self):
-        """Return what is in its log so far."""
+        """Return the log of the process so far."""
         try:
             with open(self.log_file) as file:
                 return file.read()
@@ -58,11 +58,11 @@ class Instance:
             return ""
 
     def wait_for_line(self, part):
-        """Wait until the log has it."""
+        """Wait until the log has such a line."""
         wait_until(lambda: part in self.log(), "%r in the log" % part)
 
     def relay(self, target):
-        """Have it connect to *target*, which echoes; the connection is the caller's."""
+        """Have the process connect to *target*, which echoes; return the client's end."""
         talk = Talk.to(self.port)
         assert 0 == talk.connect5("127.0.0.1", target.port)[0]
         talk.send(b"x").expect(b"x")
@@ -73,7 +73,7 @@ class Instance:
         wait_until(Pidfile(self.pidfile).is_free, "the end")
 
     def end(self):
-        """End it, whatever state it is in."""
+        """End the process, whatever state it is in."""
         until = time.monotonic() + TIMEOUT
         while not Pidfile(self.pidfile).is_free():
             assert time.monotonic() < until

@@ -94,14 +94,14 @@ class CannotMake(Exception):
 
 
 class Namespace:
-    """The test's end of it: ask for proxies and for sockets."""
+    """The test's end of a network namespace: ask for proxies and for sockets."""
 
     def __init__(self):
         self._process = self._control = None
         self._ports = {}
 
     def stop(self):
-        """End it, and all that runs in it."""
+        """End the namespace, and all that runs in it."""
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -126,7 +126,7 @@ class Namespace:
         return self._ports[key]
 
     def socket(self, family, kind=socket.SOCK_STREAM):
-        """Return a socket that lives in there, for TCP if *kind* says nothing else."""
+        """Return a socket of the namespace, for TCP if *kind* is not given."""
         fd = self._ask("socket", family=int(family), kind=int(kind))
         return socket.socket(family, kind, fileno=fd)
 
@@ -143,11 +143,11 @@ class Namespace:
         return sock
 
     def connections(self):
-        """Return how many connections the proxies have."""
+        """Return the number of connections of all proxies."""
         return self._ask("connections")
 
     def associations(self):
-        """Return what is known of each association that there is."""
+        """Return what is known of each association."""
         return self._ask("associations")
 
     def asked(self):
@@ -213,7 +213,7 @@ class Child:
         self._control.sendmsg([json.dumps(answer).encode()], ancillary)
 
     def emit(self, record):
-        """Keep a log record."""
+        """Keep the text of a log record."""
         self._lines.append(record.getMessage())
         if record.exc_info:
             self._bugs.append(logging.Formatter().format(record))

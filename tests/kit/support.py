@@ -64,7 +64,7 @@ def password_message(user, password):
 
 
 def failure5(rep):
-    """Return the reply that says *rep*."""
+    """Return the SOCKS5 reply of a failure with this REP."""
     return bytes((5, rep, 0, 1)) + bytes(6)
 
 
@@ -81,19 +81,19 @@ class Talk:
         return cls(socket.create_connection((host, port), TIMEOUT, source_address=source))
 
     def send(self, data):
-        """Send all of it."""
+        """Send all of *data*."""
         self.sock.sendall(data)
         return self
 
     def send_bytewise(self, data):
-        """Send it in segments of one byte."""
+        """Send *data* in segments of one byte."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for i in range(len(data)):
             self.sock.sendall(data[i : i + 1])
         return self
 
     def receive(self, size):
-        """Return exactly *size* bytes; fewer only if the stream ends."""
+        """Receive exactly *size* bytes; fewer only if the stream ends."""
         data = b""
         while len(data) < size:
             more = self.sock.recv(size - len(data))
@@ -139,7 +139,7 @@ class Talk:
         return rep, host, struct.unpack("!H", self.receive(2))[0]
 
     def connect5(self, host, port):
-        """Go through greeting and CONNECT; return the reply."""
+        """Send greeting and CONNECT; return the reply."""
         self.send(GREETING).expect(b"\x05\x00").send(socks5(host, port))
         return self.receive_reply5()
 
@@ -169,7 +169,7 @@ class Talk:
 
 
 def echo(talk):
-    """Return what comes, and FIN after FIN."""
+    """Send back what comes, and FIN after FIN."""
     while True:
         data = talk.sock.recv(65536)
         if not data:
@@ -178,7 +178,7 @@ def echo(talk):
 
 
 def swallow(talk):
-    """Read all, say nothing until FIN."""
+    """Read all, and send nothing."""
     talk.rest()
 
 

@@ -75,7 +75,7 @@ class Associated:
 
     @property
     def place(self):
-        """Where its datagrams go."""
+        """Host and port that the client sends its datagrams to."""
         return self.bnd, self.port
 
     def send_raw(self, data):
@@ -112,7 +112,7 @@ class Associated:
         return self.expect(target, data[::-1])
 
     def close(self):
-        """End it."""
+        """Close the association and its sockets."""
         self.talk.close()
         self.sock.close()
 
@@ -124,7 +124,7 @@ class Associated:
 
 
 class UdpTarget:
-    """A socket that datagrams are for."""
+    """The socket of a target."""
 
     def __init__(self, host="127.0.0.1", port=0):
         self.sock = udp_socket(host, port)
@@ -138,7 +138,7 @@ class UdpTarget:
         return data
 
     def expect(self, data):
-        """Receive *data*, and nothing before it."""
+        """Receive *data* as the next datagram."""
         received = self.receive()
         assert data == received, "expected %r, received %r" % (data[:50], received[:50])
         return self
@@ -150,7 +150,7 @@ class UdpTarget:
         return self
 
     def expect_nothing(self):
-        """Demand that nothing is there; for when all that could come must have come."""
+        """Demand that no datagram is there, when all that could come must have come."""
         self.sock.setblocking(False)
         try:
             data = self.sock.recv(65536)
@@ -176,7 +176,7 @@ class UdpTarget:
 
 
 def associations(proxy):
-    """Return the associations of *proxy*, oldest first."""
+    """Return the association jobs of *proxy*, oldest first."""
     found = inside.jobs(proxy.services.loop, Association)
     return sorted(found, key=lambda job: inside.record(job).id)
 

@@ -31,7 +31,7 @@ NOWHERE = b"nobody.invalid"
 
 
 def asking(proxy, host=NOWHERE, port=9):
-    """Return a client that has asked for a target by SOCKS5."""
+    """Return a client that has sent a SOCKS5 request for a target."""
     return Talk.to(proxy.port).send(GREETING).expect(b"\x05\x00").send(socks5(host, port))
 
 

@@ -42,7 +42,7 @@ class Holder:
         extras.hold(self.give_up, count)
 
     def give_up(self):
-        """Give one up, as a request does."""
+        """Give one extra attempt up, as a dial does."""
         if not self.count:
             return False
         self.count -= 1
@@ -59,12 +59,12 @@ class Made:
         self.extras = ExtraAttempts(loop, self.count, lambda: self.now)
 
     def count(self):
-        """Return how many more may be opened."""
+        """Return how many more attempts may be opened."""
         self.counted += 1
         return self.room
 
     def later(self):
-        """Have what was counted be out of date."""
+        """Move the clock, so that descriptors are counted anew."""
         self.now += dialer.COUNT_SECONDS
 
 

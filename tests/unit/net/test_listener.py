@@ -23,7 +23,7 @@ from minisocks.values import ListenAddress
 
 
 def has_ipv6():
-    """Say whether this host has IPv6 on loopback."""
+    """Return whether this host has IPv6 on loopback."""
     try:
         with socket.socket(socket.AF_INET6) as sock:
             sock.bind(("::1", 0))

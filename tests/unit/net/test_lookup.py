@@ -110,13 +110,13 @@ def loop():
 
 @pytest.fixture
 def clock():
-    """The table's."""
+    """The clock of the answers."""
     return Clock()
 
 
 @pytest.fixture
 def answers(loop, clock):
-    """A table without anything in it."""
+    """Answers that keep nothing yet."""
     return Answers(loop, clock)
 
 

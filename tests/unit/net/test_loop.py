@@ -29,7 +29,7 @@ POLLERS = [
 
 @pytest.fixture(params=POLLERS)
 def loop(request, monkeypatch):
-    """A running loop, with each kind of poller in turn."""
+    """A running loop, with each kind of poller one after the other."""
     monkeypatch.setattr(minisocks.net.loop, "Poller", request.param)
     running = Loop()
     running.start()
@@ -82,7 +82,7 @@ def run_in(loop, function):
 
 
 def is_alive(loop):
-    """Say whether the loop still does what it is given."""
+    """Return whether the loop still makes calls."""
     return run_in(loop, lambda job: True)
 
 

@@ -44,14 +44,14 @@ def others(path):
 
 
 def link(path, target, by_other=True):
-    """Make a link."""
+    """Make *path* a symbolic link."""
     os.symlink(str(target), str(path))
     return others(path) if by_other else path
 
 
 @contextlib.contextmanager
 def refused(*kinds):
-    """Something is, because of another user; and no descriptor is left."""
+    """Demand an error that names another user, and no descriptor left over."""
     before = os.listdir("/proc/self/fd")
     with pytest.raises(kinds or (OSError,), match="of user 4242, not of root or this user: name"):
         yield

@@ -63,7 +63,7 @@ class Asker:
         self._outcomes = queue.Queue()
 
     def submit(self, name=b"name.test", port=80, client=THIS_HOST):
-        """Look a name up."""
+        """Have the resolver look a name up."""
         return self.resolver.submit(
             Lookup(name, port, lambda outcome: self._outcomes.put((name, outcome)), client)
         )
@@ -73,7 +73,7 @@ class Asker:
         return self._outcomes.get(timeout=TIMEOUT)
 
     def nothing_came(self):
-        """Say whether no callback waits to be looked at."""
+        """Return whether no callback was made since the last look."""
         return self._outcomes.empty()
 
     def __enter__(self):

@@ -313,7 +313,7 @@ def address(family, number):
 
 
 def rows(*addresses):
-    """Return them as ``getaddrinfo`` does."""
+    """Return rows of addresses as ``getaddrinfo`` does."""
     return [(family, socket.SOCK_STREAM, 6, "", sockaddr) for family, sockaddr in addresses]
 
 

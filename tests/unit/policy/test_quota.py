@@ -251,7 +251,7 @@ def sums_of(group):
 
 
 def sums_by_definition(model, path=(), rows=None):
-    """Return the same of a list."""
+    """Return these sums of a list, by their definition."""
     rows = model.rows if rows is None else rows
     found = {}
     for key in {row[1][len(path)] for row in rows if len(row[1]) > len(path)}:
@@ -433,7 +433,7 @@ def test_without_a_bound_all_have_room():
 
 
 def has_room_by_definition(rows, most, factor, kept, theirs, weight):
-    """Say whether there is room, by the law's words; each row is groups and how much they have."""
+    """Return whether there is room, by the law's words; a row: groups and how much they have."""
     if most is None:
         return True
     used = sum(count for _theirs, count in rows)
@@ -489,7 +489,7 @@ def test_an_allowance_does_what_a_list_of_all_says(most, factor, kept, steps):
 
 
 def taken(queue, count=1):
-    """Return what goes next."""
+    """Return the next items of *queue*."""
     found = [queue.take() for _ in range(count)]
     return [item and item[0] for item in found]
 

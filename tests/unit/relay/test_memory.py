@@ -249,14 +249,14 @@ def test_with_none_to_shed_new_ones_are_refused(target, access_log, message, ref
 
 
 def kilobytes(pid):
-    """Return the memory that a process has."""
+    """Return the resident memory of a process, in KiB."""
     with open("/proc/%d/status" % pid) as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["VmRSS"].split()[0])
 
 
 def small(port):
-    """Return a client whose kernel takes in little."""
+    """Return a client whose kernel buffers little."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", port))

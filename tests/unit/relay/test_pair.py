@@ -245,7 +245,7 @@ def test_a_target_that_answers_and_resets_while_the_client_uploads(relayed, acce
 
 
 def is_refused(talk):
-    """Say whether sending fails; that tells a RST that came after a FIN."""
+    """Return whether sending fails, which it does after a RST that came after a FIN."""
     try:
         talk.send(b"x")
     except ConnectionError:

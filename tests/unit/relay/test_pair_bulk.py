@@ -52,7 +52,7 @@ def blocked(pair, first):
 
 
 def exchange(pair, first, size):
-    """Send *size* random bytes from *first* to the other end; say whether they are the same."""
+    """Send *size* random bytes from *first*; return whether the other end has the same."""
     one, other = pair.ends(first)
     data = os.urandom(size)
     sender = threading.Thread(target=one.send, args=(data,))

@@ -127,7 +127,7 @@ def lanes(loop):
 
 
 def dry(loop, monkeypatch):
-    """Have no token come any more."""
+    """Have no token come any more, and none be left."""
     monkeypatch.setattr(minisocks.relay.rate.Bucket, "available", lambda self: 0)
     monkeypatch.setattr(minisocks.relay.rate.Bucket, "wait_seconds", lambda self: 3600.0)
 

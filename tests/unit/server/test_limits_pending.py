@@ -44,7 +44,7 @@ class Handshakes:
         return self.conns[first:]
 
     def ended(self):
-        """Return by which index handshakes have been ended, oldest first."""
+        """Return the indexes of the handshakes that were ended, oldest first."""
         return [i for i, conn in enumerate(self.conns) if conn.ended is not None]
 
     def close(self):
@@ -263,7 +263,7 @@ def test_a_client_about_to_be_relayed_is_not_cut_off_by_the_end(pending_of):
 
 
 def is_silent(talk):
-    """Say whether the client has heard neither a word nor the end."""
+    """Return whether the client has received neither a byte nor the end."""
     talk.sock.setblocking(False)
     try:
         talk.sock.recv(1, socket.MSG_PEEK)

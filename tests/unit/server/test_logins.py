@@ -75,11 +75,11 @@ class Gate:
         monkeypatch.setattr(Users, "fits", wait_and_say)
 
     def wait(self):
-        """Return when one more derivation has begun."""
+        """Wait until one more derivation has begun."""
         assert self.begun.acquire(timeout=TIMEOUT)
 
     def open(self):
-        """Let all through."""
+        """Let all derivations through."""
         for _ in range(1000):
             self.go_on.release()
 
@@ -100,7 +100,7 @@ class Conn(ClientSocket):
         self.pauses = 0
 
     def pause(self, seconds, has_request=False):
-        """Count it, too."""
+        """Count the pause."""
         self.pauses += 1
         super().pause(seconds, has_request)
 
@@ -111,7 +111,7 @@ class Conn(ClientSocket):
 
 
 class Patient(Conn):
-    """One whose penalties are served by moving the clock, which goes by hand."""
+    """A client's socket whose pauses move the clock, so that penalties take no time."""
 
     def __init__(self, alone, host):
         super().__init__(host)
@@ -168,7 +168,7 @@ class Alone:
         self._begun = []
 
     def adopt(self, users, auth_once=0.0):
-        """Go by *users* from now on."""
+        """Check by *users* from now on."""
         self.logins.adopt(users, auth_once)
 
     def check(self, conn, credentials):
@@ -194,7 +194,7 @@ class Alone:
         return login
 
     def waiting(self, credentials, host=HERE):
-        """Return one that waits already."""
+        """Return a login that waits already."""
         login = self.begin(credentials, host)
         wait_until(lambda: login.conn.pauses, "its pause")
         return login
@@ -656,14 +656,14 @@ def test_a_handshake_that_is_ended_waits_no_more(alone, gate, only_alarms):
 
 
 class EndedLate(Conn):
-    """One that is ended for another as soon as its password has been derived."""
+    """A client's socket that is ended for another once its password has been derived."""
 
     def __init__(self, gate):
         super().__init__(HERE)
         self._gate = gate
 
     def check(self):
-        """Be ended in the very moment in which it may be again."""
+        """End the handshake at the moment from which it may be ended again."""
         if self._gate.derived and self.may_end:
             self.end(LimitReached("ended for another"))
         super().check()
@@ -976,7 +976,7 @@ def connects(talk, target):
 
 
 def may_connect(port, target, source="127.0.0.1"):
-    """Return whether a client without a password may."""
+    """Return whether a client without a password may connect to *target*."""
     with Talk.to(port, source=(source, 0)) as talk:
         if talk.send(b"\x05\x01\x00").receive(2) != b"\x05\x00":
             return False
@@ -995,7 +995,7 @@ def handlers():
 
 
 def wait_for_handshakes(proxy, count):
-    """Return when so many handshakes are unfinished."""
+    """Wait until so many handshakes are unfinished."""
     wait_until(lambda: proxy.stats().handshakes == count, "%d handshakes" % count)
 
 

@@ -244,7 +244,7 @@ def test_many_users_are_counted():
 
 
 def log_in(port, target):
-    """Ask for *target* as ann with the right password; return REP."""
+    """Request *target* as user ann with the right password; return REP."""
     with Talk.to(port) as talk:
         talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
         talk.send(password_message(b"ann", b"secret")).expect(b"\x01\x00")

@@ -52,7 +52,7 @@ def server(path):
 
 
 def call(path):
-    """Return a connection to it."""
+    """Return a connection to the channel."""
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(TIMEOUT)
     sock.connect(path)

@@ -150,7 +150,7 @@ def test_nothing_is_lost_uncounted(steps):
 
 @pytest.fixture
 def budget(clock):
-    """One that nothing has been taken from."""
+    """A budget that no line has used yet."""
     return Budget(clock)
 
 

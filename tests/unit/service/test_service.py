@@ -18,7 +18,7 @@ class Main:
         self.calls = collections.deque()
 
     def follow(self):
-        """Wait for an order, and carry it out."""
+        """Wait for a call, and make it."""
         wait_until(lambda: self.calls)
         self.calls.popleft()()
 

@@ -42,7 +42,7 @@ Service(chosen, read).run()
 
 @pytest.fixture
 def slow(tmp_path):
-    """One of them; the path of its pipe is ``pipe``."""
+    """A process that is slow in its start; the path of its pipe is ``pipe``."""
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
     with CommandLine(pipe, program=[sys.executable, "-c", SLOW], cwd=ROOT) as command:
@@ -51,13 +51,13 @@ def slow(tmp_path):
 
 
 def answer(slow):
-    """Let it read its settings: this waits until it does."""
+    """Let the process read its settings, waiting until it does."""
     with open(slow.pipe, "w"):
         pass
 
 
 def run_python(code, *args):
-    """Return what *code* prints, and that it ends without complaint."""
+    """Return the words that *code* prints; demand that it ends without an error."""
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=ROOT,

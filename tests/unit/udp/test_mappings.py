@@ -16,7 +16,7 @@ from minisocks.wire import Address, Atyp
 
 @pytest.fixture
 def table():
-    """What associations share, without any."""
+    """The table of associations, without any."""
     loop = Loop()
     made = new_table(loop)
     yield made
@@ -69,7 +69,7 @@ def test_no_more_is_taken_than_is_counted(length, is_sent, table):
 
 
 def is_known(mappings, number):
-    """Return whether that target is, without a use of it."""
+    """Return whether that target is known, without a use of it."""
     ip = number.to_bytes(4, "big")
     return inside.is_known_target(mappings, ip, number)
 

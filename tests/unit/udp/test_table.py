@@ -33,7 +33,7 @@ def loop():
 
 @pytest.fixture
 def table(loop):
-    """What the associations of a proxy with the defaults share."""
+    """The table of associations of a proxy with the defaults."""
     return new_table(loop)
 
 
