@@ -47,7 +47,7 @@ def open_proxy():
 
 @pytest.fixture(scope="module")
 def guarded_proxy():
-    """A proxy that wants one."""
+    """A proxy that wants a password."""
     yield from running("--prefer", "ipv4", "--user", "%s:%s" % (USER, PASSWORD))
 
 

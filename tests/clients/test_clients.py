@@ -92,7 +92,7 @@ def open_proxy():
 
 @pytest.fixture(scope="module")
 def guarded_proxy():
-    """A proxy that wants one."""
+    """A proxy that wants a password."""
     yield from running("--user", "%s:%s" % (USER, PASSWORD))
 
 

@@ -136,7 +136,7 @@ def open_proxy():
 
 @pytest.fixture
 def guarded_proxy():
-    """A proxy that wants one."""
+    """A proxy that wants a password."""
     with run_proxy(Resolver(getaddrinfo), user=("ann:s3cret", "bob:x")) as running:
         yield running
 

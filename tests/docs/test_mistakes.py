@@ -442,8 +442,7 @@ def first_line(stage, *args, code="pass"):
 @makes("no-place-for-a-pidfile")
 def _(stage):
     # As for a user who has neither.
-    code = "import os, minisocks.service.pidfile as p;"
-    code += " os.geteuid = lambda: 1000; p._directories = tuple"
+    code = "import os; os.geteuid = lambda: 1000; " + inside.NO_PIDFILE_DIRECTORIES
     return sabotaged(stage, code, "-l", "1080", "--daemon"), None
 
 

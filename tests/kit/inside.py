@@ -576,9 +576,24 @@ def pidfile_directories():
     return list(pidfile._directories())
 
 
+#: A statement for a child process, in which there is no directory for pidfiles then.
+NO_PIDFILE_DIRECTORIES = "import minisocks.service.pidfile as p; p._directories = tuple"
+
+
 def set_pidfile_directories(monkeypatch, paths):
     """Have *paths* be those directories."""
     monkeypatch.setattr(pidfile, "_directories", lambda: iter(paths))
+
+
+# Signals
+
+#: Lines for a child process: ``Noting`` is ``Signals`` that adds each signal to ``called``.
+NOTING_SIGNALS = """
+from minisocks.service.signals import Signals
+class Noting(Signals):
+    def _note(self, number, frame):
+        called.append(number)
+"""
 
 
 # The system, and the package

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from kit import inside
 from kit.support import (
     ROOT,
     TIMEOUT,
@@ -253,15 +254,12 @@ def test_the_end_leaves_no_moment_for_a_signal():
     """One that comes just before it is to be ignored calls no handler, which is gone then."""
     code = (
         "import os, signal\n"
-        "from minisocks.service.signals import Signals\n"
         "set_handler, called = signal.signal, []\n"
         "def set_late(number, handler):\n"
         "    os.kill(os.getpid(), number)\n"
         "    set_handler(number, handler)\n"
-        "class Noting(Signals):\n"
-        "    def _note(self, number, frame):\n"
-        "        called.append(number)\n"
-        "with Noting(dict.fromkeys(('stop', 'reload', 'report', 'look'))):\n"
+        + inside.NOTING_SIGNALS
+        + "with Noting(dict.fromkeys(('stop', 'reload', 'report', 'look'))):\n"
         "    signal.signal = set_late\n"
         "print(called, not signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
     )
