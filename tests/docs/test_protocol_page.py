@@ -76,7 +76,7 @@ def test_every_sentence_is_there_once(listed):
 
 
 def test_every_sentence_has_a_test_or_a_reason(listed, tests):
-    """And none has both; a test that is deleted is missed here."""
+    """No sentence has both; a test that is deleted is missed here."""
     assert [] == [mark for mark, reason in listed.items() if bool(reason) == (mark in tests)]
 
 
@@ -120,7 +120,7 @@ def test_the_page_is_the_one_that_the_script_writes(tests):
 
 
 def test_the_page_has_every_test(tests):
-    """And names no other."""
+    """The page names all tests with a marker, and no other."""
     named = re.findall(r"``(tests/\S+::\S+)``", read("docs", "rfc-matrix.rst"))
     assert sorted(one for them in tests.values() for one in them) == sorted(named)
 

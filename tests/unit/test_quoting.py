@@ -52,7 +52,7 @@ def test_what_is_cut_tells_its_length():
 
 
 def test_a_sentence_stands_in_single_quotes_and_its_names_in_double_ones():
-    """So that a reader sees where it ends, whatever a client has said."""
+    """A reader sees where it ends, whatever a client has said."""
     assert "'\"a.example\" has no address'" == sentence("'a.example' has no address")
     text = sentence("%s: \x1b[2J ' \" $x `y` \\ \u00e9 \udc80 \ud800" % quoted(b"';x"))
     assert ("'", "'", 2) == (text[0], text[-1], text.count("'"))

@@ -211,7 +211,7 @@ CUT = "'%s'..254B" % ("n\\xff" * 32)
 
 
 def test_a_refusal_tells_64_bytes_of_a_name_and_its_length():
-    """So that no client fills a disk; a reader can tell that it is cut, and of how much."""
+    """No client fills a disk; a reader can tell that the name is cut, and of how much."""
     made = record(request(LONG, userid=LONG), LONG, Rep.NOT_ALLOWED)
 
     assert [CUT, CUT + ":443", CUT] == [
@@ -224,7 +224,7 @@ def test_a_refusal_tells_64_bytes_of_a_name_and_its_length():
 
 
 def test_what_was_granted_is_logged_whole():
-    """Which name it was can be proved later."""
+    """It can be proved later which name it was."""
     made = record(request(LONG, userid=LONG), LONG, Rep.SUCCEEDED, "192.0.2.1")
 
     values = dict(fields(str(made)))

@@ -138,7 +138,7 @@ def test_quotes_keep_blanks(written, meant, end):
     [('"ann":"secret"', "single"), ("'ann':'a'", "double"), ('"a:b"c"', "single")],
 )
 def test_quotes_within_quotes_are_an_error(written, others):
-    """Else the first and the last one would be taken away, and others be in the password."""
+    """Without the error the first and the last quote would go, and others stay in the password."""
     for sources in (({}, "[minisocks]\nuser = %s\n" % written), ({"MINISOCKS_USER": written}, "")):
         with pytest.raises(ConfigError, match="write %s quotes around the whole value" % others):
             layered({}, *sources, FILE)
@@ -352,7 +352,7 @@ def test_kubernetes_hides_no_near_miss(name, value, meant):
 
 
 def test_no_setting_is_called_as_kubernetes_calls_its_variables():
-    """Else a Service could change it."""
+    """A Service with such a name would change the setting."""
     endings = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP", "_PROTO", "_ADDR")
 
     assert [] == [s.variable for s in SETTINGS if s.variable.endswith(endings)]

@@ -206,7 +206,7 @@ def test_each_edge_is_logged_once(edge):
 
 
 def test_one_that_comes_and_goes_is_logged_once_in_a_while(edge):
-    """And one that comes to stay is logged later, if it came too soon after another one."""
+    """A shortage that stays is logged later, if it came too soon after another one."""
     for _ in range(5):
         edge.reached("nothing left")
         edge.passed()

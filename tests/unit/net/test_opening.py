@@ -193,7 +193,7 @@ def test_a_sticky_folder_is_used(sticky):
 
 
 def test_a_file_in_a_sticky_folder_has_no_other_name(sticky, tmp_path):
-    """Else it may be one of ours that another user has given a name there."""
+    """A file with a second name may be one of ours that another user has linked there."""
     (tmp_path / "precious").write_text("")
     os.link(str(tmp_path / "precious"), str(sticky / "log"))
     with pytest.raises(OSError, match="log is in a folder that all users share, and has a second"):

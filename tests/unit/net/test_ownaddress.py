@@ -57,7 +57,7 @@ def no_descriptor(*args):
 
 @pytest.mark.parametrize("text", ["198.51.100.1", "127.0.0.1"])
 def test_without_a_descriptor_it_is_in_doubt(own, monkeypatch, text):
-    """Which no rule takes for no; and it is asked again when there is one."""
+    """No rule takes doubt for no; the kernel is asked again when there is a descriptor."""
     with monkeypatch.context() as patched:
         patched.setattr("minisocks.net.ownaddress.socket.socket", no_descriptor)
         assert own(packed_ip(text)) is None
@@ -170,7 +170,7 @@ def test_many_threads_ask_at_once():
 
 @has_netlink
 def test_a_forked_process_has_sockets_of_its_own():
-    """Else one of the two would take the other's answers, and its news of changes."""
+    """With a shared one each process would take the other's answers, and its news of changes."""
     with KernelRoutes() as kernel:
         own = OwnAddresses(kernel)
         assert own(packed_ip("127.0.0.1")) is True

@@ -455,7 +455,7 @@ def test_a_processor_that_may_not_be_used_any_more_is_left(wanted, lines):
 
 
 def test_when_only_one_is_left_nothing_is_kept_to(lines):
-    """And when there are more again, it chooses."""
+    """When there are more again, the processor is chosen again."""
     machine = Machine()
     processor = Processor("auto", machine)
     processor.keep()
@@ -723,7 +723,7 @@ def in_loop(proxy, function):
 
 @two_processors
 def test_a_program_s_proxy_keeps_to_none_by_default(proxy):
-    """And then its own threads only; a reload changes it both ways, at once for the loop."""
+    """A reload can change that, for the threads of the proxy only, and at once for the loop."""
     everything = set(MAY_USE)
     assert (None, everything) == (proxy.services.processor.number, in_loop(proxy, own_mask))
     for wanted in (str(MAY_USE[1]), "none", "auto", None):

@@ -144,7 +144,7 @@ def test_it_is_listed_with_the_other_oddities(tmp_path):
     st.lists(st.sampled_from([*"|^/=$@#!.*a: \t%[]", "0.0.0.0", "a.b", "::1", "address", "\xfc"]))
 )
 def test_any_line_is_understood_or_shown_or_an_error(parts):
-    """And every name that comes of it can be asked for."""
+    """Every name that comes of a line can be asked for."""
     try:
         lines = parse_lines("".join(parts), "f")
     except RuleError as exc:

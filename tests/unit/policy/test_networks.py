@@ -347,7 +347,7 @@ def test_neither_family_hides_the_other():
 
 
 def test_other_families_are_left_out():
-    """Nor is there what a Python without IPv6 has in the place of an address."""
+    """So is what a Python without IPv6 has in the place of an address."""
     odd = (99, socket.SOCK_STREAM, 0, "", ("whatever",))
     assert [] == first_addresses([odd, (V6, socket.SOCK_STREAM, 6, "", (b"\0" * 8, 80))])
 

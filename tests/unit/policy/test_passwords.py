@@ -259,7 +259,7 @@ def test_an_empty_file_has_no_users(text):
     "name", ["ann", " ann", "ann smith", "a#b", "\x0b", "\x85", "\u2028", "\udcff", "a" * 255, "$"]
 )
 def test_a_name_may_be_anything(name):
-    """But for what ends it: not what Python takes for the end of a line, either."""
+    """Only what ends a name is no part of it; Python has more ends of lines, which may be."""
     assert {name.encode("utf-8", "surrogateescape"): HASH} == parse_users(
         "%s:%s" % (name, LINE), "f"
     )

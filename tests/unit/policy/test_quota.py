@@ -106,7 +106,7 @@ def test_the_largest_group_s_largest_group_makes_room(arriving, newcomer, victim
     ],
 )
 def test_where_all_grow_old_one_fewer_is_enough(arriving, newcomer, victim):
-    """And a newcomer ends the oldest of its own address, too: handshakes are such."""
+    """A newcomer ends the oldest of its own address, too: handshakes are such."""
     quota = filled(len(arriving), *arriving, fewer=1)
     assert victim == quota.victim(groups(newcomer))
 
@@ -173,7 +173,7 @@ def test_a_newcomer_of_a_new_network_is_served_until_each_network_has_one_place(
 
 
 def test_what_is_counted_out_twice_counts_once():
-    """So that the code that ends an item need not know whether other code has."""
+    """The code that ends an item need not know whether other code has."""
     quota = filled(4, "198.51.100.1", "198.51.100.1")
     assert quota.remove(0, groups("198.51.100.1"))
     assert not quota.remove(0, groups("198.51.100.1"))
@@ -182,7 +182,7 @@ def test_what_is_counted_out_twice_counts_once():
 
 
 def test_a_quota_of_nothing_has_no_room():
-    """Nor anything that could make some."""
+    """It has nothing either that could be ended to make room."""
     quota = filled(0)
     assert quota.is_full
     assert quota.victim(groups("198.51.100.1")) is None
@@ -422,7 +422,7 @@ def test_this_host_may_have_all_of_an_allowance_while_only_it_has_clients():
 
 
 def test_without_a_bound_all_have_room():
-    """But are counted, because a reload may bring one."""
+    """They are counted all the same, because a reload may bring a bound."""
     allowance = Allowance(None, 8)
     for _ in range(1000):
         assert allowance.has_room(groups("198.51.100.1"))
@@ -506,7 +506,7 @@ def test_the_group_with_fewest_running_goes_first():
 
 
 def test_of_those_with_as_many_the_one_not_served_for_longest_goes_first():
-    """So that two that want all have one after the other."""
+    """Two that want all have one after the other."""
     queue = Queue(Allowance(64, 0.25))
     for number in range(3):
         for host, name in (("198.51.100.1", "a"), ("203.0.113.1", "b")):

@@ -77,7 +77,7 @@ def test_named_sets(name):
 
 @pytest.mark.parametrize("text", ["8.8.8.8", "2001:4860:4860::8888"])
 def test_public_is_the_rest(text):
-    """And has nothing of the other sets."""
+    """It has nothing of the other sets."""
     public = parsed("allow to public").targets
     assert holds(public, text)
     for other in ("10.0.0.1", "127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "fd00::1"):
@@ -208,7 +208,7 @@ def test_what_the_settings_accept_is_what_can_be_read():
 
 
 def test_files_of_a_rule_can_be_renamed():
-    """So that it means the same in another directory."""
+    """The rule then means the same in another directory."""
     text = 'deny to @a,@/b port 1 user "@c" "x @y" from @d x@d'
     renamed = with_files(text, lambda path: path if path[0] == "/" else "/h/" + path)
     assert 'deny to @/h/a,@/b port 1 user "@c" "x @y" from @/h/d x@d' == renamed
@@ -234,7 +234,7 @@ WORDS = st.sampled_from([*SOME.split(" "), *OTHERS.split(" ")])
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60))
 def test_any_text_is_a_rule_or_an_error_in_its_place(text):
-    """And nothing else ever comes out; what was read reads the same from its own text."""
+    """No other error comes out; what was read reads the same from its own text."""
     try:
         rule = parsed(text, f="10.0.0.0/8\n")
     except RuleError as exc:

@@ -500,7 +500,7 @@ FIRST = rules(
     ],
 )
 def test_the_first_that_matches_decides(expected, host, dst, ip, more):
-    """And what none matches is denied."""
+    """What no rule matches is denied."""
     assert expected == decide(FIRST, host, dst, ip, **more)
 
 

@@ -139,7 +139,7 @@ def test_what_confirms_a_user(line, userid):
     ],
 )
 def test_what_confirms_no_user(line, why):
-    """And the message quotes it, and is short."""
+    """The message quotes the answer, and is short."""
     with pytest.raises(IdentMismatch, match=why) as caught:
         check_user_id(line, *PORTS, b"ann")
     assert (Rep.NOT_ALLOWED, Cd.IDENTD_MISMATCH) == (caught.value.rep, caught.value.cd)

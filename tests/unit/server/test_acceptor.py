@@ -144,7 +144,7 @@ def warnings_said(caplog):
 
 
 def test_a_thread_that_serves_has_another_one_lead(accepting):
-    """So that the next client is accepted while it serves."""
+    """The next client is accepted while a thread serves."""
     acceptor, (server,) = accepting()
     server.go_on.clear()
     for count in range(1, 9):

@@ -124,7 +124,7 @@ def queue():
 
 
 def test_the_first_one_runs_at_once(queue):
-    """And so has the next one after it."""
+    """So does the next one after it."""
     for _ in range(3):
         queue.enter(A).finish()
 
@@ -244,7 +244,7 @@ def test_one_that_is_ended_when_it_is_answered_leaves_the_others_theirs(queue):
 
 
 def test_all_that_wait_may_be_ended_at_once(queue):
-    """Then the next one that comes runs when the first has finished."""
+    """The next one that comes runs when the first has finished."""
     first = queue.enter(A)
     others = [queue.enter(address) for address in (A, B, C, A)]
     for handler in others:

@@ -593,7 +593,7 @@ def test_an_address_whose_user_goes_at_the_last_moment_is_not_remembered(alone):
 
 
 def test_fifty_at_once_are_one_line_in_the_log(alone, gate):
-    """Which says for how long their address may come in without a password."""
+    """The line says for how long their address may come in without a password."""
     alone.adopt(Users(hashed=HASHES), 600.0)
     first = alone.begin(ANN)
     gate.wait()
@@ -697,7 +697,7 @@ def test_a_right_password_of_a_handshake_that_is_ended_late_is_remembered(alone,
 
 
 def test_a_handshake_whose_password_is_derived_is_not_ended(alone, gate):
-    """Else the derivation would have been for nothing: the newcomer is ended."""
+    """The newcomer is ended, because the derivation would have been for nothing."""
     under_way = alone.begin(ANN)
     gate.wait()
     alone.pending.resize(1)
@@ -730,7 +730,7 @@ def test_the_end_of_the_proxy_ends_a_login_that_waits_for_its_penalty(alone, onl
 
 
 def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
-    """Then the client hears that its password was not even checked."""
+    """The client hears that its password was not even checked."""
     for i in range(4):
         alone.ask(wrong(i))
     monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
@@ -903,7 +903,7 @@ def test_connections_that_share_an_answer_are_one_before_a_login(alone, gate):
 
 
 def test_what_is_remembered_is_no_help_from_elsewhere(alone, gate):
-    """Else a client elsewhere could guess at it for nothing."""
+    """With its help a client elsewhere could guess at no cost."""
     gate.open()
     for host in (HERE, HERE, "192.0.2.9"):
         assert alone.ask(ANN, host)

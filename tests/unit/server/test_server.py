@@ -192,7 +192,7 @@ def test_a_subclass_may_wait_before_handle(running, target):
 
 
 def test_every_method_keeps_its_meaning(running, target):
-    """Which of them are called for a client, in which order and by which thread."""
+    """For each end of a client these are called, in this order, by the handler thread."""
     calls = []
 
     def note(name):

@@ -234,7 +234,7 @@ def test_users_that_no_rule_admits_are_a_warning(rule, told, allow_lan):
 
 
 def test_many_users_are_counted():
-    """And users of a program's hook have any name."""
+    """With a program's hook users can have any name."""
     users = tuple("u%d:x" % n for n in range(9))
     (sentence,) = odd("allow user u8", user=users)
     assert "admits 'u0', 'u1', 'u2', 5 other users by" in sentence

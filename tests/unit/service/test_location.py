@@ -57,7 +57,7 @@ def test_layers_lie_as_everywhere(present):
 @pytest.mark.parametrize("folder", ["", "/etc", "a/b"])
 @pytest.mark.parametrize("file", [FILE, "[minisocks]\npidfile = p", "[minisocks]\nlisten = unix:s"])
 def test_paths_in_the_file_begin_in_its_folder(file, folder):
-    """And those of the command line and the environment do not."""
+    """Paths of the command line and the environment do not."""
     path, address = locate({}, {}, file, folder)
     if file != FILE:
         whole = os.path.join(folder, "s")

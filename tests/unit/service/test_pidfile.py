@@ -151,7 +151,7 @@ def test_the_lock_passes_through_a_fork(path):
 
 @pytest.mark.parametrize("mode", [0o622, 0o602])
 def test_a_file_that_others_may_write_is_refused(path, mode):
-    """Else another user would say which process is to be ended."""
+    """Through it another user would say which process is to be ended."""
     with open(path, "w") as file:
         file.write("1234\n")
     os.chmod(path, mode)
@@ -305,7 +305,7 @@ def held(directory):
 
 
 def test_the_first_directory_that_can_be_had_is_taken(places):
-    """And made, for no other user."""
+    """The directory is made, for no other user."""
     for place in places:
         pidfile = held(place)
         assert pidfile.path == default_path("127.0.0.1:1080")

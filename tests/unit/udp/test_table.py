@@ -124,7 +124,7 @@ def test_an_ipv6_client_has_a_network(table):
 
 
 def test_the_only_one_may_be_any_client_s(table):
-    """And is not taken from the client that has it: else two would end each other's for ever."""
+    """It is not taken from the client that has it: two would end each other's for ever."""
     table.change(access_of(max_associations=1))
     table.make_room(ANN)
     Stub(table, ANN)
