@@ -400,7 +400,7 @@ def _(stage):
 
 
 def test_stdout_that_is_a_socket_is_named_as_one():
-    """As in a service of systemd, where /dev/stdout cannot be opened."""
+    """In a service of systemd /dev/stdout may be a socket, which cannot be opened."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.run(
@@ -621,7 +621,7 @@ def _(stage):
     [("localhost:%d", "%d"), ("0.0.0.0:%d", "127.0.0.1:%d"), ("127.0.0.1:%d", "0.0.0.0:%d")],
 )
 def test_listening_twice_is_no_other_program(stage, first, second):
-    """Whichever of the two comes first, and by whatever name."""
+    """The message is the same whichever of the two comes first, and by whatever name."""
     port = closed_port()
 
     line = stage.start("-l", first % port, "-l", second % port, status=1)
@@ -631,7 +631,7 @@ def test_listening_twice_is_no_other_program(stage, first, second):
 
 
 def test_listening_twice_on_one_unix_socket(stage):
-    """By two paths, of which the file is one."""
+    """Two paths of one socket file are the same listener."""
     line = stage.start("-l", "unix:s", "-l", "unix:./s", status=1)
 
     assert "cannot listen on unix:./s: this minisocks listens on unix:s already" in line

@@ -277,7 +277,7 @@ class Machine:
     "kind, shell", [(kind, shell) for kind, (_, _, shells) in MACHINES.items() for shell in shells]
 )
 def test_what_a_page_says_works(kind, shell, single_file, tmp_path):
-    """From its first block to its last, and then its lines for cron, twice."""
+    """All blocks of the page work, from first to last, and then its lines for cron, twice."""
     if shell == "ash" and not BUSYBOX:
         pytest.skip("no busybox")
     page, sections, _ = MACHINES[kind]

@@ -63,7 +63,7 @@ def tests():
 
 
 def test_every_section_of_the_documents_is_there():
-    """In the order of the documents, and each has a sentence."""
+    """Sections are in the order of the documents, and each has a sentence."""
     assert SECTIONS == [section for section, _ in rfc_matrix.sentences()]
     assert all(rows for _, rows in rfc_matrix.sentences())
 

@@ -56,7 +56,7 @@ def shown(*command):
 
 
 def test_the_manual_page_has_every_option_and_command():
-    """As a reader sees them."""
+    """All are there in the text that a reader sees."""
     text, warnings = shown("groff", "-man", "-ww", "-Tascii", "-P-cbou")
     words = " ".join(text.split())
 

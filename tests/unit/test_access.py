@@ -109,7 +109,7 @@ def test_the_hash_for_unknown_users_is_like_the_others():
 @pytest.mark.parametrize("user, missing", [(b"ann", 10), (b"max", 0), (b"nobody", 0)])
 @pytest.mark.parametrize("password", [b"hashed", b"x", b""])
 def test_every_check_is_as_much_work(user, missing, password, monkeypatch):
-    """Whichever user it is, and whether right or wrong."""
+    """Each user costs the same, whether right or wrong."""
     counted = []
 
     def counting(password, salt, iterations, pause):

@@ -258,7 +258,7 @@ def test_no_line_is_made_that_is_not_logged(access_log):
 
 
 def test_what_went_well_can_be_turned_down_alone(access_log):
-    """As -q does: a refusal, and what a limit has ended, still have their lines."""
+    """With -q a refusal, and what a limit has ended, still have their lines."""
     level = logging.getLogger("minisocks.access.granted").level
     logging.getLogger("minisocks.access.granted").setLevel(logging.WARNING)
     try:

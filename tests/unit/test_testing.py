@@ -83,7 +83,7 @@ def test_truncated_refusal(size):
 
 @pytest.mark.parametrize("size", [0, 4, 9])
 def test_truncated_success(target, size):
-    """Of a success, too; the target was connected, and is closed."""
+    """A success can be cut, too; the target was connected, and is closed."""
     with ScriptedProxy(truncate_reply=size) as proxy:
         with asking(proxy, "127.0.0.1", target.port) as talk:
             assert b"\x05\x00\x00\x01\x7f\x00\x00\x01"[:size] == talk.rest()[:8]
@@ -338,7 +338,7 @@ def test_pipelined_bytes_go_first(target):
     ],
 )
 def test_other_commands_are_answered_by_the_script(cmd, script, reply):
-    """Whatever is asked for, the script holds; what it leaves open is as ever."""
+    """The script holds whatever is asked for; what it leaves open is as ever."""
     with ScriptedProxy(**script) as proxy, Talk.to(proxy.port) as talk:
         talk.send(GREETING).expect(b"\x05\x00").send(socks5("127.0.0.1", 1, cmd))
         assert reply == talk.rest()

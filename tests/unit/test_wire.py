@@ -19,7 +19,7 @@ from minisocks.wire import Address, Atyp, packed_ip
     ],
 )
 def test_a_name_that_is_an_address(name, meant):
-    """In brackets, as in a URL, or an IPv4 address in the form of IPv6."""
+    """It may be in brackets, as in a URL, or IPv4 in the form of IPv6."""
     assert (meant, 80, Atyp.DOMAINNAME) == Address.of_name(name, 80)
 
 
@@ -29,7 +29,7 @@ def test_a_name_that_is_an_address(name, meant):
      b"[::1].", b"[\xff:\xfe]", b"\xff::1", b"::1", b"::ffff:0:10.0.0.1", b"10.0.0.1"],
 )  # fmt: skip
 def test_other_names_are_as_they_came(name):
-    """Whatever is in them."""
+    """Names are kept whatever is in them."""
     assert (name, 80, Atyp.DOMAINNAME) == Address.of_name(name, 80)
 
 

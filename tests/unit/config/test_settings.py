@@ -319,7 +319,7 @@ def test_numbers_are_read_and_shown_exactly(name, text, value, shown):
 @settings(deadline=None)
 @given(st.one_of(st.integers(0, 10**17), st.integers(0, 10**4).map(lambda n: n * 10**5)))
 def test_bytes_that_are_shown_can_be_given_again(count):
-    """To the last byte, whatever unit they are shown in."""
+    """The number is the same to the last byte, whatever unit it is shown in."""
     assert count == read_bytes(shown_bytes(count))
 
 

@@ -169,7 +169,7 @@ def not_there(path):
 
 
 def test_without_a_descriptor_there_is_none_to_spare(monkeypatch):
-    """Also where it takes one to count them."""
+    """There is none either where it takes one to count them."""
     monkeypatch.setattr(capacity.os, "stat", lambda path: Unknown)
     with no_descriptor_left():
         limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -197,7 +197,7 @@ def edge(monkeypatch):
 
 
 def test_each_edge_is_logged_once(edge):
-    """However often it is reached meanwhile."""
+    """A shortage is logged once, however often it is reached meanwhile."""
     for _ in range(3):
         edge.reached("%s", "nothing left")
     for _ in range(3):

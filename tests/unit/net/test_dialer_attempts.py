@@ -91,7 +91,7 @@ def test_so_many_as_there_is_room_for(made):
 
 
 def test_they_are_counted_anew(made):
-    """Whatever else has opened or closed descriptors meanwhile."""
+    """The count is right whatever else has opened or closed descriptors meanwhile."""
     assert not made.extras.has_room()
     made.room = 1
     assert not made.extras.has_room()
@@ -103,7 +103,7 @@ def test_they_are_counted_anew(made):
 
 
 def test_without_a_limit_there_is_always_room(made):
-    """Also for very many."""
+    """There is room for very many, too."""
     made.room = None
     Holder(made.extras, [], 100000)
     assert made.extras.has_room()
@@ -195,7 +195,7 @@ def test_a_handler_thread_gets_a_descriptor_at_once():
 
 
 def test_the_proxy_gives_them_up_by_itself():
-    """As soon as it sees that less than a quarter is free."""
+    """It gives attempts up as soon as it sees that less than a quarter is free."""
     with dialing() as (proxy, _talk, attempted):
         inside.leave_no_room(proxy.services.attempts)
         wait_until(lambda: attempted() == 1, "the end of the extra attempts")
@@ -211,7 +211,7 @@ def test_what_was_taken_back_is_tried_again():
 
 @pytest.mark.parametrize("how", ["reset", "stop"])
 def test_nothing_is_left_of_them(how):
-    """Whatever ends the request."""
+    """No attempt is left, whatever ends the request."""
     with dialing() as (proxy, talk, _attempted):
         extras = proxy.services.attempts
         if how == "stop":

@@ -394,7 +394,7 @@ def test_a_lock_of_another_process_does_not_keep_it_from_starting(tmp_path, monk
 
 
 def test_a_name_with_an_address_that_is_not_here(monkeypatch):
-    """Of a name's addresses those are listened on that this host has."""
+    """The listener is on those of the addresses that this host has."""
     rows = [(socket.AF_INET, 1, 6, "", (ip, 0)) for ip in ("192.0.2.1", "127.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: rows)
     (listener,) = open_listeners(ListenAddress.parse("here.test:0"))

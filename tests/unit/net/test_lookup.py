@@ -86,7 +86,7 @@ def test_name_without_an_address_of_the_family(family, why, asked):
 
 @pytest.mark.parametrize("family, host", [(V4, "192.0.2.1"), (V6, "2001:db8::1")])
 def test_answer_of_a_program_that_looks_at_no_family(family, host):
-    """Of what its resolver says, addresses of another family are not used."""
+    """Addresses of another family are not used."""
     rows = [(V6, ("2001:db8::1", 80, 0, 0)), (V4, ("192.0.2.1", 80))]
 
     found = look_up(lambda *args: [(f, 1, 6, "", to) for f, to in rows], b"both.test", 80, family)

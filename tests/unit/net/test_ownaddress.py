@@ -39,7 +39,7 @@ def test_loopback_is_our_own(own, text):
 
 @pytest.mark.parametrize("text", ["198.51.100.1", "2001:db8::1", "224.0.0.1", "ff02::1", "fe80::1"])
 def test_others_are_not_our_own(own, text):
-    """Also those to which there is no way."""
+    """Addresses to which there is no route are not our own either."""
     assert own(packed_ip(text)) is False
 
 
@@ -81,7 +81,7 @@ def test_behind_the_end_it_is_in_doubt():
 
 @has_netlink
 def test_a_sandbox_without_netlink_is_asked_by_connect(monkeypatch):
-    """As where the system has none."""
+    """The answers are those of a system without netlink."""
 
     def no_netlink(*args):
         if args[0] == socket.AF_NETLINK:

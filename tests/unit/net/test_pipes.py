@@ -57,7 +57,7 @@ def test_what_goes_in_comes_out(some, ends):
 
 
 def test_the_end_of_a_stream_is_no_bytes(some, ends):
-    """As ``recv``: nothing yet is an error, the end is 0."""
+    """``fill`` is like ``recv``: nothing yet is an error, the end is 0."""
     ours, theirs = ends
     pipe = some.borrow()
     with pytest.raises(BlockingIOError):

@@ -41,7 +41,7 @@ def free_range(count, host="127.0.0.1"):
     ],
 )
 def test_a_socket_is_where_the_client_has_reached_us(reached, host):
-    """In the family of the address, any port; it does not block."""
+    """It has the family of the address, any port, and does not block."""
     sock, ip = Ports("--udp-ports").open(KIND, reached)
     with sock:
         assert host == sock.getsockname()[0]
@@ -123,7 +123,7 @@ def test_an_address_that_has_gone_is_an_error_with_its_reason():
     "text", ["0-5", "5-4", "65536", "1-65536", "-", "1-", "-1", "a-b", "1-2-3", "1,2", " 1-2", "0"]
 )
 def test_what_is_no_range_is_refused(text):
-    """By the name of the option."""
+    """The error names the option."""
     with pytest.raises(ConfigError) as caught:
         Config(udp_ports=text).checked()
     assert "--udp-ports" == caught.value.option
@@ -165,7 +165,7 @@ def test_the_public_address(config, ip, other, expected):
     ["0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "example.org", "fe80::1%lo"],
 )
 def test_what_is_no_public_address_is_refused(text):
-    """Whatever no client could write to."""
+    """An address that no client could write to is an error."""
     with pytest.raises(ConfigError) as caught:
         Config(public_address=(text,)).checked()
     assert "--public-address" == caught.value.option

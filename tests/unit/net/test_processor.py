@@ -177,7 +177,7 @@ def test_none_costs_no_system_call():
 
 
 def test_released_gives_the_mask_back_and_binds_again():
-    """Also when the body raises; within another one nothing is done."""
+    """It does so also when the body raises; within another one nothing is done."""
     machine = Machine()
     processor = Processor("auto", machine)
     processor.keep()
@@ -214,7 +214,7 @@ def test_the_mask_that_was_there_is_taken_where_it_cannot_be_asked():
 
 
 def test_change_is_followed_at_the_next_keep():
-    """By every thread; to none, too."""
+    """Every thread follows it, to none, too."""
     machine = Machine()
     processor = Processor("auto", machine)
     processor.keep()
@@ -384,7 +384,7 @@ def test_behind_a_long_pause_it_begins_anew():
 
 
 def test_one_that_may_not_be_used_is_no_place_to_move_to():
-    """However free it is."""
+    """It is not chosen, however free it is."""
     machine = Machine((0, 1, 2))
     machine.main = frozenset((0, 1))
     processor = Processor("auto", machine)
@@ -395,7 +395,7 @@ def test_one_that_may_not_be_used_is_no_place_to_move_to():
 
 
 def test_a_number_that_is_wanted_is_kept():
-    """However busy it is."""
+    """It is kept however busy it is."""
     machine = Machine()
     processor = Processor("1", machine)
     for _ in range(3):
@@ -600,7 +600,7 @@ def test_the_main_thread_is_never_bound():
 
 @two_processors
 def test_a_mask_changed_from_outside_is_noticed():
-    """By the next look, in the thread that looks; the others follow."""
+    """The next look notices, in the thread that looks; the others follow."""
     processor = Processor(AUTO)
     stages = threading.Barrier(2, timeout=TIMEOUT)
 

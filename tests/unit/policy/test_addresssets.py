@@ -60,7 +60,7 @@ def model(patterns, name):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PATTERN, max_size=6), NAME)
 def test_names_are_what_the_model_says(patterns, name):
-    """For any patterns and any name."""
+    """Set and model agree for any patterns and any name."""
     names = Names([kind + pattern.decode() for kind, pattern in patterns])
     assert model(patterns, name) == (name in names)
     assert bool(patterns) == bool(names)

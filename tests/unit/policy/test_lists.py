@@ -127,7 +127,7 @@ def test_elsewhere_than_in_the_to_of_a_deny_such_a_line_is_an_error(tmp_path, ru
 
 
 def test_it_is_listed_with_the_other_oddities(tmp_path):
-    """At the start, by a reload and by check, of each file once."""
+    """A start, a reload and check list it, of each file once."""
     path = tmp_path / "list"
     path.write_bytes(b"\xef\xbb\xbf@@||x.example^\r\n0.0.0.0 x.example\r\n")
     rule = "deny to @%s" % path

@@ -200,7 +200,7 @@ def test_any_text_is_a_hash_or_none(text):
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, lambda known: repr([known])])
 def test_hash_shows_nothing(show):
-    """In a traceback or a log there is neither salt nor checksum."""
+    """Neither salt nor checksum gets into a traceback or a log."""
     known = Hash.of(b"secret", SALT, 10)
 
     assert "<Hash with 10 iterations>" in show(known)
@@ -380,7 +380,7 @@ def test_the_table_is_bounded():
 
 
 def test_the_client_with_fewest_failures_makes_room(monkeypatch):
-    """By what counts now, not by what it was."""
+    """The failures that count now decide, not those that counted once."""
     monkeypatch.setattr(passwords, "MAX_ENTRIES", 2)
     table = failing(3)
     table.add(B, 200.0)

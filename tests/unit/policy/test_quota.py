@@ -381,7 +381,7 @@ def test_what_two_networks_leave_is_for_those_that_have_nothing(most, factor, ke
 
 
 def test_each_network_has_one_while_there_are_places():
-    """As long as anything but what is kept for this host is free."""
+    """It has one as long as anything but what is kept for this host is free."""
     allowance = Allowance(64, 0.25)
     served = 0
     for host in FAR:
@@ -518,7 +518,7 @@ def test_of_those_with_as_many_the_one_not_served_for_longest_goes_first():
 
 
 def test_a_client_without_room_waits_and_others_go_on():
-    """Until one of its own, or enough of the others, have done."""
+    """It waits until one of its own, or enough of the others, have done."""
     running = Allowance(8, 0.25)
     queue = Queue(running)
     for number in range(3):

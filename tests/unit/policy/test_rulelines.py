@@ -28,7 +28,7 @@ def test_a_rule_without_clauses_says_all():
 
 
 def test_every_clause():
-    """In any order, in capitals or not, with blanks or commas."""
+    """Clauses come in any order, in capitals or not, with blanks or commas."""
     rule = parsed(
         "deny port 25,80 8000-8999 USER ann, bob version 4 command BIND udp "
         "to 10.0.0.0/8,*.Example.org  from 192.168.1.7"

@@ -663,7 +663,7 @@ RULE = st.sampled_from(CHOICES)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(RULE, min_size=3, max_size=12), st.sampled_from(ASKED))
 def test_longer_lists_are_decided_as_the_model_has_it(choices, question):
-    """For any list of rules."""
+    """Rules and model agree for any list of rules."""
     host, name, ip, user = question
     asked = Rules([ALL[CHOICES.index(choice)] for choice in choices], has_users=True)
     place = model(choices, host, name, ip, user)

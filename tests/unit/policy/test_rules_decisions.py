@@ -42,7 +42,7 @@ def ask(
 
 
 def test_rules_are_asked_once():
-    """As long as nothing has changed."""
+    """The kept decision stands as long as nothing has changed."""
     asked = rules("allow")
     kept = Decisions(asked)
     for count in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_the_link_counts():
 
 
 def test_there_is_a_bound():
-    """However many targets there are."""
+    """No more decisions are kept, however many targets there are."""
     kept = Decisions(rules("allow"))
     for number in range(3 * MAX_KEPT):
         ask(kept, port=number)

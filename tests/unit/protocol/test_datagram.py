@@ -64,7 +64,7 @@ def test_a_header_is_written(data, dst):
 )
 @pytest.mark.parametrize("data, dst", GOLDEN, ids=lambda value: type(value).__name__)
 def test_a_header_that_is_cut_off_is_none(data, dst):
-    """At each byte, from none at all."""
+    """No beginning of a header is taken for a header, not even an empty one."""
     for size in range(len(data)):
         with pytest.raises(ProtocolError, match=r"\b%d bytes" % size):
             decode_header(data[:size])

@@ -95,7 +95,7 @@ def test_tests_spell_addresses_as_the_table_does(message, expected):
     "name, meant", [(b"[::1]", b"::1"), (b"::ffff:a00:1", b"10.0.0.1"), (b"[x]", b"[x]")]
 )
 def test_an_address_in_the_place_of_a_name(name, meant):
-    """In brackets, as in a URL, and an IPv4 address in the form of IPv6."""
+    """It may be in brackets, as in a URL, and IPv4 in the form of IPv6."""
     message = support.socks4a(name, 443)
     assert (asked4a(1, meant, 443), b"") == parse(messages.parse_request4, [message[1:]])
 

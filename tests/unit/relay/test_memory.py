@@ -70,7 +70,7 @@ def loop():
 
 
 def test_the_greediest_go_first_and_no_more_than_must(loop):
-    """In the order of what they hold, until it is under the limit."""
+    """They go in the order of what they hold, until it is under the limit."""
     seed = random.randrange(1 << 30)
     print("seed %d" % seed)
     rng, order = random.Random(seed), []
@@ -101,7 +101,7 @@ def test_a_pair_long_stalled_is_shed_before_one_that_flows(loop):
 
 
 def test_many_more_than_are_remembered_can_be_shed(loop):
-    """Also where all must go: those that flow again are left alone."""
+    """Pairs that flow again are left alone, also where all must go."""
     order = []
     memory = Memory(loop, ())
     pairs = [Stub(loop, order, 5000) for _ in range(1000)]

@@ -138,7 +138,7 @@ def test_sockets_of_which_nothing_is_known():
 
 @pytest.mark.parametrize("lost", ENDS)
 def test_what_a_lost_peer_has_said_is_delivered_first(loop, relayed, monkeypatch, lost, access_log):
-    """As long as it waits, here or in the kernel, for an end that lives."""
+    """It is kept as long as it waits, here or in the kernel, for an end that lives."""
     pair = relayed(small=ENDS)
     side = pair.client_side if lost == "client" else pair.target_side
     monkeypatch.setattr(minisocks.relay.pair, "has_vanished", lambda sock: sock is side)
@@ -221,7 +221,7 @@ def test_all_jobs_are_looked_at_while_there_are_any(loop, looks):
 
 
 def test_an_idle_proxy_has_no_timer_and_one_with_a_client_has(target):
-    """Whatever its client asks for."""
+    """A proxy with a client has a timer, whatever the client asks for."""
     with run_proxy() as proxy:
         loop = proxy.services.loop
         assert inside.seconds_to_timer(loop) < 0
@@ -238,7 +238,7 @@ def keepalive_of(sock):
 
 @needs_linux
 def test_the_setting_is_for_both_ends_and_changes_with_a_reload():
-    """Of connections that begin from then on."""
+    """Connections have the setting that is in force when they begin."""
     known = set()
 
     def both_ends():

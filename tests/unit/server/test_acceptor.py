@@ -749,7 +749,7 @@ def log_in(proxy, target):
 
 
 def test_while_hooks_hold_threads_others_are_served(target):
-    """By new threads, and all but a few leave when it is over."""
+    """New threads serve them, and all but a few leave when it is over."""
     with slow_hook(blocked=20) as (proxy, hook):
         log_in(proxy, target)
         assert 20 < proxy.stats().threads <= 22

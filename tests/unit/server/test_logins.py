@@ -347,7 +347,7 @@ def test_a_client_that_has_left_costs_nothing(alone, gate):
 
 
 def test_a_client_that_leaves_at_once_costs_nothing(alone, gate):
-    """Also when no other waits, so that it could run at once."""
+    """It costs nothing also when no other waits, so that it could run at once."""
     gate.open()
     conn = Conn(HERE)
     conn.talk.close()
@@ -720,7 +720,7 @@ def test_the_end_of_the_proxy_ends_all(alone, gate, only_alarms):
 
 
 def test_the_end_of_the_proxy_ends_a_login_that_waits_for_its_penalty(alone, only_alarms):
-    """However long that is."""
+    """Its penalty is not waited for, however long it is."""
     for i in range(10):
         alone.ask(wrong(i))
     login = alone.waiting(ANN)
@@ -740,7 +740,7 @@ def test_a_penalty_is_not_waited_for_when_it_takes_too_long(alone, monkeypatch):
 
 
 def test_the_queue_is_left_when_it_takes_too_long(alone, gate, monkeypatch):
-    """However many are before it; its place is given back."""
+    """A login leaves however many are before it, and gives its place back."""
     first = alone.begin(ANN)
     gate.wait()
     monkeypatch.setattr("minisocks.server.logins.MOST_SECONDS", 0.05)
@@ -1223,7 +1223,7 @@ def test_the_end_leaves_a_long_derivation_by_openssl_alone(users_file, openssl, 
 
 
 def test_the_hook_is_asked_about_others(users_file, target):
-    """By the client's own thread, once the file has said no."""
+    """The client's own thread asks it, once the file has said no."""
     asked = []
 
     def authenticate(user, password, client):
@@ -1489,7 +1489,7 @@ def test_a_trusted_client_is_no_user_where_none_is_needed(target):
 
 @pytest.mark.parametrize("kind", ["password", "trusted"])
 def test_a_user_that_is_removed_meanwhile_does_not_come_in(target, kind):
-    """Also with a handshake that was begun before."""
+    """It does not with a handshake either that was begun before."""
     with run_proxy(user=("ann:secret", "bob:x"), auth_once=600) as proxy:
         with Talk.to(proxy.port) as first:
             first.send(GREETING + password_message(b"ann", b"secret")).expect(b"\x05\x02" + RIGHT)

@@ -38,7 +38,7 @@ def test_only_what_was_right_is_remembered():
 
 
 def test_what_is_known_as_it_is_can_be_remembered_too():
-    """As long as it is known."""
+    """It is remembered as long as it is known."""
     known, users = Verified(), Users([ANN])
     known.add(A, ANN, users)
 
@@ -47,7 +47,7 @@ def test_what_is_known_as_it_is_can_be_remembered_too():
 
 
 def test_a_new_password_takes_the_place_of_the_old_one():
-    """Of each user one is remembered for an address."""
+    """One password of each user is remembered for an address."""
     known, new = Verified(), Credentials(b"ann", b"new")
     known.add(A, ANN, USERS)
     known.add(A, new, USERS)

@@ -190,7 +190,7 @@ def odd(*rule, **settings):
     ],
 )
 def test_what_cannot_be_meant_is_a_warning(texts, words):
-    """In a sentence that says what is odd."""
+    """The warning is a sentence that says what is odd."""
     (sentence,) = odd(*texts)
     assert words in sentence
 
@@ -201,7 +201,7 @@ SETTINGS = list(itertools.product(((), (ANN,)), (False, True), (False, True)))
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("rule", [(), ("deny port 25",), ("deny user ann",)])
 def test_what_is_built_in_is_not_odd(setting, rule):
-    """Whatever the flags, and where rules only deny."""
+    """There is no warning, whatever the flags, and where rules only deny."""
     user, allow_lan, is_open = setting
     if not user and rule == ("deny user ann",):
         return  # it never matches
@@ -260,7 +260,7 @@ def test_a_user_is_let_in_behind_rules_that_deny(target, rule, more):
 
 
 def test_a_user_that_no_rule_admits_is_logged_at_start_and_reload(instance):
-    """In one line each, which says what to write."""
+    """Each time it is one line, which says what to write."""
     instance.configure("user = ann:secret\n[rules]\nallow user none")
     status, _out, err = instance.start()
     assert (0, True, False) == (status, NO_USER in err, NO_USER in instance.log())

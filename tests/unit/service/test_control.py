@@ -125,7 +125,7 @@ def test_its_file_is_there_when_it_answers(path):
 
 
 def test_request_and_answer(server, path):
-    """As many as a caller likes, cut anywhere, one after another."""
+    """A caller may ask as often as it likes; requests may be cut anywhere."""
     with call(path) as talk:
         for n in range(3):
             assert {"n": n} == ask(talk, json.dumps({"n": n}).encode())["asked"]
@@ -234,7 +234,7 @@ def test_without_descriptors_it_is_tried_again(server, path, monkeypatch):
 
 
 def test_accept_that_fails_is_tried_at_a_pace(server, path, monkeypatch, caplog):
-    """Whatever error it is: a line at each edge, and no spin meanwhile."""
+    """Each error gives a line at each edge, and no spin meanwhile."""
     monkeypatch.setattr(minisocks.net.capacity, "LONG_SECONDS", 3600)
     broken, done = inside.control_socket(server.control), threading.Event()
 

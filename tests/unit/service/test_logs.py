@@ -121,7 +121,7 @@ def ended(host="10.0.0.9", end="refused", rep=Rep.NOT_ALLOWED, via=None, id=1):
 
 
 def test_a_line_has_time_name_and_text(log, memory):
-    """As people read it; each is written once."""
+    """A line has the form that people read, and is written once."""
     logger.info("%d of %s", 3, "them")
     wait_until(lambda: memory.texts)
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} minisocks: 3 of them$", memory.texts[0])
@@ -131,7 +131,7 @@ def test_a_line_has_time_name_and_text(log, memory):
 
 
 def test_time_is_the_line_s_own(log, memory):
-    """Also where a second begins between two of them."""
+    """Each line has its own also where a second begins between two of them."""
     for created in (1e9 + 0.875, 1e9 + 1.0, 1e9 + 0.5):
         log.emit(record(logging.INFO, "x", created=created))
     wait_until(lambda: len(memory.texts) == 3)
@@ -294,7 +294,7 @@ def test_refusals_leave_room_for_others_when_lines_cannot_be_written(log, memory
 
 
 def test_a_message_is_one_line(log, memory):
-    """Also where it has in it what another program or a file's name says."""
+    """It is one also where another program, or the name of a file, puts more into it."""
     # Not by a logger: pytest keeps what those say, and cannot pass a lone surrogate on.
     log.emit(record(logging.WARNING, "cannot read /a\n2026-01-01 minisocks: b\x1b[2J\u202e\udc80"))
     wait_until(lambda: memory.texts)

@@ -197,7 +197,7 @@ def test_local_daemon_gets_priority_and_process(path):
     "family, host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "[::1]")]
 )
 def test_remote_daemon_gets_time_and_host(family, host):
-    """By UDP as RFC 3164 has it, cut where a datagram ends."""
+    """The datagram is as RFC 3164 has it; a longer line is cut."""
     with receiver(family, (host.strip("[]"), 0)) as daemon:
         log = Syslog("%s:%d" % (host, daemon.getsockname()[1]))
         assert "" == log.write([(4, "x" * 5000)])

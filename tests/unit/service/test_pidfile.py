@@ -374,7 +374,7 @@ def test_places_are_not_the_environment_s(monkeypatch, tmp_path):
     ],
 )
 def test_default_is_by_user_and_listener(address, name, monkeypatch):
-    """In /run for root, in a directory of their own for others."""
+    """The pidfile is in /run for root, in a directory of their own for others."""
     monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 0)
     assert "/run/" + name == default_path(address)
     monkeypatch.setattr("minisocks.service.pidfile.os.geteuid", lambda: 1000)
@@ -402,7 +402,7 @@ def test_a_pipe_in_its_place_makes_no_process_wait(tmp_path, look):
 
 
 def test_it_can_be_had_again_after_it_was_removed(tmp_path):
-    """Unless another process has one of that name by then."""
+    """It cannot be had if another process has one of that name by then."""
     path = str(tmp_path / "p")
     mine, other = Pidfile(path), Pidfile(path)
     assert mine.acquire()

@@ -175,7 +175,7 @@ def test_the_first_line_of_each_site_is_free(budget, clock):
 
 
 def test_each_window_has_its_sum_and_its_first_lines(budget, clock):
-    """By why; where nothing was skipped there is none, and no wait."""
+    """Sums are by reason; where nothing was skipped there is none, and no wait."""
     assert None is budget.seconds()
     assert budget.is_first("a")
     budget.skip("limit", 3)
