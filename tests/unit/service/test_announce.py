@@ -10,8 +10,7 @@ from minisocks import Config
 from minisocks.access import Access
 from minisocks.hooks import Hooks
 from minisocks.net.capacity import Room
-from minisocks.service.announce import at_start, oddities
-from minisocks.service.announce import at_start, describe
+from minisocks.service.announce import at_start, describe, oddities
 from minisocks.wire import packed_ip
 
 DENY = ("deny port 25",)
@@ -171,7 +170,7 @@ def test_limits_in_force_are_logged(settings, limit, expected):
 # The rules in sentences, and warnings about rules that cannot be meant
 
 ANN, BOB = "ann:secret", "bob:secret"
-NO_USER = "no rule admits any user by password"
+NO_USER = "no rule allows anything to any user, so even the right password is refused"
 
 
 def odd(*rule, **settings):
@@ -184,9 +183,9 @@ def odd(*rule, **settings):
     [
         (["deny"], "no rule allows anything"),
         (["deny port 25", "deny", "allow"], "no rule allows anything"),
-        (["allow user ann"], "rule 3 never matches"),
-        (["allow", "deny port 25"], "the rules after rule 3 have no effect"),
-        (["allow user none any", "deny port 25"], "the rules after rule 3 have no effect"),
+        (["allow user ann"], "rule 1 never matches"),
+        (["allow", "deny port 25"], "the rules after rule 1 have no effect"),
+        (["allow user none any", "deny port 25"], "the rules after rule 1 have no effect"),
     ],
 )
 def test_what_cannot_be_meant_is_a_warning(texts, words):
@@ -216,8 +215,8 @@ def test_what_is_built_in_is_not_odd(setting, rule):
         (("allow user none",), NO_USER),
         (("allow from 10.0.0.0/8 user none", "deny port 25"), NO_USER),
         (("allow user carl",), NO_USER),
-        (("allow user bob",), "no rule admits 'ann' by password"),
-        (("allow user none ann", "allow user none"), "no rule admits 'bob' by password"),
+        (("allow user bob",), "no rule allows anything to 'ann', so"),
+        (("allow user none ann", "allow user none"), "no rule allows anything to 'bob', so"),
         (("allow from 10.0.0.0/8 user none any",), None),
         (("allow user ann bob",), None),
         (("allow from 10.0.0.0/8",), None),
@@ -237,7 +236,7 @@ def test_many_users_are_counted():
     """With a program's hook users can have any name."""
     users = tuple("u%d:x" % n for n in range(9))
     (sentence,) = odd("allow user u8", user=users)
-    assert "admits 'u0', 'u1', 'u2', 5 other users by" in sentence
+    assert "allows anything to 'u0', 'u1', 'u2', 5 other users, so" in sentence
     (sentence,) = odd("allow user none", hook=lambda *args: True)
     assert sentence.startswith(NO_USER)
     assert [] == odd("allow user ann", hook=lambda *args: True)
