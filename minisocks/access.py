@@ -1,6 +1,7 @@
 """Users and rules, made from the settings: all of them, or an error."""
 
 import os
+from types import MappingProxyType
 from typing import (
     Callable,
     Collection,
@@ -17,11 +18,13 @@ from typing import (
 
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
+from minisocks.guesses import closest
 from minisocks.hooks import Authenticate, Hooks, ask_hook
 from minisocks.net.egress import Egress
 from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.client import Client
+from minisocks.policy.exits import DIRECT, Exit, parse_exits
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import Rule, in_force, parse_rule
@@ -37,6 +40,8 @@ MAX_FILE_BYTES = 4 << 20
 
 #: Most bytes of a list of networks and names: about two million lines.
 MAX_LIST_BYTES = 64 << 20
+#: Most bytes of a file with the password of an exit.
+MAX_PASSWORD_BYTES = 1024
 #: The key of hashes in memory.  One for the process, so that they are valid after a reload; made
 #: when it is first needed.
 _KEY: Dict[str, bytes] = {}
@@ -199,6 +204,8 @@ class Access(NamedTuple):
     own: OwnAddresses
     #: Remembers what the rules said about addresses.
     decisions: Decisions
+    #: The exits, by name; without the one that is always there, ``direct``.
+    exits: Mapping[str, Exit] = MappingProxyType({})
     #: The files that were read, and notes about lines in them without effect.
     files: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
@@ -222,14 +229,17 @@ class Access(NamedTuple):
         hashed = _read_users(config.users_file) if config.users_file else None
         users = Users(config.credentials(), hooks.authenticate, hashed)
         lists: Dict[str, Lines] = {}
+        exits = parse_exits(config.exit, _read_password)
         own = list(_parsed(config.rule, lambda path: _read_list(path, lists)))
+        _check_exits(own, exits)
         rules = in_force(own, bool(users), config.allow_lan, config.open)
         egress = Egress.of(config)
         own_addresses = OwnAddresses(kernel, egress, config.public_address)
         judge = Rules(rules, bool(users), own_addresses, config.ident)
+        decisions = Decisions(judge)
         files = tuple(filter(None, [config.users_file, *lists]))
         notes = tuple(note for lines in lists.values() for note in lines.notes)
-        return cls(config, egress, users, judge, own_addresses, Decisions(judge), files, notes)
+        return cls(config, egress, users, judge, own_addresses, decisions, exits, files, notes)
 
 
 def _parsed(texts: Sequence[str], read: Callable[[str], Lines]) -> Iterator[Rule]:
@@ -250,6 +260,24 @@ def _read_list(path: str, known: Dict[str, Lines]) -> Lines:
     if path not in known:
         known[path] = parse_lines(_read("--rule", path, MAX_LIST_BYTES), path)
     return known[path]
+
+
+def _read_password(path: str) -> str:
+    return _read("--exit", path, MAX_PASSWORD_BYTES)
+
+
+def _check_exits(rules: Sequence[Rule], exits: Mapping[str, Exit]) -> None:
+    """Check that each exit of a rule is there.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    known = (DIRECT, *exits)
+    for rule in rules:
+        for name in rule.exits:
+            if name not in known:
+                what = "no exit is called %s%s, as in: %s" % (name, closest(name, known), rule.text)
+                raise ConfigError("--rule", what)
 
 
 def _read_users(path: str) -> Dict[bytes, Hash]:

@@ -36,9 +36,11 @@ from minisocks.wire import Cd, Rep
 
 __all__ = [
     "AuthFailed",
+    "CannotCarry",
     "ConfigError",
     "DialError",
     "EgressError",
+    "ExitFailed",
     "HandshakeError",
     "HandshakeTimeout",
     "HookFailed",
@@ -257,3 +259,17 @@ class DialError(MinisocksError):
         super().__init__(message)
         self.rep = rep
         self.attempts = list(attempts)
+
+
+class ExitFailed(DialError):
+    """An exit did not answer the request: it cannot be reached, refuses us, or sends garbage.
+
+    The request can be tried by another exit.
+    """
+
+    def __init__(self, message: str, rep: Rep = Rep.GENERAL_FAILURE) -> None:
+        super().__init__(message, rep)
+
+
+class CannotCarry(DialError):
+    """The protocol of an exit cannot carry the request; nothing was sent."""

@@ -106,6 +106,7 @@ class Record:
             before its request; then the log does not show it.
         via: the IP address that was connected to, as text; None before that.  UDP: the address
             and port that receive the datagrams of the client.  BIND: the peer that connected.
+        exit: the exit by which it left; None: directly.
         bound: BIND: the address and port for the peer; else None.
         up: bytes relayed from client to target so far.
         down: bytes relayed from target to client so far.
@@ -131,6 +132,7 @@ class Record:
         "datagrams",
         "down",
         "end",
+        "exit",
         "has_rep",
         "id",
         "rep",
@@ -148,6 +150,7 @@ class Record:
         self.has_rep = True
         self.bound: Optional[str] = None
         self.via: Optional[str] = None
+        self.exit: Optional[str] = None
         self.up = self.down = 0
         self.datagrams: Optional[Datagrams] = None
         self.end: Optional[str] = None
@@ -231,6 +234,7 @@ class Record:
             "userid_bytes": self._length(userid),
             "bound": self.bound,
             "via": self.via,
+            "exit": self.exit,
             "rep": self.rep.phrase if self.rep is not None and self.has_rep else None,
             "up": self.up,
             "down": self.down,
@@ -278,6 +282,8 @@ class Record:
             words.append("bound=%s" % self.bound)
         if self.via is not None:
             words.append("via=%s" % self.via)
+        if self.exit is not None:
+            words.append("exit=%s" % self.exit)
         if self.rep is not None and self.has_rep:
             words.append("rep=%s" % sentence(self.rep.phrase))
         if self.via is not None:

@@ -209,11 +209,11 @@ class _ScriptedSession(Session):
         if self._script.no_reply or self._script.reply is not None:
             raise _Scripted(self._script)
 
-    def connected(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def connected(self, upstream: socket.socket, via: Any, bnd: Any, early: bytes = b"") -> None:
         if self._script.delay:
-            self._later(lambda: self._grant_late(upstream, via, bnd), upstream)
+            self._later(lambda: self._grant_late(upstream, via, bnd, early), upstream)
         else:
-            self._grant(upstream, via, bnd)
+            self._grant(upstream, via, bnd, early)
 
     def listening(self, ip: bytes, port: int) -> None:
         super().listening(ip, port)
@@ -244,9 +244,9 @@ class _ScriptedSession(Session):
         loop, most = self.services.loop, self._script.drop_after
         return _DroppingPair(loop, self.sock, upstream, self.record, early, self.mask, most)
 
-    def _grant(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def _grant(self, upstream: socket.socket, via: Any, bnd: Any, early: bytes) -> None:
         if self._script.truncate_reply is None:
-            super().connected(upstream, via, bnd)
+            super().connected(upstream, via, bnd, early)
             return
         close_quietly(upstream)
         self.record.granted(via[0])
@@ -254,9 +254,9 @@ class _ScriptedSession(Session):
         self.record.finish("scripted")
         self.reply_and_close(reply)
 
-    def _grant_late(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def _grant_late(self, upstream: socket.socket, via: Any, bnd: Any, early: bytes) -> None:
         try:
-            self._grant(upstream, via, bnd)
+            self._grant(upstream, via, bnd, early)
         except OSError as exc:
             close_quietly(upstream)
             self.client_left(exc)

@@ -87,10 +87,19 @@ class Rep(enum.IntEnum):
     COMMAND_NOT_SUPPORTED = 0x07
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
 
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        """Return a member for a REP that no RFC has, which another proxy has sent."""
+        if not isinstance(value, int) or not 0 <= value <= 0xFF:
+            return None
+        member = int.__new__(cls, value)
+        member._name_, member._value_ = "REP_%02X" % value, value
+        return member
+
     @property
     def phrase(self) -> str:
         """The words of the RFC for this reply, for logs."""
-        return _PHRASES[self]
+        return _PHRASES.get(self) or "REP 0x%02x" % self
 
 
 _PHRASES = {

@@ -12,6 +12,8 @@
     [rules]
     deny port 25
     allow from 10.0.0.0/8
+    [exits]
+    office = socks5h://10.0.0.1:1080
 
 Not configparser, because it forgets on which line a value is, which errors tell, and takes no
 section of lines that are not ``KEY = VALUE``.
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
     from minisocks.errors import ConfigError
 
-__all__ = ["Entry", "RULES", "SECTION", "is_in_quotes", "parse", "unquoted"]
+__all__ = ["Entry", "SECTION", "SECTIONS", "is_in_quotes", "parse", "unquoted"]
 
-#: The section of the settings, and that of the rules.
+#: The section of the settings.
 SECTION = "minisocks"
-RULES = "rules"
+#: Sections in which each line is a value of one key.
+LINES = {"rules": "rule", "exits": "exit"}
+SECTIONS = (SECTION, *LINES)
 
 
 class Entry:
@@ -61,7 +65,7 @@ def parse(text: str, name: str) -> "List[Entry]":
     """Return the keys of the file called *name*, in the order of the file.
 
     An indented line is one more value of the key above it.  Each line of the section
-    ``rules`` is a value of the key "rule".  Values still have their quotes, and the blanks after
+    ``rules`` is a value of the key "rule", each of ``exits`` one of "exit".  Values still have their quotes, and the blanks after
     them: see ``unquoted``.  Errors do not repeat a line, because it may have a password.
 
     Raises:
@@ -78,12 +82,12 @@ def parse(text: str, name: str) -> "List[Entry]":
         if not bare or bare[0] in "#;":
             continue
         place = "%s, line %d" % (name, number)
-        if section == RULES and bare[0] != "[":
+        if section in LINES and bare[0] != "[":
             # With its indentation, because an error tells the column.
-            if entries and entries[-1].section == RULES:
+            if entries and entries[-1].section == section:
                 entries[-1].values += ((number, line.rstrip()),)
             else:
-                entries.append(Entry(RULES, "rule", number, ((number, line.rstrip()),)))
+                entries.append(Entry(section, LINES[section], number, ((number, line.rstrip()),)))
         elif line[0].isspace():
             if not entries or entries[-1].section != section:
                 raise _wrong("this line is indented, but no key is above it", place)
@@ -95,8 +99,8 @@ def parse(text: str, name: str) -> "List[Entry]":
         else:
             key, equals, value = line.partition("=")
             key, value = key.strip(), value.lstrip()
-            if section and section not in (SECTION, RULES) and not equals:
-                sections = "the sections are [%s] and [%s]" % (SECTION, RULES)
+            if section and section not in SECTIONS and not equals:
+                sections = "the sections are %s" % ", ".join("[%s]" % one for one in SECTIONS)
                 raise _wrong("no section is called [%s]; %s" % (section, sections), place)
             if not equals or not key:
                 raise _wrong("write KEY = VALUE; this line has no key or no =", place)

@@ -8,7 +8,7 @@ import re
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
-from minisocks.config.inifile import RULES, SECTION, Entry, is_in_quotes, parse, unquoted
+from minisocks.config.inifile import SECTIONS, Entry, is_in_quotes, parse, unquoted
 from minisocks.config.setting import Setting
 from minisocks.config.settings import CONFIG_FILE, SETTINGS, Config
 from minisocks.errors import ConfigError
@@ -185,8 +185,8 @@ def _from_file(text: str, name: str) -> Dict[str, _Found]:
     found: Dict[str, _Found] = {}
     for entry in parse(text, name):
         place = "%s, line %d" % (name, entry.line)
-        if entry.section not in (SECTION, RULES):
-            known_sections = closest(entry.section, [SECTION, RULES])
+        if entry.section not in SECTIONS:
+            known_sections = closest(entry.section, SECTIONS)
             raise ConfigError(
                 "--config", "no section is called [%s]%s" % (entry.section, known_sections), place
             )

@@ -199,6 +199,13 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
             "Mark outgoing packets with this number, for policy routing (Linux, as root).",
             limits=(0, 2**32 - 1),
         ),
+        _row(
+            "exit texts NAME=WAY",
+            "A way out that rules can name, as in 'allow via office': another proxy "
+            "(office=socks5h://10.0.0.1:1080), a chain of them, or another source "
+            "(lan2=direct interface eth1). May be repeated; in the file, a line each under "
+            "[exits].",
+        ),
     ),
     "Running as a service": (
         _row(

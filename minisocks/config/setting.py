@@ -4,6 +4,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.config.rows import option_name
 from minisocks.errors import ConfigError
+from minisocks.policy.exits import check_exit
+from minisocks.policy.exits import shown as without_passwords
 from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
 __all__ = ["Setting", "option_name"]
@@ -124,6 +126,8 @@ class Setting(NamedTuple):
             return self._shown_number(value)
         if not value:
             return "none"
+        if self.accept is check_exit:
+            return without_passwords(value)
         return without_password(value) if self.accept is check_user else str(value)
 
     def with_unit(self, value: Any) -> str:

@@ -11,6 +11,7 @@ from minisocks.config.rows import TABLE
 from minisocks.config.setting import Setting
 from minisocks.errors import ConfigError
 from minisocks.guesses import closest
+from minisocks.policy import exits
 from minisocks.policy.rulelines import check_rule, with_files
 from minisocks.values import CHECKS, Keepalive, ListenAddress, PortRange, encode, without_password
 
@@ -101,6 +102,8 @@ class Config(NamedTuple):
     interface: str = ""
     # Mark of outgoing packets, for policy routing; 0: none.
     mark: int = 0
+    # NAME=WAY, the exits that rules can name.
+    exit: Tuple[str, ...] = ()
     # The file with the lock of the process; "": one by user and address.
     pidfile: str = ""
     # Leave the terminal once it listens.
@@ -183,6 +186,8 @@ class Config(NamedTuple):
             value = getattr(self, name)
             if name == "rule":
                 value = tuple(with_files(text, rename) for text in value)
+            elif name == "exit":
+                value = tuple(exits.with_files(text, rename) for text in value)
             elif name in ("listen", "forwarded"):
                 value = tuple(
                     "unix:" + rename(text[5:]) if text.startswith("unix:") else text
@@ -212,7 +217,10 @@ class Config(NamedTuple):
         return tuple((encode(name), encode(password)) for name, password in pairs)
 
     def __repr__(self) -> str:
-        shown = self._replace(user=tuple(without_password(text) for text in self.user))
+        shown = self._replace(
+            user=tuple(without_password(text) for text in self.user),
+            exit=tuple(map(exits.shown, self.exit)),
+        )
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
 
 
@@ -220,7 +228,7 @@ def _families(addresses: Tuple[str, ...]) -> Set[str]:
     return {"ipv6" if ":" in text else "ipv4" for text in addresses}
 
 
-_ACCEPT = dict(CHECKS, rule=check_rule)
+_ACCEPT = dict(CHECKS, rule=check_rule, exit=exits.check_exit)
 #: In the order of ``--help``.
 GROUPS = tuple(TABLE)
 _ROWS = [(group, row["name"], row) for group, rows in TABLE.items() for row in rows]

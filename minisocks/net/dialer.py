@@ -221,7 +221,9 @@ class Dial:
             code = sock.connect_ex(sockaddr)
         except (OSError, OverflowError) as exc:
             code = getattr(exc, "errno", None) or errno.EINVAL
-        if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        # A unix socket whose queue is full is not pending: it would be writable all the time.
+        pending = () if isinstance(sockaddr, str) else (errno.EINPROGRESS, errno.EWOULDBLOCK)
+        if code and code not in pending:
             self._fail(sock.fileno(), code)
             return None
         return sock
@@ -263,6 +265,8 @@ class Dial:
         """Note the address of our end; return 0, or the errno if this is no connection."""
         try:
             self.bnd = sock.getsockname()
+            if isinstance(sockaddr, str):
+                return 0  # a unix socket
             if self.bnd[1] != sockaddr[1] or self.bnd != sock.getpeername():
                 return 0
         except OSError as exc:
@@ -289,9 +293,13 @@ class Dial:
 
 
 def _tell(failures: Sequence[Tuple[Any, OSError]]) -> str:
-    told = ["%s: %s" % (sockaddr[0], exc.strerror) for sockaddr, exc in failures[:MAX_TOLD]]
+    told = ["%s: %s" % (_host(sockaddr), exc.strerror) for sockaddr, exc in failures[:MAX_TOLD]]
     more = len(failures) - len(told)
     return "; ".join(told + ["and %d more" % more] * bool(more))
+
+
+def _host(sockaddr: Any) -> str:
+    return sockaddr if isinstance(sockaddr, str) else str(sockaddr[0])
 
 
 #: Seconds for which the number of free descriptors is kept.  Counting takes 4 us; before Linux

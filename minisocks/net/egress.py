@@ -5,11 +5,12 @@ import logging
 import socket
 import struct
 from types import MappingProxyType
-from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 from minisocks.compat import CAPACITY_ERRORS, bind_late, close_quietly
 from minisocks.config.settings import Config
 from minisocks.errors import EgressError
+from minisocks.policy.exits import Exit
 from minisocks.policy.networks import Sockaddr
 from minisocks.values import Keepalive
 
@@ -56,6 +57,23 @@ class Egress(NamedTuple):
         only = family if is_only else min(sources) if len(sources) == 1 else 0
         keepalive = Keepalive.parse(config.keepalive)
         return cls(family, sources, config.interface, config.mark, only, keepalive)
+
+    def for_exit(self, exit: Exit) -> "Egress":
+        """Return the egress of the first connection of *exit*: its own, if it has one."""
+        if not exit.has_egress:
+            return self
+        return self._replace(
+            sources={
+                socket.AF_INET6 if ":" in text else socket.AF_INET: text for text in exit.sources
+            },
+            interface=exit.interface,
+            mark=exit.mark,
+        )
+
+    def with_source(self, sockaddr: Any) -> "Egress":
+        """Return it with the address in *sockaddr* as its only source."""
+        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
+        return self._replace(sources={family: sockaddr[0]})
 
     def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
         """Return *addresses* with the preferred family first, else in their order."""

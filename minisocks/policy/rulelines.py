@@ -3,11 +3,12 @@
 ::
 
     allow|deny [from NETS] [to HOSTS|NETS] [port PORTS] [command connect|bind|udp]
-               [version 4|5] [user NAMES|none|any|none any]
+               [version 4|5] [user NAMES|none|any|none any] [via EXIT [or EXIT ...]]
 
 Clauses stand in any order; the values of a clause have blanks or commas between them.
 ``@FILE`` stands for the lines of a file; if its name has blanks, ``@"FILE"``.  A user name that
-is a word of the language, or has blanks, is written in double quotes.
+is a word of the language, or has blanks, is written in double quotes.  ``via`` names the exits
+(``policy.exits``) by which an allowed connection leaves: the first one that works.
 
 In force are the rules of the settings and some built-in ones, "safe, not closed":
 
@@ -53,6 +54,7 @@ __all__ = [
     "Decision",
     "FROM_LAN",
     "Rule",
+    "WORDS",
     "check_rule",
     "in_force",
     "label",
@@ -67,7 +69,9 @@ _WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
 #: A file name that needs no quotes.
 _PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
-_CLAUSES = ("from", "to", "port", "command", "version", "user")
+_CLAUSES = ("from", "to", "port", "command", "version", "user", "via")
+#: The words of the language, which are no names of exits.
+WORDS = ("allow", "deny", "any", "none", "or", *_CLAUSES)
 
 
 class Rule(NamedTuple):
@@ -87,18 +91,21 @@ class Rule(NamedTuple):
     users: Optional[FrozenSet[Optional[bytes]]] = None
     any_user: bool = False
     is_built_in: bool = False
+    #: The exits to try, in this order; none: connections leave this host directly.
+    exits: Tuple[str, ...] = ()
 
 
 class Decision(NamedTuple):
     """Whether a request is allowed; if not, why, and what the operator can do.
 
     ``number`` is the number of the rule that decided, from 1, among all in force; 0 if none did.
-    Messages name it by its ``label``.
+    Messages name it by its ``label``.  ``exits`` are those of that rule.
     """
 
     allowed: bool
     reason: str = ""
     number: int = 0
+    exits: Tuple[str, ...] = ()
 
     def raise_if_denied(self) -> None:
         """Raise if it is not allowed.
@@ -168,6 +175,10 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
             fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
         elif name == "version":
             fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
+        elif name == "via":
+            if not rule.allows:
+                raise line.wrong("a rule that denies has no exit: leave via out", clause)
+            fields["exits"] = _exits(line, values)
         else:
             fields["users"], fields["any_user"] = _users(line, values)
     return rule._replace(**fields)
@@ -262,6 +273,20 @@ def _choice(line: _Line, word: _Word, known: Mapping[str, int]) -> int:
     if word.text.lower() not in known:
         raise line.wrong("%s is none of %s" % (word.text, ", ".join(known)), word)
     return int(known[word.text.lower()])
+
+
+def _exits(line: _Line, words: List[_Word]) -> Tuple[str, ...]:
+    """Return the names in ``A or B or C``."""
+    for word in words[1::2]:
+        if word.text.lower() != "or":
+            raise line.wrong("between two exits stands or: via office or direct", word)
+    if not len(words) % 2:
+        raise line.wrong("or needs the name of an exit behind it")
+    names = [word.text for word in words[::2]]
+    for word in words[::2]:
+        if word.text.lower() in ("or", "same") or word.is_quoted or names.count(word.text) > 1:
+            raise line.wrong("via takes names of exits, each once", word)
+    return () if names == ["direct"] else tuple(names)
 
 
 def _users(line: _Line, words: List[_Word]) -> Tuple[FrozenSet[Optional[bytes]], bool]:

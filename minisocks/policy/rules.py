@@ -116,14 +116,17 @@ class Rules:
     def precheck(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
         """Decide about a request before anything is resolved.
 
-        A name is allowed if one of its addresses may be.
+        A name is allowed if one of its addresses may be.  Its exits are those of the first rule
+        that fits whatever its addresses are.
         """
         if not self.admits(client):
             return Decision(False, self._shut_out(client))
         if dst.atyp != Atyp.DOMAINNAME:
             return _NOT_YET  # ``decide`` follows, about its address
         number, may_be_allowed = self._find(client, ver, cmd, dst, ())
-        if may_be_allowed or (number and self.rules[number - 1].allows):
+        if number and self.rules[number - 1].allows:
+            return Decision(True, "", number, self.rules[number - 1].exits)
+        if may_be_allowed:
             return _NOT_YET
         return Decision(False, self._refusal(client, number, dst, None), number)
 
@@ -166,7 +169,7 @@ class Rules:
         """
         number, _ = self._find(client, ver, cmd, dst, forms_of(ip), scope)
         if number and self.rules[number - 1].allows:
-            return Decision(True, "", number)
+            return Decision(True, "", number, self.rules[number - 1].exits)
         return Decision(False, self._refusal(client, number, dst, ip), number)
 
     def precheck_some_user(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:

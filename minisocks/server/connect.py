@@ -4,16 +4,20 @@ What needs no waiting is done in the handler thread: on loopback and in a LAN th
 """
 
 import socket
-from typing import List, Optional, Set
+from typing import Dict, List, Optional
 
 from minisocks.compat import WRITE, close_quietly
-from minisocks.errors import DialError, HandshakeError
+from minisocks.errors import CannotCarry, DialError, ExitFailed, HandshakeError
 from minisocks.net.dialer import Dial
+from minisocks.net.egress import Egress
 from minisocks.net.job import Timer
 from minisocks.net.lookup import numeric_addresses
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.handshake import Request
+from minisocks.server.exitdial import ExitDial
+from minisocks.server.exits import EXIT_SECONDS
 from minisocks.server.session import Session
+from minisocks.server.throughexits import AnyDial, ThroughExits
 from minisocks.server.waiting import WaitingRequest
 
 __all__ = ["Connect"]
@@ -25,17 +29,24 @@ class Connect(WaitingRequest):
     ::
 
         look up the name -> check its addresses -> dial -> pair
+
+    Where the rule that decides names exits, ``ThroughExits`` says what is looked up and dialed.
     """
 
-    __slots__ = ("_dial", "_next", "_watched")
+    __slots__ = ("_dial", "_exit_timer", "_next", "_through", "_watched")
 
     left = "the client left while its target was dialed"
 
     def __init__(self, session: Session, request: Request) -> None:
         super().__init__(session, request)
-        self._dial: Optional[Dial] = None
+        self._dial: Optional[AnyDial] = None
         self._next: Optional[Timer] = None
-        self._watched: Set[int] = set()
+        #: The masks of the attempts, by descriptor.
+        self._watched: Dict[int, int] = {}
+        #: The exits to try; None: the target is dialed directly.
+        self._through: Optional[ThroughExits] = None
+        #: Ends the attempt by an exit while there is another one.
+        self._exit_timer: Optional[Timer] = None
 
     def start(self) -> None:
         """Dial a numeric address at once; hand the session to the loop if it must wait.
@@ -48,19 +59,25 @@ class Connect(WaitingRequest):
         """
         session, dst = self._session, self._request.dst
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
-        if not addresses:
+        if addresses:
+            addresses = self.allowed(addresses)
+        if session.exits:
+            self._through = ThroughExits(session, self._request, addresses)
+        if self._through is not None or not addresses:
             session.submit(self)
             return
-        self._dial = self._new_dial(addresses)
+        self._dial = dial = self._new_dial(addresses)
         try:
-            upstream = self._dial.step()
+            upstream = dial.step()
         finally:
-            self._dial.close_discarded()
+            dial.close_discarded()
         if upstream is None:
             session.submit(self)
             return
         try:
-            session.connected(upstream, self._dial.via, self._dial.bnd)
+            if session.check_again():
+                self.allowed([(upstream.family, dial.via)])
+            session.connected(upstream, dial.via, dial.bnd)
         except (HandshakeError, OSError):
             close_quietly(upstream)
             raise
@@ -71,15 +88,17 @@ class Connect(WaitingRequest):
 
     def go_on(self) -> None:
         """Look the name up, or go on with the dial that ``start`` has begun."""
-        if self._dial is None:
-            self.look_up()
-        else:
+        if self._dial is not None:
             self._step(self._dial)
+        elif self._through is not None:
+            self._try_exit(self._through)
+        else:
+            self.look_up()
 
     def recheck(self) -> bool:
         """Check the request again, and give up attempts to addresses that are not allowed now."""
         is_changed = super().recheck()
-        if is_changed and self._dial is not None:
+        if is_changed and self._dial is not None and self._dial.addresses:
             self._dial.keep(self.allowed(self._dial.addresses))
         return is_changed
 
@@ -89,9 +108,32 @@ class Connect(WaitingRequest):
             self._step(self._dial)
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
-        """Dial those of *addresses* that are allowed."""
-        self._dial = self._new_dial(addresses)
-        self._step(self._dial)
+        """Dial those of *addresses* that are allowed, directly or by the exits of their rule."""
+        session, through = self._session, self._through
+        if through is not None and self._asked is not self._request.dst:
+            through.found(self._asked, addresses)
+            self._try_exit(through)
+            return
+        before = session.exits
+        addresses = self.allowed(addresses)
+        if not session.exits:
+            self._through = None
+            self._dial = self._new_dial(addresses)
+            self._step(self._dial)
+            return
+        if through is None or session.exits != before:
+            # Only with the addresses a rule could decide that has these exits.
+            self._through = through = ThroughExits(session, self._request, addresses)
+        else:
+            through.found(self._request.dst, addresses)
+        self._try_exit(through)
+
+    def not_resolved(self, error: Exception) -> None:
+        """Try the next exit if the name of a hop has no address."""
+        if self._through is None or self._asked is self._request.dst:
+            raise error
+        why = "the name of a hop is not resolved: %s" % error
+        self._try_next_exit(self._through, ExitFailed(why))
 
     def descriptor_ready(self, fd: int) -> None:
         """Look at the attempts."""
@@ -100,34 +142,83 @@ class Connect(WaitingRequest):
 
     def timeout_error(self) -> DialError:
         """Return an error that names the addresses that have not answered."""
-        return super().timeout_error() if self._dial is None else self._dial.give_up()
+        error = super().timeout_error() if self._dial is None else self._dial.give_up()
+        if self._through is None:
+            return error
+        return DialError("exit %s: %s" % (self._through.exit.name, error), error.rep)
 
     def give_all_back(self) -> None:
         """Close all attempts."""
-        if self._next is not None:
-            self._next.cancel()
+        for timer in (self._next, self._exit_timer):
+            if timer is not None:
+                timer.cancel()
         if self._dial is not None:
             self._dial.discard_all()
             self._drop_discarded(self._dial)
             self._session.services.attempts.hold(self._give_one_back, 0)
 
-    def _new_dial(self, addresses: List[Sockaddr]) -> Dial:
-        """Return the dial of those of *addresses* that are allowed.
+    def _try_exit(self, through: ThroughExits) -> None:
+        """Look up what the present exit needs, or dial it.
 
         Raises:
-            RefusedByRules: none is.
+            HandshakeError, DialError, OSError: as ``go_on``.
         """
+        loop = self._session.services.loop
+        if self._exit_timer is None and through.has_more:
+            self._exit_timer = loop.call_later(EXIT_SECONDS, self, self._exit_is_late)
+        missing = through.missing()
+        if missing is not None:
+            self.look_up(missing)
+            return
+        try:
+            self._dial = through.new_dial(self._new_dial)
+        except (CannotCarry, ExitFailed) as exc:
+            self._try_next_exit(through, exc)
+        else:
+            self._step(self._dial)
+
+    def _try_next_exit(self, through: ThroughExits, error: DialError, counts: bool = True) -> None:
+        """Go on after *error*, with the next address or exit.
+
+        Raises:
+            HandshakeError, DialError, OSError: as ``go_on``.
+        """
+        self.give_all_back()
+        if self._lookup is not None:
+            self._lookup.cancel()
+        self._dial = self._lookup = self._next = self._exit_timer = None
+        through.next(error, counts)
+        # Not at once, so that the closed sockets are gone; and no recursion.
+        self._session.services.loop.call_soon(self, self._try, self._try_exit, through)
+
+    def _exit_is_late(self) -> None:
+        through, dial = self._through, self._dial
+        self._exit_timer = None
+        if through is None or not through.has_more:
+            return
+        counts = not (isinstance(dial, ExitDial) and dial.is_asked)
+        error = ExitFailed("no answer in time") if dial is None else dial.give_up()
+        self._try(self._try_next_exit, through, error, counts)
+
+    def _new_dial(self, addresses: List[Sockaddr], egress: Optional[Egress] = None) -> Dial:
+        """Return the dial of *addresses*, which are allowed."""
         services = self._session.services
         return Dial(
-            self.allowed(addresses),
-            egress=services.access.egress,
+            addresses,
+            egress=services.access.egress if egress is None else egress,
             make_room=services.make_room,
             may_add=services.attempts.has_room,
         )
 
-    def _step(self, dial: Dial) -> None:
-        session = self._session
-        upstream = dial.step()
+    def _step(self, dial: AnyDial) -> None:
+        session, through = self._session, self._through
+        try:
+            upstream = dial.step()
+        except DialError as exc:
+            if through is None:
+                raise
+            self._try_next_exit(through, exc)
+            return
         if upstream is None:
             self._watch_attempts(dial)
             return
@@ -138,13 +229,17 @@ class Connect(WaitingRequest):
             session.services.loop.close_later(upstream)
             raise
         self._release()
+        if through is not None:
+            session.services.exits.worked(through.exit.name)
+            session.record.exit = through.exit.name
+        early = dial.early if isinstance(dial, ExitDial) else b""
         try:
-            session.connected(upstream, dial.via, dial.bnd)
+            session.connected(upstream, dial.via, dial.bnd, early)
         except OSError:
             session.services.loop.close_later(upstream)
             raise
 
-    def _demand_still_allowed(self, upstream: socket.socket, dial: Dial) -> None:
+    def _demand_still_allowed(self, upstream: socket.socket, dial: AnyDial) -> None:
         """Check the target again if this host's addresses have changed during the dial.
 
         The kernel repeats a SYN by its present routes, so the attempt may have reached this host,
@@ -155,19 +250,24 @@ class Connect(WaitingRequest):
         """
         changes = self._session.services.access.own.changes()
         if changes is None or changes != self._checked_at:
-            self.allowed([(upstream.family, dial.via)])
+            if isinstance(dial, Dial):
+                self.allowed([(upstream.family, dial.via)])
+            elif dial.addresses:
+                self.allowed(dial.addresses)
 
     def _step_again(self) -> None:
         assert self._dial is not None
         self._try(self._step, self._dial)
 
-    def _watch_attempts(self, dial: Dial) -> None:
+    def _watch_attempts(self, dial: AnyDial) -> None:
         services = self._session.services
         loop = services.loop
         self._drop_discarded(dial)
-        for fd in set(dial.attempts) - self._watched:
-            loop.watch(fd, WRITE, self)
-            self._watched.add(fd)
+        mask = dial.mask if isinstance(dial, ExitDial) else WRITE
+        for fd in dial.attempts:
+            if self._watched.get(fd) != mask:
+                loop.watch(fd, mask, self)
+                self._watched[fd] = mask
         services.attempts.hold(self._give_one_back, max(0, len(dial.attempts) - 1))
         if self._next is not None:
             self._next.cancel()
@@ -180,7 +280,7 @@ class Connect(WaitingRequest):
         sock: Optional[socket.socket] = None if dial is None else dial.take_back()
         if dial is None or sock is None:
             return False
-        self._watched.discard(sock.fileno())
+        self._watched.pop(sock.fileno(), None)
         # Not at the end of the round, because the descriptor is needed now.  An event of this
         # round may then reach a new owner of the number, which only asks the kernel once more.
         self._session.services.loop.unwatch(sock.fileno())
@@ -188,8 +288,8 @@ class Connect(WaitingRequest):
         self._watch_attempts(dial)
         return True
 
-    def _drop_discarded(self, dial: Dial) -> None:
+    def _drop_discarded(self, dial: AnyDial) -> None:
         while dial.discarded:
             sock = dial.discarded.pop()
-            self._watched.discard(sock.fileno())
+            self._watched.pop(sock.fileno(), None)
             self._session.services.loop.close_later(sock)

@@ -17,6 +17,7 @@ from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
 from minisocks.relay.watches import VanishedPeers
 from minisocks.server.bindlisteners import BindListeners
+from minisocks.server.exits import Exits
 from minisocks.server.journal import Journal
 from minisocks.server.limits import ConnectionLimits, HandlerQueue, Pending
 from minisocks.server.logins import Logins
@@ -60,6 +61,8 @@ class Services:
         #: Attempts of dials beyond the first one of each.
         self.attempts = ExtraAttempts(self.loop)
         self.resolver = resolver or Resolver()
+        #: Which exits have failed.
+        self.exits = Exits()
         #: All UDP associations.
         self.associations = AssociationTable(
             self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
@@ -88,6 +91,7 @@ class Services:
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
+        self.exits.adopt(list(access.exits))
         self.associations.change(access)
         self.bind_listeners.change(config)
         self.loop.tell_all("ask_again")

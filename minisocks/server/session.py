@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from typing import Any, Optional, Type
+from typing import Any, Optional, Tuple, Type
 
 from minisocks.access import Access
 from minisocks.compat import UNWATCHED, unblock
@@ -33,6 +33,7 @@ class Session:
     Attributes:
         in_loop: whether the loop owns the client's socket.
         access: the users and rules that decide about this client.
+        exits: the names of the exits for the target; empty: it is dialed directly.
         mask: the events that the loop watches the client for.
         was_forwarded: whether its listener was a forwarder's at accept.
         waited: seconds of the request's time that an identd has taken.
@@ -43,6 +44,7 @@ class Session:
         "access",
         "client",
         "conn",
+        "exits",
         "fd",
         "in_loop",
         "mask",
@@ -81,6 +83,7 @@ class Session:
             trusted = services.logins.trusted_user(client)
             methods += (Method.NO_AUTHENTICATION,) if trusted is not None else ()
         self.talk = self.talk_type(methods, trusted, config.ident)
+        self.exits: Tuple[str, ...] = ()
         self.waited = 0.0
         self.proof: Optional[bytes] = None
 
@@ -149,7 +152,9 @@ class Session:
             # DST is no target.
             rules.precheck_any(client, request.ver, request.cmd).raise_if_denied()
         else:
-            rules.precheck(client, request.ver, request.cmd, request.dst).raise_if_denied()
+            decision = rules.precheck(client, request.ver, request.cmd, request.dst)
+            decision.raise_if_denied()
+            self.exits = decision.exits
 
     def asked(self, request: Request) -> None:
         """Record the request.
@@ -167,22 +172,19 @@ class Session:
         """
         self.conn.send(self.talk.listening(ip, port))
 
-    def connected(self, upstream: socket.socket, via: Any, bnd: Any) -> None:
+    def connected(self, upstream: socket.socket, via: Any, bnd: Any, early: bytes = b"") -> None:
         """Send the reply, and hand both sockets to the relay.
+
+        Args:
+            early: bytes that the target has sent already.
 
         Raises:
             OSError: the client has left; *upstream* still is the caller's.
-            HandshakeError: the request is not allowed any more; likewise.
         """
-        request = self.record.request
-        if self.check_again() and request is not None:
-            # In a handler thread only: the loop checks its requests at each reload.
-            ip = packed_ip(via[0]) or b""
-            rules = self.access.rules
-            rules.decide(self.client, request.ver, request.cmd, request.dst, ip).raise_if_denied()
         self.record.why = ""  # it was about peers that came before this one
         self.record.granted(via[0])
-        self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]))
+        self.conn.send(self.talk.success(packed_ip(bnd[0]) or b"", bnd[1]) + early)
+        self.record.down += len(early)
         pair, loop = self.pair(upstream), self.services.loop
         seconds = self.services.access.config.idle_timeout
         if seconds is not None:

@@ -14,7 +14,7 @@ from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Request
 from minisocks.server.clientsocket import FIN_SECONDS
 from minisocks.server.session import Session
-from minisocks.wire import Cmd, Rep, packed_ip, scope_of
+from minisocks.wire import Address, Cmd, Rep, packed_ip, scope_of
 
 __all__ = ["WaitingRequest"]
 
@@ -31,7 +31,7 @@ class WaitingRequest(Job):
         left: why the request ended if the client resets its connection.
     """
 
-    __slots__ = ("_checked_at", "_ends_at", "_lookup", "_request", "_session", "_timer")
+    __slots__ = ("_asked", "_checked_at", "_ends_at", "_lookup", "_request", "_session", "_timer")
 
     left = "the client left"
 
@@ -39,6 +39,8 @@ class WaitingRequest(Job):
         self._session = session
         self._request = request
         self._lookup: Optional[Lookup] = None
+        #: What was looked up last.
+        self._asked = request.dst
         self._timer: Optional[Timer] = None
         #: ``OwnAddresses.changes`` when the addresses were checked.
         self._checked_at: Optional[int] = None
@@ -79,6 +81,14 @@ class WaitingRequest(Job):
         """
         raise NotImplementedError
 
+    def not_resolved(self, error: Exception) -> None:
+        """Go on without an answer to ``look_up``.
+
+        Raises:
+            HandshakeError, DialError, OSError: as ``go_on``.
+        """
+        raise error
+
     def descriptor_ready(self, fd: int) -> None:
         """Go on, because *fd*, which is not the client's, may be ready.
 
@@ -116,13 +126,14 @@ class WaitingRequest(Job):
         if self._timer is not None:  # else ``begin`` does it
             self._try(self._recheck)
 
-    def look_up(self) -> None:
-        """Have the name that the request is about looked up; ``resolved`` gets the answer.
+    def look_up(self, dst: Optional[Address] = None) -> None:
+        """Have a name looked up, by default that of the request; ``resolved`` gets the answer.
 
         Raises:
             DialError: too many names are waited for already.
         """
-        services, dst = self._session.services, self._request.dst
+        services, dst = self._session.services, dst or self._request.dst
+        self._asked = dst
         loop = services.loop
         known = services.answers.long_one(dst.host, dst.port)
         if known is not None:
@@ -140,6 +151,8 @@ class WaitingRequest(Job):
     def allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
         """Return those of *addresses*, all of DST.ADDR, that the client may reach.  Thread: any.
 
+        They have the same exits, which are the session's from now on.
+
         Raises:
             RefusedByRules: none.
         """
@@ -147,7 +160,7 @@ class WaitingRequest(Job):
         access = services.access
         ver, cmd, dst = request.ver, request.cmd, request.dst
         self._checked_at = changes = access.own.changes()
-        passed = []
+        passed: List[Sockaddr] = []
         decision = Decision(False, "no address that could be connected to")
         for family, sockaddr in addresses:
             ip = packed_ip(sockaddr[0])
@@ -159,7 +172,8 @@ class WaitingRequest(Job):
                 if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
                     text = "%s is this proxy itself, no target of its own" % (dst,)
                     decision = Decision(False, text)
-                else:
+                elif not passed or decision.exits == self._session.exits:
+                    self._session.exits = decision.exits
                     passed.append((family, sockaddr))
         if not passed:
             decision.raise_if_denied()
@@ -200,10 +214,10 @@ class WaitingRequest(Job):
         if isinstance(outcome, list) and len(outcome) == MAX_ADDRESSES:
             # To read a long answer again stops all threads for 5 ms: once for each name, not for
             # each connection.
-            self._session.services.answers.add(self._request.dst.host, outcome)
+            self._session.services.answers.add(self._asked.host, outcome)
         self._lookup = None
         if isinstance(outcome, Exception):
-            self._refuse(outcome)
+            self._try(self.not_resolved, outcome)
         else:
             self._try(self.resolved, outcome)
 

@@ -60,7 +60,7 @@ CORE_IMPORTS = {
         "ipaddress",
         "itertools",
     ),
-    *("json", "math", "re", "socket", "struct", "types", "typing"),
+    *("json", "math", "re", "socket", "struct", "types", "typing", "urllib.parse"),
 }
 CORE_SOCKET = re.compile(r"(inet_\w+|AF_\w+|has_ipv6)\Z")
 

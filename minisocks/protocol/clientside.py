@@ -1,0 +1,283 @@
+"""The client side of one handshake: a request to another proxy, and the reply of that one.
+
+As ``handshake``, which is the server side: call ``receive_data``, then ``next_event`` until it
+returns a ``Reply``, and send what ``data_to_send`` returns.  Any bytes, cut anywhere, give a reply
+or one of the errors documented here.  No socket, thread or clock.
+
+::
+
+    socks5, socks5h   greeting -> METHOD -> password -> request -> reply      RFC 1928, RFC 1929
+    socks4, socks4a   request -> reply
+    http              CONNECT -> status and header fields                     RFC 9110 section 9.3.6
+"""
+
+import re
+import struct
+from typing import Generator, NamedTuple, Optional, Tuple
+
+from minisocks.errors import CannotCarry, ExitFailed, ProtocolError, UnsupportedAddressType
+from minisocks.protocol.socks5 import AUTH_VERSION, parse_address
+from minisocks.protocol.stream import Stream
+from minisocks.wire import (
+    MAX_FIELD_BYTES,
+    Address,
+    Atyp,
+    Cd,
+    Cmd,
+    Method,
+    Rep,
+    Ver,
+    packed_ip,
+)
+
+__all__ = ["ClientSide", "Reply"]
+
+#: Most bytes of the header fields of HTTP before CONNECT's reply counts as garbage.
+MAX_HEAD_BYTES = 16384
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+#: What may stand in the name of a host in a request of HTTP: nothing that ends a line or a word.
+_HTTP_NAME = re.compile(rb"[A-Za-z0-9._~-]+\Z")
+
+#: What a status of HTTP says about the target.
+_HTTP_REPS = {403: Rep.NOT_ALLOWED, 504: Rep.TTL_EXPIRED}
+_ANY_V4 = Address(b"0.0.0.0", 0, Atyp.IPV4)
+
+
+class Reply(NamedTuple):
+    """A reply about the target.
+
+    ``rep`` is the REP as the proxy sent it, or the one that means the same; ``bnd`` is BND, where
+    the protocol has one; ``said`` is the reply in words, for the log.
+    """
+
+    rep: Rep
+    bnd: Address = _ANY_V4
+    said: str = ""
+
+    @property
+    def bnd_sockaddr(self) -> Optional[Tuple[str, int]]:
+        """BND as a sockaddr; None if it is a name, or unspecified."""
+        ip = packed_ip(self.bnd.name) if self.bnd.atyp != Atyp.DOMAINNAME else b""
+        return (self.bnd.name, self.bnd.port) if ip and any(ip) else None
+
+
+_Steps = Generator[Optional[Reply], None, None]
+
+
+class ClientSide:
+    """One handshake with a proxy, as its client.
+
+    Args:
+        scheme: socks5, socks5h, socks4, socks4a or http.
+        cmd: CMD of the request.
+        dst: the target.
+        user: for SOCKS4 the USERID; empty: none.
+        must_log_in: offer no other METHOD than the password, because the user keeps clients apart.
+
+    Thread: one at a time.
+
+    Raises:
+        CannotCarry: the protocol has no such command, or cannot carry *dst*; nothing is sent then.
+    """
+
+    __slots__ = ("_out", "_steps", "_stream", "eof", "is_asked")
+
+    def __init__(
+        self,
+        scheme: str,
+        cmd: int,
+        dst: Address,
+        user: bytes = b"",
+        password: bytes = b"",
+        must_log_in: bool = False,
+    ) -> None:
+        self._out = b""
+        self._stream = Stream()
+        #: Whether the proxy has closed.
+        self.eof = False
+        #: Whether the proxy has logged us in, and gets the request.
+        self.is_asked = False
+        if scheme == "http":
+            self._steps = self._http(_http_request(cmd, dst, user, password))
+        elif scheme in ("socks4", "socks4a"):
+            self._steps = self._socks4(cmd, _socks4_request(scheme, cmd, dst, user))
+        else:
+            request = bytes((Ver.SOCKS5, cmd, 0)) + encode_address(dst)
+            self._steps = self._socks5(cmd, request, user, password, must_log_in)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes as the network delivers them; empty means end of stream."""
+        if data:
+            self._stream.feed(data)
+        else:
+            self.eof = True
+
+    def next_event(self) -> Optional[Reply]:
+        """Return the reply, or None when more bytes are needed.  BIND has two replies.
+
+        Raises:
+            ExitFailed: the proxy refuses the client, or sends what is no reply, or closes.
+        """
+        try:
+            event = next(self._steps)
+        except StopIteration:
+            return None
+        except (ProtocolError, UnsupportedAddressType) as exc:
+            raise ExitFailed("its reply is not valid: %s" % exc) from None
+        if event is None and self.eof:
+            raise ExitFailed("it closed without a whole reply")
+        return event
+
+    def data_to_send(self) -> bytes:
+        """Return what must be sent now, once."""
+        out, self._out = self._out, b""
+        return out
+
+    def trailing_data(self) -> bytes:
+        """Return the bytes behind the reply, once: the target has sent them."""
+        return self._stream.take()
+
+    def stop_parsing(self) -> None:
+        """Close the parser when no more is fed, because the two refer to each other."""
+        self._steps.close()
+
+    def _ask(self, request: bytes) -> None:
+        self._out += request
+        self.is_asked = True
+
+    def _socks5(
+        self, cmd: int, request: bytes, user: bytes, password: bytes, must_log_in: bool
+    ) -> _Steps:
+        methods = bytes((Method.NO_AUTHENTICATION,) * (not must_log_in))
+        methods += bytes((Method.USERNAME_PASSWORD,) * bool(user))
+        self._out += bytes((Ver.SOCKS5, len(methods))) + methods
+        version, method = yield from self._stream.read_exact(2)
+        if version != Ver.SOCKS5:
+            raise ExitFailed("it is no SOCKS5 proxy: its answer begins with 0x%02x" % version)
+        if method == Method.NO_ACCEPTABLE:
+            needs = "takes no login by password" if user else "needs a user and password"
+            raise ExitFailed("it %s (METHOD FF)" % needs)
+        if method not in methods:
+            raise ExitFailed("it chose METHOD %02x, which was not offered" % method)
+        if method == Method.USERNAME_PASSWORD:
+            self._out += b"%c%c%b%c%b" % (AUTH_VERSION, len(user), user, len(password), password)
+            _version, status = yield from self._stream.read_exact(2)
+            if status:
+                raise ExitFailed("it refuses user and password (status %d)" % status)
+        self._ask(request)
+        yield (yield from self._reply5())
+        if cmd == Cmd.BIND:
+            yield (yield from self._reply5())
+
+    def _reply5(self) -> Generator[None, None, Reply]:
+        version, rep = yield from self._stream.read_exact(2)
+        if version != Ver.SOCKS5:
+            raise ExitFailed("its reply begins with 0x%02x, not with 0x05" % version)
+        said = "REP %02x" % rep
+        if rep:
+            # Some proxies send fewer bytes with a failure, and the others are of no use.
+            return Reply(Rep(rep), said=said)
+        yield from self._stream.read_exact(1)
+        return Reply(Rep.SUCCEEDED, (yield from parse_address(self._stream)), said)
+
+    def _socks4(self, cmd: int, request: bytes) -> _Steps:
+        self._ask(request)
+        yield (yield from self._reply4())
+        if cmd == Cmd.BIND:
+            yield (yield from self._reply4())
+
+    def _reply4(self) -> Generator[None, None, Reply]:
+        version, cd, port, ip = struct.unpack("!BBH4s", (yield from self._stream.read_exact(8)))
+        said = "CD %d" % cd
+        # The memo wants 0; some proxies send 4.
+        if version not in (0, Ver.SOCKS4) or not Cd.GRANTED <= cd <= Cd.IDENTD_MISMATCH:
+            raise ExitFailed(
+                "it is no SOCKS4 proxy: its reply begins with %02x %02x" % (version, cd)
+            )
+        if cd in (Cd.NO_IDENTD, Cd.IDENTD_MISMATCH):
+            raise ExitFailed("it wants an identd of this host to name the user (%s)" % said)
+        rep = Rep.SUCCEEDED if cd == Cd.GRANTED else Rep.GENERAL_FAILURE
+        return Reply(rep, Address.of_ip(ip, port), said)
+
+    def _http(self, request: bytes) -> _Steps:
+        self._ask(request)
+        status = 100
+        while status < 200:  # 1xx: the reply is still to come
+            status = yield from self._http_head()
+        if status == 407:
+            raise ExitFailed("it needs another user or password (HTTP status 407)")
+        rep = Rep.SUCCEEDED if status < 300 else _HTTP_REPS.get(status, Rep.GENERAL_FAILURE)
+        yield Reply(rep, said="HTTP status %d" % status)
+
+    def _http_head(self) -> Generator[None, None, int]:
+        """Read status line and header fields; return the status."""
+        buffer = self._stream.buffer
+        while True:
+            begin = bytes(buffer[:5])
+            if not b"HTTP/".startswith(begin):
+                raise ExitFailed("it is no HTTP proxy: its answer begins with 0x%02x" % begin[0])
+            end = _END_OF_HEAD.search(buffer, 0, MAX_HEAD_BYTES)
+            if end is not None:
+                break
+            if len(buffer) >= MAX_HEAD_BYTES:
+                raise ExitFailed("its reply has more than %d bytes" % MAX_HEAD_BYTES)
+            yield
+        head = yield from self._stream.read_exact(end.end())
+        found = _STATUS.match(head)
+        if found is None:
+            raise ExitFailed("its answer is no reply of HTTP/1.1")
+        return int(found.group(1))
+
+
+def encode_address(dst: Address) -> bytes:
+    """Return ATYP, DST.ADDR and DST.PORT (RFC 1928 section 5).
+
+    Raises:
+        CannotCarry: the name is empty or too long.
+    """
+    port = struct.pack("!H", dst.port)
+    if dst.atyp != Atyp.DOMAINNAME:
+        return bytes((dst.atyp,)) + (packed_ip(dst.host.decode("ascii")) or b"") + port
+    _check_length(dst)
+    return bytes((Atyp.DOMAINNAME, len(dst.host))) + dst.host + port
+
+
+def _check_length(dst: Address) -> None:
+    if not 0 < len(dst.host) <= MAX_FIELD_BYTES or b"\0" in dst.host:
+        raise CannotCarry("SOCKS cannot carry the name %s" % (dst,), Rep.HOST_UNREACHABLE)
+
+
+def _socks4_request(scheme: str, cmd: int, dst: Address, user: bytes) -> bytes:
+    if cmd not in (Cmd.CONNECT, Cmd.BIND):
+        raise CannotCarry("SOCKS4 has no UDP and no look-ups", Rep.COMMAND_NOT_SUPPORTED)
+    ip, name = b"\0\0\0\1", b""
+    if dst.atyp == Atyp.DOMAINNAME and scheme == "socks4a":
+        _check_length(dst)
+        name = dst.host + b"\0"
+    else:
+        ip = packed_ip(dst.name) or b""
+    if len(ip) != 4:
+        raise CannotCarry(
+            "%s carries no IPv6 addresses" % scheme.upper(), Rep.ADDRESS_TYPE_NOT_SUPPORTED
+        )
+    return struct.pack("!BBH4s", Ver.SOCKS4, cmd, dst.port, ip) + user + b"\0" + name
+
+
+def _http_request(cmd: int, dst: Address, user: bytes, password: bytes) -> bytes:
+    if cmd != Cmd.CONNECT:
+        raise CannotCarry("HTTP has CONNECT only", Rep.COMMAND_NOT_SUPPORTED)
+    host = dst.host
+    if dst.atyp == Atyp.IPV6:
+        host = b"[" + host + b"]"
+    elif not _HTTP_NAME.match(host) or len(host) > MAX_FIELD_BYTES:
+        raise CannotCarry("HTTP cannot carry the name %s" % (dst,), Rep.HOST_UNREACHABLE)
+    place = b"%b:%d" % (host, dst.port)
+    lines = [b"CONNECT %b HTTP/1.1" % place, b"Host: " + place]
+    if user:
+        from binascii import b2a_base64
+
+        login = b2a_base64(user + b":" + password, newline=False)
+        lines.append(b"Proxy-Authorization: Basic " + login)
+    return b"\r\n".join([*lines, b"", b""])

@@ -1,0 +1,190 @@
+"""The exits of one request, tried one after another: what is looked up, and dialed, for each."""
+
+import socket
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from minisocks.access import keyed
+from minisocks.errors import CannotCarry, DialError, ExitFailed
+from minisocks.net.dialer import Dial
+from minisocks.net.egress import Egress
+from minisocks.net.lookup import numeric_addresses
+from minisocks.policy.exits import ADDRESS_SCHEMES, DIRECT, Exit, Hop
+from minisocks.policy.networks import Sockaddr
+from minisocks.protocol.clientside import ClientSide
+from minisocks.protocol.handshake import Request
+from minisocks.server.exitdial import ExitDial
+from minisocks.server.session import Session
+from minisocks.values import encode
+from minisocks.wire import Address, Cmd, Rep, packed_ip, scope_of
+
+__all__ = ["AnyDial", "ThroughExits"]
+
+AnyDial = Union[Dial, ExitDial]
+
+#: Makes the dial to some addresses by an egress.
+MakeDial = Callable[[List[Sockaddr], Egress], Dial]
+
+
+class ThroughExits:
+    """The exits of one request.  Loop thread.
+
+    The next exit is tried if the one before has not answered the request.  An answer is what the
+    last hop says about the target; for an exit without hops, that the target refuses.
+
+    Args:
+        addresses: of the target, which the rules allow by these exits; empty: it is a name, and
+            each exit says whether it is looked up here.
+
+    Attributes:
+        exit: the one that is tried now.
+
+    Raises:
+        DialError: there is no exit to try.
+    """
+
+    __slots__ = (
+        "_addresses",
+        "_errors",
+        "_known",
+        "_left",
+        "_request",
+        "_session",
+        "_targets",
+        "exit",
+    )
+
+    def __init__(
+        self, session: Session, request: Request, addresses: Sequence[Sockaddr] = ()
+    ) -> None:
+        self._session = session
+        self._request = request
+        self._addresses = list(addresses)
+        #: Those of ``_addresses`` that the present exit has not tried.
+        self._targets = list(addresses)
+        #: The addresses of hops, by name.
+        self._known: Dict[str, List[Sockaddr]] = {}
+        self._errors: List[str] = []
+        known = session.services.access.exits
+        found = [known.get(name) or Exit(DIRECT) for name in session.exits]
+        self._left = session.services.exits.usable(found)
+        self.exit = self._left.pop(0)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is another exit to try after this one."""
+        return bool(self._left)
+
+    def missing(self) -> Optional[Address]:
+        """Return the name that has to be looked up before the exit can be dialed; None: none."""
+        if self.exit.resolves_here and not self._addresses:
+            return self._request.dst
+        resolves = True
+        for hop in self.exit.hops:
+            if resolves and not hop.path and hop.host not in self._known:
+                name = Address.of_name(encode(hop.host), hop.port)
+                self._known[hop.host] = numeric_addresses(name.host, hop.port)
+                if not self._known[hop.host]:
+                    return name
+            resolves = hop.scheme in ADDRESS_SCHEMES
+        return None
+
+    def found(self, name: Address, addresses: List[Sockaddr]) -> None:
+        """Take the *addresses* of what was ``missing``; of the target, those that are allowed."""
+        if name is self._request.dst:
+            self._addresses = self._targets = addresses
+        else:
+            self._known[name.name] = addresses
+
+    def new_dial(self, make: MakeDial) -> AnyDial:
+        """Return the dial by the present exit.
+
+        Raises:
+            CannotCarry, ExitFailed: it cannot be tried for this request.
+        """
+        exit, egress = self.exit, self._egress()
+        if not exit.hops:
+            targets, self._targets = self._targets, []
+            return make(targets, egress)
+        targets = self._targets[:1]
+        self._targets = self._targets[1:]
+        places = [self._place(hop, before) for before, hop in zip(exit.hops, exit.hops[1:])]
+        places.append(_as_address(targets[0], self._request) if targets else self._request.dst)
+        cmds = [Cmd.CONNECT] * len(exit.hops[1:]) + [self._request.cmd]
+        sides = [
+            (hop, ClientSide(hop.scheme, cmd, dst, *self._login(hop)))
+            for hop, cmd, dst in zip(exit.hops, cmds, places)
+        ]
+        first = exit.hops[0]
+        if first.path:
+            family = getattr(socket, "AF_UNIX", None)
+            if family is None:
+                raise ExitFailed("this system has no unix sockets")
+            dial = make([(family, first.path)], Egress())
+        else:
+            dial = make(self._known[first.host], egress)
+        return ExitDial(dial, sides, targets)
+
+    def next(self, error: DialError, counts: bool = True) -> None:
+        """Choose what to try next, because the present attempt ended in *error*.
+
+        Args:
+            counts: whether it tells against the exit.
+
+        Raises:
+            DialError: nothing is left to try; its REP is that of the last error.
+        """
+        exits, name = self._session.services.exits, self.exit.name
+        if isinstance(error, ExitFailed) and counts and self.exit.hops:
+            exits.failed(name, error)
+        self._errors.append("exit %s: %s" % (name, error))
+        if self._targets and not isinstance(error, ExitFailed):
+            return  # the next address of the target
+        if not self._left or self._is_answer(error):
+            raise DialError("; ".join(self._errors), error.rep, error.attempts)
+        self.exit = self._left.pop(0)
+        self._targets = list(self._addresses)
+
+    def _is_answer(self, error: DialError) -> bool:
+        if not self.exit.hops:
+            return error.rep == Rep.CONNECTION_REFUSED
+        return not isinstance(error, (CannotCarry, ExitFailed))
+
+    def _egress(self) -> Egress:
+        egress = self._session.services.access.egress.for_exit(self.exit)
+        if not self.exit.has_client_source:
+            return egress
+        sock = self._session.sock
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            raise ExitFailed("a client by a unix socket has connected to no address")
+        return egress.with_source(sock.getsockname())
+
+    def _place(self, hop: Hop, before: Hop) -> Address:
+        """Return *hop* as the one *before* gets it."""
+        if before.scheme in ADDRESS_SCHEMES:
+            return _as_address(self._known[hop.host][0], self._request, hop.port)
+        ip = packed_ip(hop.host)
+        return Address.of_ip(ip, hop.port) if ip else Address.of_name(encode(hop.host), hop.port)
+
+    def _login(self, hop: Hop) -> Tuple[bytes, bytes, bool]:
+        """Return user and password for *hop*, and whether it must ask for them."""
+        if not hop.isolates:
+            return hop.user, hop.password, False
+        session = self._session
+        client, record = session.client, session.record
+        # Clients behind a forwarder have no address: each connection is kept apart.
+        which: Any = client.user or client.key or (record.id if client.is_forwarded else "unix")
+        token = keyed(b"isolate", encode(repr(which))).hex()[:32].encode("ascii")
+        return b"minisocks-" + token, token, True
+
+
+def _as_address(place: Sockaddr, request: Request, port: int = 0) -> Address:
+    """Return the sockaddr *place* as a hop gets it.
+
+    Raises:
+        CannotCarry: it is on a link of this host.
+    """
+    _family, sockaddr = place
+    if scope_of(sockaddr):
+        why = "%s is on a link of this host, and no other proxy can reach it" % sockaddr[0]
+        raise CannotCarry(why, Rep.NETWORK_UNREACHABLE)
+    return Address.of_ip(packed_ip(sockaddr[0]) or b"", port or request.dst.port)
