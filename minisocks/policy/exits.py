@@ -48,6 +48,8 @@ _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: Most proxies of one chain: each has to answer within the time of the whole request.
 MAX_HOPS = 8
 
+_NO_PORT = "%s: the URL needs a port from 1 to 65535 at its end; in user and password write a blank as %%20"
+
 #: Returns the text of a file, or raises ``ConfigError``.
 ReadText = Callable[[str], str]
 
@@ -343,14 +345,14 @@ def _place(text: str, name: str, default: int) -> Tuple[str, int]:
     else:
         host, colon, port = text.partition(":")
         rest = colon + port
-        is_sound = bool(re.match(r"[A-Za-z0-9_.-]+\Z", host))
+        is_sound = bool(re.match(r"[A-Za-z0-9_.-]+\Z", host)) and ":" not in port
     if not is_sound:
         what = "%s: behind :// and the user write HOST:PORT or [V6]:PORT, and nothing more"
         raise ConfigError(OPTION, what % name)
     if not rest and default:
         return host, default
     if not rest.startswith(":") or not is_port(rest[1:]) or not int(rest[1:]):
-        raise ConfigError(OPTION, "%s: the URL needs a port from 1 to 65535 at its end" % name)
+        raise ConfigError(OPTION, _NO_PORT % name)
     return host, int(rest[1:])
 
 

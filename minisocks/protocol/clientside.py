@@ -213,14 +213,16 @@ class ClientSide:
 
     def _http_head(self) -> Generator[None, None, int]:
         """Read status line and header fields; return the status."""
-        buffer = self._stream.buffer
+        buffer, searched = self._stream.buffer, 0
         while True:
             begin = bytes(buffer[:5])
             if not b"HTTP/".startswith(begin):
                 raise ExitFailed("it is no HTTP proxy: its answer begins with 0x%02x" % begin[0])
-            end = _END_OF_HEAD.search(buffer, 0, MAX_HEAD_BYTES)
+            # Not from the beginning each time, because the bytes may come one by one.
+            end = _END_OF_HEAD.search(buffer, searched, MAX_HEAD_BYTES)
             if end is not None:
                 break
+            searched = max(0, len(buffer) - len(b"\r\n\r"))
             if len(buffer) >= MAX_HEAD_BYTES:
                 raise ExitFailed("its reply has more than %d bytes" % MAX_HEAD_BYTES)
             yield
