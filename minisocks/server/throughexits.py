@@ -61,8 +61,8 @@ class ThroughExits:
         self._addresses = list(addresses)
         #: Those of ``_addresses`` that the present exit has not tried.
         self._targets = list(addresses)
-        #: The addresses of hops, by name.
-        self._known: Dict[str, List[Sockaddr]] = {}
+        #: The addresses of hops.
+        self._known: Dict[Address, List[Sockaddr]] = {}
         self._errors: List[str] = []
         known = session.services.access.exits
         found = [known.get(name) or Exit(DIRECT) for name in session.exits]
@@ -80,10 +80,10 @@ class ThroughExits:
             return self._request.dst
         resolves = True
         for hop in self.exit.hops:
-            if resolves and not hop.path and hop.host not in self._known:
-                name = Address.of_name(encode(hop.host), hop.port)
-                self._known[hop.host] = numeric_addresses(name.host, hop.port)
-                if not self._known[hop.host]:
+            name = _name_of(hop)
+            if resolves and not hop.path and not self._known.get(name):
+                self._known[name] = numeric_addresses(name.host, hop.port)
+                if not self._known[name]:
                     return name
             resolves = hop.scheme in ADDRESS_SCHEMES
         return None
@@ -93,7 +93,7 @@ class ThroughExits:
         if name is self._request.dst:
             self._addresses = self._targets = addresses
         else:
-            self._known[name.name] = addresses
+            self._known[name] = addresses
 
     def new_dial(self, make: MakeDial) -> AnyDial:
         """Return the dial by the present exit.
@@ -121,7 +121,7 @@ class ThroughExits:
                 raise ExitFailed("this system has no unix sockets")
             dial = make([(family, first.path)], Egress())
         else:
-            dial = make(self._known[first.host], egress)
+            dial = make(self._known[_name_of(first)], egress)
         return ExitDial(dial, sides, targets)
 
     def next(self, error: DialError, counts: bool = True) -> None:
@@ -161,9 +161,9 @@ class ThroughExits:
     def _place(self, hop: Hop, before: Hop) -> Address:
         """Return *hop* as the one *before* gets it."""
         if before.scheme in ADDRESS_SCHEMES:
-            return _as_address(self._known[hop.host][0], self._request, hop.port)
+            return _as_address(self._known[_name_of(hop)][0], self._request, hop.port)
         ip = packed_ip(hop.host)
-        return Address.of_ip(ip, hop.port) if ip else Address.of_name(encode(hop.host), hop.port)
+        return Address.of_ip(ip, hop.port) if ip else _name_of(hop)
 
     def _login(self, hop: Hop) -> Tuple[bytes, bytes, bool]:
         """Return user and password for *hop*, and whether it must ask for them."""
@@ -175,6 +175,10 @@ class ThroughExits:
         which: Any = client.user or client.key or (record.id if client.is_forwarded else "unix")
         token = keyed(b"isolate", encode(repr(which))).hex()[:32].encode("ascii")
         return b"minisocks-" + token, token, True
+
+
+def _name_of(hop: Hop) -> Address:
+    return Address.of_name(encode(hop.host), hop.port)
 
 
 def _as_address(place: Sockaddr, request: Request, port: int = 0) -> Address:

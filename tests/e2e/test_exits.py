@@ -1,0 +1,376 @@
+"""CONNECT by exits: which one, what a hop gets, and what each of its answers becomes."""
+
+import contextlib
+import os
+import socket
+import struct
+
+import pytest
+
+import minisocks.server.connect
+import minisocks.server.exits
+from kit.support import (
+    GREETING,
+    REJECTED4,
+    FakeTarget,
+    Talk,
+    black_hole,
+    closed_port,
+    failure5,
+    log_kept,
+    nothing_left,
+    run_proxy,
+    says,
+    socks4a,
+    socks5,
+    wait_until,
+)
+from minisocks.net.resolver import Resolver
+
+NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
+
+
+def never(name, port, *args):
+    """Look nothing up: a test in which a name leaves this host fails."""
+    raise AssertionError("%r was looked up" % name)
+
+
+class Hop(FakeTarget):
+    """A SOCKS5 hop that follows a script from its reply on; ``asked`` has the requests."""
+
+    def __init__(self, reply=NOWHERE, then=b"", method=0):
+        super().__init__(self._serve_client)
+        self.asked, self.logins = [], []
+        self._reply, self._then, self._method = reply, then, method
+
+    def _serve_client(self, talk):
+        _ver, count = talk.receive(2)
+        talk.receive(count)
+        talk.send(b"\x05%c" % self._method)
+        if self._method == 2:
+            talk.receive(1)
+            user = talk.receive(talk.receive(1)[0])
+            self.logins.append((user, talk.receive(talk.receive(1)[0])))
+            talk.send(b"\x01\x00")
+        head = talk.receive(4)
+        size = {1: 4, 4: 16}.get(head[3]) or talk.receive(1)[0]
+        host = talk.receive(size)
+        self.asked.append((host, struct.unpack("!H", talk.receive(2))[0]))
+        talk.send(self._reply + self._then)
+        if self._reply[1:2] != b"\0":
+            talk.rest()
+            return
+        while True:
+            data = talk.sock.recv(65536)
+            if not data:
+                return
+            talk.send(data)
+
+
+@contextlib.contextmanager
+def proxy_with(*lines, rule="allow via x", getaddrinfo=never, **settings):
+    """A proxy with these lines of [exits]."""
+    with run_proxy(Resolver(getaddrinfo), exit=lines, rule=rule, **settings) as proxy:
+        yield proxy
+
+
+def url(hop, scheme="socks5h"):
+    """Return the URL of *hop*, which has a port."""
+    return "%s://127.0.0.1:%d" % (scheme, getattr(hop, "port", hop))
+
+
+def test_a_name_goes_to_the_hop_as_it_came():
+    """No look-up leaves this host, by all three protocols; the bytes pass both ways."""
+    with Hop() as hop, proxy_with("x = " + url(hop)) as proxy, log_kept() as log:
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5(b"Name.Example", 443)[0]
+            talk.send(b"12345").expect(b"12345").finish().expect_eof()
+        with Talk.to(proxy.port) as talk:
+            talk.send(socks4a(b"other.example", 80))
+            assert b"\x00\x5a" == talk.receive(8)[:2]
+            talk.send(b"12345").expect(b"12345").finish().expect_eof()
+        log.wait_for("id=2")
+        assert all(" exit=x " in line and "via=127.0.0.1" in line for line in log.lines)
+    assert [(b"Name.Example", 443), (b"other.example", 80)] == hop.asked
+
+
+def test_early_bytes_of_client_and_target_are_kept():
+    """Those behind the request, and those behind the reply of the hop: first, and in order."""
+    with Hop(then=b"220 ready\r\n") as hop, proxy_with("x = " + url(hop)) as proxy:
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING + socks5(b"a.example", 21) + b"early")
+            talk.expect(b"\x05\x00")
+            assert 0 == talk.receive_reply5()[0]
+            talk.expect(b"220 ready\r\nearly").send(b"x").expect(b"x")
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h resolve here"])
+def test_a_name_is_looked_up_here_where_the_exit_says_it(scheme):
+    """Then the rules see the addresses, and the hop gets one of them."""
+    scheme, _, more = scheme.partition(" ")
+
+    def known(name, port, *args):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.9", port))]
+
+    line = "x = %s %s" % ("%s", more)
+    rules = ("deny to 192.0.2.9 port 81", "allow via x")
+    with Hop() as hop, proxy_with(line % url(hop, scheme), rule=rules, getaddrinfo=known) as proxy:
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5(b"a.example", 80)[0]
+        with Talk.to(proxy.port) as talk:
+            assert 2 == talk.connect5(b"a.example", 81)[0]
+    assert [(socket.inet_aton("192.0.2.9"), 80)] == hop.asked
+
+
+def test_an_address_of_a_name_that_the_hop_cannot_reach_is_not_the_last_one():
+    """A hop without IPv6 is asked for the next address."""
+
+    def known(name, port, *args):
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::9", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.9", port)),
+        ]
+
+    with Hop(failure5(4)) as hop:
+        with proxy_with("x = " + url(hop, "socks5"), getaddrinfo=known) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 4 == talk.connect5(b"a.example", 80)[0]
+    assert [16, 4] == [len(host) for host, _port in hop.asked]
+
+
+@pytest.mark.parametrize("rep", [*range(1, 9), 0xF2])
+def test_the_rep_of_the_hop_reaches_the_client(rep):
+    """Also one that no RFC has; SOCKS4 has one reply for all."""
+    with Hop(failure5(rep)) as hop, proxy_with("x = " + url(hop)) as proxy, log_kept() as log:
+        with Talk.to(proxy.port) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").send(socks5(b"a.example", 80))
+            assert failure5(rep) == talk.rest()
+        with Talk.to(proxy.port) as talk:
+            assert REJECTED4 == talk.send(socks4a(b"a.example", 80)).rest()
+        assert "REP %02x" % rep in log.wait_for("id=2")
+
+
+@pytest.mark.parametrize("dst", ["127.0.0.1", b"localhost", b"127.1", "169.254.169.254"])
+def test_what_is_denied_stays_denied(dst):
+    """Literal addresses and names of this host, whatever the exit is, for other hosts' clients."""
+    with Hop() as hop, proxy_with("x = " + url(hop), rule=("allow via x",)) as proxy:
+        rules = proxy.services.access.rules
+        from minisocks.net.lookup import numeric_addresses
+        from minisocks.policy.client import Client
+        from minisocks.wire import Address, Atyp, packed_ip
+
+        host = dst if isinstance(dst, bytes) else dst.encode()
+        stranger = Client(("192.168.7.7", 1))
+        address = Address.of_name(host, 80)
+        found = numeric_addresses(host, 80, Atyp.DOMAINNAME)
+        if found:
+            ip = packed_ip(found[0][1][0])
+            assert not rules.decide(stranger, 5, 1, address, ip).allowed
+        else:
+            assert not rules.precheck(stranger, 5, 1, address).allowed
+
+
+def test_the_next_exit_is_tried_only_if_the_one_before_has_not_answered():
+    """An exit that refuses connections has not; one whose hop says why there is none has."""
+    with Hop() as good, Hop(failure5(5)) as refusing:
+        lines = ["dead = " + url(closed_port()), "no = " + url(refusing), "x = " + url(good)]
+        with proxy_with(
+            *lines, rule="allow to .a via dead or x\nallow via no or x".split("\n")
+        ) as p:
+            with Talk.to(p.port) as talk:
+                assert 0 == talk.connect5(b"b.a", 80)[0]
+            with Talk.to(p.port) as talk:
+                assert 5 == talk.connect5(b"b.c", 80)[0]
+    assert [(b"b.a", 80)] == good.asked
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        says(b""),
+        says(b"\x05\xff"),
+        says(b"\x05\x00\x05\x00"),
+        says(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        says(b"\x05\x00\x05\x00\x00\x09"),
+        lambda talk: talk.reset(),
+    ],
+)
+def test_a_hop_that_sends_what_is_no_reply_has_failed(script):
+    """REP 01 and a sentence where there is no other exit, else the next one."""
+    with Hop() as good, FakeTarget(script) as bad:
+        lines = ["bad = " + url(bad), "x = " + url(good)]
+        with proxy_with(*lines, rule=("allow to .a via bad", "allow via bad or x")) as proxy:
+            with log_kept() as log:
+                with Talk.to(proxy.port) as talk:
+                    assert 1 == talk.connect5(b"b.a", 80)[0]
+                assert "exit bad: socks5h://" in log.wait_for("id=1")
+                with Talk.to(proxy.port) as talk:
+                    assert 0 == talk.connect5(b"b.c", 80)[0]
+
+
+def test_a_hop_that_is_silent_does_not_take_the_whole_time(monkeypatch):
+    """10 s at most while there is another exit; here a tenth."""
+    monkeypatch.setattr(minisocks.server.connect, "EXIT_SECONDS", 0.1)
+    with Hop() as good, black_hole() as nothing, FakeTarget(lambda talk: talk.rest()) as silent:
+        lines = ["a1 = " + url(nothing), "a2 = " + url(silent), "x = " + url(good)]
+        with proxy_with(*lines, rule="allow via a1 or a2 or x") as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+
+
+def test_the_time_of_the_request_ends_it():
+    """REP 06 with the exit and the hop in the log."""
+    with FakeTarget(lambda talk: talk.rest()) as silent:
+        with proxy_with("x = " + url(silent), connect_timeout=0.2) as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                assert 6 == talk.connect5(b"b.c", 80)[0]
+            assert "has not answered in time" in log.wait_for("id=1")
+
+
+def test_an_exit_that_failed_is_passed_over_and_tried_again_by_one(monkeypatch):
+    """Nothing waits for it meanwhile, and it is used again when it works."""
+    now = [1000.0]
+    with Hop() as first, Hop() as second:
+        port = closed_port()
+        lines = ["bad = " + url(port), "x = " + url(second)]
+        with proxy_with(*lines, rule="allow via bad or x") as proxy, log_kept("minisocks") as log:
+            monkeypatch.setattr(proxy.services.exits, "_clock", lambda: now[0])
+
+            def come():
+                with Talk.to(proxy.port) as talk:
+                    assert 0 == talk.connect5(b"b.c", 80)[0]
+
+            come()
+            assert "refused" in proxy.services.exits.error_of("bad")
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", port))
+                listener.listen(5)
+                listener.setblocking(False)
+                come()
+                with pytest.raises(BlockingIOError):
+                    listener.accept()
+                now[0] += 31
+            del first
+            come()  # it is tried, and fails again
+            assert 3 == len(second.asked)
+            proxy.services.exits.worked("bad")
+            assert "" == proxy.services.exits.error_of("bad")
+            log.wait_for("exit bad works again")
+
+
+def test_a_chain_asks_each_hop_for_the_next_one():
+    """Two proxies of this project in a row; the target sees the last one."""
+    with Hop() as last, run_proxy(user="ann:secret") as second, run_proxy() as first:
+        lines = [
+            "one = socks5://127.0.0.1:%d" % first.port,
+            "two = one, socks4a://127.0.0.1:%d" % first.port,
+            "x = two, http://127.0.0.1:%d" % last.port,
+            "y = one, socks5h://ann:secret@127.0.0.1:%d, %s" % (second.port, url(last)),
+        ]
+        with proxy_with(*lines, rule="allow via y") as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+                talk.send(b"12345").expect(b"12345").finish().expect_eof()
+            wait_until(lambda: sum("end=" in line for line in log.lines) == 3)
+    assert [(b"b.c", 80)] == last.asked
+
+
+def test_a_chain_whose_middle_fails_names_the_hop():
+    """And the exit has failed, because the target was never asked for."""
+    port = closed_port()
+    with run_proxy() as first:
+        lines = ["x = socks5://127.0.0.1:%d, %s" % (first.port, url(port))]
+        with proxy_with(*lines) as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                assert 1 == talk.connect5(b"b.c", 80)[0]
+            line = log.wait_for("exit x")
+            assert "cannot reach socks5h://127.0.0.1:%d: connection refused" % port in line
+            assert proxy.services.exits.error_of("x")
+
+
+def test_a_hop_at_a_unix_socket(tmp_path):
+    """As the first hop."""
+    path = str(tmp_path / "other.sock")
+    with FakeTarget() as target, run_proxy(listen="unix:" + path, rule="allow"):
+        with proxy_with("x = socks5h+unix://" + path) as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+                talk.send(b"12345").expect(b"12345").finish().expect_eof()
+            assert "via=unix:" + path in log.wait_for("exit=x")
+    assert not os.path.exists(path)
+
+
+def test_isolated_clients_log_in_as_different_users():
+    """The same user always as the same one, and nothing tells which it is."""
+    with Hop(method=2) as hop:
+        line = "x = %s isolate" % url(hop)
+        with proxy_with(line, user=("ann:a", "bob:b")) as proxy:
+            for user in (b"ann:a", b"bob:b", b"ann:a"):
+                name, _, password = user.partition(b":")
+                with Talk.to(proxy.port) as talk:
+                    talk.send(b"\x05\x01\x02").expect(b"\x05\x02")
+                    talk.send(b"\x01%c%b%c%b" % (len(name), name, len(password), password))
+                    talk.expect(b"\x01\x00").send(socks5(b"b.c", 80))
+                    assert 0 == talk.receive_reply5()[0]
+    first, second, third = hop.logins
+    assert first == third != second
+    assert b"ann" not in b"".join(first)
+
+
+def test_direct_exits_have_their_own_source():
+    """And ``same`` is the address that the client has connected to."""
+    with FakeTarget(lambda talk: talk.send(talk.sock.getpeername()[0].encode())) as target:
+        lines = ["other = direct source 127.0.0.9", "x = direct source same"]
+        rules = ("allow to .other via other", "allow to 127.0.0.1 via x")
+
+        def known(name, port, *args):
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        settings = dict(rule=("allow to 127.0.0.2 via other", "allow via x"), getaddrinfo=known)
+        with proxy_with(*lines, listen="0.0.0.0:0", **settings) as proxy:
+            for host, dst, source in (
+                ("127.0.0.1", "127.0.0.1", b"127.0.0.1"),
+                ("127.0.0.5", "127.0.0.1", b"127.0.0.5"),
+            ):
+                with Talk.to(proxy.port, host) as talk:
+                    assert 0 == talk.connect5(dst, target.port)[0]
+                    assert source == talk.rest()
+        del rules
+
+
+def test_what_a_hop_cannot_carry_is_tried_by_the_next_exit():
+    """SOCKS4 has no IPv6 addresses, and HTTP no names with blanks."""
+    with Hop() as hop:
+        lines = ["old = socks4a://127.0.0.1:1", "x = " + url(hop)]
+        with proxy_with(*lines, rule=("allow to .a via old", "allow via old or x")) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5("2001:db8::1", 80)[0]
+            assert "" == proxy.services.exits.error_of("old")
+
+
+@pytest.mark.parametrize("leave", [Talk.reset, Talk.close])
+def test_a_client_that_leaves_leaves_nothing(leave):
+    """In whatever state the attempts by exits are."""
+    with black_hole() as nothing, FakeTarget(lambda talk: talk.rest()) as silent:
+        with nothing_left():
+            lines = ["a1 = " + url(nothing), "a2 = " + url(silent)]
+            with proxy_with(*lines, rule=("allow to .a via a1", "allow via a2")) as proxy:
+                for name in (b"b.a", b"b.c"):
+                    with Talk.to(proxy.port) as talk:
+                        talk.send(GREETING).expect(b"\x05\x00").send(socks5(name, 80))
+                        wait_until(lambda: proxy.stats().open)
+                        leave(talk)
+                    proxy.stop(0) if name == b"b.c" else None
+
+
+def test_a_reload_changes_exits_for_later_requests():
+    """Those that are connected go on."""
+    with Hop() as first, Hop() as second, proxy_with("x = " + url(first)) as proxy:
+        with Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5(b"a.example", 80)[0]
+            proxy.reload(proxy.config._replace(exit=("x = " + url(second),)))
+            with Talk.to(proxy.port) as other:
+                assert 0 == other.connect5(b"b.example", 80)[0]
+            talk.send(b"12345").expect(b"12345")
+    assert ([(b"a.example", 80)], [(b"b.example", 80)]) == (first.asked, second.asked)
