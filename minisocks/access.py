@@ -138,7 +138,7 @@ class Users:
         if hook is None:
             return False
         user, password = (as_text(part) for part in credentials)
-        return ask_hook("authenticate", client, hook, user, password, client)
+        return bool(ask_hook("authenticate", client, hook, user, password, client))
 
     def knows(self, credentials: Credentials) -> bool:
         """Return whether the settings have these credentials."""

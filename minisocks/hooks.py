@@ -7,7 +7,7 @@ exception in one of them, even SystemExit, is a bug of the program: it is logged
 traceback, and the client is refused (REP 01; 91).
 """
 
-from typing import Any, Callable, Iterable, NamedTuple, Optional
+from typing import Any, Callable, Container, Iterable, NamedTuple, Optional, Union
 
 from minisocks.compat import log_bug
 from minisocks.errors import HookFailed, RefusedByRules
@@ -65,11 +65,12 @@ class ProxyRequest(NamedTuple):
 #: become surrogates (``surrogateescape``).  Thread: a handler.
 Authenticate = Callable[[str, str, Client], bool]
 
-#: ``authorize(request)``: whether the request is allowed.  True or False (REP 02; 91).  Called
+#: ``authorize(request)``: whether the request is allowed.  True or False (REP 02; 91); or, which
+#: also allows it, the name of the exit by which it leaves: one of ``exits=``, or ``"direct"``.  Called
 #: once, after the built-in rules have allowed the client and the name, and before the name is
 #: resolved; the rules about addresses apply after True, too.  For UDP it is called for the
 #: association and for each new target.  Thread: a handler; for targets of UDP, one of the resolver.
-Authorize = Callable[[ProxyRequest], bool]
+Authorize = Callable[[ProxyRequest], Union[bool, str]]
 
 #: ``resolve(name)``: the IP addresses of a name, as text; a single one need not be in a list.
 #: None: the system resolves it, as without the hook.  An empty list, or OSError: there is no such
@@ -108,16 +109,27 @@ class Hooks(NamedTuple):
         return self
 
 
-def ask_hook(name: str, client: Client, hook: Callable[..., bool], *args: Any) -> bool:
+def ask_hook(
+    name: str,
+    client: Client,
+    hook: Callable[..., Union[bool, str]],
+    *args: Any,
+    texts: Container[str] = (),
+) -> Union[bool, str]:
     """Call the hook *name* with *args* for *client*; return its answer.
 
+    Args:
+        texts: the texts that it may return instead of True.
+
     Raises:
-        HookFailed: it raised, or returned neither True nor False.  Logged here.
+        HookFailed: it raised, or returned neither True nor False nor one of *texts*.  Logged here.
     """
     try:
         answer = hook(*args)
-        if isinstance(answer, bool):
+        if isinstance(answer, bool) or (isinstance(answer, str) and answer in texts):
             return answer
+        if isinstance(answer, str):
+            raise TypeError("it returned %r, which is no exit" % answer)
         # Truth is not enough: a coroutine is true, and would admit every client.
         raise TypeError("it returned %s, not True or False" % type(answer).__name__)
     except BaseException as exc:  # a bug of the program, SystemExit too: refuse, continue
@@ -125,12 +137,17 @@ def ask_hook(name: str, client: Client, hook: Callable[..., bool], *args: Any) -
         raise HookFailed("the %s hook failed" % name) from exc
 
 
-def check_authorized(hook: Authorize, request: ProxyRequest) -> None:
-    """Ask *hook* whether *request* is allowed.
+def check_authorized(hook: Authorize, request: ProxyRequest, exits: Container[str] = ()) -> str:
+    """Ask *hook* whether *request* is allowed; return the exit that it names, empty for none.
+
+    Args:
+        exits: the names of exits that there are.
 
     Raises:
         RefusedByRules: it is not.
         HookFailed: as ``ask_hook``.
     """
-    if not ask_hook("authorize", request.client, hook, request):
+    answer = ask_hook("authorize", request.client, hook, request, texts=exits)
+    if answer is False:
         raise RefusedByRules("refused by the authorize hook of the program")
+    return answer if isinstance(answer, str) else ""

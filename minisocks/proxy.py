@@ -5,7 +5,8 @@ Does not touch signals, log handlers, or anything else that belongs to the proce
 
 import logging
 import threading
-from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
+from types import MappingProxyType
+from typing import Any, Callable, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from minisocks.access import Access
 from minisocks.compat import tame_traceback
@@ -57,6 +58,7 @@ class Proxy:
         on_connection: ``(record: Record) -> None``: called for each connection that has ended;
             see ``hooks.OnConnection``.
         keep_records: how many records ``records`` holds, about 0.75 KiB each; 0 for none.
+        exits: ways out by name, as ``--exit`` has them: ``{"office": "socks5h://10.0.0.1:1080"}``.
 
     Raises:
         ConfigError: a setting has a value that cannot be used.
@@ -81,6 +83,7 @@ class Proxy:
         resolve: Optional[Resolve] = None,
         on_connection: Optional[OnConnection] = None,
         keep_records: int = 1000,
+        exits: Mapping[str, str] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
         if config is not None and not isinstance(config, Config):
@@ -89,6 +92,10 @@ class Proxy:
             raise TypeError(
                 "a config and keywords (%s): give one of them" % ", ".join(sorted(settings))
             )
+        if exits:
+            if config is not None or "exit" in settings:
+                raise TypeError("exits= is for keywords without exit=: give one of them")
+            settings["exit"] = ["%s = %s" % item for item in exits.items()]
         if resolver is not None and resolve is not None:
             raise TypeError("resolver= and resolve= exclude each other: give one of them")
         self.config = config.checked() if config is not None else Config.of(**settings)

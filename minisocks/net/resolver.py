@@ -61,7 +61,7 @@ class Lookup:
         port: int,
         callback: Callable[[Outcome], None],
         groups: Groups = THIS_HOST,
-        first: Optional[Callable[[], None]] = None,
+        first: Optional[Callable[[], Any]] = None,
         family: int = 0,
     ) -> None:
         self.host = host

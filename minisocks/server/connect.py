@@ -7,7 +7,7 @@ import socket
 from typing import Dict, List, Optional
 
 from minisocks.compat import WRITE, close_quietly
-from minisocks.errors import CannotCarry, DialError, ExitFailed, HandshakeError
+from minisocks.errors import CannotCarry, DialError, ExitFailed, HandshakeError, RefusedByRules
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
 from minisocks.net.job import Timer
@@ -97,9 +97,11 @@ class Connect(WaitingRequest):
 
     def recheck(self) -> bool:
         """Check the request again, and give up attempts to addresses that are not allowed now."""
-        is_changed = super().recheck()
-        if is_changed and self._dial is not None and self._dial.addresses:
-            self._dial.keep(self.allowed(self._dial.addresses))
+        is_changed, dial = super().recheck(), self._dial
+        if is_changed and dial is not None and dial.addresses:
+            dial.keep(self.allowed(dial.addresses))
+        elif is_changed and dial is not None and not self._session.is_decided:
+            raise RefusedByRules("the rules decide by address now, and an exit has the name")
         return is_changed
 
     def go_on_after_recheck(self) -> None:

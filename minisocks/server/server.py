@@ -17,6 +17,7 @@ from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.errors import DialError, HandshakeError, ProxyStops
 from minisocks.hooks import ProxyRequest, check_authorized
 from minisocks.policy.client import Client
+from minisocks.policy.exits import DIRECT
 from minisocks.protocol.handshake import Event, Request
 from minisocks.protocol.messages import Credentials
 from minisocks.quoting import MOST_TOLD, quoted
@@ -165,7 +166,8 @@ class SocksHandler(socketserver.BaseRequestHandler):
         with services.hook_queue.place(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
             self.count_in()
             with services.processor.released():
-                check_authorized(hook, ProxyRequest.of(client, request))
+                known = (DIRECT, *session.access.exits)
+                session.choose(check_authorized(hook, ProxyRequest.of(client, request), known))
         session.conn.check()  # the proxy may have stopped during the hook
         session.check_again()  # or may have new settings
 

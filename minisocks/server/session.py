@@ -9,6 +9,8 @@ from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
 from minisocks.net.job import Job
 from minisocks.policy.client import Client
+from minisocks.policy.exits import DIRECT
+from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record
@@ -34,6 +36,7 @@ class Session:
         in_loop: whether the loop owns the client's socket.
         access: the users and rules that decide about this client.
         exits: the names of the exits for the target; empty: it is dialed directly.
+        is_decided: whether the rules allow the target by its name, whatever its addresses are.
         mask: the events that the loop watches the client for.
         was_forwarded: whether its listener was a forwarder's at accept.
         waited: seconds of the request's time that an identd has taken.
@@ -43,10 +46,12 @@ class Session:
     __slots__ = (
         "access",
         "client",
+        "_chosen",
         "conn",
         "exits",
         "fd",
         "in_loop",
+        "is_decided",
         "mask",
         "proof",
         "record",
@@ -84,6 +89,9 @@ class Session:
             methods += (Method.NO_AUTHENTICATION,) if trusted is not None else ()
         self.talk = self.talk_type(methods, trusted, config.ident)
         self.exits: Tuple[str, ...] = ()
+        self.is_decided = False
+        #: The exit that the program's hook has named, empty for none.
+        self._chosen = ""
         self.waited = 0.0
         self.proof: Optional[bytes] = None
 
@@ -154,7 +162,19 @@ class Session:
         else:
             decision = rules.precheck(client, request.ver, request.cmd, request.dst)
             decision.raise_if_denied()
-            self.exits = decision.exits
+            self.exits, self.is_decided = self.exits_of(decision), bool(decision.number)
+
+    def choose(self, name: str) -> None:
+        """Use the exit *name*, if it is one, instead of those of the rules."""
+        if name:
+            self._chosen = name
+            self.exits = self.exits_of(Decision(True))
+
+    def exits_of(self, decision: Decision) -> Tuple[str, ...]:
+        """Return the exits for a target that *decision* allows; empty: it is dialed directly."""
+        if not self._chosen:
+            return decision.exits
+        return () if self._chosen == DIRECT else (self._chosen,)
 
     def asked(self, request: Request) -> None:
         """Record the request.

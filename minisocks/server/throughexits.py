@@ -76,7 +76,9 @@ class ThroughExits:
 
     def missing(self) -> Optional[Address]:
         """Return the name that has to be looked up before the exit can be dialed; None: none."""
-        if self.exit.resolves_here and not self._addresses:
+        # Where only its addresses decide, nothing else can be asked for.
+        looks_up = self.exit.resolves_here or not self._session.is_decided
+        if looks_up and not self._addresses:
             return self._request.dst
         resolves = True
         for hop in self.exit.hops:

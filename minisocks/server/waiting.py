@@ -172,8 +172,10 @@ class WaitingRequest(Job):
                 if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
                     text = "%s is this proxy itself, no target of its own" % (dst,)
                     decision = Decision(False, text)
-                elif not passed or decision.exits == self._session.exits:
-                    self._session.exits = decision.exits
+                    continue
+                exits = self._session.exits_of(decision)
+                if not passed or exits == self._session.exits:
+                    self._session.exits = exits
                     passed.append((family, sockaddr))
         if not passed:
             decision.raise_if_denied()

@@ -297,7 +297,7 @@ class Routes:
         )
         self._lookups[key] = table.resolver.submit(lookup), waiting
 
-    def _question(self, dst: Address) -> Optional[Callable[[], None]]:
+    def _question(self, dst: Address) -> Optional[Callable[[], Any]]:
         """Return what calls the hook, in a thread of the resolver; None: there is no hook."""
         hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
         if hook is None:

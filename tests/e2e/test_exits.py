@@ -374,3 +374,48 @@ def test_a_reload_changes_exits_for_later_requests():
                 assert 0 == other.connect5(b"b.example", 80)[0]
             talk.send(b"12345").expect(b"12345")
     assert ([(b"a.example", 80)], [(b"b.example", 80)]) == (first.asked, second.asked)
+
+
+def test_the_program_names_exits_and_chooses_one(bugs):
+    """``exits=``, and the name of one as the answer of ``authorize``."""
+    asked = []
+
+    def authorize(request):
+        asked.append(request.host)
+        return {"a.example": "one", "b.example": "direct", "d.example": "none"}.get(
+            request.host, True
+        )
+
+    def known(name, port, *args):
+        assert name == b"b.example"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    with Hop() as one, Hop() as two, FakeTarget() as target:
+        settings = dict(exits={"one": url(one), "two": url(two)}, rule="allow via two")
+        with run_proxy(Resolver(known), authorize=authorize, **settings) as proxy:
+            for name, rep in ((b"a.example", 0), (b"b.example", 0), (b"c.example", 0)):
+                with Talk.to(proxy.port) as talk:
+                    assert rep == talk.connect5(name, target.port)[0]
+            with Talk.to(proxy.port) as talk:
+                assert 1 == talk.connect5(b"d.example", target.port)[0]
+    assert 1 == len(bugs)  # there is no exit of the last name
+    assert [(b"a.example", target.port)] == one.asked
+    assert [(b"c.example", target.port)] == two.asked
+    with pytest.raises(TypeError, match="give one of them"):
+        run_proxy(exits={"a": "direct"}, exit="b = direct").__enter__()
+
+
+def test_a_name_that_only_addresses_decide_is_looked_up_whatever_the_exit_is():
+    """Else the choice of the program would pass by the rules."""
+
+    def known(name, port, *args):
+        ip = {b"in.example": "192.0.2.1", b"out.example": "198.51.100.1"}[name]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))]
+
+    with Hop() as hop:
+        settings = dict(exits={"x": url(hop)}, rule="allow to 192.0.2.0/24")
+        with run_proxy(Resolver(known), authorize=lambda request: "x", **settings) as proxy:
+            for name, rep in ((b"in.example", 0), (b"out.example", 2)):
+                with Talk.to(proxy.port) as talk:
+                    assert rep == talk.connect5(name, 80)[0]
+    assert [(socket.inet_aton("192.0.2.1"), 80)] == hop.asked
