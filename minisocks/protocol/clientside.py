@@ -16,8 +16,7 @@ import struct
 from typing import Generator, NamedTuple, Optional, Tuple
 
 from minisocks.errors import CannotCarry, ExitFailed, ProtocolError, UnsupportedAddressType
-from minisocks.protocol.socks5 import AUTH_VERSION, parse_address
-from minisocks.protocol.stream import Stream
+from minisocks.protocol.messages import AUTH_VERSION, Stream, parse_address
 from minisocks.wire import (
     MAX_FIELD_BYTES,
     Address,
@@ -110,7 +109,7 @@ class ClientSide:
     def receive_data(self, data: bytes) -> None:
         """Take bytes as the network delivers them; empty means end of stream."""
         if data:
-            self._stream.feed(data)
+            self._stream += data
         else:
             self.eof = True
 
@@ -213,7 +212,7 @@ class ClientSide:
 
     def _http_head(self) -> Generator[None, None, int]:
         """Read status line and header fields; return the status."""
-        buffer, searched = self._stream.buffer, 0
+        buffer, searched = self._stream, 0
         while True:
             begin = bytes(buffer[:5])
             if not b"HTTP/".startswith(begin):

@@ -10,7 +10,7 @@ from kit.conversation import every_cut
 from minisocks.errors import CannotCarry, DialError, ExitFailed
 from minisocks.protocol.clientside import MAX_HEAD_BYTES, ClientSide, Reply
 from minisocks.protocol.handshake import Handshake, Request
-from minisocks.protocol.socks5 import Credentials
+from minisocks.protocol.messages import Credentials
 from minisocks.wire import Address, Atyp, Cmd, Method, Rep
 
 NAME = Address(b"a.example", 443, Atyp.DOMAINNAME)
