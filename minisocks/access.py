@@ -20,15 +20,16 @@ from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.guesses import closest
 from minisocks.hooks import Authenticate, Hooks, ask_hook
-from minisocks.net.egress import Egress
+from minisocks.net.egress import Egress, warn_in_log
 from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.client import Client
+from minisocks.policy.decisions import Decisions
 from minisocks.policy.exits import DIRECT, Exit, parse_exits
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import Rule, in_force, parse_rule
-from minisocks.policy.rules import Decisions, Rules
+from minisocks.policy.rules import Rules
 from minisocks.protocol.messages import Credentials
 from minisocks.quoting import reason_of
 from minisocks.wire import as_text
@@ -209,6 +210,16 @@ class Access(NamedTuple):
     #: The files that were read, and notes about lines in them without effect.
     files: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
+
+    def check_egress(self, warn: Callable[[str], None] = warn_in_log) -> None:
+        """Try once what targets are dialed with; *warn* of what may still come up.
+
+        Raises:
+            EgressError: it will never work.
+            OSError: there is no descriptor left to try it with.
+        """
+        for egress in [self.egress, *map(self.egress.for_exit, self.exits.values())]:
+            egress.check(warn)
 
     @property
     def names(self) -> Tuple[bytes, ...]:

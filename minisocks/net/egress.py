@@ -14,7 +14,7 @@ from minisocks.policy.exits import Exit
 from minisocks.policy.networks import Sockaddr
 from minisocks.values import Keepalive
 
-__all__ = ["Egress"]
+__all__ = ["Egress", "warn_in_log"]
 
 log = logging.getLogger("minisocks")
 
@@ -26,7 +26,7 @@ _UINT = struct.Struct("=I")
 _FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
 
 
-def _warn_in_log(sentence: str) -> None:
+def warn_in_log(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
@@ -106,7 +106,7 @@ class Egress(NamedTuple):
             name = self.interface.encode("utf-8", "surrogateescape") + b"\0"
             sock.setsockopt(socket.SOL_SOCKET, _option("SO_BINDTODEVICE"), name)
 
-    def check(self, warn: Callable[[str], None] = _warn_in_log) -> None:
+    def check(self, warn: Callable[[str], None] = warn_in_log) -> None:
         """Try it once, without a packet; *warn* of what may still come up.
 
         Raises:

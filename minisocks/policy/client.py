@@ -1,7 +1,7 @@
 """The client of a connection: one object, made once at accept."""
 
 import functools
-from typing import Any, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 from minisocks.policy.networks import LOOPBACK
 from minisocks.wire import plain_ip, text_ip
@@ -26,6 +26,21 @@ THIS_HOST: Groups = (b"",)
 
 #: The groups of a client behind a forwarder: nothing distinguishes it from the others there.
 FORWARDED: Groups = (b"\0",)
+
+
+class Listener(NamedTuple):
+    """An address that clients connect to.  In a rule, no ``ip`` is any; ``path``: a unix socket."""
+
+    ip: bytes
+    port: int
+    path: str = ""
+
+    @classmethod
+    def of(cls, sockaddr: Any) -> "Listener":
+        """Return that of *sockaddr*, what ``getsockname`` of a connection returns."""
+        if not isinstance(sockaddr, tuple):
+            return cls(b"", 0, str(sockaddr))
+        return cls(plain_ip(sockaddr[0]), sockaddr[1])
 
 
 class Client:
@@ -57,6 +72,7 @@ class Client:
         "is_local",
         "is_unproven",
         "key",
+        "listener",
         "port",
         "user",
     )
@@ -72,6 +88,8 @@ class Client:
         """
         self.user: Optional[bytes] = None
         self.is_unproven = False
+        #: The address that it has connected to, as the rules compare it; None: no rule asks.
+        self.listener: Optional[Listener] = None
         #: The text of an address with a scope: fe80::7%eth0.
         self._scoped: Optional[str] = None
         self.is_forwarded = is_forwarded

@@ -3,7 +3,8 @@
 ::
 
     allow|deny [from NETS] [to HOSTS|NETS] [port PORTS] [command connect|bind|udp]
-               [version 4|5] [user NAMES|none|any|none any] [via EXIT [or EXIT ...]]
+               [version 4|5] [user NAMES|none|any|none any] [listener ADDRESSES]
+               [via EXIT [or EXIT ...]]
 
 Clauses stand in any order; the values of a clause have blanks or commas between them.
 ``@FILE`` stands for the lines of a file; if its name has blanks, ``@"FILE"``.  A user name that
@@ -41,13 +42,14 @@ from typing import (
     Tuple,
 )
 
-from minisocks.errors import RefusedByRules, RuleError
+from minisocks.errors import ConfigError, RefusedByRules, RuleError
 from minisocks.guesses import closest
 from minisocks.policy.addresssets import SETS, AddressSet, check_name, is_name
+from minisocks.policy.client import Listener
 from minisocks.policy.lists import Lines
 from minisocks.policy.networks import Row, parse_networks
-from minisocks.values import encode
-from minisocks.wire import Cmd
+from minisocks.values import ListenAddress, encode
+from minisocks.wire import Cmd, plain_ip
 
 __all__ = [
     "ALL",
@@ -69,7 +71,7 @@ _WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
 #: A file name that needs no quotes.
 _PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
-_CLAUSES = ("from", "to", "port", "command", "version", "user", "via")
+_CLAUSES = ("from", "to", "port", "command", "version", "user", "listener", "via")
 #: The words of the language, which are no names of exits.
 WORDS = ("allow", "deny", "any", "none", "or", *_CLAUSES)
 
@@ -93,6 +95,15 @@ class Rule(NamedTuple):
     is_built_in: bool = False
     #: The exits to try, in this order; none: connections leave this host directly.
     exits: Tuple[str, ...] = ()
+    #: The addresses of ours that clients have connected to.
+    listeners: Optional[Tuple[Listener, ...]] = None
+
+    def is_at(self, place: Optional[Listener]) -> bool:
+        """Return whether it is about clients that have connected to *place*."""
+        if self.listeners is None:
+            return True
+        any_ip = None if place is None else place._replace(ip=b"")
+        return place in self.listeners or any_ip in self.listeners
 
 
 class Decision(NamedTuple):
@@ -175,6 +186,8 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
             fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
         elif name == "version":
             fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
+        elif name == "listener":
+            fields["listeners"] = tuple(_listener(line, word) for word in values)
         elif name == "via":
             if not rule.allows:
                 raise line.wrong("a rule that denies has no exit: leave via out", clause)
@@ -273,6 +286,17 @@ def _choice(line: _Line, word: _Word, known: Mapping[str, int]) -> int:
     if word.text.lower() not in known:
         raise line.wrong("%s is none of %s" % (word.text, ", ".join(known)), word)
     return int(known[word.text.lower()])
+
+
+def _listener(line: _Line, word: _Word) -> Listener:
+    try:
+        place = ListenAddress.parse(word.text)
+    except ConfigError as exc:
+        raise line.wrong(str(exc), word) from None
+    ip = plain_ip(place.host)
+    if (place.host and not ip) or not (place.port or place.path):
+        raise line.wrong("listener takes ADDRESS:PORT, :PORT (any address) or unix:PATH", word)
+    return Listener(ip, place.port, place.path)
 
 
 def _exits(line: _Line, words: List[_Word]) -> Tuple[str, ...]:

@@ -23,12 +23,10 @@ from minisocks.policy.rulelines import Decision, Rule, label
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
-__all__ = ["Decisions", "Rules"]
+__all__ = ["Rules"]
 
 #: Client addresses whose rules are remembered.
 MAX_SOURCES = 1024
-#: Decisions that are kept.  With the longest names they take 200 KiB.
-MAX_KEPT = 256
 
 _NOT_YET = Decision(True)
 
@@ -66,6 +64,7 @@ class Rules:
         "_is_own",
         "_last_name",
         "_rows",
+        "_tells_listeners",
         "asks_ident",
         "has_users",
         "rules",
@@ -82,6 +81,8 @@ class Rules:
         self.rules = tuple(rules)
         self.has_users = has_users
         self._is_own = is_own
+        #: Whether a rule is about some of the addresses that clients connect to.
+        self._tells_listeners = any(rule.listeners is not None for rule in rules)
         #: With the ``from`` that decides for good whether the row is about a client.
         self._rows: List[Tuple[_Row, Optional[AddressSet], bool]] = []
         sets = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
@@ -98,7 +99,7 @@ class Rules:
             self._rows.append((row, rule.sources if stays else None, rule.allows))
         # Caches, because a client asks several times in a row, and connects again.  Each is
         # replaced as a whole, so that any thread may do it.
-        self._by_source: Dict[bytes, List[_Row]] = {}
+        self._by_source: Dict[Any, List[_Row]] = {}
         self._last_name: Tuple[bytes, bytes, FrozenSet[bytes]] = (b"", b"", frozenset())
 
     def methods(self, client: Client) -> Tuple[Method, ...]:
@@ -210,7 +211,7 @@ class Rules:
             row.allows
             and (row.users is None or _has_user(row.users, row.any_user, client))
             and (row.sources is None or row.sources.cover(forms_of(client.ip), self._is_own))
-            for row in self._rows_for(client.ip)
+            for row in self._rows_for(client)
         )
 
     def _find(
@@ -230,7 +231,7 @@ class Rules:
         if self._asks_often or scope:
             is_own = AskedOnce(is_own, scope)
         guarded = 0 if client.is_local else self._guarded
-        for row in self._rows_for(client.ip):
+        for row in self._rows_for(client):
             number, allows, ports, commands, versions, users, any_user, sources, targets = row
             if commands is not None and cmd not in commands:
                 continue
@@ -267,7 +268,7 @@ class Rules:
     def _rows_about(self, client: Client, ver: int, cmd: int) -> Iterator["_Row"]:
         """Yield the rules about *cmd* of *client*, for any target and user."""
         forms = forms_of(client.ip)
-        for row in self._rows_for(client.ip):
+        for row in self._rows_for(client):
             if row.commands is not None and cmd not in row.commands:
                 continue
             if row.versions is not None and ver not in row.versions:
@@ -275,19 +276,21 @@ class Rules:
             if row.sources is None or row.sources.match(forms, row.allows, self._is_own):
                 yield row
 
-    def _rows_for(self, ip: bytes) -> List["_Row"]:
-        """Return the rules whose ``from`` contains the client's address *ip*, or may."""
-        rows = self._by_source.get(ip)
+    def _rows_for(self, client: Client) -> List["_Row"]:
+        """Return the rules whose ``from`` and ``listener`` fit *client*, or may."""
+        key: Any = (client.ip, client.listener) if self._tells_listeners else client.ip
+        rows = self._by_source.get(key)
         if rows is None:
-            forms = forms_of(ip)
+            forms = forms_of(client.ip)
             rows = [
                 row
                 for row, sources, allows in self._rows
-                if sources is None or sources.match(forms, allows, self._is_own)
+                if (sources is None or sources.match(forms, allows, self._is_own))
+                and self.rules[row.number - 1].is_at(client.listener)
             ]
             if len(self._by_source) >= MAX_SOURCES:
                 self._by_source = {}
-            self._by_source[ip] = rows
+            self._by_source[key] = rows
         return rows
 
     def _name_of(self, dst: Address) -> Tuple[bytes, FrozenSet[bytes]]:
@@ -300,6 +303,11 @@ class Rules:
             parents = parents_of(name, self._depth)
             self._last_name = dst.host, name, parents
         return name, parents
+
+    @property
+    def tells_listeners(self) -> bool:
+        """Whether a rule is about some of the addresses that clients connect to."""
+        return self._tells_listeners
 
     @property
     def has_own(self) -> bool:
@@ -364,39 +372,3 @@ def _has_user(users: FrozenSet[Optional[bytes]], any_user: bool, client: Client)
     if user is None or client.is_unproven:
         return None in users  # it has shown no password
     return any_user
-
-
-class Decisions:
-    """A cache of what ``Rules.decide`` has allowed.  Any thread.
-
-    It is valid until the addresses of this host may have changed.  Most clients connect to the
-    same few targets, and the rules took a twelfth of the cost of a connection.  Denials are not
-    kept, because they may have been made in doubt.
-    """
-
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self._kept: Dict[Any, Decision] = {}
-        self._number: Optional[int] = None
-
-    def decide(
-        self,
-        client: Client,
-        ver: int,
-        cmd: int,
-        dst: Address,
-        ip: bytes,
-        scope: int,
-        changes: Optional[int],
-    ) -> Decision:
-        """Return what ``Rules.decide`` returns; *changes* is that of ``OwnAddresses`` just now."""
-        # The number is in the key, because another thread may be about to keep an old decision.
-        key = changes, client.ip, client.user, client.is_unproven, ver, cmd, dst, ip, scope
-        decision = self._kept.get(key)
-        if decision is None:
-            decision = self._rules.decide(client, ver, cmd, dst, ip, scope)
-            if decision.allowed and changes is not None:
-                if changes != self._number or len(self._kept) >= MAX_KEPT:
-                    self._kept, self._number = {}, changes
-                self._kept[key] = decision
-        return decision

@@ -99,7 +99,7 @@ class Run:
                 ``stop_listening`` and ``end``.
         """
         services = self.services
-        services.access.egress.check()
+        services.access.check_egress()
         config = services.access.config
         self._endpoints = self._open(config, config.listen, [item.place for item in given])
         self._given = [self._endpoint(item) for item in given]
@@ -118,7 +118,7 @@ class Run:
                 changed.
             RuntimeError: the run is being stopped, or belongs to another process.
         """
-        access.egress.check()
+        access.check_egress()
         config = access.config
         if self._is_forked():
             raise RuntimeError("the proxy is in the process that has started it, not in a child")

@@ -151,7 +151,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         session = self.session
         services, client = session.services, session.client
         # Read once, so that new users never come with old rules.
-        session.access = services.access
+        session.read_access()
         client.user = request.user
         session.asked(request)
         session.check_user()
@@ -206,7 +206,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         confirm(session.conn, request.userid, services.make_room)
         session.waited = time.monotonic() - began
         session.conn.deadline.extend(session.waited)
-        session.access = services.access
+        session.read_access()
         session.check_user()
         if request.user is None:
             users = session.access.users

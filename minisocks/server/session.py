@@ -8,7 +8,7 @@ from minisocks.access import Access
 from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
 from minisocks.net.job import Job
-from minisocks.policy.client import Client
+from minisocks.policy.client import Client, Listener
 from minisocks.policy.exits import DIRECT
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Handshake, Request
@@ -71,8 +71,6 @@ class Session:
         self.server = server
         self.services: Services = server.services
         services = self.services
-        self.access: Access = services.access
-        config = self.access.config
         self.sock = sock
         self.fd = sock.fileno()
         self.mask = UNWATCHED
@@ -80,6 +78,9 @@ class Session:
         self.was_forwarded: bool = server.is_forwarded
         self.client: Client = server.client_of(peer)
         client = self.client
+        self.access: Access
+        self.read_access()
+        config = self.access.config
         self.conn = ClientSocket(sock, client, config.handshake_timeout)
         self.record = Record(client, next(services.ids), services.journal)
         methods, trusted = self.access.rules.methods(client), None
@@ -94,6 +95,16 @@ class Session:
         self._chosen = ""
         self.waited = 0.0
         self.proof: Optional[bytes] = None
+
+    def read_access(self) -> None:
+        """Have the users and rules that are in force now decide about this client."""
+        self.access = access = self.services.access
+        if access.rules.tells_listeners and self.client.listener is None:
+            try:
+                place = self.sock.getsockname()
+            except OSError:
+                place = ""  # it has left; no rule is about a socket without a path
+            self.client.listener = Listener.of(place)
 
     def submit(self, job: Job) -> None:
         """Hand the client's socket to the loop, which runs *job* from now on."""
@@ -117,7 +128,7 @@ class Session:
         """
         if self.access is self.services.access:
             return False
-        self.access = self.services.access
+        self.read_access()
         self.check_user()
         self.check_rules()
         return True

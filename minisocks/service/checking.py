@@ -200,7 +200,7 @@ def problems(config: Config, access: Access, warn: Callable[[str], None]) -> Lis
         for text in config.listen
     ]
     steps.append(attempt.close)  # at once, because cron may start one meanwhile
-    steps.append(lambda: access.egress.check(warn))
+    steps.append(lambda: access.check_egress(warn))
     if config.log_file:
         steps.append(lambda: LogFile.try_out(config.log_file))
     if config.syslog or (config.daemon and not config.log_file):

@@ -419,3 +419,31 @@ def test_a_name_that_only_addresses_decide_is_looked_up_whatever_the_exit_is():
                 with Talk.to(proxy.port) as talk:
                     assert rep == talk.connect5(name, 80)[0]
     assert [(socket.inet_aton("192.0.2.1"), 80)] == hop.asked
+
+
+def test_rules_tell_listeners_apart(tmp_path):
+    """By the address that the client has connected to; ``:PORT`` is any address with that port."""
+    path = str(tmp_path / "s.sock")
+    with Hop() as one, Hop() as two, FakeTarget() as target:
+        lines = ["one = " + url(one), "two = " + url(two)]
+        first, second = closed_port(), closed_port()
+        rules = (
+            "allow listener 127.0.0.3:%d via one" % first,
+            "allow listener :%d unix:%s via two" % (second, path),
+            "allow to 127.0.0.1",
+        )
+        listen = ("0.0.0.0:%d" % first, "127.0.0.1:%d" % second, "unix:" + path)
+        with proxy_with(*lines, listen=listen, rule=rules):
+            for host, port, name in (("127.0.0.3", first, b"a"), ("127.0.0.1", second, b"b")):
+                with Talk.to(port, host) as talk:
+                    assert 0 == talk.connect5(name + b".example", 80)[0]
+            with Talk(socket.socket(socket.AF_UNIX)) as talk:
+                talk.sock.connect(path)
+                assert 0 == talk.connect5(b"c.example", 80)[0]
+            with Talk.to(first) as talk:
+                assert 0 == talk.connect5("127.0.0.1", target.port)[0]
+                talk.send(b"12345").expect(b"12345")
+            with Talk.to(first) as talk:
+                assert 2 == talk.connect5("127.0.0.2", target.port)[0]
+    assert [(b"a.example", 80)] == one.asked
+    assert [(b"b.example", 80), (b"c.example", 80)] == two.asked

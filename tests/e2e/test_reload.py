@@ -231,6 +231,7 @@ def test_every_setting_changes_or_says_that_it_cannot(instance, tmp_path):
         "syslog": str(tmp_path / "nowhere"), "log_format": "json", "users_file": "/dev/null",
         "processor": "none", "forwarded": str(instance.port), "udp_clients": "any-port",
         "udp_filtering": "endpoint-independent", "keepalive": "60,5,3",
+        "exit": "a = direct",
     }  # fmt: skip
     by_kind = {"flag": "yes", "seconds": "7", "count": "5", "bytes": "2M"}
     restart = []

@@ -46,6 +46,10 @@ SPECIAL = {
     "syslog": (["local", "/dev/log", "10.0.0.1:514"], ["local", "/dev/log", "10.0.0.1:514"]),
     "log_format": (["json", "text", "json"], ["json", "text", "json"]),
     "rule": (["allow", "deny", "allow to private"], [("allow",), ("deny",), ("allow to private",)]),
+    "exit": (
+        ["a = direct", "b=socks5://h", "c=a, http://h:1"],
+        [("a = direct",), ("b=socks5://h",), ("c=a, http://h:1",)],
+    ),
     "users_file": (["/a", "/b", "c"], ["/a", "/b", "c"]),
     "name_only": (["a", "b", "c"], [("a",), ("b",), ("c",)]),
     "user": (["a:b", "c:d", "e:f"], [("a:b",), ("c:d",), ("e:f",)]),

@@ -6,8 +6,9 @@ import pytest
 
 from kit import inside
 from minisocks.policy.client import Client
+from minisocks.policy.decisions import MAX_KEPT, Decisions
 from minisocks.policy.rulelines import parse_rule
-from minisocks.policy.rules import MAX_KEPT, Decisions, Rules
+from minisocks.policy.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, Ver, packed_ip
 
 TARGETS = [packed_ip(text) for text in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1")]

@@ -285,6 +285,8 @@ def test_a_fault_in_a_handshake_is_answered(running, bugs):
     """Our own bug gives REP 01 to its client, and the next one is served."""
 
     class Broken:
+        tells_listeners = False
+
         def methods(self, client):
             return (0,)
 
