@@ -55,7 +55,7 @@ def test_help_fits_a_terminal(args, columns):
 
     assert [] == [line for line in lines if len(line) > 80]
     assert page == page.encode("ascii", "replace").decode("ascii")
-    assert {32} == {re.match(r"  (-\w,|   ) --\S+( [A-Z:]+)? +", line).end() for line in options}
+    assert {32} == {re.match(r"  (-\w,|   ) --\S+( [A-Z:=]+)? +", line).end() for line in options}
 
 
 def test_help_of_the_command_lists_the_commands():

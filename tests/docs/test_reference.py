@@ -43,6 +43,7 @@ def test_the_example_is_accepted_without_its_marks():
     assert all(source.startswith("example") for source in sources.values())
     assert () == unknown
     assert REFERENCE["RULES"] == config.rule
+    assert REFERENCE["EXITS"] == config.exit
 
 
 def shown(*command):
