@@ -23,12 +23,13 @@ from minisocks.hooks import Authenticate, Hooks, ask_hook
 from minisocks.net.egress import Egress, warn_in_log
 from minisocks.net.opening import read_file
 from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
+from minisocks.policy.builtin import in_force
 from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
 from minisocks.policy.exits import DIRECT, Exit, parse_exits
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
-from minisocks.policy.rulelines import Rule, in_force, parse_rule
+from minisocks.policy.rulelines import Rule, parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.protocol.messages import Credentials
 from minisocks.quoting import reason_of

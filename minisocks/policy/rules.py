@@ -17,9 +17,10 @@ from minisocks.policy.addresssets import (
     named_set,
     parents_of,
 )
+from minisocks.policy.builtin import label
 from minisocks.policy.client import Client
 from minisocks.policy.networks import PRIVATE, RESERVED
-from minisocks.policy.rulelines import Decision, Rule, label
+from minisocks.policy.rulelines import Decision, Rule
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip, text_ip
 
@@ -49,7 +50,7 @@ class Rules:
     """The rules of one proxy.  Immutable; any thread.
 
     Args:
-        rules: as ``rulelines.in_force`` returns them.
+        rules: as ``builtin.in_force`` returns them.
         has_users: whether any user has a password.
         is_own: whether this host has an address now: its bytes, and the number of its link if
             there is one; for ``self``.

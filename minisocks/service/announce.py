@@ -12,9 +12,10 @@ from minisocks.config.rows import option_name
 from minisocks.config.setting import Setting
 from minisocks.config.settings import SETTINGS, Config
 from minisocks.net.capacity import Room
+from minisocks.policy.builtin import ALL, FROM_LAN, label
 from minisocks.policy.client import Client
 from minisocks.policy.networks import LOOPBACK, Networks
-from minisocks.policy.rulelines import ALL, FROM_LAN, Rule, label
+from minisocks.policy.rulelines import Rule
 from minisocks.policy.rules import Rules
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.values import ListenAddress, encode

@@ -5,9 +5,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from minisocks.access import Access
 from minisocks.errors import ConfigError, DialError
 from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
+from minisocks.policy.builtin import label
 from minisocks.policy.client import Client
 from minisocks.policy.networks import of_peers
-from minisocks.policy.rulelines import COMMANDS, Decision, label
+from minisocks.policy.rulelines import COMMANDS, Decision
 from minisocks.values import MAX_PORT, encode, is_port
 from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 

@@ -22,8 +22,9 @@ from minisocks.access import Access
 from minisocks.config.settings import Config
 from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
+from minisocks.policy.builtin import in_force
 from minisocks.policy.client import Client
-from minisocks.policy.rulelines import in_force, parse_rule
+from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.wire import Address, Atyp, Cmd, packed_ip
 

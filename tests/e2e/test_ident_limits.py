@@ -26,9 +26,10 @@ from kit.support import (
 )
 from minisocks import compat
 from minisocks.compat import READ, WRITE
+from minisocks.policy.builtin import in_force
 from minisocks.policy.client import Client
 from minisocks.policy.lists import Lines
-from minisocks.policy.rulelines import in_force, parse_rule
+from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.server import clientsocket, ident
 from minisocks.server.clientsocket import ClientSocket

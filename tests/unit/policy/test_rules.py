@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from kit import inside
 from minisocks import Config
 from minisocks.net.lookup import numeric_addresses
+from minisocks.policy.builtin import in_force
 from minisocks.policy.client import Client
 from minisocks.policy.lists import Lines
-from minisocks.policy.rulelines import in_force, parse_rule
+from minisocks.policy.rulelines import parse_rule
 from minisocks.policy.rules import Rules
 from minisocks.service.announce import describe
 from minisocks.wire import Address, Atyp, Cmd, Method, packed_ip
