@@ -27,6 +27,7 @@ _FOR_GOOD = (errno.EPERM, errno.EACCES, errno.ENOPROTOOPT)
 
 
 def warn_in_log(sentence: str) -> None:
+    """Log *sentence* as a warning."""
     log.warning("%s", sentence)
 
 
