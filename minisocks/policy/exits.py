@@ -48,7 +48,10 @@ _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: Most proxies of one chain: each has to answer within the time of the whole request.
 MAX_HOPS = 8
 
-_NO_PORT = "%s: the URL needs a port from 1 to 65535 at its end; in user and password write a blank as %%20"
+_NO_PORT = (
+    "%s: the URL needs a port from 1 to 65535 at its end; "
+    "in user and password write a blank as %%20"
+)
 
 #: Returns the text of a file, or raises ``ConfigError``.
 ReadText = Callable[[str], str]
@@ -322,7 +325,9 @@ def _url(text: str, name: str) -> Hop:
         known = ", ".join("%s://" % one for one in PORTS)
         raise ConfigError(OPTION, "%s: the URL begins with none of %s" % (name, known))
     if "#" in text or _ESCAPE.search(text) or text.count("@") > 1:
-        what = "%s: in URLs write # as %%23, a comma as %%2C, @ as %%40, %% as %%25 and a blank as %%20"
+        what = (
+            "%s: in URLs write # as %%23, a comma as %%2C, @ as %%40, %% as %%25, a blank as %%20"
+        )
         raise ConfigError(OPTION, what % name)
     login, _, place = found.group("rest").rpartition("@")
     user, _, password = login.partition(":")

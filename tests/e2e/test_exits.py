@@ -174,9 +174,7 @@ def test_the_next_exit_is_tried_only_if_the_one_before_has_not_answered():
     """An exit that refuses connections has not; one whose hop says why there is none has."""
     with Hop() as good, Hop(failure5(5)) as refusing:
         lines = ["dead = " + url(closed_port()), "no = " + url(refusing), "x = " + url(good)]
-        with proxy_with(
-            *lines, rule="allow to .a via dead or x\nallow via no or x".split("\n")
-        ) as p:
+        with proxy_with(*lines, rule=("allow to .a via dead or x", "allow via no or x")) as p:
             with Talk.to(p.port) as talk:
                 assert 0 == talk.connect5(b"b.a", 80)[0]
             with Talk.to(p.port) as talk:
@@ -327,7 +325,7 @@ def test_direct_exits_have_their_own_source():
         def known(name, port, *args):
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-        settings = dict(rule=("allow to 127.0.0.2 via other", "allow via x"), getaddrinfo=known)
+        settings = {"rule": ("allow to 127.0.0.2 via other", "allow via x"), "getaddrinfo": known}
         with proxy_with(*lines, listen="0.0.0.0:0", **settings) as proxy:
             for host, dst, source in (
                 ("127.0.0.1", "127.0.0.1", b"127.0.0.1"),
@@ -391,7 +389,7 @@ def test_the_program_names_exits_and_chooses_one(bugs):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     with Hop() as one, Hop() as two, FakeTarget() as target:
-        settings = dict(exits={"one": url(one), "two": url(two)}, rule="allow via two")
+        settings = {"exits": {"one": url(one), "two": url(two)}, "rule": "allow via two"}
         with run_proxy(Resolver(known), authorize=authorize, **settings) as proxy:
             for name, rep in ((b"a.example", 0), (b"b.example", 0), (b"c.example", 0)):
                 with Talk.to(proxy.port) as talk:
@@ -413,7 +411,7 @@ def test_a_name_that_only_addresses_decide_is_looked_up_whatever_the_exit_is():
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))]
 
     with Hop() as hop:
-        settings = dict(exits={"x": url(hop)}, rule="allow to 192.0.2.0/24")
+        settings = {"exits": {"x": url(hop)}, "rule": "allow to 192.0.2.0/24"}
         with run_proxy(Resolver(known), authorize=lambda request: "x", **settings) as proxy:
             for name, rep in ((b"in.example", 0), (b"out.example", 2)):
                 with Talk.to(proxy.port) as talk:
