@@ -67,8 +67,8 @@ Authenticate = Callable[[str, str, Client], bool]
 
 #: ``authorize(request)``: whether the request is allowed.  True or False (REP 02; 91); or, which
 #: also allows it, the name of the exit by which it leaves: one of ``exits=``, or ``"direct"``.
-#: Called once, after the built-in rules have allowed the client and the name, and before the name is
-#: resolved; the rules about addresses apply after True, too.  For UDP it is called for the
+#: Called once, after the built-in rules have allowed the client and the name, and before the name
+#: is resolved; the rules about addresses apply after True, too.  For UDP it is called for the
 #: association and for each new target.  Thread: a handler; for targets of UDP, one of the resolver.
 Authorize = Callable[[ProxyRequest], Union[bool, str]]
 

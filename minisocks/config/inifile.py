@@ -66,7 +66,8 @@ def parse(text: str, name: str) -> "List[Entry]":
 
     An indented line is one more value of the key above it.  Each line of the section
     ``rules`` is a value of the key "rule", each of ``exits`` one of "exit".  Values
-    still have their quotes, and the blanks after them: see ``unquoted``.  Errors do not repeat a line, because it may have a password.
+    still have their quotes, and the blanks after them: see ``unquoted``.  Errors do not repeat a
+    line, because it may have a password.
 
     Raises:
         ConfigError: a line is none of these; its place is file and line.
