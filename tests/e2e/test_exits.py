@@ -122,6 +122,28 @@ def test_a_name_is_looked_up_here_where_the_exit_says_it(scheme):
     assert [(socket.inet_aton("192.0.2.9"), 80)] == hop.asked
 
 
+def test_for_a_name_earlier_rules_about_addresses_cannot_be_asked():
+    """Unless the exit looks names up here; a rule that names it decides in its turn."""
+    asked = []
+
+    def known(name, port, *args):
+        asked.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.9", port))]
+
+    rules = ("deny to 192.0.2.0/24 bad.example", "allow via x")
+    with Hop() as hop:
+        for more, rep in (("", 0), (" resolve here", 2)):
+            line = "x = " + url(hop) + more
+            with proxy_with(line, rule=rules, getaddrinfo=known) as proxy:
+                with Talk.to(proxy.port) as talk:
+                    assert rep == talk.connect5(b"a.example", 80)[0]
+                with Talk.to(proxy.port) as talk:
+                    assert 2 == talk.connect5(b"bad.example", 80)[0]
+                with Talk.to(proxy.port) as talk:
+                    assert 2 == talk.connect5("192.0.2.7", 80)[0]
+    assert ([(b"a.example", 80)], [b"a.example"]) == (hop.asked, asked)
+
+
 def test_an_address_of_a_name_that_the_hop_cannot_reach_is_not_the_last_one():
     """A hop without IPv6 is asked for the next address."""
 

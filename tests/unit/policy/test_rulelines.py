@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from minisocks.errors import ConfigError, RuleError
 from minisocks.policy.addresssets import forms_of
+from minisocks.policy.client import Listener
 from minisocks.policy.lists import parse_lines
 from minisocks.policy.rulelines import check_rule, parse_rule, with_files
 from minisocks.wire import Cmd, packed_ip
@@ -17,6 +18,39 @@ def parsed(text, **files):
 
 def holds(places, text):
     return places.touch(forms_of(packed_ip(text)), lambda ip: False)
+
+
+def test_exits_and_listeners():
+    """In the order of the line; ``direct`` alone is what a rule without ``via`` means."""
+    rule = parsed("allow listener 127.0.0.1:1080 :1081 unix:/s via b or a or direct")
+    assert ("b", "a", "direct") == rule.exits
+    assert (
+        Listener(b"\x7f\0\0\1", 1080),
+        Listener(b"", 1081),
+        Listener(b"", 0, "/s"),
+    ) == rule.listeners
+    assert () == parsed("allow via direct").exits
+
+
+@pytest.mark.parametrize(
+    "place, expected",
+    [
+        (("127.0.0.1", 1080), True),
+        (("::ffff:127.0.0.1", 1080, 0, 0), True),
+        (("127.0.0.2", 1080), False),
+        (("192.0.2.1", 1081), True),
+        (("::1", 1081, 0, 0), True),
+        (("127.0.0.1", 1082), False),
+        ("/s", True),
+        ("/t", False),
+        ("", False),
+    ],
+)
+def test_which_listener_a_rule_is_about(place, expected):
+    """As ``getsockname`` of a connection tells it."""
+    rule = parsed("allow listener 127.0.0.1:1080 :1081 unix:/s")
+    assert expected is rule.is_at(Listener.of(place))
+    assert not rule.is_at(None)
 
 
 def test_a_rule_without_clauses_says_all():
@@ -172,6 +206,16 @@ MISTAKES = [
     ('allow user "ann', '"ann', "not closed"),
     ("deny user @banned", "@banned", "names and no file"),
     ("allow to remote", "remote", "remote is about clients"),
+    ("deny via office", "via", "a rule that denies has no exit"),
+    ("allow via a b", "b", "between two exits stands or"),
+    ("allow via a or", "", "or needs the name of an exit"),
+    ("allow via or", "or", "takes names of exits"),
+    ("allow via a or a", "a or a", "each once"),
+    ('allow via "a"', '"a"', "takes names of exits"),
+    ("allow via same", "same", "takes names of exits"),
+    ("allow listener x:1", "x:1", "takes ADDRESS:PORT"),
+    ("allow listener 127.0.0.1:0", "127.0.0.1:0", "takes ADDRESS:PORT"),
+    ("allow listener ::1", "::1", "needs brackets"),
 ]
 
 
