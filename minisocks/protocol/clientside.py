@@ -71,7 +71,8 @@ class ClientSide:
     Args:
         scheme: socks5, socks5h, socks4, socks4a or http.
         cmd: CMD of the request.
-        dst: the target.
+        dst: the target; None: ask for nothing.  Then the reply comes as soon as the proxy has
+            logged us in, at once where its protocol has no login before the request.
         user: for SOCKS4 the USERID; empty: none.
         must_log_in: offer no other METHOD than the password, because the user keeps clients apart.
 
@@ -81,13 +82,13 @@ class ClientSide:
         CannotCarry: the protocol has no such command, or cannot carry *dst*; nothing is sent then.
     """
 
-    __slots__ = ("_out", "_steps", "_stream", "eof", "is_asked")
+    __slots__ = ("_out", "_steps", "_stream", "eof", "has_logged_in", "is_asked")
 
     def __init__(
         self,
         scheme: str,
         cmd: int,
-        dst: Address,
+        dst: Optional[Address],
         user: bytes = b"",
         password: bytes = b"",
         must_log_in: bool = False,
@@ -98,7 +99,11 @@ class ClientSide:
         self.eof = False
         #: Whether the proxy has logged us in, and gets the request.
         self.is_asked = False
-        if scheme == "http":
+        #: Whether the proxy has asked for user and password, and taken them.
+        self.has_logged_in = False
+        if dst is None:
+            self._steps = self._only_log_in(scheme, user, password, must_log_in)
+        elif scheme == "http":
             self._steps = self._http(_http_request(cmd, dst, user, password))
         elif scheme in ("socks4", "socks4a"):
             self._steps = self._socks4(cmd, _socks4_request(scheme, cmd, dst, user))
@@ -146,9 +151,14 @@ class ClientSide:
         self._out += request
         self.is_asked = True
 
-    def _socks5(
-        self, cmd: int, request: bytes, user: bytes, password: bytes, must_log_in: bool
-    ) -> _Steps:
+    def _only_log_in(self, scheme: str, user: bytes, password: bytes, must_log_in: bool) -> _Steps:
+        if scheme.startswith("socks5"):
+            yield from self._log_in(user, password, must_log_in)
+        yield Reply(Rep.SUCCEEDED)
+
+    def _log_in(
+        self, user: bytes, password: bytes, must_log_in: bool
+    ) -> Generator[None, None, None]:
         methods = bytes((Method.NO_AUTHENTICATION,) * (not must_log_in))
         methods += bytes((Method.USERNAME_PASSWORD,) * bool(user))
         self._out += bytes((Ver.SOCKS5, len(methods))) + methods
@@ -165,6 +175,12 @@ class ClientSide:
             _version, status = yield from self._stream.read_exact(2)
             if status:
                 raise ExitFailed("it refuses user and password (status %d)" % status)
+            self.has_logged_in = True
+
+    def _socks5(
+        self, cmd: int, request: bytes, user: bytes, password: bytes, must_log_in: bool
+    ) -> _Steps:
+        yield from self._log_in(user, password, must_log_in)
         self._ask(request)
         yield (yield from self._reply5())
         if cmd == Cmd.BIND:
