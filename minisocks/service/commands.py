@@ -1,37 +1,19 @@
-"""The commands that speak to a running minisocks: stop, drain, reload, status.  No click.
-
-Status has three forms, and ``collect`` is how the running process makes it.
-"""
+"""The commands that speak to a running minisocks: stop, drain, reload, status.  No click."""
 
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Sequence
 
-from minisocks import __version__
-from minisocks.config.settings import SETTINGS
 from minisocks.errors import ListenError, NotRunning, ServiceError
 from minisocks.quoting import as_json, reason_of, shown_in
 from minisocks.service.console import clear_screen, flush_stdout, print_line, say
 from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import fits, request
+from minisocks.service.status import SHAPE, as_prometheus, as_text
 
-if TYPE_CHECKING:  # the commands do without the proxy
-    from minisocks.proxy import Proxy
-
-__all__ = [
-    "as_prometheus",
-    "as_text",
-    "ask",
-    "change_told",
-    "collect",
-    "drain",
-    "explained_by_process",
-    "reload",
-    "status",
-    "stop",
-]
+__all__ = ["ask", "change_told", "drain", "explained_by_process", "reload", "status", "stop"]
 
 #: Seconds in which a process has to answer.
 ANSWER_SECONDS = 10.0
@@ -47,15 +29,6 @@ LOOK_SECONDS = 0.05
 WATCH_SECONDS = 2.0
 #: Most characters shown of an error of the process.
 MOST_TOLD = 2000
-#: Clients in the table: those that have most connections.
-MAX_CLIENTS = 1000
-
-Status = Dict[str, Any]
-#: Fields of ``Stats`` that are in a status under the same names.
-_FIGURES = (
-    *("open", "total", "succeeded", "refused", "up", "down", "handshakes", "threads"),
-    *("associations", "checks"),
-)
 
 _MISSHAPEN = "the process that has %s gave an answer that this version does not understand"
 _STILL_RUNS = "process %s has not ended yet, %d s after stop; to end it at once: kill -KILL %s"
@@ -211,167 +184,7 @@ def _ends(pidfile: Pidfile) -> bool:
     return True
 
 
-def collect(proxy: "Proxy", state: str) -> Status:
-    """Return the status of *proxy* as data for JSON.  Any thread."""
-    stats, services = proxy.stats(), proxy.services
-    processor = services.processor if services is not None else None
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "state": state,
-        "addresses": proxy.addresses,
-        "uptime": round(stats.uptime, 3),
-        **{name: getattr(stats, name) for name in _FIGURES},
-        "processor": processor and processor.number,
-        "processor_wanted": processor and processor.wanted,
-        "limits": _limits(proxy),
-        "ports": {s.key: getattr(proxy.config, s.name) for s in SETTINGS if s.kind == "ports"},
-        "clients": _clients(proxy),
-    }
-
-
-def _limits(proxy: "Proxy") -> Dict[str, Any]:
-    """Return the limits in force, by their keys in the ini file."""
-    values = ((s.key, getattr(proxy.config, s.name)) for s in SETTINGS if s.is_limit)
-    limits = {key: value for key, value in values if value is not None}
-    limits["max-associations"] = proxy.config.most_associations()[0]
-    return limits
-
-
-def _clients(proxy: "Proxy") -> List[Status]:
-    table: Dict[str, Status] = {}
-    for record in proxy.live:
-        host = record.client.host
-        row = table.setdefault(host, {"client": host, "open": 0, "up": 0, "down": 0})
-        row["open"] += 1
-        row["up"] += record.up
-        row["down"] += record.down
-    rows = sorted(table.values(), key=lambda row: (-row["open"], row["client"]))
-    return rows[:MAX_CLIENTS]
-
-
-#: The shapes of the parts of a status, where they are present; see ``remote.fits``.
-SHAPE = dict(
-    dict.fromkeys(_FIGURES, int),
-    version=str,
-    pid=int,
-    state=str,
-    addresses=[str],
-    uptime=float,
-    processor=int,
-    processor_wanted=str,
-    refused={str: int},
-    limits={str: float},
-    ports={str: str},
-    clients=[{"client": str, "open": int, "up": int, "down": int}],
-)
-
-
 def change_told(changed: Sequence[str], read: Sequence[str]) -> str:
     """Return a sentence about what a reload has changed, and which files it has read."""
     text = "changed: %s" % (", ".join(changed) or "nothing")
     return "%s; read again: %s" % (text, ", ".join(read)) if read else text
-
-
-def as_text(status: Status) -> List[str]:
-    """Return the lines for people."""
-    rows = [
-        ("minisocks", "%s, process %d, %s" % (status["version"], status["pid"], status["state"])),
-        ("listening on", ", ".join(status["addresses"]) or "nothing any more"),
-        ("up", _duration(status["uptime"])),
-        (
-            "connections",
-            "%d open; %d in all, %d of them connected"
-            % (status["open"], status["total"], status["succeeded"]),
-        ),
-        ("bytes", "%s up, %s down" % (_size(status["up"]), _size(status["down"]))),
-        ("handshakes", "%d unfinished; %d threads" % (status["handshakes"], status["threads"])),
-    ]
-    if status.get("associations"):
-        rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
-    if "processor" in status:  # an older process has none
-        rows.append(("processor", _processor(status["processor"], status.get("processor_wanted"))))
-    refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
-    if refused:
-        rows.append(("refused", ", ".join("%s: %d" % item for item in refused)))
-    if status.get("checks"):
-        rows.append(("health checks", "%d" % status["checks"]))
-    in_force = dict(status.get("ports", {}), **status.get("limits", {}))
-    limits = [(s, in_force.get(s.key)) for s in SETTINGS]
-    limits = [(s, value) for s, value in limits if value not in (None, "")]
-    if limits:
-        rows.append(("limits", ", ".join("%s %s" % (s.key, s.with_unit(v)) for s, v in limits)))
-    lines = ["%-14s%s" % row for row in rows]
-    if status["clients"]:
-        lines += ["", "%-39s %6s %10s %10s" % ("client", "open", "up", "down")]
-    for row in status["clients"]:
-        cells = (row["client"], row["open"], _size(row["up"]), _size(row["down"]))
-        lines.append("%-39s %6d %10s %10s" % cells)
-    return lines
-
-
-def _processor(number: Optional[int], wanted: Optional[str]) -> str:
-    text = "none" if number is None else "%d" % number
-    return "%s (%s)" % (text, wanted) if wanted not in (None, text) else text
-
-
-def _size(count: int) -> str:
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024 or unit == "TiB":
-            break
-        amount /= 1024
-    return "%d B" % count if unit == "B" else "%.1f %s" % (amount, unit)
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return ("%d days, " % days if days else "") + "%d:%02d:%02d" % (hours, minutes, left)
-
-
-#: Name, type, and key of the status; help.
-_METRICS = (
-    ("uptime_seconds gauge uptime", "Seconds since the start."),
-    ("connections_open gauge open", "Connections that are open, in any state."),
-    ("associations_open gauge associations", "UDP associations that are open."),
-    ("connections_total counter total", "Connections that sent a request, or ended before it."),
-    ("connections_succeeded_total counter succeeded", "Connections whose target was reached."),
-    ("health_checks_total counter checks", "Clients that checked for an answer and left."),
-    ("handshakes_unfinished gauge handshakes", "Handshakes that have not finished."),
-    ("handler_threads gauge threads", "Threads that accept clients and do handshakes."),
-    ("processor gauge processor", "Number of the processor of the serving threads."),
-)
-
-
-def as_prometheus(status: Status) -> List[str]:
-    """Return the lines of Prometheus' text format, for a textfile collector."""
-    lines = _head("info", "gauge", "Version and state of the process.")
-    lines.append(
-        "minisocks_info%s 1" % _labels(version=str(status["version"]), state=status["state"])
-    )
-    for what, text in _METRICS:
-        name, kind, key = what.split()
-        if status.get(key) is not None:  # an older process has fewer
-            lines += _head(name, kind, text) + ["minisocks_%s %s" % (name, status[key])]
-    lines += _head("bytes_total", "counter", "Bytes relayed; up is from clients to targets.")
-    for direction in ("up", "down"):
-        value = status[direction]
-        lines.append("minisocks_bytes_total%s %d" % (_labels(direction=direction), value))
-    lines += _head("refused_total", "counter", "Connections without success, by reason.")
-    for reason, count in sorted(status["refused"].items()):
-        lines.append("minisocks_refused_total%s %d" % (_labels(reason=reason), count))
-    return lines
-
-
-def _head(name: str, kind: str, text: str) -> List[str]:
-    return ["# HELP minisocks_%s %s" % (name, text), "# TYPE minisocks_%s %s" % (name, kind)]
-
-
-def _labels(**labels: str) -> str:
-    pairs = []
-    for name, value in sorted(labels.items()):
-        value = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        pairs.append('%s="%s"' % (name, value))
-    return "{%s}" % ",".join(pairs)

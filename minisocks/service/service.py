@@ -17,7 +17,7 @@ from minisocks.net.threads import start_thread
 from minisocks.proxy import Proxy
 from minisocks.quoting import reason_of
 from minisocks.service import announce, console
-from minisocks.service.commands import change_told, collect, explained_by_process
+from minisocks.service.commands import change_told, explained_by_process
 from minisocks.service.control import Answer
 from minisocks.service.ensure import take_over
 from minisocks.service.location import locate
@@ -25,6 +25,7 @@ from minisocks.service.logs import Log, open_outputs
 from minisocks.service.pidfile import Pidfile, has_pidfiles
 from minisocks.service.presence import Presence
 from minisocks.service.signals import Order, Signals, ignores_hangup
+from minisocks.service.status import collect
 from minisocks.values import ListenAddress
 
 __all__ = ["Reloads", "Service"]

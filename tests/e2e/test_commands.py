@@ -25,8 +25,8 @@ from kit.support import (
 )
 from minisocks.errors import ServiceError
 from minisocks.service import commands
-from minisocks.service.commands import as_prometheus, as_text
 from minisocks.service.pidfile import Pidfile
+from minisocks.service.status import as_prometheus, as_text
 
 pytestmark = pytest.mark.usefixtures("every_click")
 
