@@ -12,6 +12,7 @@ from minisocks.wire import MAX_FIELD_BYTES, Cmd, Rep, as_text
 __all__ = [
     "Datagrams",
     "Drop",
+    "ExitFigures",
     "LIMIT_ENDS",
     "Record",
     "Stats",
@@ -349,3 +350,12 @@ class Stats(NamedTuple):
     associations: int
     #: Clients that greeted, were answered with 05 00 (RFC 1928 section 3) and left: health checks.
     checks: int
+
+
+class ExitFigures(NamedTuple):
+    """The figures of one exit since ``start``: connections now and in all, and their bytes."""
+
+    open: int = 0
+    total: int = 0
+    up: int = 0
+    down: int = 0

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from typing import Callable, Dict, List, NamedTuple, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.policy.exits import Exit
 from minisocks.quoting import sentence
 
-__all__ = ["ExitState", "Exits", "EXIT_SECONDS"]
+__all__ = ["EXIT_SECONDS", "Exits", "Failure"]
 
 log = logging.getLogger("minisocks")
 
@@ -18,30 +18,40 @@ EXIT_SECONDS = 10.0
 PASSED_OVER_SECONDS = 30.0
 
 
-class ExitState(NamedTuple):
-    """What is known of one exit.
+class Failure(NamedTuple):
+    """The last failure of one exit: its error, and how many seconds ago it was.
 
-    ``error`` is the last one, empty while it works; ``tried_at`` is when it failed last, or when
-    a connection has begun to try it, in monotonic seconds.
+    ``is_over``: the exit has led to a target since then.
     """
 
-    error: str = ""
-    tried_at: float = 0.0
-
-
-_WORKS = ExitState()
+    error: str
+    seconds: float
+    is_over: bool
 
 
 class Exits:
-    """The exits that have failed.  Loop thread; any thread may read ``error_of``."""
+    """The exits that have failed.  Loop thread; any thread may ask for errors and failures."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._failed: Dict[str, ExitState] = {}
+        self._exits: Mapping[str, Exit] = {}
+        #: Those that do not work, and when each failed last, or a connection has begun to try it.
+        self._failed: Dict[str, float] = {}
+        #: The last error of each exit that has ever failed, and when that was.
+        self._errors: Dict[str, Tuple[str, float]] = {}
 
     def error_of(self, name: str) -> str:
         """Return the last error of the exit *name*; empty while it works."""
-        return self._failed.get(name, _WORKS).error
+        failure = self.last_failure(name)
+        return "" if failure is None or failure.is_over else failure.error
+
+    def last_failure(self, name: str) -> Optional[Failure]:
+        """Return the last failure of the exit *name*, None if it has never failed."""
+        found = self._errors.get(name)
+        if found is None:
+            return None
+        error, at = found
+        return Failure(error, max(0.0, self._clock() - at), name not in self._failed)
 
     def usable(self, exits: Sequence[Exit]) -> List[Exit]:
         """Return those of *exits* to try, in their order; all of them if all have failed.
@@ -52,11 +62,11 @@ class Exits:
         now = self._clock()
         found = []
         for one in exits:
-            state = self._failed.get(one.name)
-            if state is not None and now < state.tried_at + PASSED_OVER_SECONDS:
+            tried_at = self._failed.get(one.name)
+            if tried_at is not None and now < tried_at + PASSED_OVER_SECONDS:
                 continue
-            if state is not None:
-                self._failed[one.name] = state._replace(tried_at=now)
+            if tried_at is not None:
+                self._failed[one.name] = now
             found.append(one)
         return found or list(exits)
 
@@ -65,13 +75,18 @@ class Exits:
         if name not in self._failed:
             what = "exit %s has failed, and is passed over where there is another one: %s"
             log.warning(what, name, sentence(str(error)))
-        self._failed[name] = ExitState(str(error), self._clock())
+        self._failed[name] = now = self._clock()
+        self._errors[name] = (str(error), now)
 
     def worked(self, name: str) -> None:
         """Note that the exit *name* has led to a target."""
         if self._failed.pop(name, None) is not None:
             log.warning("exit %s works again", name)
 
-    def adopt(self, names: Sequence[str]) -> None:
-        """Forget the exits that a reload has removed."""
-        self._failed = {name: state for name, state in self._failed.items() if name in names}
+    def adopt(self, exits: Mapping[str, Exit]) -> None:
+        """Forget the failures of exits that a reload has removed or changed."""
+        gone = [name for name in self._errors if exits.get(name) != self._exits.get(name)]
+        for name in gone:
+            del self._errors[name]
+            self._failed.pop(name, None)
+        self._exits = exits

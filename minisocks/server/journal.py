@@ -9,7 +9,8 @@ from typing import Callable, Deque, Dict, List, Optional, Set
 
 from minisocks.compat import log_bug
 from minisocks.net.threads import Workers
-from minisocks.record import Observer, Record, Stats
+from minisocks.policy.exits import DIRECT
+from minisocks.record import ExitFigures, Observer, Record, Stats
 
 __all__ = ["Journal", "Reporter"]
 
@@ -19,6 +20,8 @@ log = logging.getLogger("minisocks")
 MAX_WAITING = 10000
 #: Longest wait of ``close`` for the hook.
 CLOSE_SECONDS = 5.0
+
+_NONE = ExitFigures()
 
 
 class Reporter:
@@ -107,6 +110,8 @@ class Journal(Observer):
         self._live: Set[Record] = set()
         self._total = self._succeeded = self._up = self._down = 0
         self._refused: Dict[str, int] = {}
+        #: By exit, the sums of the records that have ended; without those of direct connections.
+        self._exits: Dict[str, ExitFigures] = {}
         self._checks = 0
         self._reporter = Reporter(on_connection) if on_connection is not None else None
         self._started_at = time.monotonic()
@@ -144,6 +149,17 @@ class Journal(Observer):
                 checks=self._checks,
             )
 
+    def by_exit(self) -> Dict[str, ExitFigures]:
+        """Return the figures of each exit that has led to a target, and of ``direct``."""
+        with self._lock:
+            found = self._exits.copy()
+            _open, total, up, down = map(sum, zip(*found.values(), _NONE))
+            ended = self._succeeded - len(self._live)
+            found[DIRECT] = ExitFigures(0, ended - total, self._up - up, self._down - down)
+            for record in self._live:
+                _add(found, record, 1)
+            return found
+
     def close(self) -> None:
         """Stop the clock, and close the ``Reporter``, which may wait."""
         if self._closed_at is None:
@@ -171,6 +187,8 @@ class Journal(Observer):
                 self._live.remove(record)
                 self._up += record.up
                 self._down += record.down
+                if record.exit not in (None, DIRECT):
+                    _add(self._exits, record, 0)
             else:
                 why = record.reason
                 self._refused[why] = self._refused.get(why, 0) + 1
@@ -185,3 +203,12 @@ class Journal(Observer):
     def _enter(self, record: Record) -> None:
         self._total += 1
         self._records.append(record)
+
+
+def _add(sums: Dict[str, ExitFigures], record: Record, open: int) -> None:
+    """Add *record* to the *sums* of its exit."""
+    name = record.exit or DIRECT
+    known = sums.get(name, _NONE)
+    sums[name] = ExitFigures(
+        known.open + open, known.total + 1, known.up + record.up, known.down + record.down
+    )

@@ -91,7 +91,7 @@ class Services:
         self.rates.change(config.rate)
         self.memory.change(config.memory_limit)
         self.answers.change(config.memory_limit)
-        self.exits.adopt(list(access.exits))
+        self.exits.adopt(access.exits)
         self.associations.change(access)
         self.bind_listeners.change(config)
         self.loop.tell_all("ask_again")

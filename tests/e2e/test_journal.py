@@ -234,3 +234,48 @@ def test_figures_begin_anew_with_each_start(target):
             assert 1 == len(proxy.records)
             proxy.start()
             assert ([], 0) == (proxy.records, proxy.stats().total)
+
+
+# exits
+
+
+def granted(journal, exit, up=0, down=0):
+    """Return a record that has come to a target by *exit*, and has these bytes."""
+    record = Record(Client(("127.0.0.1", 1)), observer=journal)
+    record.exit = exit
+    record.granted("127.0.0.1")
+    record.up, record.down = up, down
+    return record
+
+
+def test_each_exit_has_its_own_sums():
+    """Open connections count with those that have ended; what has no exit is direct."""
+    journal = Journal()
+    records = [
+        granted(journal, "tor", 1, 10),
+        granted(journal, "tor", 2, 20),
+        granted(journal, "office", 4, 40),
+        granted(journal, None, 8, 80),
+        granted(journal, "direct", 16, 160),
+    ]
+    Record(Client(("127.0.0.1", 1)), observer=journal).finish("refused")
+    expected = {"tor": (2, 3, 30), "office": (1, 4, 40), "direct": (2, 24, 240)}
+
+    for _ in range(len(records) + 1):
+        found = journal.by_exit()
+        still = [record.exit or "direct" for record in records if record.end is None]
+        for name, (total, up, down) in expected.items():
+            assert (still.count(name), total, up, down) == found[name]
+        assert set(expected) == set(found)
+        for record in records:
+            if record.end is None:
+                record.finish("client-fin")
+                break
+
+
+def test_without_exits_everything_is_direct():
+    """Also before the first connection."""
+    journal = Journal()
+    assert {"direct": (0, 0, 0, 0)} == journal.by_exit()
+    granted(journal, None, 1, 2).finish("client-fin")
+    assert {"direct": (0, 1, 1, 2)} == journal.by_exit()

@@ -1,0 +1,96 @@
+"""What is remembered of exits that have failed."""
+
+import pytest
+
+from minisocks.policy.exits import Exit, parse_exits
+from minisocks.server.exits import PASSED_OVER_SECONDS, Exits, Failure
+
+
+def exits_of(*texts):
+    return parse_exits(texts, open)
+
+
+BOTH = exits_of("office = socks5://10.0.0.1", "tor = socks5h://127.0.0.1:9050")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def exits(clock):
+    exits = Exits(clock)
+    exits.adopt(BOTH)
+    return exits
+
+
+def names(found):
+    return [one.name for one in found]
+
+
+def test_nothing_is_known_of_an_exit_that_has_not_failed(exits):
+    """It is tried."""
+    assert exits.last_failure("tor") is None
+    assert ["office", "tor"] == names(exits.usable(list(BOTH.values())))
+
+
+def test_one_that_has_failed_is_passed_over_and_then_tried_by_one(exits, clock):
+    """After its time is over the next connection tries it, and others go on without it."""
+    exits.failed("office", Exception("gone"))
+    both = list(BOTH.values())
+
+    clock.now += PASSED_OVER_SECONDS - 1
+    assert ["tor"] == names(exits.usable(both))
+    clock.now += 1
+    assert ["office", "tor"] == names(exits.usable(both))
+    assert ["tor"] == names(exits.usable(both))
+
+
+def test_the_only_one_is_tried_although_it_has_failed(exits):
+    """There is nothing better to try."""
+    exits.failed("tor", Exception("gone"))
+
+    assert ["tor"] == names(exits.usable([BOTH["tor"]]))
+    assert ["other"] == names(exits.usable([Exit("other")]))
+
+
+def test_its_last_failure_stays_when_it_works_again(exits, clock, caplog):
+    """With its age, which a trial does not change; the log has a line at each edge."""
+    exits.failed("tor", Exception("first"))
+    clock.now += 20
+    exits.failed("tor", Exception("second"))
+    clock.now += PASSED_OVER_SECONDS
+    exits.usable([BOTH["tor"]])
+    clock.now += 5
+    assert Failure("second", PASSED_OVER_SECONDS + 5, False) == exits.last_failure("tor")
+
+    exits.worked("tor")
+    exits.worked("tor")
+    assert Failure("second", PASSED_OVER_SECONDS + 5, True) == exits.last_failure("tor")
+    assert [
+        "exit tor has failed, and is passed over where there is another one: 'first'",
+        "exit tor works again",
+    ] == caplog.messages
+
+
+def test_a_reload_forgets_exits_that_it_removes_or_changes(exits):
+    """A changed one is tried at once; the others are as they were."""
+    exits.failed("office", Exception("gone"))
+    exits.failed("tor", Exception("gone"))
+    changed = exits_of("office = socks5://10.0.0.2", "tor = socks5h://127.0.0.1:9050")
+
+    exits.adopt(changed)
+    assert exits.last_failure("office") is None
+    assert not exits.last_failure("tor").is_over
+    assert ["office"] == names(exits.usable(list(changed.values())))
+    exits.adopt({})
+    exits.adopt(BOTH)
+    assert exits.last_failure("tor") is None
