@@ -1,10 +1,12 @@
 """The status of a running minisocks: collected by its process, and shown in three forms."""
 
 import os
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
 
 from minisocks import __version__
 from minisocks.config.settings import SETTINGS
+from minisocks.policy.exits import DIRECT
+from minisocks.record import ExitFigures
 
 if TYPE_CHECKING:  # the command does without the proxy
     from minisocks.proxy import Proxy
@@ -21,11 +23,16 @@ _FIGURES = (
     *("associations", "checks"),
 )
 
+#: States: it has led to a target, and has not failed since; it has failed; it has led to no target
+#: yet; a reload has removed it, but connections still use it.
+WORKS, FAILED, UNUSED, REMOVED = "works", "failed", "not used yet", "removed"
+
 
 def collect(proxy: "Proxy", state: str) -> Status:
     """Return the status of *proxy* as data for JSON.  Any thread."""
     stats, services = proxy.stats(), proxy.services
     processor = services.processor if services is not None else None
+    exits = _exits(proxy)
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -38,6 +45,7 @@ def collect(proxy: "Proxy", state: str) -> Status:
         "limits": _limits(proxy),
         "ports": {s.key: getattr(proxy.config, s.name) for s in SETTINGS if s.kind == "ports"},
         "clients": _clients(proxy),
+        **({"exits": exits} if exits else {}),
     }
 
 
@@ -61,6 +69,32 @@ def _clients(proxy: "Proxy") -> List[Status]:
     return rows[:MAX_CLIENTS]
 
 
+def _exits(proxy: "Proxy") -> List[Status]:
+    """Return a row for each exit, ``direct`` the last; none where there are no exits."""
+    services = proxy.services
+    exits = {} if services is None else services.access.exits
+    if services is None or not exits:
+        return []
+    figures = services.journal.by_exit()
+    rows = []
+    for name in exits:
+        known, failure = figures.pop(name, ExitFigures()), services.exits.last_failure(name)
+        row = _exit_row(name, WORKS if known.total else UNUSED, known)
+        if failure is not None:
+            row["state"] = WORKS if failure.is_over else FAILED
+            row.update(error=failure.error, seconds=round(failure.seconds, 3))
+        rows.append(row)
+    direct = figures.pop(DIRECT)
+    rows += [
+        _exit_row(name, REMOVED, known) for name, known in sorted(figures.items()) if known.open
+    ]
+    return [*rows, _exit_row(DIRECT, WORKS if direct.total else UNUSED, direct)]
+
+
+def _exit_row(name: str, state: str, figures: ExitFigures) -> Status:
+    return dict(figures._asdict(), name=name, state=state)
+
+
 #: The shapes of the parts of a status, where they are present; see ``remote.fits``.
 SHAPE = dict(
     dict.fromkeys(_FIGURES, int),
@@ -75,6 +109,13 @@ SHAPE = dict(
     limits={str: float},
     ports={str: str},
     clients=[{"client": str, "open": int, "up": int, "down": int}],
+    exits=[
+        dict(
+            dict.fromkeys(("name", "state", "error"), str),
+            **dict.fromkeys(("open", "total", "up", "down"), int),
+            seconds=float,
+        )
+    ],
 )
 
 
@@ -107,12 +148,26 @@ def as_text(status: Status) -> List[str]:
     if limits:
         rows.append(("limits", ", ".join("%s %s" % (s.key, s.with_unit(v)) for s, v in limits)))
     lines = ["%-14s%s" % row for row in rows]
+    if status.get("exits"):
+        lines += ["", *_table_of_exits(status["exits"])]
     if status["clients"]:
         lines += ["", "%-39s %6s %10s %10s" % ("client", "open", "up", "down")]
     for row in status["clients"]:
         cells = (row["client"], row["open"], _size(row["up"]), _size(row["down"]))
         lines.append("%-39s %6d %10s %10s" % cells)
     return lines
+
+
+def _table_of_exits(rows: List[Status]) -> Iterator[str]:
+    width = max(map(len, [*(row["name"] for row in rows), "exit"]))
+    yield "%-*s %6s %10s %10s  %s" % (width, "exit", "open", "up", "down", "state")
+    for row in rows:
+        state = row["state"]
+        if row.get("error"):
+            when = "%s ago: %s" % (_duration(row["seconds"]), row["error"])
+            state += " " + when if state == FAILED else "; it failed " + when
+        cells = row["name"], row["open"], _size(row["up"]), _size(row["down"])
+        yield "%-*s %6d %10s %10s  %s" % (width, *cells, state)
 
 
 def _processor(number: Optional[int], wanted: Optional[str]) -> str:
@@ -148,6 +203,11 @@ _METRICS = (
     ("handler_threads gauge threads", "Threads that accept clients and do handshakes."),
     ("processor gauge processor", "Number of the processor of the serving threads."),
 )
+#: The same for each exit.
+_EXIT_METRICS = (
+    ("exit_connections_open", "gauge", "Connections that use the exit.", "open"),
+    ("exit_connections_total", "counter", "Connections that the exit led to a target.", "total"),
+)
 
 
 def as_prometheus(status: Status) -> List[str]:
@@ -167,7 +227,23 @@ def as_prometheus(status: Status) -> List[str]:
     lines += _head("refused_total", "counter", "Connections without success, by reason.")
     for reason, count in sorted(status["refused"].items()):
         lines.append("minisocks_refused_total%s %d" % (_labels(reason=reason), count))
-    return lines
+    return [*lines, *(_of_exits(status["exits"]) if status.get("exits") else ())]
+
+
+def _of_exits(rows: List[Status]) -> Iterator[str]:
+    for name, kind, text, key in _EXIT_METRICS:
+        yield from _head(name, kind, text)
+        for row in rows:
+            yield "minisocks_%s%s %d" % (name, _labels(exit=row["name"]), row[key])
+    yield from _head("exit_bytes_total", "counter", "Bytes relayed by the exit.")
+    for row in rows:
+        for direction in ("up", "down"):
+            labels = _labels(exit=row["name"], direction=direction)
+            yield "minisocks_exit_bytes_total%s %d" % (labels, row[direction])
+    yield from _head("exit_failed", "gauge", "1 if the exit has failed since it last worked.")
+    for row in rows:
+        failed = row["state"] == FAILED
+        yield "minisocks_exit_failed%s %d" % (_labels(exit=row["name"]), failed)
 
 
 def _head(name: str, kind: str, text: str) -> List[str]:
