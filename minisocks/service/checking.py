@@ -15,10 +15,9 @@ from minisocks.hooks import Hooks
 from minisocks.net.listener import Attempt
 from minisocks.net.ownaddress import KernelRoutes
 from minisocks.net.processor import AUTO, NONE, preview
-from minisocks.policy.rules import Rules
 from minisocks.quoting import as_json as to_json
 from minisocks.quoting import reason_of
-from minisocks.service import announce, console
+from minisocks.service import announce, console, exitshown
 from minisocks.service.commands import ask
 from minisocks.service.console import NO_BACKGROUND, can_detach
 from minisocks.service.explain import Question, judge
@@ -46,7 +45,6 @@ def check(chosen: Layered, as_json: bool) -> None:
         MinisocksError: a start would fail, and this is the last reason.
     """
     access = Access.of(chosen.config, Hooks())
-    rules = access.rules
     for sentence in (*chosen.of_files, *announce.oddities(access)):
         console.warn(sentence)
     wanted = chosen.config.processor or AUTO
@@ -56,7 +54,7 @@ def check(chosen: Layered, as_json: bool) -> None:
     kept = {"wanted": wanted, "number": number}
     found = problems(chosen.config, access, console.warn)
     found = [chosen.placed(exc) if isinstance(exc, ConfigError) else exc for exc in found]
-    parts = chosen, rules, _login(access.users), kept
+    parts = chosen, access, _login(access.users), kept
     if as_json:
         _print(dict(as_data(*parts), problems=list(map(_sentence, found))), as_json)
     else:
@@ -107,9 +105,9 @@ def _print(what: Any, as_json: bool) -> None:
 
 
 def as_table(
-    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+    chosen: Layered, access: Access, login: Optional[Login] = None, kept: Optional[Kept] = None
 ) -> List[str]:
-    """Return the settings and the rules in force as lines for people, without passwords.
+    """Return the settings, exits and rules in force as lines for people, without passwords.
 
     Args:
         login: what a login costs; None: nothing.
@@ -125,7 +123,7 @@ def as_table(
     name_width = max(len(row[0]) for row in rows)
     value_width = min(30, max(len(row[1]) for row in rows))
     lines = ["%-*s  %-*s  %s" % (name_width, n, value_width, v, s) for n, v, s in rows]
-    config = chosen.config
+    config, rules = chosen.config, access.rules
     admitted = announce.admitted(config.listen, announce.forwarded_of(config), config, rules)
     lines += ["", *(" ".join(line) for line in admitted)]
     if login:
@@ -133,6 +131,8 @@ def as_table(
             "a login costs %(seconds).2g s here (%(iterations)d iterations), once for each "
             "password: later ones are remembered" % login
         )
+    exits = list(exitshown.table(access.exits))
+    lines += ["", *exits] if exits else []
     lines += ["", "rules in force; the first that matches decides, what none matches is denied:"]
     number = 0
     for rule in rules.rules:
@@ -144,7 +144,7 @@ def as_table(
 
 
 def as_data(
-    chosen: Layered, rules: Rules, login: Optional[Login] = None, kept: Optional[Kept] = None
+    chosen: Layered, access: Access, login: Optional[Login] = None, kept: Optional[Kept] = None
 ) -> Dict[str, Any]:
     """Return the same as data for JSON."""
     settings = {}
@@ -153,12 +153,15 @@ def as_data(
         if setting.kind == "texts":
             value = announce.shown(setting, chosen.config)
         settings[setting.key] = {"value": value, "source": chosen.sources[setting.name]}
+    rules = access.rules
     data = {
         "version": __version__,
         "settings": settings,
         "may_come_in": announce.describe(rules, chosen.config),
         "rules": [{"rule": rule.text, "built_in": rule.is_built_in} for rule in rules.rules],
     }
+    if access.exits:
+        data["exits"] = list(map(exitshown.as_data, access.exits.values()))
     for _about, text in announce.behind(announce.forwarded_of(chosen.config), chosen.config, rules):
         data["forwarded"] = text
     if kept:

@@ -1,14 +1,17 @@
 """The decision of the rules about one client and one target: ``minisocks check --from --to``."""
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from minisocks.access import Access
-from minisocks.errors import ConfigError, DialError
+from minisocks.errors import CannotCarry, ConfigError, DialError
 from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.policy.builtin import label
 from minisocks.policy.client import Client
+from minisocks.policy.exits import ADDRESS_SCHEMES, DIRECT, Exit
 from minisocks.policy.networks import of_peers
 from minisocks.policy.rulelines import COMMANDS, Decision
+from minisocks.protocol.clientside import ClientSide
+from minisocks.service.exitshown import as_data, hops_told, way_told
 from minisocks.values import MAX_PORT, encode, is_port
 from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
 
@@ -17,6 +20,7 @@ __all__ = ["Question", "Explanation", "judge"]
 #: Values of --from for clients that have no address.
 _PLACES = ("forwarder", "unix")
 _NO_ADDRESS = "a client by a unix socket or a forwarder has no %s: it gets %s"
+_OTHER_EXIT = "; not used, because the first address that is allowed leaves by another exit"
 _NO_CLIENT = "%r is no address of a client: give one such as 10.0.0.7, or unix, or forwarder"
 
 
@@ -30,30 +34,78 @@ class Question(NamedTuple):
     ver: int = 5
 
 
+class Way(NamedTuple):
+    """An exit that is tried.
+
+    ``gets_name``: it gets the name of the target, and nothing is looked up here.  ``problem``:
+    why it cannot carry the request, else empty.
+    """
+
+    exit: Exit
+    gets_name: bool = False
+    problem: str = ""
+
+
 class Explanation(NamedTuple):
     """A decision, and its parts.
 
     ``rows``: an address of the target ("" before one is known), whether the rules allow it, and
-    why.
+    why.  ``by_name``: the exits that are tried before the name is looked up; ``by_address``:
+    those that are tried with the addresses in ``rows``.  Both empty: it leaves directly.
     """
 
     allowed: bool
     question: str
     rows: List[Tuple[str, bool, str]]
+    by_name: Sequence[Way] = ()
+    by_address: Sequence[Way] = ()
 
     def as_lines(self) -> List[str]:
         """Return the lines for people."""
         width = max([len(row[0]) for row in self.rows] + [0])
         lines = ["%s: %s" % ("allowed" if self.allowed else "denied", self.question)]
-        for address, allowed, why in self.rows:
-            words = [address.ljust(width), "allowed" if allowed else "denied", why]
-            lines.append("  " + "  ".join(word for word in words if word.strip()))
-        return lines
+        rows = [_row_told(row, width) for row in self.rows]
+        ways = list(_ways_told([*self.by_name, *self.by_address]))
+        tried = len(self.by_name)
+        if tried:
+            lines.append(rows.pop(0))
+            lines += [line for told in ways[:tried] for line in told]
+            lines += ["  if that does not answer, the name is looked up here:"] * bool(rows)
+        return lines + rows + [line for told in ways[tried:] for line in told]
 
     def as_data(self) -> Dict[str, Any]:
         """Return the data for JSON."""
         rows = [dict(zip(("address", "allowed", "why"), row)) for row in self.rows]
-        return {"allowed": self.allowed, "question": self.question, "addresses": rows}
+        data = {"allowed": self.allowed, "question": self.question, "addresses": rows}
+        ways = [
+            dict(as_data(way.exit), gets_name=way.gets_name, problem=way.problem)
+            for way in (*self.by_name, *self.by_address)
+        ]
+        return dict(data, exits=ways) if ways else data
+
+
+def _row_told(row: Tuple[str, bool, str], width: int) -> str:
+    words = [row[0].ljust(width), "allowed" if row[1] else "denied", row[2]]
+    return "  " + "  ".join(word for word in words if word.strip())
+
+
+def _ways_told(ways: Sequence[Way]) -> Iterator[List[str]]:
+    """Yield the lines about each of *ways*, in their order."""
+    for number, (exit, gets_name, problem) in enumerate(ways):
+        head = "  exit %s" % exit.name
+        head += ", if the one before does not answer" if number else ""
+        hops = hops_told(exit)
+        if problem:
+            head += ": cannot be used: " + problem
+        elif not hops:
+            head += ": " + way_told(exit)
+        elif gets_name:
+            head += ": nothing is looked up here"
+        if hops and exit.has_egress:
+            hops[0] += ", reached by " + way_told(exit._replace(hops=())).partition(" ")[2]
+        if gets_name and not problem:
+            hops[-1] += "; it looks the name up"
+        yield [head, *("    hop %d  %s" % (place, hop) for place, hop in enumerate(hops, 1))]
 
 
 def judge(
@@ -94,20 +146,70 @@ def judge(
         return Explanation(decision.allowed, text, [("", decision.allowed, why)])
     if not decision.allowed:
         return Explanation(False, text, [("", False, by(decision))])
+    addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
+    rows: List[Tuple[str, bool, str]] = []
+    exits = decision.exits
+    by_name = [] if addresses else list(_ways_of_name(access, exits, cmd, dst))
+    if by_name:
+        rows.append(("", True, by(decision)))
+        if len(by_name) == len(exits):
+            return Explanation(_some_work(by_name), text, rows, by_name)
     try:
-        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.egress.only)
         if cmd == Cmd.BIND:
             addresses = of_peers(question.ver, addresses)
     except DialError as exc:
-        return Explanation(False, text, [("", False, str(exc))])
-    rows = []
+        return Explanation(_some_work(by_name), text, [*rows, ("", False, str(exc))], by_name)
+    first: Optional[Decision] = None
     for _family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
         if ip is not None:
             decision = rules.decide(client, question.ver, cmd, dst, ip, scope_of(sockaddr))
-            rows.append((sockaddr[0], decision.allowed, by(decision)))
-    return Explanation(any(row[1] for row in rows), text, rows)
+            why = by(decision)
+            if decision.allowed and first is not None and decision.exits != first.exits:
+                why += _OTHER_EXIT
+            elif decision.allowed and first is None:
+                first, dst = decision, Address.of_ip(ip, dst.port)
+            rows.append((sockaddr[0], decision.allowed, why))
+    by_address: List[Way] = []
+    if first is not None and (first.exits or by_name):
+        # After the look-up those are tried that are left of the same exits, else all.
+        left = first.exits[len(by_name) :] if first.exits == exits else first.exits
+        by_address = [_way(access, name, cmd, dst, False) for name in left or (DIRECT,)]
+    ways = [*by_name, *by_address]
+    is_allowed = _some_work(ways) if ways else first is not None
+    return Explanation(is_allowed, text, rows, by_name, by_address)
+
+
+def _some_work(ways: Sequence[Way]) -> bool:
+    return any(not way.problem for way in ways)
+
+
+def _ways_of_name(access: Access, names: Sequence[str], cmd: Cmd, dst: Address) -> Iterator[Way]:
+    """Yield those of the exits *names* that are tried before the name *dst* is looked up."""
+    for name in names:
+        if name == DIRECT or access.exits[name].resolves_here:
+            return
+        yield _way(access, name, cmd, dst, True)
+
+
+def _way(access: Access, name: str, cmd: Cmd, dst: Address, gets_name: bool) -> Way:
+    exit = access.exits.get(name) or Exit(DIRECT)
+    return Way(exit, gets_name, _why_not_carried(exit, cmd, dst))
+
+
+def _why_not_carried(exit: Exit, cmd: Cmd, dst: Address) -> str:
+    """Return why a hop of *exit* cannot carry *cmd* to *dst*, "" if all can."""
+    cmds = [cmd if cmd == Cmd.UDP_ASSOCIATE else Cmd.CONNECT] * len(exit.hops[1:]) + [cmd]
+    places = [Address.of_name(encode(hop.host), hop.port) for hop in exit.hops[1:]] + [dst]
+    try:
+        for hop, one, place in zip(exit.hops, cmds, places):
+            if place is dst or hop.scheme not in ADDRESS_SCHEMES:
+                ip = packed_ip(place.name)
+                ClientSide(hop.scheme, one, Address.of_ip(ip, place.port) if ip else place)
+    except CannotCarry as exc:
+        return str(exc)
+    return ""
 
 
 def _command(question: Question) -> Cmd:

@@ -584,3 +584,60 @@ def test_a_question_moves_no_cursor(form):
     assert 1 == status
     assert all(line.isprintable() for line in (out + err).splitlines())
     assert SHOWN in (json.loads(out)["question"] if form else out)
+
+
+# exits
+
+EXITS = """[minisocks]
+listen = 0
+[exits]
+office = socks5://ann@10.0.0.1:1080 password @office.pw
+tor = socks5h://127.0.0.1:9050 isolate
+far = office, socks5h://bob:hunter2@10.9.9.9:1080 resolve here
+[rules]
+allow to .corp.example via far
+allow via tor
+"""
+
+
+@pytest.fixture
+def exits(tmp_path):
+    """An ini file with exits, and the file of a password."""
+    for name, text in (("office.pw", "s3cret\n"), ("minisocks.ini", EXITS)):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(0o600)
+    return path
+
+
+def test_exits_are_listed_without_their_passwords(exits):
+    """Each with its hops, and where names are looked up."""
+    _status, out, err = run_command("check", "-c", str(exits))
+    lines = out.splitlines()
+    begin = lines.index("exits, and where they have names looked up:")
+    assert [
+        "  office  socks5://10.0.0.1:1080 as 'ann'  (here)",
+        "  tor     socks5h://127.0.0.1:9050 with a login for each client  (by the last hop)",
+        "  far     socks5://10.0.0.1:1080 as 'ann', then socks5h://10.9.9.9:1080 as 'bob'  (here)",
+        "",
+    ] == lines[begin + 1 : begin + 5]
+    data = json.loads(run_command("check", "--json", "-c", str(exits))[1])
+    assert ["office", "tor", "far"] == [row["name"] for row in data["exits"]]
+    assert {
+        "name": "far",
+        "way": "socks5://10.0.0.1:1080 as 'ann', then socks5h://10.9.9.9:1080 as 'bob'",
+        "hops": ["socks5://10.0.0.1:1080 as 'ann'", "socks5h://10.9.9.9:1080 as 'bob'"],
+        "resolves_here": True,
+    } == data["exits"][-1]
+    for secret in ("s3cret", "hunter2"):
+        assert secret not in out + err + str(data)
+
+
+def test_the_exit_of_a_request_is_shown(exits):
+    """With its hops; the exit status is that of the rules."""
+    status, out, _err = run_command("check", "-c", str(exits), "--to", "a.example:443", "--json")
+    data = json.loads(out)
+    assert (0, True) == (status, data["allowed"])
+    assert [("tor", True, "")] == [
+        (row["name"], row["gets_name"], row["problem"]) for row in data["exits"]
+    ]
