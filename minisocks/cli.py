@@ -155,12 +155,16 @@ def _serve(ensure: bool = False, **given: Any) -> None:
         Service(chosen, again).run(ensure)
 
 
-def _check(json: bool = False, **given: Any) -> int:
+def _check(json: bool = False, exits: bool = False, **given: Any) -> int:
     from minisocks.service import checking  # it imports users and rules, which others do not need
 
     asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
+    if exits and asked[:3] != [None, None, None]:
+        raise _WrongUsage("--exits goes alone: --from, --to and --as ask the rules")
     chosen = settings_of(given)
     with chosen.placing_errors():
+        if exits:
+            return 0 if checking.try_exits(chosen, json) else EXIT_CANNOT
         if asked[:3] != [None, None, None]:
             return 0 if checking.judge_one(chosen, json, *asked) else EXIT_CANNOT
         checking.check(chosen, json)
@@ -230,13 +234,14 @@ COMMANDS: Dict[str, _Command] = {
         _Command(
             "check",
             _check,
-            "Show the settings in force and where each comes from; or test the rules.",
+            "Show the settings in force and where each comes from; or test the rules or exits.",
             _flag("json", "Print JSON, for programs."),
             _value("from", "ADDRESS", "Test the rules for this client [default: 127.0.0.1]."),
             _value("to", "HOST:PORT", "Its target."),
             _value("as", "NAME", "Its user."),
             _value("command", "NAME", "Its command: connect [default], bind or udp.", "connect"),
             _value("ver", "N", "Its SOCKS version: 4 or 5 [default].", "5"),
+            _flag("exits", "Try each exit: whether its proxies answer and accept the login."),
         ),
         _to_running(
             "status",

@@ -20,13 +20,14 @@ from minisocks.quoting import reason_of
 from minisocks.service import announce, console, exitshown
 from minisocks.service.commands import ask
 from minisocks.service.console import NO_BACKGROUND, can_detach
+from minisocks.service.exittrial import trials
 from minisocks.service.explain import Question, judge
 from minisocks.service.location import locate
 from minisocks.service.outputs import LogFile, Syslog
 from minisocks.service.pidfile import NoPidfiles, Pidfile
 from minisocks.values import ListenAddress
 
-__all__ = ["check", "judge_one", "problems"]
+__all__ = ["check", "judge_one", "problems", "try_exits"]
 
 #: Seconds in which the running process has to answer where it listens.
 ANSWER_SECONDS = 5.0
@@ -97,6 +98,30 @@ def judge_one(
         console.warn(sentence)
     _print(verdict.as_data() if as_json else verdict.as_lines(), as_json)
     return verdict.allowed
+
+
+def try_exits(chosen: Layered, as_json: bool) -> bool:
+    """Try each exit, print a line about it as soon as it is known; return whether all work.
+
+    Raises:
+        ConfigError, OSError: as ``check``.
+    """
+    access = Access.of(chosen.config, Hooks())
+    for sentence in chosen.of_files:
+        console.warn(sentence)
+    if not access.exits:
+        console.warn("there are no exits to try: add --exit NAME=WAY, or lines under [exits]")
+    width = max(map(len, access.exits), default=0)
+    found = []
+    for trial in trials(access):
+        found.append(trial)
+        if not as_json:
+            state = "works" if trial.works else "fails"
+            console.print_line("%-*s  %s  %s" % (width, trial.name, state, trial.text))
+            console.flush_stdout()
+    if as_json:
+        _print({"exits": [trial._asdict() for trial in found]}, as_json)
+    return all(trial.works for trial in found)
 
 
 def _print(what: Any, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is told of exits while real proxies are their hops: ``status`` and ``check --exits``."""
+"""What status and check say of exits while real proxies are their hops."""
 
 import json
 
@@ -6,14 +6,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.microsocks import running_microsocks
-from kit.support import Talk, closed_port
+from kit.support import Talk, closed_port, run_command
 
 pytestmark = pytest.mark.others
 
 
 @pytest.fixture
 def microsocks():
-    """A microsocks that lets anyone in."""
+    """A microsocks that needs no password."""
     with running_microsocks() as port:
         yield port
 
@@ -94,3 +94,47 @@ def test_an_exit_that_works_again_tells_its_last_error(instance, target):
         state = line_of(instance, "plain")[-1]
         assert state.startswith("works; it failed 0:00:")
         assert state.endswith("Connection refused")
+
+
+def test_check_tries_each_exit(tmp_path, microsocks):
+    """A line each; the exit status is 1 if one fails."""
+    dead = closed_port()
+    with running_microsocks("-u", "ann", "-P", "s3cret") as locked:
+        (tmp_path / "right").write_text("s3cret\n")
+        (tmp_path / "right").chmod(0o600)
+        file = tmp_path / "m.ini"
+        lines = [
+            "plain = socks5h://127.0.0.1:%d" % microsocks,
+            "locked = socks5h://ann@127.0.0.1:%d password @right" % locked,
+            "chain = plain, locked",
+        ]
+        text = "[minisocks]\nlisten = 0\n[exits]\n%s\n[rules]\nallow\n"
+        file.write_text(text % "\n".join(lines))
+        first = "socks5h://127.0.0.1:%d greets" % microsocks
+        login = "socks5h://127.0.0.1:%d greets, and takes the login of 'ann'" % locked
+        assert (
+            0,
+            "plain   works  %s\nlocked  works  %s\nchain   works  %s; %s\n"
+            % (first, login, first, login),
+            "",
+        ) == run_command("check", "-c", str(file), "--exits")
+
+        lines += [
+            "wrong = plain, socks5h://ann:bad@127.0.0.1:%d" % locked,
+            "plainly = socks5h://127.0.0.1:%d" % locked,
+            "beyond = plain, socks5h://127.0.0.1:%d" % dead,
+        ]
+        file.write_text(text % "\n".join(lines))
+        status, out, err = run_command("check", "-c", str(file), "--exits", "--json")
+        found = {row["name"]: (row["works"], row["text"]) for row in json.loads(out)["exits"]}
+        assert (1, [True] * 3) == (
+            status,
+            [found[name][0] for name in ("plain", "locked", "chain")],
+        )
+        hop = "socks5h://127.0.0.1:%d: " % locked
+        assert (False, hop + "it refuses user and password (status 2)") == found["wrong"]
+        assert (False, hop + "it needs a user and password (METHOD FF)") == found["plainly"]
+        hop = "socks5h://127.0.0.1:%d: it cannot reach socks5h://127.0.0.1:%d: connection refused"
+        assert (False, hop % (microsocks, dead) + " (REP 05)") == found["beyond"]
+        assert 1 == run_command("check", "-c", str(file), "--exits")[0]
+        assert "s3cret" not in out + err

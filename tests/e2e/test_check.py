@@ -641,3 +641,13 @@ def test_the_exit_of_a_request_is_shown(exits):
     assert [("tor", True, "")] == [
         (row["name"], row["gets_name"], row["problem"]) for row in data["exits"]
     ]
+
+
+def test_exits_are_tried_alone():
+    """Not beside a question about the rules; without an exit there is nothing to do."""
+    status, out, err = run_command("check", "--exits", "--to", "a:1")
+    assert (2, "") == (status, out)
+    assert "minisocks: --exits goes alone: --from, --to and --as ask the rules\n" in err
+    status, out, err = run_command("check", "--exits")
+    assert (0, "") == (status, out)
+    assert "warning: there are no exits to try: add --exit NAME=WAY, " in err
