@@ -18,6 +18,7 @@ from minisocks.policy.networks import LOOPBACK, Networks
 from minisocks.policy.rulelines import Rule
 from minisocks.policy.rules import Rules
 from minisocks.quoting import MOST_TOLD, quoted
+from minisocks.service.exitadvice import advice
 from minisocks.values import ListenAddress, encode
 from minisocks.wire import Address, Atyp, Cmd, packed_ip, text_ip
 
@@ -104,7 +105,7 @@ def _describe(rules: Rules, addresses: Sequence[str]) -> str:
 
 
 def oddities(access: Access) -> List[str]:
-    """Return warnings about settings, rules, lists and users that contradict each other."""
+    """Return warnings about settings, rules, lists, users and exits that contradict each other."""
     rules, config = access.rules, access.config
     found = list(access.notes)
     last = next((n for n, rule in enumerate(rules.rules, 1) if _matches_all(rule)), 0)
@@ -128,7 +129,7 @@ def oddities(access: Access) -> List[str]:
     left_out = _left_out(access)
     if left_out:
         found.append(_LEFT_OUT % left_out)
-    return found + list(_of_one_family(config.listen))
+    return [*found, *_of_one_family(config.listen), *advice(access)]
 
 
 def admitted(

@@ -5,12 +5,13 @@ No click: *given* has the values of the command line by the names of the setting
 
 import os
 import stat
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from minisocks.config.layers import Layered, layered
 from minisocks.config.settings import CONFIG_FILE, Config
 from minisocks.errors import ConfigError, ServiceError
 from minisocks.net.opening import read_file
+from minisocks.policy import exits
 from minisocks.policy.rulelines import with_files
 from minisocks.quoting import reason_of
 from minisocks.service import console
@@ -18,6 +19,11 @@ from minisocks.service.location import from_folder, locate
 from minisocks.service.pidfile import NoPidfiles
 
 __all__ = ["pidfile_of", "settings_of"]
+
+_IN_PS = (
+    "other users of this host can read the password of --exit in ps; write it in the file of "
+    "settings, or as user@HOST password @FILE"
+)
 
 
 def settings_of(
@@ -47,12 +53,19 @@ def settings_of(
         warn("%s is no setting, and is not used" % name)
     users_file = chosen.config.users_file and os.path.join(home, chosen.config.users_file)
     odd = []
-    if not is_private and chosen.sources["user"].startswith(path + ", "):
+    in_file = [name for name in _with_passwords(chosen) if _is_from(chosen, name, path)]
+    if in_file and not is_private:
         odd.append("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
+    if "exit" in _with_passwords(chosen) and chosen.sources["exit"] == "command line":
+        odd.append(_IN_PS)
+    for name in _noted(chosen.config.exit, exits.with_files, home):
+        if os.path.exists(name) and not _is_private(name):
+            names = name, name
+            odd.append("%s holds a password, and others may read it: chmod 600 %s" % names)
     if users_file and os.path.exists(users_file) and not _is_private(users_file):
         names = users_file, users_file
         odd.append("%s holds hashes, and others may read it: chmod 600 %s" % names)
-    odd += _of_writers(path, users_file, _lists(chosen, home))
+    odd += _of_writers(path, users_file, _noted(chosen.config.rule, with_files, home))
     return chosen._replace(of_files=tuple(odd))
 
 
@@ -76,15 +89,27 @@ def _check_different(config: Config, path: str, home: str) -> None:
             known[where] = "that of " + option
 
 
-def _lists(chosen: Layered, home: str) -> List[str]:
-    """Return the paths of the lists that rules name."""
+def _with_passwords(chosen: Layered) -> List[str]:
+    """Return the settings that have a password in one of their values."""
+    has_one = any(exits.shown(text) != text for text in chosen.config.exit)
+    return ["user"] + ["exit"] * has_one
+
+
+def _is_from(chosen: Layered, name: str, path: str) -> bool:
+    return chosen.sources[name].startswith(path + ", ")
+
+
+def _noted(
+    texts: Sequence[str], with_files: Callable[[str, Callable[[str], str]], str], home: str
+) -> List[str]:
+    """Return the paths of the files that *texts* name: lists of rules, passwords of exits."""
     found: List[str] = []
 
     def note(path: str) -> str:
         found.append(os.path.join(home, path))
         return path
 
-    for text in chosen.config.rule:
+    for text in texts:
         with_files(text, note)
     return found
 

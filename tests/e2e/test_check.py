@@ -651,3 +651,34 @@ def test_exits_are_tried_alone():
     status, out, err = run_command("check", "--exits")
     assert (0, "") == (status, out)
     assert "warning: there are no exits to try: add --exit NAME=WAY, " in err
+
+
+IN_PS = "warning: other users of this host can read the password of --exit in ps; "
+
+
+def test_a_password_that_ps_shows_is_warned_of():
+    """Only if it is on the command line, and in the URL."""
+    line = "x=socks5://ann:hunter2@192.0.2.1"
+    err = run_command("check", "--exit", line, "--rule", "allow via x")[2]
+    assert err.startswith(IN_PS)
+    assert "hunter2" not in err
+    variables = {"MINISOCKS_EXIT": line, "MINISOCKS_RULE": "allow via x"}
+    assert "" == run_command("check", env=environment(**variables))[2]
+    line = "x=socks5://ann@192.0.2.1"
+    assert "" == run_command("check", "--exit", line, "--rule", "allow via x")[2]
+
+
+def test_files_with_passwords_of_exits_are_for_their_owner(exits):
+    """The one with the settings, if a URL has one, and those that exits name."""
+    args = "check", "-c", str(exits)
+    folder = exits.parent
+    assert "others may read it" not in run_command(*args)[2]
+    (folder / "office.pw").chmod(0o644)
+    exits.chmod(0o644)
+    said = run_command(*args)[2]
+    for name, what in (("office.pw", "a password"), ("minisocks.ini", "passwords")):
+        path = folder / name
+        line = "warning: %s holds %s, and others may read it: chmod 600 %s\n" % (path, what, path)
+        assert line in said
+    exits.write_text(EXITS.replace("bob:hunter2", "bob"))
+    assert "holds passwords" not in run_command(*args)[2]
