@@ -9,7 +9,7 @@ OPENING = ("allow-lan", "auth-once", "name-only", "open")
 
 _LISTEN = "address and port to listen on are one option: -l ADDRESS:PORT"
 _USER = "name and password are one option, --user NAME:PASSWORD; or a line of --users-file"
-_PARENT = "targets are dialed by this host itself, and never through another proxy"
+_PARENT = "another proxy is --exit NAME=socks5h://HOST:PORT, and --rule 'allow via NAME' uses it"
 _SERVE = "without a command it serves; --daemon has it do so in the background"
 
 #: Options and commands of other proxies, and what to write here instead.
@@ -19,6 +19,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("-u", "--username", "--usr"), _USER),
     **dict.fromkeys(("-P", "--pass", "--passwd", "--password", "--pwd", "--auth"), _USER),
     **dict.fromkeys(("--parent", "--upstream", "--proxy", "--chain"), _PARENT),
+    **dict.fromkeys(("--via", "-F", "-x"), _PARENT),
     **dict.fromkeys(("--background", "--fork"), "to go to the background, write --daemon"),
     **dict.fromkeys(("-f", "--conf", "--config-file"), "the file of settings is -c FILE"),
     **dict.fromkeys(("--log", "--logfile"), "the log goes to --log-file FILE, or to --syslog"),

@@ -202,9 +202,9 @@ TABLE: "Dict[str, Tuple[Dict[str, Any], ...]]" = {
         _row(
             "exit texts NAME=WAY",
             "A way out that rules can name, as in 'allow via office': another proxy "
-            "(office=socks5h://10.0.0.1:1080), a chain of them, or another source "
-            "(lan2=direct interface eth1). May be repeated; in the file, a line each under "
-            "[exits].",
+            "(office=socks5h://10.0.0.1:1080), a chain of them, or another source (lan2=direct "
+            "interface eth1). Other users of this host can read a password in the URL in ps. May "
+            "be repeated; in the file, a line each under [exits].",
         ),
     ),
     "Running as a service": (

@@ -157,7 +157,12 @@ def test_file_may_be_named_by_the_environment(file):
         (["--port=1080"], {}, "no option is called --port; address and port to listen on are one"),
         (["-i", "0.0.0.0"], {}, "no option is called -i; address and port to listen on are one"),
         (["--password", "s3cret"], {}, "name and password are one option, --user NAME:PASSWORD"),
-        (["--parent", "10.0.0.1:1080"], {}, "targets are dialed by this host itself"),
+        (
+            ["--parent", "10.0.0.1:1080"],
+            {},
+            "called --parent; another proxy is --exit NAME=socks5h:",
+        ),
+        (["-F", "socks5://10.0.0.1"], {}, "no option is called -F; another proxy is --exit NAME="),
         (["-l", "0", "start"], {}, "no command is called 'start'; without a command it serves"),
         # No guess at an option that would admit more clients, however near its name is.
         (["--parents", "10.0.0.1:1080"], {}, "no option is called --parents; see minisocks --help"),
