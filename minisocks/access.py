@@ -44,6 +44,8 @@ MAX_FILE_BYTES = 4 << 20
 MAX_LIST_BYTES = 64 << 20
 #: Most bytes of a file with the password of an exit.
 MAX_PASSWORD_BYTES = 1024
+#: Most exits that are named to choose from.
+MOST_TOLD = 8
 #: The key of hashes in memory.  One for the process, so that they are valid after a reload; made
 #: when it is first needed.
 _KEY: Dict[str, bytes] = {}
@@ -285,11 +287,14 @@ def _check_exits(rules: Sequence[Rule], exits: Mapping[str, Exit]) -> None:
         ConfigError: one is not.
     """
     known = (DIRECT, *exits)
-    for rule in rules:
+    for index, rule in enumerate(rules):
         for name in rule.exits:
             if name not in known:
-                what = "no exit is called %s%s, as in: %s" % (name, closest(name, known), rule.text)
-                raise ConfigError("--rule", what)
+                hint = closest(name, known) or "; there are %s" % ", ".join(known[:MOST_TOLD])
+                hint = hint if exits else "; there are none: add --exit, or lines under [exits]"
+                error = ConfigError("--rule", "no exit is called %s%s" % (name, hint))
+                error.index = index
+                raise error
 
 
 def _read_users(path: str) -> Dict[bytes, Hash]:

@@ -146,11 +146,15 @@ def parse_exits(texts: Sequence[str], read: ReadText) -> Dict[str, Exit]:
             Also from *read*, which returns the text of a file with a password.
     """
     parsed: Dict[str, List[_Part]] = {}
-    for text in texts:
-        name, parts = _parse(text, read)
-        if name in parsed:
-            raise ConfigError(OPTION, "the exit %s is there twice" % name)
-        parsed[name] = parts
+    try:
+        for text in texts:
+            name, parts = _parse(text, read)
+            if name in parsed:
+                raise ConfigError(OPTION, "the exit %s is there twice" % name)
+            parsed[name] = parts
+    except ConfigError as exc:
+        exc.index = len(parsed)
+        raise
     return {name: _joined(name, parsed) for name in parsed}
 
 
@@ -167,21 +171,21 @@ def _joined(name: str, parsed: Mapping[str, List[_Part]]) -> Exit:
     for number, part in enumerate(_flat(name, parsed, ())):
         if part.has_egress or not part.hops:
             if number:
-                raise ConfigError(OPTION, "%s: direct is the first part of a chain" % name)
+                raise _wrong(name, parsed, "direct is the first part of a chain")
             found = part._replace(name=name)
         found = found._replace(hops=found.hops + part.hops)
         if number and part.hops[0].path:
-            why = "%s: a unix socket is on this host, so only the first hop can have one"
-            raise ConfigError(OPTION, why % name)
+            why = "a unix socket is on this host, so only the first hop can have one"
+            raise _wrong(name, parsed, why)
     if len(found.hops) > MAX_HOPS:
-        raise ConfigError(OPTION, "%s has more than %d hops" % (name, MAX_HOPS))
+        raise _wrong(name, parsed, "it has more than %d hops" % MAX_HOPS)
     return found
 
 
 def _flat(name: str, parsed: Mapping[str, List[_Part]], inside: Tuple[str, ...]) -> List[Exit]:
     """Return the parts of the exit *name*, those of others that it names included."""
     if name in inside:
-        raise ConfigError(OPTION, "the exit %s is a part of itself" % name)
+        raise _wrong(name, parsed, "it is a part of itself")
     flat: List[Exit] = []
     for part in parsed[name]:
         if not part.refers_to:
@@ -190,9 +194,15 @@ def _flat(name: str, parsed: Mapping[str, List[_Part]], inside: Tuple[str, ...])
             flat += _flat(part.refers_to, parsed, (*inside, name))
         else:
             hint = closest(part.refers_to, parsed)
-            what = "%s: no exit is called %s%s" % (name, part.refers_to, hint)
-            raise ConfigError(OPTION, what)
+            raise _wrong(name, parsed, "no exit is called %s%s" % (part.refers_to, hint))
     return flat
+
+
+def _wrong(name: str, parsed: Mapping[str, List[_Part]], why: str) -> ConfigError:
+    """Return the error of the exit *name*, which may be a part of another one."""
+    error = ConfigError(OPTION, "%s: %s" % (name, why))
+    error.index = list(parsed).index(name)
+    return error
 
 
 def _parse(text: str, read: ReadText) -> Tuple[str, List[_Part]]:

@@ -474,6 +474,28 @@ def test_the_answer_as_json(rules):
             "[minisocks]\nlog-file = /a\npidfile = /a\n",
             "line 3: pidfile: /a is also that of --log-file: name another file",
         ),
+        (
+            "[exits]\na = socks5://b\nc = socks5://d@e password @/nowhere\n",
+            "line 3: exit: cannot read /nowhere: No such file",
+        ),
+        ("[exits]\na = socks5://b\n\na = direct\n", "line 4: exit: the exit a is there twice"),
+        ("[exits]\na = b, socks5://b\nb = a\n", "line 2: exit: a: it is a part of itself"),
+        (
+            "[exits]\na = b, socks5://b\nb = c\nd = direct\n",
+            "line 3: exit: b: no exit is called c",
+        ),
+        (
+            "[exits]\noffice = direct\n[rules]\nallow port 1\nallow via ofice\n",
+            "line 5: rule: no exit is called ofice; did you mean office?\n",
+        ),
+        (
+            "[exits]\noffice = direct\n[rules]\nallow via xyz or office\n",
+            "line 4: rule: no exit is called xyz; there are direct, office\n",
+        ),
+        (
+            "[rules]\nallow via xyz\n",
+            "line 2: rule: no exit is called xyz; there are none: add --exit, or lines under [",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", [["check"], []], ids=["check", "serve"])
