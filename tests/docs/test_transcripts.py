@@ -11,7 +11,7 @@ from kit.support import ROOT, environment
 
 pytestmark = pytest.mark.pages
 
-PAGES = ("rules", "udp")
+PAGES = ("exits", "rules", "udp")
 
 
 def blocks(page):
