@@ -172,9 +172,7 @@ def _told(hop: Hop, side: ClientSide) -> str:
         return "%s greets, and takes a login for each client" % (hop,)
     if not hop.user:
         return "%s greets" % (hop,)
-    what = (
-        "takes the login of %s" if side.has_logged_in else "wants no password of %s"
-    )
+    what = "takes the login of %s" if side.has_logged_in else "wants no password of %s"
     return ("%s greets, and " + what) % (hop, quoted(hop.user, MOST_TOLD))
 
 

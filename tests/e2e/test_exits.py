@@ -123,7 +123,7 @@ def test_a_name_is_looked_up_here_where_the_exit_says_it(scheme):
 
 
 def test_for_a_name_earlier_rules_about_addresses_cannot_be_asked():
-    """Unless the exit looks names up here; a rule that names it decides in its turn."""
+    """Unless the exit looks names up here; a rule that names it decides when it is reached."""
     asked = []
 
     def known(name, port, *args):
