@@ -41,6 +41,8 @@ _HTTP_NAME = re.compile(rb"[A-Za-z0-9._~-]+\Z")
 
 #: What a status of HTTP says about the target.
 _HTTP_REPS = {403: Rep.NOT_ALLOWED, 504: Rep.TTL_EXPIRED}
+#: What refuses the login.  401 is for targets, which do not speak yet; tinyproxy sends it.
+_HTTP_LOGIN = (401, 407)
 _ANY_V4 = Address(b"0.0.0.0", 0, Atyp.IPV4)
 
 
@@ -221,8 +223,8 @@ class ClientSide:
         status = 100
         while status < 200:  # 1xx: the reply is still to come
             status = yield from self._http_head()
-        if status == 407:
-            raise ExitFailed("it needs another user or password (HTTP status 407)")
+        if status in _HTTP_LOGIN:
+            raise ExitFailed("it needs another user or password (HTTP status %d)" % status)
         rep = Rep.SUCCEEDED if status < 300 else _HTTP_REPS.get(status, Rep.GENERAL_FAILURE)
         yield Reply(rep, said="HTTP status %d" % status)
 

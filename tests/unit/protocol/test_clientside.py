@@ -86,6 +86,7 @@ FAILURES = [
     ("socks4a", (), b"\x00\x5e" + bytes(6), "no SOCKS4 proxy"),
     ("socks4", (), b"\x05\x00" + bytes(6), "no SOCKS4 proxy"),
     ("http", (), b"HTTP/1.1 407 Login\r\n\r\n", "status 407"),
+    ("http", (), b"HTTP/1.1 401 Login\r\n\r\n", "HTTP status 401"),
     ("http", (), b"SSH-2.0-OpenSSH\r\n\r\n", "no HTTP proxy"),
     ("http", (), b"HTTP/2 200\r\n\r\n", "no reply of HTTP"),
     ("http", (), b"HTTP/1.1 200 x\ry\r\n\r\n", "no reply of HTTP"),
