@@ -84,7 +84,7 @@ class ClientSide:
         CannotCarry: the protocol has no such command, or cannot carry *dst*; nothing is sent then.
     """
 
-    __slots__ = ("_out", "_steps", "_stream", "eof", "has_logged_in", "is_asked")
+    __slots__ = ("_out", "_steps", "_stream", "eof", "has_logged_in", "is_answered", "is_asked")
 
     def __init__(
         self,
@@ -101,6 +101,8 @@ class ClientSide:
         self.eof = False
         #: Whether the proxy has logged us in, and gets the request.
         self.is_asked = False
+        #: Whether a byte has come since.
+        self.is_answered = False
         #: Whether the proxy has asked for user and password, and taken them.
         self.has_logged_in = False
         if dst is None:
@@ -116,6 +118,7 @@ class ClientSide:
     def receive_data(self, data: bytes) -> None:
         """Take bytes as the network delivers them; empty means end of stream."""
         if data:
+            self.is_answered = self.is_asked
             self._stream += data
         else:
             self.eof = True

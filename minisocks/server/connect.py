@@ -179,7 +179,7 @@ class Connect(WaitingRequest):
         else:
             self._step(self._dial)
 
-    def _try_next_exit(self, through: ThroughExits, error: DialError, counts: bool = True) -> None:
+    def _try_next_exit(self, through: ThroughExits, error: DialError) -> None:
         """Go on after *error*, with the next address or exit.
 
         Raises:
@@ -188,6 +188,7 @@ class Connect(WaitingRequest):
         self.give_all_back()
         if self._lookup is not None:
             self._lookup.cancel()
+        counts = not (isinstance(self._dial, ExitDial) and self._dial.waits_for_target)
         self._dial = self._lookup = self._next = self._exit_timer = None
         through.next(error, counts)
         # Not at once, so that the closed sockets are gone; and no recursion.
@@ -198,9 +199,8 @@ class Connect(WaitingRequest):
         self._exit_timer = None
         if through is None or not through.has_more:
             return
-        counts = not (isinstance(dial, ExitDial) and dial.is_asked)
         error = ExitFailed("no answer in time") if dial is None else dial.give_up()
-        self._try(self._try_next_exit, through, error, counts)
+        self._try(self._try_next_exit, through, error)
 
     def _new_dial(self, addresses: List[Sockaddr], egress: Optional[Egress] = None) -> Dial:
         """Return the dial of *addresses*, which are allowed."""

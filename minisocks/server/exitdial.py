@@ -67,12 +67,14 @@ class ExitDial:
         return READ | WRITE if self._out else READ
 
     @property
-    def is_asked(self) -> bool:
-        """Whether the last hop has the request.
+    def waits_for_target(self) -> bool:
+        """Whether the last hop has the request, and has sent nothing since.
 
-        From then on it may wait for the target, which says nothing about the exit.
+        From then on it may wait for the target, so that silence says nothing about the exit; nor
+        does its FIN, which is all that ssh -D sends if the target refuses.
         """
-        return self._sock is not None and len(self._sides) == 1 and self._sides[0][1].is_asked
+        side = self._sides[0][1]
+        return len(self._sides) == 1 and side.is_asked and not side.is_answered
 
     def step(self) -> Optional[socket.socket]:
         """Go on as far as is possible now.

@@ -38,8 +38,9 @@ def never(name, port, *args):
 class Hop(FakeTarget):
     """A SOCKS5 hop that follows a script from its reply on; ``asked`` has the requests."""
 
-    def __init__(self, reply=NOWHERE, then=b"", method=0):
+    def __init__(self, reply=NOWHERE, then=b"", method=0, ends=False):
         super().__init__(self._serve_client)
+        self._ends = ends
         self.asked, self.logins = [], []
         self._reply, self._then, self._method = reply, then, method
 
@@ -57,6 +58,8 @@ class Hop(FakeTarget):
         host = talk.receive(size)
         self.asked.append((host, struct.unpack("!H", talk.receive(2))[0]))
         talk.send(self._reply + self._then)
+        if self._ends:
+            return
         if self._reply[1:2] != b"\0":
             talk.rest()
             return
@@ -226,6 +229,19 @@ def test_a_hop_that_sends_what_is_no_reply_has_failed(script):
                 assert "exit bad: socks5h://" in log.wait_for("id=1")
                 with Talk.to(proxy.port) as talk:
                     assert 0 == talk.connect5(b"b.c", 80)[0]
+
+
+def test_a_hop_that_closes_instead_of_a_reply_is_not_passed_over():
+    """As ssh -D, which has no other word for a target that refuses."""
+    with Hop() as good, Hop(b"", ends=True) as closing, Hop(b"\x05", ends=True) as half:
+        lines = ["one = " + url(closing), "two = " + url(half), "x = " + url(good)]
+        with proxy_with(*lines, rule="allow via one or two or x") as proxy:
+            for _ in range(2):
+                with Talk.to(proxy.port) as talk:
+                    assert 0 == talk.connect5(b"b.c", 80)[0]
+            assert "" == proxy.services.exits.error_of("one")
+            assert "without a whole reply" in proxy.services.exits.error_of("two")
+    assert (2, 1, 2) == (len(closing.asked), len(half.asked), len(good.asked))
 
 
 def test_a_hop_that_is_silent_does_not_take_the_whole_time(monkeypatch):
