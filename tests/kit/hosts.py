@@ -121,7 +121,15 @@ class Host(Namespace):
         """
         files = {"resolv.conf": "nameserver %s\n" % address, "nsswitch.conf": "hosts: files dns\n"}
         for name, text in files.items():
-            self._do(["sh", "-c", _COVER, "sh", "/etc/" + name], text)
+            self.cover("/etc/" + name, text)
+
+    def cover(self, path, text):
+        """Have *text* in place of what the file *path* has, if there is one; for all hosts.
+
+        Raises:
+            CannotMake: files cannot be put over those of the machine.
+        """
+        self._do(["sh", "-c", _COVER, "sh", path], text)
 
     def new_proxy(self, **settings):
         """Return the port of a proxy that no other test has."""

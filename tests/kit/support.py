@@ -207,13 +207,14 @@ class FakeTarget:
     """A target on loopback that follows a script, a thread for each connection.
 
     ``talks`` holds the accepted connections; ``error`` the first exception of a
-    script, which leaving the context raises.
+    script, which leaving the context raises.  *sock* is a socket of another host
+    (``hosts``) to listen with.
     """
 
-    def __init__(self, script=echo, host="127.0.0.1"):
+    def __init__(self, script=echo, host="127.0.0.1", sock=None):
         self.script = script
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.listener = socket.socket(family, socket.SOCK_STREAM)
+        self.listener = sock or socket.socket(family, socket.SOCK_STREAM)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind((host, 0))
         self.listener.listen(1024)
