@@ -3,7 +3,8 @@
  *   socksload target                      listen on a free port, say "port=N", serve for ever
  *   socksload MODE PROXY_PORT TARGET_PORT CONNECTIONS SECONDS
  *
- * PROXY_PORT 0 means no proxy: straight to the target.  Everything is on 127.0.0.1.
+ * PROXY_PORT 0 means no proxy: straight to the target; PORT,PORT means a chain: the client asks
+ * the first proxy for the second one, and that for the target.  Everything is on 127.0.0.1.
  *   down   each connection receives as fast as it can
  *   up     each connection sends as fast as it can
  *   both   both at once; bytes are the sum of the two directions
@@ -181,10 +182,11 @@ static void target(void)
 
 /* ---- clients --------------------------------------------------------- */
 enum state { CONNECTING, GREETED, REQUESTED, OPEN };
-/* got: bytes of the reply, or of the echo, that are there.  t0: seconds, of the last start. */
-struct conn { int fd; enum state st; int got; unsigned char in[300]; double t0; int echoed; };
+/* got: bytes of the reply, or of the echo, that are there.  t0: seconds, of the last start.
+ * hop: proxies of the chain that have connected to the next one. */
+struct conn { int fd; enum state st; int got; int hop; unsigned char in[300]; double t0; int echoed; };
 
-static struct { int proxy_port, target_port, n; double secs; const char *name; } job;
+static struct { int proxy_port, next_port, target_port, n; double secs; const char *name; } job;
 static char mode_byte;
 static int visits, by_name, holds, measuring; /* visits: each connection is closed, then made anew */
 static volatile sig_atomic_t enough;
@@ -219,7 +221,7 @@ static void start(struct conn *c)
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (visits) setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     c->st = CONNECTING;
-    c->got = 0;
+    c->got = c->hop = 0;
     c->t0 = now();
     if (connect(c->fd, (void *)&a, sizeof a) && errno != EINPROGRESS) die("connect");
     arm(EPOLL_CTL_ADD, c->fd, EPOLLOUT, c);
@@ -260,14 +262,22 @@ static void granted(struct conn *c)
 
 static void request(struct conn *c)
 {
-    unsigned char q[] = { 5, 1, 0, 1, 127, 0, 0, 1, job.target_port >> 8, job.target_port };
+    int chained = job.next_port && !c->hop, port = chained ? job.next_port : job.target_port;
+    unsigned char q[] = { 5, 1, 0, 1, 127, 0, 0, 1, port >> 8, port };
     unsigned char named[] = "\5\1\0\3\11localhost..";
-    if (!by_name) {
+    if (!by_name || chained) {
         put(c, q, sizeof q);
         return;
     }
     memcpy(named + 14, q + 8, 2);
     put(c, named, 16);
+}
+
+static void greet(struct conn *c)
+{
+    put(c, "\5\1\0", 3);
+    c->st = GREETED;
+    c->got = 0;
 }
 
 /* Bytes of the message that is awaited, as far as those that are there tell. */
@@ -287,6 +297,7 @@ static void shake_hands(struct conn *c)
         c->got += r;
         if (c->got >= 2 && c->in[1]) { finish(c, 0); return; } /* METHOD or REP is not 0 */
     } while (c->got < expected(c));
+    if (c->st == REQUESTED && job.next_port && !c->hop++) { greet(c); return; }
     if (c->st == REQUESTED) { granted(c); return; }
     c->st = REQUESTED;
     c->got = 0;
@@ -300,8 +311,7 @@ static void connected(struct conn *c)
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &l);
     if (err) { finish(c, 0); return; }
     if (!job.proxy_port) { granted(c); return; }
-    put(c, "\5\1\0", 3);
-    c->st = GREETED;
+    greet(c);
     arm(EPOLL_CTL_MOD, c->fd, EPOLLIN, c);
 }
 
@@ -534,6 +544,7 @@ int main(int argc, char **argv)
     signal(SIGTERM, on_term);
     job.name = argv[1];
     job.proxy_port = atoi(argv[2]);
+    if (strchr(argv[2], ',')) job.next_port = atoi(strchr(argv[2], ',') + 1);
     job.target_port = atoi(argv[3]);
     job.n = atoi(argv[4]);
     job.secs = atof(argv[5]);
