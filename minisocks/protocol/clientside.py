@@ -31,7 +31,8 @@ from minisocks.wire import (
 
 __all__ = ["ClientSide", "Reply"]
 
-#: Most bytes of the header fields of HTTP before CONNECT's reply counts as garbage.
+#: Most bytes of the header fields of HTTP, those of all 1xx responses together, before CONNECT's
+#: reply counts as garbage.
 MAX_HEAD_BYTES = 16384
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
@@ -223,34 +224,35 @@ class ClientSide:
 
     def _http(self, request: bytes) -> _Steps:
         self._ask(request)
-        status = 100
+        status, most = 100, MAX_HEAD_BYTES
         while status < 200:  # 1xx: the reply is still to come
-            status = yield from self._http_head()
+            status, size = yield from self._http_head(most)
+            most -= size
         if status in _HTTP_LOGIN:
             raise ExitFailed("it needs another user or password (HTTP status %d)" % status)
         rep = Rep.SUCCEEDED if status < 300 else _HTTP_REPS.get(status, Rep.GENERAL_FAILURE)
         yield Reply(rep, said="HTTP status %d" % status)
 
-    def _http_head(self) -> Generator[None, None, int]:
-        """Read status line and header fields; return the status."""
+    def _http_head(self, most: int) -> Generator[None, None, Tuple[int, int]]:
+        """Read status line and header fields, of *most* bytes; return the status and their size."""
         buffer, searched = self._stream, 0
         while True:
             begin = bytes(buffer[:5])
             if not b"HTTP/".startswith(begin):
                 raise ExitFailed("it is no HTTP proxy: its answer begins with 0x%02x" % begin[0])
             # Not from the beginning each time, because the bytes may come one by one.
-            end = _END_OF_HEAD.search(buffer, searched, MAX_HEAD_BYTES)
+            end = _END_OF_HEAD.search(buffer, searched, most)
             if end is not None:
                 break
             searched = max(0, len(buffer) - len(b"\r\n\r"))
-            if len(buffer) >= MAX_HEAD_BYTES:
+            if len(buffer) >= most:
                 raise ExitFailed("its reply has more than %d bytes" % MAX_HEAD_BYTES)
             yield
         head = yield from self._stream.read_exact(end.end())
         found = _STATUS.match(head)
         if found is None:
             raise ExitFailed("its answer is no reply of HTTP/1.1")
-        return int(found.group(1))
+        return int(found.group(1)), len(head)
 
 
 def encode_address(dst: Address) -> bytes:

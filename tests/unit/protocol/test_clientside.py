@@ -150,6 +150,14 @@ def test_a_head_without_an_end_is_a_failure(data):
         talk(side, [b"HTTP/1.1 200 OK\r\nX: "] + [b"X: " + line] * (MAX_HEAD_BYTES // len(line)))
 
 
+def test_1xx_responses_without_end_are_a_failure():
+    """Else a proxy that sends them faster than they are read would keep the loop for ever."""
+    one = b"HTTP/1.1 100 Continue\r\n\r\n"
+    side = ClientSide("http", Cmd.CONNECT, IPV4)
+    with pytest.raises(ExitFailed, match="more than %d bytes" % MAX_HEAD_BYTES):
+        talk(side, [one] * (MAX_HEAD_BYTES // len(one) + 1))
+
+
 @pytest.mark.parametrize("dst", TARGETS)
 @pytest.mark.parametrize("login", [(), LOGIN])
 def test_our_own_server_side_understands_it(dst, login):
