@@ -37,8 +37,12 @@ MAX_HEAD_BYTES = 16384
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-#: What may stand in the name of a host in a request of HTTP: nothing that ends a line or a word.
-_HTTP_NAME = re.compile(rb"[A-Za-z0-9._~-]+\Z")
+#: What may stand in a name that a proxy looks up.  Nothing that ends a line or a word of HTTP, and
+#: nothing that resolvers take for another name than the rules were asked about: many C libraries
+#: read \097 as "a" and ignore what is behind a blank, others map letters that are not ASCII.
+_NAME = re.compile(rb"[A-Za-z0-9._~-]+\Z")
+#: The last label of an address in any notation, such as 127.0.0.1 with a final dot, and of no name.
+_NUMBER = re.compile(rb"[0-9]+\Z|0[Xx][0-9A-Fa-f]*\Z")
 
 #: What a status of HTTP says about the target.
 _HTTP_REPS = {403: Rep.NOT_ALLOWED, 504: Rep.TTL_EXPIRED}
@@ -259,18 +263,21 @@ def encode_address(dst: Address) -> bytes:
     """Return ATYP, DST.ADDR and DST.PORT (RFC 1928 section 5).
 
     Raises:
-        CannotCarry: the name is empty or too long.
+        CannotCarry: it is a name, and not one that hosts have.
     """
     port = struct.pack("!H", dst.port)
     if dst.atyp != Atyp.DOMAINNAME:
         return bytes((dst.atyp,)) + (packed_ip(dst.host.decode("ascii")) or b"") + port
-    _check_length(dst)
+    _check_name(dst)
     return bytes((Atyp.DOMAINNAME, len(dst.host))) + dst.host + port
 
 
-def _check_length(dst: Address) -> None:
-    if not 0 < len(dst.host) <= MAX_FIELD_BYTES or b"\0" in dst.host:
-        raise CannotCarry("SOCKS cannot carry the name %s" % (dst,), Rep.HOST_UNREACHABLE)
+def _check_name(dst: Address) -> None:
+    name = dst.host
+    last = name.rstrip(b".").rpartition(b".")[2]
+    if not _NAME.match(name) or len(name) > MAX_FIELD_BYTES or not last or _NUMBER.match(last):
+        why = "%s is no name of a host that another proxy can look up" % (dst,)
+        raise CannotCarry(why, Rep.HOST_UNREACHABLE)
 
 
 def _socks4_request(scheme: str, cmd: int, dst: Address, user: bytes) -> bytes:
@@ -278,7 +285,7 @@ def _socks4_request(scheme: str, cmd: int, dst: Address, user: bytes) -> bytes:
         raise CannotCarry("SOCKS4 has no UDP and no look-ups", Rep.COMMAND_NOT_SUPPORTED)
     ip, name = b"\0\0\0\1", b""
     if dst.atyp == Atyp.DOMAINNAME and scheme == "socks4a":
-        _check_length(dst)
+        _check_name(dst)
         name = dst.host + b"\0"
     else:
         ip = packed_ip(dst.name) or b""
@@ -295,8 +302,8 @@ def _http_request(cmd: int, dst: Address, user: bytes, password: bytes) -> bytes
     host = dst.host
     if dst.atyp == Atyp.IPV6:
         host = b"[" + host + b"]"
-    elif not _HTTP_NAME.match(host) or len(host) > MAX_FIELD_BYTES:
-        raise CannotCarry("HTTP cannot carry the name %s" % (dst,), Rep.HOST_UNREACHABLE)
+    elif dst.atyp == Atyp.DOMAINNAME:
+        _check_name(dst)
     place = b"%b:%d" % (host, dst.port)
     lines = [b"CONNECT %b HTTP/1.1" % place, b"Host: " + place]
     if user:

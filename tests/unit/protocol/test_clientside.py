@@ -267,6 +267,27 @@ def test_a_name_cannot_add_anything_to_a_request(name, scheme):
     assert Address.of_name(name, 80) == request.dst
 
 
+@pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"127.0.0.1.", b"0x7f.1.", b"0x7F.", b"256.1.1.1", b"::1%lo", b"[::1].", b"[127.0.0.1]"),
+        *(b"127.0.0.1 x", b"127.0.0.1:22", b"localhost ", b"b\\097d.example", b"\\108ocalhost"),
+        *(b"a%2eexample", b"bad.example\r\n", "\uff42ad.example".encode(), b"", b".", b".."),
+    ],
+)
+def test_a_name_that_means_another_one_is_refused(name, scheme):
+    """The proxy would reach an address or a name that the rules were not asked about."""
+    with pytest.raises(CannotCarry, match="no name of a host"):
+        ClientSide(scheme, Cmd.CONNECT, Address(name, 80, Atyp.DOMAINNAME))
+
+
+def test_names_of_hosts_are_carried():
+    """Also those with digits, and with a final dot."""
+    for name in (b"a", b"1.example", b"a.1x.", b"_srv.a-b.example", b"x" * 255, b"0x.example"):
+        ClientSide("socks5h", Cmd.CONNECT, Address(name, 80, Atyp.DOMAINNAME))
+
+
 def test_failures_are_errors_of_a_dial():
     """So whatever refuses a request turns them into a reply."""
     assert issubclass(ExitFailed, DialError)
