@@ -42,11 +42,17 @@ class Ver(enum.IntEnum):
 
 
 class Cmd(enum.IntEnum):
-    """CMD of a request; SOCKS4 calls it CD and has the first two."""
+    """CMD of a request; SOCKS4 calls it CD and has the first two.
+
+    The last two are Tor's (https://spec.torproject.org/socks-extensions): the address of a name,
+    and the name of an address.
+    """
 
     CONNECT = 1
     BIND = 2
     UDP_ASSOCIATE = 3
+    RESOLVE = 0xF0
+    RESOLVE_PTR = 0xF1
 
 
 class Atyp(enum.IntEnum):

@@ -53,6 +53,8 @@ _WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
 #: A file name that needs no quotes.
 _PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
+#: They are judged as a CONNECT to the same name or address.
+LOOK_UPS = frozenset({int(Cmd.RESOLVE), int(Cmd.RESOLVE_PTR)})
 _CLAUSES = ("from", "to", "port", "command", "version", "user", "listener", "via")
 #: The words of the language, which are no names of exits.
 WORDS = ("allow", "deny", "any", "none", "or", *_CLAUSES)
@@ -166,7 +168,8 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
         elif name == "port":
             fields["ports"] = tuple(_ports(line, word) for word in values)
         elif name == "command":
-            fields["commands"] = frozenset(_choice(line, word, COMMANDS) for word in values)
+            found = frozenset(_choice(line, word, COMMANDS) for word in values)
+            fields["commands"] = found | LOOK_UPS if Cmd.CONNECT in found else found
         elif name == "version":
             fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
         elif name == "listener":

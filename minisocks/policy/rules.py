@@ -177,7 +177,7 @@ class Rules:
     def precheck_some_user(self, client: Client, ver: int, cmd: int, dst: Address) -> Decision:
         """Decide like ``precheck`` for any user that the client's identd may name."""
         name, _ = self._name_of(dst)
-        ip = packed_ip(dst.name) if cmd == Cmd.CONNECT and not name else None
+        ip = packed_ip(dst.name) if cmd != Cmd.BIND and not name else None
         forms, reason = forms_of(ip) if ip else (), ""
         for row in self._rows_about(client, ver, cmd):
             if row.ports is not None and not _has_port(row.ports, dst.port):

@@ -21,12 +21,13 @@ from minisocks.errors import (
     NotSocks,
     Probe,
     ProtocolError,
+    UnsupportedAddressType,
     UnsupportedCommand,
 )
 from minisocks.protocol import messages
 from minisocks.protocol.messages import Credentials, Stream
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.wire import Address, Cd, Cmd, Method, Rep, Ver
+from minisocks.wire import Address, Atyp, Cd, Cmd, Method, Rep, Ver
 
 __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
@@ -62,7 +63,7 @@ class _Stage(enum.Enum):
     ANSWERED = 5
 
 
-_COMMANDS = {Ver.SOCKS4: (Cmd.CONNECT, Cmd.BIND), Ver.SOCKS5: tuple(Cmd)}
+_COMMANDS = {Ver.SOCKS4: (Cmd.CONNECT, Cmd.BIND, Cmd.RESOLVE), Ver.SOCKS5: tuple(Cmd)}
 
 
 class Handshake:
@@ -186,9 +187,12 @@ class Handshake:
         self._stage = stage
         return reply
 
-    def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
-        """Return the reply to a request that succeeded, with our address; of BIND, the peer's."""
-        return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port)
+    def success(self, bnd_ip: bytes, bnd_port: int, bnd_name: bytes = b"") -> bytes:
+        """Return the reply to a request that succeeded, with our address; of BIND, the peer's.
+
+        RESOLVE: with the address of the name; RESOLVE_PTR: with *bnd_name*, the name.
+        """
+        return self._reply(Rep.SUCCEEDED, bnd_ip, bnd_port, bnd_name=bnd_name)
 
     @property
     def has_rep(self) -> bool:
@@ -208,7 +212,14 @@ class Handshake:
             return b""
         return self._reply(rep, b"", 0, getattr(error, "cd", Cd.REJECTED))
 
-    def _reply(self, rep: Rep, bnd_ip: bytes, bnd_port: int, failure: Cd = Cd.REJECTED) -> bytes:
+    def _reply(
+        self,
+        rep: Rep,
+        bnd_ip: bytes,
+        bnd_port: int,
+        failure: Cd = Cd.REJECTED,
+        bnd_name: bytes = b"",
+    ) -> bytes:
         stage, self._stage = self._stage, _Stage.ANSWERED
         if stage == _Stage.GREETING:
             return bytes((Ver.SOCKS5, Method.NO_ACCEPTABLE))
@@ -217,7 +228,7 @@ class Handshake:
         if stage == _Stage.REQUEST4:
             return messages.encode_reply4(rep, bnd_ip, bnd_port, failure)
         if stage == _Stage.REQUEST5:
-            return messages.encode_reply5(rep, bnd_ip, bnd_port)
+            return messages.encode_reply5(rep, bnd_ip, bnd_port, bnd_name)
         return b""
 
     def _conversation(self) -> _Steps:
@@ -266,6 +277,8 @@ class Handshake:
     def _request(self, ver: Ver, cmd: int, dst: Address, userid: bytes) -> Request:
         if cmd not in _COMMANDS[ver]:
             raise UnsupportedCommand("unknown command, CMD 0x%02x" % cmd)
+        if cmd == Cmd.RESOLVE_PTR and dst.atyp == Atyp.DOMAINNAME:
+            raise UnsupportedAddressType("RESOLVE_PTR takes an address, and the client sent a name")
         return Request(ver, cmd, dst, userid, self._user)
 
 

@@ -7,6 +7,7 @@ SOCKS5 (RFC 1928, RFC 1929)::
     request   VER 05 | CMD | RSV 00 | ATYP | DST.ADDR | DST.PORT 2
     reply     VER 05 | REP | RSV 00 | ATYP | BND.ADDR | BND.PORT 2
 
+The reply to RESOLVE has the address of the name in BND.ADDR, that to RESOLVE_PTR the name.
 SOCKS4; DOMAIN follows if DSTIP is 0.0.0.x with x not 0 (SOCKS4a)::
 
     request   VER 04 | CD 1 | DSTPORT 2 | DSTIP 4 | USERID .. | 00 [| DOMAIN .. | 00]
@@ -211,11 +212,17 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
     return Address.of_name(host, port)
 
 
-def encode_reply5(rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0) -> bytes:
+def encode_reply5(
+    rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0, bnd_name: bytes = b""
+) -> bytes:
     """Encode a SOCKS5 reply (RFC 1928 section 6).
 
-    *bnd_ip* is 4 or 16 bytes, or empty for 0.0.0.0 in failure replies.
+    *bnd_ip* is 4 or 16 bytes, or empty for 0.0.0.0 in failure replies.  *bnd_name*, 1 to 255
+    bytes, stands in its place in the reply to RESOLVE_PTR.
     """
+    if bnd_name:
+        size = len(bnd_name)
+        return bytes((Ver.SOCKS5, rep, 0, Atyp.DOMAINNAME, size)) + bnd_name + bytes(2)
     atyp = Atyp.IPV6 if len(bnd_ip) == 16 else Atyp.IPV4
     ip = bnd_ip or b"\0\0\0\0"
     return bytes((Ver.SOCKS5, rep, 0, atyp)) + ip + bnd_port.to_bytes(2, "big")
