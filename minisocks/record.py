@@ -107,6 +107,7 @@ class Record:
             before its request; then the log does not show it.
         via: the IP address that was connected to, as text; None before that.  UDP: the address
             and port that receive the datagrams of the client.  BIND: the peer that connected.
+            RESOLVE: the address that the client was told; RESOLVE_PTR: the name.
         exit: the exit by which it left; None: directly.
         bound: BIND: the address and port for the peer; else None.
         up: bytes relayed from client to target so far.
@@ -114,7 +115,7 @@ class Record:
         datagrams: UDP: the ``Datagrams`` so far; else None.
         end: None while it lasts; then ``client-fin``, ``target-fin``, ``client-reset``,
             ``target-reset``, ``client-lost``, ``target-lost`` (which side ended it, and how),
-            ``idle`` (no data for too long), ``memory-limit`` (reset, because memory was short),
+            ``answered`` (RESOLVE), ``idle`` (no data for too long), ``memory-limit`` (reset, because memory was short),
             ``refused``, ``limit`` (refused, because a limit was reached), ``client-gone``,
             ``not-socks``, ``logged-out`` (UDP: a reload has removed its user), ``shutdown`` or
             ``internal error``.

@@ -177,9 +177,9 @@ class _ScriptedTalk(Handshake):
         bnd = self.script.address() or (bnd_ip, bnd_port)
         return super().listening(*bnd)[: self.script.truncate_reply]
 
-    def success(self, bnd_ip: bytes, bnd_port: int) -> bytes:
+    def success(self, bnd_ip: bytes, bnd_port: int, bnd_name: bytes = b"") -> bytes:
         bnd = self.script.address() or (bnd_ip, bnd_port)
-        return super().success(*bnd)[: self.script.truncate_reply]
+        return super().success(*bnd, bnd_name)[: self.script.truncate_reply]
 
     def refusal(self, error: Exception) -> bytes:
         reply = super().refusal(error)
@@ -214,6 +214,12 @@ class _ScriptedSession(Session):
             self._later(lambda: self._grant_late(upstream, via, bnd, early), upstream)
         else:
             self._grant(upstream, via, bnd, early)
+
+    def answered(self, ip: bytes, name: bytes = b"") -> None:
+        if self._script.delay:
+            self._later(lambda: Session.answered(self, ip, name))
+        else:
+            super().answered(ip, name)
 
     def listening(self, ip: bytes, port: int) -> None:
         super().listening(ip, port)

@@ -5,6 +5,7 @@ modules take their numbers from here.  Pure.
 """
 
 import enum
+import re
 import socket
 from typing import Any, NamedTuple, Optional
 
@@ -19,6 +20,7 @@ __all__ = [
     "Rep",
     "Ver",
     "as_text",
+    "is_host_name",
     "packed_ip",
     "plain_ip",
     "scope_of",
@@ -32,6 +34,8 @@ MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
 #: Longest USERID, DOMAIN (SOCKS4a), UNAME, PASSWD and DST.ADDR name, in bytes.  SOCKS5 has one
 #: byte for the length; the SOCKS4 memos set no limit.
 MAX_FIELD_BYTES = 255
+
+_HOST_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}\Z")
 
 
 class Ver(enum.IntEnum):
@@ -181,6 +185,11 @@ class Address(NamedTuple):
 def as_text(data: bytes) -> str:
     """Return the bytes of a client as text; other than UTF-8 becomes surrogates (PEP 383)."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def is_host_name(name: bytes) -> bool:
+    """Return whether *name* has the characters and the length of a name of a host."""
+    return _HOST_NAME.match(name) is not None
 
 
 def packed_ip(text: str) -> Optional[bytes]:

@@ -16,7 +16,8 @@ from minisocks.net.job import Background, Timer
 from minisocks.net.loop import Loop
 from minisocks.policy.networks import MAX_ADDRESSES, Sockaddr, first_addresses
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.wire import Address, Atyp, Rep, packed_ip
+from minisocks.values import encode
+from minisocks.wire import Address, Atyp, Rep, is_host_name, packed_ip
 
 __all__ = [
     "Answers",
@@ -24,6 +25,7 @@ __all__ = [
     "Outcome",
     "getaddrinfo_of",
     "look_up",
+    "name_of",
     "numeric_addresses",
     "only_family",
     "own_ipv4",
@@ -123,6 +125,24 @@ def look_up(
     if not found:
         kind = FAMILY_NAMES[family] + " address" if family else "address"
         raise DialError("%s has no %s" % (quoted(host, MOST_TOLD), kind), Rep.HOST_UNREACHABLE)
+    return found
+
+
+def name_of(sockaddr: Any) -> bytes:
+    """Return the name of an address, as the system's resolver knows it.  Waits; any thread.
+
+    Raises:
+        DialError: it has none, or one that is no name of a host; or no name server answers.
+    """
+    try:
+        name = socket.getnameinfo(sockaddr, socket.NI_NAMEREQD | socket.NI_NUMERICSERV)[0]
+    except _FAILURES as exc:
+        what = "the name of %s cannot be resolved: %s" % (sockaddr[0], exc)
+        raise DialError(what, Rep.HOST_UNREACHABLE) from exc
+    found = encode(name)
+    if not is_host_name(found):
+        what = "the name of %s is no name of a host: %s" % (sockaddr[0], quoted(name, MOST_TOLD))
+        raise DialError(what, Rep.HOST_UNREACHABLE)
     return found
 
 

@@ -11,18 +11,19 @@ whose name server is gone delays only its own look-ups.
 import functools
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from minisocks.compat import log_bug
 from minisocks.errors import DialError, HandshakeError
-from minisocks.net.lookup import Outcome, look_up, numeric_addresses, system_getaddrinfo
+from minisocks.net.lookup import Outcome, look_up, name_of, numeric_addresses, system_getaddrinfo
 from minisocks.net.threads import Workers
 from minisocks.policy.client import THIS_HOST, Groups
+from minisocks.policy.networks import Sockaddr
 from minisocks.policy.quota import Allowance, Queue, Quota
 from minisocks.quoting import quoted
 from minisocks.wire import Rep
 
-__all__ = ["Lookup", "Resolver"]
+__all__ = ["Lookup", "Resolver", "ReverseLookup"]
 
 
 MAX_THREADS = 64
@@ -74,6 +75,44 @@ class Lookup:
     def cancel(self) -> None:
         """Do not call back, and do not begin if it has not.  Any thread."""
         self.callback = None
+
+    def carry_out(self, getaddrinfo: Callable[..., Any]) -> List[Sockaddr]:
+        """Return the addresses.  Waits; a thread of the resolver.
+
+        Raises:
+            DialError: there are none.
+        """
+        return look_up(getaddrinfo, self.host, self.port, self.family)
+
+
+class ReverseLookup(Lookup):
+    """The look-up of the name of an address; the system is asked, and no program's resolver.
+
+    Args:
+        address: the one to look up.
+        callback, groups: as for ``Lookup``; the callback gets *address* again, or the error.
+
+    Attributes:
+        name: the name, before *callback* is called.
+    """
+
+    __slots__ = ("_address", "name")
+
+    def __init__(
+        self, address: Sockaddr, callback: Callable[[Outcome], None], groups: Groups
+    ) -> None:
+        super().__init__(address[1][0].encode("ascii"), 0, callback, groups)
+        self._address = address
+        self.name = b""
+
+    def carry_out(self, getaddrinfo: Callable[..., Any]) -> List[Sockaddr]:
+        """Set ``name``, and return the address.  Waits; a thread of the resolver.
+
+        Raises:
+            DialError: the address has no name.
+        """
+        self.name = name_of(self._address[1])
+        return [self._address]
 
 
 class Resolver:
@@ -236,7 +275,7 @@ class Resolver:
             if found:
                 return found
         try:
-            return look_up(self._getaddrinfo, lookup.host, lookup.port, lookup.family)
+            return lookup.carry_out(self._getaddrinfo)
         except DialError as exc:
             return exc
         except Exception as exc:  # noqa: BLE001  # the bug of a program's own resolver

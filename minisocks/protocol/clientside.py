@@ -26,6 +26,7 @@ from minisocks.wire import (
     Method,
     Rep,
     Ver,
+    is_host_name,
     packed_ip,
 )
 
@@ -192,7 +193,9 @@ class ClientSide:
     ) -> _Steps:
         yield from self._log_in(user, password, must_log_in)
         self._ask(request)
-        yield (yield from self._reply5())
+        reply = yield from self._reply5()
+        _check_answer(cmd, reply)
+        yield reply
         if cmd == Cmd.BIND:
             yield (yield from self._reply5())
 
@@ -257,6 +260,22 @@ class ClientSide:
         if found is None:
             raise ExitFailed("its answer is no reply of HTTP/1.1")
         return int(found.group(1)), len(head)
+
+
+def _check_answer(cmd: int, reply: Reply) -> None:
+    """Check that the *reply* to a look-up has what was asked for.
+
+    Raises:
+        ExitFailed: it has not.
+    """
+    bnd = reply.bnd
+    if reply.rep != Rep.SUCCEEDED:
+        return
+    if cmd == Cmd.RESOLVE and (bnd.atyp == Atyp.DOMAINNAME or bnd.is_any_peer):
+        raise ExitFailed("its reply to RESOLVE has no address")
+    # The owner of an address chooses its name: bytes that no name of a host has are not passed on.
+    if cmd == Cmd.RESOLVE_PTR and not (bnd.atyp == Atyp.DOMAINNAME and is_host_name(bnd.host)):
+        raise ExitFailed("its reply to RESOLVE_PTR has no name of a host")
 
 
 def encode_address(dst: Address) -> bytes:

@@ -234,11 +234,15 @@ class Connect(WaitingRequest):
         if through is not None:
             session.services.exits.worked(through.exit.name)
             session.record.exit = through.exit.name
+        self._connected(upstream, dial)
+
+    def _connected(self, upstream: socket.socket, dial: AnyDial) -> None:
+        """Send the reply, and hand both sockets to the relay; the request is over."""
         early = dial.early if isinstance(dial, ExitDial) else b""
         try:
-            session.connected(upstream, dial.via, dial.bnd, early)
+            self._session.connected(upstream, dial.via, dial.bnd, early)
         except OSError:
-            session.services.loop.close_later(upstream)
+            self._session.services.loop.close_later(upstream)
             raise
 
     def _demand_still_allowed(self, upstream: socket.socket, dial: AnyDial) -> None:

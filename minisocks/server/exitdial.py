@@ -10,7 +10,7 @@ from minisocks.policy.exits import Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.clientside import ClientSide, Reply
 from minisocks.quoting import reason_of
-from minisocks.wire import Rep
+from minisocks.wire import Address, Rep
 
 __all__ = ["ExitDial"]
 
@@ -34,11 +34,12 @@ class ExitDial:
     Attributes:
         early: bytes that the target has sent already.
         bnd: BND of the last reply, or the address of our own socket if it has none.
+        answer: BND of the last reply as it came: the answer to a look-up.
     """
 
     __slots__ = (
         *("_dial", "_out", "_sides", "_sock"),
-        *("addresses", "bnd", "discarded", "early", "via"),
+        *("addresses", "answer", "bnd", "discarded", "early", "via"),
     )
 
     def __init__(
@@ -53,6 +54,7 @@ class ExitDial:
         self.early = b""
         self.via: Any = None
         self.bnd: Any = None
+        self.answer: Optional[Address] = None
 
     @property
     def attempts(self) -> Dict[int, Any]:
@@ -172,6 +174,7 @@ class ExitDial:
         self._sock = None
         ours = self._dial.bnd if isinstance(self._dial.bnd, tuple) else _NOWHERE
         self.bnd = reply.bnd_sockaddr or ours
+        self.answer = reply.bnd
         return sock
 
     def _send(self, sock: socket.socket, data: bytes) -> None:

@@ -26,6 +26,7 @@ from minisocks.server.associate import Associate
 from minisocks.server.bind import Bind
 from minisocks.server.connect import Connect
 from minisocks.server.ident import confirm
+from minisocks.server.resolve import Resolve
 from minisocks.server.services import Services
 from minisocks.server.session import Session
 from minisocks.wire import Cmd, Ver
@@ -33,10 +34,12 @@ from minisocks.wire import Cmd, Ver
 __all__ = ["SocksHandler", "SocksServer"]
 
 #: Which class carries out which CMD.
-COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect]]] = {
+COMMANDS: Dict[int, Type[Union[Associate, Bind, Connect, Resolve]]] = {
     Cmd.CONNECT: Connect,
     Cmd.BIND: Bind,
     Cmd.UDP_ASSOCIATE: Associate,
+    Cmd.RESOLVE: Resolve,
+    Cmd.RESOLVE_PTR: Resolve,
 }
 
 

@@ -19,7 +19,7 @@ from minisocks.relay.pair import Pair
 from minisocks.relay.watches import Idle
 from minisocks.server.clientsocket import ClientSocket
 from minisocks.server.services import Services
-from minisocks.wire import Cmd, Method, Rep, packed_ip
+from minisocks.wire import Cmd, Method, Rep, as_text, packed_ip, text_ip
 
 __all__ = ["Session"]
 
@@ -229,6 +229,14 @@ class Session:
             OSError: the client has left.
         """
         self.conn.send(self.talk.success(ip, port))
+
+    def answered(self, ip: bytes, name: bytes = b"") -> None:
+        """Send the reply to a look-up, and close: the address *ip*, or the *name* of one."""
+        self.record.why = ""
+        self.record.granted(as_text(name) if name else text_ip(ip))
+        reply = self.talk.success(ip, 0, name)
+        self.record.finish("answered")
+        self.reply_and_close(reply)
 
     def pair(self, upstream: socket.socket) -> Pair:
         """Return the relay of the client and *upstream*; it owns both sockets."""

@@ -169,7 +169,7 @@ class WaitingRequest(Job):
                 decision = access.decisions.decide(client, ver, cmd, dst, ip, scope, changes)
                 if not decision.allowed:
                     continue
-                if cmd == Cmd.CONNECT and services.listeners.have(ip, dst.port, access.own, scope):
+                if cmd != Cmd.BIND and services.listeners.have(ip, dst.port, access.own, scope):
                     text = "%s is this proxy itself, no target of its own" % (dst,)
                     decision = Decision(False, text)
                     continue
