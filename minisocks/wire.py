@@ -16,6 +16,7 @@ __all__ = [
     "Atyp",
     "Cd",
     "Cmd",
+    "LOOK_UPS",
     "Method",
     "Rep",
     "Ver",
@@ -57,6 +58,10 @@ class Cmd(enum.IntEnum):
     UDP_ASSOCIATE = 3
     RESOLVE = 0xF0
     RESOLVE_PTR = 0xF1
+
+
+#: They open no connection, and are judged as a CONNECT to the same name or address.
+LOOK_UPS = frozenset({Cmd.RESOLVE, Cmd.RESOLVE_PTR})
 
 
 class Atyp(enum.IntEnum):

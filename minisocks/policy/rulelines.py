@@ -34,7 +34,7 @@ from minisocks.policy.client import Listener
 from minisocks.policy.lists import Lines
 from minisocks.policy.networks import Row, parse_networks
 from minisocks.values import ListenAddress, encode
-from minisocks.wire import Cmd, plain_ip
+from minisocks.wire import LOOK_UPS, Cmd, plain_ip
 
 __all__ = [
     "Decision",
@@ -53,8 +53,6 @@ _WORD = re.compile(r'@?"[^"]*"?|[^\s,"]+')
 #: A file name that needs no quotes.
 _PLAIN = re.compile(r'[^\s,"]+\Z')
 COMMANDS = {"connect": Cmd.CONNECT, "bind": Cmd.BIND, "udp": Cmd.UDP_ASSOCIATE}
-#: They are judged as a CONNECT to the same name or address.
-LOOK_UPS = frozenset({int(Cmd.RESOLVE), int(Cmd.RESOLVE_PTR)})
 _CLAUSES = ("from", "to", "port", "command", "version", "user", "listener", "via")
 #: The words of the language, which are no names of exits.
 WORDS = ("allow", "deny", "any", "none", "or", *_CLAUSES)
