@@ -27,7 +27,7 @@ from minisocks.errors import (
 from minisocks.protocol import messages
 from minisocks.protocol.messages import Credentials, Stream
 from minisocks.quoting import MOST_TOLD, quoted
-from minisocks.wire import Address, Atyp, Cd, Cmd, Method, Rep, Ver
+from minisocks.wire import LOOK_UPS, Address, Atyp, Cd, Cmd, Method, Rep, Ver
 
 __all__ = ["Credentials", "Event", "Handshake", "Request"]
 
@@ -35,7 +35,8 @@ __all__ = ["Credentials", "Event", "Handshake", "Request"]
 class Request(NamedTuple):
     """A request, after the login if one is needed.
 
-    ``userid`` is that of SOCKS4, unverified.  ``user`` is the user whose password was right, now
+    The port of ``dst`` is 0 for RESOLVE and RESOLVE_PTR.  ``userid`` is that of SOCKS4,
+    unverified.  ``user`` is the user whose password was right, now
     or some time ago.
     """
 
@@ -279,6 +280,9 @@ class Handshake:
             raise UnsupportedCommand("unknown command, CMD 0x%02x" % cmd)
         if cmd == Cmd.RESOLVE_PTR and dst.atyp == Atyp.DOMAINNAME:
             raise UnsupportedAddressType("RESOLVE_PTR takes an address, and the client sent a name")
+        if cmd in LOOK_UPS:
+            # The port has no meaning (tor-resolve sends 0, torsocks 42), and must not decide.
+            dst = dst._replace(port=0)
         return Request(ver, cmd, dst, userid, self._user)
 
 
