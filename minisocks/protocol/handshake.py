@@ -36,8 +36,7 @@ class Request(NamedTuple):
     """A request, after the login if one is needed.
 
     The port of ``dst`` is 0 for RESOLVE and RESOLVE_PTR.  ``userid`` is that of SOCKS4,
-    unverified.  ``user`` is the user whose password was right, now
-    or some time ago.
+    unverified.  ``user`` is the user whose password was right, now or some time ago.
     """
 
     ver: int

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minisocks.wire import Address, Atyp, packed_ip
+from minisocks.wire import Address, Atyp, is_host_name, packed_ip
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,17 @@ def test_other_names_are_as_they_came(name):
 def test_an_address_of_bytes(text, host, atyp):
     """Its usual text; of an IPv4 address in the form of IPv6, the one of IPv4."""
     assert (host, 80, atyp) == Address.of_ip(packed_ip(text), 80)
+
+
+@pytest.mark.parametrize("name", [b"a", b"a.example", b"_x-1.A", b"a." * 127 + b"a", b"192.0.2.7"])
+def test_names_of_hosts(name):
+    """The characters that are in use, and as many as a field of SOCKS5 takes."""
+    assert is_host_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"a" * 256, b"a b", b"a\n", b"a\0", b"\x1b[2J", b"caf\xc3\xa9", b"a\\b", b"::1"]
+)
+def test_what_is_no_name_of_a_host(name):
+    """Whatever the owner of an address writes into its PTR record."""
+    assert not is_host_name(name)

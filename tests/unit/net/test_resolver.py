@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import queue
+import re
 import socket
 import threading
 import types
@@ -19,6 +20,7 @@ from minisocks.net.resolver import (
     MAX_WAITING,
     Lookup,
     Resolver,
+    ReverseLookup,
 )
 from minisocks.policy.client import THIS_HOST, groups_of
 from minisocks.wire import Rep
@@ -596,3 +598,49 @@ def test_the_rows_of_an_answer_are_not_copied_in_python(monkeypatch):
     finally:
         resolver.close()
     assert {("127.0.0.1", 7), ("::1", 7)} & {sockaddr[:2] for _family, sockaddr in found}
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """The names that the system knows for addresses: a text, or an error."""
+    known = {}
+
+    def getnameinfo(sockaddr, flags):
+        assert flags & socket.NI_NAMEREQD
+        name = known.get(sockaddr[0], socket.gaierror(socket.EAI_NONAME, "not known"))
+        if isinstance(name, Exception):
+            raise name
+        return name, "0"
+
+    monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
+    return known
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        (None, "192.0.2.7 cannot be resolved: .*not known"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "192.0.2.7 cannot be resolved"),
+        ("a b", "192.0.2.7 is no name of a host"),
+        ("", "192.0.2.7 is no name of a host"),
+        ("a\x1b[2J", "192.0.2.7 is no name of a host: 'a.x1b.x5b2J'"),
+        ("a.example", ""),
+    ],
+)
+def test_the_name_of_an_address(names, name, said):
+    """A name that has only the characters of names; else REP 04 and a sentence."""
+    address = (socket.AF_INET, ("192.0.2.7", 0))
+    if name is not None:
+        names["192.0.2.7"] = name
+    outcomes, resolver = queue.Queue(), Resolver(None)
+    try:
+        lookup = resolver.submit(ReverseLookup(address, outcomes.put, THIS_HOST))
+        outcome = outcomes.get(timeout=TIMEOUT)
+    finally:
+        resolver.close()
+    if said:
+        assert isinstance(outcome, DialError)
+        assert Rep.HOST_UNREACHABLE == outcome.rep
+        assert re.search(said, str(outcome)), str(outcome)
+    else:
+        assert ([address], b"a.example") == (outcome, lookup.name)

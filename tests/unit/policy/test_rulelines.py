@@ -9,7 +9,7 @@ from minisocks.policy.addresssets import forms_of
 from minisocks.policy.client import Listener
 from minisocks.policy.lists import parse_lines
 from minisocks.policy.rulelines import check_rule, parse_rule, with_files
-from minisocks.wire import Cmd, packed_ip
+from minisocks.wire import LOOK_UPS, Cmd, packed_ip
 
 
 def parsed(text, **files):
@@ -78,6 +78,12 @@ def test_every_clause():
     assert b"example.org" not in rule.targets.names
     assert holds(rule.sources, "192.168.1.7")
     assert not holds(rule.sources, "192.168.1.8")
+
+
+def test_look_ups_belong_to_connect():
+    """A rule about CONNECT is about them, too; one about another command is not."""
+    assert {Cmd.CONNECT, *LOOK_UPS} == parsed("allow command connect").commands
+    assert {Cmd.BIND} == parsed("allow command bind").commands
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kit.conversation import every_cut
+from kit.conversation import cut, every_cut
 from minisocks.errors import CannotCarry, DialError, ExitFailed
-from minisocks.protocol.clientside import MAX_HEAD_BYTES, ClientSide, Reply
+from minisocks.protocol.clientside import MAX_HEAD_BYTES, ClientSide, Reply, encode_address
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.protocol.messages import Credentials
-from minisocks.wire import Address, Atyp, Cmd, Method, Rep
+from minisocks.wire import Address, Atyp, Cmd, Method, Rep, packed_ip
 
 NAME = Address(b"a.example", 443, Atyp.DOMAINNAME)
 IPV4 = Address(b"192.0.2.7", 80, Atyp.IPV4)
@@ -286,6 +286,80 @@ def test_names_of_hosts_are_carried():
     """Also those with digits, and with a final dot."""
     for name in (b"a", b"1.example", b"a.1x.", b"_srv.a-b.example", b"x" * 255, b"0x.example"):
         ClientSide("socks5h", Cmd.CONNECT, Address(name, 80, Atyp.DOMAINNAME))
+
+
+LOOK_UPS = [
+    (Cmd.RESOLVE, b"\x01\xc0\x00\x02\x01\x00\x00", Address(b"192.0.2.1", 0, Atyp.IPV4)),
+    (Cmd.RESOLVE, b"\x04" + bytes(15) + b"\x07\x00\x00", Address(b"::7", 0, Atyp.IPV6)),
+    (Cmd.RESOLVE_PTR, b"\x03\x09a.example\x00\x00", Address(b"a.example", 0, Atyp.DOMAINNAME)),
+]
+
+
+@pytest.mark.parametrize("login", [(), LOGIN])
+@pytest.mark.parametrize("cmd, bnd, answer", LOOK_UPS)
+def test_a_look_up_is_answered_however_it_is_cut(cmd, bnd, answer, login):
+    """By the address or the name in BND; the request has CMD F0 or F1."""
+    chosen = b"\x05\x02\x01\x00" if login else b"\x05\x00"
+    dst = NAME._replace(port=0) if cmd == Cmd.RESOLVE else IPV4._replace(port=0)
+    for pieces in every_cut(chosen + b"\x05\x00\x00" + bnd):
+        sent, reply = talk(ClientSide("socks5h", cmd, dst, *login), pieces)
+        assert sent.endswith(bytes((5, cmd, 0)) + encode_address(dst))
+        assert (Rep.SUCCEEDED, answer) == reply[:2]
+
+
+@pytest.mark.parametrize(
+    "cmd, bnd, said",
+    [
+        (Cmd.RESOLVE, LOOK_UPS[2][1], "no address"),
+        (Cmd.RESOLVE, b"\x01" + bytes(6), "no address"),
+        (Cmd.RESOLVE, b"\x04" + bytes(18), "no address"),
+        (Cmd.RESOLVE_PTR, LOOK_UPS[0][1], "no name of a host"),
+        (Cmd.RESOLVE_PTR, b"\x03\x03a b\x00\x00", "no name of a host"),
+        (Cmd.RESOLVE_PTR, b"\x03\x03\x1b[m\x00\x00", "no name of a host"),
+        (Cmd.RESOLVE_PTR, b"\x03\x02\xc3\xa9\x00\x00", "no name of a host"),
+    ],
+)
+def test_a_hop_that_answers_something_else_has_failed(cmd, bnd, said):
+    """It took the command for another one; or the name could harm a terminal."""
+    with pytest.raises(ExitFailed, match=said):
+        talk(ClientSide("socks5h", cmd, IPV4), [b"\x05\x00\x05\x00\x00" + bnd])
+
+
+@given(
+    st.sampled_from([Cmd.RESOLVE, Cmd.RESOLVE_PTR]),
+    st.one_of(
+        st.binary(max_size=80),
+        st.binary(max_size=30).map(lambda data: b"\x05\x00\x05\x00\x00" + data),
+        st.binary(max_size=255).map(
+            lambda name: b"\x05\x00\x05\x00\x00\x03%c%b\x00\x00" % (len(name), name)
+        ),
+    ),
+    st.lists(st.integers(min_value=0), max_size=5),
+)
+def test_any_bytes_are_an_answer_or_a_failure(cmd, data, places):
+    """An answer is an address, or a name that only has the characters of names."""
+    try:
+        _sent, reply = talk(ClientSide("socks5h", cmd, IPV4), cut(data, places))
+    except ExitFailed as exc:
+        assert str(exc)
+        return
+    if reply is None or reply.rep:
+        return
+    bnd = reply.bnd
+    if cmd == Cmd.RESOLVE:
+        assert bnd.atyp != Atyp.DOMAINNAME
+        assert any(packed_ip(bnd.name))
+    else:
+        assert re.fullmatch(b"[A-Za-z0-9._-]{1,255}", bnd.host)
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a", "http"])
+@pytest.mark.parametrize("cmd", [Cmd.RESOLVE, Cmd.RESOLVE_PTR])
+def test_only_socks5_carries_look_ups(scheme, cmd):
+    """REP 07, and nothing is sent."""
+    with pytest.raises(CannotCarry) as caught:
+        ClientSide(scheme, cmd, IPV4)
+    assert Rep.COMMAND_NOT_SUPPORTED == caught.value.rep
 
 
 def test_failures_are_errors_of_a_dial():

@@ -21,7 +21,7 @@ from kit.conversation import (
     every_cut,
     refused,
 )
-from kit.support import failure5, socks5
+from kit.support import REJECTED4, failure5, socks5
 from minisocks.errors import AuthFailed, HandshakeError, HandshakeTimeout
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.protocol.messages import Credentials
@@ -51,6 +51,24 @@ CONVERSATIONS = [
         OPEN,
         b"\x05\x00",
         Request(5, 3, ADDRESS, b"", None),
+    ),
+    (
+        b"\x05\x01\x00" + support.socks5(b"a.example", 42, 0xF0),
+        OPEN,
+        b"\x05\x00",
+        Request(5, 0xF0, NAMED._replace(port=0), b"", None),
+    ),
+    (
+        b"\x05\x01\x00" + support.socks5("127.0.0.1", 0, 0xF1),
+        OPEN,
+        b"\x05\x00",
+        Request(5, 0xF1, ADDRESS._replace(port=0), b"", None),
+    ),
+    (
+        support.socks4a(b"a.example", 443, cmd=0xF0),
+        OPEN,
+        b"",
+        Request(4, 0xF0, NAMED._replace(port=0), b"", None),
     ),
     (
         b"\x05\x01\x02" + RIGHT + REQUEST,
@@ -218,6 +236,20 @@ REFUSALS = [
         OPEN,
         CHOSEN + failure5(7),
         "UnsupportedCommand: unknown command, CMD 0xff",
+    ),
+    (
+        "RESOLVE_PTR of a name",
+        NO_AUTH + socks5(b"a", 0, 0xF1),
+        OPEN,
+        CHOSEN + failure5(8),
+        "UnsupportedAddressType: RESOLVE_PTR takes an address",
+    ),
+    (
+        "RESOLVE_PTR by SOCKS4",
+        support.socks4("127.0.0.1", 0, cmd=0xF1),
+        OPEN,
+        REJECTED4,
+        "UnsupportedCommand: unknown command, CMD 0xf1",
     ),
     (
         "ATYP 0",

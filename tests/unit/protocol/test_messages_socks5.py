@@ -3,6 +3,8 @@
 import socket
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kit import support
 from kit.conversation import every_cut, parse
@@ -158,6 +160,13 @@ def test_tests_spell_requests_as_the_table_does(message, expected):
 def test_reply_is_what_the_rfc_draws(rep, ip, port, expected):
     """A reply has VER 5, RSV 0, and BND.ADDR in the family that it is of."""
     assert expected == messages.encode_reply5(rep, ip, port)
+
+
+@given(st.binary(min_size=1, max_size=255))
+def test_a_reply_has_a_name_where_one_was_asked_for(name):
+    """The reply to RESOLVE_PTR of Tor: ATYP 03, the length, the name, port 0."""
+    reply = messages.encode_reply5(Rep.SUCCEEDED, bnd_name=name)
+    assert b"\x05\x00\x00\x03%c%b\x00\x00" % (len(name), name) == reply
 
 
 @pytest.mark.parametrize("rep, ip, port, message", REPLIES)
