@@ -107,7 +107,7 @@ class Record:
             before its request; then the log does not show it.
         via: the IP address that was connected to, as text; None before that.  UDP: the address
             and port that receive the datagrams of the client.  BIND: the peer that connected.
-            RESOLVE: the address that the client was told; RESOLVE_PTR: the name.
+            RESOLVE: the address in the reply; RESOLVE_PTR: the name.
         exit: the exit by which it left; None: directly.
         bound: BIND: the address and port for the peer; else None.
         up: bytes relayed from client to target so far.
@@ -115,10 +115,10 @@ class Record:
         datagrams: UDP: the ``Datagrams`` so far; else None.
         end: None while it lasts; then ``client-fin``, ``target-fin``, ``client-reset``,
             ``target-reset``, ``client-lost``, ``target-lost`` (which side ended it, and how),
-            ``answered`` (RESOLVE), ``idle`` (no data for too long), ``memory-limit`` (reset, because memory was short),
-            ``refused``, ``limit`` (refused, because a limit was reached), ``client-gone``,
-            ``not-socks``, ``logged-out`` (UDP: a reload has removed its user), ``shutdown`` or
-            ``internal error``.
+            ``answered`` (RESOLVE and RESOLVE_PTR), ``idle`` (no data for too long),
+            ``memory-limit`` (reset, because memory was short), ``refused``, ``limit`` (refused,
+            because a limit was reached), ``client-gone``, ``not-socks``, ``logged-out`` (UDP: a
+            reload has removed its user), ``shutdown`` or ``internal error``.
         why: in words, why it failed or was reset; UDP: the reason of the first drop; else empty.
         counted_by: another observer of its end, or None.
 
@@ -255,7 +255,7 @@ class Record:
         self._observer.asked(self)
 
     def granted(self, via: str) -> None:
-        """Set the success: the target is connected at its address *via*."""
+        """Set the success: the target is connected at its address *via*, or *via* is an answer."""
         self.via = via
         self.rep = Rep.SUCCEEDED
         self._observer.granted(self)

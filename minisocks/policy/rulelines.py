@@ -166,8 +166,8 @@ def parse_rule(text: str, read: ReadLines) -> Rule:
         elif name == "port":
             fields["ports"] = tuple(_ports(line, word) for word in values)
         elif name == "command":
-            found = frozenset(_choice(line, word, COMMANDS) for word in values)
-            fields["commands"] = found | LOOK_UPS if Cmd.CONNECT in found else found
+            cmds = frozenset(_choice(line, word, COMMANDS) for word in values)
+            fields["commands"] = cmds | LOOK_UPS if Cmd.CONNECT in cmds else cmds
         elif name == "version":
             fields["versions"] = frozenset(_choice(line, word, {"4": 4, "5": 5}) for word in values)
         elif name == "listener":

@@ -73,7 +73,7 @@ class Resolve(Connect):
         return is_changed
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
-        """Reply with one of *addresses* that is allowed; or ask the hop whose addresses they are."""
+        """Reply with one of *addresses* that is allowed; or, if they are a hop's, ask the hop."""
         if self._through is not None and self._asked is not self._request.dst:
             super().resolved(addresses)
         else:
@@ -106,8 +106,8 @@ class Resolve(Connect):
         """Reply with the answer of the exit, if the rules allow it."""
         session = self._session
         session.services.loop.close_later(upstream)
-        assert isinstance(dial, ExitDial) and dial.answer is not None
-        answer = dial.answer
+        answer = dial.answer if isinstance(dial, ExitDial) else None
+        assert answer is not None
         if self._request.cmd == Cmd.RESOLVE_PTR:
             self._answer(b"", answer.host)
             return

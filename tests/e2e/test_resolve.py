@@ -167,7 +167,7 @@ def test_a_name_without_an_address():
 
 def test_only_addresses_that_pass_are_told(reverse, elsewhere):
     """A client of another host learns what CONNECT would tell it, and no more."""
-    with proxy_with(rule="deny to 10.0.0.0/8\nallow".split("\n")) as proxy:
+    with proxy_with(rule=("deny to 10.0.0.0/8", "allow")) as proxy:
         assert told("192.0.2.7") == ask(proxy, b"mixed.test")
         for name in (b"inside.test", b"here.test", b"localhost", b"127.1", "10.0.0.7", "::1"):
             assert failure5(2) == ask(proxy, name) == ask(proxy, name, cmd=1, port=80)
@@ -322,7 +322,7 @@ def test_an_exit_that_looks_names_up_is_asked():
 def test_an_exit_is_asked_for_the_name_of_an_address(reverse):
     """Which the rules allow; the name that it tells is in the log."""
     with Hop(named(b"a.example")) as hop:
-        settings = dict(exit="x = " + url(hop), rule=("deny to 10.0.0.0/8", "allow via x"))
+        settings = {"exit": "x = " + url(hop), "rule": ("deny to 10.0.0.0/8", "allow via x")}
         with proxy_with(never, **settings) as proxy, log_kept() as log:
             assert named(b"a.example") == ask(proxy, "192.0.2.7", RESOLVE_PTR)
             assert failure5(2) == ask(proxy, "10.0.0.7", RESOLVE_PTR)
@@ -390,7 +390,7 @@ def test_exits_that_look_nothing_up(reverse, line):
 def test_a_name_that_only_addresses_decide_is_looked_up_here():
     """As for CONNECT: the hop is not asked for what the rules have not decided."""
     with Hop(told("198.51.100.1")) as hop:
-        settings = dict(exit="x = " + url(hop), rule="allow to 192.0.2.0/24 via x")
+        settings = {"exit": "x = " + url(hop), "rule": "allow to 192.0.2.0/24 via x"}
         with proxy_with(**settings) as proxy:
             assert told("192.0.2.7") == ask(proxy, b"v4.test")
             assert failure5(2) == ask(proxy, b"inside.test")
@@ -424,7 +424,7 @@ def test_the_name_of_a_hop_is_looked_up():
 def test_look_ups_and_connections_of_one_client_have_one_login():
     """With ``isolate`` Tor looks a name up by the circuit of the client's connections."""
     with Hop(failure5(4), method=2) as hop:
-        settings = dict(exit="x = %s isolate" % url(hop), rule="allow via x")
+        settings = {"exit": "x = %s isolate" % url(hop), "rule": "allow via x"}
         with proxy_with(never, user=("ann:a", "bob:b"), **settings) as proxy:
             for user, cmd in ((b"ann", RESOLVE), (b"ann", 1), (b"bob", RESOLVE)):
                 with Talk.to(proxy.port) as talk:

@@ -340,8 +340,7 @@ def test_any_bytes_are_an_answer_or_a_failure(cmd, data, places):
     """An answer is an address, or a name that only has the characters of names."""
     try:
         _sent, reply = talk(ClientSide("socks5h", cmd, IPV4), cut(data, places))
-    except ExitFailed as exc:
-        assert str(exc)
+    except ExitFailed:
         return
     if reply is None or reply.rep:
         return
