@@ -212,9 +212,7 @@ def parse_address(stream: Stream) -> Generator[None, None, Address]:
     return Address.of_name(host, port)
 
 
-def encode_reply5(
-    rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0, bnd_name: bytes = b""
-) -> bytes:
+def encode_reply5(rep: Rep, bnd_ip: bytes = b"", bnd_port: int = 0, bnd_name: bytes = b"") -> bytes:
     """Encode a SOCKS5 reply (RFC 1928 section 6).
 
     *bnd_ip* is 4 or 16 bytes, or empty for 0.0.0.0 in failure replies.  *bnd_name*, 1 to 255

@@ -1,4 +1,4 @@
-"""RESOLVE and RESOLVE_PTR, Tor's commands: what clients are told, and what they are not."""
+"""RESOLVE and RESOLVE_PTR, Tor's commands: what clients get, and what they do not."""
 
 import contextlib
 import socket
@@ -105,7 +105,7 @@ def named(name):
 
 
 def test_the_address_of_a_name():
-    """By SOCKS5 and SOCKS4a; the record and the log have what the client was told."""
+    """By SOCKS5 and SOCKS4a; the record and the log have what the client got."""
     with proxy_with() as proxy, log_kept() as log:
         assert told("192.0.2.7") == ask(proxy, b"v4.test", port=42)
         with Talk.to(proxy.port) as talk:
@@ -185,7 +185,7 @@ def test_only_addresses_that_pass_are_told(reverse, elsewhere):
         (("deny to .test", "allow"), 2),
         (("deny command connect", "allow"), 2),
         (("allow to .test",), 0),
-        # Look-ups have port 0: rules with ports are about them only if they say so.
+        # Look-ups have port 0: rules with ports are about them only if they name it.
         (("allow port 1-65535",), 2),
         (("allow port 0 443",), 0),
         (("deny port 25", "allow"), 0),
@@ -305,7 +305,7 @@ def url(hop, scheme="socks5h"):
 
 
 def test_an_exit_that_looks_names_up_is_asked():
-    """No look-up leaves this host; the log has the exit, and what was told."""
+    """No look-up leaves this host; the log has the exit, and what the client got."""
     with Hop(told("192.0.2.7")) as hop:
         with proxy_with(never, exit="x = " + url(hop), rule="allow via x") as proxy:
             with log_kept() as log:
