@@ -19,6 +19,7 @@ from minisocks.server.exits import EXIT_SECONDS
 from minisocks.server.session import Session
 from minisocks.server.throughexits import AnyDial, ThroughExits
 from minisocks.server.waiting import WaitingRequest
+from minisocks.wire import Atyp
 
 __all__ = ["Connect"]
 
@@ -61,9 +62,7 @@ class Connect(WaitingRequest):
         addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
         if addresses:
             addresses = self.allowed(addresses)
-        if session.exits:
-            self._through = ThroughExits(session, self._request, addresses)
-        if self._through is not None or not addresses:
+        if session.exits or not addresses:
             session.submit(self)
             return
         self._dial = dial = self._new_dial(addresses)
@@ -88,9 +87,16 @@ class Connect(WaitingRequest):
 
     def go_on(self) -> None:
         """Look the name up, or go on with the dial that ``start`` has begun."""
+        session, dst = self._session, self._request.dst
         if self._dial is not None:
             self._step(self._dial)
-        elif self._through is not None:
+            return
+        may_be_numeric = session.exits or dst.atyp != Atyp.DOMAINNAME
+        addresses = numeric_addresses(dst.host, dst.port, dst.atyp) if may_be_numeric else []
+        if addresses:
+            self.resolved(addresses)
+        elif session.exits:
+            self._through = ThroughExits(session, self._request)
             self._try_exit(self._through)
         else:
             self.look_up()
@@ -154,6 +160,8 @@ class Connect(WaitingRequest):
         for timer in (self._next, self._exit_timer):
             if timer is not None:
                 timer.cancel()
+        if self._through is not None:
+            self._through.release()
         if self._dial is not None:
             self._dial.discard_all()
             self._drop_discarded(self._dial)
@@ -166,7 +174,7 @@ class Connect(WaitingRequest):
             HandshakeError, DialError, OSError: as ``go_on``.
         """
         loop = self._session.services.loop
-        if self._exit_timer is None and through.has_more:
+        if self._exit_timer is None and through.more:
             self._exit_timer = loop.call_later(EXIT_SECONDS, self, self._exit_is_late)
         missing = through.missing()
         if missing is not None:
@@ -188,7 +196,12 @@ class Connect(WaitingRequest):
         self.give_all_back()
         if self._lookup is not None:
             self._lookup.cancel()
-        counts = not (isinstance(self._dial, ExitDial) and self._dial.waits_for_target)
+        # It may be the target, or its name server, that does not answer: then other clients still
+        # get this exit, else one of them could keep it from all.
+        if isinstance(self._dial, ExitDial):
+            counts = not self._dial.waits_for_target
+        else:
+            counts = self._dial is not None or self._asked is not self._request.dst
         self._dial = self._lookup = self._next = self._exit_timer = None
         through.next(error, counts)
         # Not at once, so that the closed sockets are gone; and no recursion.
@@ -197,7 +210,7 @@ class Connect(WaitingRequest):
     def _exit_is_late(self) -> None:
         through, dial = self._through, self._dial
         self._exit_timer = None
-        if through is None or not through.has_more:
+        if through is None or not through.more:
             return
         error = ExitFailed("no answer in time") if dial is None else dial.give_up()
         self._try(self._try_next_exit, through, error)

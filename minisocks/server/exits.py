@@ -35,8 +35,10 @@ class Exits:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._exits: Mapping[str, Exit] = {}
-        #: Those that do not work, and when each failed last, or a connection has begun to try it.
+        #: Those that do not work, and when each failed last.
         self._failed: Dict[str, float] = {}
+        #: Those of them that a connection tries now.
+        self._claims: Dict[str, object] = {}
         #: The last error of each exit that has ever failed, and when that was.
         self._errors: Dict[str, Tuple[str, float]] = {}
 
@@ -54,21 +56,31 @@ class Exits:
         return Failure(error, max(0.0, self._clock() - at), name not in self._failed)
 
     def usable(self, exits: Sequence[Exit]) -> List[Exit]:
-        """Return those of *exits* to try, in their order; all of them if all have failed.
+        """Return those of *exits* to try, in their order; all of them if all have failed."""
+        return [one for one in exits if self._may_try(one.name)] or list(exits)
 
-        Of one whose time is over the caller is the connection that tries it: others still pass it
-        over.
+    def _may_try(self, name: str) -> bool:
+        if name not in self._failed:
+            return True
+        is_late = self._clock() >= self._failed[name] + PASSED_OVER_SECONDS
+        return is_late and name not in self._claims
+
+    def claim(self, exit: Exit) -> object:
+        """Note that a connection begins to try *exit*; return what ``release`` needs.
+
+        If the exit has failed, others pass it over meanwhile.
         """
-        now = self._clock()
-        found = []
-        for one in exits:
-            tried_at = self._failed.get(one.name)
-            if tried_at is not None and now < tried_at + PASSED_OVER_SECONDS:
-                continue
-            if tried_at is not None:
-                self._failed[one.name] = now
-            found.append(one)
-        return found or list(exits)
+        claim = object()
+        return self._claims.setdefault(exit.name, claim) if exit.name in self._failed else claim
+
+    def release(self, exit: Exit, claim: object) -> None:
+        """Note that the connection with this *claim* tries *exit* no more.
+
+        If it has not found out whether the exit works, the next connection tries it: else a
+        client that leaves at once, again and again, would keep all others from it.
+        """
+        if self._claims.get(exit.name) is claim:
+            del self._claims[exit.name]
 
     def failed(self, name: str, error: Exception) -> None:
         """Note that the exit *name* has failed."""
@@ -79,7 +91,7 @@ class Exits:
         self._errors[name] = (str(error), now)
 
     def worked(self, name: str) -> None:
-        """Note that the exit *name* has led to a target."""
+        """Note that the exit *name* has led to a target, or told why it cannot."""
         if self._failed.pop(name, None) is not None:
             log.warning("exit %s works again", name)
 

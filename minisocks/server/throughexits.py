@@ -44,6 +44,7 @@ class ThroughExits:
 
     __slots__ = (
         "_addresses",
+        "_claim",
         "_errors",
         "_known",
         "_left",
@@ -68,11 +69,16 @@ class ThroughExits:
         found = [known.get(name) or Exit(DIRECT) for name in session.exits]
         self._left = session.services.exits.usable(found)
         self.exit = self._left.pop(0)
+        self._claim = session.services.exits.claim(self.exit)
 
     @property
-    def has_more(self) -> bool:
-        """Whether there is another exit to try after this one."""
-        return bool(self._left)
+    def more(self) -> int:
+        """How many exits there are to try after this one."""
+        return len(self._left)
+
+    def release(self) -> None:
+        """Let other connections try the present exit again if it had failed before."""
+        self._session.services.exits.release(self.exit, self._claim)
 
     def missing(self) -> Optional[Address]:
         """Return the name that has to be looked up before the exit can be dialed; None: none."""
@@ -138,12 +144,15 @@ class ThroughExits:
         exits, name = self._session.services.exits, self.exit.name
         if isinstance(error, ExitFailed) and counts and self.exit.hops:
             exits.failed(name, error)
+        elif self.exit.hops and self._is_answer(error):
+            exits.worked(name)
         self._errors.append("exit %s: %s" % (name, error))
         if self._targets and not isinstance(error, ExitFailed):
             return  # the next address of the target
         if not self._left or self._is_answer(error):
             raise DialError("; ".join(self._errors), error.rep, error.attempts)
         self.exit = self._left.pop(0)
+        self._claim = exits.claim(self.exit)
         self._targets = list(self._addresses)
 
     def _is_answer(self, error: DialError) -> bool:
@@ -157,7 +166,8 @@ class ThroughExits:
             return egress
         sock = self._session.sock
         if sock.family == getattr(socket, "AF_UNIX", None):
-            raise ExitFailed("a client by a unix socket has connected to no address")
+            why = "a client by a unix socket has connected to no address"
+            raise CannotCarry(why, Rep.NETWORK_UNREACHABLE)
         return egress.with_source(sock.getsockname())
 
     def _place(self, hop: Hop, before: Hop) -> Address:

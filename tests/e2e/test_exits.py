@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -25,6 +26,7 @@ from kit.support import (
     socks5,
     wait_until,
 )
+from minisocks.errors import ExitFailed
 from minisocks.net.resolver import Resolver
 
 NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
@@ -483,3 +485,58 @@ def test_rules_tell_listeners_apart(tmp_path):
                 assert 2 == talk.connect5("127.0.0.2", target.port)[0]
     assert [(b"a.example", 80)] == one.asked
     assert [(b"b.example", 80), (b"c.example", 80)] == two.asked
+
+
+def test_a_hop_that_closes_because_of_a_request_has_not_failed_for_others():
+    """Else one client could keep all others from an exit; the request goes on to the next one."""
+
+    def closes(talk):
+        talk.receive(3)
+        talk.send(b"\x05\x00").receive(4 + 1 + len(b"b.c") + 2)
+
+    with Hop() as good, FakeTarget(closes) as closing:
+        lines = ["a1 = " + url(closing), "x = " + url(good)]
+        with proxy_with(*lines, rule="allow via a1 or x") as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+            assert "" == proxy.services.exits.error_of("a1")
+    assert 1 == len(closing.talks)
+
+
+def test_a_slow_name_server_of_a_target_tells_nothing_about_the_exit(monkeypatch):
+    """Any client can ask for such a name."""
+    monkeypatch.setattr(minisocks.server.connect, "EXIT_SECONDS", 0.1)
+    asked = threading.Event()
+
+    def slow(name, port, *args):
+        asked.wait()
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    with Hop() as hop:
+        lines = ["a1 = " + url(hop, "socks5"), "x = " + url(hop)]
+        with proxy_with(*lines, rule="allow via a1 or x", getaddrinfo=slow) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+            asked.set()
+            assert "" == proxy.services.exits.error_of("a1")
+
+
+def test_an_answer_about_a_target_shows_that_the_exit_works(monkeypatch):
+    """Also one that refuses it."""
+    with Hop(failure5(5)) as hop, proxy_with("x = " + url(hop)) as proxy:
+        proxy.services.exits.failed("x", ExitFailed("it was down"))
+        with Talk.to(proxy.port) as talk:
+            assert 5 == talk.connect5(b"b.c", 80)[0]
+        assert "" == proxy.services.exits.error_of("x")
+
+
+def test_a_client_by_a_unix_socket_does_not_fail_an_exit_for_others(tmp_path):
+    """It has connected to no address that could be the source."""
+    path = str(tmp_path / "s.sock")
+    with Hop() as hop:
+        lines = ["a1 = direct source same, " + url(hop), "x = " + url(hop)]
+        with proxy_with(*lines, listen="unix:" + path, rule="allow via a1 or x") as proxy:
+            with Talk(socket.socket(socket.AF_UNIX)) as talk:
+                talk.sock.connect(path)
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+            assert "" == proxy.services.exits.error_of("a1")

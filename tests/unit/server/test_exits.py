@@ -2,6 +2,7 @@
 
 import pytest
 
+from minisocks.errors import ExitFailed
 from minisocks.policy.exits import Exit, parse_exits
 from minisocks.server.exits import PASSED_OVER_SECONDS, Exits, Failure
 
@@ -51,6 +52,7 @@ def test_one_that_has_failed_is_passed_over_and_then_tried_by_one(exits, clock):
     assert ["tor"] == names(exits.usable(both))
     clock.now += 1
     assert ["office", "tor"] == names(exits.usable(both))
+    exits.claim(BOTH["office"])
     assert ["tor"] == names(exits.usable(both))
 
 
@@ -94,3 +96,43 @@ def test_a_reload_forgets_exits_that_it_removes_or_changes(exits):
     exits.adopt({})
     exits.adopt(BOTH)
     assert exits.last_failure("tor") is None
+
+
+A, B = Exit("a"), Exit("b")
+
+
+@pytest.fixture
+def failed(clock):
+    """Exits of which A has failed."""
+    found = Exits(clock)
+    found.failed("a", ExitFailed("refused"))
+    return found
+
+
+def test_two_of_which_one_has_failed(failed, clock):
+    """Unless there is no other one."""
+    assert [B] == failed.usable([A, B])
+    assert [A] == failed.usable([A])
+    clock.now += PASSED_OVER_SECONDS
+    assert [A, B] == failed.usable([A, B])
+
+
+def test_one_connection_tries_it(failed, clock):
+    """Others pass it over meanwhile, and if it does not work."""
+    clock.now += PASSED_OVER_SECONDS
+    claimed = failed.claim(A)
+    assert [B] == failed.usable([A, B])
+    failed.failed("a", ExitFailed("refused"))
+    failed.release(A, claimed)
+    assert [B] == failed.usable([A, B])
+    failed.worked("a")
+    assert [A, B] == failed.usable([A, B])
+
+
+def test_a_connection_that_ends_before_it_knows_does_not_keep_others_from_it(failed, clock):
+    """The next one tries it."""
+    clock.now += PASSED_OVER_SECONDS
+    failed.release(A, failed.claim(A))
+    assert [A, B] == failed.usable([A, B])
+    failed.release(B, failed.claim(B))  # it works
+    assert [A, B] == failed.usable([A, B])
