@@ -4,6 +4,7 @@ What needs no waiting is done in the handler thread: on loopback and in a LAN th
 """
 
 import socket
+import time
 from typing import Dict, List, Optional
 
 from minisocks.compat import WRITE, close_quietly
@@ -175,7 +176,10 @@ class Connect(WaitingRequest):
         """
         loop = self._session.services.loop
         if self._exit_timer is None and through.more:
-            self._exit_timer = loop.call_later(EXIT_SECONDS, self, self._exit_is_late)
+            # The others get a part of the time of the request, too, however short that is.
+            left = max(0.0, self._ends_at - time.monotonic()) / (through.more + 1)
+            seconds = min(EXIT_SECONDS, left)
+            self._exit_timer = loop.call_later(seconds, self, self._exit_is_late)
         missing = through.missing()
         if missing is not None:
             self.look_up(missing)

@@ -540,3 +540,12 @@ def test_a_client_by_a_unix_socket_does_not_fail_an_exit_for_others(tmp_path):
                 talk.sock.connect(path)
                 assert 0 == talk.connect5(b"b.c", 80)[0]
             assert "" == proxy.services.exits.error_of("a1")
+
+
+def test_a_silent_hop_leaves_time_for_the_next_exit():
+    """However short the time of the request is."""
+    with Hop() as good, FakeTarget(lambda talk: talk.rest()) as silent:
+        lines = ["a1 = " + url(silent, "http"), "a2 = " + url(silent), "x = " + url(good)]
+        with proxy_with(*lines, rule="allow via a1 or a2 or x", connect_timeout=1) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
