@@ -39,7 +39,7 @@ class ThroughExits:
         exit: the one that is tried now.
 
     Raises:
-        DialError: there is no exit to try.
+        ExitFailed: an exit is not there any more.
     """
 
     __slots__ = (
@@ -66,7 +66,10 @@ class ThroughExits:
         self._known: Dict[Address, List[Sockaddr]] = {}
         self._errors: List[str] = []
         known = session.services.access.exits
-        found = [known.get(name) or Exit(DIRECT) for name in session.exits]
+        found = [Exit(DIRECT) if name == DIRECT else known.get(name) for name in session.exits]
+        if None in found:
+            # A reload has removed it just now.  Directly would not be what was asked for.
+            raise ExitFailed("a reload has removed an exit of this request")
         self._left = session.services.exits.usable(found)
         self.exit = self._left.pop(0)
         self._claim = session.services.exits.claim(self.exit)

@@ -549,3 +549,22 @@ def test_a_silent_hop_leaves_time_for_the_next_exit():
         with proxy_with(*lines, rule="allow via a1 or a2 or x", connect_timeout=1) as proxy:
             with Talk.to(proxy.port) as talk:
                 assert 0 == talk.connect5(b"b.c", 80)[0]
+
+
+def test_an_exit_that_a_reload_removes_is_not_replaced_by_a_direct_connection():
+    """Where the program has chosen it just before."""
+    proxies = []
+
+    def authorize(request):
+        proxies[0].reload(proxies[0].config._replace(exit=()))
+        return "x"
+
+    with FakeTarget() as target, Hop() as hop:
+        settings = dict(exits={"x": url(hop)}, rule="allow to 127.0.0.1")
+        with run_proxy(Resolver(never), authorize=authorize, **settings) as proxy:
+            proxies.append(proxy)
+            with log_kept() as log:
+                with Talk.to(proxy.port) as talk:
+                    assert 1 == talk.connect5("127.0.0.1", target.port)[0]
+                assert "a reload has removed an exit" in log.wait_for("id=1")
+    assert [] == target.talks
