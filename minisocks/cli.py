@@ -19,9 +19,7 @@ from minisocks.service.chosen import pidfile_of, settings_of
 
 __all__ = ["main"]
 
-EXIT_CANNOT = 1
-EXIT_WRONG_USAGE = 2
-EXIT_NOT_RUNNING = 3
+EXIT_CANNOT, EXIT_WRONG_USAGE, EXIT_NOT_RUNNING = 1, 2, 3
 
 #: Columns of a help page, as click counts them (it leaves two free), and of the options on it.
 WIDTH, NAME_WIDTH = 82, 28
@@ -158,7 +156,7 @@ def _serve(ensure: bool = False, **given: Any) -> None:
 def _check(json: bool = False, exits: bool = False, **given: Any) -> int:
     from minisocks.service import checking  # it imports users and rules, which others do not need
 
-    asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver")]
+    asked = [given.pop("asked_" + name) for name in ("from", "to", "as", "command", "ver", "at")]
     if exits and asked[:3] != [None, None, None]:
         raise _WrongUsage("--exits goes alone: --from, --to and --as ask the rules")
     chosen = settings_of(given)
@@ -241,6 +239,7 @@ COMMANDS: Dict[str, _Command] = {
             _value("as", "NAME", "Its user."),
             _value("command", "NAME", "Its command: connect [default], bind or udp.", "connect"),
             _value("ver", "N", "Its SOCKS version: 4 or 5 [default].", "5"),
+            _value("at", "ADDRESS", "Which of the addresses to listen on it connects to."),
             _flag("exits", "Try each exit: whether its proxies answer and accept the login."),
         ),
         _to_running(

@@ -74,11 +74,13 @@ def judge_one(
     user: Optional[str],
     command: str,
     ver: str,
+    at: Optional[str] = None,
 ) -> bool:
     """Print whether a client may reach a target, and return that.
 
     Args:
         source: address of the client, forwarder or unix; None: the one that the listeners have.
+        at: the listener that it connects to; None: the first.
 
     Raises:
         ConfigError, OSError: as ``check``; or the question cannot be understood.
@@ -91,7 +93,7 @@ def judge_one(
         config = chosen.config
         is_behind = all(map(config.is_forwarded, config.listen))
         source = "forwarder" if is_behind else "127.0.0.1"
-    question = Question(source, target, user, command, int(ver))
+    question = Question(source, target, user, command, int(ver), at or "")
     with KernelRoutes() as kernel:
         verdict = judge(Access.of(chosen.config, Hooks(), kernel), question)
     for sentence in chosen.of_files:

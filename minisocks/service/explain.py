@@ -6,14 +6,14 @@ from minisocks.access import Access
 from minisocks.errors import CannotCarry, ConfigError, DialError
 from minisocks.net.lookup import look_up, numeric_addresses, system_getaddrinfo
 from minisocks.policy.builtin import label
-from minisocks.policy.client import Client
+from minisocks.policy.client import Client, Listener
 from minisocks.policy.exits import ADDRESS_SCHEMES, DIRECT, Exit
 from minisocks.policy.networks import of_peers
 from minisocks.policy.rulelines import COMMANDS, Decision
 from minisocks.protocol.clientside import ClientSide
 from minisocks.service.exitshown import as_data, hops_told, way_told
-from minisocks.values import MAX_PORT, encode, is_port
-from minisocks.wire import Address, Cmd, Method, packed_ip, scope_of
+from minisocks.values import MAX_PORT, ListenAddress, encode, is_port
+from minisocks.wire import Address, Cmd, Method, packed_ip, plain_ip, scope_of
 
 __all__ = ["Question", "Explanation", "judge"]
 
@@ -32,6 +32,8 @@ class Question(NamedTuple):
     user: Optional[str] = None
     command: str = "connect"
     ver: int = 5
+    #: Where the client connects to; empty: to the first listener of its kind.
+    at: str = ""
 
 
 class Way(NamedTuple):
@@ -126,6 +128,10 @@ def judge(
     )
     if question.user is not None:
         text += " as %s" % question.user
+    if access.rules.tells_listeners:
+        at = question.at or _first_listener(access, client)
+        client.listener = _listener(at)
+        text += " at %s" % at
     why = _why_not_admitted(access, question, client, cmd, dst)
     if not why and cmd == Cmd.UDP_ASSOCIATE and not client.has_address:
         why = _NO_ADDRESS % ("UDP", "REP 07")
@@ -264,6 +270,26 @@ def _client(text: str) -> Client:
     if packed_ip(bare) is None:
         raise ConfigError("--from", _NO_CLIENT % text)
     return Client((bare, 0))
+
+
+def _first_listener(access: Access, client: Client) -> str:
+    """Return the first listener to which a client such as *client* connects, else the first."""
+    config = access.config
+    for text in config.listen:
+        fits = client.has_address != bool(ListenAddress.parse(text).path) or client.is_forwarded
+        if fits and config.is_forwarded(text) == client.is_forwarded:
+            return text
+    return config.listen[0]
+
+
+def _listener(text: str) -> Listener:
+    """Return the listener *text* as the rules compare it."""
+    try:
+        place = ListenAddress.parse(text)
+    except ConfigError as exc:
+        raise ConfigError("--at", str(exc)) from None
+    ip = plain_ip(place.host)
+    return Listener(ip if any(ip) else b"", place.port, place.path)
 
 
 def _target(text: str) -> Address:

@@ -6,6 +6,7 @@ import pytest
 
 from minisocks import Config
 from minisocks.access import Access
+from minisocks.errors import ConfigError
 from minisocks.hooks import Hooks
 from minisocks.service.explain import Question, judge
 
@@ -156,3 +157,43 @@ def test_without_exits_nothing_is_said_of_them():
     """Also where the only exit of the rule is direct."""
     for rule in ("allow", "allow via direct"):
         assert (True, ["  8.8.8.8  allowed  by rule 1: " + rule]) == explained("8.8.8.8:1", rule)
+
+
+LISTEN = ("127.0.0.1:1080", "192.0.2.1:1081", ":1082", "unix:/run/m.sock", "unix:/run/h.sock")
+BY_LISTENER = (
+    "allow listener 127.0.0.1:1080 via old",
+    "allow listener 192.0.2.1:1081 via tor",
+    "allow listener 192.0.2.1:1082 via web",
+    "allow listener :1082 via lan2",
+    "allow listener unix:/run/m.sock via office",
+)
+
+
+@pytest.mark.parametrize(
+    "source, at, told, exit",
+    [
+        ("127.0.0.1", "", "127.0.0.1:1080", "old"),
+        ("10.0.0.7", "192.0.2.1:1081", "192.0.2.1:1081", "tor"),
+        ("10.0.0.7", "192.0.2.1:1082", "192.0.2.1:1082", "web"),
+        ("10.0.0.7", ":1082", ":1082", "lan2"),
+        ("10.0.0.7", "0.0.0.0:1082", "0.0.0.0:1082", "lan2"),
+        ("unix", "", "unix:/run/m.sock", "office"),
+        ("forwarder", "", "unix:/run/h.sock", None),
+    ],
+)
+def test_rules_about_listeners_are_asked_about_one(source, at, told, exit):
+    """About the one that is named, by default the first to which such a client connects."""
+    settings = {"listen": LISTEN, "forwarded": LISTEN[-1:], "exit": EXITS, "rule": BY_LISTENER}
+    access = Access.of(Config(**settings), Hooks())
+    verdict = judge(access, Question(source, "8.8.8.8:443", at=at), never)
+
+    assert verdict.question.endswith(" by SOCKS5 at " + told)
+    assert [exit] * bool(exit) == [way.exit.name for way in verdict.by_address]
+
+
+def test_a_listener_that_is_none():
+    """The error names the option."""
+    access = Access.of(Config(exit=EXITS, rule=BY_LISTENER), Hooks())
+    with pytest.raises(ConfigError) as info:
+        judge(access, Question("10.0.0.7", "8.8.8.8:443", at="x"))
+    assert info.value.sentence.startswith("--at: ")
