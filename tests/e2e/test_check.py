@@ -709,3 +709,31 @@ def test_files_with_passwords_of_exits_are_for_their_owner(exits):
         assert line in said
     exits.write_text(EXITS.replace("bob:hunter2", "bob"))
     assert "holds passwords" not in run_command(*args)[2]
+
+
+ODD = """[exits]
+tor = socks5h://198.51.100.2:9050
+unused = direct source 127.0.0.1
+[rules]
+deny to 10.0.0.0/8
+allow via tor
+"""
+SAID = (
+    "warning: names that leave by exit tor are looked up elsewhere, so rule 1, which stands ",
+    "warning: no rule names exit unused, ",
+)
+
+
+def test_start_and_check_warn_of_exits(tmp_path, instance):
+    """The same lines; a reload logs them."""
+    (tmp_path / "x.ini").write_text(ODD)
+    err = run_command("check", "-c", str(tmp_path / "x.ini"))[2]
+    instance.configure(ODD)
+    started = instance.start()
+    assert 0 == started[0]
+    for line in SAID:
+        assert line in err
+        assert line in started[2]
+    instance.configure(ODD.replace("unused", "idle"))
+    assert 0 == instance.command("reload")[0]
+    instance.wait_for_line("no rule names exit idle, ")
