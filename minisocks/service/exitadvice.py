@@ -17,6 +17,8 @@ __all__ = ["advice"]
 
 #: Rules or exits in a sentence; of further ones only the number is given.
 MOST_TOLD = 6
+#: So many rules with such exits are looked at, because each is compared with all before it.
+MOST_RULES = 50
 #: Networks of a set up to which it is asked whether it has addresses of another one.
 MOST_NETWORKS = 1000
 
@@ -69,11 +71,13 @@ def _skipped(access: Access) -> Iterator[str]:
     exits: List[str] = []
     # Built-in rules, which every exit that looks names up passes over, have no number.
     own = [rule for rule in access.rules.rules if not rule.is_built_in]
+    left = MOST_RULES
     for number, rule in enumerate(own, 1):
         known = [access.exits[name] for name in rule.exits if name != DIRECT]
         elsewhere = [exit.name for exit in known if not exit.resolves_here]
         # A rule about addresses alone is not asked about names itself.
-        if elsewhere and (rule.targets is None or rule.targets.names):
+        if left and elsewhere and (rule.targets is None or rule.targets.names):
+            left -= 1
             earlier = list(_about_addresses(own[: number - 1], rule))
             if earlier:
                 skipped.update(earlier)

@@ -1,5 +1,8 @@
 """Warnings about exits: what the operator may have overlooked."""
 
+import os
+import time
+
 import pytest
 
 from minisocks import Config
@@ -181,3 +184,13 @@ def test_an_exit_that_leads_back_to_this_proxy(listen, way):
 def test_an_exit_that_leads_elsewhere(listen, way):
     """To another port, address, file or host."""
     assert [] == warnings("allow via x", exit=("x = " + way,), listen=(listen,))
+
+
+def test_many_rules_are_not_compared_for_long():
+    """Each would be compared with all before it; the first ones are enough for a warning."""
+    rules = ["deny from 10.1.%d.0/24 to private" % number for number in range(250)]
+    rules += ["allow from 10.2.0.%d via tor" % (number % 256) for number in range(2000)]
+    begin = time.monotonic()
+    said = warnings("deny to private", *rules, ALL)
+    assert time.monotonic() - begin < 10 * float(os.environ.get("TEST_SCALE", "1"))
+    assert [text for text in said if "so rule 1, which stands before rules 252, 253, " in text]
