@@ -140,8 +140,9 @@ def compare_calls(command, calls, target, allowed):
     # A handful of others, however many connections: a signal, memory, a look at the processor.
     extra = {name: number for name, number in made.items() if name not in allowed}
     assert sum(extra.values()) < TIMES, extra
-    # Of each call one more, in all: a file that the look at the processor has closed.
+    # Files that looks at the processor have opened are closed, too: on a busy machine several.
     made = {name: number for name, number in made.items() if name not in extra}
+    made["close"] -= extra.get("openat", 0) + extra.get("open", 0)
     assert {} == {n: m for n, m in made.items() if m > allowed[n] * TIMES + 1}
     assert 25 < sum(each.values()) < sum(allowed.values())
     assert each["connect"] == 2, "the trace is of something else"
