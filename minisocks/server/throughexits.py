@@ -66,10 +66,10 @@ class ThroughExits:
         self._known: Dict[Address, List[Sockaddr]] = {}
         self._errors: List[str] = []
         known = session.services.access.exits
-        found = [Exit(DIRECT) if name == DIRECT else known.get(name) for name in session.exits]
-        if None in found:
+        if any(name not in known for name in session.exits if name != DIRECT):
             # A reload has removed it just now.  Directly would not be what was asked for.
             raise ExitFailed("a reload has removed an exit of this request")
+        found = [Exit(DIRECT) if name == DIRECT else known[name] for name in session.exits]
         self._left = session.services.exits.usable(found)
         self.exit = self._left.pop(0)
         self._claim = session.services.exits.claim(self.exit)

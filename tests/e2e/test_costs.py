@@ -152,7 +152,8 @@ CHILD = """
 import gc, logging, sys, tracemalloc
 from minisocks import Proxy
 logging.getLogger("minisocks.access").setLevel(logging.WARNING)
-with Proxy(listen="127.0.0.1:0", keep_records=0, **dict(zip(["exit", "rule"], sys.argv[1:]))) as proxy:
+settings = dict(zip(["exit", "rule"], sys.argv[1:]))
+with Proxy(listen="127.0.0.1:0", keep_records=0, **settings) as proxy:
     print(proxy.port, flush=True)
     sys.stdin.readline()
     tracemalloc.start()

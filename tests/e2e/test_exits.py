@@ -560,7 +560,7 @@ def test_an_exit_that_a_reload_removes_is_not_replaced_by_a_direct_connection():
         return "x"
 
     with FakeTarget() as target, Hop() as hop:
-        settings = dict(exits={"x": url(hop)}, rule="allow to 127.0.0.1")
+        settings = {"exits": {"x": url(hop)}, "rule": "allow to 127.0.0.1"}
         with run_proxy(Resolver(never), authorize=authorize, **settings) as proxy:
             proxies.append(proxy)
             with log_kept() as log:
