@@ -36,7 +36,8 @@ class ProxyRequest(NamedTuple):
     client: Client
     #: 4 or 5.
     ver: int
-    #: CMD in the words of the RFC: ``"CONNECT"``.
+    #: CMD in the words of the RFC: ``"CONNECT"``; of Tor's look-ups ``"RESOLVE"`` (``host`` is a
+    #: name) and ``"RESOLVE_PTR"`` (it is an address), whose port is 0.
     cmd: str
     #: A name in lower case and without a final dot, or an IP address.  An address in another form
     #: (``127.1``) is a name here; the built-in rules decide about the addresses of names.
