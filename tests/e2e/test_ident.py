@@ -317,6 +317,22 @@ def test_bind_is_asked_about_too(monkeypatch):
             assert (93, "0.0.0.0", 0) == (client.rep, client.host, client.port)
 
 
+def test_look_ups_are_asked_about_too(monkeypatch, access_log):
+    """RESOLVE of Tor is judged as CONNECT, also before and behind the question."""
+    rules = ("deny to bad.test", "allow user ann")
+    with identd(monkeypatch, says_user(b"ann")) as server:
+        with run_proxy(ident=True, rule=rules, resolve=lambda name: "127.0.0.1") as proxy:
+            for name, userid, reply in (
+                (b"good.test", b"ann", b"\x00\x5a\x00\x00\x7f\x00\x00\x01"),
+                (b"good.test", b"bob", MISMATCH4),
+                (b"bad.test", b"ann", b"\x00" + REJECTED4[1:]),
+            ):
+                with Talk.to(proxy.port) as talk:
+                    assert reply == talk.send(socks4a(name, 0, userid, 0xF0)).rest()
+    assert 2 == len(server.asked), "it is not asked about what no user may"
+    assert " user='ann' ver=4 cmd=RESOLVE " in access_log.wait_for("id=1 ")
+
+
 def test_a_reload_changes_it(monkeypatch, target):
     """The new setting holds for clients that come from then on."""
     with identd(monkeypatch, says_user(b"bob")), run_proxy() as proxy:

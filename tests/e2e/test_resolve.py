@@ -1,10 +1,13 @@
 """RESOLVE and RESOLVE_PTR, Tor's commands: what clients get, and what they do not."""
 
 import contextlib
+import re
 import socket
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minisocks.server.connect
 from kit.support import (
@@ -395,6 +398,45 @@ def test_a_name_that_only_addresses_decide_is_looked_up_here():
             assert told("192.0.2.7") == ask(proxy, b"v4.test")
             assert failure5(2) == ask(proxy, b"inside.test")
     assert [] == hop.asked
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([RESOLVE, RESOLVE_PTR]),
+    st.one_of(
+        st.binary(max_size=40),
+        st.binary(max_size=40).map(lambda data: b"\x05\x00\x05\x00\x00" + data),
+        st.binary(max_size=30).map(
+            lambda name: b"\x05\x00\x05\x00\x00\x03%c%b\x00\x00" % (len(name), name)
+        ),
+    ),
+)
+def test_any_bytes_of_a_hop(relay_of_any_bytes, cmd, data):
+    """A reply that the client can read, and never one that is longer than the longest."""
+    proxy, answers = relay_of_any_bytes
+    answers[:] = [data]
+    reply = ask(proxy, b"a.example" if cmd == RESOLVE else "192.0.2.7", cmd)
+    assert re.match(rb"(?s)\x05.\x00(\x01.{6}|\x04.{18}|\x03.[A-Za-z0-9._-]+\x00\x00)\Z", reply)
+    if reply[3] == 3:
+        assert (RESOLVE_PTR, len(reply) - 7) == (cmd, reply[4])
+    if reply[1]:
+        assert failure5(reply[1]) == reply
+
+
+@pytest.fixture(scope="module")
+def relay_of_any_bytes():
+    """A proxy whose exit answers with what is in the list."""
+    answers = []
+    with FakeTarget(lambda talk: talk.send(answers[0]).finish()) as hop:
+        with proxy_with(never, exit="x = " + url(hop), rule="allow via x") as proxy:
+            yield proxy, answers
+
+
+def test_bytes_behind_the_request_are_no_part_of_it():
+    """Nothing gets them, and the reply arrives in spite of them."""
+    with proxy_with() as proxy, Talk.to(proxy.port) as talk:
+        talk.send(GREETING + socks5(b"v4.test", 0, RESOLVE) + b"early").expect(b"\x05\x00")
+        assert told("192.0.2.7") == talk.rest()
 
 
 def test_a_silent_hop(monkeypatch):
