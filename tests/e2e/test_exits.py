@@ -568,3 +568,18 @@ def test_an_exit_that_a_reload_removes_is_not_replaced_by_a_direct_connection():
                     assert 1 == talk.connect5("127.0.0.1", target.port)[0]
                 assert "a reload has removed an exit" in log.wait_for("id=1")
     assert [] == target.talks
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:%d", "0.0.0.0:%d", "unix:%s"])
+def test_an_exit_that_is_the_proxy_itself_is_not_used(tmp_path, listen):
+    """One connection would make others until no descriptor is left."""
+    port, path = closed_port(), str(tmp_path / "s.sock")
+    place = listen % (path if "unix" in listen else port)
+    itself = "socks5h+unix://" + path if "unix" in listen else url(port)
+    with proxy_with("x = " + itself, listen=place) as proxy, log_kept() as log:
+        with Talk.to(port) if "unix" not in listen else Talk(socket.socket(socket.AF_UNIX)) as talk:
+            if "unix" in listen:
+                talk.sock.connect(path)
+            assert 1 == talk.connect5(b"b.c", 80)[0]
+        assert "is this proxy itself" in log.wait_for("id=1")
+        assert 1 == proxy.stats().total
