@@ -47,6 +47,10 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z0-9]+)(?P<unix>\+unix)?://(?P<rest>.*)\Z")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: Most proxies of one chain: each has to answer within the time of the whole request.
 MAX_HOPS = 8
+#: Most names that lead from one to the next before there is a hop.
+MAX_NAMES = 16
+
+_MANY_HOPS = "it has more than %d hops" % MAX_HOPS
 
 _NO_PORT = (
     "%s: the URL needs a port from 1 to 65535 at its end; "
@@ -178,7 +182,7 @@ def _joined(name: str, parsed: Mapping[str, List[_Part]]) -> Exit:
             why = "a unix socket is on this host, so only the first hop can have one"
             raise _wrong(name, parsed, why)
     if len(found.hops) > MAX_HOPS:
-        raise _wrong(name, parsed, "it has more than %d hops" % MAX_HOPS)
+        raise _wrong(name, parsed, _MANY_HOPS)
     return found
 
 
@@ -186,6 +190,9 @@ def _flat(name: str, parsed: Mapping[str, List[_Part]], inside: Tuple[str, ...])
     """Return the parts of the exit *name*, those of others that it names included."""
     if name in inside:
         raise _wrong(name, parsed, "it is a part of itself")
+    if len(inside) > MAX_NAMES:
+        what = "it is %d names away from its hops: write fewer" % MAX_NAMES
+        raise _wrong(inside[0], parsed, what)
     flat: List[Exit] = []
     for part in parsed[name]:
         if not part.refers_to:
@@ -195,6 +202,8 @@ def _flat(name: str, parsed: Mapping[str, List[_Part]], inside: Tuple[str, ...])
         else:
             hint = closest(part.refers_to, parsed)
             raise _wrong(name, parsed, "no exit is called %s%s" % (part.refers_to, hint))
+        if len(flat) > MAX_HOPS + 1:  # one may be direct
+            raise _wrong(name, parsed, _MANY_HOPS)
     return flat
 
 
@@ -208,7 +217,7 @@ def _wrong(name: str, parsed: Mapping[str, List[_Part]], why: str) -> ConfigErro
 def _parse(text: str, read: ReadText) -> Tuple[str, List[_Part]]:
     name, equals, rest = text.partition("=")
     name = name.strip()
-    if not equals or not rest.strip() or "/" in name:
+    if not equals or not rest.strip() or any(c in "/:@" for c in name):
         # The text is not repeated, because it may have a password.
         raise ConfigError(OPTION, "write NAME = URL, or NAME = direct source ADDRESS")
     _check_name(name)
@@ -390,7 +399,7 @@ def _checked(hop: Hop, name: str) -> Hop:
 
 def shown(text: str) -> str:
     """Return the line *text* without passwords."""
-    return re.sub(r"(://[^\s,@/:]*):[^\s,]*@", r"\1:...@", text)
+    return re.sub(r"(://[^\s,@:]*):[^\s,]*@", r"\1:...@", text)
 
 
 def with_files(text: str, rename: Callable[[str], str]) -> str:

@@ -181,6 +181,32 @@ def test_what_is_shown_has_all_but_the_password():
     assert "p@ss" not in repr(parsed("a = socks5://u:p%40ss@h"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["a = socks5://DOM/u:hidden@h:1", "a = socks5+unix://u/v:hidden@/run/x", "a@b:hidden = x"],
+)
+def test_a_slash_in_a_user_does_not_show_its_password(line):
+    """Windows has users with a domain."""
+    assert "hidden" not in (shown(line) if "://" in line else "")
+    try:
+        found = parse_exits([line], None)
+    except ConfigError as exc:
+        assert "hidden" not in str(exc)
+    else:
+        assert "hidden" not in repr(found)
+
+
+def test_exits_of_exits_have_an_end():
+    """Lines that double one another, or a long row of names, neither hang nor overflow."""
+    doubled = ["e%d = e%d, e%d" % (n, n - 1, n - 1) for n in range(60, 0, -1)]
+    for lines, said in (
+        ([*doubled, "e0 = socks5://h:1"], "more than 8 hops|names away"),
+        (["e%d = e%d" % (n, n - 1) for n in range(3000, 0, -1)] + ["e0 = direct"], "names away"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse_exits(lines, None)
+
+
 def test_files_of_passwords_are_found_from_the_folder_of_the_settings():
     """As those of rules."""
     line = "a = socks5://u@h password @pw, socks5://v@g password @/abs"
