@@ -309,7 +309,7 @@ def _hop(words: List[str], name: str, read: ReadText) -> Hop:
             path = left.pop(0)[1:]
             # The end of the line, as an editor adds it, is no part of the password.
             text = read(path)
-            password = text[:-1] if text.endswith("\n") else text
+            password = re.sub(r"\r?\n\Z", "", text)
             hop = hop._replace(password=password.encode("utf-8", "surrogateescape"))
             if not hop.user:
                 raise ConfigError(OPTION, "%s has a password and no user: write USER@HOST" % name)
