@@ -9,14 +9,14 @@ from typing import Dict, List, Optional
 
 from minisocks.compat import WRITE, close_quietly
 from minisocks.errors import CannotCarry, DialError, ExitFailed, HandshakeError, RefusedByRules
+from minisocks.exits.dial import ExitDial
+from minisocks.exits.state import EXIT_SECONDS
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
 from minisocks.net.job import Timer
 from minisocks.net.lookup import numeric_addresses
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.handshake import Request
-from minisocks.server.exitdial import ExitDial
-from minisocks.server.exits import EXIT_SECONDS
 from minisocks.server.session import Session
 from minisocks.server.throughexits import AnyDial, ThroughExits
 from minisocks.server.waiting import WaitingRequest

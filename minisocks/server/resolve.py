@@ -8,12 +8,12 @@ import socket
 from typing import List, Optional
 
 from minisocks.errors import DialError
+from minisocks.exits.dial import ExitDial
 from minisocks.net.lookup import Outcome, numeric_addresses
 from minisocks.net.resolver import ReverseLookup
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.handshake import Request
 from minisocks.server.connect import Connect
-from minisocks.server.exitdial import ExitDial
 from minisocks.server.session import Session
 from minisocks.server.throughexits import AnyDial, ThroughExits
 from minisocks.wire import Cmd, Rep, Ver, packed_ip

@@ -5,6 +5,7 @@ from typing import Optional
 
 from minisocks.access import Access
 from minisocks.config.settings import Config
+from minisocks.exits.state import Exits
 from minisocks.hooks import Hooks
 from minisocks.net.dialer import ExtraAttempts
 from minisocks.net.lookup import Answers
@@ -17,7 +18,6 @@ from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
 from minisocks.relay.watches import VanishedPeers
 from minisocks.server.bindlisteners import BindListeners
-from minisocks.server.exits import Exits
 from minisocks.server.journal import Journal
 from minisocks.server.limits import ConnectionLimits, HandlerQueue, Pending
 from minisocks.server.logins import Logins

@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from minisocks.access import keyed
 from minisocks.errors import CannotCarry, DialError, ExitFailed
+from minisocks.exits.dial import ExitDial
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
 from minisocks.net.lookup import numeric_addresses
@@ -12,7 +13,6 @@ from minisocks.policy.exits import ADDRESS_SCHEMES, DIRECT, Exit, Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.clientside import ClientSide
 from minisocks.protocol.handshake import Request
-from minisocks.server.exitdial import ExitDial
 from minisocks.server.session import Session
 from minisocks.values import encode
 from minisocks.wire import Address, Cmd, Rep, packed_ip, scope_of

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 from minisocks.access import Access
 from minisocks.compat import WRITE, close_quietly
 from minisocks.errors import DialError, ExitFailed
+from minisocks.exits.dial import ExitDial
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
 from minisocks.net.lookup import Outcome, numeric_addresses, system_getaddrinfo
@@ -17,7 +18,6 @@ from minisocks.policy.exits import ADDRESS_SCHEMES, Exit, Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.clientside import ClientSide
 from minisocks.quoting import MOST_TOLD, quoted, reason_of
-from minisocks.server.exitdial import ExitDial
 from minisocks.service.exitshown import way_told
 from minisocks.values import encode
 from minisocks.wire import Address, Cmd, packed_ip

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
+import minisocks.exits.state
 import minisocks.server.connect
-import minisocks.server.exits
 from kit.support import (
     GREETING,
     REJECTED4,

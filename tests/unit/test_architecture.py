@@ -28,6 +28,7 @@ LAYERS = """
     server
     udp
     relay
+    exits
     access
     net
     hooks

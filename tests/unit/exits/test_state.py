@@ -2,9 +2,9 @@
 
 import pytest
 
+from minisocks.exits.state import PASSED_OVER_SECONDS, Exits, Failure
 from minisocks.errors import ExitFailed
 from minisocks.policy.exits import Exit, parse_exits
-from minisocks.server.exits import PASSED_OVER_SECONDS, Exits, Failure
 
 
 def exits_of(*texts):
