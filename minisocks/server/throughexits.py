@@ -1,28 +1,29 @@
 """The exits of one request, tried one after another: what is looked up, and dialed, for each."""
 
-import socket
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
-from minisocks.access import keyed
 from minisocks.errors import CannotCarry, DialError, ExitFailed
 from minisocks.exits.dial import ExitDial
+from minisocks.exits.hops import (
+    Known,
+    MakeDial,
+    User,
+    as_address,
+    dial_exit,
+    egress_of,
+    missing_hop,
+)
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
-from minisocks.net.lookup import numeric_addresses
-from minisocks.policy.exits import ADDRESS_SCHEMES, DIRECT, Exit, Hop
+from minisocks.policy.exits import DIRECT, Exit
 from minisocks.policy.networks import Sockaddr
-from minisocks.protocol.clientside import ClientSide
 from minisocks.protocol.handshake import Request
 from minisocks.server.session import Session
-from minisocks.values import encode
-from minisocks.wire import Address, Cmd, Rep, packed_ip, scope_of
+from minisocks.wire import Address, Rep
 
 __all__ = ["AnyDial", "ThroughExits"]
 
 AnyDial = Union[Dial, ExitDial]
-
-#: Makes the dial to some addresses by an egress.
-MakeDial = Callable[[List[Sockaddr], Egress], Dial]
 
 
 class ThroughExits:
@@ -62,8 +63,7 @@ class ThroughExits:
         self._addresses = list(addresses)
         #: Those of ``_addresses`` that the present exit has not tried.
         self._targets = list(addresses)
-        #: The addresses of hops.
-        self._known: Dict[Address, List[Sockaddr]] = {}
+        self._known: Known = {}
         self._errors: List[str] = []
         known = session.services.access.exits
         if any(name not in known for name in session.exits if name != DIRECT):
@@ -89,15 +89,7 @@ class ThroughExits:
         looks_up = self.exit.resolves_here or not self._session.is_decided
         if looks_up and not self._addresses:
             return self._request.dst
-        resolves = True
-        for hop in self.exit.hops:
-            name = _name_of(hop)
-            if resolves and not hop.path and not self._known.get(name):
-                self._known[name] = numeric_addresses(name.host, hop.port)
-                if not self._known[name]:
-                    return name
-            resolves = hop.scheme in ADDRESS_SCHEMES
-        return None
+        return missing_hop(self.exit, self._known)
 
     def found(self, name: Address, addresses: List[Sockaddr]) -> None:
         """Take the *addresses* of what was ``missing``; of the target, those that are allowed."""
@@ -112,28 +104,22 @@ class ThroughExits:
         Raises:
             CannotCarry, ExitFailed: it cannot be tried for this request.
         """
-        exit, egress = self.exit, self._egress()
-        if not exit.hops:
+        egress = self.egress()
+        if not self.exit.hops:
             targets, self._targets = self._targets, []
             return make(targets, egress)
         targets = self._targets[:1]
         self._targets = self._targets[1:]
-        places = [self._place(hop, before) for before, hop in zip(exit.hops, exit.hops[1:])]
-        places.append(_as_address(targets[0], self._request) if targets else self._request.dst)
-        cmds = [Cmd.CONNECT] * len(exit.hops[1:]) + [self._request.cmd]
-        sides = [
-            (hop, ClientSide(hop.scheme, cmd, dst, *self._login(hop)))
-            for hop, cmd, dst in zip(exit.hops, cmds, places)
-        ]
-        first = exit.hops[0]
-        if first.path:
-            family = getattr(socket, "AF_UNIX", None)
-            if family is None:
-                raise ExitFailed("this system has no unix sockets")
-            dial = make(self._others([(family, first.path)], first), Egress())
-        else:
-            dial = make(self._others(self._known[_name_of(first)], first), egress)
-        return ExitDial(dial, sides, targets)
+        request, session, first = self._request, self._session, self.exit.hops[0]
+        dst = as_address(targets[0], request.dst.port) if targets else request.dst
+        user = User(session.client, session.record.id)
+
+        def make_first(addresses: List[Sockaddr], egress: Egress) -> Dial:
+            return make(self._others(addresses, first), egress)
+
+        return dial_exit(
+            self.exit, self._known, user, request.cmd, dst, make_first, egress, targets
+        )
 
     def next(self, error: DialError, counts: bool = True) -> None:
         """Choose what to try next, because the present attempt ended in *error*.
@@ -186,47 +172,12 @@ class ThroughExits:
             return error.rep == Rep.CONNECTION_REFUSED
         return not isinstance(error, (CannotCarry, ExitFailed))
 
-    def _egress(self) -> Egress:
-        egress = self._session.services.access.egress.for_exit(self.exit)
-        if not self.exit.has_client_source:
-            return egress
-        sock = self._session.sock
-        if sock.family == getattr(socket, "AF_UNIX", None):
-            why = "a client by a unix socket has connected to no address"
-            raise CannotCarry(why, Rep.NETWORK_UNREACHABLE)
-        return egress.with_source(sock.getsockname())
+    def egress(self) -> Egress:
+        """Return the egress of the present exit.
 
-    def _place(self, hop: Hop, before: Hop) -> Address:
-        """Return *hop* as the one *before* gets it."""
-        if before.scheme in ADDRESS_SCHEMES:
-            return _as_address(self._known[_name_of(hop)][0], self._request, hop.port)
-        ip = packed_ip(hop.host)
-        return Address.of_ip(ip, hop.port) if ip else _name_of(hop)
-
-    def _login(self, hop: Hop) -> Tuple[bytes, bytes, bool]:
-        """Return user and password for *hop*, and whether it must ask for them."""
-        if not hop.isolates:
-            return hop.user, hop.password, False
+        Raises:
+            CannotCarry: it has none for this client.
+        """
         session = self._session
-        client, record = session.client, session.record
-        # Clients behind a forwarder have no address: each connection is kept apart.
-        which: Any = client.user or client.key or (record.id if client.is_forwarded else "unix")
-        token = keyed(b"isolate", encode(repr(which))).hex()[:32].encode("ascii")
-        return b"minisocks-" + token, token, True
-
-
-def _name_of(hop: Hop) -> Address:
-    return Address.of_name(encode(hop.host), hop.port)
-
-
-def _as_address(place: Sockaddr, request: Request, port: int = 0) -> Address:
-    """Return the sockaddr *place* as a hop gets it.
-
-    Raises:
-        CannotCarry: it is on a link of this host.
-    """
-    _family, sockaddr = place
-    if scope_of(sockaddr):
-        why = "%s is on a link of this host, and no other proxy can reach it" % sockaddr[0]
-        raise CannotCarry(why, Rep.NETWORK_UNREACHABLE)
-    return Address.of_ip(packed_ip(sockaddr[0]) or b"", port or request.dst.port)
+        ours = session.sock.getsockname() if self.exit.has_client_source else None
+        return egress_of(self.exit, session.services.access.egress, ours)
