@@ -10,9 +10,9 @@ from minisocks.policy.exits import Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.clientside import ClientSide, Reply
 from minisocks.quoting import reason_of
-from minisocks.wire import Address, Rep
+from minisocks.wire import Address, Atyp, Rep, packed_ip
 
-__all__ = ["ExitDial"]
+__all__ = ["ExitDial", "receive"]
 
 #: Bytes of one read while hops are asked; those behind the last reply are the target's.
 READ_BYTES = 4096
@@ -30,22 +30,29 @@ class ExitDial:
         dial: to the first hop.
         sides: each hop, and the client side of its handshake.
         addresses: of the target, if they are known: the rules are asked about them again.
+        last: the last hop as the one before gets it; None: there is only one.
 
     Attributes:
         early: bytes that the target has sent already.
         bnd: BND of the last reply, or the address of our own socket if it has none.
-        answer: BND of the last reply as it came: the answer to a look-up.
+        reply: the last reply; its BND is the answer to a look-up.
+        side: of the last hop, which still has to send the second reply to BIND; else None.
     """
 
     __slots__ = (
-        *("_dial", "_out", "_sides", "_sock"),
-        *("addresses", "answer", "bnd", "discarded", "early", "via"),
+        *("_dial", "_last", "_out", "_sides", "_sock"),
+        *("addresses", "bnd", "discarded", "early", "reply", "side", "via"),
     )
 
     def __init__(
-        self, dial: Dial, sides: Sequence[Tuple[Hop, ClientSide]], addresses: List[Sockaddr]
+        self,
+        dial: Dial,
+        sides: Sequence[Tuple[Hop, ClientSide]],
+        addresses: List[Sockaddr],
+        last: Optional[Address] = None,
     ) -> None:
         self._dial = dial
+        self._last = last
         self._sides = list(sides)
         self._sock: Optional[socket.socket] = None
         self._out = b""
@@ -54,7 +61,8 @@ class ExitDial:
         self.early = b""
         self.via: Any = None
         self.bnd: Any = None
-        self.answer: Optional[Address] = None
+        self.reply: Optional[Reply] = None
+        self.side: Optional[ClientSide] = None
 
     @property
     def attempts(self) -> Dict[int, Any]:
@@ -104,6 +112,21 @@ class ExitDial:
         except ExitFailed as exc:
             raise ExitFailed("%s: %s" % (self._sides[0][0], exc)) from None
 
+    def place(self) -> Address:
+        """Return BND of the reply; if unspecified, with the address of the hop that sent it.
+
+        It is a name if the reply has one, or if the hop has only a name here; and unspecified if
+        the hop is at a unix socket.
+        """
+        assert self.reply is not None
+        bnd = self.reply.bnd
+        if bnd.atyp == Atyp.DOMAINNAME or any(packed_ip(bnd.name) or b""):
+            return bnd
+        if self._last is not None:
+            return self._last._replace(port=bnd.port)
+        ip = packed_ip(self.via[0])
+        return bnd if ip is None else Address.of_ip(ip, bnd.port)
+
     def wait_seconds(self) -> Optional[float]:
         """Return the seconds until the next address of the first hop is due; None: none is left."""
         return self._dial.wait_seconds() if self._sock is None else None
@@ -145,7 +168,7 @@ class ExitDial:
             self._send(sock, asked)
             if reply is None:
                 # The answer to what was sent just now cannot be there yet.
-                data = None if asked else _receive(sock)
+                data = None if asked else receive(sock)
                 if data is None:
                     return None
                 side.receive_data(data)
@@ -171,12 +194,14 @@ class ExitDial:
         if reply.rep != Rep.SUCCEEDED:
             text = "%s answers: %s (%s)" % (hop, reply.rep.phrase, reply.said)
             raise DialError(text, reply.rep)
-        self.early = side.trailing_data()
-        side.stop_parsing()
-        self._sock = None
+        if side.has_more:
+            self.side = side
+        else:
+            self.early = side.trailing_data()
+            side.stop_parsing()
+        self._sock, self.reply = None, reply
         ours = self._dial.bnd if isinstance(self._dial.bnd, tuple) else _NOWHERE
         self.bnd = reply.bnd_sockaddr or ours
-        self.answer = reply.bnd
         return sock
 
     def _send(self, sock: socket.socket, data: bytes) -> None:
@@ -191,8 +216,12 @@ class ExitDial:
             raise ExitFailed("the connection has ended: %s" % reason_of(exc)) from None
 
 
-def _receive(sock: socket.socket) -> Optional[bytes]:
-    """Return what *sock* has, empty at its end; None: nothing now."""
+def receive(sock: socket.socket) -> Optional[bytes]:
+    """Return what the hop at *sock* has sent, empty at its end; None: nothing now.
+
+    Raises:
+        ExitFailed: the connection has failed.
+    """
     try:
         return sock.recv(READ_BYTES)
     except BlockingIOError:

@@ -112,7 +112,7 @@ def dial_exit(
         dial = make([(family, first.path)], Egress())
     else:
         dial = make(known[_name_of(first)], egress)
-    return ExitDial(dial, sides, targets)
+    return ExitDial(dial, sides, targets, places[-1] if places else None)
 
 
 def place_of(hop: Hop, before: Hop, known: Known) -> Address:

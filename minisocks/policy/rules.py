@@ -137,7 +137,8 @@ class Rules:
     ) -> Decision:
         """Decide whether *client* may reach any target at all by *cmd*.
 
-        *dst* stands for all targets, 0.0.0.0 or ``::``: a rule may deny that.
+        *dst* stands for all targets, 0.0.0.0 or ``::``: a rule may deny that.  The exits are those
+        of the first rule that allows one.
         """
         if not self.admits(client):
             return Decision(False, self._shut_out(client))
@@ -145,7 +146,7 @@ class Rules:
             if row.users is not None and not _has_user(row.users, row.any_user, client):
                 continue
             if row.allows:
-                return _NOT_YET
+                return _NOT_YET._replace(exits=self.rules[row.number - 1].exits)
             if dst is not None and self._denies_all(row, dst):
                 return Decision(False, self._refusal(client, row.number, dst, None), row.number)
             if row.targets is None and row.ports is None:

@@ -90,7 +90,10 @@ class ClientSide:
         CannotCarry: the protocol has no such command, or cannot carry *dst*; nothing is sent then.
     """
 
-    __slots__ = ("_out", "_steps", "_stream", "eof", "has_logged_in", "is_answered", "is_asked")
+    __slots__ = (
+        *("_out", "_steps", "_stream", "eof", "has_logged_in", "has_more", "is_answered"),
+        "is_asked",
+    )
 
     def __init__(
         self,
@@ -111,12 +114,14 @@ class ClientSide:
         self.is_answered = False
         #: Whether the proxy has asked for user and password, and taken them.
         self.has_logged_in = False
+        #: Whether a second reply follows, as with BIND.
+        self.has_more = cmd == Cmd.BIND
         if dst is None:
             self._steps = self._only_log_in(scheme, user, password, must_log_in)
         elif scheme == "http":
             self._steps = self._http(_http_request(cmd, dst, user, password))
         elif scheme in ("socks4", "socks4a"):
-            self._steps = self._socks4(cmd, _socks4_request(scheme, cmd, dst, user))
+            self._steps = self._socks4(_socks4_request(scheme, cmd, dst, user))
         else:
             request = bytes((Ver.SOCKS5, cmd, 0)) + encode_address(dst)
             self._steps = self._socks5(cmd, request, user, password, must_log_in)
@@ -196,7 +201,8 @@ class ClientSide:
         reply = yield from self._reply5()
         _check_answer(cmd, reply)
         yield reply
-        if cmd == Cmd.BIND:
+        if self.has_more:
+            self.has_more = False
             yield (yield from self._reply5())
 
     def _reply5(self) -> Generator[None, None, Reply]:
@@ -210,10 +216,11 @@ class ClientSide:
         yield from self._stream.read_exact(1)
         return Reply(Rep.SUCCEEDED, (yield from parse_address(self._stream)), said)
 
-    def _socks4(self, cmd: int, request: bytes) -> _Steps:
+    def _socks4(self, request: bytes) -> _Steps:
         self._ask(request)
         yield (yield from self._reply4())
-        if cmd == Cmd.BIND:
+        if self.has_more:
+            self.has_more = False
             yield (yield from self._reply4())
 
     def _reply4(self) -> Generator[None, None, Reply]:

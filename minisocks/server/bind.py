@@ -6,20 +6,24 @@ reset and the client waits on; with SOCKS4 such a peer ends the request, as the 
 """
 
 import errno
+import functools
 import socket
-from typing import FrozenSet, List, Optional
+from typing import FrozenSet, List, Optional, Sequence
 
 from minisocks.compat import READ, tune
 from minisocks.errors import DialError, RefusedByRules
 from minisocks.net.capacity import with_room
+from minisocks.net.egress import Egress
 from minisocks.net.lookup import numeric_addresses
 from minisocks.net.ports import public_address
 from minisocks.policy.networks import Sockaddr, of_peers
 from minisocks.protocol.handshake import Request
 from minisocks.server.bindlisteners import BindListener, ways_from_anywhere
+from minisocks.server.bindthrough import BindThrough
+from minisocks.server.peers import WrongPeer, check_peer, demand_any_peer
 from minisocks.server.session import Session
 from minisocks.server.waiting import WaitingRequest
-from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of, text_ip
+from minisocks.wire import Address, Rep, Ver, plain_ip, scope_of
 
 __all__ = ["Bind"]
 
@@ -29,28 +33,37 @@ _WAIT_ON = (errno.ECONNABORTED, errno.EPROTO, errno.EINTR)
 MAX_WRONG_PEERS = 1000
 
 
-class _WrongPeer(RefusedByRules):
-    """The peer has not the address that the client has named."""
-
-
 class Bind(WaitingRequest):
     """One BIND.
 
     ::
 
         look up the name -> check -> listen, first reply -> check the peer -> second reply -> pair
+
+    Where the rule that decides names exits, ``BindThrough`` goes on.
+
+    Args:
+        egress: by which the peer comes, of the exit that is chosen; None: none is chosen yet.
+        ways: with *egress*: the addresses of the peer, which the rules allow.
     """
 
-    __slots__ = ("_listener", "_expected", "_has_waited", "_wrong_peers", "_ways")
+    __slots__ = ("_egress", "_listener", "_expected", "_has_waited", "_wrong_peers", "_ways")
 
     left = "the client left while it waited for its peer"
 
-    def __init__(self, session: Session, request: Request) -> None:
+    def __init__(
+        self,
+        session: Session,
+        request: Request,
+        ways: Sequence[Sockaddr] = (),
+        egress: Optional[Egress] = None,
+    ) -> None:
         super().__init__(session, request)
+        self._egress = egress
         self._listener: Optional[BindListener] = None
         #: The addresses that the peer may have; empty: any address.
         self._expected: FrozenSet[bytes] = frozenset()
-        self._ways: List[Sockaddr] = []
+        self._ways: List[Sockaddr] = list(ways)
         self._wrong_peers = 0
         self._has_waited = False
 
@@ -64,14 +77,19 @@ class Bind(WaitingRequest):
 
     def go_on(self) -> None:
         """Find the addresses of the peer, and listen."""
-        dst = self._request.dst
+        dst, session = self._request.dst, self._session
+        addresses = self._ways or numeric_addresses(dst.host, dst.port, dst.atyp)
         # Only in this spelling, which rules and the program's hook see, too.
         if dst.is_any_peer:
+            demand_any_peer(session, self._request)
+            if session.exits and self._egress is None:
+                self._go_through(addresses)
+                return
             self._expect_anybody(socket.AF_INET6 if ":" in dst.name else socket.AF_INET)
-            return
-        addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
-        if addresses:
+        elif addresses:
             self.resolved(addresses)
+        elif session.exits:
+            self._go_through([])
         else:
             self.look_up()
 
@@ -82,7 +100,7 @@ class Bind(WaitingRequest):
             if self._expected:
                 self.allowed(self._ways)
             else:
-                self._demand_anybody()
+                demand_any_peer(self._session, self._request)
         return is_changed
 
     def resolved(self, addresses: List[Sockaddr]) -> None:
@@ -92,10 +110,26 @@ class Bind(WaitingRequest):
             HandshakeError, DialError: none is, or there is no listener for them.
             OSError: the client has left.
         """
-        session = self._session
-        self._ways = ways = self.allowed(of_peers(self._request.ver, addresses))
+        ways = self.allowed(of_peers(self._request.ver, addresses))
+        if self._session.exits and self._egress is None:
+            self._go_through(ways)
+            return
+        self._ways = ways
         self._expected = frozenset(map(_ip_of, ways))
-        self._listen(session.services.access.egress.ordered(ways))
+        self._listen(self._way_out().ordered(ways))
+
+    def _go_through(self, addresses: List[Sockaddr]) -> None:
+        """Leave by the exits of the session.
+
+        Raises:
+            DialError: there is none to try.
+        """
+        session, request = self._session, self._request
+        make_bind = functools.partial(Bind, session, request)
+        self.hand_over(BindThrough(session, request, addresses, make_bind))
+
+    def _way_out(self) -> Egress:
+        return self._egress or self._session.services.access.egress
 
     def _expect_anybody(self, family: int) -> None:
         """Listen for a peer at any address, preferably of *family*.
@@ -103,19 +137,8 @@ class Bind(WaitingRequest):
         Raises:
             HandshakeError, DialError, OSError: as ``resolved``.
         """
-        self._demand_anybody()
         ways = ways_from_anywhere(family, self._session.sock.getsockname())
         self._listen(of_peers(self._request.ver, ways))
-
-    def _demand_anybody(self) -> None:
-        """Check whether a peer of some address is allowed.
-
-        Raises:
-            RefusedByRules: none is.
-        """
-        session, request = self._session, self._request
-        rules = session.services.access.rules
-        rules.precheck_any(session.client, request.ver, request.cmd, request.dst).raise_if_denied()
 
     def _listen(self, ways: List[Sockaddr]) -> None:
         session = self._session
@@ -126,7 +149,7 @@ class Bind(WaitingRequest):
             services.loop.call_soon(self, self._try, self._listen, ways)
             return
         self._listener = bind_listener = services.bind_listeners.take(
-            session.client, services.access.egress, ways, self._refuse
+            session.client, self._way_out(), ways, self._refuse
         )
         other = plain_ip(bind_listener.faced) if self._expected else b""
         session.record.bound = str(Address.of_ip(bind_listener.ip, bind_listener.port))
@@ -158,11 +181,12 @@ class Bind(WaitingRequest):
             return
         session = self._session
         try:
-            self._check(plain_ip(sockaddr[0]), scope_of(sockaddr))
+            ip, scope = plain_ip(sockaddr[0]), scope_of(sockaddr)
+            check_peer(session, self._request, self._expected, ip, scope)
         except RefusedByRules as exc:
             session.services.loop.close_later(peer, reset=True)
             self._wrong_peers += 1
-            ends_it = isinstance(exc, _WrongPeer) and self._request.ver == Ver.SOCKS4
+            ends_it = isinstance(exc, WrongPeer) and self._request.ver == Ver.SOCKS4
             if ends_it or self._wrong_peers >= MAX_WRONG_PEERS:
                 self._refuse(exc)
             else:
@@ -176,25 +200,6 @@ class Bind(WaitingRequest):
         except OSError as exc:
             session.services.loop.close_later(peer)
             session.client_left(exc)
-
-    def _check(self, ip: bytes, scope: int) -> None:
-        """Check whether the peer at *ip* is the expected one, and allowed.
-
-        Its port does not matter, because servers connect from any port.  Rules see the port that
-        the client has named.
-
-        Raises:
-            RefusedByRules: it is not.
-        """
-        session, request = self._session, self._request
-        if self._expected and ip not in self._expected:
-            raise _WrongPeer(
-                "%s connected to %s, but the client expects %s"
-                % (text_ip(ip), self._place(), request.dst.name)
-            )
-        dst = request.dst if self._expected else Address.of_ip(ip, request.dst.port)
-        rules = session.services.access.rules
-        rules.decide(session.client, request.ver, request.cmd, dst, ip, scope).raise_if_denied()
 
     def _place(self) -> str:
         return self._session.record.bound or ""

@@ -127,8 +127,7 @@ class Connect(WaitingRequest):
         addresses = self.allowed(addresses)
         if not session.exits:
             self._through = None
-            self._dial = self._new_dial(addresses)
-            self._step(self._dial)
+            self.leave_directly(addresses)
             return
         if through is None or session.exits != before:
             # Only with the addresses a rule could decide that has these exits.
@@ -136,6 +135,15 @@ class Connect(WaitingRequest):
         else:
             through.found(self._request.dst, addresses)
         self._try_exit(through)
+
+    def leave_directly(self, addresses: List[Sockaddr]) -> None:
+        """Dial *addresses*, because their rule names no exits.
+
+        Raises:
+            HandshakeError, DialError, OSError: as ``go_on``.
+        """
+        self._dial = self._new_dial(addresses)
+        self._step(self._dial)
 
     def not_resolved(self, error: Exception) -> None:
         """Try the next exit if the name of a hop has no address."""
@@ -247,6 +255,15 @@ class Connect(WaitingRequest):
         except HandshakeError:
             session.services.loop.close_later(upstream)
             raise
+        self.dialed(upstream, dial)
+
+    def dialed(self, upstream: socket.socket, dial: AnyDial) -> None:
+        """Hand *upstream*, by which *dial* has reached the target, to the relay.
+
+        Raises:
+            OSError: the client has left.
+        """
+        session, through = self._session, self._through
         self._release()
         if through is not None:
             session.services.exits.worked(through.exit.name)

@@ -106,8 +106,9 @@ class Resolve(Connect):
         """Reply with the answer of the exit, if the rules allow it."""
         session = self._session
         session.services.loop.close_later(upstream)
-        answer = dial.answer if isinstance(dial, ExitDial) else None
-        assert answer is not None
+        reply = dial.reply if isinstance(dial, ExitDial) else None
+        assert reply is not None
+        answer = reply.bnd
         if self._request.cmd == Cmd.RESOLVE_PTR:
             self._answer(b"", answer.host)
             return

@@ -83,6 +83,11 @@ class ThroughExits:
         """Let other connections try the present exit again if it had failed before."""
         self._session.services.exits.release(self.exit, self._claim)
 
+    @property
+    def addresses(self) -> List[Sockaddr]:
+        """The addresses of the target, as far as they are known."""
+        return self._addresses
+
     def missing(self) -> Optional[Address]:
         """Return the name that has to be looked up before the exit can be dialed; None: none."""
         # Where only its addresses decide, nothing else can be asked for.

@@ -31,7 +31,10 @@ class WaitingRequest(Job):
         left: why the request ended if the client resets its connection.
     """
 
-    __slots__ = ("_asked", "_checked_at", "_ends_at", "_lookup", "_request", "_session", "_timer")
+    __slots__ = (
+        *("_asked", "_began_at", "_checked_at", "_ends_at", "_lookup", "_request", "_session"),
+        "_timer",
+    )
 
     left = "the client left"
 
@@ -44,7 +47,8 @@ class WaitingRequest(Job):
         self._timer: Optional[Timer] = None
         #: ``OwnAddresses.changes`` when the addresses were checked.
         self._checked_at: Optional[int] = None
-        #: When its time is over, in monotonic seconds.
+        #: When it began to wait here, and when its time is over, in monotonic seconds.
+        self._began_at = 0.0
         self._ends_at = 0.0
 
     # What differs between the two
@@ -114,11 +118,12 @@ class WaitingRequest(Job):
         # Early data stays in the socket.  Mask 0 still reports a reset.
         session.watch(0 if session.talk.has_trailing_data else READ, self)
         seconds = self.time_limit() - session.waited
-        self._ends_at = time.monotonic() + seconds
+        self._began_at = time.monotonic()
+        self._ends_at = self._began_at + seconds
         if seconds <= 0:
             self._end()
             return
-        self._timer = session.services.loop.call_later(seconds, self, self._end)
+        self.start_clock()
         self._try(self._first_step)
 
     def ask_again(self) -> None:
@@ -181,6 +186,19 @@ class WaitingRequest(Job):
             decision.raise_if_denied()
         return passed
 
+    def start_clock(self) -> None:
+        """Have the request end at ``_ends_at``."""
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = max(0.0, self._ends_at - time.monotonic())
+        self._timer = self._session.services.loop.call_later(seconds, self, self._end)
+
+    def hand_over(self, other: "WaitingRequest") -> None:
+        """Have *other* go on with the request.  The time that has passed counts for it, too."""
+        self._session.waited += time.monotonic() - self._began_at
+        self._release()
+        self._session.services.loop.submit(other)
+
     def on_ready(self, fd: int, mask: int) -> None:
         """Take the next step, or see what the client has done."""
         if fd != self._session.fd:
@@ -236,10 +254,7 @@ class WaitingRequest(Job):
         session.watch(0, self)
         if not has_said_more:
             self._ends_at = min(self._ends_at, session.conn.note_fin())
-            if self._timer is not None:
-                self._timer.cancel()
-            seconds = max(0.0, self._ends_at - time.monotonic())
-            self._timer = session.services.loop.call_later(seconds, self, self._end)
+            self.start_clock()
 
     def _client_left(self) -> None:
         self._release()
