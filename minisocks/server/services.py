@@ -65,7 +65,13 @@ class Services:
         self.exits = Exits()
         #: All UDP associations.
         self.associations = AssociationTable(
-            self.loop, self.access, self.resolver, self.answers, self.hooks, self.make_room
+            self.loop,
+            self.access,
+            self.resolver,
+            self.answers,
+            self.hooks,
+            self.make_room,
+            self.exits,
         )
         #: The listeners of all BINDs.
         self.bind_listeners = BindListeners(self.loop, self.make_room)

@@ -13,16 +13,19 @@ from typing import Any, Dict, Optional
 
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import HandshakeError
-from minisocks.net.job import Job, Timer
+from minisocks.net.job import Job
 from minisocks.net.loop import BUFFER_BYTES
-from minisocks.protocol.datagram import REASSEMBLY_SECONDS, Reassembly, decode_header
+from minisocks.policy.exits import Exit
+from minisocks.protocol.datagram import decode_header
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.relay.flow import SHORT_TURNS, word_of
 from minisocks.relay.rate import Budget, Share
 from minisocks.relay.watches import Idle, has_vanished
+from minisocks.udp.fragments import Fragments
 from minisocks.udp.mappings import ClientPorts, NotSent, drop_of
 from minisocks.udp.routes import Routes
+from minisocks.udp.sockets import SocketKey, Sockets, key_of, open_socket
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Atyp
 
@@ -33,8 +36,8 @@ __all__ = ["Association"]
 BATCH = 8
 #: RSV, FRAG, ATYP, an address and a port.
 HEADER4_BYTES, HEADER6_BYTES = 10, 22
-#: By the length of the address.
-HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES}
+#: By the length of the address; 0: of a hop, whose datagrams have headers of their own.
+HEADER_BYTES = {4: HEADER4_BYTES, 16: HEADER6_BYTES, 0: 0}
 
 
 class Association(Job):
@@ -44,7 +47,7 @@ class Association(Job):
 
         client <-> relay    on the address that the client reached; after the client's first
                             datagram connected to it, so that the kernel drops all others
-               <-> targets  one socket for each family, opened when it is needed
+               <-> targets  one socket for each family and exit, opened when it is needed
 
     Args:
         control: the client's TCP connection, which the loop watches for ``READ``.
@@ -55,18 +58,8 @@ class Association(Job):
     """
 
     __slots__ = (
-        *("_control", "_counts", "_ip", "_loop", "_ports", "_reassembly", "_record", "_relay"),
-        *(
-            "_relay_fd",
-            "_routes",
-            "_share",
-            "_table",
-            "_targets",
-            "_timer",
-            "idle",
-            "proof",
-            "used",
-        ),
+        *("_control", "_counts", "_fragments", "_ip", "_loop", "_ports", "_record", "_relay"),
+        *("_relay_fd", "_routes", "_share", "_table", "_targets", "idle", "proof", "used"),
     )
 
     def __init__(
@@ -91,9 +84,8 @@ class Association(Job):
         self._share = share
         # Most associations are idle, and have none of these.
         self._routes: Optional[Routes] = None
-        self._targets: Dict[int, socket.socket] = {}
-        self._reassembly: Optional[Reassembly] = None
-        self._timer: Optional[Timer] = None
+        self._targets: Dict[SocketKey, socket.socket] = {}
+        self._fragments: Optional[Fragments] = None
         #: Monotonic seconds of the last datagram.
         self.used = time.monotonic()
         #: What the password of the client's user was checked by; None: it has sent none.
@@ -118,10 +110,10 @@ class Association(Job):
         elif fd == self._control.fileno():
             self._read_control()
         else:
-            for size, sock in self._targets.items():
+            for key, sock in self._targets.items():
                 if sock.fileno() == fd:
                     if share is None or self._may_read(fd, share.down):
-                        self._from_target(sock, HEADER_BYTES[size])
+                        self._from_target(sock, key)
                     break
         if share is not None:
             self._pay()
@@ -135,8 +127,9 @@ class Association(Job):
             self._pay()
             self._share.leave()
         self.free_targets()
-        self._abandon()
-        self._routes = self._reassembly = None  # they refer to this one
+        if self._fragments is not None:
+            self._fragments.abandon()
+        self._routes = self._fragments = None  # they refer to this one
         table, client = self._table, record.client
         table.leave(self, client)
         try:
@@ -164,7 +157,7 @@ class Association(Job):
                 self.abort("logged-out")
                 return
         if self._routes is not None:
-            self._routes.mappings.forget_decisions()
+            self._routes.ask_again()
 
     def free_targets(self, now: bool = False) -> None:
         """Close the sockets to targets; the next datagram opens one again.
@@ -173,14 +166,9 @@ class Association(Job):
             now: at once, not at the end of the round, because their descriptors are needed.
         """
         if self._routes is not None:
-            self._routes.forget()
-        for sock in self._targets.values():
-            if now:
-                self._loop.unwatch(sock.fileno())
-                close_quietly(sock)
-            else:
-                self._loop.close_later(sock)
-        self._targets = {}
+            self._routes.forget(now)
+        for key in list(self._targets):
+            self._close_target(key, now)
         self._table.reaches(self, self._record.client, False)
         if self.idle is not None:
             self.idle.cancel()
@@ -203,8 +191,8 @@ class Association(Job):
             if is_up:
                 self._from_client()
             else:
-                for size, sock in self._targets.items():
-                    self._from_target(sock, HEADER_BYTES[size])
+                for key, sock in list(self._targets.items()):
+                    self._from_target(sock, key)
             self._pay()
 
     def _may_read(self, fd: int, budget: Budget) -> bool:
@@ -229,10 +217,7 @@ class Association(Job):
         self._loop.short_turns = SHORT_TURNS
         self.used = now = time.monotonic()
         relay, record, buffer = self._relay, self._record, self._loop.buffer
-        counts, ports, routes = self._counts, self._ports, self._routes
-        if routes is None:
-            routes = Routes(self._table, record, counts, self, self.socket_for)
-            self._routes = routes
+        counts, ports, routes = self._counts, self._ports, self._routes or self._make_routes()
         ways = routes.ways()
         for _ in range(BATCH if self._share is None else 1):
             try:
@@ -273,47 +258,27 @@ class Association(Job):
             self._counts.drop(Drop.MALFORMED)
             return
         key = b"\0\0\0" + data[3 : header.size]
-        rest: Optional[bytes] = data[header.size :]
+        rest: Any = data[header.size :]
         if header.frag:
-            rest = self._put_together(header.frag, key, data[header.size :])
+            if self._fragments is None:
+                counts, client = self._counts, self._record.client
+                self._fragments = Fragments(self._table, client, counts, self)
+            rest = self._fragments.put_together(header.frag, key, rest, self._ports.last)
         if rest is not None:
             assert self._routes is not None
             self._routes.send(key, header.dst, rest, self._ports.last)
 
-    def _put_together(self, frag: int, key: bytes, data: bytes) -> Optional[bytes]:
-        """Return the data of the whole datagram if this was its last fragment."""
-        queue = self._reassembly
-        if queue is None:
-            queue = self._reassembly = Reassembly()
-        table, client, before = self._table, self._record.client, queue.held
-        # Fragments from different ports do not belong together.
-        whole = queue.add(frag, key + b"%d" % self._ports.last[1], data)
-        table.release(client, before)
-        self._counts.drop(Drop.FRAGMENTS, queue.take_lost())
-        if not table.hold(client, queue.held):
-            queue.abandon()
-            self._counts.drop(Drop.NO_ROOM, queue.take_lost())
-        if self._timer is not None:
-            self._timer.cancel()
-        if queue:
-            self._timer = self._loop.call_later(REASSEMBLY_SECONDS, self, self._abandon)
-        return whole
-
-    def _abandon(self) -> None:
-        """Drop fragments whose rest has not come."""
-        if self._timer is not None:
-            self._timer.cancel()
-        queue = self._reassembly
-        if queue is not None and queue:
-            self._table.release(self._record.client, queue.held)
-            queue.abandon()
-            self._counts.drop(Drop.FRAGMENTS, queue.take_lost())
-
     # From targets
 
-    def _from_target(self, sock: socket.socket, start: int) -> None:
-        """Send datagrams of targets to the client, each with a header of *start* bytes."""
+    def _from_target(self, sock: socket.socket, key: SocketKey) -> None:
+        """Send datagrams of targets to the client, each with a header."""
         assert self._routes is not None
+        start = HEADER_BYTES[key[0]]
+        if not start:
+            exits, ports = self._routes.by_exits(), self._ports
+            batch = BATCH if self._share is None else 1
+            exits.pass_on(sock, key[1], batch, ports, self._send_client)
+            return
         self._loop.short_turns = SHORT_TURNS
         self.used = time.monotonic()
         routes, record, buffer = self._routes, self._record, self._loop.buffer
@@ -352,34 +317,57 @@ class Association(Job):
             # on the way: this one was not sent yet.
             return relay.send(data) if is_connected else relay.sendto(data, peer)
 
-    def socket_for(self, size: int) -> socket.socket:
-        """Return the socket for targets whose address has *size* bytes, 4 or 16.
+    def socket_for(self, size: int, exit: Optional[Exit] = None) -> socket.socket:
+        """Return the socket for targets whose address has *size* bytes, 4 or 16, by *exit*.
 
         Raises:
-            OSError: it cannot be opened.
+            DialError, OSError: it cannot be opened.
         """
-        sock = self._targets.get(size)
-        if sock is not None:
-            return sock
+        key = key_of(size, exit)
+        sock = self._targets.get(key)
+        if sock is None:
+            sock = open_socket(self._table, size, exit, self._control.getsockname)
+            self._add_target(key, sock)
+        return sock
+
+    def _add_target(self, key: SocketKey, sock: socket.socket) -> None:
+        """Own *sock*, and read it from now on.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         table = self._table
-        family = socket.AF_INET if size == 4 else socket.AF_INET6
-        sock = table.ports.new_socket(family, socket.SOCK_DGRAM)
         try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            table.access.egress.prepare(sock)
             self._loop.watch(sock.fileno(), READ, self)
-        except BaseException:
+        except OSError:
             close_quietly(sock)
             raise
-        self._targets[size] = sock
+        self._targets[key] = sock
         table.reaches(self, self._record.client, True)
         seconds = table.access.config.idle_timeout
         if seconds is not None and self.idle is None:
             # The association itself goes on, because its client is there.
             self.idle = Idle(self._loop, self, self._record, seconds, self.free_targets)
             self.idle.begin()
-        return sock
+
+    def _close_target(self, key: SocketKey, now: bool) -> None:
+        sock = self._targets.pop(key, None)
+        if sock is None:
+            return
+        if now:
+            self._loop.unwatch(sock.fileno())
+            close_quietly(sock)
+        else:
+            self._loop.close_later(sock)
+
+    def _make_routes(self) -> Routes:
+        sockets = Sockets(
+            self._add_target, self._close_target, self._control.getsockname, lambda: self.used
+        )
+        self._routes = Routes(
+            self._table, self._record, self._counts, self, self.socket_for, sockets
+        )
+        return self._routes
 
     def _read_control(self) -> None:
         """Discard what the client sends by TCP, which has no meaning; end at its end."""

@@ -8,7 +8,8 @@ from minisocks.net.ports import connect_quietly
 from minisocks.policy.client import Client
 from minisocks.record import Drop
 from minisocks.udp.table import AssociationTable
-from minisocks.wire import Address, packed_ip, scope_of, unmapped
+from minisocks.values import encode
+from minisocks.wire import Address, Atyp, packed_ip, scope_of, unmapped
 
 __all__ = [
     "ClientPorts",
@@ -18,6 +19,8 @@ __all__ = [
     "Way",
     "contact_key",
     "drop_of",
+    "may_change",
+    "refuse",
 ]
 
 #: The older contacts are removed when the younger ones are one part of so many.  A larger part
@@ -48,7 +51,8 @@ class Mappings:
 
     Attributes:
         ways: by the header of a datagram from the client: how to send its data.
-        headers: by the sockaddr of a target: the header of datagrams from it.
+        headers: by the sockaddr of a target: the header of datagrams from it; by the exit and the
+            header of a datagram that a hop sends: what is known of its source.
     """
 
     __slots__ = ("_client", "_table", "_new", "_old", "entries", "headers", "ways")
@@ -57,7 +61,7 @@ class Mappings:
         self._table = table
         self._client = client
         self.ways: Dict[bytes, Way] = {}
-        self.headers: Dict[Any, bytes] = {}
+        self.headers: Dict[Any, Any] = {}
         #: Contacts by address, and by address and port.  Those that were not used for long are
         #: in the older dict, which is removed first.
         self._new: Dict[Any, Contact] = {}
@@ -85,16 +89,21 @@ class Mappings:
 
     def written(self, place: Any, writer: Any) -> None:
         """Note that *writer* is the last to have written to *place*, a contact's sockaddr."""
-        ip = contact_key(place, packed_ip(place[0]) or b"")
+        ip = self.key_of(place)
         contact = self.contact((ip, place[1]))
         if contact is not None:
             self._put(contact._replace(writer=writer), ip)
 
     def writer_to(self, source: Any) -> Any:
         """Return the client's port that has written to *source* last, if there is one."""
-        ip = contact_key(source, packed_ip(source[0]) or b"")
+        ip = self.key_of(source)
         contact = self.contact((ip, source[1])) or self.contact(ip)
         return None if contact is None else contact.writer
+
+    @staticmethod
+    def key_of(place: Any) -> bytes:
+        """Return what contacts at *place* are kept by: its address, or what stands for that."""
+        return contact_key(place, packed_ip(place[0]) or encode(place[0]))
 
     def add_way(self, key: bytes, way: Way) -> None:
         """Keep the way for datagrams with the header *key*."""
@@ -103,7 +112,7 @@ class Mappings:
             self._count(_weight(key))
         self.ways[key] = way
 
-    def add_header(self, source: Any, header: bytes) -> None:
+    def add_header(self, source: Any, header: Any) -> None:
         """Keep the header of datagrams from *source*."""
         self._make_room()
         self.headers[source] = header
@@ -252,3 +261,13 @@ def drop_of(exc: OSError) -> str:
     if exc.errno == errno.EMSGSIZE:
         return Drop.TOO_LARGE
     return Drop.NO_ROOM if exc.errno in FOR_ALL_ADDRESSES else Drop.NOT_SENT
+
+
+def refuse(data: Any, drop: str) -> int:
+    """Stand for the way of a target that is refused: raise ``NotSent`` with *drop*."""
+    raise NotSent(drop)
+
+
+def may_change(key: bytes, way: Way) -> bool:
+    """Return whether *way* must be decided anew now and then: it is by name, or refused."""
+    return key[3] == Atyp.DOMAINNAME or way[0] is refuse

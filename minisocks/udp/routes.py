@@ -11,37 +11,36 @@ host.
 """
 
 import functools
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
-from minisocks.errors import DialError, HandshakeError
-from minisocks.hooks import ProxyRequest, check_authorized
+from minisocks.errors import CannotCarry, DialError, HandshakeError
 from minisocks.net.dialer import MAX_ADDRESSES, interleaved
 from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import NAME_SECONDS, Outcome, numeric_addresses
-from minisocks.net.resolver import Lookup
-from minisocks.policy.client import Groups
+from minisocks.policy.exits import Exit
 from minisocks.policy.networks import Sockaddr
 from minisocks.policy.rulelines import Decision
 from minisocks.protocol.datagram import encode_header
 from minisocks.record import Datagrams, Drop, Record
-from minisocks.udp.mappings import FOR_ALL_ADDRESSES, Mappings, NotSent, Way, contact_key, drop_of
+from minisocks.udp.byexits import NO_ADDRESS, ByExits, Datagram
+from minisocks.udp.mappings import (
+    FOR_ALL_ADDRESSES,
+    Mappings,
+    NotSent,
+    Way,
+    contact_key,
+    drop_of,
+    may_change,
+    refuse,
+)
+from minisocks.udp.names import Names, Waiting, is_passing
+from minisocks.udp.sockets import Sockets
 from minisocks.udp.table import AssociationTable
-from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
+from minisocks.wire import Address, Cmd, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
 
-#: Names of one association that are looked up at once, and datagrams that wait for each.
-MAX_LOOKUPS = 8
-MAX_WAITING = 8
-
-#: Questions to the program's hook count as of another network than the client's own: this goes
-#: before the name of that network.
-THE_PROGRAM = b"program "
-
 _LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
-
-#: A datagram that waits: its data, and the port of the client that it comes from.
-_Datagram = Tuple[bytes, Any]
 
 
 class Routes:
@@ -49,12 +48,13 @@ class Routes:
 
     Args:
         owner: the job whose look-ups these are; they are called back only while it lives.
-        socket_for: returns the socket for targets of a family, and opens it.
+        socket_for: returns the socket for targets of a family, by an exit if one is given.
+        sockets: what exits need of the association.
     """
 
     __slots__ = (
-        *("_changes", "_counts", "_lookups", "_owner", "_record", "_table", "_socket_for"),
-        *("_timer", "mappings"),
+        *("_changes", "_counts", "_exits", "_names", "_owner", "_record", "_table"),
+        *("_socket_for", "_sockets", "_timer", "mappings"),
     )
 
     def __init__(
@@ -63,17 +63,20 @@ class Routes:
         record: Record,
         counts: Datagrams,
         owner: Job,
-        socket_for: Callable[[int], Any],
+        socket_for: Callable[..., Any],
+        sockets: Sockets,
     ) -> None:
         self._table = table
         self._record = record
         self._counts = counts
         self._owner = owner
         self._socket_for = socket_for
+        self._sockets = sockets
+        #: Made when a target leaves by an exit.
+        self._exits: Optional[ByExits] = None
         self.mappings = Mappings(table, record.client)
         self._changes = table.access.own.changes()
-        #: Look-ups by header, and the datagrams that wait for each.
-        self._lookups: Dict[bytes, Tuple[Lookup, List[_Datagram]]] = {}
+        self._names = Names(table, record, counts, owner)
         self._timer: Optional[Timer] = None
 
     def send(self, key: bytes, dst: Address, data: Any, writer: Any) -> None:
@@ -87,8 +90,8 @@ class Routes:
             way = self.mappings.ways.get(key)
             if way is not None:
                 self._send_on(way, data, writer)
-            elif key in self._lookups:
-                self._keep(key, data, writer)
+            elif key in self._names:
+                self._names.keep(key, data, writer)
             else:
                 outcome = self._addresses(dst)
                 if isinstance(outcome, Exception):
@@ -97,7 +100,7 @@ class Routes:
                     self._send_first(key, dst, outcome, data, writer)
                 else:
                     self._look_up(key, dst)
-                    self._keep(key, data, writer)
+                    self._names.keep(key, data, writer)
         except (HandshakeError, DialError, OSError) as exc:
             self._dropped(key, exc)
 
@@ -121,7 +124,7 @@ class Routes:
         # With a hook not: the program was not asked about this port.
         if contact is not None:
             dst = contact.dst._replace(port=port)
-        elif self._takes_unasked(ip, scope_of(source)):
+        elif self._table.takes_unasked(ip, scope_of(source)):
             dst = Address.of_ip(ip, port)
         else:
             self._counts.drop(Drop.UNASKED)
@@ -135,32 +138,37 @@ class Routes:
             self.mappings.add_header(source, header)
         return header
 
-    def _takes_unasked(self, ip: bytes, scope: int) -> bool:
-        """Return whether the client gets datagrams from *ip* without having written to it."""
-        table = self._table
-        return (
-            table.access.config.udp_filtering == "endpoint-independent"
-            and table.hooks.authorize is None
-            and table.access.own(ip, scope) is False
-        )
+    def ask_again(self) -> None:
+        """Decide anew about each target, because rules have changed."""
+        self.mappings.forget_decisions()
+        if self._exits is not None:
+            self._exits.adopt()
 
-    def forget(self) -> None:
-        """Remove all targets, and drop what waits for them."""
+    def forget(self, now: bool = False) -> None:
+        """Remove all targets, and drop what waits for them.
+
+        Args:
+            now: close at once what has descriptors.
+        """
+        if self._exits is not None:
+            self._exits.forget(now)
+            self._exits = None  # the two refer to each other
         self.mappings.forget()
-        for key in list(self._lookups):
-            self._lookups[key][0].cancel()
-            self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
+        self._names.forget()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     # What is sent
 
-    def _addresses(self, dst: Address) -> Optional[Outcome]:
+    def _addresses(self, dst: Address) -> Union[Outcome, Exit, None]:
         """Return the addresses of *dst*, or the error; None: it has to be looked up.
+
+        The exit, if that looks it up.
 
         Raises:
             RefusedByRules: whatever its addresses are.
+            DialError, NotSent: its exits carry no datagrams, or have failed.
         """
         table = self._table
         if table.hooks.authorize is not None:
@@ -169,12 +177,34 @@ class Routes:
         found = numeric_addresses(dst.host, dst.port, dst.atyp)
         if found:
             return found
-        self._precheck(dst)
-        return table.answers.get(dst.host)
+        names = self._precheck(dst)
+        exit = self.by_exits().choose(names) if names else None
+        return exit if exit and not exit.resolves_here else table.answers.get(dst.host)
 
-    def _precheck(self, dst: Address) -> None:
+    def _precheck(self, dst: Address) -> Tuple[str, ...]:
+        """Return the exits of the rule that decides whatever the addresses of *dst* are.
+
+        Raises:
+            RefusedByRules: that rule denies it.
+        """
         rules, client = self._table.access.rules, self._record.client
-        rules.precheck(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst).raise_if_denied()
+        decision = rules.precheck(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst)
+        decision.raise_if_denied()
+        return decision.exits
+
+    def by_exits(self) -> ByExits:
+        """Return the exits of the association; most have none."""
+        if self._exits is None:
+            self._exits = ByExits(
+                self._table,
+                self._record,
+                self._counts,
+                self.mappings,
+                self._sockets,
+                self._add_way,
+                self.send,
+            )
+        return self._exits
 
     def _send_on(self, way: Way, data: Any, writer: Any) -> None:
         """Send *data* as it is known how.
@@ -186,13 +216,23 @@ class Routes:
         self.mappings.written(way[1], writer)
 
     def _send_first(
-        self, key: bytes, dst: Address, addresses: List[Sockaddr], data: Any, writer: Any
+        self,
+        key: bytes,
+        dst: Address,
+        addresses: Union[List[Sockaddr], Exit],
+        data: Any,
+        writer: Any,
     ) -> None:
         """Send to the first of *addresses* that may be written to, and can; remember which.
 
         Raises:
             RefusedByRules: none may.
+            DialError, OSError: its exits carry no datagrams, or have failed.
         """
+        if isinstance(addresses, Exit):
+            place = (NO_ADDRESS, dst.port)
+            self.by_exits().send(addresses, Datagram(key, dst, place, data, writer))
+            return
         decision = Decision(False, "no address that could be written to")
         error: OSError = NotSent(Drop.NO_ADDRESS)
         first: Optional[Tuple[bytes, Any]] = None
@@ -200,8 +240,12 @@ class Routes:
             decision = self._decide(dst, ip, scope_of(place))
             if not decision.allowed:
                 continue
+            exit = self.by_exits().choose(decision.exits) if decision.exits else None
+            if exit is not None and exit.hops:
+                self.by_exits().send(exit, Datagram(key, dst, place, data, writer))
+                return
             try:
-                way = (self._socket_for(len(short)).sendto, place)
+                way = (self._socket(len(short), exit).sendto, place)
                 sent = way[0](data, place)
             except OSError as exc:
                 error = exc.with_traceback(None)  # else they would keep each other
@@ -220,7 +264,7 @@ class Routes:
             # Not all of them for each datagram, because there may be very many.
             short, place = first
             self.mappings.add_contact(dst, contact_key(place, short), writer)
-            self._add_way(key, (self._send_to, place))
+            self._add_way(key, (functools.partial(self._send_to, exit), place))
         self._dropped(key, error)
 
     def _places(self, dst: Address, addresses: List[Sockaddr]) -> List[Tuple[bytes, bytes, Any]]:
@@ -239,13 +283,24 @@ class Routes:
             (others if is_new else mappings).append((ip, short, place))
         return (mappings + others)[:MAX_ADDRESSES]
 
-    def _send_to(self, data: Any, place: Any) -> int:
+    def _socket(self, size: int, exit: Optional[Exit]) -> Any:
+        """Return the socket for targets whose address has *size* bytes, by *exit* if there is one.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if exit is None:
+            return self._socket_for(size)
+        self.by_exits().left_by(exit)
+        return self._socket_for(size, exit)
+
+    def _send_to(self, exit: Optional[Exit], data: Any, place: Any) -> int:
         """Send *data* to *place*, to which it could not be sent before.
 
         Raises:
             OSError: it still cannot be sent.
         """
-        sent: int = self._socket_for(16 if ":" in place[0] else 4).sendto(data, place)
+        sent: int = self._socket(16 if ":" in place[0] else 4, exit).sendto(data, place)
         return sent
 
     def _sent(self, count: int) -> None:
@@ -263,94 +318,77 @@ class Routes:
             return
         drop = Drop.DENIED
         if isinstance(exc, DialError):
-            drop = Drop.NO_ROOM if _is_passing(exc) else Drop.NO_ADDRESS
+            drop = Drop.NO_ROOM if is_passing(exc) else Drop.NO_ADDRESS
+            drop = Drop.NOT_SENT if isinstance(exc, CannotCarry) else drop
         self._counts.drop(drop, count)
         self._record.why = self._record.why or str(exc)
-        if drop == Drop.DENIED or self._table.hooks.authorize is not None:
+        if drop in (Drop.DENIED, Drop.NOT_SENT) or self._table.hooks.authorize is not None:
             # The program is not asked for each datagram, whatever its answer is.
-            self._add_way(key, (_refuse, drop))
+            self._add_way(key, (refuse, drop))
 
     # Names
 
-    def _look_up(self, key: bytes, dst: Address) -> None:
-        """Have the resolver look *dst* up.
+    def _look_up(self, key: bytes, dst: Address, is_allowed: bool = False) -> None:
+        """Have *dst* looked up, and the hook asked before that unless *is_allowed*.
 
         Raises:
             NotSent, DialError: there are too many look-ups.
         """
-        if len(self._lookups) >= MAX_LOOKUPS:
-            raise NotSent(Drop.NO_ROOM)
-        table, client, question = self._table, self._record.client, self._question(dst)
-        loop, owner = table.loop, self._owner
-        groups: Groups = client.groups
-        if question is not None:
-            # A slow hook then takes no threads from look-ups, and none from other clients.
-            groups = (THE_PROGRAM + groups[0],) + groups[1:]
-        waiting: List[_Datagram] = []
-        lookup = Lookup(
-            dst.host,
-            dst.port,
-            lambda outcome: loop.call_soon(owner, self._found, key, dst, waiting, outcome),
-            groups,
-            question,
-            table.access.egress.only,
-        )
-        self._lookups[key] = table.resolver.submit(lookup), waiting
+        # Where an exit may look it up, the hook is asked, and then it is seen.
+        only_asks = bool(self._exits_of_name(dst))
+        self._names.look_up(key, dst, self._found, is_allowed, only_asks)
 
-    def _question(self, dst: Address) -> Optional[Callable[[], Any]]:
-        """Return what calls the hook, in a thread of the resolver; None: there is no hook."""
-        hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
-        if hook is None:
-            return None
-        request = ProxyRequest(
-            client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
-        )
-        return functools.partial(check_authorized, hook, request)
+    def _exits_of_name(self, dst: Address) -> Tuple[str, ...]:
+        return () if numeric_addresses(dst.host, dst.port, dst.atyp) else self._precheck(dst)
 
     def _found(
-        self, key: bytes, dst: Address, asked_for: List[_Datagram], outcome: Outcome
+        self,
+        key: bytes,
+        dst: Address,
+        waiting: List[Waiting],
+        only_asks: bool,
+        outcome: Outcome,
     ) -> None:
-        if key not in self._lookups or self._lookups[key][1] is not asked_for:
-            return  # the answer was on its way when all targets were removed
-        if self._table.hooks.authorize is None and not _is_passing(outcome):
-            self._table.answers.add(dst.host, outcome)
-        waiting = self._taken(key)
-        if isinstance(outcome, Exception):
-            self._dropped(key, outcome, len(waiting))
+        found: Union[Outcome, Exit, OSError, None] = outcome
+        if only_asks and isinstance(outcome, list):
+            found = self._after_hook(key, dst, waiting)
+        if isinstance(found, Exception):
+            self._dropped(key, found, len(waiting))
+        if found is None or isinstance(found, Exception):
             return
         for data, writer in waiting:
             try:
                 way = self.ways().get(key)
                 if way is None:
-                    self._send_first(key, dst, outcome, data, writer)
+                    self._send_first(key, dst, found, data, writer)
                 else:
                     self._send_on(way, data, writer)
-            except (HandshakeError, OSError) as exc:
+            except (HandshakeError, DialError, OSError) as exc:
                 self._dropped(key, exc)
 
-    def _keep(self, key: bytes, data: Any, writer: Any) -> None:
-        """Have *data* wait for an address."""
-        waiting = self._lookups[key][1]
-        fits = len(waiting) < MAX_WAITING
-        if fits and self._table.hold(self._record.client, len(data)):
-            waiting.append((bytes(data), writer))
-        else:
-            self._counts.drop(Drop.NO_ROOM)
-
-    def _taken(self, key: bytes) -> List[_Datagram]:
-        """Return the datagrams that waited, and count them out."""
-        waiting = self._lookups.pop(key)[1]
-        self._table.release(self._record.client, sum(len(data) for data, _ in waiting))
-        return waiting
+    def _after_hook(
+        self, key: bytes, dst: Address, waiting: List[Waiting]
+    ) -> Union[Exit, HandshakeError, DialError, OSError, None]:
+        """Return the exit of *dst*, or the error; None: it is looked up here, and they wait."""
+        try:
+            exit = self.by_exits().choose(self._exits_of_name(dst))
+            if not exit.resolves_here:
+                return exit
+            self._look_up(key, dst, is_allowed=True)
+        except (HandshakeError, DialError, OSError) as exc:
+            return exc
+        for data, writer in waiting:
+            self._names.keep(key, data, writer)
+        return None
 
     def _forget_passing(self) -> None:
         """Remove ways by name and refused ones: their next datagrams are decided anew."""
         self._timer = None
-        self.mappings.forget_ways(_may_change)
+        self.mappings.forget_ways(may_change)
 
     def _add_way(self, key: bytes, way: Way) -> None:
         self.mappings.add_way(key, way)
-        if self._timer is None and _may_change(key, way):
+        if self._timer is None and may_change(key, way):
             loop = self._table.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
 
@@ -358,16 +396,3 @@ class Routes:
 def _answering(ip: bytes) -> bytes:
     """Return the address from which *ip* answers: 0.0.0.0 and :: are this host's loopback."""
     return ip if any(ip) else _LOOPBACK[len(ip)]
-
-
-def _is_passing(outcome: Any) -> bool:
-    """Return whether it is a lack of threads or descriptors, and not about the name."""
-    return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
-
-
-def _may_change(key: bytes, way: Way) -> bool:
-    return key[3] == Atyp.DOMAINNAME or way[0] is _refuse
-
-
-def _refuse(data: Any, drop: str) -> int:
-    raise NotSent(drop)

@@ -4,10 +4,11 @@ No client may take the sockets, ports or memory that others need.  So clients sh
 (``policy.quota``).
 """
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from minisocks.access import Access
 from minisocks.errors import LimitReached
+from minisocks.exits.state import Exits
 from minisocks.hooks import Hooks
 from minisocks.net.lookup import Answers
 from minisocks.net.loop import Loop
@@ -45,6 +46,7 @@ class AssociationTable:
     Args:
         access: users and rules, until ``change``.
         make_room: called when there is no descriptor; returns whether it has closed one.
+        exits: which exits have failed.
     """
 
     def __init__(
@@ -55,17 +57,22 @@ class AssociationTable:
         answers: Answers,
         hooks: Hooks,
         make_room: Callable[[], bool] = lambda: False,
+        exits: Optional[Exits] = None,
     ) -> None:
         self.loop = loop
         self.access = access
         self.resolver = resolver
         self.answers = answers
         self.hooks = hooks
+        self.free_some = make_room
+        self.exits = exits or Exits()
         self._associations: Quota[Any] = Quota(0, age=_last_used)
         self._held = Allowance(MAX_HELD_BYTES, HELD_FACTOR)
         self._targets: Quota[Any] = Quota(MAX_TARGETS, age=_fewest_first)
         #: Those with sockets to targets, which the limit of connections does not include.
         self._reaching: Quota[Any] = Quota(0, fewer=1, age=_last_used)
+        #: The associations at the hops of exits, each weighs as many as the exit has hops.
+        self._upstreams: Quota[Any] = Quota(0, fewer=1, age=_last_used_upstream)
         self._option = ""
         self._weight = 0
         self.ports = Ports("--udp-ports", make_room)
@@ -80,6 +87,11 @@ class AssociationTable:
         return self._associations.is_full
 
     @property
+    def upstreams(self) -> int:
+        """The number of associations at hops."""
+        return len(self._upstreams)
+
+    @property
     def targets(self) -> int:
         """The number of entries about targets."""
         return len(self._targets)
@@ -89,7 +101,7 @@ class AssociationTable:
         self.access, config = access, access.config
         self.ports.change(config.udp_ports)
         most, self._option = config.most_associations()
-        self._associations.most = self._reaching.most = most
+        self._associations.most = self._reaching.most = self._upstreams.most = most
         limit = config.memory_limit
         share = MAX_TARGETS * TARGET_BYTES if limit is None else limit // LIMIT_SHARE
         self._held.most = min(MAX_HELD_BYTES, share)
@@ -114,6 +126,25 @@ class AssociationTable:
     def leave(self, association: Any, client: Client) -> None:
         """Count *association* out."""
         self._associations.remove(association, client.groups)
+
+    def enter_upstream(self, upstream: Any, client: Client) -> bool:
+        """Count *upstream* in; return False if there is no room.  Another one may be ended."""
+        if not self._upstreams.make_room(client.groups, lambda one: one.end_for_room()):
+            return False
+        self._upstreams.add(upstream, client.groups, len(upstream.exit.hops))
+        return True
+
+    def leave_upstream(self, upstream: Any, client: Client) -> None:
+        """Count *upstream* out."""
+        self._upstreams.remove(upstream, client.groups)
+
+    def takes_unasked(self, ip: bytes, scope: int) -> bool:
+        """Return whether clients get datagrams from *ip* without having written to it."""
+        return (
+            self.access.config.udp_filtering == "endpoint-independent"
+            and self.hooks.authorize is None
+            and self.access.own(ip, scope) is False
+        )
 
     def reaches(self, association: Any, client: Client, has_sockets: bool) -> None:
         """Note whether *association* has sockets to targets now."""
@@ -185,6 +216,10 @@ class AssociationTable:
         weight = min(self.targets, self._targets.most) * TARGET_BYTES
         self.loop.pipes.pending_bytes += weight - self._weight
         self._weight = weight
+
+
+def _last_used_upstream(upstream: Any) -> float:
+    return float(upstream.used())
 
 
 def _last_used(association: Any) -> float:

@@ -281,9 +281,9 @@ def target_sockets(association):
     return list(association._targets.values())
 
 
-def read_target(association, sock, size):
+def read_target(association, sock):
     """Have *association* read *sock*, for a target whose header has *size* bytes."""
-    association._from_target(sock, size)
+    association._from_target(sock, (4, ""))
 
 
 def control_connection(association):
@@ -308,7 +308,7 @@ def names_timer(routes):
 
 def lookups(routes):
     """Return the lookups that *routes* waits for."""
-    return [lookup for lookup, _waiting in routes._lookups.values()]
+    return [lookup for lookup, _waiting in routes._names._lookups.values()]
 
 
 def routes(association):

@@ -8,7 +8,7 @@ import pytest
 from kit.support import TIMEOUT, run_proxy, wait_until
 from kit.udp_client import Associated, UdpTarget, wait_for_drops
 from minisocks.net.resolver import MAX_THREADS, THREADS_FACTOR
-from minisocks.udp.routes import MAX_LOOKUPS
+from minisocks.udp.names import MAX_LOOKUPS
 
 V4 = "127.0.0.1"
 

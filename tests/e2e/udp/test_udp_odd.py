@@ -191,7 +191,7 @@ def test_the_first_answer_to_a_client_that_is_back_arrives(client, proxy, target
         client.sock = udp_socket(V4, port)
         target.answer(b"back")
         (sock,) = inside.target_sockets(job)
-        inside.read_target(job, sock, 10)
+        inside.read_target(job, sock)
 
     in_loop(proxy, lose_one)
     client.expect(target, b"back")

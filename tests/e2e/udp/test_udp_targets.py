@@ -27,7 +27,7 @@ from minisocks.net.resolver import Resolver
 from minisocks.policy.client import Client
 from minisocks.policy.rules import Rules
 from minisocks.udp.association import Association
-from minisocks.udp.routes import MAX_LOOKUPS, MAX_WAITING
+from minisocks.udp.names import MAX_LOOKUPS, MAX_WAITING
 from minisocks.udp.table import KEPT_ENTRIES, LEAST_ENTRIES, TARGET_BYTES
 from minisocks.wire import Address, Atyp, Rep
 
