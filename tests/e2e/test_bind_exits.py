@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from kit.bind_client import WAYS, Waiting
 from kit.support import FakeTarget, Talk, address5, closed_port, nothing_left, run_proxy, wait_until
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
+from minisocks.server import clientsocket
 
 GRANTED = b"\x05\x00\x00"
 NOWHERE = address5("0.0.0.0", 0)
@@ -198,15 +200,14 @@ def test_the_peer_has_all_of_bind_timeout():
 
 def wait_and_say(seconds, data):
     """Return *data* after so many seconds."""
-    import time
-
     time.sleep(seconds)
     return data
 
 
 @pytest.mark.parametrize("leaves", ["reset", "close"])
-def test_the_client_leaves(leaves, access_log):
+def test_the_client_leaves(leaves, access_log, monkeypatch):
     """By a reset at once; after FIN, which may mean less, in 5 s.  The hop sees the end."""
+    monkeypatch.setattr(clientsocket, "FIN_SECONDS", 0.1)
     with nothing_left(), through(place()) as (proxy, _hop):
         client = Waiting(proxy.port)
         if leaves == "reset":
