@@ -12,6 +12,7 @@ from minisocks.net.job import Job
 from minisocks.net.lookup import Outcome
 from minisocks.net.resolver import Lookup
 from minisocks.policy.client import Groups
+from minisocks.policy.exits import DIRECT
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.mappings import NotSent
 from minisocks.udp.table import AssociationTable
@@ -44,7 +45,7 @@ class Names:
         owner: the job whose look-ups these are; they are called back only while it lives.
     """
 
-    __slots__ = ("_counts", "_lookups", "_owner", "_record", "_table")
+    __slots__ = ("_chosen", "_counts", "_lookups", "_owner", "_record", "_table")
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Names:
         self._record = record
         self._counts = counts
         self._owner = owner
+        #: The exit that the hook has named for the target that ``found`` is called with.
+        self._chosen = ""
         #: By header: the look-up, and the datagrams that wait for it.
         self._lookups: Dict[bytes, Tuple[Lookup, List[Waiting]]] = {}
 
@@ -80,7 +83,8 @@ class Names:
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
         table, client = self._table, self._record.client
-        question = None if is_allowed else self._question(dst)
+        chosen = [self._chosen] if is_allowed else []
+        question = None if is_allowed else self._question(dst, chosen)
         only_asks = only_asks and question is not None
         loop, owner = table.loop, self._owner
         groups: Groups = client.groups
@@ -92,13 +96,22 @@ class Names:
             _NO_NAME if only_asks else dst.host,
             dst.port,
             lambda outcome: loop.call_soon(
-                owner, self._answered, key, dst, found, waiting, only_asks, outcome
+                owner, self._answered, key, dst, found, waiting, only_asks, chosen, outcome
             ),
             groups,
             question,
             table.access.egress.only,
         )
         self._lookups[key] = table.resolver.submit(lookup), waiting
+
+    def exits(self, exits: Tuple[str, ...]) -> Tuple[str, ...]:
+        """Return the names of *exits*, those of a rule, or the one that the hook has named.
+
+        Called by ``found``.
+        """
+        if not self._chosen:
+            return exits
+        return () if self._chosen == DIRECT else (self._chosen,)
 
     def keep(self, key: bytes, data: Any, writer: Any) -> None:
         """Have *data* wait for an address."""
@@ -115,15 +128,20 @@ class Names:
             self._lookups[key][0].cancel()
             self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
 
-    def _question(self, dst: Address) -> Optional[Callable[[], Any]]:
-        """Return what calls the hook, in a thread of the resolver; None: there is no hook."""
+    def _question(self, dst: Address, chosen: List[str]) -> Optional[Callable[[], None]]:
+        """Return what calls the hook, in a thread of the resolver; None: there is no hook.
+
+        It adds the exit that the hook names to *chosen*.
+        """
         hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
         if hook is None:
             return None
         request = ProxyRequest(
             client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
         )
-        return functools.partial(check_authorized, hook, request)
+        known = (DIRECT, *self._table.access.exits)
+        ask = functools.partial(check_authorized, hook, request, known)
+        return lambda: chosen.append(ask())
 
     def _answered(
         self,
@@ -132,13 +150,16 @@ class Names:
         found: Found,
         asked_for: List[Waiting],
         only_asks: bool,
+        chosen: List[str],
         outcome: Outcome,
     ) -> None:
         if key not in self._lookups or self._lookups[key][1] is not asked_for:
             return  # the answer was on its way when all targets were removed
         if self._table.hooks.authorize is None and not is_passing(outcome):
             self._table.answers.add(dst.host, outcome)
+        self._chosen = "".join(chosen)
         found(key, dst, self._taken(key), only_asks, outcome)
+        self._chosen = ""
 
     def _taken(self, key: bytes) -> List[Waiting]:
         """Return the datagrams that waited, and count them out."""

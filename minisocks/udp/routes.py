@@ -174,7 +174,7 @@ class Routes:
         if table.hooks.authorize is not None:
             self._precheck(dst)
             return None  # the hook may take long, so a thread of the resolver calls it
-        found = numeric_addresses(dst.host, dst.port, dst.atyp)
+        found = _addresses_in(dst)
         if found:
             return found
         names = self._precheck(dst)
@@ -190,20 +190,14 @@ class Routes:
         rules, client = self._table.access.rules, self._record.client
         decision = rules.precheck(client, Ver.SOCKS5, Cmd.UDP_ASSOCIATE, dst)
         decision.raise_if_denied()
-        return decision.exits
+        return self._names.exits(decision.exits) if decision.number else ()
 
     def by_exits(self) -> ByExits:
         """Return the exits of the association; most have none."""
         if self._exits is None:
-            self._exits = ByExits(
-                self._table,
-                self._record,
-                self._counts,
-                self.mappings,
-                self._sockets,
-                self._add_way,
-                self.send,
-            )
+            table, record, counts = self._table, self._record, self._counts
+            ways = self.mappings, self._sockets, self._add_way
+            self._exits = ByExits(table, record, counts, *ways, self.send)
         return self._exits
 
     def _send_on(self, way: Way, data: Any, writer: Any) -> None:
@@ -240,7 +234,8 @@ class Routes:
             decision = self._decide(dst, ip, scope_of(place))
             if not decision.allowed:
                 continue
-            exit = self.by_exits().choose(decision.exits) if decision.exits else None
+            names = self._names.exits(decision.exits)
+            exit = self.by_exits().choose(names) if names else None
             if exit is not None and exit.hops:
                 self.by_exits().send(exit, Datagram(key, dst, place, data, writer))
                 return
@@ -335,11 +330,8 @@ class Routes:
             NotSent, DialError: there are too many look-ups.
         """
         # Where an exit may look it up, the hook is asked, and then it is seen.
-        only_asks = bool(self._exits_of_name(dst))
+        only_asks = bool(self._table.access.exits) and not _addresses_in(dst)
         self._names.look_up(key, dst, self._found, is_allowed, only_asks)
-
-    def _exits_of_name(self, dst: Address) -> Tuple[str, ...]:
-        return () if numeric_addresses(dst.host, dst.port, dst.atyp) else self._precheck(dst)
 
     def _found(
         self,
@@ -371,8 +363,9 @@ class Routes:
     ) -> Union[Exit, HandshakeError, DialError, OSError, None]:
         """Return the exit of *dst*, or the error; None: it is looked up here, and they wait."""
         try:
-            exit = self.by_exits().choose(self._exits_of_name(dst))
-            if not exit.resolves_here:
+            names = self._precheck(dst)
+            exit = self.by_exits().choose(names) if names else None
+            if exit is not None and not exit.resolves_here:
                 return exit
             self._look_up(key, dst, is_allowed=True)
         except (HandshakeError, DialError, OSError) as exc:
@@ -391,6 +384,10 @@ class Routes:
         if self._timer is None and may_change(key, way):
             loop = self._table.loop
             self._timer = loop.call_later(NAME_SECONDS, self._owner, self._forget_passing)
+
+
+def _addresses_in(dst: Address) -> List[Sockaddr]:
+    return numeric_addresses(dst.host, dst.port, dst.atyp)
 
 
 def _answering(ip: bytes) -> bytes:

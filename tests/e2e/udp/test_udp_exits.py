@@ -663,3 +663,29 @@ def test_replies_byte_by_byte():
     with by_hop(hop=hop) as (hop, _proxy, client):
         client.send("10.1.1.1", 53, b"x")
         assert header("10.1.1.1", 53) + b"x" == hop.receive()
+
+
+@pytest.mark.parametrize(
+    "answer_of_hook, rule", [("office", "allow"), ("direct", "allow via office")]
+)
+def test_the_hook_names_the_exit(answer_of_hook, rule):
+    """Instead of that of the rules; answers come back by it."""
+    resolver = Resolver(getaddrinfo_of(lambda name: ["127.0.0.1"]))
+    with UdpHop() as hop, UdpTarget() as target:
+        settings = {"exit": [hop.exit], "rule": [rule], "resolver": resolver}
+
+        def authorize(request):
+            return answer_of_hook
+
+        with run_proxy(authorize=authorize, **settings) as proxy:
+            with Associated(proxy.port) as client:
+                if answer_of_hook == "direct":
+                    client.expect_to_work(target)
+                    client.send(b"target.example", target.port, b"x")
+                    target.expect(b"x")
+                else:
+                    client.send("10.1.1.1", 53, b"x").send(b"target.example", 53, b"y")
+                    wanted = {header("10.1.1.1", 53) + b"x", header(b"target.example", 53) + b"y"}
+                    assert wanted == {hop.receive(), hop.receive()}
+                    hop.send(answer(("10.1.1.1", 53)))
+                    assert ("10.1.1.1", 53, b"data") == client.receive()
