@@ -26,7 +26,8 @@ from minisocks.net.ownaddress import KernelRoutes, OwnAddresses
 from minisocks.policy.builtin import in_force
 from minisocks.policy.client import Client
 from minisocks.policy.decisions import Decisions
-from minisocks.policy.exits import DIRECT, Exit, parse_exits
+from minisocks.policy.exitlines import parse_exits
+from minisocks.policy.exits import DIRECT, Exit
 from minisocks.policy.lists import Lines, parse_lines
 from minisocks.policy.passwords import SALT_BYTES, Hash, derive, parse_users
 from minisocks.policy.rulelines import Rule, parse_rule

@@ -4,8 +4,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from minisocks.config.rows import option_name
 from minisocks.errors import ConfigError
-from minisocks.policy.exits import check_exit
-from minisocks.policy.exits import shown as without_passwords
+from minisocks.policy.exitlines import check_exit
+from minisocks.policy.exitlines import shown as without_passwords
 from minisocks.values import check_user, read_bytes, shown_bytes, without_password
 
 __all__ = ["Setting", "option_name"]

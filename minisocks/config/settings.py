@@ -11,7 +11,7 @@ from minisocks.config.rows import TABLE
 from minisocks.config.setting import Setting
 from minisocks.errors import ConfigError
 from minisocks.guesses import closest
-from minisocks.policy import exits
+from minisocks.policy import exitlines
 from minisocks.policy.rulelines import check_rule, with_files
 from minisocks.values import CHECKS, Keepalive, ListenAddress, PortRange, encode, without_password
 
@@ -187,7 +187,7 @@ class Config(NamedTuple):
             if name == "rule":
                 value = tuple(with_files(text, rename) for text in value)
             elif name == "exit":
-                value = tuple(exits.with_files(text, rename) for text in value)
+                value = tuple(exitlines.with_files(text, rename) for text in value)
             elif name in ("listen", "forwarded"):
                 value = tuple(
                     "unix:" + rename(text[5:]) if text.startswith("unix:") else text
@@ -219,7 +219,7 @@ class Config(NamedTuple):
     def __repr__(self) -> str:
         shown = self._replace(
             user=tuple(without_password(text) for text in self.user),
-            exit=tuple(map(exits.shown, self.exit)),
+            exit=tuple(map(exitlines.shown, self.exit)),
         )
         return "Config(%s)" % ", ".join("%s=%r" % item for item in shown._asdict().items())
 
@@ -228,7 +228,7 @@ def _families(addresses: Tuple[str, ...]) -> Set[str]:
     return {"ipv6" if ":" in text else "ipv4" for text in addresses}
 
 
-_ACCEPT = dict(CHECKS, rule=check_rule, exit=exits.check_exit)
+_ACCEPT = dict(CHECKS, rule=check_rule, exit=exitlines.check_exit)
 #: In the order of ``--help``.
 GROUPS = tuple(TABLE)
 _ROWS = [(group, row["name"], row) for group, rows in TABLE.items() for row in rows]

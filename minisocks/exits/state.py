@@ -2,9 +2,11 @@
 
 import logging
 import time
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from minisocks.policy.exits import Exit
+from minisocks.errors import ExitFailed
+from minisocks.policy.exits import Exit, Hop
+from minisocks.policy.networks import Sockaddr
 from minisocks.quoting import sentence
 
 __all__ = ["EXIT_SECONDS", "Exits", "Failure"]
@@ -30,10 +32,19 @@ class Failure(NamedTuple):
 
 
 class Exits:
-    """The exits that have failed.  Loop thread; any thread may ask for errors and failures."""
+    """The exits that have failed.  Loop thread; any thread may ask for errors and failures.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        leads_back: returns whether a hop at this sockaddr is the proxy itself.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        leads_back: Callable[[Hop, Any], bool] = lambda hop, sockaddr: False,
+    ) -> None:
         self._clock = clock
+        self._leads_back = leads_back
         self._exits: Mapping[str, Exit] = {}
         #: Those that do not work, and when each failed last.
         self._failed: Dict[str, float] = {}
@@ -41,6 +52,19 @@ class Exits:
         self._claims: Dict[str, object] = {}
         #: The last error of each exit that has ever failed, and when that was.
         self._errors: Dict[str, Tuple[str, float]] = {}
+
+    def others(self, hop: Hop, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
+        """Return those of *addresses*, all of *hop*, that are no listeners of this proxy.
+
+        Each connection would lead to another one, until there is no descriptor left.
+
+        Raises:
+            ExitFailed: all of them are.
+        """
+        found = [address for address in addresses if not self._leads_back(hop, address[1])]
+        if not found:
+            raise ExitFailed("%s is this proxy itself" % (str(hop),))
+        return found
 
     def error_of(self, name: str) -> str:
         """Return the last error of the exit *name*; empty while it works."""

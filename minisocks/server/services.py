@@ -1,7 +1,7 @@
 """What every client of one proxy shares."""
 
 import itertools
-from typing import Optional
+from typing import Any, Optional
 
 from minisocks.access import Access
 from minisocks.config.settings import Config
@@ -13,6 +13,7 @@ from minisocks.net.loop import Loop, run_in
 from minisocks.net.ownaddress import KernelRoutes, OwnListeners
 from minisocks.net.processor import Processor
 from minisocks.net.resolver import Resolver
+from minisocks.policy.exits import Hop
 from minisocks.relay.lingering import LingeringClients
 from minisocks.relay.memory import Memory
 from minisocks.relay.rate import Rates
@@ -22,6 +23,7 @@ from minisocks.server.journal import Journal
 from minisocks.server.limits import ConnectionLimits, HandlerQueue, Pending
 from minisocks.server.logins import Logins
 from minisocks.udp.table import AssociationTable
+from minisocks.wire import packed_ip, scope_of
 
 __all__ = ["Services"]
 
@@ -62,7 +64,7 @@ class Services:
         self.attempts = ExtraAttempts(self.loop)
         self.resolver = resolver or Resolver()
         #: Which exits have failed.
-        self.exits = Exits()
+        self.exits = Exits(leads_back=self._leads_back)
         #: All UDP associations.
         self.associations = AssociationTable(
             self.loop,
@@ -78,6 +80,13 @@ class Services:
         #: Refused clients that still read their reply.
         self.lingering = LingeringClients(config.max_handshakes)
         self.adopt(self.access)
+
+    def _leads_back(self, hop: Hop, sockaddr: Any) -> bool:
+        """Return whether a connection to *hop*, at *sockaddr*, ends at one of our listeners."""
+        if hop.path:
+            return "unix:" + hop.path in self.access.config.listen
+        ip, scope = packed_ip(sockaddr[0]) or b"", scope_of(sockaddr)
+        return self.listeners.have(ip, hop.port, self.access.own, scope)
 
     def adopt(self, access: Access) -> None:
         """Apply *access* from now on.  Thread: the loop's, once it runs.

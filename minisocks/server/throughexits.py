@@ -120,7 +120,7 @@ class ThroughExits:
         user = User(session.client, session.record.id)
 
         def make_first(addresses: List[Sockaddr], egress: Egress) -> Dial:
-            return make(self._others(addresses, first), egress)
+            return make(session.services.exits.others(first, addresses), egress)
 
         return dial_exit(
             self.exit, self._known, user, request.cmd, dst, make_first, egress, targets
@@ -148,29 +148,6 @@ class ThroughExits:
         self.exit = self._left.pop(0)
         self._claim = exits.claim(self.exit)
         self._targets = list(self._addresses)
-
-    def _others(self, places: List[Sockaddr], hop: Hop) -> List[Sockaddr]:
-        """Return those of *places*, all of *hop*, that are no listeners of this proxy.
-
-        Each connection would lead to another one, until there is no descriptor left.
-
-        Raises:
-            ExitFailed: all of them are.
-        """
-        services = self._session.services
-        access = services.access
-        others = []
-        for family, sockaddr in places:
-            if hop.path:
-                is_ours = any(one == "unix:" + hop.path for one in access.config.listen)
-            else:
-                ip, scope = packed_ip(sockaddr[0]) or b"", scope_of(sockaddr)
-                is_ours = services.listeners.have(ip, hop.port, access.own, scope)
-            if not is_ours:
-                others.append((family, sockaddr))
-        if not others:
-            raise ExitFailed("%s is this proxy itself" % (str(hop),))
-        return others
 
     def _is_answer(self, error: DialError) -> bool:
         if not self.exit.hops:

@@ -11,7 +11,7 @@ from minisocks.config.layers import Layered, layered
 from minisocks.config.settings import CONFIG_FILE, Config
 from minisocks.errors import ConfigError, ServiceError
 from minisocks.net.opening import read_file
-from minisocks.policy import exits
+from minisocks.policy import exitlines
 from minisocks.policy.rulelines import with_files
 from minisocks.quoting import reason_of
 from minisocks.service import console
@@ -58,7 +58,7 @@ def settings_of(
         odd.append("%s holds passwords, and others may read it: chmod 600 %s" % (path, path))
     if "exit" in _with_passwords(chosen) and chosen.sources["exit"] == "command line":
         odd.append(_IN_PS)
-    for name in _noted(chosen.config.exit, exits.with_files, home):
+    for name in _noted(chosen.config.exit, exitlines.with_files, home):
         if os.path.exists(name) and not _is_private(name):
             names = name, name
             odd.append("%s holds a password, and others may read it: chmod 600 %s" % names)
@@ -91,7 +91,7 @@ def _check_different(config: Config, path: str, home: str) -> None:
 
 def _with_passwords(chosen: Layered) -> List[str]:
     """Return the settings that have a password in one of their values."""
-    has_one = any(exits.shown(text) != text for text in chosen.config.exit)
+    has_one = any(exitlines.shown(text) != text for text in chosen.config.exit)
     return ["user"] + ["exit"] * has_one
 
 

@@ -220,7 +220,8 @@ class Upstream(Job):
             self._end(ExitFailed("the name of a hop is not resolved: %s" % outcome))
 
     def _new_dial(self, addresses: List[Sockaddr], egress: Egress) -> Dial:
-        table = self._table
+        table, first = self._table, self.exit.hops[0]
+        addresses = table.exits.others(first, addresses)
         return Dial(addresses, egress=egress, make_room=table.free_some, may_add=lambda: False)
 
     def _step(self) -> None:

@@ -27,7 +27,7 @@ from kit.support import (
 from minisocks.cli import COMMANDS
 
 CURL = shutil.which("curl")
-MAX_BYTES = 254 * 1000
+MAX_BYTES = 300 * 1000
 NAME = "minisocks.pyz"
 
 pytestmark = [

@@ -2,9 +2,10 @@
 
 import pytest
 
-from minisocks.exits.state import PASSED_OVER_SECONDS, Exits, Failure
 from minisocks.errors import ExitFailed
-from minisocks.policy.exits import Exit, parse_exits
+from minisocks.exits.state import PASSED_OVER_SECONDS, Exits, Failure
+from minisocks.policy.exitlines import parse_exits
+from minisocks.policy.exits import Exit
 
 
 def exits_of(*texts):
