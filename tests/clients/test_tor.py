@@ -94,16 +94,36 @@ def test_tor_resolve_learns_that_there_is_none(host, port):
         assert "host is unreachable" in output
 
 
-def test_torsocks_leads_curl_through_us(host, port, tmp_path):
+@pytest.fixture(scope="module")
+def page(host, tmp_path_factory):
+    """The URL of a file at a web server."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "file").write_text("some text\n")
+    web = closed_port()
+    server = [sys.executable, "-m", "http.server", str(web), "--bind", WEB]
+    with host.running("sh", "-c", 'cd "$0" && exec "$@"', str(folder), *server):
+        wait_until(lambda: answers(host, WEB, web), "the web server")
+        yield "http://%s:%d/file" % (NAME, web)
+
+
+def torsocks(host, port, url, *options):
+    """Return what curl says, led by torsocks."""
+    command = [tool("torsocks", "torsocks"), "--port", str(port), *options]
+    return host.run(*command, tool("curl", "curl"), "-s", url)
+
+
+def test_torsocks_logs_in(host, page):
+    """With a user and password of ours; those that it makes up for Tor are wrong here."""
+    port = host.new_proxy(listen=["127.0.0.1:0"], user=["ann:a"])
+    host.logged()
+    assert (0, "some text\n") == torsocks(host, port, page, "--user", "ann", "--pass", "a")
+    assert all("user='ann'" in line for line in lines_of(host, "RESOLVE"))
+    assert 0 != torsocks(host, port, page, "--isolate")[0]
+
+
+def test_torsocks_leads_curl_through_us(host, port, page):
     """It asks for the address, and connects to that."""
-    (tmp_path / "file").write_text("some text\n")
-    web = str(closed_port())
-    server = [sys.executable, "-m", "http.server", web, "--bind", WEB]
-    torsocks = [tool("torsocks", "torsocks"), "-P", str(port), tool("curl", "curl"), "-s"]
-    with host.running("sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), *server):
-        wait_until(lambda: answers(host, WEB, int(web)), "the web server")
-        answer = host.run(*torsocks + ["http://%s:%s/file" % (NAME, web)])
-    assert (0, "some text\n") == answer
+    assert (0, "some text\n") == torsocks(host, port, page)
     wait_until(lambda: host.connections() == 0)
     lines = host.logged()
     asked = [line for line in lines if "cmd=RESOLVE" in line]
