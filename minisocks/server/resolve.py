@@ -127,7 +127,7 @@ class Resolve(Connect):
         prefer = self._session.services.access.egress.prefer or socket.AF_INET
         if self._request.ver == Ver.SOCKS4:
             prefer = socket.AF_INET
-        family, sockaddr = sorted(addresses, key=lambda address: address[0] != prefer)[0]
+        family, sockaddr = min(addresses, key=lambda address: address[0] != prefer)
         if self._request.ver == Ver.SOCKS4 and family != socket.AF_INET:
             why = "%s has no IPv4 address, and SOCKS4 carries no other" % (self._request.dst,)
             raise DialError(why, Rep.HOST_UNREACHABLE)
