@@ -104,8 +104,14 @@ class Connect(WaitingRequest):
 
     def recheck(self) -> bool:
         """Check the request again, and give up attempts to addresses that are not allowed now."""
-        is_changed, dial = super().recheck(), self._dial
-        if is_changed and dial is not None and dial.addresses:
+        is_changed, dial, through = super().recheck(), self._dial, self._through
+        if is_changed and through is not None and through.addresses:
+            # Those that are still to be tried, too.
+            addresses = self.allowed(through.addresses)
+            through.keep(addresses)
+            if dial is not None:
+                dial.keep(addresses)
+        elif is_changed and dial is not None and dial.addresses:
             dial.keep(self.allowed(dial.addresses))
         elif is_changed and dial is not None and not self._session.is_decided:
             raise RefusedByRules("the rules decide by address now, and an exit has the name")

@@ -79,6 +79,16 @@ class ThroughExits:
         """How many exits there are to try after this one."""
         return len(self._left)
 
+    @property
+    def addresses(self) -> List[Sockaddr]:
+        """The addresses of the target, for all exits; empty: they are not known here."""
+        return list(self._addresses)
+
+    def keep(self, addresses: Sequence[Sockaddr]) -> None:
+        """Go on with *addresses* only, because a reload allows no others."""
+        self._addresses = [one for one in self._addresses if one in addresses]
+        self._targets = [one for one in self._targets if one in addresses]
+
     def release(self) -> None:
         """Let other connections try the present exit again if it had failed before."""
         self._session.services.exits.release(self.exit, self._claim)

@@ -583,3 +583,81 @@ def test_an_exit_that_is_the_proxy_itself_is_not_used(tmp_path, listen):
             assert 1 == talk.connect5(b"b.c", 80)[0]
         assert "is this proxy itself" in log.wait_for("id=1")
         assert 1 == proxy.stats().total
+
+
+def test_the_line_of_a_rule_whose_exit_is_not_there_is_told():
+    """Not that of the first rule."""
+    with pytest.raises(ConfigError, match="no exit is called y") as caught:
+        proxy_with("x = direct", rule=("deny port 25", "allow via y")).__enter__()
+    assert 1 == caught.value.index
+
+
+def test_a_password_file_of_windows_has_no_carriage_return(tmp_path):
+    """It would be a part of the password."""
+    path = tmp_path / "pw"
+    path.write_bytes(b"secret\r\n")
+    with Hop(method=2) as hop:
+        line = "x = socks5h://ann@127.0.0.1:%d password @%s" % (hop.port, path)
+        with proxy_with(line) as proxy, Talk.to(proxy.port) as talk:
+            assert 0 == talk.connect5(b"b.c", 80)[0]
+    assert [(b"ann", b"secret")] == hop.logins
+
+
+def test_a_reload_denies_a_target_while_the_name_of_a_hop_is_looked_up():
+    """Also a literal address, which only the rules about addresses decide about."""
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow(name, port, *args):
+        is_asked.set()
+        may_answer.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    with Hop() as hop:
+        line = "x = socks5h://hop.example:%d" % hop.port
+        with proxy_with(line, getaddrinfo=slow) as proxy, Talk.to(proxy.port) as talk:
+            talk.send(GREETING).expect(b"\x05\x00").send(socks5("192.0.2.7", 80))
+            is_asked.wait()
+            rules = ("deny to 192.0.2.0/24", "allow via x")
+            proxy.reload(proxy.config._replace(rule=rules))
+            may_answer.set()
+            assert 2 == talk.receive_reply5()[0]
+    assert [] == hop.asked
+
+
+def test_a_reload_denies_an_address_that_is_still_to_be_tried():
+    """It is not asked for when the one before has failed."""
+    may_answer = threading.Event()
+
+    def known(name, port, *args):
+        ips = ("192.0.2.1", "198.51.100.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ips]
+
+    class Slow(Hop):
+        def _serve_client(self, talk):
+            self.talks.append(talk)
+            super()._serve_client(_Later(talk, may_answer))
+
+    with Slow(failure5(5)) as hop:
+        with proxy_with("x = " + url(hop, "socks5"), getaddrinfo=known) as proxy:
+            with Talk.to(proxy.port) as talk:
+                talk.send(GREETING).expect(b"\x05\x00").send(socks5(b"a.example", 80))
+                wait_until(lambda: hop.talks)
+                rules = ("deny to 198.51.100.0/24", "allow via x")
+                proxy.reload(proxy.config._replace(rule=rules))
+                may_answer.set()
+                assert 5 == talk.receive_reply5()[0]
+    assert [(socket.inet_aton("192.0.2.1"), 80)] == hop.asked
+
+
+class _Later:
+    """A ``Talk`` that sends nothing before it may."""
+
+    def __init__(self, talk, may_send):
+        self._talk, self._may_send = talk, may_send
+
+    def send(self, data):
+        self._may_send.wait()
+        return self._talk.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self._talk, name)
