@@ -147,7 +147,7 @@ class ThroughExits:
         """
         exits, name = self._session.services.exits, self.exit.name
         if isinstance(error, ExitFailed) and counts and self.exit.hops:
-            exits.failed(name, error)
+            exits.failed(self.exit, error)
         elif self.exit.hops and self._is_answer(error):
             exits.worked(name)
         self._errors.append("exit %s: %s" % (name, error))

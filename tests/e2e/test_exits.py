@@ -521,10 +521,10 @@ def test_a_slow_name_server_of_a_target_tells_nothing_about_the_exit(monkeypatch
             assert "" == proxy.services.exits.error_of("a1")
 
 
-def test_an_answer_about_a_target_shows_that_the_exit_works(monkeypatch):
+def test_an_answer_about_a_target_shows_that_the_exit_works():
     """Also one that refuses it."""
     with Hop(failure5(5)) as hop, proxy_with("x = " + url(hop)) as proxy:
-        proxy.services.exits.failed("x", ExitFailed("it was down"))
+        proxy.services.exits.failed(proxy.services.access.exits["x"], ExitFailed("it was down"))
         with Talk.to(proxy.port) as talk:
             assert 5 == talk.connect5(b"b.c", 80)[0]
         assert "" == proxy.services.exits.error_of("x")
