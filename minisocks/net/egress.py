@@ -13,6 +13,7 @@ from minisocks.errors import EgressError
 from minisocks.policy.exits import Exit
 from minisocks.policy.networks import Sockaddr
 from minisocks.values import Keepalive
+from minisocks.wire import plain_ip, text_ip
 
 __all__ = ["Egress", "warn_in_log"]
 
@@ -73,8 +74,11 @@ class Egress(NamedTuple):
 
     def with_source(self, sockaddr: Any) -> "Egress":
         """Return it with the address in *sockaddr* as its only source."""
-        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
-        return self._replace(sources={family: sockaddr[0]})
+        # A listener for both families has 192.0.2.7 as ::ffff:192.0.2.7.
+        ip = plain_ip(sockaddr[0])
+        if len(ip) == 4:
+            return self._replace(sources={socket.AF_INET: text_ip(ip)})
+        return self._replace(sources={socket.AF_INET6: sockaddr[0]})
 
     def ordered(self, addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
         """Return *addresses* with the preferred family first, else in their order."""

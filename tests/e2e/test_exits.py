@@ -26,6 +26,7 @@ from kit.support import (
     socks5,
     wait_until,
 )
+from minisocks.net.egress import Egress
 from minisocks.errors import ExitFailed
 from minisocks.net.resolver import Resolver
 
@@ -375,6 +376,13 @@ def test_direct_exits_have_their_own_source():
                     assert 0 == talk.connect5(dst, target.port)[0]
                     assert source == talk.rest()
         del rules
+
+
+def test_the_source_of_a_client_by_a_listener_for_both_families():
+    """Such a listener has 192.0.2.7 as ::ffff:192.0.2.7, which is no source for IPv4."""
+    sources = Egress().with_source(("::ffff:192.0.2.7", 1080, 0, 0)).sources
+    assert {socket.AF_INET: "192.0.2.7"} == sources
+    assert {socket.AF_INET6: "::1"} == Egress().with_source(("::1", 1080, 0, 0)).sources
 
 
 def test_what_a_hop_cannot_carry_is_tried_by_the_next_exit():
