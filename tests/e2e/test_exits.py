@@ -26,8 +26,8 @@ from kit.support import (
     socks5,
     wait_until,
 )
-from minisocks.net.egress import Egress
 from minisocks.errors import ExitFailed
+from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
 
 NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
