@@ -93,11 +93,6 @@ class ThroughExits:
         """Let other connections try the present exit again if it had failed before."""
         self._session.services.exits.release(self.exit, self._claim)
 
-    @property
-    def addresses(self) -> List[Sockaddr]:
-        """The addresses of the target, as far as they are known."""
-        return self._addresses
-
     def missing(self) -> Optional[Address]:
         """Return the name that has to be looked up before the exit can be dialed; None: none."""
         # Where only its addresses decide, nothing else can be asked for.
@@ -147,7 +142,8 @@ class ThroughExits:
         """
         exits, name = self._session.services.exits, self.exit.name
         if isinstance(error, ExitFailed) and counts and self.exit.hops:
-            exits.failed(self.exit, error)
+            if self._session.services.access.exits.get(name) == self.exit:  # else a reload
+                exits.failed(name, error)
         elif self.exit.hops and self._is_answer(error):
             exits.worked(name)
         self._errors.append("exit %s: %s" % (name, error))

@@ -26,7 +26,7 @@ from kit.support import (
     socks5,
     wait_until,
 )
-from minisocks.errors import ExitFailed
+from minisocks.errors import ConfigError, ExitFailed
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
 
