@@ -83,9 +83,11 @@ class Log(logging.Handler):
             self.emit(record)
         return is_wanted
 
-    @property
     def problem(self) -> str:
-        """Why lines would be lost now; "" if no reason is known."""
+        """Return why lines would be lost now; "" if no reason is known.
+
+        Waits for a name server for some seconds.  Thread: any.
+        """
         return "; ".join(filter(None, [item.problem() for item in self._outputs]))
 
     def start(self, config: Config) -> None:

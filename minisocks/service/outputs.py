@@ -30,7 +30,8 @@ LOCAL_SYSLOG = ("/dev/log", "/var/run/syslog", "/var/run/log")
 FACILITY = 3
 #: Seconds between two attempts to connect.
 RETRY_SECONDS = 1.0
-#: Seconds that a start, and ``check``, wait for the address of another host's syslog.
+#: Seconds that a start, which serves by then, and ``check`` wait for the address of another host's
+#: syslog.
 LOOK_UP_SECONDS = 3.0
 #: Most bytes of a datagram to another host (RFC 5424 section 6.1: receivers should take 2048).
 MAX_DATAGRAM = 2048
@@ -52,7 +53,7 @@ class Output:
         raise NotImplementedError
 
     def problem(self) -> str:
-        """Return why lines would be lost now, "" if none would."""
+        """Return why lines would be lost now, "" if none would.  Thread: any."""
         return ""
 
     def reopen(self) -> None:
@@ -194,20 +195,27 @@ class Syslog(Output):
         return why
 
     def problem(self) -> str:
-        """Return as ``Output.problem``; waits for a name server for ``LOOK_UP_SECONDS`` at most."""
-        if not self._is_remote:
-            return "" if self._connected() is not None else self._why
+        """Return as ``Output.problem``; waits for a name server for ``LOOK_UP_SECONDS`` at most.
+
+        Thread: any, because it leaves alone what ``write`` uses.
+        """
         found: List[str] = []
 
-        def look_up() -> None:
+        def look() -> None:
             try:
-                self._look_up()
+                if self._is_remote:
+                    self._look_up()
+                else:
+                    self._connect().close()
                 found.append("")
             except (OSError, UnicodeError, LookupError) as exc:
                 found.append(self._problem_of(exc))
 
-        # In a thread, because no timeout ends a look-up.
-        start_thread(look_up, "syslog").join(LOOK_UP_SECONDS)
+        if self._is_remote:
+            # In a thread, because no timeout ends a look-up.
+            start_thread(look, "syslog").join(LOOK_UP_SECONDS)
+        else:
+            look()
         if found:
             return found[0]
         late = "no name server has answered for %g s"

@@ -111,8 +111,6 @@ class Service:
         self._descriptors = raise_descriptor_limit()
         self._proxy = Proxy(self._fitted(config), keep_records=0)
         self._log = Log(config)
-        if self._log.problem:
-            console.warn("log lines are lost: %s" % self._log.problem)
         room = find_room(self._descriptors, config.max_handshakes)
         self._log.start(config)
         try:
@@ -124,6 +122,10 @@ class Service:
                 raise explained_by_process(exc, config.listen[0]) from exc
             self._orders.serve()
             self._keep_pidfile()
+            # Only now that clients are served, because a name server may take its time.
+            problem = self._log.problem()
+            if problem:
+                console.warn("log lines are lost: %s" % problem)
             is_elsewhere = config.daemon or config.log_file or config.syslog
             for line in self._announced(room):
                 if not says_nothing:

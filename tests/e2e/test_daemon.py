@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from kit.support import MODULE, ROOT, TIMEOUT, environment, run_command, wait_until
+from kit.support import (
+    MODULE,
+    ROOT,
+    TIMEOUT,
+    CommandLine,
+    closed_port,
+    environment,
+    run_command,
+    wait_until,
+)
 
 
 def test_it_returns_when_it_serves(instance, target):
@@ -184,3 +193,46 @@ def test_it_ends_by_signal(instance, number):
     instance.wait_for_end()
     assert not os.path.exists(instance.pidfile + ".sock")
     assert os.path.exists(instance.pidfile)
+
+
+#: A start whose name server answers only after a client of the proxy has been answered.
+_NAME_SERVER_BEHIND_THE_PROXY = """
+import socket, sys, time
+from minisocks.cli import main
+from minisocks.service import outputs
+
+system, port, asked = socket.getaddrinfo, int(sys.argv[2]), []
+
+def getaddrinfo(host, *args):
+    if host != b"log.example":
+        return system(host, *args)
+    asked.append(host)
+    client = socket.socket()
+    while client.connect_ex(("127.0.0.1", port)):
+        time.sleep(0.01)
+        client.close()
+        client = socket.socket()
+    client.sendall(b"\\5\\1\\0")
+    assert b"\\5\\0" == client.recv(2)
+    client.close()
+    raise OSError("no such name, asked %d times" % len(asked))
+
+socket.getaddrinfo = getaddrinfo
+outputs.LOOK_UP_SECONDS = float(sys.argv.pop())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["--daemon"]], ids=["foreground", "daemon"])
+def test_it_serves_before_the_name_of_a_syslog_is_resolved(how, tmp_path):
+    """A name server that is silent, as at boot, holds up the last lines of the start only."""
+    port = str(closed_port())
+    program = (sys.executable, "-c", _NAME_SERVER_BEHIND_THE_PROXY)
+    pidfile, syslog = str(tmp_path / "p"), "--syslog=log.example:514"
+    options = ["-l", port, "--pidfile", pidfile, syslog, *how, str(TIMEOUT)]
+    with CommandLine(*options, program=program, cwd=ROOT) as command:
+        lines = list(command.lines)
+        assert 0 == run_command("stop", "--pidfile", pidfile)[0]
+    expected = "warning: log lines are lost: syslog at log.example:514: no such name, asked 1 times"
+    assert expected == lines[0]
+    assert lines[1].startswith("listening on 127.0.0.1:%s" % port)
