@@ -11,6 +11,7 @@ from minisocks.service.console import clear_screen, flush_stdout, print_line, sa
 from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import fits, request
+from minisocks.values import ListenAddress
 from minisocks.service.status import SHAPE, as_prometheus, as_text
 
 __all__ = ["ask", "change_told", "drain", "explained_by_process", "reload", "status", "stop"]
@@ -122,17 +123,20 @@ def explained_by_process(exc: ListenError, listen: str) -> ListenError:
     """
     if exc.errno != errno.EADDRINUSE:
         return exc
+    what = reason_of(exc).partition(": ")[0]
     try:
         path, _address = locate({"listen": listen}, {})
         if Pidfile(path).holder() == os.getpid():
             return exc  # this process has it, so the port is another program's
         answer = ask(path, "status", LISTENS_SECONDS, pid=int, addresses=[str])
-    except (ServiceError, ValueError):
+        # After a reload it may listen elsewhere, and keeps the pidfile; after stop, nowhere.
+        ports = [ListenAddress.parse(text).port for text in answer["addresses"]]
+        if ListenAddress.parse(what.rpartition(" on ")[2]).port not in ports:
+            return exc
+    except (OSError, ServiceError, ValueError):
         return exc
-    if not answer["addresses"]:
-        return exc  # it ends, and has closed its listeners
-    what = "%s: minisocks runs there already: process %d has %s"
-    return ListenError(exc.errno, what % (reason_of(exc).partition(": ")[0], answer["pid"], path))
+    told = "%s: minisocks runs there already: process %d has %s"
+    return ListenError(exc.errno, told % (what, answer["pid"], path))
 
 
 class _HasEnded(NotRunning):

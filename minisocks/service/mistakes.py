@@ -33,7 +33,7 @@ _TABLE = """
 cannot listen on ADDRESS: Address already in use
     a program uses this port already (ss -ltnp shows which): end it, or take another port
 cannot listen on ADDRESS: minisocks runs there already: process N has FILE
-    minisocks status shows it and minisocks stop ends it, with the same -l or -c
+    minisocks status shows it and minisocks stop ends it, with the same -l or this --pidfile
 cannot listen on ADDRESS: Permission denied
     ports below 1024 are for root: take a port from 1024 up, or start as root
 cannot listen on ADDRESS: Cannot assign requested address

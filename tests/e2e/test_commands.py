@@ -404,6 +404,35 @@ def test_it_is_found_by_its_old_address_and_by_its_new_one(tmp_path):
         os.unlink("/run/minisocks-127.0.0.1-%d.pid" % port)  # no other test will get this port
 
 
+def test_an_old_address_in_use_is_not_taken_for_the_running_process(tmp_path):
+    """A process keeps the pidfile of its old address, which another program may use since."""
+    ports = [closed_port() for _ in range(2)]
+    file = tmp_path / "m.ini"
+    settings = "[minisocks]\nlisten = %%d\nlog-file = %s\n" % (tmp_path / "log")
+    file.write_text(settings % ports[0])
+    assert 0 == run_command("--ensure", "-c", str(file))[0]
+    told = []
+    try:
+        told.append(run_command("-l", str(ports[0])))
+        file.write_text(settings % ports[1])
+        assert 0 == run_command("reload", "-l", str(ports[0]))[0]
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", ports[0]))
+            other.listen()
+            told += [run_command("-l", str(port)) for port in ports]
+    finally:
+        assert 0 == run_command("stop", "-l", str(ports[0]))[0]
+        for port in ports:
+            name = "/run/minisocks-127.0.0.1-%d.pid" % port
+            if os.path.exists(name):
+                os.unlink(name)  # no other test will get this port
+    assert [(1, "")] * 3 == [(status, out) for status, out, _err in told]
+    words = ("minisocks runs there already", "Address already in use")
+    for which, (_status, _out, err) in zip((0, 1, 0), told):
+        assert ": %s" % words[which] in err
+
+
 def test_a_foreground_process_can_be_spoken_to(tmp_path):
     """Commands also reach a process that a supervisor has started."""
     pidfile = str(tmp_path / "p")
