@@ -273,8 +273,9 @@ _BY_NAME = (
     "(--name-only); the name is not secret"
 )
 _LEFT_OUT = (
-    "no rule allows anything to %s, so even the right password is refused (REP 02). Write user any "
-    "in an allow rule, or user none any if that rule is for clients without a password, too"
+    "no rule allows anything to %s, so each request is refused (REP 02), even after the right "
+    "password. Write user any in an allow rule, or user none any if that rule is for clients "
+    "without a password, too"
 )
 
 

@@ -88,9 +88,9 @@ SLIPS = (
     Mistake(
         "no-rule-allows-users",
         AT_THE_START,
-        "warning: no rule allows anything to any user, so even the right password is refused "
-        "(REP 02). Write user any in an allow rule, or user none any if that rule is for clients "
-        "without a password, too",
+        "warning: no rule allows anything to any user, so each request is refused (REP 02), even "
+        "after the right password. Write user any in an allow rule, or user none any if that rule "
+        "is for clients without a password, too",
     ),
     Mistake(
         "rule-wants-users",

@@ -170,7 +170,7 @@ def test_limits_in_force_are_logged(settings, limit, expected):
 # The rules in sentences, and warnings about rules that cannot be meant
 
 ANN, BOB = "ann:secret", "bob:secret"
-NO_USER = "no rule allows anything to any user, so even the right password is refused"
+NO_USER = "no rule allows anything to any user, so each request is refused (REP 02), even after"
 
 
 def odd(*rule, **settings):
