@@ -121,6 +121,7 @@ SHAPE = dict(
 
 def as_text(status: Status) -> List[str]:
     """Return the lines for people."""
+    threads = "1 thread" if status["threads"] == 1 else "%d threads" % status["threads"]
     rows = [
         ("minisocks", "%s, process %d, %s" % (status["version"], status["pid"], status["state"])),
         ("listening on", ", ".join(status["addresses"]) or "nothing any more"),
@@ -131,7 +132,7 @@ def as_text(status: Status) -> List[str]:
             % (status["open"], status["total"], status["succeeded"]),
         ),
         ("bytes", "%s up, %s down" % (_size(status["up"]), _size(status["down"]))),
-        ("handshakes", "%d unfinished; %d threads" % (status["handshakes"], status["threads"])),
+        ("handshakes", "%d unfinished; %s" % (status["handshakes"], threads)),
     ]
     if status.get("associations"):
         rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
@@ -188,7 +189,8 @@ def _duration(seconds: float) -> str:
     minutes, left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return ("%d days, " % days if days else "") + "%d:%02d:%02d" % (hours, minutes, left)
+    word = "day" if days == 1 else "days"
+    return ("%d %s, " % (days, word) if days else "") + "%d:%02d:%02d" % (hours, minutes, left)
 
 
 #: Name, type, and key of the status; help.

@@ -271,6 +271,8 @@ def test_large_figures_are_readable():
     assert "health" not in text
     status["checks"] = 8640
     assert "health checks 8640" in as_text(status)
+    status["threads"] = 1
+    assert "handshakes    0 unfinished; 1 thread" in as_text(status)
 
 
 @pytest.mark.parametrize(
