@@ -215,7 +215,7 @@ def getaddrinfo(host, *args):
     client.sendall(b"\\5\\1\\0")
     assert b"\\5\\0" == client.recv(2)
     client.close()
-    raise OSError("no such name, asked %d times" % len(asked))
+    raise OSError("no such name, in look-up %d" % len(asked))
 
 socket.getaddrinfo = getaddrinfo
 outputs.LOOK_UP_SECONDS = float(sys.argv.pop())
@@ -233,6 +233,6 @@ def test_it_serves_before_the_name_of_a_syslog_is_resolved(how, tmp_path):
     with CommandLine(*options, program=program, cwd=ROOT) as command:
         lines = list(command.lines)
         assert 0 == run_command("stop", "--pidfile", pidfile)[0]
-    expected = "warning: log lines are lost: syslog at log.example:514: no such name, asked 1 times"
+    expected = "warning: log lines are lost: syslog at log.example:514: no such name, in look-up 1"
     assert expected == lines[0]
     assert lines[1].startswith("listening on 127.0.0.1:%s" % port)
