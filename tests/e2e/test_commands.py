@@ -258,7 +258,7 @@ def test_large_figures_are_readable():
         "clients": [{"client": "::1", "open": 1, "up": 1024, "down": 3 << 30}],
     }  # fmt: skip
     text = "\n".join(as_text(status))
-    assert "1 days, 10:17:36" in text
+    assert "1 day, 10:17:36" in text
     assert "1023 B up, 5.0 TiB down" in text
     assert "1.0 KiB    3.0 GiB" in text
     assert "of these      3 by UDP" in text
