@@ -50,8 +50,11 @@ SLIPS = (
         "log-is-lost",
         AT_THE_START,
         "warning: log lines are lost: syslog at PATH: ...",
-        "In the background the log goes to syslog, and no syslog runs here.",
-        "Start a syslog daemon, or name a file: ``--log-file minisocks.log``.",
+        "In the background the log goes to syslog, and no syslog runs here. Or it goes to "
+        "HOST:PORT, and the name of that host has no address, or no name server answers, perhaps "
+        "only at boot.",
+        "Start a syslog daemon, or name a file: ``--log-file minisocks.log``. Of another host, "
+        "write the address instead of the name.",
     ),
     Mistake(
         "family-unknown",
