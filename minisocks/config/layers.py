@@ -54,7 +54,7 @@ class Layered(NamedTuple):
 
     @contextlib.contextmanager
     def placing_errors(self) -> Iterator[None]:
-        """Give ``ConfigError`` of the body their places, as ``placed``."""
+        """Give each ``ConfigError`` of the body its place, as ``placed`` does."""
         try:
             yield
         except ConfigError as exc:

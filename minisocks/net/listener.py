@@ -266,8 +266,8 @@ def _locked_directory(path: str) -> Iterator[None]:
     """Lock the directory of *path* for the replacement of a stale socket, if possible.
 
     Of two processes that start at once, the second must not remove the socket of the first.
-    Without the lock there is a race.  It is never waited for long: in /tmp every user may hold it,
-    and some file systems have none.
+    Without the lock there is a race.  The wait for it is short, because in /tmp every user may hold
+    it; and some file systems have no locks.
     """
     import fcntl
 

@@ -120,7 +120,7 @@ def skipped_entry(refused: Dict[str, int]) -> Entry:
 
 
 def own_entry(logger: str, level: int, text: str) -> Entry:
-    """Return the entry of a line that the log itself has to say."""
+    """Return the entry of a line that the log itself adds, such as a sum."""
     return Entry(logging.makeLogRecord({"name": logger, "levelno": level, "msg": text}))
 
 
