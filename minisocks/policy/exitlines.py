@@ -32,10 +32,10 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}\Z")
 _RESERVED = ("direct", "or", "via", "same")
 _URL = re.compile(r"(?P<scheme>[A-Za-z0-9]+)(?P<unix>\+unix)?://(?P<rest>.*)\Z")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-#: Most proxies of one chain: each has to answer within the time of the whole request.
-MAX_HOPS = 8
+#: Most proxies of one chain, so that exits of exits cannot grow without end.
+MAX_HOPS = 255
 #: Most names that lead from one to the next before there is a hop.
-MAX_NAMES = 16
+MAX_NAMES = 64
 
 _MANY_HOPS = "it has more than %d hops" % MAX_HOPS
 

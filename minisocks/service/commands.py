@@ -11,8 +11,8 @@ from minisocks.service.console import clear_screen, flush_stdout, print_line, sa
 from minisocks.service.location import locate
 from minisocks.service.pidfile import Pidfile, control_path
 from minisocks.service.remote import fits, request
-from minisocks.values import ListenAddress
 from minisocks.service.status import SHAPE, as_prometheus, as_text
+from minisocks.values import ListenAddress
 
 __all__ = ["ask", "change_told", "drain", "explained_by_process", "reload", "status", "stop"]
 
