@@ -689,3 +689,14 @@ def test_the_hook_names_the_exit(answer_of_hook, rule):
                     assert wanted == {hop.receive(), hop.receive()}
                     hop.send(answer(("10.1.1.1", 53)))
                     assert ("10.1.1.1", 53, b"data") == client.receive()
+
+
+def test_names_that_a_hop_may_take_for_others():
+    """They are not sent, and another target still is."""
+    with by_hop() as (hop, proxy, client):
+        for name in (b"b\\097d.example", b"127.0.0.1.", b"a b.example"):
+            client.send(name, 53, b"x")
+        client.send(b"good.example", 53, b"y")
+        assert header(b"good.example", 53) + b"y" == hop.receive()
+        drops = record_of(proxy).datagrams.drops
+        assert 3 == sum(drops.values()), drops
