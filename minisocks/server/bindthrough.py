@@ -37,11 +37,11 @@ class BindThrough(Connect):
     connect to.
 
     Args:
-        addresses: of the peer, as far as they are known; the rules allow them.
+        addresses: of the peer, if its name has been looked up.
         make_bind: for an exit without hops.
     """
 
-    __slots__ = ("_expected", "_hop", "_make_bind", "_side", "_ways")
+    __slots__ = ("_addresses", "_expected", "_hop", "_make_bind", "_side", "_ways")
 
     left = "the client left while it waited for its peer"
 
@@ -53,8 +53,8 @@ class BindThrough(Connect):
         make_bind: MakeBind,
     ) -> None:
         super().__init__(session, request)
-        self._through = ThroughExits(session, request, addresses)
         self._make_bind = make_bind
+        self._addresses = list(addresses)
         #: The connection to the hop that has sent the first reply, and its handshake.
         self._hop: Optional[socket.socket] = None
         self._side: Optional[ClientSide] = None
@@ -66,6 +66,13 @@ class BindThrough(Connect):
         """Return ``--connect-timeout`` or ``--bind-timeout``, the shorter one."""
         config = self._session.services.access.config
         return min(config.connect_timeout, config.bind_timeout)
+
+    def go_on(self) -> None:
+        """Find out by which exits the peer is reached, and try them."""
+        if self._addresses:
+            self.resolved(self._addresses)
+        else:
+            super().go_on()
 
     def allowed(self, addresses: List[Sockaddr]) -> List[Sockaddr]:
         """Return those of *addresses* that the peer may have.

@@ -76,7 +76,7 @@ class ByExits:
     """
 
     __slots__ = (
-        *("_add_way", "_counts", "_failures", "_mappings", "_record", "_retry_at"),
+        *("_add_way", "_claims", "_counts", "_failures", "_mappings", "_record", "_retry_at"),
         *("_send_again", "_sockets", "_table", "_upstreams", "_waiting"),
     )
 
@@ -98,6 +98,8 @@ class ByExits:
         self._add_way = add_way
         self._send_again = send_again
         self._upstreams: Dict[str, Upstream] = {}
+        #: By exit: while its upstream association is opened, others pass an exit over that failed.
+        self._claims: Dict[str, object] = {}
         self._waiting: Dict[str, List[Datagram]] = {}
         #: By exit: failures in a row, and until when it is not tried again.
         self._failures: Dict[str, int] = {}
@@ -209,8 +211,9 @@ class ByExits:
     # What is sent
 
     def _exits(self, names: Tuple[str, ...]) -> List[Exit]:
-        known = self._table.access.exits
-        return [known.get(name) or Exit(DIRECT) for name in names]
+        # A reload may have removed one just now; directly would not be what was asked for.
+        known = dict(self._table.access.exits, **{DIRECT: Exit(DIRECT)})
+        return [known[name] for name in names if name in known]
 
     def _open(self, exit: Exit) -> Upstream:
         """Begin to open the upstream association of *exit*.
@@ -224,6 +227,7 @@ class ByExits:
         if not table.enter_upstream(upstream, client):
             raise NotSent(Drop.NO_ROOM)
         self._upstreams[exit.name] = upstream
+        self._claims[exit.name] = table.exits.claim(exit)
         table.loop.submit(upstream)
         return upstream
 
@@ -255,6 +259,7 @@ class ByExits:
         exits, record = self._table.exits, self._record
         if not upstream.is_over:
             exits.worked(name)
+            exits.release(upstream.exit, self._claims[name])
             self._failures.pop(name, None)
             assert upstream.sock is not None
             self._sockets.add((0, name), upstream.sock)
@@ -309,6 +314,7 @@ class ByExits:
 
     def _forget(self, name: str, now: bool) -> None:
         upstream = self._upstreams.pop(name)
+        self._table.exits.release(upstream.exit, self._claims.pop(name))
         self._counts.drop(Drop.NO_ROOM, len(self._taken(name)))
         self._mappings.forget_ways(lambda key, way: _upstream_of(way) is upstream)
         self._table.leave_upstream(upstream, self._record.client)
