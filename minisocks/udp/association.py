@@ -360,12 +360,15 @@ class Association(Job):
         else:
             self._loop.close_later(sock)
 
-    def _make_routes(self) -> Routes:
-        sockets = Sockets(
+    def sockets(self) -> Sockets:
+        """Return what exits need of the association."""
+        return Sockets(
             self._add_target, self._close_target, self._control.getsockname, lambda: self.used
         )
+
+    def _make_routes(self) -> Routes:
         self._routes = Routes(
-            self._table, self._record, self._counts, self, self.socket_for, sockets
+            self._table, self._record, self._counts, self, self.socket_for, self.sockets
         )
         return self._routes
 

@@ -18,7 +18,7 @@ from minisocks.udp.mappings import NotSent
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Cmd, Rep, Ver
 
-__all__ = ["Names", "Waiting", "is_passing"]
+__all__ = ["NO_NAMES", "Names", "Waiting", "is_passing"]
 
 #: Names of one association that are looked up at once, and datagrams that wait for each.
 MAX_LOOKUPS = 8
@@ -171,3 +171,8 @@ class Names:
 def is_passing(outcome: Any) -> bool:
     """Return whether it is a lack of threads or descriptors, and not about the name."""
     return isinstance(outcome, DialError) and outcome.rep != Rep.HOST_UNREACHABLE
+
+
+#: Most associations look no name up; they share this one, which only answers that it has none.
+_NOTHING: Any = None
+NO_NAMES = Names(_NOTHING, _NOTHING, _NOTHING, _NOTHING)

@@ -33,7 +33,7 @@ from minisocks.udp.mappings import (
     may_change,
     refuse,
 )
-from minisocks.udp.names import Names, Waiting, is_passing
+from minisocks.udp.names import NO_NAMES, Names, Waiting, is_passing
 from minisocks.udp.sockets import Sockets
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Cmd, Ver, packed_ip, scope_of, text_ip
@@ -49,7 +49,7 @@ class Routes:
     Args:
         owner: the job whose look-ups these are; they are called back only while it lives.
         socket_for: returns the socket for targets of a family, by an exit if one is given.
-        sockets: what exits need of the association.
+        sockets: returns what exits need of the association.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Routes:
         counts: Datagrams,
         owner: Job,
         socket_for: Callable[..., Any],
-        sockets: Sockets,
+        sockets: Callable[[], Sockets],
     ) -> None:
         self._table = table
         self._record = record
@@ -76,7 +76,7 @@ class Routes:
         self._exits: Optional[ByExits] = None
         self.mappings = Mappings(table, record.client)
         self._changes = table.access.own.changes()
-        self._names = Names(table, record, counts, owner)
+        self._names: Names = NO_NAMES
         self._timer: Optional[Timer] = None
 
     def send(self, key: bytes, dst: Address, data: Any, writer: Any) -> None:
@@ -196,7 +196,7 @@ class Routes:
         """Return the exits of the association; most have none."""
         if self._exits is None:
             table, record, counts = self._table, self._record, self._counts
-            ways = self.mappings, self._sockets, self._add_way
+            ways = self.mappings, self._sockets(), self._add_way
             self._exits = ByExits(table, record, counts, *ways, self.send)
         return self._exits
 
@@ -330,6 +330,8 @@ class Routes:
             NotSent, DialError: there are too many look-ups.
         """
         # Where an exit may look it up, the hook is asked, and then it is seen.
+        if self._names is NO_NAMES:
+            self._names = Names(self._table, self._record, self._counts, self._owner)
         only_asks = bool(self._table.access.exits) and not _addresses_in(dst)
         self._names.look_up(key, dst, self._found, is_allowed, only_asks)
 

@@ -13,6 +13,8 @@ __all__ = ["SocketKey", "Sockets", "key_of", "open_socket"]
 #: Which socket: the bytes of the addresses that it is for, 4 or 16, or 0 for the relay of a hop;
 #: and the name of the exit, empty for none.
 SocketKey = Tuple[int, str]
+#: Those without an exit, which most associations have.
+_PLAIN = {4: (4, ""), 16: (16, "")}
 
 
 class Sockets:
@@ -42,7 +44,7 @@ class Sockets:
 
 def key_of(size: int, exit: Optional[Exit]) -> SocketKey:
     """Return the key of the socket for addresses of *size* bytes, by *exit*."""
-    return size, "" if exit is None else exit.name
+    return _PLAIN[size] if exit is None else (size, exit.name)
 
 
 def open_socket(
