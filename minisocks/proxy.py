@@ -331,8 +331,9 @@ class Proxy:
         if self._run is not run:
             return run.journal.stats(0)
         services = run.services
-        counts = len(self), len(services.pending), run.acceptor.threads, len(services.associations)
-        return run.journal.stats(*counts)
+        table = services.associations
+        counts = len(self), len(services.pending), run.acceptor.threads, len(table)
+        return run.journal.stats(*counts, table.upstreams)
 
     def __len__(self) -> int:
         """Return how many connections are open, unfinished handshakes included."""

@@ -108,7 +108,7 @@ class Record:
         via: the IP address that was connected to, as text; None before that.  UDP: the address
             and port that receive the datagrams of the client.  BIND: the peer that connected.
             RESOLVE: the address in the reply; RESOLVE_PTR: the name.
-        exit: the exit by which it left; None: directly.
+        exit: the exit by which it left; None: directly.  UDP: all exits, with commas between them.
         bound: BIND: the address and port for the peer; else None.
         up: bytes relayed from client to target so far.
         down: bytes relayed from target to client so far.
@@ -351,6 +351,8 @@ class Stats(NamedTuple):
     associations: int
     #: Clients that greeted, were answered with 05 00 (RFC 1928 section 3) and left: health checks.
     checks: int
+    #: Associations at proxies of exits, for UDP: one for each hop.
+    upstreams: int = 0
 
 
 class ExitFigures(NamedTuple):

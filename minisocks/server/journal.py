@@ -130,7 +130,12 @@ class Journal(Observer):
             return sorted(self._live, key=lambda record: record.id)
 
     def stats(
-        self, open: int = 0, handshakes: int = 0, threads: int = 0, associations: int = 0
+        self,
+        open: int = 0,
+        handshakes: int = 0,
+        threads: int = 0,
+        associations: int = 0,
+        upstreams: int = 0,
     ) -> Stats:
         """Return the figures; the arguments are those that the journal does not know."""
         with self._lock:
@@ -147,6 +152,7 @@ class Journal(Observer):
                 threads=threads,
                 associations=associations,
                 checks=self._checks,
+                upstreams=upstreams,
             )
 
     def by_exit(self) -> Dict[str, ExitFigures]:
@@ -206,8 +212,8 @@ class Journal(Observer):
 
 
 def _add(sums: Dict[str, ExitFigures], record: Record, open: int) -> None:
-    """Add *record* to the *sums* of its exit."""
-    name = record.exit or DIRECT
+    """Add *record* to the *sums* of its exit; of an association, the one that it used first."""
+    name = (record.exit or DIRECT).partition(",")[0]
     known = sums.get(name, _NONE)
     sums[name] = ExitFigures(
         known.open + open, known.total + 1, known.up + record.up, known.down + record.down

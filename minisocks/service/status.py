@@ -20,7 +20,7 @@ Status = Dict[str, Any]
 #: Fields of ``Stats`` that are in a status under the same names.
 _FIGURES = (
     *("open", "total", "succeeded", "refused", "up", "down", "handshakes", "threads"),
-    *("associations", "checks"),
+    *("associations", "checks", "upstreams"),
 )
 
 #: States: it has led to a target, and has not failed since; it has failed; it has led to no target
@@ -135,7 +135,10 @@ def as_text(status: Status) -> List[str]:
         ("handshakes", "%d unfinished; %s" % (status["handshakes"], threads)),
     ]
     if status.get("associations"):
-        rows.insert(4, ("of these", "%d by UDP" % status["associations"]))
+        by_hops = (
+            ", with %d at hops of exits" % status["upstreams"] if status.get("upstreams") else ""
+        )
+        rows.insert(4, ("of these", "%d by UDP%s" % (status["associations"], by_hops)))
     if "processor" in status:  # an older process has none
         rows.append(("processor", _processor(status["processor"], status.get("processor_wanted"))))
     refused = sorted(status["refused"].items(), key=lambda item: (-item[1], item[0]))
@@ -198,6 +201,7 @@ _METRICS = (
     ("uptime_seconds gauge uptime", "Seconds since the start."),
     ("connections_open gauge open", "Connections that are open, in any state."),
     ("associations_open gauge associations", "UDP associations that are open."),
+    ("upstreams_open gauge upstreams", "UDP associations at hops of exits, one for each hop."),
     ("connections_total counter total", "Connections that sent a request, or ended before it."),
     ("connections_succeeded_total counter succeeded", "Connections whose target was reached."),
     ("health_checks_total counter checks", "Clients that checked for an answer and left."),

@@ -31,6 +31,7 @@ from kit.udp_client import (
 )
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
+from minisocks.service.status import as_prometheus, as_text, collect
 
 OFFICE = "office = socks5h://127.0.0.1:%d"
 
@@ -283,7 +284,10 @@ def test_each_exit_has_its_own():
             assert header("10.1.0.1", 53) + b"1" == one.receive()
             assert header("10.2.0.1", 53) + b"2" == two.receive()
             client.expect_to_work(target)
-            assert 2 == proxy.services.associations.upstreams
+            assert 2 == proxy.services.associations.upstreams == proxy.stats().upstreams
+            status = collect(proxy, "runs")
+            assert any("1 by UDP, with 2 at hops of exits" in line for line in as_text(status))
+            assert "minisocks_upstreams_open 2" in as_prometheus(status)
             assert {"office", "lab"} == set(record_of(proxy).exit.split(","))
             client.close()
             wait_until(lambda: not proxy.services.associations.upstreams, "their end")
