@@ -248,7 +248,9 @@ class Dial:
             self._next_at = now + RETRY_SECONDS
 
     def _has_connected(self, fd: int, sock: socket.socket, sockaddr: Any) -> bool:
-        code = connect_result(sock, sockaddr)
+        # A unix socket has connected at once.  A second call would say EAGAIN, as long as the queue
+        # of the listener is full, and the socket is writable all the time.
+        code = 0 if isinstance(sockaddr, str) else connect_result(sock, sockaddr)
         if code == 0:
             code = self._settle(sock, sockaddr)
         if code == errno.EINPROGRESS:

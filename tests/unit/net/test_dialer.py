@@ -447,3 +447,18 @@ def test_of_many_failures_a_few_are_named(clock):
     told = str(caught.value).split("; ")
     assert ["224.0.0.%d" % n for n in range(1, 5)] == [one.split(": ")[0] for one in told[:4]]
     assert ["and 8 more"] == told[4:]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs unix sockets")
+def test_a_unix_socket_that_fills_the_queue_of_its_listener_is_connected(tmp_path):
+    """It would seem to be pending, and be writable all the time: the loop would not rest."""
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with Dial([(socket.AF_UNIX, path)]).step() as sock:
+            assert path == sock.getpeername()
+            dial = Dial([(socket.AF_UNIX, path)])
+            with pytest.raises(DialError):
+                dial.step()
+            dial.close_discarded()
