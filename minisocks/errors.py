@@ -25,6 +25,8 @@
         NotChecked                    a password was not checked in time
         ProxyStops                    the proxy stopped meanwhile
       DialError                       .rep, .attempts
+        ExitFailed                    an exit did not answer the request
+        CannotCarry                   the protocol of an exit cannot carry it
 
 ``HandshakeError`` and ``DialError`` carry the REP for the client, so that one place can turn any
 of them into a reply.
