@@ -20,7 +20,7 @@ from minisocks.net.loop import Loop
 from minisocks.policy.networks import Sockaddr
 from minisocks.wire import Rep
 
-__all__ = ["Dial", "ExtraAttempts", "interleaved", "rep_of"]
+__all__ = ["MAX_ADDRESSES", "Dial", "ExtraAttempts", "interleaved", "rep_of"]
 
 HEAD_START_SECONDS = 0.25
 #: More addresses of one target are not tried.

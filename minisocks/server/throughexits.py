@@ -3,6 +3,7 @@
 from typing import List, Optional, Sequence, Union
 
 from minisocks.errors import CannotCarry, DialError, ExitFailed
+from minisocks.net.dialer import MAX_ADDRESSES, Dial, interleaved
 from minisocks.exits.dial import ExitDial
 from minisocks.exits.hops import (
     Known,
@@ -13,7 +14,6 @@ from minisocks.exits.hops import (
     egress_of,
     missing_hop,
 )
-from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
 from minisocks.policy.exits import DIRECT, Exit
 from minisocks.policy.networks import Sockaddr
@@ -60,9 +60,9 @@ class ThroughExits:
     ) -> None:
         self._session = session
         self._request = request
-        self._addresses = list(addresses)
+        self._addresses = _to_try(addresses)
         #: Those of ``_addresses`` that the present exit has not tried.
-        self._targets = list(addresses)
+        self._targets = list(self._addresses)
         self._known: Known = {}
         self._errors: List[str] = []
         known = session.services.access.exits
@@ -104,7 +104,7 @@ class ThroughExits:
     def found(self, name: Address, addresses: List[Sockaddr]) -> None:
         """Take the *addresses* of what was ``missing``; of the target, those that are allowed."""
         if name is self._request.dst:
-            self._addresses = self._targets = addresses
+            self._addresses = self._targets = _to_try(addresses)
         else:
             self._known[name] = addresses
 
@@ -169,3 +169,8 @@ class ThroughExits:
         session = self._session
         ours = session.sock.getsockname() if self.exit.has_client_source else None
         return egress_of(self.exit, session.services.access.egress, ours)
+
+
+def _to_try(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:
+    """Return those of *addresses* that are tried, as for a direct connection."""
+    return interleaved(addresses)[:MAX_ADDRESSES] if addresses else []

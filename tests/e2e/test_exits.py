@@ -100,6 +100,25 @@ def test_a_name_goes_to_the_hop_as_it_came():
     assert [(b"Name.Example", 443), (b"other.example", 80)] == hop.asked
 
 
+def test_a_name_with_many_addresses_is_not_tried_at_all_of_them():
+    """As for a direct connection: else one request would make the hop connect to 64 hosts."""
+
+    def many(name, port, *args):
+        ips = ["2001:db8::%x" % n for n in range(1, 33)] + ["192.0.2.%d" % n for n in range(1, 33)]
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (ip, port, 0, 0))
+            if ":" in ip
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
+            for ip in ips
+        ]
+
+    with Hop(failure5(5)) as hop:
+        with proxy_with("x = " + url(hop, "socks5"), getaddrinfo=many) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 5 == talk.connect5(b"a.example", 80)[0]
+    assert [16, 4] * 8 == [len(host) for host, _port in hop.asked]
+
+
 def test_early_bytes_of_client_and_target_are_kept():
     """Those behind the request, and those behind the reply of the hop: first, and in order."""
     with Hop(then=b"220 ready\r\n") as hop, proxy_with("x = " + url(hop)) as proxy:
