@@ -41,7 +41,9 @@ class User(NamedTuple):
             return hop.user, hop.password, False
         client = self.client
         # Clients behind a forwarder have no address: each connection is kept apart.
-        which: Any = client.user or client.key or (self.number if client.is_forwarded else "unix")
+        which: Any = client.key or (self.number if client.is_forwarded else "unix")
+        if client.user is not None:
+            which = (client.user,)  # another type: a user may be called as an address is stored
         token = keyed(b"isolate", encode(repr(which))).hex()[:32].encode("ascii")
         return b"minisocks-" + token, token, True
 

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +30,10 @@ from kit.support import (
 from minisocks.errors import ConfigError, ExitFailed
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
+from minisocks.policy import exits
+from minisocks.policy.client import Client
+from minisocks.server.exits import Exits
+from minisocks.server.throughexits import ThroughExits
 
 NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
 
@@ -374,6 +379,22 @@ def test_isolated_clients_log_in_as_different_users():
     first, second, third = hop.logins
     assert first == third != second
     assert b"ann" not in b"".join(first)
+
+
+def test_a_user_is_not_taken_for_a_client_without_one():
+    """Though its name has the bytes of the address of the other one."""
+    logins = []
+    for ip, user in (("65.66.67.68", None), ("192.0.2.7", b"ABCD"), ("65.66.67.68", b"ABCD")):
+        client = Client((ip, 1))
+        client.user = user
+        access = SimpleNamespace(exits={"x": exits.Exit("x")})
+        services = SimpleNamespace(access=access, exits=Exits())
+        session = SimpleNamespace(
+            services=services, client=client, record=SimpleNamespace(id=1), exits=("x",)
+        )
+        through = ThroughExits(session, None)
+        logins.append(through._login(exits.Hop("socks5h", "h", 1, isolates=True)))
+    assert logins[0] != logins[1] == logins[2]
 
 
 def test_direct_exits_have_their_own_source():
