@@ -35,7 +35,7 @@ class Connect(WaitingRequest):
     Where the rule that decides names exits, ``ThroughExits`` says what is looked up and dialed.
     """
 
-    __slots__ = ("_dial", "_exit_timer", "_next", "_through", "_watched")
+    __slots__ = ("_dial", "_exit_timer", "_next", "_since", "_through", "_watched")
 
     left = "the client left while its target was dialed"
 
@@ -49,6 +49,8 @@ class Connect(WaitingRequest):
         self._through: Optional[ThroughExits] = None
         #: Ends the attempt by an exit while there is another one.
         self._exit_timer: Optional[Timer] = None
+        #: Since when the present exit has had what it needs, in monotonic seconds; 0: it has not.
+        self._since = 0.0
 
     def start(self) -> None:
         """Dial a numeric address at once; hand the session to the loop if it must wait.
@@ -165,10 +167,13 @@ class Connect(WaitingRequest):
 
     def timeout_error(self) -> DialError:
         """Return an error that names the addresses that have not answered."""
+        through, is_slow = self._through, self._is_slow()
         error = super().timeout_error() if self._dial is None else self._dial.give_up()
-        if self._through is None:
+        if through is None:
             return error
-        return DialError("exit %s: %s" % (self._through.exit.name, error), error.rep)
+        if is_slow and through.exit.hops:
+            self._session.services.exits.failed(through.exit.name, error)
+        return DialError("exit %s: %s" % (through.exit.name, error), error.rep)
 
     def give_all_back(self) -> None:
         """Close all attempts."""
@@ -195,6 +200,8 @@ class Connect(WaitingRequest):
             seconds = min(EXIT_SECONDS, left)
             self._exit_timer = loop.call_later(seconds, self, self._exit_is_late)
         missing = through.missing()
+        if missing is not self._request.dst:
+            self._since = self._since or time.monotonic()
         if missing is not None:
             self.look_up(missing)
             return
@@ -205,7 +212,7 @@ class Connect(WaitingRequest):
         else:
             self._step(self._dial)
 
-    def _try_next_exit(self, through: ThroughExits, error: DialError) -> None:
+    def _try_next_exit(self, through: ThroughExits, error: DialError, counts: bool = True) -> None:
         """Go on after *error*, with the next address or exit.
 
         Raises:
@@ -214,13 +221,11 @@ class Connect(WaitingRequest):
         self.give_all_back()
         if self._lookup is not None:
             self._lookup.cancel()
-        # It may be the target, or its name server, that does not answer: then other clients still
-        # get this exit, else one of them could keep it from all.
-        if isinstance(self._dial, ExitDial):
-            counts = not self._dial.waits_for_target
-        else:
-            counts = self._dial is not None or self._asked is not self._request.dst
+        # A hop that closes when it has the request may do so because of that request.
+        if isinstance(self._dial, ExitDial) and self._dial.waits_for_target:
+            counts = False
         self._dial = self._lookup = self._next = self._exit_timer = None
+        self._since = 0.0
         through.next(error, counts)
         # Not at once, so that the closed sockets are gone; and no recursion.
         self._session.services.loop.call_soon(self, self._try, self._try_exit, through)
@@ -230,8 +235,20 @@ class Connect(WaitingRequest):
         self._exit_timer = None
         if through is None or not through.more:
             return
+        counts = self._is_slow()
         error = ExitFailed("no answer in time") if dial is None else dial.give_up()
-        self._try(self._try_next_exit, through, error)
+        self._try(self._try_next_exit, through, error, counts)
+
+    def _is_slow(self) -> bool:
+        """Return whether it is the present exit that has not answered, though it had time.
+
+        It may be the target, or its name server or the identd of the client that has taken the
+        time: then other clients still get this exit, else one of them could keep it from all.
+        """
+        if not self._since or (isinstance(self._dial, ExitDial) and self._dial.waits_for_target):
+            return False
+        part = min(EXIT_SECONDS, self.time_limit() / max(1, len(self._session.exits)))
+        return time.monotonic() - self._since >= part / 2
 
     def _new_dial(self, addresses: List[Sockaddr], egress: Optional[Egress] = None) -> Dial:
         """Return the dial of *addresses*, which are allowed."""

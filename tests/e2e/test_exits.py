@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -567,6 +568,31 @@ def test_a_slow_name_server_of_a_target_tells_nothing_about_the_exit(monkeypatch
                 assert 0 == talk.connect5(b"b.c", 80)[0]
             asked.set()
             assert "" == proxy.services.exits.error_of("a1")
+
+
+def test_a_name_server_that_answers_late_leaves_no_failure_of_the_exit(monkeypatch):
+    """Else a client could have an exit fail that had no time to answer."""
+    monkeypatch.setattr(minisocks.server.connect, "EXIT_SECONDS", 2.0)
+
+    def late(name, port, *args):
+        time.sleep(1.5)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.9", port))]
+
+    with Hop() as hop, black_hole() as nothing:
+        lines = ["a1 = " + url(nothing, "socks5"), "x = " + url(hop)]
+        with proxy_with(*lines, rule="allow via a1 or x", getaddrinfo=late) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 0 == talk.connect5(b"b.c", 80)[0]
+            assert "" == proxy.services.exits.error_of("a1")
+
+
+def test_the_only_exit_has_failed_if_it_is_silent():
+    """Its error is known then."""
+    with black_hole() as nothing:
+        with proxy_with("x = " + url(nothing), connect_timeout=0.3) as proxy:
+            with Talk.to(proxy.port) as talk:
+                assert 6 == talk.connect5(b"b.c", 80)[0]
+            assert "no answer in time" in proxy.services.exits.error_of("x")
 
 
 def test_an_answer_about_a_target_shows_that_the_exit_works():
