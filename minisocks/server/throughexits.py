@@ -3,7 +3,6 @@
 from typing import List, Optional, Sequence, Union
 
 from minisocks.errors import CannotCarry, DialError, ExitFailed
-from minisocks.net.dialer import MAX_ADDRESSES, Dial, interleaved
 from minisocks.exits.dial import ExitDial
 from minisocks.exits.hops import (
     Known,
@@ -14,6 +13,7 @@ from minisocks.exits.hops import (
     egress_of,
     missing_hop,
 )
+from minisocks.net.dialer import MAX_ADDRESSES, Dial, interleaved
 from minisocks.net.egress import Egress
 from minisocks.policy.exits import DIRECT, Exit
 from minisocks.policy.networks import Sockaddr

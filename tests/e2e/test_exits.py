@@ -6,7 +6,6 @@ import socket
 import struct
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -29,12 +28,11 @@ from kit.support import (
     wait_until,
 )
 from minisocks.errors import ConfigError, ExitFailed
+from minisocks.exits.hops import User
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
 from minisocks.policy import exits
 from minisocks.policy.client import Client
-from minisocks.server.exits import Exits
-from minisocks.server.throughexits import ThroughExits
 
 NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
 
@@ -388,13 +386,7 @@ def test_a_user_is_not_taken_for_a_client_without_one():
     for ip, user in (("65.66.67.68", None), ("192.0.2.7", b"ABCD"), ("65.66.67.68", b"ABCD")):
         client = Client((ip, 1))
         client.user = user
-        access = SimpleNamespace(exits={"x": exits.Exit("x")})
-        services = SimpleNamespace(access=access, exits=Exits())
-        session = SimpleNamespace(
-            services=services, client=client, record=SimpleNamespace(id=1), exits=("x",)
-        )
-        through = ThroughExits(session, None)
-        logins.append(through._login(exits.Hop("socks5h", "h", 1, isolates=True)))
+        logins.append(User(client, 1).login(exits.Hop("socks5h", "h", 1, isolates=True)))
     assert logins[0] != logins[1] == logins[2]
 
 
