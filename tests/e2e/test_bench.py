@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 
-def peers(*args):
+def peers(*args, program="peers"):
     """Run it; return what it prints."""
     return subprocess.check_output(
-        [sys.executable, os.path.join(BENCH, "peers"), *args],
+        [sys.executable, os.path.join(BENCH, program), *args],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         universal_newlines=True,
@@ -85,6 +85,22 @@ def test_the_plot_is_made_from_the_figures(run, tmp_path):
     words = " ".join(drawing.itertext())
     assert "minisocks" in words
     assert "direct" in words
+
+
+@pytest.mark.soak
+@pytest.mark.others
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+@pytest.mark.skipif(shutil.which("microsocks") is None, reason="no microsocks here")
+def test_connections_through_another_proxy_are_measured():
+    """By an exit, and by the load generator itself, which asks both proxies; nothing fails."""
+    tests = "conn:2,name:2,idle:100"
+    text = peers("--rounds", "1", "--seconds", "0.5", "--tests", tests, program="exits")
+    rows = [line.split() for line in text.splitlines()]
+    for test in tests.split(","):
+        (row,) = [row for row in rows if row[:1] == [test]]
+        assert all(float(value) > 0 for value in row[-3:]), row
+    assert "No figure" not in text
+    assert not any("failed" in row for row in rows)
 
 
 def test_what_is_worse_than_a_peer_is_reported(monkeypatch):
