@@ -185,13 +185,12 @@ def said(settings, by):
     """Return what the start, or ``check``, or ``check --json`` says about such listeners."""
     chosen = layered(settings, {})
     config, access = chosen.config, Access.of(chosen.config, Hooks())
-    rules = access.rules
     if by == "start":
         where = list(config.listen), list(config.forwarded)
         return at_start(*where, config, access, Room(None, None, None))
     if by == "check":
-        return [tuple(line.split(": ", 1)) for line in as_table(chosen, rules)]
-    return [("forwarded:", as_data(chosen, rules).get("forwarded"))]
+        return [tuple(line.split(": ", 1)) for line in as_table(chosen, access)]
+    return [("forwarded:", as_data(chosen, access).get("forwarded"))]
 
 
 UNHELD = "--max-per-client, --rate, --auth-once; by SOCKS4 it is refused (--ident)"

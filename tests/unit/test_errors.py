@@ -94,7 +94,7 @@ def test_every_reply_has_the_words_of_the_rfc(rep):
     "enum, numbers",
     [
         (wire.Ver, [4, 5]),
-        (wire.Cmd, [1, 2, 3]),
+        (wire.Cmd, [1, 2, 3, 0xF0, 0xF1]),  # the last two are of Tor
         (wire.Atyp, [1, 3, 4]),
         (wire.Method, [0, 2, 255]),
         (wire.Cd, [90, 91, 92, 93]),
@@ -102,7 +102,7 @@ def test_every_reply_has_the_words_of_the_rfc(rep):
     ],
 )
 def test_numbers_are_those_of_the_documents(enum, numbers):
-    """RFC 1928 and the SOCKS4 memo give each name its number, in this order."""
+    """RFC 1928, the SOCKS4 memo and Tor give each name its number, in this order."""
     assert numbers == [int(member) for member in enum]
 
 
