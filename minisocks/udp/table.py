@@ -128,10 +128,17 @@ class AssociationTable:
         self._associations.remove(association, client.groups)
 
     def enter_upstream(self, upstream: Any, client: Client) -> bool:
-        """Count *upstream* in; return False if there is no room.  Another one may be ended."""
-        if not self._upstreams.make_room(client.groups, lambda one: one.end_for_room()):
-            return False
-        self._upstreams.add(upstream, client.groups, len(upstream.exit.hops))
+        """Count *upstream* in; return False if there is no room.  Others may be ended.
+
+        A chain with more hops than the limit needs all of it.
+        """
+        upstreams, weight = self._upstreams, len(upstream.exit.hops)
+        while len(upstreams) and len(upstreams) + weight > upstreams.most:
+            victim = upstreams.victim(client.groups)
+            if victim is None:
+                return False
+            victim.end_for_room()
+        upstreams.add(upstream, client.groups, weight)
         return True
 
     def leave_upstream(self, upstream: Any, client: Client) -> None:

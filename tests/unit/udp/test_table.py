@@ -10,6 +10,7 @@ from kit.udp_client import access_of, assert_remembers_nothing, new_table
 from minisocks.errors import LimitReached
 from minisocks.net.loop import Loop
 from minisocks.policy.client import Client
+from minisocks.policy.exits import Exit, Hop
 from minisocks.udp.table import (
     KEPT_ENTRIES,
     LEAST_ENTRIES,
@@ -210,5 +211,52 @@ def test_nothing_is_kept_of_a_client_that_has_gone(steps):
             table.release(client, count)
         assert_remembers_nothing(table)
         assert 0 == loop.pipes.pending_bytes
+    finally:
+        loop.stop()
+
+
+class _Chain:
+    """Stands for an association at the hops of an exit."""
+
+    def __init__(self, table, client, hops, used):
+        self.exit = Exit("far", (Hop("socks5", "192.0.2.1", 1080),) * hops)
+        self._table = table
+        self._client = client
+        self._used = used
+        self.is_over = False
+        self.entered = table.enter_upstream(self, client)
+
+    def used(self):
+        return self._used
+
+    def end_for_room(self):
+        self.is_over = True
+        self._table.leave_upstream(self, self._client)
+
+
+def test_associations_at_hops_count_by_hop(loop):
+    """A chain that comes ends as many others as it has hops, those unused for longest."""
+    table = new_table(loop, max_associations=4)
+    shorts = [_Chain(table, ANN, 1, used) for used in (4, 3, 2, 1)]
+    assert 4 == table.upstreams
+    long = _Chain(table, ANN, 3, 5)
+    assert long.entered
+    assert [False, True, True, True] == [one.is_over for one in shorts]
+    assert 4 == table.upstreams
+    longest = _Chain(table, ANN, 8, 7)
+    assert longest.entered, "alone it has room"
+    assert long.is_over
+    assert 8 == table.upstreams
+
+
+@given(st.lists(st.tuples(st.sampled_from([ANN, BOB, SIX, FAR, HERE]), st.integers(1, 4))))
+def test_associations_at_hops_never_pass_the_limit(chains):
+    """Whichever clients they are of."""
+    loop = Loop()
+    try:
+        table = new_table(loop, max_associations=4)
+        for used, (client, hops) in enumerate(chains):
+            _Chain(table, client, hops, used)
+            assert table.upstreams <= 4
     finally:
         loop.stop()
