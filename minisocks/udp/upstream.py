@@ -276,13 +276,14 @@ class Upstream(Job):
         """Return the address of the relay that the hop of *dial* has answered with.
 
         Raises:
-            ExitFailed: nothing can be sent there.
+            CannotCarry, ExitFailed: nothing can be sent there.
         """
         hop, place, own = self.exit.hops[len(self._relays)], dial.place(), self._table.access.own
         ip = packed_ip(place.name) if place.atyp != Atyp.DOMAINNAME else None
         if not place.port or (ip is not None and not any(ip)):
             raise ExitFailed("%s: its reply has no address for datagrams" % (hop,))
         if self._relays:
+            self._head += _PLAIN + encode_address(place)  # before there is a socket to close
             return place
         if ip is None:
             raise ExitFailed("%s: its reply has a name as address for datagrams" % (hop,))
@@ -320,7 +321,6 @@ class Upstream(Job):
             if self.is_over:
                 return
             raise
-        self._head = b"".join(_PLAIN + encode_address(relay) for relay in self._relays[1:])
         self.sock, self.was_open = sock, True
         if self._timer is not None:
             self._timer.cancel()
@@ -353,6 +353,7 @@ class Upstream(Job):
 
     def _end(self, error: Optional[DialError]) -> None:
         if not self.is_over:
-            self.error = error
+            # Else the two would keep each other, and what the frames hold.
+            self.error = error and error.with_traceback(None)
             self.close()
             self._changed(self)

@@ -464,6 +464,28 @@ def test_a_chain_by_a_scripted_second_hop():
                 wait_for_drops(record_of(proxy), malformed=1)
 
 
+def test_a_second_hop_with_a_bad_name_leaves_no_socket(access_log):
+    """Its relay cannot be named to the first hop; no garbage collection is needed."""
+
+    def script(talk):
+        talk.expect(GREETING).send(b"\x05\x00")
+        if talk.receive(10)[1] == 3:
+            talk.send(b"\x05\x00\x00" + address5("127.0.0.1", 9))
+        else:
+            talk.send(b"\x05\x00\x00" + address5("127.0.0.1", 9))
+            talk.expect(GREETING).send(b"\x05\x00").receive(10)
+            talk.send(b"\x05\x00\x00" + address5(b"bad name", 9))
+        talk.rest()
+
+    with nothing_left(), FakeTarget(script) as hop:
+        exits = ["far = socks5h://127.0.0.1:%d, socks5h://10.9.9.9:1080" % hop.port]
+        with run_proxy(exit=exits, rule=["allow via far"]) as proxy:
+            with Associated(proxy.port) as client:
+                client.send("10.1.1.1", 53, b"x")
+                wait_for_drops(record_of(proxy), not_sent=1)
+            assert "bad name" in access_log.wait_for("end=client-fin")
+
+
 def test_rate():
     """Datagrams by a hop are paid for as others are, in both directions."""
     with by_hop(rate=20000) as (hop, _proxy, client):
