@@ -273,14 +273,14 @@ class Association(Job):
     def _from_target(self, sock: socket.socket, key: SocketKey) -> None:
         """Send datagrams of targets to the client, each with a header."""
         assert self._routes is not None
+        self._loop.short_turns = SHORT_TURNS
+        self.used = time.monotonic()
         start = HEADER_BYTES[key[0]]
         if not start:
             exits, ports = self._routes.by_exits(), self._ports
             batch = BATCH if self._share is None else 1
             exits.pass_on(sock, key[1], batch, ports, self._send_client)
             return
-        self._loop.short_turns = SHORT_TURNS
-        self.used = time.monotonic()
         routes, record, buffer = self._routes, self._record, self._loop.buffer
         headers, counts, space = routes.mappings.headers, self._counts, buffer[start:]
         ports = self._ports

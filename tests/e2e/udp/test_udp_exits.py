@@ -639,6 +639,27 @@ def test_several_exits_at_the_limit():
         assert 2 == proxy.services.associations.upstreams
 
 
+def test_what_only_receives_is_not_given_up():
+    """A datagram of a hop counts as use, too."""
+    with UdpHop() as hop, UdpHop() as other:
+        exits = [hop.exit, other.exit.replace("office", "lab")]
+        rules = ["allow to 10.1.0.0/16 via office", "allow via lab"]
+        with run_proxy(exit=exits, rule=rules, max_associations=3) as proxy:
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(Associated(proxy.port)) for _ in range(3)]
+                for client in clients:
+                    client.send("10.1.1.1", 53, b"x")
+                    hop.receive()
+                    if client is clients[0]:
+                        first = hop.client
+                hop.relay.sendto(answer(("10.1.1.1", 53)), first)
+                clients[0].receive()
+                clients[2].send("10.2.1.1", 53, b"x")  # there is no room for a fourth one
+                other.receive()
+                hop.relay.sendto(answer(("10.1.1.1", 53)), first)
+                assert ("10.1.1.1", 53, b"data") == clients[0].receive()
+
+
 @pytest.mark.usefixtures("other_networks")
 def test_a_descriptor_is_needed():
     """Then it is closed at once, as sockets to targets are; the next datagram opens it again."""
