@@ -9,7 +9,7 @@ into the loop's one buffer and sent from there, with two system calls and one lo
 
 import socket
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from minisocks.compat import READ, close_quietly, unblock
 from minisocks.errors import HandshakeError
@@ -92,6 +92,11 @@ class Association(Job):
         self.proof: Optional[bytes] = None
         #: For ``--idle-timeout``: closes the sockets to targets.
         self.idle: Optional[Idle] = None
+
+    @property
+    def place(self) -> Tuple[bytes, int]:
+        """Address and port of the relay socket."""
+        return self._ip, self._relay.getsockname()[1]
 
     def begin(self) -> None:
         """Relay from now on."""

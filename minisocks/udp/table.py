@@ -86,6 +86,10 @@ class AssociationTable:
         """Whether one more needs the end of another one."""
         return self._associations.is_full
 
+    def has_relay(self, ip: bytes, port: int) -> bool:
+        """Return whether the relay socket of an association is there."""
+        return any(one.place == (ip, port) for one in self._associations.items())
+
     @property
     def upstreams(self) -> int:
         """The number of associations at hops."""

@@ -29,7 +29,7 @@ from minisocks.protocol.datagram import decode_header
 from minisocks.quoting import reason_of
 from minisocks.relay.watches import has_vanished
 from minisocks.udp.table import AssociationTable
-from minisocks.wire import Address, Atyp, Cmd, packed_ip, scope_of
+from minisocks.wire import Address, Atyp, Cmd, packed_ip, scope_of, unmapped
 
 __all__ = ["Upstream", "carries_udp"]
 
@@ -287,8 +287,11 @@ class Upstream(Job):
             return place
         if ip is None:
             raise ExitFailed("%s: its reply has a name as address for datagrams" % (hop,))
-        via = packed_ip(dial.via[0])
-        if via is not None and ip != via and own(ip) is not False and own(via) is False:
+        via, is_own = packed_ip(dial.via[0]), own(ip) is not False
+        if is_own and self._table.has_relay(unmapped(ip), place.port):
+            # A datagram would go round and round.
+            raise ExitFailed("%s: its address for datagrams is of this proxy itself" % (hop,))
+        if is_own and via is not None and ip != via and own(via) is False:
             # It would have us send to what only this host may reach.
             raise ExitFailed("%s: its address for datagrams, %s, is this host" % (hop, place))
         return place

@@ -588,6 +588,18 @@ def test_a_hop_on_this_host_has_its_relay_here():
         assert header("10.1.1.1", 53) + b"x" == hop.receive()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::ffff:127.0.0.1"])
+def test_a_hop_does_not_lead_back(host):
+    """Its relay address is that of the client itself: a datagram would go round for ever."""
+    hop = UdpHop(lambda port: address5(host, client.port))
+    with hop, run_proxy(
+        exit=[hop.exit], rule=["allow via office"], udp_clients="any-port"
+    ) as proxy, Associated(proxy.port) as client:
+        client.send("10.1.1.1", 53, b"x")
+        wait_for_drops(record_of(proxy), not_sent=1)
+        assert "of this proxy itself" in record_of(proxy).why
+
+
 def test_a_hop_at_a_unix_socket(tmp_path):
     """It has UDP if its reply names an address."""
     path = str(tmp_path / "s")
