@@ -7,11 +7,12 @@ exception in one of them, even SystemExit, is a bug of the program: it is logged
 traceback, and the client is refused (REP 01; 91).
 """
 
-from typing import Any, Callable, Container, Iterable, NamedTuple, Optional, Union
+from typing import Any, Callable, Container, Iterable, NamedTuple, Optional, Tuple, Union
 
 from minisocks.compat import log_bug
 from minisocks.errors import HookFailed, RefusedByRules
 from minisocks.policy.client import Client
+from minisocks.policy.exits import DIRECT
 from minisocks.protocol.handshake import Request
 from minisocks.record import Record
 from minisocks.wire import Cmd, as_text
@@ -138,17 +139,23 @@ def ask_hook(
         raise HookFailed("the %s hook failed" % name) from exc
 
 
-def check_authorized(hook: Authorize, request: ProxyRequest, exits: Container[str] = ()) -> str:
-    """Ask *hook* whether *request* is allowed; return the exit that it names, empty for none.
+def check_authorized(
+    hook: Authorize, request: ProxyRequest, exits: Iterable[str] = ()
+) -> Optional[Tuple[str, ...]]:
+    """Ask *hook* whether *request* is allowed; return the exits that it chooses.
+
+    None: those of the rules count.  Empty: the request leaves directly.
 
     Args:
-        exits: the names of exits that there are.
+        exits: the names of exits that there are, without ``direct``.
 
     Raises:
         RefusedByRules: it is not.
         HookFailed: as ``ask_hook``.
     """
-    answer = ask_hook("authorize", request.client, hook, request, texts=exits)
+    answer = ask_hook("authorize", request.client, hook, request, texts=(DIRECT, *exits))
     if answer is False:
         raise RefusedByRules("refused by the authorize hook of the program")
-    return answer if isinstance(answer, str) else ""
+    if answer is True:
+        return None
+    return () if answer == DIRECT else (str(answer),)

@@ -65,10 +65,10 @@ class Rules:
         "_is_own",
         "_last_name",
         "_rows",
-        "_tells_listeners",
         "asks_ident",
         "has_users",
         "rules",
+        "tells_listeners",
     )
 
     def __init__(
@@ -83,7 +83,7 @@ class Rules:
         self.has_users = has_users
         self._is_own = is_own
         #: Whether a rule is about some of the addresses that clients connect to.
-        self._tells_listeners = any(rule.listeners is not None for rule in rules)
+        self.tells_listeners = any(rule.listeners is not None for rule in rules)
         #: With the ``from`` that decides for good whether the row is about a client.
         self._rows: List[Tuple[_Row, Optional[AddressSet], bool]] = []
         sets = [p for rule in rules for p in (rule.sources, rule.targets) if p is not None]
@@ -280,7 +280,7 @@ class Rules:
 
     def _rows_for(self, client: Client) -> List["_Row"]:
         """Return the rules whose ``from`` and ``listener`` fit *client*, or may."""
-        key: Any = (client.ip, client.listener) if self._tells_listeners else client.ip
+        key: Any = (client.ip, client.listener) if self.tells_listeners else client.ip
         rows = self._by_source.get(key)
         if rows is None:
             forms = forms_of(client.ip)
@@ -305,11 +305,6 @@ class Rules:
             parents = parents_of(name, self._depth)
             self._last_name = dst.host, name, parents
         return name, parents
-
-    @property
-    def tells_listeners(self) -> bool:
-        """Whether a rule is about some of the addresses that clients connect to."""
-        return self._tells_listeners
 
     @property
     def has_own(self) -> bool:

@@ -23,7 +23,7 @@ def demand_any_peer(session: Session, request: Request) -> None:
     rules = session.services.access.rules
     decision = rules.precheck_any(session.client, request.ver, request.cmd, request.dst)
     decision.raise_if_denied()
-    session.exits = session.exits_of(decision)
+    session.exits = decision.exits if session.chosen is None else session.chosen
 
 
 def check_peer(

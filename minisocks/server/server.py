@@ -17,7 +17,6 @@ from minisocks.compat import ACCEPTED_INHERIT, close_quietly, log_bug, tune
 from minisocks.errors import DialError, HandshakeError, ProxyStops
 from minisocks.hooks import ProxyRequest, check_authorized
 from minisocks.policy.client import Client
-from minisocks.policy.exits import DIRECT
 from minisocks.protocol.handshake import Event, Request
 from minisocks.protocol.messages import Credentials
 from minisocks.quoting import MOST_TOLD, quoted
@@ -154,7 +153,8 @@ class SocksHandler(socketserver.BaseRequestHandler):
         session = self.session
         services, client = session.services, session.client
         # Read once, so that new users never come with old rules.
-        session.read_access()
+        if session.access is not services.access:
+            session.read_access()
         client.user = request.user
         session.asked(request)
         session.check_user()
@@ -169,7 +169,7 @@ class SocksHandler(socketserver.BaseRequestHandler):
         with services.hook_queue.place(conn, lambda: conn.pause(conn.deadline.remaining(), True)):
             self.count_in()
             with services.processor.released():
-                known = (DIRECT, *session.access.exits)
+                known = session.access.exits
                 session.choose(check_authorized(hook, ProxyRequest.of(client, request), known))
         session.conn.check()  # the proxy may have stopped during the hook
         session.check_again()  # or may have new settings

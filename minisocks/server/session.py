@@ -9,8 +9,6 @@ from minisocks.compat import UNWATCHED, unblock
 from minisocks.errors import AuthFailed, LimitReached, NotSocks, Probe
 from minisocks.net.job import Job
 from minisocks.policy.client import Client, Listener
-from minisocks.policy.exits import DIRECT
-from minisocks.policy.rulelines import Decision
 from minisocks.protocol.handshake import Handshake, Request
 from minisocks.quoting import MOST_TOLD, quoted
 from minisocks.record import Record
@@ -35,6 +33,7 @@ class Session:
     Attributes:
         in_loop: whether the loop owns the client's socket.
         access: the users and rules that decide about this client.
+        chosen: the exits that the program's hook has chosen; None: those of the rules count.
         exits: the names of the exits for the target; empty: it is dialed directly.
         is_decided: whether the rules allow the target by its name, whatever its addresses are.
         mask: the events that the loop watches the client for.
@@ -45,8 +44,8 @@ class Session:
 
     __slots__ = (
         "access",
+        "chosen",
         "client",
-        "_chosen",
         "conn",
         "exits",
         "fd",
@@ -78,8 +77,9 @@ class Session:
         self.was_forwarded: bool = server.is_forwarded
         self.client: Client = server.client_of(peer)
         client = self.client
-        self.access: Access
-        self.read_access()
+        self.access: Access = services.access
+        if self.access.rules.tells_listeners:
+            self._note_listener()
         config = self.access.config
         self.conn = ClientSocket(sock, client, config.handshake_timeout)
         self.record = Record(client, next(services.ids), services.journal)
@@ -91,20 +91,25 @@ class Session:
         self.talk = self.talk_type(methods, trusted, config.ident)
         self.exits: Tuple[str, ...] = ()
         self.is_decided = False
-        #: The exit that the program's hook has named, empty for none.
-        self._chosen = ""
+        self.chosen: Optional[Tuple[str, ...]] = None
         self.waited = 0.0
         self.proof: Optional[bytes] = None
 
     def read_access(self) -> None:
         """Have the users and rules that are in force now decide about this client."""
-        self.access = access = self.services.access
-        if access.rules.tells_listeners and self.client.listener is None:
-            try:
-                place = self.sock.getsockname()
-            except OSError:
-                place = ""  # it has left; no rule is about a socket without a path
-            self.client.listener = Listener.of(place)
+        self.access = self.services.access
+        if self.access.rules.tells_listeners:
+            self._note_listener()
+
+    def _note_listener(self) -> None:
+        """Find out where the client has connected to, once, for rules that tell listeners apart."""
+        if self.client.listener is not None:
+            return
+        try:
+            place = self.sock.getsockname()
+        except OSError:
+            place = ""  # it has left; no rule is about a socket without a path
+        self.client.listener = Listener.of(place)
 
     def submit(self, job: Job) -> None:
         """Hand the client's socket to the loop, which runs *job* from now on."""
@@ -173,19 +178,13 @@ class Session:
         else:
             decision = rules.precheck(client, request.ver, request.cmd, request.dst)
             decision.raise_if_denied()
-            self.exits, self.is_decided = self.exits_of(decision), bool(decision.number)
+            self.exits = decision.exits if self.chosen is None else self.chosen
+            self.is_decided = bool(decision.number)
 
-    def choose(self, name: str) -> None:
-        """Use the exit *name*, if it is one, instead of those of the rules."""
-        if name:
-            self._chosen = name
-            self.exits = self.exits_of(Decision(True))
-
-    def exits_of(self, decision: Decision) -> Tuple[str, ...]:
-        """Return the exits for a target that *decision* allows; empty: it is dialed directly."""
-        if not self._chosen:
-            return decision.exits
-        return () if self._chosen == DIRECT else (self._chosen,)
+    def choose(self, exits: Optional[Tuple[str, ...]]) -> None:
+        """Use *exits* instead of those of the rules, unless it is None."""
+        if exits is not None:
+            self.exits = self.chosen = exits
 
     def asked(self, request: Request) -> None:
         """Record the request.

@@ -164,6 +164,7 @@ class WaitingRequest(Job):
         services, client, request = self._session.services, self._session.client, self._request
         access = services.access
         ver, cmd, dst = request.ver, request.cmd, request.dst
+        chosen = self._session.chosen
         self._checked_at = changes = access.own.changes()
         passed: List[Sockaddr] = []
         decision = Decision(False, "no address that could be connected to")
@@ -178,7 +179,7 @@ class WaitingRequest(Job):
                     text = "%s is this proxy itself, no target of its own" % (dst,)
                     decision = Decision(False, text)
                     continue
-                exits = self._session.exits_of(decision)
+                exits = decision.exits if chosen is None else chosen
                 if not passed or exits == self._session.exits:
                     self._session.exits = exits
                     passed.append((family, sockaddr))

@@ -12,7 +12,6 @@ from minisocks.net.job import Job
 from minisocks.net.lookup import Outcome
 from minisocks.net.resolver import Lookup
 from minisocks.policy.client import Groups
-from minisocks.policy.exits import DIRECT
 from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.mappings import NotSent
 from minisocks.udp.table import AssociationTable
@@ -32,6 +31,9 @@ _NO_NAME = b"0.0.0.0"
 
 #: A datagram that waits: its data, and the port of the client that it comes from.
 Waiting = Tuple[bytes, Any]
+
+#: What ``check_authorized`` returns.
+Chosen = Optional[Tuple[str, ...]]
 
 #: Gets the header of a target, the target, what has waited, whether only the hook was asked, and
 #: the outcome.
@@ -58,8 +60,9 @@ class Names:
         self._record = record
         self._counts = counts
         self._owner = owner
-        #: The exit that the hook has named for the target that ``found`` is called with.
-        self._chosen = ""
+        #: The exits that the hook has chosen for the target that ``found`` is called with; None:
+        #: those of the rules count.
+        self._chosen: Chosen = None
         #: By header: the look-up, and the datagrams that wait for it.
         self._lookups: Dict[bytes, Tuple[Lookup, List[Waiting]]] = {}
 
@@ -83,7 +86,7 @@ class Names:
         if len(self._lookups) >= MAX_LOOKUPS:
             raise NotSent(Drop.NO_ROOM)
         table, client = self._table, self._record.client
-        chosen = [self._chosen] if is_allowed else []
+        chosen: List[Chosen] = [self._chosen] if is_allowed else []
         question = None if is_allowed else self._question(dst, chosen)
         only_asks = only_asks and question is not None
         loop, owner = table.loop, self._owner
@@ -105,13 +108,11 @@ class Names:
         self._lookups[key] = table.resolver.submit(lookup), waiting
 
     def exits(self, exits: Tuple[str, ...]) -> Tuple[str, ...]:
-        """Return the names of *exits*, those of a rule, or the one that the hook has named.
+        """Return *exits*, those of a rule, or those that the hook has chosen.
 
         Called by ``found``.
         """
-        if not self._chosen:
-            return exits
-        return () if self._chosen == DIRECT else (self._chosen,)
+        return exits if self._chosen is None else self._chosen
 
     def keep(self, key: bytes, data: Any, writer: Any) -> None:
         """Have *data* wait for an address."""
@@ -128,10 +129,10 @@ class Names:
             self._lookups[key][0].cancel()
             self._counts.drop(Drop.NO_ROOM, len(self._taken(key)))
 
-    def _question(self, dst: Address, chosen: List[str]) -> Optional[Callable[[], None]]:
+    def _question(self, dst: Address, chosen: List[Chosen]) -> Optional[Callable[[], None]]:
         """Return what calls the hook, in a thread of the resolver; None: there is no hook.
 
-        It adds the exit that the hook names to *chosen*.
+        It adds the exits that the hook chooses to *chosen*.
         """
         hook, client, user = self._table.hooks.authorize, self._record.client, self._record.user
         if hook is None:
@@ -139,8 +140,7 @@ class Names:
         request = ProxyRequest(
             client, int(Ver.SOCKS5), Cmd.UDP_ASSOCIATE.name, dst.name, dst.port, user, ""
         )
-        known = (DIRECT, *self._table.access.exits)
-        ask = functools.partial(check_authorized, hook, request, known)
+        ask = functools.partial(check_authorized, hook, request, self._table.access.exits)
         return lambda: chosen.append(ask())
 
     def _answered(
@@ -150,16 +150,16 @@ class Names:
         found: Found,
         asked_for: List[Waiting],
         only_asks: bool,
-        chosen: List[str],
+        chosen: List[Chosen],
         outcome: Outcome,
     ) -> None:
         if key not in self._lookups or self._lookups[key][1] is not asked_for:
             return  # the answer was on its way when all targets were removed
         if self._table.hooks.authorize is None and not is_passing(outcome):
             self._table.answers.add(dst.host, outcome)
-        self._chosen = "".join(chosen)
+        self._chosen = chosen[0] if chosen else None
         found(key, dst, self._taken(key), only_asks, outcome)
-        self._chosen = ""
+        self._chosen = None
 
     def _taken(self, key: bytes) -> List[Waiting]:
         """Return the datagrams that waited, and count them out."""
