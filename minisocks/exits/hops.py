@@ -17,13 +17,28 @@ from minisocks.protocol.clientside import ClientSide
 from minisocks.values import encode
 from minisocks.wire import Address, Cmd, Rep, packed_ip, scope_of
 
-__all__ = ["Known", "MakeDial", "User", "as_address", "dial_exit", "egress_of", "missing_hop"]
+__all__ = [
+    "Known",
+    "Login",
+    "MakeDial",
+    "User",
+    "as_address",
+    "dial_exit",
+    "dial_first",
+    "egress_of",
+    "handshakes",
+    "missing_hop",
+    "not_resolved",
+]
 
 #: The addresses of hops, by name or address, and port.
 Known = Dict[Address, List[Sockaddr]]
 
 #: Makes the dial to some addresses by an egress.
 MakeDial = Callable[[List[Sockaddr], Egress], Dial]
+
+#: User and password for a hop, and whether it must ask for them.
+Login = Tuple[bytes, bytes, bool]
 
 
 class User(NamedTuple):
@@ -35,7 +50,7 @@ class User(NamedTuple):
     client: Client
     number: int
 
-    def login(self, hop: Hop) -> Tuple[bytes, bytes, bool]:
+    def login(self, hop: Hop) -> Login:
         """Return user and password for *hop*, and whether it must ask for them."""
         if not hop.isolates:
             return hop.user, hop.password, False
@@ -62,6 +77,11 @@ def missing_hop(exit: Exit, known: Known) -> Optional[Address]:
                 return name
         resolves = hop.scheme in ADDRESS_SCHEMES
     return None
+
+
+def not_resolved(error: object) -> ExitFailed:
+    """Return the error of an exit if the answer about its ``missing_hop`` is *error*."""
+    return ExitFailed("the name of a hop is not resolved: %s" % error)
 
 
 @functools.lru_cache(maxsize=64)
@@ -115,24 +135,51 @@ def dial_exit(
     Raises:
         CannotCarry, ExitFailed: it cannot be tried for this request.
     """
-    places = [place_of(hop, before, known) for before, hop in zip(exit.hops, exit.hops[1:])]
-    cmds = [Cmd.CONNECT] * len(places) + [cmd]
-    sides = [
-        (hop, ClientSide(hop.scheme, one, place, *user.login(hop)))
-        for hop, one, place in zip(exit.hops, cmds, [*places, dst])
-    ]
-    first = exit.hops[0]
-    if first.path:
-        family = getattr(socket, "AF_UNIX", None)
-        if family is None:
-            raise ExitFailed("this system has no unix sockets")
-        dial = make([(family, first.path)], Egress())
-    else:
-        dial = make(known[_name_of(first)], egress)
+    places = _places(exit, known)
+    sides = handshakes(exit, known, user.login, cmd, dst)
+    dial = dial_first(exit, known, make, egress)
     return ExitDial(dial, sides, targets, places[-1] if places else None)
 
 
-def place_of(hop: Hop, before: Hop, known: Known) -> Address:
+def handshakes(
+    exit: Exit, known: Known, login: Callable[[Hop], Login], cmd: int, dst: Optional[Address]
+) -> List[Tuple[Hop, ClientSide]]:
+    """Return each hop of *exit*, and the client side of its handshake.
+
+    The last one asks for *cmd* to *dst*, or only logs in if that is None.
+
+    Raises:
+        CannotCarry: a hop cannot be asked for the next one, or for *dst*.
+    """
+    places = _places(exit, known)
+    cmds = [Cmd.CONNECT] * len(places) + [cmd]
+    return [
+        (hop, ClientSide(hop.scheme, one, place, *login(hop)))
+        for hop, one, place in zip(exit.hops, cmds, [*places, dst])
+    ]
+
+
+def dial_first(exit: Exit, known: Known, make: MakeDial, egress: Egress) -> Dial:
+    """Return the dial to the first hop of *exit*.
+
+    Raises:
+        ExitFailed: this system has no unix sockets.
+    """
+    first = exit.hops[0]
+    if not first.path:
+        return make(known[_name_of(first)], egress)
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise ExitFailed("this system has no unix sockets")
+    return make([(family, first.path)], Egress())
+
+
+def _places(exit: Exit, known: Known) -> List[Address]:
+    """Return the hops of *exit* from the second one on, each as the one before gets it."""
+    return [_place_of(hop, before, known) for before, hop in zip(exit.hops, exit.hops[1:])]
+
+
+def _place_of(hop: Hop, before: Hop, known: Known) -> Address:
     """Return *hop* as the one *before* gets it."""
     if before.scheme in ADDRESS_SCHEMES:
         return as_address(known[_name_of(hop)][0], hop.port)

@@ -10,6 +10,7 @@ from typing import Dict, List, Optional
 from minisocks.compat import WRITE, close_quietly
 from minisocks.errors import CannotCarry, DialError, ExitFailed, HandshakeError, RefusedByRules
 from minisocks.exits.dial import ExitDial
+from minisocks.exits.hops import not_resolved
 from minisocks.exits.state import EXIT_SECONDS
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
@@ -157,8 +158,7 @@ class Connect(WaitingRequest):
         """Try the next exit if the name of a hop has no address."""
         if self._through is None or self._asked is self._request.dst:
             raise error
-        why = "the name of a hop is not resolved: %s" % error
-        self._try_next_exit(self._through, ExitFailed(why))
+        self._try_next_exit(self._through, not_resolved(error))
 
     def descriptor_ready(self, fd: int) -> None:
         """Look at the attempts."""

@@ -4,28 +4,29 @@ import queue
 import select
 import socket
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple
 
 from minisocks.access import Access
 from minisocks.compat import WRITE, close_quietly
 from minisocks.errors import DialError, ExitFailed
 from minisocks.exits.dial import ExitDial
+from minisocks.exits.hops import Known, Login, dial_first, handshakes, missing_hop, not_resolved
+from minisocks.exits.state import EXIT_SECONDS
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
-from minisocks.net.lookup import Outcome, numeric_addresses, system_getaddrinfo
+from minisocks.net.lookup import Outcome, system_getaddrinfo
 from minisocks.net.resolver import Lookup, Resolver
-from minisocks.policy.exits import ADDRESS_SCHEMES, Exit, Hop
+from minisocks.policy.exits import Exit, Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.protocol.clientside import ClientSide
 from minisocks.quoting import MOST_TOLD, quoted, reason_of
 from minisocks.service.exitshown import way_told
-from minisocks.values import encode
-from minisocks.wire import Address, Cmd, packed_ip
+from minisocks.wire import Address, Cmd
 
 __all__ = ["Trial", "trials"]
 
-#: Seconds for one exit.
-TRIAL_SECONDS = 10.0
+#: Seconds for one exit, as for a connection.
+TRIAL_SECONDS = EXIT_SECONDS
 #: User and password for a hop that keeps clients apart by them: it takes any.
 _ISOLATED = (b"minisocks-check", b"check", True)
 
@@ -60,8 +61,6 @@ class _Attempt:
         self._egress = egress.for_exit(exit)
         self._resolver = resolver
         self._until = time.monotonic() + TRIAL_SECONDS
-        #: The addresses of the hops that are looked up here.
-        self._known: Dict[Hop, List[Sockaddr]] = {}
 
     def result(self) -> str:
         """Return what works, in words.
@@ -72,20 +71,19 @@ class _Attempt:
         exit = self._exit
         if not exit.hops:
             return self._try_direct()
-        is_ours = True
-        for hop in exit.hops:
-            if is_ours and not hop.path:
-                self._known[hop] = self._look_up(hop)
-            is_ours = hop.scheme in ADDRESS_SCHEMES
-        sides = list(self._sides())
-        dial = ExitDial(self._dial(exit.hops[0]), sides, [])
+        known: Known = {}
+        missing = missing_hop(exit, known)
+        while missing is not None:
+            known[missing] = self._look_up(missing)
+            missing = missing_hop(exit, known)
+        sides = handshakes(exit, known, _login, Cmd.CONNECT, None)
+        dial = ExitDial(dial_first(exit, known, _new_dial, self._egress), sides, [])
         try:
             self._carry_out(dial)
         finally:
             dial.discard_all()
             _close_discarded(dial)
-        told = [_told(hop, side) for hop, side in sides]
-        return "; ".join(told)
+        return "; ".join(_told(hop, side) for hop, side in sides)
 
     def _try_direct(self) -> str:
         exit, egress = self._exit, self._egress
@@ -99,45 +97,19 @@ class _Attempt:
                     raise ExitFailed("%s: %s" % (way_told(exit), reason_of(exc))) from None
         return "%s: this host has that" % way_told(exit)
 
-    def _look_up(self, hop: Hop) -> List[Sockaddr]:
-        """Return the addresses of *hop*."""
-        host = encode(hop.host)
-        addresses = numeric_addresses(host, hop.port)
-        if addresses:
-            return addresses
+    def _look_up(self, name: Address) -> List[Sockaddr]:
+        """Return the addresses of a hop."""
         outcomes: "queue.Queue[Outcome]" = queue.Queue()
-        lookup = Lookup(host, hop.port, outcomes.put, family=self._egress.only)
+        lookup = Lookup(name.host, name.port, outcomes.put, family=self._egress.only)
         self._resolver.submit(lookup)
         try:
             outcome = outcomes.get(timeout=self._left())
         except queue.Empty:
             lookup.cancel()
-            raise ExitFailed("no name server has answered about %s" % hop.host) from None
+            raise not_resolved("no name server has answered about %s" % name.name) from None
         if isinstance(outcome, list):
             return outcome
-        raise ExitFailed("%s: %s" % (hop, outcome)) from None
-
-    def _sides(self) -> Iterator[Tuple[Hop, ClientSide]]:
-        """Yield each hop, and the client side of its handshake; the last one asks for nothing."""
-        hops = self._exit.hops
-        for hop, following in zip(hops, (*hops[1:], None)):
-            dst = None
-            if following is not None:
-                ip = packed_ip(following.host)
-                if following in self._known:
-                    ip = packed_ip(self._known[following][0][1][0])
-                dst = Address.of_name(encode(following.host), following.port)
-                dst = Address.of_ip(ip, following.port) if ip else dst
-            login = _ISOLATED if hop.isolates else (hop.user, hop.password, False)
-            yield hop, ClientSide(hop.scheme, Cmd.CONNECT, dst, *login)
-
-    def _dial(self, first: Hop) -> Dial:
-        if not first.path:
-            return Dial(self._known[first], egress=self._egress)
-        family = getattr(socket, "AF_UNIX", None)
-        if family is None:
-            raise ExitFailed("this system has no unix sockets")
-        return Dial([(family, first.path)])
+        raise not_resolved(outcome) from None
 
     def _carry_out(self, dial: ExitDial) -> None:
         """Take the steps of *dial* until the last hop has logged us in."""
@@ -158,6 +130,14 @@ class _Attempt:
     def _left(self) -> float:
         """Return the seconds that are left."""
         return max(0.0, self._until - time.monotonic())
+
+
+def _login(hop: Hop) -> Login:
+    return _ISOLATED if hop.isolates else (hop.user, hop.password, False)
+
+
+def _new_dial(addresses: List[Sockaddr], egress: Egress) -> Dial:
+    return Dial(addresses, egress=egress)
 
 
 def _told(hop: Hop, side: ClientSide) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional
 from minisocks.compat import READ, close_quietly
 from minisocks.errors import DialError, ExitFailed
 from minisocks.exits.dial import ExitDial
-from minisocks.exits.hops import Known, User, dial_exit, egress_of, missing_hop
+from minisocks.exits.hops import Known, User, dial_exit, egress_of, missing_hop, not_resolved
 from minisocks.exits.state import EXIT_SECONDS
 from minisocks.net.dialer import Dial
 from minisocks.net.egress import Egress
@@ -217,7 +217,7 @@ class Upstream(Job):
             self._known[name] = outcome
             self._try(self._ask_next)
         else:
-            self._end(ExitFailed("the name of a hop is not resolved: %s" % outcome))
+            self._end(not_resolved(outcome))
 
     def _new_dial(self, addresses: List[Sockaddr], egress: Egress) -> Dial:
         table, first = self._table, self.exit.hops[0]

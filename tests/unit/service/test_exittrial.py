@@ -151,6 +151,17 @@ def test_a_silent_hop_ends_in_time():
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_hop_on_a_link_of_this_host_is_asked_of_no_other():
+    """As for a connection: nothing is sent to the first one."""
+    link = socket.if_indextoname(1)
+    with Hop() as x:
+        first = "socks5://127.0.0.1:%d" % x.port
+        works, text = one("%s, socks5://[fe80::1%%25%s]:1080" % (first, link))
+    assert not works
+    assert text.endswith("is on a link of this host, and no other proxy can reach it")
+    assert [] == x.heard
+
+
 def test_a_name_server_that_does_not_answer_ends_in_time():
     """Its thread is not waited for."""
     release = threading.Event()
@@ -160,7 +171,7 @@ def test_a_name_server_that_does_not_answer_ends_in_time():
         return []
 
     try:
-        text = "no name server has answered about hop.example"
+        text = "the name of a hop is not resolved: no name server has answered about hop.example"
         assert (False, text) == one("socks5h://hop.example:1", getaddrinfo=hangs)
     finally:
         release.set()
