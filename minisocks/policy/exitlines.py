@@ -24,7 +24,6 @@ __all__ = ["check_exit", "name_of", "parse_exits", "shown", "with_files"]
 
 OPTION = "--exit"
 
-
 #: The default port of each scheme; 0: it has none, and the URL must have one.
 PORTS = {"socks5": 1080, "socks5h": 1080, "socks4": 1080, "socks4a": 1080, "http": 0}
 
@@ -41,7 +40,7 @@ _MANY_HOPS = "it has more than %d hops" % MAX_HOPS
 
 _NO_PORT = (
     "%s: the URL needs a port from 1 to 65535 at its end; "
-    "in user and password write a blank as %%20"
+    "in user and password write a blank as %%20, a comma as %%2C"
 )
 
 #: Returns the text of a file, or raises ``ConfigError``.
@@ -231,8 +230,6 @@ def _hop(words: List[str], name: str, read: ReadText) -> Hop:
             text = read(path)
             password = re.sub(r"\r?\n\Z", "", text)
             hop = hop._replace(password=password.encode("utf-8", "surrogateescape"))
-            if not hop.user:
-                raise ConfigError(OPTION, "%s has a password and no user: write USER@HOST" % name)
         elif word == "password":
             raise ConfigError(
                 OPTION, "%s: write the file of the password as: password @FILE" % name
@@ -313,7 +310,7 @@ def _checked(hop: Hop, name: str) -> Hop:
     if hop.scheme == "http" and b":" in hop.user:
         raise ConfigError(OPTION, "%s: HTTP cannot carry a user with a colon" % name)
     if hop.password and not hop.user:
-        raise ConfigError(OPTION, "%s has a password and no user" % name)
+        raise ConfigError(OPTION, "%s has a password and no user: write USER@HOST" % name)
     return hop
 
 

@@ -128,6 +128,7 @@ WRONG = [
     ("a = http://h:1 isolate", "isolate needs"),
     ("a = socks4://u:hidden@h", "no password"),
     ("a = http://u%3Av:hidden@h:1", "a colon"),
+    ("a = socks5://ann:hid,den@h", "a comma as %2C"),
     ("a = socks5://:hidden@h", "a password and no user"),
     ("a = socks5://h password @f", "a password and no user"),
     ("a = socks5://u:hidden@h password @f", "two passwords"),
