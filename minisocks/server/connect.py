@@ -166,14 +166,15 @@ class Connect(WaitingRequest):
         self._step(self._dial)
 
     def timeout_error(self) -> DialError:
-        """Return an error that names the addresses that have not answered."""
+        """Return an error that names what has not answered, and the exits that failed before."""
         through, is_slow = self._through, self._is_slow()
         error = super().timeout_error() if self._dial is None else self._dial.give_up()
         if through is None:
             return error
-        if is_slow and through.exit.hops:
-            self._session.services.exits.failed(through.exit.name, error)
-        return DialError("exit %s: %s" % (through.exit.name, error), error.rep)
+        if self._dial is None:
+            error = ExitFailed(str(error), error.rep)  # no hop has answered
+        # A client that has sent FIN has cut the time short itself.
+        return through.ended(error, is_slow and not self._session.conn.has_sent_fin)
 
     def give_all_back(self) -> None:
         """Close all attempts."""

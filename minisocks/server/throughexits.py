@@ -140,6 +140,21 @@ class ThroughExits:
         Raises:
             DialError: nothing is left to try; its REP is that of the last error.
         """
+        last = self.ended(error, counts)
+        if self._targets and not isinstance(error, ExitFailed):
+            return  # the next address of the target
+        if not self._left or self._is_answer(error):
+            raise last
+        self.exit = self._left.pop(0)
+        self._claim = self._session.services.exits.claim(self.exit)
+        self._targets = list(self._addresses)
+
+    def ended(self, error: DialError, counts: bool) -> DialError:
+        """Note that the present attempt ended in *error*; return it with those of all before.
+
+        Args:
+            counts: as for ``next``.
+        """
         exits, name = self._session.services.exits, self.exit.name
         if isinstance(error, ExitFailed) and counts and self.exit.hops:
             if self._session.services.access.exits.get(name) == self.exit:  # else a reload
@@ -147,13 +162,7 @@ class ThroughExits:
         elif self.exit.hops and self._is_answer(error):
             exits.worked(name)
         self._errors.append("exit %s: %s" % (name, error))
-        if self._targets and not isinstance(error, ExitFailed):
-            return  # the next address of the target
-        if not self._left or self._is_answer(error):
-            raise DialError("; ".join(self._errors), error.rep, error.attempts)
-        self.exit = self._left.pop(0)
-        self._claim = exits.claim(self.exit)
-        self._targets = list(self._addresses)
+        return DialError("; ".join(self._errors), error.rep, error.attempts)
 
     def _is_answer(self, error: DialError) -> bool:
         if not self.exit.hops:

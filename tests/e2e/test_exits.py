@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import threading
@@ -10,6 +11,7 @@ import time
 import pytest
 
 import minisocks.exits.state
+import minisocks.server.clientsocket
 import minisocks.server.connect
 from kit.support import (
     GREETING,
@@ -288,6 +290,31 @@ def test_the_time_of_the_request_ends_it():
             with Talk.to(proxy.port) as talk:
                 assert 6 == talk.connect5(b"b.c", 80)[0]
             assert "has not answered in time" in log.wait_for("id=1")
+
+
+def test_the_last_exit_that_takes_all_the_time_has_failed():
+    """Also the only one; the log has what each exit before it did."""
+    with FakeTarget(lambda talk: talk.rest()) as silent:
+        lines = ["a1 = " + url(closed_port()), "a2 = " + url(silent)]
+        with proxy_with(
+            *lines, rule="allow via a1 or a2", connect_timeout=0.2
+        ) as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                assert 6 == talk.connect5(b"b.c", 80)[0]
+            line = log.wait_for("id=1")
+            assert re.search("exit a1: .*refused; exit a2: .*not answered in time", line)
+            assert "not answered in time" in proxy.services.exits.error_of("a2")
+
+
+def test_a_client_that_has_left_early_tells_nothing_about_the_exit(monkeypatch):
+    """Its FIN cuts the time short."""
+    monkeypatch.setattr(minisocks.server.clientsocket, "FIN_SECONDS", 0.1)
+    with FakeTarget(lambda talk: talk.rest()) as silent:
+        with proxy_with("x = " + url(silent)) as proxy, log_kept() as log:
+            with Talk.to(proxy.port) as talk:
+                talk.send(b"\x05\x01\x00\x05\x01\x00\x03\x03b.c\x00\x50").finish()
+                log.wait_for("id=1")
+            assert "" == proxy.services.exits.error_of("x")
 
 
 def test_an_exit_that_failed_is_passed_over_and_tried_again_by_one(monkeypatch):
@@ -586,6 +613,25 @@ def test_the_only_exit_has_failed_if_it_is_silent():
             with Talk.to(proxy.port) as talk:
                 assert 6 == talk.connect5(b"b.c", 80)[0]
             assert "no answer in time" in proxy.services.exits.error_of("x")
+
+
+def test_a_name_server_that_takes_all_the_time_does_not_show_that_an_exit_works():
+    """Nor that it does not."""
+    asked = threading.Event()
+
+    def slow(name, port, *args):
+        asked.wait()
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    lines = ["x = socks5://127.0.0.1:1"]
+    with proxy_with(*lines, getaddrinfo=slow, connect_timeout=0.1) as proxy:
+        for before in ("", "refused"):
+            if before:
+                proxy.services.exits.failed("x", ExitFailed(before))
+            with Talk.to(proxy.port) as talk:
+                assert 6 == talk.connect5(b"b.c", 80)[0]
+            assert before == proxy.services.exits.error_of("x")
+        asked.set()
 
 
 def test_an_answer_about_a_target_shows_that_the_exit_works():
