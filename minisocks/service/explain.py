@@ -149,7 +149,9 @@ def judge(
     if decision.allowed and cmd == Cmd.BIND and dst.is_any_peer:
         decision = rules.precheck_any(client, question.ver, cmd, dst)
         why = by(decision) or "the rules decide about each peer that connects"
-        return Explanation(decision.allowed, text, [("", decision.allowed, why)])
+        ways = [_way(access, name, cmd, dst, False) for name in decision.exits]
+        is_allowed = decision.allowed and (not ways or _some_work(ways))
+        return Explanation(is_allowed, text, [("", decision.allowed, why)], by_address=ways)
     if not decision.allowed:
         return Explanation(False, text, [("", False, by(decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)

@@ -153,6 +153,17 @@ def test_what_an_exit_cannot_carry_is_said(target, command, exits, allowed, why)
     assert ("  exit tor, if the one before does not answer" in lines) == ("tor" in exits)
 
 
+def test_the_exits_of_a_bind_for_any_peer_are_shown():
+    """Those of the first rule that allows any; one of them has to have BIND."""
+    rule = "allow to 10.0.0.0/8 via web or office"
+    found, lines = explained("0.0.0.0:0", rule, command="bind")
+
+    assert found
+    assert "  exit web: cannot be used: HTTP has CONNECT only" in lines
+    assert ["  exit office, if the one before does not answer", OFFICE] == lines[-2:]
+    assert not explained("0.0.0.0:0", "allow via web", command="bind")[0]
+
+
 def test_without_exits_nothing_is_said_of_them():
     """Also where the only exit of the rule is direct."""
     for rule in ("allow", "allow via direct"):
