@@ -1,7 +1,7 @@
 """Warnings about exits: rules that they pass over, hops on this host, exits without use."""
 
 import os
-from typing import Any, Iterator, List, Optional, Sequence, Set
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
 
 from minisocks.access import Access
 from minisocks.net.lookup import numeric_addresses
@@ -28,7 +28,7 @@ _SKIPPED = (
     "last hop"
 )
 _ON_THIS_HOST = (
-    "exit %s has names looked up by %s, which is on this host: a name that means 127.0.0.1 there "
+    "%s %s names looked up by %s, which is on this host: a name that means 127.0.0.1 there "
     "leads to services of this host that trust it, past the rules. Have that proxy refuse such "
     "addresses, or write resolve here behind its URL"
 )
@@ -47,15 +47,19 @@ def advice(access: Access) -> Iterator[str]:
     yield from _skipped(access)
     used = {name for rule in access.rules.rules for name in rule.exits}
     used.update(part for text in access.config.exit for part in _parts_of(text))
+    #: Last hops on this host that look names up, and their exits.
+    lookers: Dict[str, List[str]] = {}
     for name, exit in exits.items():
         here = list(_hops_here(access, exit))
         own = [text for hop in here for text in access.config.listen if _is_at(hop, text)]
         if own:
             yield _OURSELVES % (name, own[0])
         elif exit.hops and not exit.resolves_here and exit.hops[-1] in here:
-            yield _ON_THIS_HOST % (name, exit.hops[-1])
+            lookers.setdefault(str(exit.hops[-1]), []).append(name)
         if name not in used:
             yield _UNUSED % (name, name)
+    for hop, names in lookers.items():
+        yield _ON_THIS_HOST % (_listed("exit", names), "have" if len(names) > 1 else "has", hop)
 
 
 def _parts_of(text: str) -> List[str]:

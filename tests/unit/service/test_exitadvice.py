@@ -125,7 +125,14 @@ def test_a_hop_on_this_host_that_looks_names_up(way, hop):
     """By loopback, by a unix socket, by an address of this host."""
     way, hop = (text.replace("OWN", "198.51.100.7") for text in (way, hop or way))
 
-    assert [_ON_THIS_HOST % ("x", hop)] == warnings("allow via x", exit=("x = " + way,))
+    assert [_ON_THIS_HOST % ("exit x", "has", hop)] == warnings("allow via x", exit=("x = " + way,))
+
+
+def test_exits_with_the_same_last_hop_have_one_warning():
+    """It is the same for all of them."""
+    lines = ["x = socks5h://127.0.0.1:9050 isolate", "y = x, socks5h://127.0.0.1:9050"]
+    told = "exits x and y", "have", "socks5h://127.0.0.1:9050"
+    assert [_ON_THIS_HOST % told] == warnings("allow via x or y", exit=lines)
 
 
 @pytest.mark.parametrize(
