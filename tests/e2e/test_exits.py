@@ -30,7 +30,6 @@ from kit.support import (
     wait_until,
 )
 from minisocks.errors import ConfigError, ExitFailed
-from minisocks.exits.state import Exits
 from minisocks.exits.hops import User
 from minisocks.net.egress import Egress
 from minisocks.net.resolver import Resolver
