@@ -11,10 +11,10 @@ from minisocks.policy.rulelines import Decision
 from minisocks.protocol.clientside import encode_address
 from minisocks.protocol.datagram import decode_header, encode_header
 from minisocks.record import Datagrams, Drop, Record
-from minisocks.udp.mappings import ClientPorts, Mappings, NotSent, Way, drop_of
+from minisocks.udp.mappings import ClientPorts, Mappings, NotSent, NotYet, Way, drop_of
 from minisocks.udp.sockets import Sockets
 from minisocks.udp.table import AssociationTable
-from minisocks.udp.upstream import MAX_HEADER_BYTES, Upstream, carries_udp
+from minisocks.udp.upstream import MAX_HEADER_BYTES, Sender, Upstream, carries_udp
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["ByExits", "Datagram", "NO_ADDRESS"]
@@ -47,24 +47,6 @@ class Source(NamedTuple):
 
     header: bytes
     place: Any
-
-
-class _Sender:
-    """How to send to one target by an upstream association."""
-
-    __slots__ = ("_head", "upstream")
-
-    def __init__(self, upstream: Upstream, head: bytes) -> None:
-        self.upstream = upstream
-        self._head = head
-
-    def send(self, data: Any, place: Any) -> int:
-        """Send *data*; return its length.
-
-        Raises:
-            OSError: it is not sent.
-        """
-        return self.upstream.send(self._head, data)
 
 
 class ByExits:
@@ -110,7 +92,7 @@ class ByExits:
 
         Raises:
             CannotCarry: none has UDP.
-            NotSent: those that have it have failed a moment ago.
+            NotYet: those that have it have failed a moment ago.
         """
         able = [exit for exit in self._exits(names) if carries_udp(exit)]
         if not able:
@@ -119,7 +101,7 @@ class ByExits:
         now = time.monotonic()
         ready = [exit for exit in able if now >= self._retry_at.get(exit.name, 0.0)]
         if not ready:
-            raise NotSent(Drop.NOT_SENT)
+            raise NotYet(min(self._retry_at[exit.name] for exit in able))
         for exit in ready:
             if exit.name in self._upstreams:
                 return exit  # it works, or this association is the one that tries it
@@ -136,12 +118,28 @@ class ByExits:
         upstream = self._upstreams.get(exit.name) or self._open(exit)
         if upstream.sock is not None:
             self._send_now(upstream, datagram)
-            return
-        waiting = self._waiting.setdefault(exit.name, [])
-        size = len(datagram.data)
-        if len(waiting) >= MOST_WAITING or not self._table.hold(self._record.client, size):
-            raise NotSent(Drop.NO_ROOM)
-        waiting.append(datagram._replace(data=bytes(datagram.data)))
+        else:
+            self._wait(exit.name, datagram)
+
+    def keep(self, key: bytes, data: Any, writer: Any) -> bool:
+        """Have *data* wait, too, if a datagram with the header *key* waits for an exit.
+
+        Raises:
+            NotSent: too many wait.
+        """
+        for name, waiting in self._waiting.items():
+            for one in waiting:
+                if one.key == key:
+                    self._wait(name, one._replace(data=data, writer=writer))
+                    return True
+        return False
+
+    def refuse(self, data: Any, at: float) -> int:
+        """Stand for the way of a target whose exits have failed: raise ``NotSent`` until *at*."""
+        now = time.monotonic()
+        if now >= at:
+            self._mappings.forget_ways(lambda key, way: way[0] == self.refuse and way[1] <= now)
+        raise NotSent(Drop.NOT_SENT)
 
     def left_by(self, exit: Exit) -> None:
         """Note in the record that a datagram has left by *exit*."""
@@ -231,6 +229,12 @@ class ByExits:
         table.loop.submit(upstream)
         return upstream
 
+    def _wait(self, name: str, datagram: Datagram) -> None:
+        waiting, size = self._waiting.setdefault(name, []), len(datagram.data)
+        if len(waiting) >= MOST_WAITING or not self._table.hold(self._record.client, size):
+            raise NotSent(Drop.NO_ROOM)
+        waiting.append(datagram._replace(data=bytes(datagram.data)))
+
     def _send_now(self, upstream: Upstream, datagram: Datagram) -> None:
         """Send *datagram*; remember how.
 
@@ -244,7 +248,7 @@ class ByExits:
         else:
             as_address((0, place), dst.port)  # not what is on a link of this host
             head = encode_header(ip, dst.port)
-        sender = _Sender(upstream, head)
+        sender = Sender(upstream, head)
         sent = sender.send(data, place)
         where = _where(name, ip, dst.port)
         self._mappings.add_contact(dst, self._mappings.key_of(where), writer)
@@ -388,4 +392,4 @@ def _where(exit: str, ip: Optional[bytes], port: int) -> Tuple[str, int]:
 
 def _upstream_of(way: Way) -> Optional[Upstream]:
     sender = getattr(way[0], "__self__", None)
-    return sender.upstream if isinstance(sender, _Sender) else None
+    return sender.upstream if isinstance(sender, Sender) else None

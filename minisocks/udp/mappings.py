@@ -16,6 +16,7 @@ __all__ = [
     "FOR_ALL_ADDRESSES",
     "Mappings",
     "NotSent",
+    "NotYet",
     "Way",
     "contact_key",
     "drop_of",
@@ -252,6 +253,14 @@ class NotSent(OSError):
     def __init__(self, drop: str) -> None:
         super().__init__(drop)
         self.drop = drop
+
+
+class NotYet(NotSent):
+    """All exits of a datagram failed a moment ago, and are tried again at *at*, monotonic."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__(Drop.NOT_SENT)
+        self.at = at
 
 
 def drop_of(exc: OSError) -> str:

@@ -27,6 +27,7 @@ from minisocks.udp.mappings import (
     FOR_ALL_ADDRESSES,
     Mappings,
     NotSent,
+    NotYet,
     Way,
     contact_key,
     drop_of,
@@ -92,7 +93,7 @@ class Routes:
                 self._send_on(way, data, writer)
             elif key in self._names:
                 self._names.keep(key, data, writer)
-            else:
+            elif self._exits is None or not self._exits.keep(key, data, writer):
                 outcome = self._addresses(dst)
                 if isinstance(outcome, Exception):
                     self._dropped(key, outcome)  # not raised: it would keep *data* as long
@@ -310,6 +311,8 @@ class Routes:
         """Drop *count* datagrams with the header *key*; keep that way if they were refused."""
         if isinstance(exc, OSError):
             self._counts.drop(drop_of(exc), count)
+            if isinstance(exc, NotYet) and self._table.hooks.authorize is not None:
+                self._add_way(key, (self.by_exits().refuse, exc.at))  # as below
             return
         drop = Drop.DENIED
         if isinstance(exc, DialError):

@@ -31,7 +31,7 @@ from minisocks.relay.watches import has_vanished
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Atyp, Cmd, packed_ip, scope_of, unmapped
 
-__all__ = ["Upstream", "carries_udp"]
+__all__ = ["Sender", "Upstream", "carries_udp"]
 
 #: The client does not know from which address its hops see its datagrams.
 _UNKNOWN = Address(b"0.0.0.0", 0, Atyp.IPV4)
@@ -360,3 +360,21 @@ class Upstream(Job):
             self.error = error and error.with_traceback(None)
             self.close()
             self._changed(self)
+
+
+class Sender:
+    """How to send to one target by an upstream association."""
+
+    __slots__ = ("_head", "upstream")
+
+    def __init__(self, upstream: Upstream, head: bytes) -> None:
+        self.upstream = upstream
+        self._head = head
+
+    def send(self, data: Any, place: Any) -> int:
+        """Send *data*; return its length.
+
+        Raises:
+            OSError: it is not sent.
+        """
+        return self.upstream.send(self._head, data)

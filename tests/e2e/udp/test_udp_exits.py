@@ -533,6 +533,48 @@ def test_the_hook_is_asked_before_a_name_is_looked_up_here():
             target.expect(b"x")
 
 
+def test_the_hook_is_asked_once_while_an_exit_opens():
+    """Not for each datagram that waits."""
+    asked = []
+    hop = UdpHop()
+    hop.go_on.clear()
+    with by_hop(hop=hop, authorize=lambda request: not asked.append(request)) as (hop, _, client):
+        client.send("10.1.1.1", 53, b"0")
+        wait_until(lambda: hop.asked, "the request to the hop")
+        for number in range(1, 9):
+            client.send("10.1.1.1", 53, b"%d" % number)
+        time.sleep(0.1)
+        hop.go_on.set()
+        assert [b"%d" % number for number in range(9)] == [hop.receive()[10:] for _ in range(9)]
+        assert ["0.0.0.0", "10.1.1.1"] == [request.host for request in asked]
+
+
+def test_the_hook_is_not_asked_while_no_exit_is_tried(monkeypatch):
+    """After a failure only the next try asks it again."""
+    monkeypatch.setattr("minisocks.udp.byexits.PASSED_OVER_SECONDS", 0.5)
+    asked = []
+    hop = UdpHop(rep=1)
+    with by_hop(hop=hop, authorize=lambda request: not asked.append(request)) as made:
+        hop, proxy, client = made
+        client.send("10.1.1.1", 53, b"x")
+        wait_for_drops(record_of(proxy), not_sent=1)
+        count = len(asked)
+        for number in range(2, 9):
+            client.send("10.1.1.1", 53, b"x")
+            wait_for_drops(record_of(proxy), not_sent=number)
+        assert len(asked) == count <= 3
+        hop._rep = 0
+        hop.relay.settimeout(0.1)
+
+        def arrives():
+            client.send("10.1.1.1", 53, b"y")
+            with contextlib.suppress(socket.timeout):
+                return hop.receive() == header("10.1.1.1", 53) + b"y"
+
+        wait_until(arrives, "the next try")
+        assert len(asked) == count + 1
+
+
 def test_too_large_for_its_headers():
     """One that has room for one header less is dropped and counted."""
     with by_hop() as (hop, proxy, client):
