@@ -23,7 +23,7 @@ from minisocks.net.job import Job, Timer
 from minisocks.net.lookup import Outcome
 from minisocks.net.resolver import Lookup
 from minisocks.policy.exits import Exit
-from minisocks.policy.networks import Sockaddr
+from minisocks.policy.networks import MULTICAST, Sockaddr
 from minisocks.protocol.clientside import encode_address
 from minisocks.protocol.datagram import decode_header
 from minisocks.quoting import reason_of
@@ -280,7 +280,7 @@ class Upstream(Job):
         """
         hop, place, own = self.exit.hops[len(self._relays)], dial.place(), self._table.access.own
         ip = packed_ip(place.name) if place.atyp != Atyp.DOMAINNAME else None
-        if not place.port or (ip is not None and not any(ip)):
+        if not place.port or (ip is not None and (unmapped(ip) in MULTICAST or not any(ip))):
             raise ExitFailed("%s: its reply has no address for datagrams" % (hop,))
         if self._relays:
             self._head += _PLAIN + encode_address(place)  # before there is a socket to close

@@ -398,6 +398,8 @@ def test_nothing_is_left():
     "bnd, why",
     [
         (lambda port: address5("0.0.0.0", 0), "no address for datagrams"),
+        (lambda port: address5("224.0.0.251", port), "no address for datagrams"),
+        (lambda port: address5("::ffff:224.0.0.251", port), "no address for datagrams"),
         (lambda port: address5(b"x.example", port), "has a name as address"),
         (lambda port: b"\x09", "its reply is not valid"),
     ],
