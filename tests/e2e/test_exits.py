@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import socket
-import struct
 import threading
 import time
 
@@ -13,6 +12,7 @@ import pytest
 import minisocks.exits.state
 import minisocks.server.clientsocket
 import minisocks.server.connect
+from kit.hop import Hop, never, url
 from kit.support import (
     GREETING,
     REJECTED4,
@@ -36,59 +36,12 @@ from minisocks.net.resolver import Resolver
 from minisocks.policy import exits
 from minisocks.policy.client import Client
 
-NOWHERE = b"\x05\x00\x00\x01\0\0\0\0\0\0"
-
-
-def never(name, port, *args):
-    """Look nothing up: a test in which a name leaves this host fails."""
-    raise AssertionError("%r was looked up" % name)
-
-
-class Hop(FakeTarget):
-    """A SOCKS5 hop that follows a script from its reply on; ``asked`` has the requests."""
-
-    def __init__(self, reply=NOWHERE, then=b"", method=0, ends=False):
-        super().__init__(self._serve_client)
-        self._ends = ends
-        self.asked, self.logins = [], []
-        self._reply, self._then, self._method = reply, then, method
-
-    def _serve_client(self, talk):
-        _ver, count = talk.receive(2)
-        talk.receive(count)
-        talk.send(b"\x05%c" % self._method)
-        if self._method == 2:
-            talk.receive(1)
-            user = talk.receive(talk.receive(1)[0])
-            self.logins.append((user, talk.receive(talk.receive(1)[0])))
-            talk.send(b"\x01\x00")
-        head = talk.receive(4)
-        size = {1: 4, 4: 16}.get(head[3]) or talk.receive(1)[0]
-        host = talk.receive(size)
-        self.asked.append((host, struct.unpack("!H", talk.receive(2))[0]))
-        talk.send(self._reply + self._then)
-        if self._ends:
-            return
-        if self._reply[1:2] != b"\0":
-            talk.rest()
-            return
-        while True:
-            data = talk.sock.recv(65536)
-            if not data:
-                return
-            talk.send(data)
-
 
 @contextlib.contextmanager
 def proxy_with(*lines, rule="allow via x", getaddrinfo=never, **settings):
     """A proxy with these lines of [exits]."""
     with run_proxy(Resolver(getaddrinfo), exit=lines, rule=rule, **settings) as proxy:
         yield proxy
-
-
-def url(hop, scheme="socks5h"):
-    """Return the URL of *hop*, which has a port."""
-    return "%s://127.0.0.1:%d" % (scheme, getattr(hop, "port", hop))
 
 
 def test_a_name_goes_to_the_hop_as_it_came():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minisocks.server.connect
+from kit.hop import Hop, never, url
 from kit.support import (
     GREETING,
     REJECTED4,
@@ -54,11 +55,6 @@ def known(name, port, *args):
     if name not in NAMES:
         raise socket.gaierror(socket.EAI_NONAME, "not known")
     return [row(ip, port) for ip in NAMES[name]]
-
-
-def never(name, port, *args):
-    """Look nothing up: a test in which a name leaves this host fails."""
-    raise AssertionError("%r was looked up" % name)
 
 
 @pytest.fixture
@@ -280,33 +276,6 @@ def test_a_reload_withdraws_it(monkeypatch, cmd):
 # By exits
 
 
-class Hop(FakeTarget):
-    """A SOCKS5 hop that answers each request with *reply*; ``asked`` has the requests."""
-
-    def __init__(self, reply, method=0):
-        super().__init__(self._serve_client)
-        self.asked, self.logins = [], []
-        self._reply, self._method = reply, method
-
-    def _serve_client(self, talk):
-        _ver, count = talk.receive(2)
-        talk.receive(count)
-        talk.send(b"\x05%c" % self._method)
-        if self._method == 2:
-            talk.receive(1)
-            user = talk.receive(talk.receive(1)[0])
-            self.logins.append((user, talk.receive(talk.receive(1)[0])))
-            talk.send(b"\x01\x00")
-        head = talk.receive(4)
-        size = {1: 4, 4: 16}.get(head[3]) or talk.receive(1)[0]
-        self.asked.append((head[1], talk.receive(size), talk.receive(2)))
-        talk.send(self._reply)
-
-
-def url(hop, scheme="socks5h"):
-    return "%s://127.0.0.1:%d" % (scheme, getattr(hop, "port", hop))
-
-
 def test_an_exit_that_looks_names_up_is_asked():
     """No look-up leaves this host; the log has the exit, and what the client got."""
     with Hop(told("192.0.2.7")) as hop:
@@ -318,8 +287,8 @@ def test_an_exit_that_looks_names_up_is_asked():
                     assert b"\x00\x5a\x00\x00\xc0\x00\x02\x07" == talk.rest()
                 assert "via=192.0.2.7 exit=x " in log.wait_for("id=1")
                 log.wait_for("id=2")
-    names = [(RESOLVE, name, b"\0\0") for name in (b"Name.Example", b"b.example")]
-    assert names == hop.asked
+    names = [(RESOLVE, name, 0) for name in (b"Name.Example", b"b.example")]
+    assert names == hop.requests
 
 
 def test_an_exit_is_asked_for_the_name_of_an_address(reverse):
@@ -332,7 +301,7 @@ def test_an_exit_is_asked_for_the_name_of_an_address(reverse):
             assert "via=a.example exit=x " in log.wait_for("id=1")
             # There is nothing to look up.
             assert told("192.0.2.8") == ask(proxy, "192.0.2.8")
-    assert [(RESOLVE_PTR, socket.inet_aton("192.0.2.7"), b"\0\0")] == hop.asked
+    assert [(RESOLVE_PTR, socket.inet_aton("192.0.2.7"), 0)] == hop.requests
     assert [] == reverse
 
 
