@@ -137,43 +137,53 @@ def judge(
         why = _NO_ADDRESS % ("UDP", "REP 07")
     if why:
         return Explanation(False, text, [("", False, why)])
-    rules = access.rules
+    request = _Request(client, question.ver, cmd, dst)
+    return _judged(access, request, text, getaddrinfo)
 
-    def by(decision: Decision) -> str:
-        if not decision.number:
-            return decision.reason
-        name = label(rules.rules, decision.number)
-        return "by %s: %s" % (name, rules.rules[decision.number - 1].text)
 
-    decision = rules.precheck(client, question.ver, cmd, dst)
+class _Request(NamedTuple):
+    """A question as the rules get it; the client is admitted."""
+
+    client: Client
+    ver: int
+    cmd: Cmd
+    dst: Address
+
+
+def _judged(
+    access: Access, request: _Request, text: str, getaddrinfo: Callable[..., Any]
+) -> Explanation:
+    """Return the decision about *request*, which is *text* in words."""
+    rules, (client, ver, cmd, dst) = access.rules, request
+    decision = rules.precheck(client, ver, cmd, dst)
     if decision.allowed and cmd == Cmd.BIND and dst.is_any_peer:
-        decision = rules.precheck_any(client, question.ver, cmd, dst)
-        why = by(decision) or "the rules decide about each peer that connects"
+        decision = rules.precheck_any(client, ver, cmd, dst)
+        why = _by(access, decision) or "the rules decide about each peer that connects"
         ways = [_way(access, name, cmd, dst, False) for name in decision.exits]
         is_allowed = decision.allowed and (not ways or _some_work(ways))
         return Explanation(is_allowed, text, [("", decision.allowed, why)], by_address=ways)
     if not decision.allowed:
-        return Explanation(False, text, [("", False, by(decision))])
+        return Explanation(False, text, [("", False, _by(access, decision))])
     addresses = numeric_addresses(dst.host, dst.port, dst.atyp)
     rows: List[Tuple[str, bool, str]] = []
     exits = decision.exits
     by_name = [] if addresses else list(_ways_of_name(access, exits, cmd, dst))
     if by_name:
-        rows.append(("", True, by(decision)))
+        rows.append(("", True, _by(access, decision)))
         if len(by_name) == len(exits):
             return Explanation(_some_work(by_name), text, rows, by_name)
     try:
         addresses = addresses or look_up(getaddrinfo, dst.host, dst.port, access.egress.only)
         if cmd == Cmd.BIND:
-            addresses = of_peers(question.ver, addresses)
+            addresses = of_peers(ver, addresses)
     except DialError as exc:
         return Explanation(_some_work(by_name), text, [*rows, ("", False, str(exc))], by_name)
     first: Optional[Decision] = None
     for _family, sockaddr in addresses:
         ip = packed_ip(sockaddr[0])
         if ip is not None:
-            decision = rules.decide(client, question.ver, cmd, dst, ip, scope_of(sockaddr))
-            why = by(decision)
+            decision = rules.decide(client, ver, cmd, dst, ip, scope_of(sockaddr))
+            why = _by(access, decision)
             if decision.allowed and first is not None and decision.exits != first.exits:
                 why += _OTHER_EXIT
             elif decision.allowed and first is None:
@@ -187,6 +197,14 @@ def judge(
     ways = [*by_name, *by_address]
     is_allowed = _some_work(ways) if ways else first is not None
     return Explanation(is_allowed, text, rows, by_name, by_address)
+
+
+def _by(access: Access, decision: Decision) -> str:
+    """Return which rule has made *decision*, or why none could."""
+    if not decision.number:
+        return decision.reason
+    rules = access.rules.rules
+    return "by %s: %s" % (label(rules, decision.number), rules[decision.number - 1].text)
 
 
 def _some_work(ways: Sequence[Way]) -> bool:
