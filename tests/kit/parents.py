@@ -140,6 +140,16 @@ class Network:
 
         wait_until(is_there, "a listener at port %d" % port)
 
+    @contextlib.contextmanager
+    def without_look_ups(self):
+        """Demand that no look-up leaves the proxy's host, and that the proxy logs no bug."""
+        self.proxy.logged()
+        yield
+        wait_until(lambda: self.proxy.connections() == 0, "the end of all connections")
+        assert [] == self.proxy.bugs()
+        assert [] == self.looked_up
+        assert [] == self.proxy.asked()
+
 
 def _with_user(path, rest):
     with open(path) as file:
