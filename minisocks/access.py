@@ -291,8 +291,9 @@ def _check_exits(rules: Sequence[Rule], exits: Mapping[str, Exit]) -> None:
     for index, rule in enumerate(rules):
         for name in rule.exits:
             if name not in known:
-                hint = closest(name, known) or "; there are %s" % ", ".join(known[:MOST_TOLD])
-                hint = hint if exits else "; there are none: add --exit, or lines under [exits]"
+                hint = "; there are none: add --exit, or lines under [exits]"
+                if exits:
+                    hint = closest(name, known) or "; there are %s" % ", ".join(known[:MOST_TOLD])
                 error = ConfigError("--rule", "no exit is called %s%s" % (name, hint))
                 error.index = index
                 raise error

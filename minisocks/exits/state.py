@@ -9,7 +9,7 @@ from minisocks.policy.exits import Exit, Hop
 from minisocks.policy.networks import Sockaddr
 from minisocks.quoting import sentence
 
-__all__ = ["EXIT_SECONDS", "Exits", "Failure"]
+__all__ = ["EXIT_SECONDS", "Exits", "Failure", "PASSED_OVER_SECONDS"]
 
 log = logging.getLogger("minisocks")
 
