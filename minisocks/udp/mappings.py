@@ -18,6 +18,7 @@ __all__ = [
     "NotSent",
     "NotYet",
     "Way",
+    "answering",
     "contact_key",
     "drop_of",
     "may_change",
@@ -165,6 +166,14 @@ class Mappings:
         if change:
             self.entries += change
             self._table.remember(self, self._client, change)
+
+
+_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
+
+
+def answering(ip: bytes) -> bytes:
+    """Return the address from which *ip* answers: 0.0.0.0 and :: are this host's loopback."""
+    return ip if any(ip) else _LOOPBACK[len(ip)]
 
 
 def contact_key(sockaddr: Any, ip: bytes) -> bytes:

@@ -29,6 +29,7 @@ from minisocks.udp.mappings import (
     NotSent,
     NotYet,
     Way,
+    answering,
     contact_key,
     drop_of,
     may_change,
@@ -40,8 +41,6 @@ from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Cmd, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["Routes"]
-
-_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
 
 class Routes:
@@ -271,7 +270,7 @@ class Routes:
             ip = packed_ip(sockaddr[0])
             if ip is None:
                 continue
-            short = _answering(ip)
+            short = answering(ip)
             host = sockaddr[0] if short is ip else text_ip(short)
             place = (host, dst.port) + (sockaddr[2:] if len(short) > 4 else ())
             # Peers with a mapping first, so that a name always means the same address.
@@ -393,8 +392,3 @@ class Routes:
 
 def _addresses_in(dst: Address) -> List[Sockaddr]:
     return numeric_addresses(dst.host, dst.port, dst.atyp)
-
-
-def _answering(ip: bytes) -> bytes:
-    """Return the address from which *ip* answers: 0.0.0.0 and :: are this host's loopback."""
-    return ip if any(ip) else _LOOPBACK[len(ip)]

@@ -78,7 +78,7 @@ def test_status_shows_what_each_exit_does(instance, target, microsocks):
     assert 0 == instance.command("reload")[0]
     assert "exits" not in json.loads(instance.command("status", "--json")[1])
     assert "exit" not in instance.command("status")[1]
-    assert "exit" not in instance.command("status", "--prometheus")[1]
+    assert "minisocks_exit" not in instance.command("status", "--prometheus")[1]
 
 
 def test_an_exit_that_works_again_tells_its_last_error(instance, target):
