@@ -7,7 +7,7 @@ import socket
 from typing import Callable, FrozenSet, List, Optional, Sequence
 
 from minisocks.compat import READ
-from minisocks.errors import DialError, ExitFailed
+from minisocks.errors import CannotCarry, DialError, ExitFailed
 from minisocks.exits.dial import ExitDial, receive
 from minisocks.net.egress import Egress
 from minisocks.policy.networks import Sockaddr, of_peers
@@ -160,7 +160,7 @@ class BindThrough(Connect):
             return
         try:
             egress = through.egress()
-        except ExitFailed as exc:
+        except CannotCarry as exc:
             self._try_next_exit(through, exc)
             return
         self._session.record.exit = through.exit.name

@@ -177,7 +177,11 @@ class ThroughExits:
         """
         session = self._session
         ours = session.sock.getsockname() if self.exit.has_client_source else None
-        return egress_of(self.exit, session.services.access.egress, ours)
+        try:
+            return egress_of(self.exit, session.services.access.egress, ours)
+        except CannotCarry:
+            self._targets = []  # whatever its address is: ``next`` has to choose another exit
+            raise
 
 
 def _to_try(addresses: Sequence[Sockaddr]) -> List[Sockaddr]:

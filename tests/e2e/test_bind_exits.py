@@ -50,6 +50,18 @@ def place(host="127.0.0.1", port=4001):
     return GRANTED + address5(host, port)
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no unix sockets")
+def test_an_exit_without_source_for_the_client_is_passed_over(tmp_path):
+    """``source same``, and a client by a unix socket, which has connected to no address."""
+    path = str(tmp_path / "s.sock")
+    settings = {"listen": "unix:" + path, "exit": ["same1 = direct source same"]}
+    with through(place(), rule="allow via same1 or hop", **settings):
+        with Talk(socket.socket(socket.AF_UNIX)) as talk:
+            talk.sock.connect(path)
+            talk.send(b"\x05\x01\x00\x05\x02\x00" + NOWHERE)
+            talk.expect(b"\x05\x00" + place())
+
+
 @pytest.mark.parametrize("schemes", [["socks5"], ["socks5h"], ["socks4a"], ["socks5h", "socks4"]])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_peer_connects_to_the_parent(way, schemes, access_log):

@@ -595,6 +595,26 @@ def test_an_answer_about_a_target_shows_that_the_exit_works():
         assert "" == proxy.services.exits.error_of("x")
 
 
+@pytest.mark.parametrize("same", ["direct source same", "direct source same, %s"])
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+def test_an_exit_without_source_for_the_client_is_tried_once(tmp_path, same, addresses):
+    """However many addresses the target has."""
+    path = str(tmp_path / "s.sock")
+
+    def known(name, port, *args):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses]
+
+    with Hop() as hop:
+        lines = ["a1 = " + same.replace("%s", url(hop, "socks5")), "x = " + url(hop, "socks5")]
+        settings = {"listen": "unix:" + path, "getaddrinfo": known}
+        for rule, rep in (("allow via a1 or x", 0), ("allow via a1", 3)):
+            with proxy_with(*lines, rule=rule, **settings), log_kept() as log:
+                with Talk(socket.socket(socket.AF_UNIX)) as talk:
+                    talk.sock.connect(path)
+                    assert rep == talk.connect5(b"b.c", 80)[0]
+                assert log.wait_for("id=1").count("a1: ") == (1 if rep else 0)
+
+
 def test_a_client_by_a_unix_socket_does_not_fail_an_exit_for_others(tmp_path):
     """It has connected to no address that could be the source."""
     path = str(tmp_path / "s.sock")
