@@ -135,7 +135,7 @@ class Connect(WaitingRequest):
         before = session.exits
         addresses = self.allowed(addresses)
         if not session.exits:
-            self._through = None
+            self._through = session.record.exit = None
             self.leave_directly(addresses)
             return
         if through is None or session.exits != before:

@@ -162,6 +162,7 @@ class ThroughExits:
         elif self.exit.hops and self._is_answer(error):
             exits.worked(name)
         self._errors.append("exit %s: %s" % (name, error))
+        self._session.record.exit = name
         return DialError("; ".join(self._errors), error.rep, error.attempts)
 
     def _is_answer(self, error: DialError) -> bool:

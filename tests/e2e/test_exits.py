@@ -254,7 +254,7 @@ def test_the_last_exit_that_takes_all_the_time_has_failed():
             with Talk.to(proxy.port) as talk:
                 assert 6 == talk.connect5(b"b.c", 80)[0]
             line = log.wait_for("id=1")
-            assert re.search("exit a1: .*refused; exit a2: .*not answered in time", line)
+            assert re.search("exit=a2 .*exit a1: .*refused; exit a2: .*not answered in time", line)
             assert "not answered in time" in proxy.services.exits.error_of("a2")
 
 
