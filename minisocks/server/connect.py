@@ -173,8 +173,7 @@ class Connect(WaitingRequest):
             return error
         if self._dial is None:
             error = ExitFailed(str(error), error.rep)  # no hop has answered
-        # A client that has sent FIN has cut the time short itself.
-        return through.ended(error, is_slow and not self._session.conn.has_sent_fin)
+        return through.ended(error, is_slow)
 
     def give_all_back(self) -> None:
         """Close all attempts."""
@@ -246,6 +245,8 @@ class Connect(WaitingRequest):
         It may be the target, or its name server or the identd of the client that has taken the
         time: then other clients still get this exit, else one of them could keep it from all.
         """
+        if self._session.conn.has_sent_fin:
+            return False  # the client has cut the time short itself
         if not self._since or (isinstance(self._dial, ExitDial) and self._dial.waits_for_target):
             return False
         part = min(EXIT_SECONDS, self.time_limit() / max(1, len(self._session.exits)))
