@@ -81,10 +81,12 @@ class ExitDial:
         """Whether the last hop has the request, and has sent nothing since.
 
         From then on it may wait for the target, so that silence says nothing about the exit; nor
-        does its FIN, which is all that ssh -D sends if the target refuses.
+        does its FIN, which is all that ssh -D sends if the target refuses.  Nor does whatever it
+        sends if it was asked for more than CONNECT, because it may not know that command.
         """
         side = self._sides[0][1]
-        return len(self._sides) == 1 and side.is_asked and not side.is_answered
+        is_answered = side.is_answered and side.is_connect
+        return len(self._sides) == 1 and side.is_asked and not is_answered
 
     def step(self) -> Optional[socket.socket]:
         """Go on as far as is possible now.

@@ -92,7 +92,7 @@ class ClientSide:
 
     __slots__ = (
         *("_out", "_steps", "_stream", "eof", "has_logged_in", "has_more", "is_answered"),
-        "is_asked",
+        *("is_asked", "is_connect"),
     )
 
     def __init__(
@@ -114,6 +114,8 @@ class ClientSide:
         self.is_answered = False
         #: Whether the proxy has asked for user and password, and taken them.
         self.has_logged_in = False
+        #: Whether it is a request to connect.
+        self.is_connect = cmd == Cmd.CONNECT
         #: Whether a second reply follows, as with BIND.
         self.has_more = cmd == Cmd.BIND
         if dst is None:

@@ -276,7 +276,7 @@ class ByExits:
             record.why = record.why or "exit %s: %s" % (name, error)
             if not isinstance(error, ExitFailed):
                 seconds = PASSED_OVER_SECONDS  # it works, but not for datagrams
-            elif not upstream.was_open:
+            elif not upstream.was_asked:
                 exits.failed(name, error)
         self._retry_at[name] = now + seconds
         waiting = self._taken(name) if error is not None else []

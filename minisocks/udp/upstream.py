@@ -57,7 +57,8 @@ class Upstream(Job):
         sock: connected to the relay of the first hop; None: not open.  Its owner is the client's
             association, which closes it.
         is_over: it has ended.
-        was_open: whether it has been open.
+        was_asked: a hop got the request for its association, so that what has gone wrong since
+            tells nothing about connections by the exit.
         error: why, if it has ended by itself.
     """
 
@@ -65,7 +66,7 @@ class Upstream(Job):
     __slots__ = (
         *("_changed", "_controls", "_dial", "_head", "_known", "_lookup", "_next", "_ours"),
         *("_relays", "_table", "_timer", "_user", "_watched", "error", "exit", "is_over"),
-        *("sock", "used", "was_open"),
+        *("sock", "used", "was_asked"),
     )
 
     def __init__(
@@ -84,7 +85,7 @@ class Upstream(Job):
         self.used = used
         self.exit = exit
         self.sock: Optional[socket.socket] = None
-        self.is_over = self.was_open = False
+        self.is_over = self.was_asked = False
         self.error: Optional[DialError] = None
         self._known: Known = {}
         #: The TCP connections to the hops, and the addresses of their relays.
@@ -324,7 +325,7 @@ class Upstream(Job):
             if self.is_over:
                 return
             raise
-        self.sock, self.was_open = sock, True
+        self.sock = sock
         if self._timer is not None:
             self._timer.cancel()
         self._changed(self)
@@ -356,6 +357,8 @@ class Upstream(Job):
 
     def _end(self, error: Optional[DialError]) -> None:
         if not self.is_over:
+            dial = self._dial
+            self.was_asked = bool(self._controls) or (dial is not None and dial.waits_for_target)
             # Else the two would keep each other, and what the frames hold.
             self.error = error and error.with_traceback(None)
             self.close()

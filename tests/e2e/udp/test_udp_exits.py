@@ -330,6 +330,25 @@ def test_the_next_exit_after_one_that_fails(rep):
         assert bool(proxy.services.exits.error_of("office")) == (rep is None)
 
 
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 400\r\n", b"\x05\x00\x00" + address5("0.0.0.0", 0)]
+)
+def test_a_hop_that_does_not_know_udp_is_no_exit_that_fails(said):
+    """Connections of other clients leave by it as before: ssh -D only closes."""
+
+    def script(talk):
+        talk.expect(GREETING).send(b"\x05\x00")
+        talk.receive(10)
+        talk.send(said)
+
+    with FakeTarget(script) as hop, UdpTarget() as target:
+        settings = {"exit": [OFFICE % hop.port], "rule": ["allow via office or direct"]}
+        with run_proxy(**settings) as proxy, Associated(proxy.port) as client:
+            client.expect_to_work(target)
+            assert "" == proxy.services.exits.error_of("office")
+            assert "exit office" in record_of(proxy).why
+
+
 def test_an_exit_that_fails_is_told_and_tried_again(access_log):
     """Its datagrams are dropped meanwhile."""
     port = closed_port()
