@@ -193,7 +193,7 @@ class Journal(Observer):
                 self._live.remove(record)
                 self._up += record.up
                 self._down += record.down
-                if record.exit not in (None, DIRECT):
+                if _exit_of(record) != DIRECT:
                     _add(self._exits, record, 0)
             else:
                 why = record.reason
@@ -211,9 +211,17 @@ class Journal(Observer):
         self._records.append(record)
 
 
+def _exit_of(record: Record) -> str:
+    """Return the exit that *record* counts for: of an association with several, the first one.
+
+    Else one client could have sums kept for each order of all exits.
+    """
+    return (record.exit or DIRECT).partition(",")[0]
+
+
 def _add(sums: Dict[str, ExitFigures], record: Record, open: int) -> None:
-    """Add *record* to the *sums* of its exit; of an association, the one that it used first."""
-    name = (record.exit or DIRECT).partition(",")[0]
+    """Add *record* to the *sums* of its exit."""
+    name = _exit_of(record)
     known = sums.get(name, _NONE)
     sums[name] = ExitFigures(
         known.open + open, known.total + 1, known.up + record.up, known.down + record.down

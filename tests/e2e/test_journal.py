@@ -273,6 +273,18 @@ def test_each_exit_has_its_own_sums():
                 break
 
 
+def test_an_association_with_several_exits_counts_for_the_first():
+    """No sums are kept for several exits together, of which there may be very many."""
+    journal = Journal()
+    records = [granted(journal, exits, 1, 10) for exits in ("tor,office", "direct,tor", "tor")]
+    expected = {"tor": (2, 2, 2, 20), "direct": (1, 1, 1, 10)}
+    assert expected == journal.by_exit()
+    for record in records:
+        record.finish("client-fin")
+    expected = {"tor": (0, 2, 2, 20), "direct": (0, 1, 1, 10)}
+    assert expected == journal.by_exit()
+
+
 def test_without_exits_everything_is_direct():
     """Also before the first connection."""
     journal = Journal()
