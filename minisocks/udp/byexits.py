@@ -196,10 +196,16 @@ class ByExits:
             return None
 
     def adopt(self) -> None:
-        """End the upstream associations of exits that a reload has changed."""
+        """End the upstream associations of exits that a reload has changed.
+
+        What waits is decided anew, because rules may have changed, too.
+        """
+        waiting = [one for name in list(self._waiting) for one in self._taken(name)]
         for name, upstream in list(self._upstreams.items()):
             if self._table.access.exits.get(name) != upstream.exit:
                 self._forget(name, now=False)
+        for one in waiting:
+            self._send_again(one.key, one.dst, one.data, one.writer)
 
     def forget(self, now: bool) -> None:
         """End all upstream associations, and drop what waits for them."""

@@ -29,6 +29,7 @@ from kit.udp_client import (
     udp_socket,
     wait_for_drops,
 )
+from minisocks.exits.state import EXIT_SECONDS
 from minisocks.net.lookup import getaddrinfo_of
 from minisocks.net.resolver import Resolver
 from minisocks.service.status import as_prometheus, as_text, collect
@@ -164,6 +165,21 @@ def test_what_waits_is_sent_in_order():
             assert header("10.1.1.1", 53) + b"%d" % number == hop.receive()
         assert 0 == proxy.services.associations.held
         assert [b"\x05\x03\x00\x01\0\0\0\0\0\0"] == hop.asked
+
+
+def test_a_reload_while_a_datagram_waits():
+    """It leaves by the exit that the new rules name."""
+    slow, other = UdpHop(), UdpHop()
+    slow.go_on.clear()
+    with other, by_hop(hop=slow) as (slow, proxy, client):
+        client.send("10.1.1.1", 53, b"0")
+        wait_until(lambda: slow.asked, "the request to the hop")
+        exits = (slow.exit, other.exit.replace("office", "lab"))
+        proxy.reload(proxy.config._replace(exit=exits, rule=("allow via lab",)))
+        client.send("10.1.1.1", 53, b"1")
+        other.relay.settimeout(EXIT_SECONDS / 2)  # not only when the old exit is given up
+        for data in (b"0", b"1"):
+            assert header("10.1.1.1", 53) + data == other.receive()
 
 
 def test_too_many_wait():
