@@ -14,7 +14,7 @@ from minisocks.record import Datagrams, Drop, Record
 from minisocks.udp.mappings import ClientPorts, Mappings, NotSent, NotYet, Way, drop_of
 from minisocks.udp.sockets import Sockets
 from minisocks.udp.table import AssociationTable
-from minisocks.udp.upstream import MAX_HEADER_BYTES, Sender, Upstream, carries_udp
+from minisocks.udp.upstream import MAX_HEADER_BYTES, Sender, Upstream, carries_udp, upstream_of
 from minisocks.wire import Address, Atyp, Cmd, Rep, Ver, packed_ip, scope_of, text_ip
 
 __all__ = ["ByExits", "Datagram", "NO_ADDRESS"]
@@ -326,7 +326,7 @@ class ByExits:
         upstream = self._upstreams.pop(name)
         self._table.exits.release(upstream.exit, self._claims.pop(name))
         self._counts.drop(Drop.NO_ROOM, len(self._taken(name)))
-        self._mappings.forget_ways(lambda key, way: _upstream_of(way) is upstream)
+        self._mappings.forget_ways(lambda key, way: upstream_of(way) is upstream)
         self._table.leave_upstream(upstream, self._record.client)
         upstream.close(now)
         self._sockets.close((0, name), now)
@@ -394,8 +394,3 @@ def _where(exit: str, ip: Optional[bytes], port: int) -> Tuple[str, int]:
     It is no address, so that an exit never answers for what leaves by another one.
     """
     return "via %s %s" % (exit, "" if ip is None else text_ip(ip)), port
-
-
-def _upstream_of(way: Way) -> Optional[Upstream]:
-    sender = getattr(way[0], "__self__", None)
-    return sender.upstream if isinstance(sender, Sender) else None

@@ -28,10 +28,11 @@ from minisocks.protocol.clientside import encode_address
 from minisocks.protocol.datagram import decode_header
 from minisocks.quoting import reason_of
 from minisocks.relay.watches import has_vanished
+from minisocks.udp.mappings import Way
 from minisocks.udp.table import AssociationTable
 from minisocks.wire import Address, Atyp, Cmd, packed_ip, scope_of, unmapped
 
-__all__ = ["Sender", "Upstream", "carries_udp"]
+__all__ = ["Sender", "Upstream", "carries_udp", "upstream_of"]
 
 #: The client does not know from which address its hops see its datagrams.
 _UNKNOWN = Address(b"0.0.0.0", 0, Atyp.IPV4)
@@ -381,3 +382,9 @@ class Sender:
             OSError: it is not sent.
         """
         return self.upstream.send(self._head, data)
+
+
+def upstream_of(way: Way) -> Optional[Upstream]:
+    """Return the upstream association that *way* sends by, if it is one."""
+    sender = getattr(way[0], "__self__", None)
+    return sender.upstream if isinstance(sender, Sender) else None
