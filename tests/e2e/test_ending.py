@@ -76,6 +76,7 @@ def child_of(pid):
     return child
 
 
+@pytest.mark.limits
 def test_docker_need_not_kill_it(first_process):
     """As its first process, whatever is open, it has ended by itself when docker would kill.
 

@@ -61,6 +61,7 @@ def count_threads(pid):
     return len(os.listdir("/proc/%d/task" % pid))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("when", ["start", "traffic", "connected"])
 def test_an_idle_process_makes_no_system_call(tmp_path, target, when):
     """It sleeps: after the start, after traffic, and with connections that are silent."""

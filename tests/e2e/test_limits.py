@@ -300,6 +300,7 @@ def test_the_end_of_a_proxy_leaves_nothing(target):
         assert is_empty(connection_limits)
 
 
+@pytest.mark.soak
 def test_a_thousand_connections_leave_nothing(access_log):
     """However they end, at whatever step, the counts are back to zero."""
     seed = random.randrange(1 << 30)
@@ -384,6 +385,7 @@ def test_repeats_are_folded(target):
 PREFIX = ["sh", "-c", 'ulimit -n 128 && exec "$@"', "sh"]
 
 
+@pytest.mark.soak
 def test_the_command_line_leaves_descriptors_for_refusals():
     """A client beyond what the descriptors allow receives REP 02, instead of no answer."""
     with contextlib.ExitStack() as stack:

@@ -161,6 +161,7 @@ def test_stopping_to_listen_ends_handshakes_and_leaves_connections():
             assert 1 == len(proxy)
 
 
+@pytest.mark.limits
 def test_a_client_that_says_more_at_the_end_is_closed_too():
     """A client that waits and sends more at the end is neither served nor forgotten."""
     for _ in range(10):

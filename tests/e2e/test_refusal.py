@@ -229,6 +229,7 @@ def test_a_client_that_does_nothing_is_closed_after_a_while(monkeypatch):
             assert 0 == len(proxy)
 
 
+@pytest.mark.limits
 @pytest.mark.rfc(
     "RFC 1928 section 6, Reply processing",
     "No more than 10 seconds after detecting what caused the failure.",

@@ -92,6 +92,7 @@ def test_there_are_enough_of_them():
     assert len(set(FORMS)) + len(set(NAMES)) >= 100
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("way", sorted(WAYS))
 @pytest.mark.parametrize("dst", FORMS, ids=repr)
 def test_no_form_of_an_address_slips_by(here, target, dst, way):

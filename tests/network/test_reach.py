@@ -116,6 +116,7 @@ _ADMISSION_ROWS = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.rfc(
     "RFC 1928 section 4",
     "The server evaluates the request by source and destination, and sends one reply or more.",

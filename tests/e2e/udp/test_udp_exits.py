@@ -409,6 +409,7 @@ def test_idle_timeout_closes_it():
         assert header("10.1.1.1", 53) + b"y" == hop.receive()
 
 
+@pytest.mark.soak
 def test_nothing_is_left():
     """Whatever state it is in when the client leaves, or the proxy stops."""
     for ends in ("client", "proxy"):

@@ -275,6 +275,7 @@ def descriptors(host):
     return len(os.listdir("/proc/%d/fd" % host.pid))
 
 
+@pytest.mark.limits
 def test_dials_of_clients_that_close_leave_room_for_others(network):
     """All connections that fit are served; and some seconds later the dials are gone."""
     with attacked(network, b""):

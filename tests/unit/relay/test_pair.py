@@ -281,6 +281,7 @@ def test_an_end_that_resets_with_bytes_on_their_way_to_it_is_noticed_at_once(rel
     assert time.monotonic() - began < 3
 
 
+@pytest.mark.soak
 @both_pollers
 @pytest.mark.parametrize("first", ENDS)
 def test_a_half_close_with_a_slow_reader_does_not_spin(relayed, first):
@@ -297,6 +298,7 @@ def test_a_half_close_with_a_slow_reader_does_not_spin(relayed, first):
     pair.wait_closed()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("first", ENDS)
 def test_a_pair_blocked_both_ways_does_not_spin(relayed, first):
     """Two ends that only talk cost no processor time, also when they finish."""
@@ -312,6 +314,7 @@ def test_a_pair_blocked_both_ways_does_not_spin(relayed, first):
     one.expect(answered).expect_eof()
 
 
+@pytest.mark.soak
 @both_pollers
 @pytest.mark.parametrize("first", ENDS)
 def test_a_reset_while_both_ways_are_blocked_does_not_spin(relayed, first):
@@ -329,6 +332,7 @@ def test_a_reset_while_both_ways_are_blocked_does_not_spin(relayed, first):
     pair.wait_closed()
 
 
+@pytest.mark.soak
 @both_pollers
 @pytest.mark.parametrize("first", ENDS)
 def test_a_unix_client_that_closes_behind_its_upload_does_not_spin(relayed, first):

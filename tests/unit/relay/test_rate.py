@@ -150,6 +150,7 @@ def test_without_tokens_nothing_is_read_and_no_thread_spins(relayed, loop, monke
     other.expect(b"y" * 1000)
 
 
+@pytest.mark.limits
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("leave", [Talk.reset, Talk.close])
 def test_an_end_that_goes_while_it_waits_for_tokens_is_noticed(

@@ -162,6 +162,7 @@ def test_a_hop_on_a_link_of_this_host_is_asked_of_no_other():
     assert [] == x.heard
 
 
+@pytest.mark.limits
 def test_a_name_server_that_does_not_answer_ends_in_time():
     """Its thread is not waited for."""
     release = threading.Event()
