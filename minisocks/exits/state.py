@@ -95,7 +95,9 @@ class Exits:
         If the exit has failed, others pass it over meanwhile.
         """
         claim = object()
-        return self._claims.setdefault(exit.name, claim) if exit.name in self._failed else claim
+        if exit.name in self._failed:
+            self._claims.setdefault(exit.name, claim)
+        return claim
 
     def release(self, exit: Exit, claim: object) -> None:
         """Note that the connection with this *claim* tries *exit* no more.

@@ -130,6 +130,16 @@ def test_one_connection_tries_it(failed, clock):
     assert [A, B] == failed.usable([A, B])
 
 
+def test_only_the_connection_with_the_claim_gives_it_back(failed, clock):
+    """Where all exits have failed, several connections try one at the same time."""
+    clock.now += PASSED_OVER_SECONDS
+    first, second = failed.claim(A), failed.claim(A)
+    failed.release(A, second)
+    assert [B] == failed.usable([A, B])
+    failed.release(A, first)
+    assert [A, B] == failed.usable([A, B])
+
+
 def test_a_connection_that_ends_before_it_knows_does_not_keep_others_from_it(failed, clock):
     """The next one tries it."""
     clock.now += PASSED_OVER_SECONDS
